@@ -1,0 +1,128 @@
+package augment
+
+import (
+	"math"
+	"math/rand/v2"
+)
+
+// Sample is one patch on the host: Image is (Channels, Shape) float32 and Seg is (Shape) labels, both row-major.
+// Label -1 marks voxels outside the case's non-zero region or outside the case.
+type Sample struct {
+	Channels int
+	Shape    [3]int
+	Image    []float32
+	Seg      []int16
+}
+
+// NewSample returns a zero image with label 0 everywhere.
+func NewSample(channels int, shape [3]int) Sample {
+	n := shape[0] * shape[1] * shape[2]
+	return Sample{Channels: channels, Shape: shape, Image: make([]float32, channels*n), Seg: make([]int16, n)}
+}
+
+// Channel is the part of Image that holds channel c.
+func (s Sample) Channel(c int) []float32 {
+	n := len(s.Seg)
+	return s.Image[c*n : (c+1)*n]
+}
+
+// Box is a half-open region of a case that may reach beyond it.
+type Box struct{ Lower, Upper [3]int }
+
+// Forced tells which samples of a batch must show foreground: sample j is forced iff
+// j >= round(batch·(1 − percent)), the last ones of every batch (nnU-Net's _oversample_last_XX_percent).
+func Forced(batch int, percent float64) []bool {
+	first := int(math.RoundToEven(float64(batch) * (1 - percent)))
+	forced := make([]bool, batch)
+	for j := range forced {
+		forced[j] = j >= first
+	}
+	return forced
+}
+
+// Bounds are the lowest and highest first corner, both included, of a random patch of size patch in a case of size
+// shape, of which the network will see the central final voxels (nnU-Net's get_bbox, steps 1 and 2).
+func Bounds(shape, patch, final [3]int) (lowest, highest [3]int) {
+	for d := range 3 {
+		need := patch[d] - final[d]
+		if need+shape[d] < patch[d] {
+			need = patch[d] - shape[d]
+		}
+		below := floorHalf(need)
+		lowest[d] = floorHalf(-need)
+		highest[d] = shape[d] + below + (need - 2*below) - patch[d]
+	}
+	return lowest, highest
+}
+
+// floorHalf is n/2 rounded towards minus infinity.
+func floorHalf(n int) int { return n >> 1 }
+
+// RandomBox places a patch uniformly between Bounds. intN(n) must return an integer in [0,n).
+func RandomBox(intN func(n int) int, shape, patch, final [3]int) Box {
+	lowest, highest := Bounds(shape, patch, final)
+	for d := range 3 {
+		lowest[d] += intN(highest[d] - lowest[d] + 1)
+	}
+	return boxAt(lowest, patch)
+}
+
+// BoxAround places a patch so that voxel is at its centre, moved up where it would begin below Bounds. As in nnU-Net
+// it is not moved down: a voxel at the far end gives a box that leaves the case.
+func BoxAround(voxel [3]int, shape, patch, final [3]int) Box {
+	lowest, _ := Bounds(shape, patch, final)
+	for d := range 3 {
+		lowest[d] = max(lowest[d], voxel[d]-patch[d]/2)
+	}
+	return boxAt(lowest, patch)
+}
+
+func boxAt(lower, size [3]int) Box {
+	b := Box{Lower: lower}
+	for d := range 3 {
+		b.Upper[d] = lower[d] + size[d]
+	}
+	return b
+}
+
+// Class is one key of a case's class locations: a label, a region or the annotated voxels, with the voxels that were
+// drawn for it in preprocessing.
+type Class struct {
+	Annotated bool // every label but ignore, together
+	Voxels    [][3]int
+}
+
+// Draw chooses the box of one patch (nnU-Net's get_bbox). A forced patch takes one class uniformly among those with
+// voxels, the annotated class only when no other is left, and one of its voxels uniformly. A patch that is not forced
+// is placed at random, but in a dataset with an ignore label around a random annotated voxel.
+func Draw(rng *rand.Rand, classes []Class, forced, ignoreLabel bool, shape, patch, final [3]int) Box {
+	if voxel, ok := drawVoxel(rng, classes, forced, ignoreLabel); ok {
+		return BoxAround(voxel, shape, patch, final)
+	}
+	return RandomBox(rng.IntN, shape, patch, final)
+}
+
+func drawVoxel(rng *rand.Rand, classes []Class, forced, ignoreLabel bool) (voxel [3]int, ok bool) {
+	var annotated, other []Class
+	for _, c := range classes {
+		switch {
+		case len(c.Voxels) == 0:
+		case c.Annotated:
+			annotated = append(annotated, c)
+		default:
+			other = append(other, c)
+		}
+	}
+	var eligible []Class
+	switch {
+	case forced && len(other) > 0:
+		eligible = other
+	case forced || ignoreLabel:
+		eligible = annotated
+	}
+	if len(eligible) == 0 {
+		return voxel, false
+	}
+	c := eligible[rng.IntN(len(eligible))]
+	return c.Voxels[rng.IntN(len(c.Voxels))], true
+}
