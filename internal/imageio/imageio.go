@@ -1,0 +1,364 @@
+// Package imageio reads and writes medical images as nnU-Net's readers do: float32 channels in (z, y, x), spacings along
+// the array axes, and the geometry of the file kept so that a label map can be written back onto it.
+//
+// Everything above this package speaks of Image, Label and Meta; a format registers itself for its file endings.
+// Voxel values are not judged (NaN passes in an image); a file that cannot be trusted is refused. Memory grows with the
+// samples that arrive, never with what a header claims.
+package imageio
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"strings"
+
+	"masksam/internal/volume"
+)
+
+// Meta is what a file says of an image besides its voxels. It survives a trip through JSON unchanged.
+type Meta struct {
+	Path string      // the file that it was read from
+	Grid volume.Grid // a 2-D image is one slice, its spacing along z 999 times the larger in-plane one
+
+	// Dims is the number of dimensions to write a label map with, 2 or 3. (A 4-D file's label map is 3-D.)
+	Dims int
+
+	// NIfTI is the geometry just as a NIfTI header holds it, to be written back; nil for files of other formats.
+	NIfTI *NIfTIGeometry `json:",omitempty"`
+}
+
+// Image is a file, or the files of one case, one channel after the other.
+type Image struct {
+	Meta
+	Channels [][]float32 // each (z, y, x) of Grid.Size
+}
+
+// Volume is channel c, sharing its voxels.
+func (im *Image) Volume(c int) *volume.Volume {
+	return &volume.Volume{Grid: im.Grid, Data: im.Channels[c]}
+}
+
+// Label is a label map.
+type Label struct {
+	Meta
+	Data []int32 // (z, y, x) of Grid.Size
+}
+
+// Integer is what label maps are held in.
+type Integer interface {
+	~int8 | ~uint8 | ~int16 | ~uint16 | ~int32 | ~uint32 | ~int | ~int64
+}
+
+// Read reads an image. A 4-D file's fourth axis becomes channels.
+func Read(path string) (*Image, error) {
+	s, err := open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer s.Close()
+	im := &Image{Meta: s.Meta()}
+	im.Path = path
+	for range s.Channels() {
+		data, err := collect(s, im.Grid.Len(), func(v float64) (float32, error) { return float32(v), nil })
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", path, err)
+		}
+		im.Channels = append(im.Channels, data)
+	}
+	if err := finish(s); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return im, nil
+}
+
+// ReadMeta reads a header only: the geometry and the number of channels. That the voxels are all there is not checked.
+func ReadMeta(path string) (Meta, int, error) {
+	s, err := open(path)
+	if err != nil {
+		return Meta{}, 0, err
+	}
+	defer s.Close()
+	m := s.Meta()
+	m.Path = path
+	return m, s.Channels(), nil
+}
+
+// ReadCase reads the channel files of one case and stacks them in the order given (a 4-D file adds several). As in
+// nnU-Net, sizes and spacings must agree with the first file's, whose geometry is kept; where origin or direction
+// differ the image is good and warnings tell.
+func ReadCase(paths []string) (im *Image, warnings []string, err error) {
+	if len(paths) == 0 {
+		return nil, nil, errors.New("a case without a channel file")
+	}
+	for _, path := range paths {
+		next, err := Read(path)
+		switch {
+		case err != nil:
+			return nil, nil, err
+		case im == nil:
+			im = next
+			continue
+		}
+		if err := SameGrid(im.Meta, next.Meta); err != nil {
+			return nil, nil, err
+		}
+		if !im.Grid.SameFrame(next.Grid) {
+			warnings = append(warnings, fmt.Sprintf("%s and %s: origin or direction differ; the first file's are kept", im.Path, path))
+		}
+		im.Channels = append(im.Channels, next.Channels...)
+	}
+	return im, warnings, nil
+}
+
+// SameGrid is nil if the two images agree in size and spacing (volume.Grid.SameGrid), else an error that names both
+// files and what differs. Sizes and spacings are told in array order (z, y, x).
+func SameGrid(a, b Meta) error {
+	switch {
+	case a.Grid.Size != b.Grid.Size:
+		return fmt.Errorf("sizes differ: %s is %v, %s is %v (z, y, x)", a.Path, a.Grid.Size, b.Path, b.Grid.Size)
+	case !a.Grid.SameGrid(b.Grid):
+		return fmt.Errorf("spacings differ: %s has %v, %s has %v (mm along z, y, x)", a.Path, a.Grid.Spacing, b.Path, b.Grid.Spacing)
+	}
+	return nil
+}
+
+// LabelError is a voxel of a label map that is no label.
+type LabelError struct {
+	Value float64
+	Voxel [3]int // z, y, x
+}
+
+func (e *LabelError) Error() string {
+	return fmt.Sprintf("voxel (z, y, x) = %v holds %v, but a label map holds whole numbers from %d to %d",
+		e.Voxel, e.Value, math.MinInt32, math.MaxInt32)
+}
+
+// ReadLabel reads a label map: one channel of whole numbers (negative ones pass; dataset.json decides about them). A
+// voxel that holds anything else is a *LabelError.
+func ReadLabel(path string) (*Label, error) {
+	s, err := open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer s.Close()
+	l := &Label{Meta: s.Meta()}
+	l.Path = path
+	if n := s.Channels(); n != 1 {
+		return nil, fmt.Errorf("%s: %d channels, but a label map has one", path, n)
+	}
+	seen := 0
+	l.Data, err = collect(s, l.Grid.Len(), func(v float64) (int32, error) {
+		label := int32(v)
+		if float64(label) != v {
+			size := l.Grid.Size
+			return 0, &LabelError{v, [3]int{seen / (size[1] * size[2]), seen / size[2] % size[1], seen % size[2]}}
+		}
+		seen++
+		return label, nil
+	})
+	if err == nil {
+		err = finish(s)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return l, nil
+}
+
+// WriteLabel writes a label map (z, y, x) onto like's geometry, header fields of a NIfTI source unchanged, as nnU-Net
+// does: uint8 when the largest label is below 255, else uint16. The ending of path chooses the format and whether it is
+// compressed; the file appears whole or not at all.
+func WriteLabel[T Integer](path string, labels []T, like Meta) error {
+	if len(labels) != like.Grid.Len() {
+		return fmt.Errorf("write %s: %d labels for %v voxels (z, y, x)", path, len(labels), like.Grid.Size)
+	}
+	largest := 0
+	for _, v := range labels {
+		if v < 0 || int64(v) > math.MaxUint16 {
+			return fmt.Errorf("write %s: label %d is outside 0 to %d", path, v, math.MaxUint16)
+		}
+		largest = max(largest, int(v))
+	}
+	samples := Samples{Type: UInt8, Channels: 1, Put: func(dst []byte, c, from int) {
+		for i := range dst {
+			dst[i] = byte(labels[from+i])
+		}
+	}}
+	if largest >= 255 {
+		samples.Type = UInt16
+		samples.Put = func(dst []byte, c, from int) {
+			for i := range len(dst) / 2 {
+				binary.LittleEndian.PutUint16(dst[2*i:], uint16(labels[from+i]))
+			}
+		}
+	}
+	return write(path, samples, like)
+}
+
+// WriteFloat writes one or more float32 channels (z, y, x) onto like's geometry; several become a 4-D file.
+func WriteFloat(path string, channels [][]float32, like Meta) error {
+	if len(channels) == 0 {
+		return fmt.Errorf("write %s: no channels", path)
+	}
+	for c, data := range channels {
+		if len(data) != like.Grid.Len() {
+			return fmt.Errorf("write %s: %d values in channel %d for %v voxels (z, y, x)", path, len(data), c, like.Grid.Size)
+		}
+	}
+	return write(path, Samples{Type: Float32, Channels: len(channels), Put: func(dst []byte, c, from int) {
+		for i := range len(dst) / 4 {
+			binary.LittleEndian.PutUint32(dst[4*i:], math.Float32bits(channels[c][from+i]))
+		}
+	}}, like)
+}
+
+// SampleType is how a written file stores a sample.
+type SampleType int
+
+// The types that this package writes.
+const (
+	UInt8 SampleType = iota
+	UInt16
+	Float32
+)
+
+// Bytes is the size of a sample.
+func (t SampleType) Bytes() int { return [...]int{UInt8: 1, UInt16: 2, Float32: 4}[t] }
+
+// Samples are the voxels of a file to be written.
+type Samples struct {
+	Type     SampleType
+	Channels int
+	// Put fills dst with the samples of channel c from flat index from on, little-endian.
+	Put func(dst []byte, c, from int)
+}
+
+// WriteTo writes all samples of grid's size, channel by channel.
+func (s Samples) writeTo(w io.Writer, voxels int) error {
+	size := s.Type.Bytes()
+	buf := make([]byte, 1<<16)
+	for c := range s.Channels {
+		for from := 0; from < voxels; {
+			n := min(voxels-from, len(buf)/size)
+			s.Put(buf[:n*size], c, from)
+			if _, err := w.Write(buf[:n*size]); err != nil {
+				return err
+			}
+			from += n
+		}
+	}
+	return nil
+}
+
+// Stream is an open image file.
+type Stream interface {
+	Meta() Meta    // Path need not be set
+	Channels() int // at least 1
+	// Read fills dst with the next samples, scaled: channel by channel, each (z, y, x). It returns fewer only with an
+	// error; io.EOF means that all Channels × Grid.Len samples were there and the file's checksums hold.
+	Read(dst []float64) (int, error)
+	Close() error
+}
+
+// Format opens and writes the files of some endings.
+type Format struct {
+	Name    string
+	Endings []string // lower case, with the dot
+	Open    func(path string) (Stream, error)
+	// Write makes the file, whole or not at all; nil if the format is only read.
+	Write func(path string, s Samples, like Meta) error
+}
+
+// formats in the order in which they are asked; none of their endings is the end of another's.
+var formats = []*Format{&nifti}
+
+// Ending is the known ending of a path's file name as the path writes it (".nii.gz"), or "" if no format has it.
+func Ending(path string) string {
+	_, ending := formatOf(path)
+	return ending
+}
+
+func formatOf(path string) (*Format, string) {
+	lower := strings.ToLower(path)
+	for _, f := range formats {
+		for _, ending := range f.Endings {
+			if strings.HasSuffix(lower, ending) {
+				return f, path[len(path)-len(ending):]
+			}
+		}
+	}
+	return nil, ""
+}
+
+func errUnknown(path string) error {
+	var known []string
+	for _, f := range formats {
+		known = append(known, f.Endings...)
+	}
+	return fmt.Errorf("%s: no reader for this file ending; known are %s", path, strings.Join(known, " "))
+}
+
+func open(path string) (Stream, error) {
+	f, _ := formatOf(path)
+	if f == nil {
+		return nil, errUnknown(path)
+	}
+	s, err := f.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return s, nil
+}
+
+func write(path string, s Samples, like Meta) error {
+	f, ending := formatOf(path)
+	switch {
+	case f == nil:
+		return errUnknown(path)
+	case f.Write == nil:
+		return fmt.Errorf("%s: %s files are read, not written", path, ending)
+	}
+	return f.Write(path, s, like)
+}
+
+// collect reads n samples. Its slice grows as they arrive, to at most twice what has arrived.
+func collect[T any](s Stream, n int, convert func(float64) (T, error)) ([]T, error) {
+	var buf [4096]float64
+	out := make([]T, 0, min(n, 1<<20))
+	for len(out) < n {
+		chunk := buf[:min(n-len(out), len(buf))]
+		if got, err := s.Read(chunk); got < len(chunk) {
+			if err == nil || err == io.EOF {
+				err = io.ErrUnexpectedEOF
+			}
+			return nil, err
+		}
+		if len(out)+len(chunk) > cap(out) {
+			grown := make([]T, len(out), min(n, 2*cap(out)))
+			copy(grown, out)
+			out = grown
+		}
+		for _, v := range chunk {
+			t, err := convert(v)
+			if err != nil {
+				return nil, err
+			}
+			out = append(out, t)
+		}
+	}
+	return out, nil
+}
+
+// finish checks what a format can only tell at the end of a file.
+func finish(s Stream) error {
+	switch _, err := s.Read(make([]float64, 1)); err {
+	case io.EOF:
+		return nil
+	case nil:
+		return errors.New("holds more samples than its header says")
+	default:
+		return err
+	}
+}
