@@ -1,0 +1,55 @@
+# MaskSAM: one Go binary over libtorch.
+#   make demo      build, train on a real brain MR, predict, score; about ten minutes on two cores
+#   make test      formatting, vet and every test
+#   make build     bin/masksam
+#   make lint      test's checks plus staticcheck
+#   make bench     the Go benchmarks
+#   make install   bin/masksam and nnU-Net's command names to $(PREFIX)/bin
+# LIBTORCH=/path builds against another libtorch than Debian's: an unpacked 2.x, or the folder of an installed Python
+# package torch (the one that holds include/ and lib/).
+
+SHELL  := /bin/bash
+PREFIX ?= /usr/local
+GO     ?= go
+
+NNUNET := nnUNetv2_plan_and_preprocess nnUNetv2_train nnUNetv2_predict nnUNetv2_evaluate_folder
+
+ifdef LIBTORCH
+override LIBTORCH := $(abspath $(LIBTORCH))
+TAGS := -tags libtorch
+include build/libtorch.mk
+endif
+
+.PHONY: all build demo test lint bench install deps clean
+all: build
+
+build: deps
+	$(GO) build $(TAGS) -o bin/masksam ./cmd/masksam
+
+demo: build
+	bin/masksam demo
+
+test: deps
+	@unformatted=$$(gofmt -l $$(git ls-files -co --exclude-standard '*.go' 2>/dev/null || find . -name '*.go')); \
+	  if [ -n "$$unformatted" ]; then echo "not gofmt-ed:"; echo "$$unformatted"; exit 1; fi
+	$(GO) vet $(TAGS) ./...
+	$(GO) test $(TAGS) -p 2 -timeout 20m ./...
+
+lint: deps
+	$(GO) vet $(TAGS) ./...
+	@command -v staticcheck >/dev/null || GOBIN=$(CURDIR)/bin $(GO) install honnef.co/go/tools/cmd/staticcheck@v0.8.2
+	PATH="$$PATH:$(CURDIR)/bin" staticcheck $(TAGS) ./...
+
+bench: deps
+	$(GO) test $(TAGS) -run '^$$' -bench . -benchmem ./...
+
+install: build
+	install -d $(DESTDIR)$(PREFIX)/bin
+	install -m 755 bin/masksam $(DESTDIR)$(PREFIX)/bin/masksam
+	@for name in $(NNUNET); do ln -sfv masksam $(DESTDIR)$(PREFIX)/bin/$$name; done
+
+deps:
+	@GO="$(GO)" LIBTORCH="$(LIBTORCH)" bash build/deps.sh
+
+clean:
+	rm -rf bin
