@@ -8,6 +8,8 @@ package augment
 import (
 	"math"
 	"math/rand/v2"
+
+	"masksam/internal/volume"
 )
 
 // Config says what may happen to a sample, with which probability and within which bounds. Each sample throws its own
@@ -157,13 +159,13 @@ func aroundOne(rng *rand.Rand, lo, hi float64) float64 {
 
 // Source is the part of box, the region of the case at which a sample of size patch was placed, that Apply needs:
 // all of it under an affine map, otherwise the centre (nnU-Net's integer crop).
-func (p Params) Source(box Box, patch [3]int) Box {
+func (p Params) Source(box volume.Box, patch [3]int) volume.Box {
 	if p.Affine != nil {
 		return box
 	}
 	var lower [3]int
 	for d := range 3 {
-		lower[d] = box.Lower[d] + (box.Upper[d]-box.Lower[d])/2 - patch[d]/2
+		lower[d] = box.Lo[d] + (box.Hi[d]-box.Lo[d])/2 - patch[d]/2
 	}
 	return boxAt(lower, patch)
 }

@@ -3,6 +3,8 @@ package augment
 import (
 	"math"
 	"math/rand/v2"
+
+	"masksam/internal/volume"
 )
 
 // Sample is one patch on the host: Image is (Channels, Shape) float32 and Seg is (Shape) labels, both row-major.
@@ -25,9 +27,6 @@ func (s Sample) Channel(c int) []float32 {
 	n := len(s.Seg)
 	return s.Image[c*n : (c+1)*n]
 }
-
-// Box is a half-open region of a case that may reach beyond it.
-type Box struct{ Lower, Upper [3]int }
 
 // Forced tells which samples of a batch must show foreground: sample j is forced iff
 // j >= round(batch·(1 − percent)), the last ones of every batch (nnU-Net's _oversample_last_XX_percent).
@@ -59,7 +58,7 @@ func Bounds(shape, patch, final [3]int) (lowest, highest [3]int) {
 func floorHalf(n int) int { return n >> 1 }
 
 // RandomBox places a patch uniformly between Bounds. intN(n) must return an integer in [0,n).
-func RandomBox(intN func(n int) int, shape, patch, final [3]int) Box {
+func RandomBox(intN func(n int) int, shape, patch, final [3]int) volume.Box {
 	lowest, highest := Bounds(shape, patch, final)
 	for d := range 3 {
 		lowest[d] += intN(highest[d] - lowest[d] + 1)
@@ -69,7 +68,7 @@ func RandomBox(intN func(n int) int, shape, patch, final [3]int) Box {
 
 // BoxAround places a patch so that voxel is at its centre, moved up where it would begin below Bounds. As in nnU-Net
 // it is not moved down: a voxel at the far end gives a box that leaves the case.
-func BoxAround(voxel [3]int, shape, patch, final [3]int) Box {
+func BoxAround(voxel [3]int, shape, patch, final [3]int) volume.Box {
 	lowest, _ := Bounds(shape, patch, final)
 	for d := range 3 {
 		lowest[d] = max(lowest[d], voxel[d]-patch[d]/2)
@@ -77,10 +76,10 @@ func BoxAround(voxel [3]int, shape, patch, final [3]int) Box {
 	return boxAt(lowest, patch)
 }
 
-func boxAt(lower, size [3]int) Box {
-	b := Box{Lower: lower}
+func boxAt(lower, size [3]int) volume.Box {
+	b := volume.Box{Lo: lower}
 	for d := range 3 {
-		b.Upper[d] = lower[d] + size[d]
+		b.Hi[d] = lower[d] + size[d]
 	}
 	return b
 }
@@ -95,7 +94,7 @@ type Class struct {
 // Draw chooses the box of one patch (nnU-Net's get_bbox). A forced patch takes one class uniformly among those with
 // voxels, the annotated class only when no other is left, and one of its voxels uniformly. A patch that is not forced
 // is placed at random, but in a dataset with an ignore label around a random annotated voxel.
-func Draw(rng *rand.Rand, classes []Class, forced, ignoreLabel bool, shape, patch, final [3]int) Box {
+func Draw(rng *rand.Rand, classes []Class, forced, ignoreLabel bool, shape, patch, final [3]int) volume.Box {
 	if voxel, ok := drawVoxel(rng, classes, forced, ignoreLabel); ok {
 		return BoxAround(voxel, shape, patch, final)
 	}

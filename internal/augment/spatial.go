@@ -1,6 +1,10 @@
 package augment
 
-import "math"
+import (
+	"math"
+
+	"masksam/internal/volume"
+)
 
 func rotationAbout(axis int, angle float64) [3][3]float64 {
 	s, c := math.Sincos(angle)
@@ -51,12 +55,12 @@ func Crop(in Sample, patch [3]int) Sample {
 }
 
 // CropBox copies the region box of in, which may reach beyond it: there the image is 0 and the label -1.
-func CropBox(in Sample, box Box) Sample {
+func CropBox(in Sample, box volume.Box) Sample {
 	var size, from, to [3]int
 	for d := range 3 {
-		size[d] = box.Upper[d] - box.Lower[d]
-		from[d] = max(box.Lower[d], 0)
-		to[d] = min(box.Upper[d], in.Shape[d])
+		size[d] = box.Hi[d] - box.Lo[d]
+		from[d] = max(box.Lo[d], 0)
+		to[d] = min(box.Hi[d], in.Shape[d])
 	}
 	out := NewSample(in.Channels, size)
 	for i := range out.Seg {
@@ -68,7 +72,7 @@ func CropBox(in Sample, box Box) Sample {
 	for z := from[0]; z < to[0]; z++ {
 		for y := from[1]; y < to[1]; y++ {
 			src := (z*in.Shape[1]+y)*in.Shape[2] + from[2]
-			dst := ((z-box.Lower[0])*size[1]+y-box.Lower[1])*size[2] + from[2] - box.Lower[2]
+			dst := ((z-box.Lo[0])*size[1]+y-box.Lo[1])*size[2] + from[2] - box.Lo[2]
 			n := to[2] - from[2]
 			copy(out.Seg[dst:dst+n], in.Seg[src:])
 			for c := range in.Channels {

@@ -1,0 +1,325 @@
+package augment
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"masksam/internal/mt19937"
+	"masksam/internal/volume"
+)
+
+// golden is the path of a file of the reference values; the test is skipped on a machine without them.
+func golden(t *testing.T, name string) string {
+	t.Helper()
+	dir, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for ; ; dir = filepath.Dir(dir) {
+		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
+			break
+		}
+	}
+	path := filepath.Join(dir, "../shared/golden/nnunet", name)
+	if _, err := os.Stat(path); err != nil {
+		t.Skip("the reference values (../shared/golden) are not on this machine")
+	}
+	return path
+}
+
+func readJSON(t *testing.T, name string, v any) {
+	t.Helper()
+	raw, err := os.ReadFile(golden(t, name))
+	if err == nil {
+		err = json.Unmarshal(raw, v)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+type array struct {
+	DType string
+	Shape []int
+	raw   []byte
+}
+
+func readArrays(t *testing.T, name string) map[string]array {
+	t.Helper()
+	raw, err := os.ReadFile(golden(t, name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := binary.LittleEndian.Uint64(raw)
+	var header map[string]struct {
+		DType   string `json:"dtype"`
+		Shape   []int  `json:"shape"`
+		Offsets [2]int `json:"data_offsets"`
+	}
+	if err := json.Unmarshal(raw[8:8+n], &header); err != nil {
+		t.Fatal(err)
+	}
+	arrays := map[string]array{}
+	for key, h := range header {
+		arrays[key] = array{h.DType, h.Shape, raw[8+int(n)+h.Offsets[0] : 8+int(n)+h.Offsets[1]]}
+	}
+	return arrays
+}
+
+func (a array) floats(t *testing.T) []float32 {
+	t.Helper()
+	if a.DType != "F32" {
+		t.Fatalf("dtype %q, want F32", a.DType)
+	}
+	x := make([]float32, len(a.raw)/4)
+	for i := range x {
+		x[i] = math.Float32frombits(binary.LittleEndian.Uint32(a.raw[4*i:]))
+	}
+	return x
+}
+
+func (a array) labels(t *testing.T) []int16 {
+	t.Helper()
+	switch a.DType {
+	case "I16":
+		x := make([]int16, len(a.raw)/2)
+		for i := range x {
+			x[i] = int16(binary.LittleEndian.Uint16(a.raw[2*i:]))
+		}
+		return x
+	case "I8", "U8", "BOOL":
+		x := make([]int16, len(a.raw))
+		for i := range x {
+			x[i] = int16(int8(a.raw[i]))
+		}
+		return x
+	}
+	t.Fatalf("dtype %q of labels", a.DType)
+	return nil
+}
+
+// sample is the (C, …) image and (1, …) labels of an entry; a 2-D one becomes one slice.
+func sample(t *testing.T, arrays map[string]array, image, seg string) Sample {
+	t.Helper()
+	a := arrays[image]
+	s := Sample{Channels: a.Shape[0], Shape: [3]int{1, 1, 1}, Image: a.floats(t)}
+	copy(s.Shape[4-len(a.Shape):], a.Shape[1:])
+	if b, ok := arrays[seg]; ok {
+		s.Seg = b.labels(t)
+	} else {
+		s.Seg = make([]int16, s.Shape[0]*s.Shape[1]*s.Shape[2])
+	}
+	return s
+}
+
+// near asserts |a−b| ≤ 1e-4 of the expected range.
+func near(t *testing.T, got, want []float32) {
+	t.Helper()
+	if len(got) != len(want) {
+		t.Fatalf("%d values, want %d", len(got), len(want))
+	}
+	lo, hi := slices.Min(want), slices.Max(want)
+	worst := 0.0
+	for i := range got {
+		if d := math.Abs(float64(got[i]) - float64(want[i])); !(d <= worst) {
+			worst = d
+		}
+	}
+	if tolerance := 1e-4 * max(float64(hi)-float64(lo), 1e-3); !(worst <= tolerance) {
+		t.Errorf("differs by %g, tolerance %g", worst, tolerance)
+	}
+}
+
+func equalLabels(t *testing.T, got, want []int16) {
+	t.Helper()
+	wrong := 0
+	for i := range want {
+		if got[i] != want[i] {
+			wrong++
+		}
+	}
+	if wrong > 0 {
+		t.Errorf("%d of %d labels differ", wrong, len(want))
+	}
+}
+
+func TestGoldenAugmentation(t *testing.T) {
+	var entries []struct {
+		Name        string
+		Transform   string
+		Patch       []int
+		Angles      []float64 `json:"angles_rad"`
+		Scales      []float64
+		Affine      [][]float64
+		Gamma       []float64
+		Invert      bool
+		Multipliers []float64
+		Channels    []int `json:"apply_to_channels"`
+	}
+	readJSON(t, "augmentation/augment.json", &entries)
+	arrays := readArrays(t, "augmentation/augment.safetensors")
+	for _, e := range entries {
+		image, seg := e.Name+".image", e.Name+".seg"
+		var p Params
+		flat := len(e.Patch) == 2
+		patch := [3]int{1, 1, 1}
+		switch e.Transform {
+		case "SpatialTransform":
+			copy(patch[3-len(e.Patch):], e.Patch)
+			if e.Affine != nil {
+				var angles [3]float64
+				copy(angles[:], e.Angles)
+				a := Affine(flat, angles, e.Scales[0])
+				for i, row := range e.Affine {
+					for j, want := range row {
+						d := 3 - len(e.Affine)
+						if math.Abs(a[i+d][j+d]-want) > 1e-12 {
+							t.Errorf("%s: affine %v, want %v", e.Name, a, e.Affine)
+						}
+					}
+				}
+				p.Affine = &a
+			}
+		case "GammaTransform":
+			p.Gamma = e.Gamma
+			if e.Invert {
+				p.Gamma, p.GammaInv = nil, e.Gamma
+			}
+		case "ContrastTransform":
+			p.Contrast = e.Multipliers
+		case "MultiplicativeBrightnessTransform":
+			p.Brightness = e.Multipliers
+		default:
+			continue
+		}
+		t.Run(e.Name, func(t *testing.T) {
+			in := sample(t, arrays, image, seg)
+			if e.Transform != "SpatialTransform" {
+				patch = in.Shape
+			}
+			out := p.Apply(in, patch)
+			near(t, out.Image, arrays[e.Name+".image_out"].floats(t))
+			if want, ok := arrays[e.Name+".seg_out"]; ok {
+				equalLabels(t, out.Seg, want.labels(t))
+			}
+		})
+	}
+}
+
+func TestGoldenMirrorAndMask(t *testing.T) {
+	arrays := readArrays(t, "augmentation/augment.safetensors")
+	for name, axes := range map[string][3]bool{"0": {true}, "1": {false, true}, "02": {true, false, true}, "012": {true, true, true}} {
+		s := sample(t, arrays, "mirror.image", "")
+		s.Flip(axes)
+		near(t, s.Image, arrays["mirror.axes_"+name].floats(t))
+	}
+	s := sample(t, arrays, "mask.image", "mask.seg")
+	s.Finish([]int{1})
+	near(t, s.Image, arrays["mask.image_out"].floats(t))
+	equalLabels(t, s.Seg, arrays["removelabel.seg_out"].labels(t))
+}
+
+func TestGoldenSchedule(t *testing.T) {
+	var tables struct {
+		Oversample []struct {
+			Batch   int `json:"batch_size"`
+			Percent float64
+			Forced  []bool `json:"forced_foreground"`
+		} `json:"oversample_last"`
+		Initial []struct {
+			Patch   []int   `json:"patch_size"`
+			Dummy2D bool    `json:"dummy_2d"`
+			Degrees float64 `json:"rotation_deg"`
+			Initial []int   `json:"initial_patch_size"`
+			Mirror  []int   `json:"mirror_axes"`
+		} `json:"initial_patch_size"`
+	}
+	readJSON(t, "tables/schedule.json", &tables)
+	for _, e := range tables.Oversample {
+		if got := Forced(e.Batch, e.Percent); !slices.Equal(got, e.Forced) {
+			t.Errorf("batch %d, %g: forced %v, want %v", e.Batch, e.Percent, got, e.Forced)
+		}
+	}
+	for _, e := range tables.Initial {
+		if len(e.Patch) != 3 {
+			continue
+		}
+		patch := [3]int(e.Patch)
+		c := NNUNet(patch)
+		if c.Dummy2D != e.Dummy2D || c.Rotate[0] != e.Degrees || !slices.Equal(c.Mirror, e.Mirror) {
+			t.Errorf("patch %v: dummy %v, %v°, mirror %v; want %v, %v°, %v", patch, c.Dummy2D, c.Rotate, c.Mirror, e.Dummy2D, e.Degrees, e.Mirror)
+		}
+		if got := c.InitialPatch(patch); got != [3]int(e.Initial) {
+			t.Errorf("patch %v: initial patch %v, want %v", patch, got, e.Initial)
+		}
+	}
+}
+
+func TestGoldenBox(t *testing.T) {
+	var cases []struct {
+		Shape   [3]int   `json:"data_shape"`
+		Patch   [3]int   `json:"initial_patch"`
+		Final   [3]int   `json:"final_patch"`
+		Lowest  [3]int   `json:"lower_bound_min"`
+		Highest [3]int   `json:"lower_bound_max"`
+		Random  [][3]int `json:"random_lower_with_np_random_seed0_first3"`
+		Forced  []struct{ Voxel, Lower, Upper [3]int }
+	}
+	readJSON(t, "misc/bbox.json", &cases)
+	for _, c := range cases {
+		lowest, highest := Bounds(c.Shape, c.Patch, c.Final)
+		if lowest != c.Lowest || highest != c.Highest {
+			t.Errorf("%v in %v: bounds %v, %v; want %v, %v", c.Patch, c.Shape, lowest, highest, c.Lowest, c.Highest)
+		}
+		rng := mt19937.New(0)
+		for _, want := range c.Random {
+			if got := RandomBox(rng.Intn, c.Shape, c.Patch, c.Final); got.Lo != want {
+				t.Errorf("%v in %v: random box at %v, want %v", c.Patch, c.Shape, got.Lo, want)
+			}
+		}
+		for _, f := range c.Forced {
+			want := volume.Box{Lo: f.Lower, Hi: f.Upper}
+			if got := BoxAround(f.Voxel, c.Shape, c.Patch, c.Final); got != want {
+				t.Errorf("%v in %v around %v: %v, want %v", c.Patch, c.Shape, f.Voxel, got, want)
+			}
+		}
+	}
+}
+
+func TestGoldenForcedClass(t *testing.T) {
+	var table struct {
+		Shape [3]int `json:"data_shape"`
+		Patch [3]int `json:"initial_patch"`
+		Final [3]int `json:"final_patch"`
+		Cases []struct {
+			Locations []struct {
+				Key    json.RawMessage
+				Voxels [][4]int
+			} `json:"class_locations"`
+			Forced bool
+			Lower  [][3]int
+		}
+	}
+	readJSON(t, "misc/forced_class_never_the_annotated_key.json", &table)
+	for i, c := range table.Cases {
+		var classes []Class
+		for _, l := range c.Locations {
+			class := Class{Annotated: l.Key[0] == '['}
+			for _, v := range l.Voxels {
+				class.Voxels = append(class.Voxels, [3]int(v[1:]))
+			}
+			classes = append(classes, class)
+		}
+		for seed := range uint64(20) {
+			box := Draw(generator(seed), classes, c.Forced, true, table.Shape, table.Patch, table.Final)
+			if !slices.Contains(c.Lower, box.Lo) {
+				t.Errorf("case %d: box at %v, want one of %v", i, box.Lo, c.Lower)
+			}
+		}
+	}
+}
