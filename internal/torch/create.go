@@ -1,0 +1,126 @@
+package torch
+
+// #include "shim.h"
+import "C"
+
+import (
+	"fmt"
+	"unsafe"
+)
+
+func fromHost[E any](s *Scope, op string, dev Device, d DType, data []E, shape []int) *Tensor {
+	n := 1
+	for _, size := range shape {
+		n *= size
+	}
+	if n != len(data) {
+		panic(&Error{Op: op, Shapes: [][]int{shape}, Msg: fmt.Sprintf("%d values given for this shape", len(data))})
+	}
+	if s.a.closed {
+		panic(&Error{Op: op, Msg: "use of a scope after its end"})
+	}
+	var h C.handle
+	check(C.shim_from_host(C.int(d), C.int(dev.code()), unsafe.Pointer(unsafe.SliceData(data)),
+		(*C.int64_t)(unsafe.Pointer(unsafe.SliceData(shape))), C.int(len(shape)), &h), op)
+	return s.a.add(h)
+}
+
+// Float32s copies row-major data into a float32 tensor of the given shape.
+func (s *Scope) Float32s(dev Device, data []float32, shape ...int) *Tensor {
+	return fromHost(s, "Float32s", dev, Float32, data, shape)
+}
+
+// Float64s copies row-major data into a float64 tensor of the given shape.
+func (s *Scope) Float64s(dev Device, data []float64, shape ...int) *Tensor {
+	return fromHost(s, "Float64s", dev, Float64, data, shape)
+}
+
+// Int64s copies row-major data into an int64 tensor of the given shape.
+func (s *Scope) Int64s(dev Device, data []int64, shape ...int) *Tensor {
+	return fromHost(s, "Int64s", dev, Int64, data, shape)
+}
+
+// Uint8s copies row-major data into a uint8 tensor of the given shape.
+func (s *Scope) Uint8s(dev Device, data []uint8, shape ...int) *Tensor {
+	return fromHost(s, "Uint8s", dev, UInt8, data, shape)
+}
+
+func options(dev Device, d DType, more ...int) []int {
+	return append([]int{dev.code(), int(d)}, more...)
+}
+
+// Zeros is a tensor of zeros.
+func (s *Scope) Zeros(dev Device, d DType, shape ...int) *Tensor {
+	return s.op(C.op_Zeros, nil, options(dev, d, shape...))
+}
+
+// Ones is a tensor of ones.
+func (s *Scope) Ones(dev Device, d DType, shape ...int) *Tensor { return s.Full(dev, d, 1, shape...) }
+
+// Full is a tensor of the value v.
+func (s *Scope) Full(dev Device, d DType, v float64, shape ...int) *Tensor {
+	return s.op(C.op_Full, nil, options(dev, d, shape...), v)
+}
+
+// Arange is 0, 1, …, n-1.
+func (s *Scope) Arange(dev Device, d DType, n int) *Tensor {
+	return s.op(C.op_Arange, nil, options(dev, d, n))
+}
+
+// Generator is a source of random numbers on one device. It is not safe for
+// concurrent use.
+type Generator struct{ h C.handle }
+
+// NewGenerator is a generator of its own, seeded; Free releases it.
+func NewGenerator(dev Device, seed uint64) *Generator {
+	g := new(Generator)
+	check(C.shim_generator(C.int(dev.code()), C.uint64_t(seed), &g.h), "NewGenerator")
+	return g
+}
+
+// Free releases g.
+func (g *Generator) Free() {
+	C.shim_generator_free(g.h)
+	g.h = 0
+}
+
+// State is all g needs to go on where it is, for SetState.
+func (g *Generator) State() []byte {
+	var h C.handle
+	check(C.shim_generator_state(g.h, &h), "Generator.State")
+	t := newTensor(h)
+	defer t.Free()
+	return t.Uint8s()
+}
+
+// SetState makes g go on from a State; it panics with *Error on bytes that are none.
+func (g *Generator) SetState(state []byte) {
+	n := C.int64_t(len(state))
+	var h C.handle
+	check(C.shim_from_host(C.int(UInt8), -1, unsafe.Pointer(unsafe.SliceData(state)), &n, 1, &h), "Generator.SetState")
+	t := newTensor(h)
+	defer t.Free()
+	check(C.shim_generator_set_state(g.h, h), "Generator.SetState", t)
+}
+
+func (g *Generator) code() int {
+	if g == nil {
+		return 0
+	}
+	return int(g.h)
+}
+
+// Rand is uniform in [0, 1). A nil gen is the device's default generator, see ManualSeed.
+func (s *Scope) Rand(dev Device, d DType, gen *Generator, shape ...int) *Tensor {
+	return s.op(C.op_Rand, nil, append(options(dev, d, gen.code()), shape...))
+}
+
+// Randn is normal with mean 0 and variance 1; gen as for Rand.
+func (s *Scope) Randn(dev Device, d DType, gen *Generator, shape ...int) *Tensor {
+	return s.op(C.op_Randn, nil, append(options(dev, d, gen.code()), shape...))
+}
+
+// RandPerm is 0, …, n-1 in random order, int64; gen as for Rand.
+func (s *Scope) RandPerm(dev Device, gen *Generator, n int) *Tensor {
+	return s.op(C.op_RandPerm, nil, options(dev, Int64, gen.code(), n))
+}

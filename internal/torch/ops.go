@@ -1,0 +1,321 @@
+package torch
+
+// #include "shim.h"
+import "C"
+
+// Every operation is a method of Scope; its result belongs to the scope.
+// Dimensions may be negative and then count from the end. Two tensors broadcast
+// as in PyTorch: shapes are aligned at their last dimension, and size 1 stretches.
+
+var opNames = func() (names [C.op_count]string) {
+	for i := range names {
+		names[i] = C.GoString(C.shim_op_name(C.int(i)))
+	}
+	return
+}()
+
+type ts = []*Tensor
+
+// Add is a + b, element by element with broadcasting.
+func (s *Scope) Add(a, b *Tensor) *Tensor { return s.op(C.op_Add, ts{a, b}, nil) }
+
+// Sub is a − b, element by element with broadcasting.
+func (s *Scope) Sub(a, b *Tensor) *Tensor { return s.op(C.op_Sub, ts{a, b}, nil) }
+
+// Mul is a·b, element by element with broadcasting.
+func (s *Scope) Mul(a, b *Tensor) *Tensor { return s.op(C.op_Mul, ts{a, b}, nil) }
+
+// Div is a/b, in floats for whole-number tensors too, element by element with broadcasting.
+func (s *Scope) Div(a, b *Tensor) *Tensor { return s.op(C.op_Div, ts{a, b}, nil) }
+
+// Maximum is the greater of a and b, element by element with broadcasting.
+func (s *Scope) Maximum(a, b *Tensor) *Tensor { return s.op(C.op_Maximum, ts{a, b}, nil) }
+
+// Minimum is the lesser of a and b, element by element with broadcasting.
+func (s *Scope) Minimum(a, b *Tensor) *Tensor { return s.op(C.op_Minimum, ts{a, b}, nil) }
+
+// Gt is a > b, as bool, element by element with broadcasting.
+func (s *Scope) Gt(a, b *Tensor) *Tensor { return s.op(C.op_Gt, ts{a, b}, nil) }
+
+// Lt is a < b, as bool, element by element with broadcasting.
+func (s *Scope) Lt(a, b *Tensor) *Tensor { return s.op(C.op_Lt, ts{a, b}, nil) }
+
+// Ge is a ≥ b, as bool, element by element with broadcasting.
+func (s *Scope) Ge(a, b *Tensor) *Tensor { return s.op(C.op_Ge, ts{a, b}, nil) }
+
+// Le is a ≤ b, as bool, element by element with broadcasting.
+func (s *Scope) Le(a, b *Tensor) *Tensor { return s.op(C.op_Le, ts{a, b}, nil) }
+
+// Eq is a = b, as bool, element by element with broadcasting.
+func (s *Scope) Eq(a, b *Tensor) *Tensor { return s.op(C.op_Eq, ts{a, b}, nil) }
+
+// Ne is a ≠ b, as bool, element by element with broadcasting.
+func (s *Scope) Ne(a, b *Tensor) *Tensor { return s.op(C.op_Ne, ts{a, b}, nil) }
+
+// LogicalAnd is a and b, as bool, element by element with broadcasting.
+func (s *Scope) LogicalAnd(a, b *Tensor) *Tensor { return s.op(C.op_LogicalAnd, ts{a, b}, nil) }
+
+// LogicalOr is a or b, as bool, element by element with broadcasting.
+func (s *Scope) LogicalOr(a, b *Tensor) *Tensor { return s.op(C.op_LogicalOr, ts{a, b}, nil) }
+
+// AddScalar is x + v, element by element.
+func (s *Scope) AddScalar(x *Tensor, v float64) *Tensor { return s.op(C.op_AddScalar, ts{x}, nil, v) }
+
+// MulScalar is x·v, element by element.
+func (s *Scope) MulScalar(x *Tensor, v float64) *Tensor { return s.op(C.op_MulScalar, ts{x}, nil, v) }
+
+// PowScalar is x to the power v, element by element.
+func (s *Scope) PowScalar(x *Tensor, v float64) *Tensor { return s.op(C.op_PowScalar, ts{x}, nil, v) }
+
+// GtScalar is x > v, as bool, element by element.
+func (s *Scope) GtScalar(x *Tensor, v float64) *Tensor { return s.op(C.op_GtScalar, ts{x}, nil, v) }
+
+// LtScalar is x < v, as bool, element by element.
+func (s *Scope) LtScalar(x *Tensor, v float64) *Tensor { return s.op(C.op_LtScalar, ts{x}, nil, v) }
+
+// GeScalar is x ≥ v, as bool, element by element.
+func (s *Scope) GeScalar(x *Tensor, v float64) *Tensor { return s.op(C.op_GeScalar, ts{x}, nil, v) }
+
+// LeScalar is x ≤ v, as bool, element by element.
+func (s *Scope) LeScalar(x *Tensor, v float64) *Tensor { return s.op(C.op_LeScalar, ts{x}, nil, v) }
+
+// EqScalar is x = v, as bool, element by element.
+func (s *Scope) EqScalar(x *Tensor, v float64) *Tensor { return s.op(C.op_EqScalar, ts{x}, nil, v) }
+
+// NeScalar is x ≠ v, as bool, element by element.
+func (s *Scope) NeScalar(x *Tensor, v float64) *Tensor { return s.op(C.op_NeScalar, ts{x}, nil, v) }
+
+// Neg is -x, element by element.
+func (s *Scope) Neg(x *Tensor) *Tensor { return s.op(C.op_Neg, ts{x}, nil) }
+
+// Exp is eˣ, element by element.
+func (s *Scope) Exp(x *Tensor) *Tensor { return s.op(C.op_Exp, ts{x}, nil) }
+
+// Log is the natural logarithm of x, element by element.
+func (s *Scope) Log(x *Tensor) *Tensor { return s.op(C.op_Log, ts{x}, nil) }
+
+// Sqrt is √x, element by element.
+func (s *Scope) Sqrt(x *Tensor) *Tensor { return s.op(C.op_Sqrt, ts{x}, nil) }
+
+// Abs is |x|, element by element.
+func (s *Scope) Abs(x *Tensor) *Tensor { return s.op(C.op_Abs, ts{x}, nil) }
+
+// Sin is sin x, element by element.
+func (s *Scope) Sin(x *Tensor) *Tensor { return s.op(C.op_Sin, ts{x}, nil) }
+
+// Cos is cos x, element by element.
+func (s *Scope) Cos(x *Tensor) *Tensor { return s.op(C.op_Cos, ts{x}, nil) }
+
+// Floor is x rounded down, element by element.
+func (s *Scope) Floor(x *Tensor) *Tensor { return s.op(C.op_Floor, ts{x}, nil) }
+
+// Round is x rounded to the nearest whole number, halves to even, element by element.
+func (s *Scope) Round(x *Tensor) *Tensor { return s.op(C.op_Round, ts{x}, nil) }
+
+// Sigmoid is 1/(1+e⁻ˣ), element by element.
+func (s *Scope) Sigmoid(x *Tensor) *Tensor { return s.op(C.op_Sigmoid, ts{x}, nil) }
+
+// Tanh is tanh x, element by element.
+func (s *Scope) Tanh(x *Tensor) *Tensor { return s.op(C.op_Tanh, ts{x}, nil) }
+
+// ReLU is max(x, 0), element by element.
+func (s *Scope) ReLU(x *Tensor) *Tensor { return s.op(C.op_ReLU, ts{x}, nil) }
+
+// Softplus is log(1+eˣ), element by element.
+func (s *Scope) Softplus(x *Tensor) *Tensor { return s.op(C.op_Softplus, ts{x}, nil) }
+
+// LogSigmoid is log(1/(1+e⁻ˣ)), element by element.
+func (s *Scope) LogSigmoid(x *Tensor) *Tensor { return s.op(C.op_LogSigmoid, ts{x}, nil) }
+
+// LogicalNot is x == 0, as bool, element by element.
+func (s *Scope) LogicalNot(x *Tensor) *Tensor { return s.op(C.op_LogicalNot, ts{x}, nil) }
+
+// IsNaN is whether x is NaN, as bool, element by element.
+func (s *Scope) IsNaN(x *Tensor) *Tensor { return s.op(C.op_IsNaN, ts{x}, nil) }
+
+// IsFinite is whether x is neither infinite nor NaN, as bool, element by element.
+func (s *Scope) IsFinite(x *Tensor) *Tensor { return s.op(C.op_IsFinite, ts{x}, nil) }
+
+// LeakyReLU is x where x > 0, else slope·x.
+func (s *Scope) LeakyReLU(x *Tensor, slope float64) *Tensor {
+	return s.op(C.op_LeakyReLU, ts{x}, nil, slope)
+}
+
+// GELU is x·Φ(x) with the normal distribution function Φ, exact, not its tanh
+// approximation (Hendrycks & Gimpel 2016). Its dtype is x's, under autocast too.
+func (s *Scope) GELU(x *Tensor) *Tensor { return s.op(C.op_GELU, ts{x}, nil) }
+
+// Clamp limits x to [lo, hi].
+func (s *Scope) Clamp(x *Tensor, lo, hi float64) *Tensor { return s.op(C.op_Clamp, ts{x}, nil, lo, hi) }
+
+// Where is a where the bool tensor c holds, else b, with broadcasting.
+func (s *Scope) Where(c, a, b *Tensor) *Tensor { return s.op(C.op_Where, ts{c, a, b}, nil) }
+
+// MaskedFill is v where the bool tensor mask holds, else x.
+func (s *Scope) MaskedFill(x, mask *Tensor, v float64) *Tensor {
+	return s.op(C.op_MaskedFill, ts{x, mask}, nil, v)
+}
+
+// Sum is the sum over all elements, of shape [].
+func (s *Scope) Sum(x *Tensor) *Tensor { return s.op(C.op_Sum, ts{x}, nil) }
+
+// Mean is the mean over all elements, of shape [].
+func (s *Scope) Mean(x *Tensor) *Tensor { return s.op(C.op_Mean, ts{x}, nil) }
+
+// SumDim is the sum over dims, which stay with size 1 if keep.
+func (s *Scope) SumDim(x *Tensor, keep bool, dims ...int) *Tensor {
+	return s.op(C.op_SumDim, ts{x}, flagged(keep, dims))
+}
+
+// MeanDim is the mean over dims, which stay with size 1 if keep.
+func (s *Scope) MeanDim(x *Tensor, keep bool, dims ...int) *Tensor {
+	return s.op(C.op_MeanDim, ts{x}, flagged(keep, dims))
+}
+
+// AmaxDim is the maximum over dims, which stay with size 1 if keep; its gradient is shared equally among equal maxima.
+func (s *Scope) AmaxDim(x *Tensor, keep bool, dims ...int) *Tensor {
+	return s.op(C.op_AmaxDim, ts{x}, flagged(keep, dims))
+}
+
+// AminDim is the minimum over dims, which stay with size 1 if keep; its gradient is shared equally among equal minima.
+func (s *Scope) AminDim(x *Tensor, keep bool, dims ...int) *Tensor {
+	return s.op(C.op_AminDim, ts{x}, flagged(keep, dims))
+}
+
+// ArgMax is the int64 index of the maximum along dim, which goes away.
+func (s *Scope) ArgMax(x *Tensor, dim int) *Tensor { return s.op(C.op_ArgMax, ts{x}, []int{dim}) }
+
+// ArgMin is the int64 index of the minimum along dim, which goes away.
+func (s *Scope) ArgMin(x *Tensor, dim int) *Tensor { return s.op(C.op_ArgMin, ts{x}, []int{dim}) }
+
+// AnyDim tells whether any element along dim, which goes away, is true or non-zero.
+func (s *Scope) AnyDim(x *Tensor, dim int) *Tensor { return s.op(C.op_AnyDim, ts{x}, []int{dim}) }
+
+// AllDim tells whether all elements along dim, which goes away, are true or non-zero.
+func (s *Scope) AllDim(x *Tensor, dim int) *Tensor { return s.op(C.op_AllDim, ts{x}, []int{dim}) }
+
+// TopK gives the k largest (or smallest) elements along dim, best first, and their int64 indices.
+func (s *Scope) TopK(x *Tensor, k, dim int, largest bool) (values, indices *Tensor) {
+	return s.op2(C.op_TopK, ts{x}, []int{k, dim, flag(largest)})
+}
+
+// Sort sorts along dim, stably, and gives the int64 indices the values came from.
+func (s *Scope) Sort(x *Tensor, dim int, descending bool) (values, indices *Tensor) {
+	return s.op2(C.op_Sort, ts{x}, []int{dim, flag(descending)})
+}
+
+// CumSum is the running sum along dim.
+func (s *Scope) CumSum(x *Tensor, dim int) *Tensor { return s.op(C.op_CumSum, ts{x}, []int{dim}) }
+
+// Reshape gives x another shape in row-major order; one size may be -1.
+func (s *Scope) Reshape(x *Tensor, shape ...int) *Tensor { return s.op(C.op_Reshape, ts{x}, shape) }
+
+// Permute reorders the dimensions: dimension i of the result is dims[i] of x.
+func (s *Scope) Permute(x *Tensor, dims ...int) *Tensor { return s.op(C.op_Permute, ts{x}, dims) }
+
+// Transpose swaps dimensions a and b.
+func (s *Scope) Transpose(x *Tensor, a, b int) *Tensor {
+	return s.op(C.op_Transpose, ts{x}, []int{a, b})
+}
+
+// Expand stretches dimensions of size 1 to shape without copying; -1 leaves one as it is.
+func (s *Scope) Expand(x *Tensor, shape ...int) *Tensor { return s.op(C.op_Expand, ts{x}, shape) }
+
+// Squeeze drops dimension dim if its size is 1.
+func (s *Scope) Squeeze(x *Tensor, dim int) *Tensor { return s.op(C.op_Squeeze, ts{x}, []int{dim}) }
+
+// Unsqueeze inserts a dimension of size 1 at dim.
+func (s *Scope) Unsqueeze(x *Tensor, dim int) *Tensor { return s.op(C.op_Unsqueeze, ts{x}, []int{dim}) }
+
+// Cat joins tensors along their dimension dim.
+func (s *Scope) Cat(dim int, xs ...*Tensor) *Tensor { return s.op(C.op_Cat, xs, []int{dim}) }
+
+// Stack joins tensors of one shape along a new dimension dim.
+func (s *Scope) Stack(dim int, xs ...*Tensor) *Tensor { return s.op(C.op_Stack, xs, []int{dim}) }
+
+// Slice is the elements start, start+step, … before end along dim; end may exceed the size.
+func (s *Scope) Slice(x *Tensor, dim, start, end, step int) *Tensor {
+	return s.op(C.op_Slice, ts{x}, []int{dim, start, end, step})
+}
+
+// Select is the ith slice along dim, which goes away.
+func (s *Scope) Select(x *Tensor, dim, i int) *Tensor { return s.op(C.op_Select, ts{x}, []int{dim, i}) }
+
+// IndexSelect picks the slices idx, int64 of one dimension, along dim.
+func (s *Scope) IndexSelect(x *Tensor, dim int, idx *Tensor) *Tensor {
+	return s.op(C.op_IndexSelect, ts{x, idx}, []int{dim})
+}
+
+// Gather picks along dim: the result has the shape of the int64 idx, and its
+// element at p is x's at p with coordinate dim replaced by idx[p].
+func (s *Scope) Gather(x *Tensor, dim int, idx *Tensor) *Tensor {
+	return s.op(C.op_Gather, ts{x, idx}, []int{dim})
+}
+
+// Flip reverses x along dims.
+func (s *Scope) Flip(x *Tensor, dims ...int) *Tensor { return s.op(C.op_Flip, ts{x}, dims) }
+
+// Pad adds elements of value v: pads holds before and after of the last
+// dimension, then of the one before it, and so on; negative ones crop.
+func (s *Scope) Pad(x *Tensor, v float64, pads ...int) *Tensor { return s.op(C.op_Pad, ts{x}, pads, v) }
+
+// RepeatInterleave repeats every slice along dim n times in a row.
+func (s *Scope) RepeatInterleave(x *Tensor, n, dim int) *Tensor {
+	return s.op(C.op_RepeatInterleave, ts{x}, []int{n, dim})
+}
+
+// Contiguous is x in row-major memory, x itself if it is so already.
+func (s *Scope) Contiguous(x *Tensor) *Tensor { return s.op(C.op_Contiguous, ts{x}, nil) }
+
+// ChannelsLast is x (B,C,H,W) or (B,C,T,H,W) with memory in the order B,…,C.
+func (s *Scope) ChannelsLast(x *Tensor) *Tensor { return s.op(C.op_ChannelsLast, ts{x}, nil) }
+
+// To converts to a dtype.
+func (s *Scope) To(x *Tensor, d DType) *Tensor { return s.op(C.op_To, ts{x}, []int{int(d)}) }
+
+// ToDevice copies to a device, or is x itself if it is there already.
+func (s *Scope) ToDevice(x *Tensor, d Device) *Tensor {
+	return s.op(C.op_ToDevice, ts{x}, []int{d.code()})
+}
+
+// Detach shares x's memory but stops gradients.
+func (s *Scope) Detach(x *Tensor) *Tensor { return s.op(C.op_Detach, ts{x}, nil) }
+
+// Clone copies x; gradients flow through.
+func (s *Scope) Clone(x *Tensor) *Tensor { return s.op(C.op_Clone, ts{x}, nil) }
+
+// OneHot turns int64 classes below n of any shape into int64 (…, n).
+func (s *Scope) OneHot(x *Tensor, n int) *Tensor { return s.op(C.op_OneHot, ts{x}, []int{n}) }
+
+// Backward collects the gradients of the one-element loss in the leaves that require them.
+func (s *Scope) Backward(loss *Tensor) { s.BackwardWith(loss, nil) }
+
+// BackwardWith collects the gradients of Σ t·grad in the leaves that require them.
+// The graph behind t is released.
+func (s *Scope) BackwardWith(t, grad *Tensor) {
+	s.run(C.op_Backward, ts{t, grad}, nil, nil, nil)
+}
+
+// Grads is the gradients of the one-element loss by each of inputs, nil where
+// loss does not depend on it. The graph behind loss is released.
+func (s *Scope) Grads(loss *Tensor, inputs []*Tensor) []*Tensor {
+	out := make([]C.handle, len(inputs))
+	s.run(C.op_Grads, append(ts{loss}, inputs...), nil, nil, out)
+	grads := make([]*Tensor, len(inputs))
+	for i, h := range out {
+		if h != 0 {
+			grads[i] = s.a.add(h)
+		}
+	}
+	return grads
+}
+
+func flag(on bool) int {
+	if on {
+		return 1
+	}
+	return 0
+}
+
+// flagged packs a flag ahead of ints.
+func flagged(on bool, ints []int) []int { return append([]int{flag(on)}, ints...) }

@@ -1,0 +1,659 @@
+// The one C++ file of the project: a table of libtorch operations behind the C
+// interface of shim.h. No exception leaves it. It keeps to at:: functions that
+// libtorch 1.13 and 2.x share; what differs sits behind TORCH_VERSION guards.
+#include "shim.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <ATen/Version.h>
+#include <ATen/autocast_mode.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
+#include <dlfcn.h>
+#include <torch/csrc/autograd/autograd.h>
+#include <torch/csrc/autograd/custom_function.h>
+#include <torch/version.h>
+
+#include <atomic>
+#include <cmath>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#define TORCH_AT_LEAST(major, minor)                                           \
+  (TORCH_VERSION_MAJOR > (major) ||                                            \
+   (TORCH_VERSION_MAJOR == (major) && TORCH_VERSION_MINOR >= (minor)))
+
+using at::IntArrayRef;
+using at::Tensor;
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+using MaybeTensor = c10::optional<Tensor>;
+
+namespace {
+
+// ---- handles -----------------------------------------------------------------
+
+using Impl = c10::intrusive_ptr<c10::TensorImpl, c10::UndefinedTensorImpl>;
+
+Tensor borrow(handle h) {
+  if (!h) return {};
+  return Tensor(Impl::reclaim_copy(reinterpret_cast<c10::TensorImpl *>(h)));
+}
+
+handle give(Tensor t) {
+  return t.defined() ? reinterpret_cast<handle>(t.unsafeReleaseTensorImpl()) : 0;
+}
+
+// The order of Go's DType.
+const at::ScalarType dtypes[] = {at::kFloat, at::kDouble, at::kBFloat16, at::kHalf,
+                                 at::kLong,  at::kByte,   at::kBool};
+
+int dtype_code(at::ScalarType t) {
+  for (int i = 0; i < int(std::size(dtypes)); i++)
+    if (dtypes[i] == t) return i;
+  return -1;
+}
+
+at::Device device_of(int64_t code) {
+  return code < 0 ? at::Device(at::kCPU) : at::Device(at::kCUDA, c10::DeviceIndex(code));
+}
+
+// ---- thread-local state --------------------------------------------------------
+
+std::atomic<int> wanted_threads{0};
+
+// OpenMP keeps the thread count per OS thread, and Go moves between them.
+void settle_threads() {
+  thread_local int settled = 0;
+  const int n = wanted_threads.load(std::memory_order_relaxed);
+  if (n > 0 && settled != n) {
+    at::set_num_threads(n);
+    settled = n;
+  }
+}
+
+void autocast_to(bool on, at::ScalarType dtype) {
+#if TORCH_AT_LEAST(2, 4)
+  for (auto device : {at::kCPU, at::kCUDA}) {
+    at::autocast::set_autocast_enabled(device, on);
+    if (on) at::autocast::set_autocast_dtype(device, dtype);
+  }
+#else
+  at::autocast::set_cpu_enabled(on);
+  at::autocast::set_enabled(on);
+  if (on) {
+    at::autocast::set_autocast_cpu_dtype(dtype);
+    at::autocast::set_autocast_gpu_dtype(dtype);
+  }
+#endif
+}
+
+// State sets this thread's gradient mode and autocast for one call. The cache of
+// cast weights stays off: it outlives an optimiser step and mixes casts made with
+// and without gradients.
+struct State {
+  c10::AutoGradMode grad;
+  bool cast;
+  State(bool grad, int autocast) : grad(grad), cast(autocast != 0) {
+    settle_threads();
+    if (!cast) return;
+    at::autocast::set_autocast_cache_enabled(false);
+    autocast_to(true, dtypes[autocast]);
+  }
+  ~State() {
+    if (cast) autocast_to(false, at::kFloat);
+  }
+};
+
+// ---- errors ----------------------------------------------------------------------
+
+shim_error *failure(const std::string &msg, bool oom) {
+  auto *e = static_cast<shim_error *>(malloc(sizeof(shim_error) + msg.size() + 1));
+  e->oom = oom;
+  e->device = -1;
+  e->bytes = 0;
+  memcpy(e->msg, msg.c_str(), msg.size() + 1);
+  if (!oom) return e;
+  // "… tried to allocate 64 bytes." on the CPU; "Tried to allocate 1.50 GiB (GPU 0; …"
+  // or "… GPU 0 has a total capacity …" with CUDA.
+  auto at = msg.find("ried to allocate ");
+  double size = 0;
+  char unit[8] = "";
+  if (at != std::string::npos && sscanf(msg.c_str() + at + 17, "%lf %7[a-zA-Z]", &size, unit) == 2) {
+    const double scale = unit[0] == 'K' ? 1024. : unit[0] == 'M' ? 1048576. : unit[0] == 'G' ? 1073741824. : 1.;
+    e->bytes = int64_t(size * scale);
+  }
+  auto gpu = msg.find("GPU ");
+  if (gpu != std::string::npos) e->device = atoi(msg.c_str() + gpu + 4);
+  return e;
+}
+
+template <typename F> shim_error *guard(F &&f) {
+  try {
+    f();
+    return nullptr;
+  } catch (const c10::OutOfMemoryError &e) {
+    return failure(e.what_without_backtrace(), true);
+  } catch (const c10::Error &e) {
+    std::string msg = e.what_without_backtrace();
+    const bool oom = msg.find("DefaultCPUAllocator: ") != std::string::npos &&
+                     msg.find("tried to allocate") != std::string::npos;
+    return failure(msg, oom);
+  } catch (const std::bad_alloc &e) {
+    return failure(e.what(), true);
+  } catch (const std::exception &e) {
+    return failure(e.what(), false);
+  } catch (...) {
+    return failure("unknown C++ exception", false);
+  }
+}
+
+// ---- one call ----------------------------------------------------------------------
+
+struct Call {
+  const handle *in;
+  int nin;
+  const int64_t *ints;
+  int nints;
+  const double *nums;
+  int nnums;
+  handle *out;
+  int nout, done;
+
+  Tensor operator[](int i) const { return i < nin ? borrow(in[i]) : Tensor(); }
+  MaybeTensor maybe(int i) const {
+    Tensor t = (*this)[i];
+    return t.defined() ? MaybeTensor(t) : MaybeTensor();
+  }
+  std::vector<Tensor> all(int from = 0) const {
+    std::vector<Tensor> v;
+    v.reserve(nin - from);
+    for (int i = from; i < nin; i++) v.push_back(borrow(in[i]));
+    return v;
+  }
+  IntArrayRef rest(int from = 0) const { return {ints + from, size_t(nints - from)}; }
+  IntArrayRef part(int from, int n) const { return {ints + from, size_t(n)}; }
+  // The ith number as a scalar that does not turn whole-number tensors into floats.
+  at::Scalar scalar(const Tensor &x, int i = 0) const {
+    const double v = nums[i];
+    if (at::isIntegralType(x.scalar_type(), true) && v == std::trunc(v)) return int64_t(v);
+    return v;
+  }
+  // Options from ints[0] = device, ints[1] = dtype.
+  at::TensorOptions options() const { return at::device(device_of(ints[0])).dtype(dtypes[ints[1]]); }
+  // The generator in ints[2]; 0 is the device's default one.
+  c10::optional<at::Generator> generator() const {
+    if (!ints[2]) return c10::nullopt;
+    return *reinterpret_cast<at::Generator *>(ints[2]);
+  }
+  void ret(Tensor t) {
+    TORCH_CHECK(done < nout, "more results than asked for");
+    out[done++] = give(std::move(t));
+  }
+};
+
+#define OP(name) void run_##name(Call &c)
+#define UNARY(name, f)                                                         \
+  OP(name) { c.ret(f(c[0])); }
+#define BINARY(name, f)                                                        \
+  OP(name) { c.ret(f(c[0], c[1])); }
+#define WITH_SCALAR(name, f)                                                   \
+  OP(name) {                                                                   \
+    auto x = c[0];                                                             \
+    c.ret(f(x, c.scalar(x)));                                                  \
+  }
+
+// ---- creation ------------------------------------------------------------------------
+
+OP(Zeros) { c.ret(at::zeros(c.rest(2), c.options())); }
+UNARY(ZerosLike, at::zeros_like)
+OP(Full) { c.ret(at::full(c.rest(2), c.nums[0], c.options())); }
+OP(Arange) { c.ret(at::arange(c.ints[2], c.options())); }
+OP(Rand) { c.ret(at::rand(c.rest(3), c.generator(), c.options())); }
+OP(Randn) { c.ret(at::randn(c.rest(3), c.generator(), c.options())); }
+OP(RandPerm) { c.ret(at::randperm(c.ints[3], c.generator(), c.options())); }
+
+// ---- elementwise -----------------------------------------------------------------------
+
+BINARY(Add, at::add)
+BINARY(Sub, at::sub)
+BINARY(Mul, at::mul)
+BINARY(Div, at::div)
+BINARY(Maximum, at::maximum)
+BINARY(Minimum, at::minimum)
+BINARY(Gt, at::gt)
+BINARY(Lt, at::lt)
+BINARY(Ge, at::ge)
+BINARY(Le, at::le)
+BINARY(Eq, at::eq)
+BINARY(Ne, at::ne)
+BINARY(LogicalAnd, at::logical_and)
+BINARY(LogicalOr, at::logical_or)
+WITH_SCALAR(AddScalar, at::add)
+WITH_SCALAR(MulScalar, at::mul)
+WITH_SCALAR(PowScalar, at::pow)
+WITH_SCALAR(GtScalar, at::gt)
+WITH_SCALAR(LtScalar, at::lt)
+WITH_SCALAR(GeScalar, at::ge)
+WITH_SCALAR(LeScalar, at::le)
+WITH_SCALAR(EqScalar, at::eq)
+WITH_SCALAR(NeScalar, at::ne)
+UNARY(Neg, at::neg)
+UNARY(Exp, at::exp)
+UNARY(Log, at::log)
+UNARY(Sqrt, at::sqrt)
+UNARY(Abs, at::abs)
+UNARY(Sin, at::sin)
+UNARY(Cos, at::cos)
+UNARY(Floor, at::floor)
+UNARY(Round, at::round)
+UNARY(Sigmoid, at::sigmoid)
+UNARY(Tanh, at::tanh)
+UNARY(ReLU, at::relu)
+UNARY(Softplus, at::softplus)
+UNARY(LogSigmoid, at::log_sigmoid)
+UNARY(LogicalNot, at::logical_not)
+UNARY(IsNaN, at::isnan)
+UNARY(IsFinite, at::isfinite)
+
+OP(LeakyReLU) { c.ret(at::leaky_relu(c[0], c.nums[0])); }
+OP(Where) { c.ret(at::where(c[0], c[1], c[2])); }
+OP(Clamp) {
+  auto x = c[0];
+  c.ret(at::clamp(x, c.scalar(x, 0), c.scalar(x, 1)));
+}
+OP(MaskedFill) {
+  auto x = c[0];
+  c.ret(at::masked_fill(x, c[1], c.scalar(x)));
+}
+
+// Exact GELU x·Φ(x) with its own gradient g·(Φ(x) + x·φ(x)). libtorch 1.13.1's
+// node hands oneDNN an incoming gradient whose memory layout differs from the
+// input's and gets values of 1e12 or NaN back; this one brings both to the same
+// layout first.
+struct Gelu : torch::autograd::Function<Gelu> {
+  static Tensor forward(AutogradContext *ctx, const Tensor &x) {
+    ctx->save_for_backward({x});
+    return at::gelu(x);
+  }
+  static variable_list backward(AutogradContext *ctx, variable_list g) {
+    const auto x = ctx->get_saved_variables()[0];
+    return {at::gelu_backward(g[0].to(x.scalar_type()).contiguous(), x.contiguous())};
+  }
+};
+OP(GELU) { c.ret(Gelu::apply(c[0])); }
+
+// ---- reductions -------------------------------------------------------------------------
+
+UNARY(Sum, at::sum)
+UNARY(Mean, at::mean)
+OP(SumDim) { c.ret(at::sum(c[0], c.rest(1), c.ints[0] != 0)); }
+OP(MeanDim) { c.ret(at::mean(c[0], c.rest(1), c.ints[0] != 0)); }
+OP(AmaxDim) { c.ret(at::amax(c[0], c.rest(1), c.ints[0] != 0)); }
+OP(AminDim) { c.ret(at::amin(c[0], c.rest(1), c.ints[0] != 0)); }
+OP(ArgMax) { c.ret(at::argmax(c[0], c.ints[0])); }
+OP(ArgMin) { c.ret(at::argmin(c[0], c.ints[0])); }
+OP(AnyDim) { c.ret(at::any(c[0], c.ints[0])); }
+OP(AllDim) { c.ret(at::all(c[0], c.ints[0])); }
+OP(TopK) {
+  auto r = at::topk(c[0], c.ints[0], c.ints[1], c.ints[2] != 0);
+  c.ret(std::get<0>(r));
+  c.ret(std::get<1>(r));
+}
+OP(Sort) {
+  auto r = at::sort(c[0], c10::optional<bool>(true), c.ints[0], c.ints[1] != 0);
+  c.ret(std::get<0>(r));
+  c.ret(std::get<1>(r));
+}
+OP(CumSum) { c.ret(at::cumsum(c[0], c.ints[0])); }
+
+// ---- shape ---------------------------------------------------------------------------------
+
+OP(Reshape) { c.ret(at::reshape(c[0], c.rest())); }
+OP(Permute) { c.ret(at::permute(c[0], c.rest())); }
+OP(Transpose) { c.ret(at::transpose(c[0], c.ints[0], c.ints[1])); }
+OP(Expand) { c.ret(c[0].expand(c.rest())); }
+OP(Squeeze) { c.ret(at::squeeze(c[0], c.ints[0])); }
+OP(Unsqueeze) { c.ret(at::unsqueeze(c[0], c.ints[0])); }
+OP(Cat) { c.ret(at::cat(c.all(), c.ints[0])); }
+OP(Stack) { c.ret(at::stack(c.all(), c.ints[0])); }
+OP(Slice) { c.ret(at::slice(c[0], c.ints[0], c.ints[1], c.ints[2], c.ints[3])); }
+OP(Select) { c.ret(at::select(c[0], c.ints[0], c.ints[1])); }
+OP(IndexSelect) { c.ret(at::index_select(c[0], c.ints[0], c[1])); }
+OP(Gather) { c.ret(at::gather(c[0], c.ints[0], c[1])); }
+OP(Flip) { c.ret(at::flip(c[0], c.rest())); }
+OP(Pad) {
+  auto x = c[0];
+  c.ret(at::constant_pad_nd(x, c.rest(), c.scalar(x)));
+}
+OP(RepeatInterleave) { c.ret(at::repeat_interleave(c[0], c.ints[0], c.ints[1])); }
+OP(Contiguous) { c.ret(c[0].contiguous()); }
+OP(ChannelsLast) {
+  auto x = c[0];
+  c.ret(x.contiguous(x.dim() == 5 ? at::MemoryFormat::ChannelsLast3d : at::MemoryFormat::ChannelsLast));
+}
+OP(To) { c.ret(c[0].to(dtypes[c.ints[0]])); }
+OP(ToDevice) { c.ret(c[0].to(device_of(c.ints[0]))); }
+OP(Detach) { c.ret(c[0].detach()); }
+OP(Clone) { c.ret(c[0].clone()); }
+OP(OneHot) { c.ret(at::one_hot(c[0], c.ints[0])); }
+
+// ---- linear algebra -----------------------------------------------------------------------
+
+BINARY(MatMul, at::matmul)
+OP(Linear) { c.ret(at::linear(c[0], c[1], c.maybe(2))); }
+
+OP(Attention) {
+  auto q = c[0], k = c[1], v = c[2];
+  auto logits = at::matmul(at::mul(q, c.nums[0]), k.transpose(-2, -1));
+  if (auto mask = c.maybe(3)) logits = at::add(logits, *mask);
+  c.ret(at::matmul(at::softmax(logits, -1), v));
+}
+
+// ---- convolution and friends ------------------------------------------------------------------
+
+// ints: stride, pad, dilation (n each), groups.
+template <typename F> void conv(Call &c, F f, int n) {
+  c.ret(f(c[0], c[1], c.maybe(2), c.part(0, n), c.part(n, n), c.part(2 * n, n), c.ints[3 * n]));
+}
+OP(Conv2d) {
+  conv(c, [](auto &&...a) { return at::conv2d(a...); }, 2);
+}
+OP(Conv3d) {
+  conv(c, [](auto &&...a) { return at::conv3d(a...); }, 3);
+}
+// ints: stride, pad, dilation, output pad (n each), groups.
+OP(ConvTranspose2d) {
+  c.ret(at::conv_transpose2d(c[0], c[1], c.maybe(2), c.part(0, 2), c.part(2, 2), c.part(6, 2), c.ints[8], c.part(4, 2)));
+}
+OP(ConvTranspose3d) {
+  c.ret(at::conv_transpose3d(c[0], c[1], c.maybe(2), c.part(0, 3), c.part(3, 3), c.part(9, 3), c.ints[12], c.part(6, 3)));
+}
+OP(Softmax) { c.ret(at::softmax(c[0], c.ints[0])); }
+OP(LogSoftmax) { c.ret(at::log_softmax(c[0], c.ints[0])); }
+OP(LayerNorm) {
+  auto x = c[0];
+  c.ret(at::layer_norm(x, {x.size(-1)}, c.maybe(1), c.maybe(2), c.nums[0]));
+}
+OP(ChannelNorm) {
+  auto x = c[0].movedim(1, -1);
+  c.ret(at::layer_norm(x, {x.size(-1)}, c.maybe(1), c.maybe(2), c.nums[0]).movedim(-1, 1));
+}
+OP(InstanceNorm) {
+  c.ret(at::instance_norm(c[0], c.maybe(1), c.maybe(2), {}, {}, true, 0.1, c.nums[0], true));
+}
+OP(GroupNorm) { c.ret(at::group_norm(c[0], c.ints[0], c.maybe(1), c.maybe(2), c.nums[0])); }
+OP(AdaptiveAvgPool2d) { c.ret(at::adaptive_avg_pool2d(c[0], c.rest())); }
+OP(AvgPool2d) { c.ret(at::avg_pool2d(c[0], c.part(0, 2), c.part(2, 2))); }
+OP(AvgPool3d) { c.ret(at::avg_pool3d(c[0], c.part(0, 3), c.part(3, 3))); }
+OP(MaxPool2d) { c.ret(at::max_pool2d(c[0], c.part(0, 2), c.part(2, 2))); }
+
+OP(Interpolate) {
+  const auto x = c[0];
+  const bool align = c.ints[1] != 0;
+  const auto size = c.rest(2);
+  enum { nearest, nearest_exact, bilinear, trilinear, linear };
+  const auto want = [&](size_t n) {
+    TORCH_CHECK(size.size() == n && x.dim() == int64_t(n) + 2, "this mode takes an input of ", n + 2, " dimensions and ", n, " sizes");
+  };
+  switch (c.ints[0]) {
+  case nearest:
+    want(x.dim() - 2);
+    return c.ret(x.dim() == 5   ? at::upsample_nearest3d(x, size)
+                 : x.dim() == 4 ? at::upsample_nearest2d(x, size)
+                                : at::upsample_nearest1d(x, size));
+  case nearest_exact:
+    want(x.dim() - 2);
+    return c.ret(x.dim() == 5   ? at::_upsample_nearest_exact3d(x, size)
+                 : x.dim() == 4 ? at::_upsample_nearest_exact2d(x, size)
+                                : at::_upsample_nearest_exact1d(x, size));
+  case bilinear:
+    want(2);
+    return c.ret(at::upsample_bilinear2d(x, size, align));
+  case trilinear:
+    want(3);
+    return c.ret(at::upsample_trilinear3d(x, size, align));
+  default:
+    want(1);
+    return c.ret(at::upsample_linear1d(x, size, align));
+  }
+}
+
+OP(GridSample) { c.ret(at::grid_sampler(c[0], c[1], c.ints[0], c.ints[1], c.ints[2] != 0)); }
+OP(BCEWithLogits) {
+  c.ret(at::binary_cross_entropy_with_logits(c[0], c[1], {}, {}, at::Reduction::None));
+}
+OP(CrossEntropy) { c.ret(at::cross_entropy_loss(c[0], c[1], c.maybe(2), at::Reduction::None)); }
+
+// ---- autograd ---------------------------------------------------------------------------------
+
+// in: tensors' end of the graph, incoming gradient or 0.
+OP(Backward) { torch::autograd::backward({c[0]}, {c[1]}); }
+OP(Grads) {
+  auto grads = torch::autograd::grad({c[0]}, c.all(1), {}, c10::nullopt, false, true);
+  for (auto &g : grads) c.ret(g);
+}
+
+// ---- in place, without gradients ---------------------------------------------------------------
+
+OP(Copy) { c[0].copy_(c[1]); }
+
+// in: dst, src, dst, src, …
+OP(LerpInto) {
+  for (int i = 0; i + 1 < c.nin; i += 2) {
+    auto dst = c[i];
+    dst.lerp_(c[i + 1].to(dst.options()), c.nums[0]);
+  }
+}
+
+// Total 2-norm of the gradients, which are scaled to at most nums[0].
+OP(ClipGradNorm) {
+  std::vector<Tensor> grads, norms;
+  for (int i = 0; i < c.nin; i++)
+    if (auto g = c[i].grad(); g.defined()) {
+      grads.push_back(g);
+      norms.push_back(at::linalg_vector_norm(g, 2));
+    }
+  if (grads.empty()) return c.ret(at::zeros({}, at::kDouble));
+  for (auto &n : norms) n = n.to(norms[0].device());
+  auto total = at::linalg_vector_norm(at::stack(norms), 2);
+  auto coef = at::clamp(c.nums[0] / (total + 1e-6), c10::nullopt, 1.0);
+  for (auto &g : grads) g.mul_(coef.to(g.device()));
+  c.ret(total);
+}
+
+// in: parameter, momentum buffer, …; nums: lr, momentum, weight decay, nesterov.
+OP(SGDStep) {
+  const double lr = c.nums[0], momentum = c.nums[1], decay = c.nums[2];
+  for (int i = 0; i + 1 < c.nin; i += 2) {
+    auto p = c[i], buf = c[i + 1];
+    auto g = p.grad();
+    if (!g.defined()) continue;
+    if (decay != 0) g = at::add(g, p, decay);
+    if (momentum != 0) {
+      buf.mul_(momentum).add_(g);
+      g = c.nums[3] != 0 ? at::add(g, buf, momentum) : buf;
+    }
+    p.add_(g, -lr);
+  }
+}
+
+// in: parameter, first moment, second moment, …; ints: each parameter's step,
+// counted from 1; nums: lr, beta1, beta2, eps, weight decay.
+OP(AdamWStep) {
+  const double lr = c.nums[0], b1 = c.nums[1], b2 = c.nums[2], eps = c.nums[3], decay = c.nums[4];
+  for (int i = 0; i + 2 < c.nin; i += 3) {
+    auto p = c[i], m = c[i + 1], v = c[i + 2];
+    auto g = p.grad();
+    if (!g.defined()) continue;
+    const double t = double(c.ints[i / 3]);
+    p.mul_(1 - lr * decay);
+    m.mul_(b1).add_(g, 1 - b1);
+    v.mul_(b2).addcmul_(g, g, 1 - b2);
+    auto denom = v.sqrt().div_(std::sqrt(1 - std::pow(b2, t))).add_(eps);
+    p.addcdiv_(m, denom, -lr / (1 - std::pow(b1, t)));
+  }
+}
+
+const struct {
+  const char *name;
+  void (*run)(Call &);
+} table[] = {
+#define X(name) {#name, run_##name},
+    SHIM_OPS(X)
+#undef X
+};
+
+} // namespace
+
+// ---- C interface -----------------------------------------------------------------------------------
+
+extern "C" {
+
+const char *shim_op_name(int op) { return table[op].name; }
+
+shim_error *shim_call(int op, int grad, int autocast, const handle *in, int nin,
+                      const int64_t *ints, int nints, const double *nums,
+                      int nnums, handle *out, int nout) {
+  Call c{in, nin, ints, nints, nums, nnums, out, nout, 0};
+  auto *e = guard([&] {
+    State state(grad, autocast);
+    table[op].run(c);
+  });
+  if (e) shim_free(out, c.done);
+  return e;
+}
+
+shim_error *shim_from_host(int dtype, int device, const void *data,
+                           const int64_t *shape, int rank, handle *out) {
+  return guard([&] {
+    State state(false, 0);
+    auto host = at::from_blob(const_cast<void *>(data), {shape, size_t(rank)}, at::dtype(dtypes[dtype]));
+    *out = give(host.to(host.options().device(device_of(device)), false, true));
+  });
+}
+
+shim_error *shim_to_host(handle t, int dtype, void *data) {
+  return guard([&] {
+    State state(false, 0);
+    auto x = borrow(t);
+    if (x.numel() > 0) at::from_blob(data, x.sizes(), at::dtype(dtypes[dtype])).copy_(x);
+  });
+}
+
+shim_error *shim_fill_from_host(handle t, const float *data) {
+  return guard([&] {
+    State state(false, 0);
+    auto x = borrow(t);
+    if (x.numel() > 0) x.copy_(at::from_blob(const_cast<float *>(data), x.sizes(), at::dtype(at::kFloat)));
+  });
+}
+
+shim_error *shim_describe(handle t, shim_info *info) {
+  return guard([&] {
+    auto x = borrow(t);
+    TORCH_CHECK(x.dim() <= SHIM_MAX_RANK, "more than ", int(SHIM_MAX_RANK), " dimensions");
+    info->rank = int(x.dim());
+    info->dtype = dtype_code(x.scalar_type());
+    info->device = x.is_cuda() ? x.get_device() : -1;
+    for (int i = 0; i < info->rank; i++) {
+      info->shape[i] = x.size(i);
+      info->stride[i] = x.stride(i);
+    }
+  });
+}
+
+int shim_requires_grad(handle t) { return borrow(t).requires_grad(); }
+
+shim_error *shim_set_requires_grad(handle t, int on) {
+  return guard([&] { borrow(t).set_requires_grad(on != 0); });
+}
+
+int shim_has_grad(handle t) { return borrow(t).grad().defined(); }
+
+handle shim_grad(handle t) { return give(borrow(t).grad()); }
+
+void shim_zero_grad(handle t) { borrow(t).mutable_grad() = Tensor(); }
+
+void shim_free(const handle *t, int n) {
+  for (int i = 0; i < n; i++)
+    if (t[i]) Impl::reclaim(reinterpret_cast<c10::TensorImpl *>(t[i]));
+}
+
+void shim_error_free(shim_error *e) { free(e); }
+
+shim_error *shim_generator(int device, uint64_t seed, handle *out) {
+  return guard([&] {
+    auto g = at::globalContext().defaultGenerator(device_of(device)).clone();
+    g.set_current_seed(seed);
+    *out = reinterpret_cast<handle>(new at::Generator(g));
+  });
+}
+
+shim_error *shim_generator_state(handle g, handle *out) {
+  return guard([&] { *out = give(reinterpret_cast<at::Generator *>(g)->get_state()); });
+}
+
+shim_error *shim_generator_set_state(handle g, handle state) {
+  return guard([&] { reinterpret_cast<at::Generator *>(g)->set_state(borrow(state)); });
+}
+
+void shim_generator_free(handle g) { delete reinterpret_cast<at::Generator *>(g); }
+
+void shim_set_threads(int n) {
+  wanted_threads = n;
+  settle_threads();
+}
+
+int shim_threads(void) { return at::get_num_threads(); }
+
+void shim_manual_seed(uint64_t seed) { at::manual_seed(seed); }
+
+const char *shim_version(void) { return TORCH_VERSION; }
+
+const char *shim_cpu_capability(void) {
+  static const std::string name = [] {
+    const std::string config = at::show_config(), key = "CPU capability usage: ";
+    const auto at = config.find(key);
+    return at == std::string::npos ? std::string() : config.substr(at + key.size(), config.find('\n', at) - at - key.size());
+  }();
+  return name.c_str();
+}
+
+int shim_cuda_count(void) {
+  int n = 0;
+  auto *e = guard([&] {
+    if (c10::impl::hasDeviceGuardImpl(at::kCUDA)) n = c10::impl::VirtualGuardImpl(at::kCUDA).deviceCount();
+  });
+  shim_error_free(e);
+  return n;
+}
+
+// Asks the CUDA driver by name, so that the shim needs no CUDA headers to build.
+shim_error *shim_cuda_device(int i, char *name, int len, int64_t *total, int64_t *free) {
+  return guard([&] {
+    static void *lib = dlopen("libcuda.so.1", RTLD_NOW);
+    TORCH_CHECK(lib, "the NVIDIA driver library libcuda.so.1 is not installed");
+    const auto call = [&](const char *f, auto... args) {
+      auto *p = reinterpret_cast<int (*)(decltype(args)...)>(dlsym(lib, f));
+      TORCH_CHECK(p, "libcuda.so.1 has no ", f);
+      const int rc = p(args...);
+      TORCH_CHECK(rc == 0, f, " failed with CUDA error ", rc);
+    };
+    int dev = 0;
+    void *ctx = nullptr, *old = nullptr;
+    size_t nfree = 0, ntotal = 0;
+    call("cuInit", 0u);
+    call("cuDeviceGet", &dev, i);
+    call("cuDeviceGetName", name, len, dev);
+    call("cuDevicePrimaryCtxRetain", &ctx, dev);
+    call("cuCtxPushCurrent_v2", ctx);
+    call("cuMemGetInfo_v2", &nfree, &ntotal);
+    call("cuCtxPopCurrent_v2", &old);
+    call("cuDevicePrimaryCtxRelease_v2", dev);
+    *total = int64_t(ntotal);
+    *free = int64_t(nfree);
+  });
+}
+
+} // extern "C"

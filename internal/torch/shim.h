@@ -1,0 +1,99 @@
+// C interface of the binding. A tensor handle is the address of libtorch's own
+// reference-counted TensorImpl (0 = no tensor), so a handle costs no extra
+// allocation; a generator handle is the address of an at::Generator.
+#pragma once
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef uintptr_t handle;
+
+// A failure; NULL means success. Release with shim_error_free.
+typedef struct {
+  int oom;       // 1: an allocation failed
+  int device;    // where it failed: -1 CPU, n the nth CUDA device
+  int64_t bytes; // size of the failed allocation, 0 if libtorch does not tell
+  char msg[];
+} shim_error;
+
+// Every operation that makes tensors, see the OP(…) of the same name in shim.cpp.
+#define SHIM_OPS(X)                                                            \
+  X(Zeros) X(Full) X(Arange) X(Rand) X(Randn) X(RandPerm) X(ZerosLike)                     \
+  X(Add) X(Sub) X(Mul) X(Div) X(Maximum) X(Minimum) X(Where)                   \
+  X(AddScalar) X(MulScalar) X(PowScalar)                                       \
+  X(Neg) X(Exp) X(Log) X(Sqrt) X(Abs) X(Sin) X(Cos) X(Floor) X(Round)          \
+  X(Sigmoid) X(Tanh) X(ReLU) X(Softplus) X(LogSigmoid) X(LeakyReLU) X(GELU)    \
+  X(Clamp) X(Gt) X(Lt) X(Ge) X(Le) X(Eq) X(Ne)                                 \
+  X(GtScalar) X(LtScalar) X(GeScalar) X(LeScalar) X(EqScalar) X(NeScalar)      \
+  X(LogicalAnd) X(LogicalOr) X(LogicalNot) X(IsNaN) X(IsFinite) X(MaskedFill)  \
+  X(Sum) X(Mean) X(SumDim) X(MeanDim) X(AmaxDim) X(AminDim)                    \
+  X(ArgMax) X(ArgMin) X(AnyDim) X(AllDim) X(TopK) X(Sort) X(CumSum)            \
+  X(Reshape) X(Permute) X(Transpose) X(Expand) X(Squeeze) X(Unsqueeze)         \
+  X(Cat) X(Stack) X(Slice) X(Select) X(IndexSelect) X(Gather) X(Flip) X(Pad)   \
+  X(RepeatInterleave) X(Contiguous) X(ChannelsLast) X(To) X(ToDevice)          \
+  X(Detach) X(Clone) X(OneHot)                                                 \
+  X(MatMul) X(Linear) X(Attention)                                             \
+  X(Conv2d) X(Conv3d) X(ConvTranspose2d) X(ConvTranspose3d)                    \
+  X(Softmax) X(LogSoftmax) X(LayerNorm) X(ChannelNorm) X(InstanceNorm)         \
+  X(GroupNorm) X(AdaptiveAvgPool2d) X(AvgPool2d) X(AvgPool3d) X(MaxPool2d)     \
+  X(Interpolate) X(GridSample) X(BCEWithLogits) X(CrossEntropy)                \
+  X(Backward) X(Grads)                                                         \
+  X(Copy) X(LerpInto) X(ClipGradNorm) X(SGDStep) X(AdamWStep)
+
+enum {
+#define X(name) op_##name,
+  SHIM_OPS(X)
+#undef X
+  op_count
+};
+const char *shim_op_name(int op);
+
+// Runs operation op with gradient recording on or off and autocast to a dtype
+// (0 = off); writes its results, new references, to out.
+shim_error *shim_call(int op, int grad, int autocast, const handle *in, int nin,
+                      const int64_t *ints, int nints, const double *nums,
+                      int nnums, handle *out, int nout);
+
+// Tensor made from host memory (copied) of the given dtype.
+shim_error *shim_from_host(int dtype, int device, const void *data,
+                           const int64_t *shape, int rank, handle *out);
+// Copies t, converted to dtype, row by row into host memory of its element count.
+shim_error *shim_to_host(handle t, int dtype, void *data);
+// Fills t in place from row-major float32 host memory.
+shim_error *shim_fill_from_host(handle t, const float *data);
+
+enum { SHIM_MAX_RANK = 16 };
+typedef struct {
+  int rank, dtype, device;
+  int64_t shape[SHIM_MAX_RANK];
+  int64_t stride[SHIM_MAX_RANK];
+} shim_info;
+shim_error *shim_describe(handle t, shim_info *info);
+
+int shim_requires_grad(handle t);
+shim_error *shim_set_requires_grad(handle t, int on);
+int shim_has_grad(handle t);
+handle shim_grad(handle t); // a new reference, 0 if there is none
+void shim_zero_grad(handle t);
+void shim_free(const handle *t, int n);
+void shim_error_free(shim_error *e);
+
+shim_error *shim_generator(int device, uint64_t seed, handle *out);
+shim_error *shim_generator_state(handle g, handle *out); // uint8 tensor
+shim_error *shim_generator_set_state(handle g, handle state);
+void shim_generator_free(handle g);
+
+void shim_set_threads(int n);
+int shim_threads(void);
+void shim_manual_seed(uint64_t seed);
+const char *shim_version(void);
+const char *shim_cpu_capability(void);
+int shim_cuda_count(void);
+shim_error *shim_cuda_device(int i, char *name, int len, int64_t *total,
+                             int64_t *free);
+
+#ifdef __cplusplus
+}
+#endif

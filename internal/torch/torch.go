@@ -1,0 +1,550 @@
+// Package torch is the one binding to libtorch: tensors on CPU and CUDA, the
+// operations MaskSAM needs, automatic differentiation, autocast and optimisers.
+//
+// Work happens inside [Do], which opens a [Scope]: every operation is a method
+// of the scope and its result is freed when the scope ends, unless it is kept:
+//
+//	err := torch.Do(torch.Mode{Grad: true}, func(s *torch.Scope) error {
+//		y := s.Linear(x, w, b)
+//		s.Backward(s.Mean(y))
+//		return nil
+//	})
+//
+// Operations do not return errors. A wrong shape or dtype panics with [*Error],
+// an allocation that fails with [*OutOfMemory], and Do returns these as its
+// error. A scope belongs to one goroutine; different goroutines may each be in
+// a Do of their own and may share tensors they only read.
+package torch
+
+// #cgo CXXFLAGS: -O2
+// #cgo LDFLAGS: -ldl
+// #cgo noescape shim_call
+// #cgo nocallback shim_call
+// #cgo noescape shim_describe
+// #cgo nocallback shim_describe
+// #include <stdlib.h>
+// #include "shim.h"
+import "C"
+
+import (
+	"fmt"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"unsafe"
+)
+
+// DType is the type of a tensor's elements.
+type DType int8
+
+// The dtypes, in the order of the table in shim.cpp.
+const (
+	Float32 DType = iota
+	Float64
+	BFloat16
+	Float16
+	Int64
+	UInt8
+	Bool
+)
+
+var dtypes = [...]struct {
+	name string
+	size int
+}{{"float32", 4}, {"float64", 8}, {"bfloat16", 2}, {"float16", 2}, {"int64", 8}, {"uint8", 1}, {"bool", 1}}
+
+func (d DType) String() string {
+	if d < 0 || int(d) >= len(dtypes) {
+		return "dtype(" + strconv.Itoa(int(d)) + ")"
+	}
+	return dtypes[d].name
+}
+
+// Size is the bytes of one element.
+func (d DType) Size() int { return dtypes[d].size }
+
+// IsFloat tells whether d is a floating-point type, which gradients need.
+func (d DType) IsFloat() bool { return d <= Float16 }
+
+// Device is where a tensor lives. The zero value is the CPU.
+type Device struct{ cuda int } // 0 CPU, n+1 CUDA device n
+
+// CPU is the host's memory.
+var CPU = Device{}
+
+// CUDA is the nth CUDA device, from 0.
+func CUDA(n int) Device { return Device{n + 1} }
+
+// IsCUDA tells whether d is a CUDA device.
+func (d Device) IsCUDA() bool { return d.cuda > 0 }
+
+func (d Device) code() int { return d.cuda - 1 }
+
+func (d Device) String() string {
+	if d.cuda == 0 {
+		return "cpu"
+	}
+	return "cuda:" + strconv.Itoa(d.code())
+}
+
+// ParseDevice reads "cpu", "cuda" (the first device) or "cuda:n". It fails when
+// the name is none of these or this machine or build of libtorch has no such device.
+func ParseDevice(name string) (Device, error) {
+	if name == "cpu" {
+		return CPU, nil
+	}
+	n := 0
+	if index, ok := strings.CutPrefix(name, "cuda:"); ok {
+		var err error
+		if n, err = strconv.Atoi(index); err != nil || n < 0 {
+			return CPU, fmt.Errorf("device %q: want cpu, cuda or cuda:n", name)
+		}
+	} else if name != "cuda" {
+		return CPU, fmt.Errorf("device %q: want cpu, cuda or cuda:n", name)
+	}
+	if count := CUDACount(); n >= count {
+		return CPU, fmt.Errorf("device %q: libtorch %s sees %d CUDA devices; use cpu, or a CUDA build of libtorch", name, Version(), count)
+	}
+	return CUDA(n), nil
+}
+
+// Error is an operation that libtorch refused.
+type Error struct {
+	Op     string  // the operation's name, as the method's
+	Shapes [][]int // the shapes of its tensors; nil for an absent one
+	Msg    string  // what libtorch says
+}
+
+func (e *Error) Error() string {
+	var b strings.Builder
+	b.WriteString(e.Op)
+	for i, shape := range e.Shapes {
+		if i > 0 {
+			b.WriteByte(',')
+		}
+		fmt.Fprint(&b, " ", shape)
+	}
+	return b.String() + ": " + e.Msg
+}
+
+// OutOfMemory is an allocation that failed.
+type OutOfMemory struct {
+	Device Device
+	Bytes  int64 // size of the allocation, 0 if libtorch does not tell
+	Err    *Error
+}
+
+func (e *OutOfMemory) Error() string {
+	return fmt.Sprintf("out of memory on %v: %v", e.Device, e.Err)
+}
+
+func (e *OutOfMemory) Unwrap() error { return e.Err }
+
+// check panics with the Go form of a failure of the operation op on tensors in.
+func check(failed *C.shim_error, op string, in ...*Tensor) {
+	if failed == nil {
+		return
+	}
+	err := &Error{Op: op, Msg: C.GoString((*C.char)(unsafe.Pointer(uintptr(unsafe.Pointer(failed)) + unsafe.Sizeof(*failed))))}
+	for _, t := range in {
+		var shape []int
+		if t != nil && t.h != 0 {
+			shape = t.Shape()
+		}
+		err.Shapes = append(err.Shapes, shape)
+	}
+	oom, device, bytes := failed.oom != 0, Device{int(failed.device) + 1}, int64(failed.bytes)
+	C.shim_error_free(failed)
+	if oom {
+		panic(&OutOfMemory{Device: device, Bytes: bytes, Err: err})
+	}
+	panic(err)
+}
+
+// Mode is the state operations run in.
+type Mode struct {
+	Grad     bool  // record operations on tensors that require gradients
+	Autocast DType // run matrix products and convolutions in BFloat16 or Float16; Float32 is off
+}
+
+// Do opens a scope, runs fn in it and frees every tensor made in it that was
+// not kept. It holds the OS thread meanwhile, as OpenMP keeps a pool of threads
+// for each. The error is fn's, or the *Error or *OutOfMemory of the operation
+// that failed; other panics pass on.
+func Do(m Mode, fn func(s *Scope) error) (err error) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	s := &Scope{new(arena), m}
+	defer s.a.free()
+	defer func() {
+		switch r := recover().(type) {
+		case nil:
+		case *Error:
+			err = r
+		case *OutOfMemory:
+			err = r
+		default:
+			panic(r)
+		}
+	}()
+	return fn(s)
+}
+
+// Scope is an arena of tensors and the mode its operations run in.
+type Scope struct {
+	a *arena
+	m Mode
+}
+
+type arena struct {
+	tensors []*Tensor
+	closed  bool
+	handles []C.handle // scratch of call and free
+	out     [2]C.handle
+}
+
+func (a *arena) add(h C.handle) *Tensor {
+	t := newTensor(h)
+	t.a = a
+	a.tensors = append(a.tensors, t)
+	return t
+}
+
+func (a *arena) free() {
+	a.closed = true
+	a.handles = a.handles[:0]
+	for _, t := range a.tensors {
+		if t.a == a && t.h != 0 {
+			a.handles = t.release(a.handles)
+		}
+	}
+	a.tensors = nil
+	freeHandles(a.handles)
+}
+
+// NoGrad is s without gradient recording; both share their tensors.
+func (s *Scope) NoGrad() *Scope { return &Scope{s.a, Mode{false, s.m.Autocast}} }
+
+// WithGrad is s with gradient recording; both share their tensors.
+func (s *Scope) WithGrad() *Scope { return &Scope{s.a, Mode{true, s.m.Autocast}} }
+
+// Autocast is s with autocast to d, Float32 being off; both share their tensors.
+func (s *Scope) Autocast(d DType) *Scope { return &Scope{s.a, Mode{s.m.Grad, d}} }
+
+// Mode is the mode of s.
+func (s *Scope) Mode() Mode { return s.m }
+
+// Inner runs fn in a child scope of the same mode, which is freed on return and
+// when fn panics, and moves the result to s. The result may be nil.
+func (s *Scope) Inner(fn func(c *Scope) *Tensor) *Tensor {
+	c := &Scope{new(arena), s.m}
+	defer c.a.free()
+	t := fn(c)
+	s.adopt(c, t)
+	return t
+}
+
+// InnerN is Inner for any number of results.
+func (s *Scope) InnerN(fn func(c *Scope) []*Tensor) []*Tensor {
+	c := &Scope{new(arena), s.m}
+	defer c.a.free()
+	ts := fn(c)
+	for _, t := range ts {
+		s.adopt(c, t)
+	}
+	return ts
+}
+
+func (s *Scope) adopt(c *Scope, t *Tensor) {
+	if t != nil && t.a == c.a {
+		t.a = s.a
+		s.a.tensors = append(s.a.tensors, t)
+	}
+}
+
+// Tensor is an array on a device. It lives until its scope ends or, once kept,
+// until Free; its use after that panics with *Error.
+type Tensor struct {
+	h    C.handle // 0 once freed
+	a    *arena   // nil once kept
+	grad *Tensor  // handle to the gradient, made by Grad
+	// Facts of the tensor, read once.
+	known  bool
+	dtype  DType
+	device Device
+	shape  []int
+}
+
+var live atomic.Int64
+
+// Live is the number of tensors not freed yet, for tests of leaks.
+func Live() int { return int(live.Load()) }
+
+func newTensor(h C.handle) *Tensor {
+	live.Add(1)
+	return &Tensor{h: h}
+}
+
+// release appends t's handles, which the caller frees, and leaves t dead.
+func (t *Tensor) release(handles []C.handle) []C.handle {
+	handles = append(handles, t.h)
+	t.h = 0
+	live.Add(-1)
+	if t.grad != nil && t.grad.h != 0 {
+		handles = t.grad.release(handles)
+	}
+	return handles
+}
+
+func freeHandles(hs []C.handle) {
+	if len(hs) > 0 {
+		C.shim_free(&hs[0], C.int(len(hs)))
+	}
+}
+
+func (t *Tensor) handle(op string) C.handle {
+	if t == nil {
+		panic(&Error{Op: op, Msg: "a tensor is nil"})
+	}
+	if t.h == 0 {
+		panic(&Error{Op: op, Shapes: [][]int{t.shape}, Msg: "use of a tensor after it was freed"})
+	}
+	return t.h
+}
+
+// Keep takes t out of its scope: it lives until Free. It returns t.
+func (t *Tensor) Keep() *Tensor {
+	t.handle("Keep")
+	t.a = nil
+	return t
+}
+
+// Free releases t now. A second Free panics with *Error.
+func (t *Tensor) Free() {
+	t.handle("Free")
+	freeHandles(t.release(nil))
+}
+
+func (t *Tensor) describe() {
+	if t.known {
+		return
+	}
+	h := t.handle("Shape")
+	var info C.shim_info
+	check(C.shim_describe(h, &info), "Shape")
+	t.shape = make([]int, info.rank)
+	for i := range t.shape {
+		t.shape[i] = int(info.shape[i])
+	}
+	t.dtype, t.device, t.known = DType(info.dtype), Device{int(info.device) + 1}, true
+}
+
+// Shape is the size of every dimension; the slice is the caller's.
+func (t *Tensor) Shape() []int {
+	t.describe()
+	return slices.Clone(t.shape)
+}
+
+// Dim is the size of dimension i; a negative i counts from the end.
+func (t *Tensor) Dim(i int) int {
+	t.describe()
+	j := i
+	if j < 0 {
+		j += len(t.shape)
+	}
+	if j < 0 || j >= len(t.shape) {
+		panic(&Error{Op: "Dim", Shapes: [][]int{t.shape}, Msg: fmt.Sprintf("no dimension %d", i)})
+	}
+	return t.shape[j]
+}
+
+// Rank is the number of dimensions.
+func (t *Tensor) Rank() int {
+	t.describe()
+	return len(t.shape)
+}
+
+// Numel is the number of elements.
+func (t *Tensor) Numel() int {
+	t.describe()
+	n := 1
+	for _, d := range t.shape {
+		n *= d
+	}
+	return n
+}
+
+// DType is the type of the elements.
+func (t *Tensor) DType() DType {
+	t.describe()
+	return t.dtype
+}
+
+// Device is where t lives.
+func (t *Tensor) Device() Device {
+	t.describe()
+	return t.device
+}
+
+func (t *Tensor) String() string {
+	if t == nil || t.h == 0 {
+		return "freed tensor"
+	}
+	return fmt.Sprintf("%v%v on %v", t.DType(), t.Shape(), t.Device())
+}
+
+// RequiresGrad tells whether gradients flow to or through t.
+func (t *Tensor) RequiresGrad() bool { return C.shim_requires_grad(t.handle("RequiresGrad")) != 0 }
+
+// SetRequiresGrad makes the leaf t collect a gradient in Backward, or not.
+func (t *Tensor) SetRequiresGrad(on bool) {
+	n := C.int(0)
+	if on {
+		n = 1
+	}
+	check(C.shim_set_requires_grad(t.handle("SetRequiresGrad"), n), "SetRequiresGrad", t)
+}
+
+// Grad is the gradient Backward has collected in t, nil if there is none. It
+// belongs to t and is valid until t.ZeroGrad or t.Free.
+func (t *Tensor) Grad() *Tensor {
+	h := C.shim_grad(t.handle("Grad"))
+	if h == 0 {
+		t.dropGrad()
+		return nil
+	}
+	if t.grad != nil && t.grad.h == h {
+		C.shim_free(&h, 1)
+		return t.grad
+	}
+	t.dropGrad()
+	t.grad = newTensor(h)
+	return t.grad
+}
+
+func (t *Tensor) dropGrad() {
+	if t.grad != nil && t.grad.h != 0 {
+		t.grad.Free()
+	}
+	t.grad = nil
+}
+
+// ZeroGrad drops t's gradient: the next Backward starts from nothing.
+func (t *Tensor) ZeroGrad() {
+	h := t.handle("ZeroGrad")
+	t.dropGrad()
+	C.shim_zero_grad(h)
+}
+
+// Float32s copies t to the host in row-major order, whatever its layout, dtype and device.
+func (t *Tensor) Float32s() []float32 { return toHost[float32](t, Float32) }
+
+// Float64s is Float32s in float64.
+func (t *Tensor) Float64s() []float64 { return toHost[float64](t, Float64) }
+
+// Int64s is Float32s in int64.
+func (t *Tensor) Int64s() []int64 { return toHost[int64](t, Int64) }
+
+// Uint8s is Float32s in uint8; a bool tensor gives 0 and 1.
+func (t *Tensor) Uint8s() []uint8 { return toHost[uint8](t, UInt8) }
+
+func toHost[E any](t *Tensor, d DType) []E {
+	data := make([]E, t.Numel())
+	check(C.shim_to_host(t.handle("copy to host"), C.int(d), unsafe.Pointer(unsafe.SliceData(data))), "copy to host", t)
+	return data
+}
+
+// Item is the value of a tensor of one element.
+func (t *Tensor) Item() float64 {
+	if t.Numel() != 1 {
+		panic(&Error{Op: "Item", Shapes: [][]int{t.Shape()}, Msg: "want one element"})
+	}
+	var v float64
+	check(C.shim_to_host(t.handle("Item"), C.int(Float64), unsafe.Pointer(&v)), "Item", t)
+	return v
+}
+
+// CopyFrom32 fills t in place from row-major data of its element count,
+// converted to t's dtype; gradients do not see it.
+func (t *Tensor) CopyFrom32(data []float32) {
+	if len(data) != t.Numel() {
+		panic(&Error{Op: "CopyFrom32", Shapes: [][]int{t.Shape()}, Msg: fmt.Sprintf("%d values given", len(data))})
+	}
+	check(C.shim_fill_from_host(t.handle("CopyFrom32"), (*C.float)(unsafe.SliceData(data))), "CopyFrom32", t)
+}
+
+// call runs an operation in mode m and writes its results' handles to out. A nil
+// tensor among in is an absent one.
+func call(m Mode, code C.int, in []*Tensor, ints []int, nums []float64, handles, out []C.handle) []C.handle {
+	handles = handles[:0]
+	for _, t := range in {
+		var h C.handle
+		if t != nil {
+			h = t.handle(opNames[code])
+		}
+		handles = append(handles, h)
+	}
+	grad := C.int(0)
+	if m.Grad {
+		grad = 1
+	}
+	failed := C.shim_call(code, grad, C.int(m.Autocast),
+		unsafe.SliceData(handles), C.int(len(handles)),
+		(*C.int64_t)(unsafe.Pointer(unsafe.SliceData(ints))), C.int(len(ints)),
+		(*C.double)(unsafe.SliceData(nums)), C.int(len(nums)),
+		unsafe.SliceData(out), C.int(len(out)))
+	if failed != nil {
+		check(failed, opNames[code], in...)
+	}
+	return handles
+}
+
+// op runs an operation with one result.
+func (s *Scope) op(code C.int, in []*Tensor, ints []int, nums ...float64) *Tensor {
+	s.run(code, in, ints, nums, s.a.out[:1])
+	return s.a.add(s.a.out[0])
+}
+
+// op2 runs an operation with two results.
+func (s *Scope) op2(code C.int, in []*Tensor, ints []int, nums ...float64) (*Tensor, *Tensor) {
+	s.run(code, in, ints, nums, s.a.out[:2])
+	return s.a.add(s.a.out[0]), s.a.add(s.a.out[1])
+}
+
+func (s *Scope) run(code C.int, in []*Tensor, ints []int, nums []float64, out []C.handle) {
+	if s.a.closed {
+		panic(&Error{Op: opNames[code], Msg: "use of a scope after its end"})
+	}
+	s.a.handles = call(s.m, code, in, ints, nums, s.a.handles, out)
+}
+
+// SetThreads sets the number of threads an operation may use on the CPU; 1 unless set.
+func SetThreads(n int) { C.shim_set_threads(C.int(max(n, 1))) }
+
+// Threads is the number of threads an operation may use on the CPU.
+func Threads() int { return int(C.shim_threads()) }
+
+// Version is the version of libtorch, such as "1.13.1".
+func Version() string { return C.GoString(C.shim_version()) }
+
+// CPUCapability is the vector instruction set libtorch uses, such as "AVX2".
+func CPUCapability() string { return C.GoString(C.shim_cpu_capability()) }
+
+// ManualSeed seeds the default generators of all devices.
+func ManualSeed(seed uint64) { C.shim_manual_seed(C.uint64_t(seed)) }
+
+// CUDACount is the number of CUDA devices, 0 in a CPU build of libtorch.
+func CUDACount() int { return int(C.shim_cuda_count()) }
+
+// CUDADevice tells the name and memory, in bytes, of the ith CUDA device.
+func CUDADevice(i int) (name string, total, free int64, err error) {
+	var buf [256]C.char
+	var t, f C.int64_t
+	if failed := C.shim_cuda_device(C.int(i), &buf[0], C.int(len(buf)), &t, &f); failed != nil {
+		defer func() { err = fmt.Errorf("CUDA device %d: %v", i, recover()) }()
+		check(failed, "CUDADevice")
+	}
+	return C.GoString(&buf[0]), int64(t), int64(f), nil
+}
