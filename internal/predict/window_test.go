@@ -1,0 +1,284 @@
+package predict
+
+import (
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"pgregory.net/rapid"
+)
+
+// golden is the path of a file of the reference values; the test is skipped on a machine without them.
+func golden(t *testing.T, name string) string {
+	t.Helper()
+	dir, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for ; ; dir = filepath.Dir(dir) {
+		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
+			break
+		}
+	}
+	path := filepath.Join(dir, "../shared/golden/nnunet", name)
+	if _, err := os.Stat(path); err != nil {
+		t.Skip("the reference values (../shared/golden) are not on this machine")
+	}
+	return path
+}
+
+func readJSON(t *testing.T, name string, v any) {
+	t.Helper()
+	raw, err := os.ReadFile(golden(t, name))
+	if err == nil {
+		err = json.Unmarshal(raw, v)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// float32Arrays reads the float32 arrays of a safetensors file.
+func float32Arrays(t *testing.T, name string) map[string][]float32 {
+	t.Helper()
+	raw, err := os.ReadFile(golden(t, name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := binary.LittleEndian.Uint64(raw)
+	var header map[string]struct {
+		DType   string `json:"dtype"`
+		Offsets [2]int `json:"data_offsets"`
+	}
+	if err := json.Unmarshal(raw[8:8+n], &header); err != nil {
+		t.Fatal(err)
+	}
+	arrays := map[string][]float32{}
+	for key, h := range header {
+		if h.DType != "F32" {
+			continue
+		}
+		for b := raw[8+int(n)+h.Offsets[0] : 8+int(n)+h.Offsets[1]]; len(b) > 0; b = b[4:] {
+			arrays[key] = append(arrays[key], math.Float32frombits(binary.LittleEndian.Uint32(b)))
+		}
+	}
+	return arrays
+}
+
+func TestGoldenStarts(t *testing.T) {
+	var table []struct {
+		Image, Tile []int
+		Step        float64
+		Starts      [][]int
+	}
+	readJSON(t, "tables/sliding_steps.json", &table)
+	for _, e := range table {
+		for d := range e.Image {
+			if got := Starts(e.Image[d], e.Tile[d], e.Step); !slices.Equal(got, e.Starts[d]) {
+				t.Errorf("%d voxels, tile %d, step %g: %v, want %v", e.Image[d], e.Tile[d], e.Step, got, e.Starts[d])
+			}
+		}
+	}
+}
+
+func TestGoldenImportance(t *testing.T) {
+	for name, want := range float32Arrays(t, "sliding/gaussian.safetensors") {
+		sizes, ok := strings.CutSuffix(name, "_f32")
+		if !ok {
+			continue
+		}
+		w := Window{Patch: [3]int{1, 1, 1}}
+		parts := strings.Split(sizes, "x")
+		for i, s := range parts {
+			n, err := strconv.Atoi(s)
+			if err != nil {
+				t.Fatalf("name %q: %v", name, err)
+			}
+			w.Patch[3-len(parts)+i] = n
+		}
+		g := [3][]float64{w.importance(0), w.importance(1), w.importance(2)}
+		o := 0
+		for _, a := range g[0] {
+			for _, b := range g[1] {
+				for _, c := range g[2] {
+					const maximum = 10 // nnU-Net's scale of the map
+					if got := maximum * a * b * c; math.Abs(got-float64(want[o])) > 1e-6*max(1, float64(want[o])) {
+						t.Fatalf("%s voxel %d: %g, want %g", name, o, got, want[o])
+					}
+					o++
+				}
+			}
+		}
+	}
+}
+
+// convolution is the fake network of the reference values: a 3×3×3 (2-D: 3×3) cross-correlation padded with zeros.
+type convolution struct {
+	channels, heads int
+	patch           [3]int
+	flat            bool
+	fold            int
+	calls           []int // patches per call
+}
+
+func (c *convolution) Scores(patches []float32, n int) ([]float32, error) {
+	c.calls = append(c.calls, n)
+	size := c.patch[0] * c.patch[1] * c.patch[2]
+	out := make([]float32, 0, n*c.heads*size)
+	at := func(p []float32, z, y, x int) float64 {
+		if z < 0 || y < 0 || x < 0 || z >= c.patch[0] || y >= c.patch[1] || x >= c.patch[2] {
+			return 0
+		}
+		return float64(p[(z*c.patch[1]+y)*c.patch[2]+x])
+	}
+	for b := range n {
+		in := patches[b*c.channels*size:]
+		for o := range c.heads {
+			bias := 0.25*float64(o-1) + 0.125*float64(c.fold)
+			for z := range c.patch[0] {
+				for y := range c.patch[1] {
+					for x := range c.patch[2] {
+						sum := bias
+						for ch := range c.channels {
+							for i := range 27 {
+								i0, i1, i2 := i/9, i/3%3, i%3
+								s := 1*(i0+1) + 2*(i1+1) + 3*(i2+1)
+								if c.flat {
+									if i0 != 1 {
+										continue
+									}
+									s = 1*(i1+1) + 2*(i2+1)
+								}
+								k := float64(((o+1)*7+(ch+1)*3+5*s)%11)/16 - 0.3125
+								sum += k * (1 + 0.25*float64(c.fold)) * at(in[ch*size:], z+i0-1, y+i1-1, x+i2-1)
+							}
+						}
+						out = append(out, float32(sum))
+					}
+				}
+			}
+		}
+	}
+	return out, nil
+}
+
+func TestGoldenAggregate(t *testing.T) {
+	var table struct {
+		Cases []struct {
+			Name     string
+			Image    []int `json:"image_shape"`
+			Patch    []int
+			Heads    int   `json:"num_heads"`
+			Mirror   []int `json:"mirror_axes"`
+			Gaussian bool
+			Step     float64
+			Folds    int
+		}
+	}
+	readJSON(t, "sliding/aggregate.json", &table)
+	arrays := float32Arrays(t, "sliding/aggregate.safetensors")
+	for _, c := range table.Cases {
+		t.Run(c.Name, func(t *testing.T) {
+			image := Image{Channels: c.Image[0], Size: [3]int(c.Image[1:])}
+			voxels := image.Size[0] * image.Size[1] * image.Size[2]
+			state := uint32(123456789)
+			for range image.Channels * voxels {
+				state = 1664525*state + 1013904223
+				image.Data = append(image.Data, float32(float64(state>>8)/(1<<24)*4-2))
+			}
+			w := Window{Patch: [3]int{1, 1, 1}, Step: c.Step, Uniform: !c.Gaussian, Batch: 3}
+			flat := len(c.Patch) == 2
+			copy(w.Patch[3-len(c.Patch):], c.Patch)
+			for _, axis := range c.Mirror {
+				w.Mirror = append(w.Mirror, axis+3-len(c.Patch))
+			}
+			sum := make([]float32, c.Heads*voxels)
+			passes := 0
+			for fold := range c.Folds {
+				net := &convolution{channels: image.Channels, heads: c.Heads, patch: w.Patch, flat: flat, fold: fold}
+				if err := w.Accumulate(context.Background(), net, image, sum, func(n int) { passes += n }); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if want := c.Folds * w.Passes(image.Size); passes != want {
+				t.Errorf("%d passes, announced %d", passes, want)
+			}
+			want := arrays[c.Name+".logits_f64"]
+			if len(want) != len(sum) {
+				t.Fatalf("%d scores, want %d", len(sum), len(want))
+			}
+			worst := 0.0
+			for i := range sum {
+				worst = max(worst, math.Abs(float64(sum[i])/float64(c.Folds)-float64(want[i])))
+			}
+			t.Logf("differs by at most %.2g", worst)
+			if !(worst <= 1e-5) {
+				t.Errorf("differs by %g, tolerance 1e-5", worst)
+			}
+		})
+	}
+}
+
+// ones scores every voxel of class k with k+1.
+type ones struct{ heads, size int }
+
+func (o ones) Scores(_ []float32, n int) ([]float32, error) {
+	s := make([]float32, n*o.heads*o.size)
+	for i := range s {
+		s[i] = float32(i/o.size%o.heads + 1)
+	}
+	return s, nil
+}
+
+// Whatever the sizes, each voxel's shares sum to one, so constant scores come back as they are.
+func TestAccumulateConstant(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		var w Window
+		image := Image{Channels: 1}
+		for d := range 3 {
+			w.Patch[d] = rapid.IntRange(1, 9).Draw(t, "patch")
+			image.Size[d] = rapid.IntRange(1, 14).Draw(t, "size")
+			if rapid.Bool().Draw(t, "mirror") {
+				w.Mirror = append(w.Mirror, d)
+			}
+		}
+		w.Step = rapid.Float64Range(0.2, 1).Draw(t, "step")
+		w.Uniform = rapid.Bool().Draw(t, "uniform")
+		w.Batch = rapid.IntRange(0, 5).Draw(t, "batch")
+		voxels := image.Size[0] * image.Size[1] * image.Size[2]
+		image.Data = make([]float32, voxels)
+		sum := make([]float32, 2*voxels)
+		net := ones{2, w.Patch[0] * w.Patch[1] * w.Patch[2]}
+		if err := w.Accumulate(context.Background(), net, image, sum, nil); err != nil {
+			t.Fatal(err)
+		}
+		for i, v := range sum {
+			if want := float64(i/voxels + 1); math.Abs(float64(v)-want) > 1e-5*want {
+				t.Fatalf("score %d is %g, want %g", i, v, want)
+			}
+		}
+	})
+}
+
+func TestAccumulateStops(t *testing.T) {
+	ctx, cancel := context.WithCancel(context.Background())
+	w := Window{Patch: [3]int{2, 2, 2}, Step: 0.5}
+	image := Image{Channels: 1, Size: [3]int{6, 6, 6}, Data: make([]float32, 216)}
+	calls := 0
+	err := w.Accumulate(ctx, ones{1, 8}, image, make([]float32, 216), func(int) {
+		if calls++; calls == 3 {
+			cancel()
+		}
+	})
+	if !errors.Is(err, context.Canceled) || calls != 3 {
+		t.Errorf("error %v after %d calls, want a cancelled context after 3", err, calls)
+	}
+}

@@ -1,0 +1,49 @@
+// Package train trains a recipe on a preprocessed dataset: it draws and prefetches batches, steps the network, keeps
+// the schedule, the moving average of the weights, logs and checkpoints, and validates as nnU-Net 2.8.1 does.
+package train
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+
+	"masksam/internal/masksam"
+	"masksam/internal/progress"
+	"masksam/internal/torch"
+)
+
+// Options say what Run trains and where.
+type Options struct {
+	Raw, Preprocessed, Results string // the three folders of nnU-Net; Raw may be empty
+	Dataset                    string // DatasetNNN_Name
+	Plans                      string // plans identifier: the file PLANS.json in the preprocessed dataset folder
+	Configuration              string // 3d_fullres
+	Fold                       string // "0", "1", … or "all"
+	// Recipe has its overrides set. Patch, batch and network come from the plan, when that holds a recipe.
+	Recipe masksam.Recipe
+
+	Device  torch.Device
+	Threads int    // of the engine; 0: leave as is
+	Seed    uint64 // of weights, batches and sampled points
+
+	Continue          bool // go on from the run's newest checkpoint
+	ValidateOnly      bool // only the final validation, from checkpoint_final
+	ValidateBest      bool // … from checkpoint_best
+	SkipValidation    bool // end after checkpoint_final
+	SaveProbabilities bool // of the final validation
+	NoCheckpoints     bool // write none (and so no final validation)
+
+	Progress progress.Reporter
+	Log      *slog.Logger // nil: slog.Default()
+}
+
+// Result is what a finished run reports.
+type Result struct {
+	Folder string  // of the fold
+	Steps  int     // trained in all, resumed ones included
+	Dice   float64 // mean validation Dice of the final validation; NaN without one
+}
+
+// Run trains one fold, or resumes it, and predicts and scores its validation cases. Cancelling ctx ends it after the
+// current step with a checkpoint_latest, from which Continue goes on, and returns the context's error.
+func Run(ctx context.Context, o Options) (*Result, error) { return nil, errors.ErrUnsupported }
