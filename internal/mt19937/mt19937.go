@@ -1,0 +1,114 @@
+// Package mt19937 is the Mersenne Twister as NumPy's RandomState uses it: the same seed gives the same numbers,
+// permutations and samples. nnU-Net draws its folds, fingerprint samples and class locations with it.
+package mt19937
+
+import "math"
+
+const (
+	words  = 624
+	middle = 397
+)
+
+// Source is one generator. It is not safe for concurrent use.
+type Source struct {
+	state [words]uint32
+	next  int // index of the next state word; words: the state must be twisted first
+
+	gauss    float64 // second value of the last normal pair
+	hasGauss bool
+}
+
+// New is RandomState(seed) for a seed of one 32-bit word.
+func New(seed uint32) *Source {
+	s := &Source{next: words}
+	for i := range s.state {
+		s.state[i] = seed
+		seed = 1812433253*(seed^seed>>30) + uint32(i) + 1
+	}
+	return s
+}
+
+func (s *Source) twist() {
+	for i := range s.state {
+		y := s.state[i]&0x80000000 | s.state[(i+1)%words]&0x7fffffff
+		s.state[i] = s.state[(i+middle)%words] ^ y>>1 ^ y&1*0x9908b0df
+	}
+	s.next = 0
+}
+
+// Uint32 is the next raw word.
+func (s *Source) Uint32() uint32 {
+	if s.next == words {
+		s.twist()
+	}
+	y := s.state[s.next]
+	s.next++
+	y ^= y >> 11
+	y ^= y << 7 & 0x9d2c5680
+	y ^= y << 15 & 0xefc60000
+	return y ^ y>>18
+}
+
+// Float64 is random_sample: uniform in [0, 1) with 53 bits.
+func (s *Source) Float64() float64 {
+	a, b := s.Uint32()>>5, s.Uint32()>>6
+	return (float64(a)*(1<<26) + float64(b)) / (1 << 53)
+}
+
+// Uniform is uniform(lo, hi).
+func (s *Source) Uniform(lo, hi float64) float64 { return lo + (hi-lo)*s.Float64() }
+
+// Normal is normal(mean, std): the polar method, which makes values in pairs.
+func (s *Source) Normal(mean, std float64) float64 {
+	if s.hasGauss {
+		s.hasGauss = false
+		return mean + std*s.gauss
+	}
+	for {
+		a, b := 2*s.Float64()-1, 2*s.Float64()-1
+		r := a*a + b*b
+		if r >= 1 || r == 0 {
+			continue
+		}
+		f := math.Sqrt(-2 * math.Log(r) / r)
+		s.gauss, s.hasGauss = f*a, true
+		return mean + std*f*b
+	}
+}
+
+// Intn is uniform in [0, n), n ≥ 1: words masked to the next power of two until one fits. For n = 1 nothing is drawn.
+func (s *Source) Intn(n int) int {
+	limit := uint32(n - 1)
+	if limit == 0 {
+		return 0
+	}
+	mask := limit
+	for shift := 1; shift < 32; shift *= 2 {
+		mask |= mask >> shift
+	}
+	for {
+		if v := s.Uint32() & mask; v <= limit {
+			return int(v)
+		}
+	}
+}
+
+// RandInt is randint(lo, hi): uniform in [lo, hi).
+func (s *Source) RandInt(lo, hi int) int { return lo + s.Intn(hi-lo) }
+
+// Shuffle permutes n elements in place as RandomState.shuffle does.
+func (s *Source) Shuffle(n int, swap func(i, j int)) {
+	for i := n - 1; i > 0; i-- {
+		swap(i, s.Intn(i+1))
+	}
+}
+
+// Perm is permutation(n): the shuffled 0..n-1. choice(n, k, replace=False) is its first k entries.
+func (s *Source) Perm(n int) []int {
+	p := make([]int, n)
+	for i := range p {
+		p[i] = i
+	}
+	s.Shuffle(n, func(i, j int) { p[i], p[j] = p[j], p[i] })
+	return p
+}
