@@ -1,0 +1,296 @@
+package masksam
+
+import (
+	"fmt"
+	"log/slog"
+	"math"
+
+	"masksam/internal/torch"
+)
+
+// boxEps keeps the boxes' quotients finite where both areas are zero.
+const boxEps = 1e-6
+
+// Uniform returns numbers in [0,1) of the given shape; training draws them
+// from a torch.Generator, the goldens from a formula.
+type Uniform func(s *torch.Scope, shape ...int) *torch.Tensor
+
+// Part is one named loss, unweighted.
+type Part struct {
+	Name  string
+	Value float64
+}
+
+// Criterion matches queries to the labels of each frame and sums MaskSAM's
+// losses (masksam.md §6).
+type Criterion struct {
+	loss    Loss
+	classes int
+	aux     AuxLogits
+}
+
+// NewCriterion makes the criterion of a network with the given classes
+// (background included).
+func NewCriterion(loss Loss, cfg Config) *Criterion {
+	return &Criterion{loss: loss, classes: cfg.Classes, aux: cfg.AuxLogits}
+}
+
+// target is one frame's labels and their boxes.
+type target struct {
+	labels []int
+	boxes  [][]float32 // x1 y1 x2 y2 of the label's pixels, over the size
+}
+
+// targets reads the labels of seg (F, H, W); the box holds the largest index,
+// not one beyond it.
+func targets(seg []uint8, frames, h, w, classes int) ([]target, error) {
+	out := make([]target, frames)
+	for f := range out {
+		boxes := make([][]float32, classes)
+		for y := range h {
+			row := seg[(f*h+y)*w:][:w]
+			for x, l := range row {
+				if int(l) >= classes {
+					return nil, fmt.Errorf("target: label %d, the network has %d classes", l, classes)
+				}
+				fx, fy := float32(x), float32(y)
+				if b := boxes[l]; b == nil {
+					boxes[l] = []float32{fx, fy, fx, fy}
+				} else {
+					b[0], b[1], b[2], b[3] = min(b[0], fx), min(b[1], fy), max(b[2], fx), max(b[3], fy)
+				}
+			}
+		}
+		for l, b := range boxes {
+			if b != nil {
+				out[f].labels = append(out[f].labels, l)
+				out[f].boxes = append(out[f].boxes, []float32{b[0] / float32(w), b[1] / float32(h), b[2] / float32(w), b[3] / float32(h)})
+			}
+		}
+	}
+	return out, nil
+}
+
+// Losses returns the weighted total, a scalar on the graph, and its parts in
+// the order of the published code. seg holds the labels 0..K-1 of the frames,
+// (B·T, H, W) on the host. A label outside that range is an error.
+func (c *Criterion) Losses(s *torch.Scope, o *Output, seg []uint8, u Uniform) (*torch.Tensor, []Part, error) {
+	total, parts, _, err := c.losses(s, o, seg, u)
+	return total, parts, err
+}
+
+// matching is what the matcher found, for inspection.
+type matching struct {
+	targets []target
+	costs   [][]float64 // per frame Q × targets
+	pairs   []pair
+}
+
+func (c *Criterion) losses(s *torch.Scope, o *Output, seg []uint8, u Uniform) (*torch.Tensor, []Part, *matching, error) {
+	s = s.Autocast(torch.Float32)
+	frames, queries, h, w := o.Masks.Dim(0), o.Masks.Dim(1), o.Masks.Dim(2), o.Masks.Dim(3)
+	tg, err := targets(seg, frames, h, w, c.classes)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	masks := s.To(o.Masks, torch.Float32)
+	aux := s.To(o.AuxLogits, torch.Float32)
+	if c.aux == AuxReference {
+		aux = s.To(o.AuxMasks, torch.Float32)
+	}
+	classes := s.To(o.Classes, torch.Float32)
+	labels := s.Uint8s(masks.Device(), seg, frames, h, w)
+
+	m := c.match(s.NoGrad(), masks, aux, classes, o.AuxBoxes, labels, tg, u)
+
+	// Cross-entropy over all queries, "no object" for the unmatched.
+	dev := masks.Device()
+	want := make([]int64, frames*queries)
+	for i := range want {
+		want[i] = int64(c.classes)
+	}
+	var rows, pairFrames, pairLabels []int64
+	var boxes []float32
+	count := 0
+	for _, t := range tg {
+		count += len(t.labels)
+	}
+	for _, p := range m.pairs {
+		t := tg[p.frame]
+		want[p.frame*queries+p.query] = int64(t.labels[p.target])
+		rows = append(rows, int64(p.frame*queries+p.query))
+		pairFrames = append(pairFrames, int64(p.frame))
+		pairLabels = append(pairLabels, int64(t.labels[p.target]))
+		boxes = append(boxes, t.boxes[p.target]...)
+	}
+	weight := make([]float32, c.classes+1)
+	for i := range weight {
+		weight[i] = 1
+	}
+	weight[c.classes] = float32(c.loss.NoObject)
+	sumWeights := 0.0
+	for _, l := range want {
+		sumWeights += float64(weight[l])
+	}
+	ce := s.CrossEntropy(s.Reshape(classes, -1, c.classes+1), s.Int64s(dev, want, len(want)), s.Float32s(dev, weight, len(weight)))
+	lossCE := s.MulScalar(s.Sum(ce), 1/sumWeights)
+
+	n := len(m.pairs)
+	norm := 1 / float64(max(count, 1))
+	rowsT := s.Int64s(dev, rows, n)
+	pick := func(x *torch.Tensor) *torch.Tensor {
+		return s.IndexSelect(s.Reshape(x, frames*queries, h, w), 0, rowsT)
+	}
+	truth := s.IndexSelect(labels, 0, s.Int64s(dev, pairFrames, n))
+	truth = s.To(s.Eq(s.To(truth, torch.Int64), s.Int64s(dev, pairLabels, n, 1, 1)), torch.Float32)
+
+	lossMask, lossDice := c.maskLosses(s, pick(masks), truth, norm, u)
+	auxMask, auxDice := c.maskLosses(s, pick(aux), truth, norm, u)
+	box := s.IndexSelect(s.Reshape(s.To(o.AuxBoxes, torch.Float32), frames*queries, 4), 0, rowsT)
+	tb := s.Float32s(dev, boxes, n, 4)
+	lossBox := s.MulScalar(s.Sum(s.Abs(s.Sub(box, tb))), norm)
+	lossGIoU := s.MulScalar(s.Sum(giouLoss(s, box, tb)), norm)
+
+	var total *torch.Tensor
+	var parts []Part
+	for _, l := range []struct {
+		name   string
+		weight float64
+		value  *torch.Tensor
+	}{
+		{"loss_ce", c.loss.Class, lossCE}, {"loss_mask", c.loss.Mask, lossMask}, {"loss_dice", c.loss.Dice, lossDice},
+		{"loss_aux_mask", c.loss.AuxMask, auxMask}, {"loss_aux_dice", c.loss.AuxDice, auxDice},
+		{"loss_aux_bbox", c.loss.AuxBox, lossBox}, {"loss_aux_giou", c.loss.AuxGIoU, lossGIoU},
+	} {
+		v := s.MulScalar(l.value, l.weight)
+		if total == nil {
+			total = v
+		} else {
+			total = s.Add(total, v)
+		}
+		parts = append(parts, Part{l.name, l.value.Item()})
+	}
+	return total, parts, m, nil
+}
+
+// match assigns queries to the labels of every frame at the least cost.
+func (c *Criterion) match(s *torch.Scope, masks, aux, classes, boxes, labels *torch.Tensor, tg []target, u Uniform) *matching {
+	frames, queries := masks.Dim(0), masks.Dim(1)
+	dev := masks.Device()
+	ids := make([]int64, c.classes)
+	for i := range ids {
+		ids[i] = int64(i)
+	}
+	onehot := s.To(s.Eq(s.To(s.Unsqueeze(labels, 1), torch.Int64), s.Int64s(dev, ids, 1, c.classes, 1, 1)), torch.Float32)
+	var grid *torch.Tensor
+	if c.loss.Points > 0 {
+		var g []*torch.Tensor
+		for range frames {
+			g = append(g, u(s, 1, c.loss.Points, 2))
+		}
+		grid = s.Cat(0, g...)
+	}
+	t := sample(s, onehot, grid) // (F, K, P)
+	bceMask, diceMask := pairwise(s, sample(s, masks, grid), t)
+	bceAux, diceAux := pairwise(s, sample(s, aux, grid), t)
+	prob := s.Softmax(classes, -1).Float32s()
+	pred := boxes.Float32s()
+
+	m := &matching{targets: tg}
+	for f := range frames {
+		n := len(tg[f].labels)
+		cost := make([]float64, queries*n)
+		for q := range queries {
+			for j, l := range tg[f].labels {
+				at := (f*queries+q)*c.classes + l
+				b := pred[(f*queries+q)*4:][:4]
+				cost[q*n+j] = c.loss.Mask*float64(bceMask[at]) + c.loss.Dice*float64(diceMask[at]) +
+					c.loss.AuxMask*float64(bceAux[at]) + c.loss.AuxDice*float64(diceAux[at]) -
+					c.loss.Class*float64(prob[(f*queries+q)*(c.classes+1)+l]) +
+					c.loss.AuxBox*boxL1(b, tg[f].boxes[j]) - c.loss.AuxGIoU*boxGIoU(b, tg[f].boxes[j])
+			}
+		}
+		if cleanCosts(cost) {
+			slog.Warn("every matching cost of a frame is NaN; the frame is left out", "frame", f)
+			m.costs = append(m.costs, cost)
+			continue
+		}
+		m.costs = append(m.costs, cost)
+		for q, j := range hungarian(cost, queries, n) {
+			if j >= 0 {
+				m.pairs = append(m.pairs, pair{f, q, j})
+			}
+		}
+	}
+	return m
+}
+
+// sample reads maps x (F, C, H, W) at points grid (F, P, 2) in [0,1]², as x and
+// y, bilinearly with zeros outside; all pixels where grid is nil. (F, C, P)
+func sample(s *torch.Scope, x, grid *torch.Tensor) *torch.Tensor {
+	if grid == nil {
+		return s.Reshape(x, x.Dim(0), x.Dim(1), -1)
+	}
+	g := s.Unsqueeze(s.AddScalar(s.MulScalar(grid, 2), -1), 1)
+	return s.Squeeze(s.GridSample(x, g, torch.Bilinear, torch.Zeros, false), 2)
+}
+
+// pairwise returns the mean binary cross-entropy and the dice cost between
+// every query's logits x (F, Q, P) and every class's mask t (F, K, P), both
+// (F, Q, K) on the host.
+func pairwise(s *torch.Scope, x, t *torch.Tensor) (bce, dice []float32) {
+	tt := s.Transpose(t, 1, 2)
+	// -t·log σ(x) - (1-t)·log(1-σ(x)) = softplus(x) - t·x
+	b := s.Sub(s.SumDim(s.Softplus(x), true, -1), s.MatMul(x, tt))
+	b = s.MulScalar(b, 1/float64(x.Dim(-1)))
+	p := s.Sigmoid(x)
+	num := s.AddScalar(s.MulScalar(s.MatMul(p, tt), 2), 1)
+	den := s.AddScalar(s.Add(s.SumDim(p, true, -1), s.Transpose(s.SumDim(t, true, -1), 1, 2)), 1)
+	d := s.AddScalar(s.MulScalar(s.Div(num, den), -1), 1)
+	return b.Float32s(), d.Float32s()
+}
+
+// maskLosses returns the mean cross-entropy and the dice loss of logits x
+// (P, H, W) against masks t, summed over pairs times norm. With sampling the
+// points are the most uncertain of twice as many, plus fresh random ones.
+func (c *Criterion) maskLosses(s *torch.Scope, x, t *torch.Tensor, norm float64, u Uniform) (bce, dice *torch.Tensor) {
+	x, t = s.Unsqueeze(x, 1), s.Unsqueeze(t, 1)
+	var grid *torch.Tensor
+	if c.loss.Points > 0 {
+		grid = c.uncertain(s.NoGrad(), s.Detach(x), u)
+	}
+	x, t = s.Squeeze(sample(s, x, grid), 1), s.Squeeze(sample(s.NoGrad(), t, grid), 1)
+	bce = s.MulScalar(s.Sum(s.MeanDim(s.BCEWithLogits(x, t), false, -1)), norm)
+	p := s.Sigmoid(x)
+	num := s.AddScalar(s.MulScalar(s.SumDim(s.Mul(p, t), false, -1), 2), 1)
+	den := s.AddScalar(s.Add(s.SumDim(p, false, -1), s.SumDim(t, false, -1)), 1)
+	dice = s.MulScalar(s.Sum(s.AddScalar(s.MulScalar(s.Div(num, den), -1), 1)), norm)
+	return bce, dice
+}
+
+// uncertain picks points (P, n, 2) for logits x (P, 1, H, W): of
+// Oversample·n random ones the Importance share with the smallest |logit|,
+// the rest drawn anew (PointRend's rule).
+func (c *Criterion) uncertain(s *torch.Scope, x *torch.Tensor, u Uniform) *torch.Tensor {
+	n := x.Dim(0)
+	pool := int(float64(c.loss.Points) * c.loss.Oversample)
+	keep := int(c.loss.Importance * float64(c.loss.Points))
+	cand := u(s, n, pool, 2)
+	score := s.Neg(s.Abs(s.Squeeze(sample(s, x, cand), 1)))
+	_, idx := s.TopK(score, keep, 1, true)
+	idx = s.Expand(s.Unsqueeze(idx, -1), -1, -1, 2)
+	return s.Cat(1, s.Gather(cand, 1, idx), u(s, n, c.loss.Points-keep, 2))
+}
+
+// giouLoss returns 1 - GIoU of boxes a and b (P, 4), row by row.
+func giouLoss(s *torch.Scope, a, b *torch.Tensor) *torch.Tensor {
+	lo := func(x *torch.Tensor) *torch.Tensor { return s.Slice(x, 1, 0, 2, 1) }
+	hi := func(x *torch.Tensor) *torch.Tensor { return s.Slice(x, 1, 2, 4, 1) }
+	area := func(d *torch.Tensor) *torch.Tensor { return s.Mul(s.Select(d, 1, 0), s.Select(d, 1, 1)) }
+	inter := area(s.Clamp(s.Sub(s.Minimum(hi(a), hi(b)), s.Maximum(lo(a), lo(b))), 0, math.Inf(1)))
+	hull := area(s.Clamp(s.Sub(s.Maximum(hi(a), hi(b)), s.Minimum(lo(a), lo(b))), 0, math.Inf(1)))
+	union := s.Sub(s.Add(area(s.Sub(hi(a), lo(a))), area(s.Sub(hi(b), lo(b)))), inter)
+	iou := s.Div(inter, s.AddScalar(union, boxEps))
+	g := s.Sub(iou, s.Div(s.Sub(hull, union), s.AddScalar(hull, boxEps)))
+	return s.AddScalar(s.Neg(g), 1)
+}

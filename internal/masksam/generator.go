@@ -1,0 +1,131 @@
+package masksam
+
+import (
+	"fmt"
+
+	"masksam/internal/nn"
+	"masksam/internal/torch"
+)
+
+// generator is the prompt generator ("image decoder", masksam.md §4): a decoder
+// over the encoder's maps that predicts auxiliary masks, boxes and classifier
+// tokens for every query.
+type generator struct {
+	cfg     Config
+	stages  []nn.Block
+	ups     []nn.Conv
+	skips   []branch
+	fusions []nn.Block
+	seg     nn.Conv
+	box     nn.Block
+	token   nn.Block
+}
+
+// branch brings an encoder map to a stage's resolution: transposed convolution
+// and block, repeated.
+type branch struct {
+	ups    []nn.Conv
+	blocks []nn.Block
+}
+
+func (b branch) forward(s *torch.Scope, x *torch.Tensor) *torch.Tensor {
+	return s.Inner(func(c *torch.Scope) *torch.Tensor {
+		y := x
+		for i := range b.ups {
+			y = b.blocks[i].Forward(c, b.ups[i].Forward(c, y))
+		}
+		return y
+	})
+}
+
+func newGenerator(b *nn.Builder, cfg Config) *generator {
+	g := &generator{cfg: cfg}
+	block := func(at *nn.Builder, in, out int, kernel [3]int, repeat int) nn.Block {
+		return nn.NewBlock(at, in, out, nn.BlockOptions{Kernel: kernel, Repeat: repeat, Eps: cfg.NormEps, Slope: cfg.Slope})
+	}
+	in, pooled := cfg.Encoder.Out, 0
+	for i, st := range cfg.Generator.Stages {
+		if i == 0 {
+			g.stages = append(g.stages, block(b.At("image_decoder_stages.0"), in, st.Width, st.Kernel, st.Convs))
+			in, pooled = st.Width, st.Width
+			continue
+		}
+		g.ups = append(g.ups, nn.NewUp3d(b.At("image_decoder_transpconvs.%d", i-1), in, st.Width))
+		var skip branch
+		at := b.At("image_decoder_skips.%d", i-1)
+		from := cfg.Encoder.Width
+		for j := range i {
+			skip.ups = append(skip.ups, nn.NewUp3d(at.At("%d", 2*j), from, st.Width))
+			skip.blocks = append(skip.blocks, block(at.At("%d", 2*j+1), st.Width, st.Width, st.Kernel, st.Convs-1))
+			from = st.Width
+		}
+		g.skips = append(g.skips, skip)
+		g.stages = append(g.stages, block(b.At("image_decoder_stages.%d", i), 2*st.Width, st.Width, st.Kernel, st.Convs-1))
+		in = st.Width
+		pooled += in
+	}
+	last := cfg.Generator.Stages[len(cfg.Generator.Stages)-1]
+	for _, f := range cfg.Generator.Fusions {
+		g.fusions = append(g.fusions, block(b.At("image_decoder_stages_%s.0", f.Name), 2*in, in, last.Kernel, last.Convs-1))
+		pooled += in
+	}
+	g.seg = nn.NewConv3d(b.At("image_decoder_seg_layers.0"), in, cfg.Queries, [3]int{1, 1, 1}, true, nn.FanIn)
+	g.box = nn.NewBlock(b.At("bbox_conv"), pooled, cfg.Queries, nn.BlockOptions{
+		Kernel: [3]int{1, 1, 1}, NoBias: true, Eps: cfg.NormEps,
+		Act: func(s *torch.Scope, x *torch.Tensor) *torch.Tensor { return s.Sigmoid(x) },
+	})
+	g.token = nn.NewBlock(b.At("residual_classifier"), pooled, cfg.Queries, nn.BlockOptions{
+		Kernel: [3]int{3, 3, 3}, Eps: cfg.NormEps,
+		Act: func(s *torch.Scope, x *torch.Tensor) *torch.Tensor { return s.GELU(x) },
+	})
+	return g
+}
+
+// generated is what the prompt generator predicts.
+type generated struct {
+	logits *torch.Tensor // (B·T, Q, H, W) of the auxiliary masks
+	boxes  *torch.Tensor // (B·T, Q, 2, 2) in [0,1]
+	tokens *torch.Tensor // (B·T·Q, 1, Out) auxiliary classifier tokens
+}
+
+// forward decodes the encoder's list: global maps (B·T, D, h, w), then the neck
+// map (B·T, Out, h, w).
+func (g *generator) forward(s *torch.Scope, maps []*torch.Tensor, see func(string, *torch.Tensor)) generated {
+	t := g.cfg.Frames
+	volume := func(m *torch.Tensor) *torch.Tensor { // (B·T, C, h, w) to (B, C, T, h, w)
+		return s.Permute(s.Reshape(m, -1, t, m.Dim(1), m.Dim(2), m.Dim(3)), 0, 2, 1, 3, 4)
+	}
+	slices := func(v *torch.Tensor) *torch.Tensor { // and back
+		return s.Reshape(s.Permute(v, 0, 2, 1, 3, 4), -1, v.Dim(1), v.Dim(3), v.Dim(4))
+	}
+	global := maps[:len(maps)-1]
+	x := g.stages[0].Forward(s, volume(maps[len(maps)-1]))
+	fused := []*torch.Tensor{x}
+	for i := range g.skips {
+		skip := g.skips[i].forward(s, volume(global[len(global)-1-i]))
+		x = g.stages[i+1].Forward(s, s.Cat(1, g.ups[i].Forward(s, x), skip))
+		fused = append(fused, x)
+	}
+	for i, f := range g.cfg.Generator.Fusions {
+		skip := g.skips[len(g.skips)-1].forward(s, volume(global[f.Map]))
+		x = g.fusions[i].Forward(s, s.Cat(1, x, skip))
+		fused = append(fused, x)
+	}
+	p := g.cfg.pool()
+	var small, large []*torch.Tensor
+	for i, m := range fused {
+		see(fmt.Sprintf("image_decoder.%d", i), m)
+		flat := slices(m)
+		small = append(small, s.AdaptiveAvgPool2d(flat, 2, 2))
+		large = append(large, s.AdaptiveAvgPool2d(flat, p, p))
+	}
+	boxes := g.box.Forward(s, volume(s.Cat(1, small...)))
+	tokens := g.token.Forward(s, volume(s.Cat(1, large...)))
+	see("bbox_conv", boxes)
+	see("residual_classifier", tokens)
+	return generated{
+		logits: slices(g.seg.Forward(s, x)),
+		boxes:  slices(boxes),
+		tokens: s.Reshape(slices(tokens), -1, 1, p*p),
+	}
+}

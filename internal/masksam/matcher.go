@@ -1,0 +1,121 @@
+package masksam
+
+import "math"
+
+// nanCost is what a cost that is not a number becomes (masksam.md §6).
+const nanCost = 100
+
+// pair is one query matched to one target mask of a frame.
+type pair struct{ frame, query, target int }
+
+// hungarian solves the assignment problem for cost (rows × cols, row-major) by
+// shortest augmenting paths (Jonker and Volgenant 1987), O(min²·max). It
+// returns for every row its column or -1; min(rows, cols) of them are set.
+func hungarian(cost []float64, rows, cols int) []int {
+	if rows > cols {
+		t := make([]float64, len(cost))
+		for i := range rows {
+			for j := range cols {
+				t[j*rows+i] = cost[i*cols+j]
+			}
+		}
+		row := hungarian(t, cols, rows)
+		out := make([]int, rows)
+		for i := range out {
+			out[i] = -1
+		}
+		for j, i := range row {
+			out[i] = j
+		}
+		return out
+	}
+	u, v := make([]float64, rows), make([]float64, cols)
+	owner := make([]int, cols) // row of a column, -1 free
+	for j := range owner {
+		owner[j] = -1
+	}
+	out := make([]int, rows)
+	for start := range rows {
+		dist := make([]float64, cols)
+		from := make([]int, cols) // column before on the path, -1 at its start
+		done := make([]bool, cols)
+		for j := range dist {
+			dist[j], from[j] = math.Inf(1), -1
+		}
+		i, last, sink := start, -1, -1
+		base := 0.0
+		for sink < 0 {
+			best := -1
+			for j := range cols {
+				if done[j] {
+					continue
+				}
+				if d := base + cost[i*cols+j] - u[i] - v[j]; d < dist[j] {
+					dist[j], from[j] = d, last
+				}
+				if best < 0 || dist[j] < dist[best] {
+					best = j
+				}
+			}
+			done[best] = true
+			base = dist[best]
+			if owner[best] < 0 {
+				sink = best
+			} else {
+				i, last = owner[best], best
+			}
+		}
+		u[start] += base
+		for j := range cols {
+			if done[j] && j != sink {
+				u[owner[j]] += base - dist[j]
+				v[j] -= base - dist[j]
+			}
+		}
+		for j := sink; j >= 0; j = from[j] {
+			prev := from[j]
+			if prev < 0 {
+				owner[j] = start
+			} else {
+				owner[j] = owner[prev]
+			}
+		}
+	}
+	for j, i := range owner {
+		if i >= 0 {
+			out[i] = j
+		}
+	}
+	return out
+}
+
+// cleanCosts replaces NaN in place and reports whether every cost was NaN.
+func cleanCosts(cost []float64) (all bool) {
+	all = true
+	for i, c := range cost {
+		if math.IsNaN(c) {
+			cost[i] = nanCost
+		} else {
+			all = false
+		}
+	}
+	return all
+}
+
+// boxL1 and boxGIoU compare two boxes x1 y1 x2 y2.
+func boxL1(a, b []float32) float64 {
+	sum := 0.0
+	for i := range 4 {
+		sum += math.Abs(float64(a[i]) - float64(b[i]))
+	}
+	return sum
+}
+
+func boxGIoU(a, b []float32) float64 {
+	x := func(v []float32, i int) float64 { return float64(v[i]) }
+	area := func(v []float32) float64 { return (x(v, 2) - x(v, 0)) * (x(v, 3) - x(v, 1)) }
+	inter := max(0, min(x(a, 2), x(b, 2))-max(x(a, 0), x(b, 0))) * max(0, min(x(a, 3), x(b, 3))-max(x(a, 1), x(b, 1)))
+	hull := max(0, max(x(a, 2), x(b, 2))-min(x(a, 0), x(b, 0))) * max(0, max(x(a, 3), x(b, 3))-min(x(a, 1), x(b, 1)))
+	union := area(a) + area(b) - inter
+	return inter/(union+boxEps) - (hull-union)/(hull+boxEps)
+}

@@ -1,0 +1,221 @@
+package masksam
+
+import (
+	"fmt"
+	"strings"
+
+	"masksam/internal/nn"
+	"masksam/internal/sam"
+	"masksam/internal/torch"
+)
+
+// Net is a MaskSAM network: stem, image encoder, prompt generator, prompt
+// encoder and mask decoder (masksam.md, sections 2 to 5).
+type Net struct {
+	Config Config
+	Params *nn.Params
+
+	stem    layers
+	encoder *sam.ImageEncoder
+	gen     *generator
+	prompts *sam.PromptEncoder
+	masks   *sam.MaskDecoder
+	head    layers
+}
+
+// New makes a network with random weights on dev; the same seed gives the same
+// weights. An invalid configuration is an error that names the field.
+func New(cfg Config, dev torch.Device, seed uint64) (*Net, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	b := nn.NewBuilder(dev, seed, func(name string) bool { return cfg.TrainAll || trains(name) })
+	n := &Net{Config: cfg, Params: b.Params()}
+	h, w := cfg.Tokens()
+	s := b.At("sam_model")
+	n.encoder = sam.NewImageEncoder(s.At("image_encoder"), cfg.Encoder, cfg.Frames, cfg.DepthAxis)
+	n.prompts = sam.NewPromptEncoder(s.At("prompt_encoder"), cfg.Encoder, cfg.Frames, h, w)
+	n.masks = sam.NewMaskDecoder(s.At("mask_decoder"), cfg.Decoder, cfg.Encoder.Out, cfg.Frames, cfg.Queries, cfg.Classes)
+	s.Buffer("pixel_mean", nn.Const(0), 3, 1, 1) // SAM's own normalisation, unused: the stem takes its place
+	s.Buffer("pixel_std", nn.Const(1), 3, 1, 1)
+	n.stem = newLayers(b, "first_conv", cfg.Stem, cfg.Channels, cfg)
+	n.gen = newGenerator(b, cfg)
+	n.head = newLayers(b, "final_conv", cfg.Head, cfg.Queries, cfg)
+	return n, nil
+}
+
+// trains reports whether a parameter of the published recipes trains: all
+// outside SAM, and inside it the adapters and temporal embeddings (section 1).
+func trains(name string) bool {
+	if !strings.HasPrefix(name, "sam_model.") {
+		return true
+	}
+	for _, part := range []string{"temporal_embedding", "Adapter", "adapter"} {
+		if strings.Contains(name, part) {
+			return true
+		}
+	}
+	return false
+}
+
+// Free releases the parameters.
+func (n *Net) Free() { n.Params.Free() }
+
+// Output holds the network's predictions for B·T frames and Q queries.
+type Output struct {
+	Classes   *torch.Tensor // (B·T, Q, K+1) logits, the last is "no object"
+	Masks     *torch.Tensor // (B·T, Q, H, W) logits
+	AuxLogits *torch.Tensor // (B·T, Q, H, W) logits of the auxiliary masks
+	AuxMasks  *torch.Tensor // their sigmoid
+	AuxBoxes  *torch.Tensor // (B·T, Q, 4) x1 y1 x2 y2 in [0,1]
+}
+
+// Forward runs the network on x (B, C, T, H, W), float32, z-scored or
+// CT-normalised.
+func (n *Net) Forward(s *torch.Scope, x *torch.Tensor) *Output { return n.forward(s, x, nil, nil) }
+
+// forced replaces the prompts that follow a discontinuity, so that what comes
+// behind them can be compared stage by stage.
+type forced struct {
+	masks *torch.Tensor // (B·T·Q, 4h, 4w), binary
+	boxes *torch.Tensor // (B·T, Q, 4)
+}
+
+func (n *Net) forward(s *torch.Scope, x *torch.Tensor, probe sam.Probe, f *forced) *Output {
+	see := func(name string, t *torch.Tensor) {
+		if probe != nil {
+			probe(name, t)
+		}
+	}
+	c := n.Config
+	x = n.stem.forward(s, x)
+	see("first_conv", x)
+	frames := s.Permute(x, 0, 2, 1, 3, 4)
+	frames = s.Reshape(frames, -1, x.Dim(1), x.Dim(3), x.Dim(4))
+	maps := n.encoder.Forward(s, frames, probe)
+	for i, m := range maps {
+		see(fmt.Sprintf("encoder.%d", i), m)
+	}
+	g := n.gen.forward(s, maps, see)
+	out := &Output{AuxLogits: g.logits, AuxMasks: s.Sigmoid(s.To(g.logits, torch.Float32))}
+
+	var hard *torch.Tensor
+	out.AuxBoxes, hard = auxBoxes(s, g.boxes, out.AuxMasks)
+	h, w := c.Tokens()
+	boxes := out.AuxBoxes
+	masks := s.Reshape(hard, -1, c.Height, c.Width)
+	if f != nil {
+		boxes, masks = f.boxes, f.masks
+	}
+	sparse := n.prompts.Boxes(s, boxes, c.Height, c.Width, upscale(c.Stem))
+	see("prompt_encoder.sparse", sparse)
+	dense := n.prompts.Masks(s, masks, h, w)
+	see("prompt_encoder.dense", dense)
+	low, classes := n.masks.Forward(s, maps[len(maps)-1], dense, n.prompts.Grid(s, h, w), sparse, g.tokens, probe)
+	see("mask_decoder.low_res_masks", low)
+	see("mask_decoder.classes", classes)
+	out.Classes = s.Reshape(classes, -1, c.Queries, c.Classes+1)
+	low = s.Reshape(low, -1, c.Queries, 4*h, 4*w)
+	if len(n.head.list) == 0 {
+		f := upscale(c.Stem)
+		up := s.Interpolate(low, torch.Bilinear, false, c.Height*f, c.Width*f)
+		out.Masks = s.Interpolate(up, torch.Bilinear, false, c.Height, c.Width)
+		return out
+	}
+	v := s.Permute(s.Reshape(low, -1, c.Frames, c.Queries, 4*h, 4*w), 0, 2, 1, 3, 4)
+	v = n.head.forward(s, v)
+	out.Masks = s.Reshape(s.Permute(v, 0, 2, 1, 3, 4), -1, c.Queries, c.Height, c.Width)
+	return out
+}
+
+// Semseg returns the score volume (B, K, T, H, W) for a batch of B patches:
+// Σ_q softmax(class)[q, :K]·sigmoid(mask)[q]. These are scores in [0, Q], not
+// logits, and must never be soft-maxed (masksam.md §5).
+func (o *Output) Semseg(s *torch.Scope, batch int) *torch.Tensor {
+	s = s.Autocast(torch.Float32)
+	p := s.Softmax(s.To(o.Classes, torch.Float32), -1)
+	k := p.Dim(-1) - 1
+	p = s.Transpose(s.Slice(p, -1, 0, k, 1), 1, 2)
+	h, w := o.Masks.Dim(2), o.Masks.Dim(3)
+	m := s.Reshape(s.Sigmoid(s.To(o.Masks, torch.Float32)), o.Masks.Dim(0), o.Masks.Dim(1), h*w)
+	v := s.Reshape(s.MatMul(p, m), batch, -1, k, h, w)
+	return s.Permute(v, 0, 2, 1, 3, 4)
+}
+
+// auxBoxes turns the box head's maps g (B·T, Q, 2, 2) and the auxiliary masks
+// into boxes (B·T, Q, 4), the mean of the head's box and the tight box of the
+// binarised mask, and returns the binarised masks as well (float32, no gradient).
+func auxBoxes(s *torch.Scope, g, masks *torch.Tensor) (boxes, hard *torch.Tensor) {
+	l := s.Select(g, 2, 0) // (B·T, Q, 2): lower corner x, y
+	p := s.Select(g, 2, 1)
+	far := s.Add(l, s.Mul(s.AddScalar(s.MulScalar(l, -1), 1), p))
+	own := s.Cat(-1, l, far)
+	ng := s.NoGrad()
+	hard = ng.To(ng.GtScalar(masks, 0.5), torch.Float32)
+	tight := tightBoxes(ng, hard)
+	return s.MulScalar(s.Add(own, tight), 0.5), hard
+}
+
+// tightBoxes returns x1 y1 x2 y2 of the set pixels of (N, Q, H, W), largest
+// index included, divided by the size; zeros where a mask is empty.
+func tightBoxes(s *torch.Scope, m *torch.Tensor) *torch.Tensor {
+	h, w := m.Dim(2), m.Dim(3)
+	cols, rows := s.AmaxDim(m, false, 2), s.AmaxDim(m, false, 3)
+	first := func(v *torch.Tensor, n int) *torch.Tensor {
+		return s.MulScalar(s.To(s.ArgMax(v, -1), torch.Float32), 1/float64(n))
+	}
+	last := func(v *torch.Tensor, n int) *torch.Tensor {
+		return s.AddScalar(s.MulScalar(first(s.Flip(v, -1), n), -1), float64(n-1)/float64(n))
+	}
+	box := s.Stack(-1, first(cols, w), first(rows, h), last(cols, w), last(rows, h))
+	return s.Mul(box, s.Unsqueeze(s.AmaxDim(cols, false, -1), -1))
+}
+
+// layers is a sequence of 3-D layers, named by position as in PyTorch's
+// Sequential: an "up" takes three positions (transposed conv, norm, GELU).
+type layers struct {
+	list []func(s *torch.Scope, x *torch.Tensor) *torch.Tensor
+}
+
+func newLayers(b *nn.Builder, name string, spec []Layer, in int, cfg Config) layers {
+	var l layers
+	pos := 0
+	for _, d := range spec {
+		out := d.Out
+		if out == 0 {
+			out = cfg.Queries
+		}
+		at := b.At("%s.%d", name, pos)
+		switch d.Kind {
+		case "block":
+			blk := nn.NewBlock(at, in, out, nn.BlockOptions{Kernel: d.Kernel, Eps: cfg.NormEps, Slope: cfg.Slope})
+			l.list = append(l.list, blk.Forward)
+			pos++
+		case "conv":
+			conv := nn.NewConv3d(at, in, out, d.Kernel, true, nn.FanIn)
+			l.list = append(l.list, conv.Forward)
+			pos++
+		case "up":
+			up := nn.NewUp3d(at, in, out)
+			l.list = append(l.list, func(s *torch.Scope, x *torch.Tensor) *torch.Tensor {
+				return s.GELU(s.InstanceNorm(up.Forward(s, x), nil, nil, cfg.NormEps))
+			})
+			pos += 3
+		}
+		in = out
+	}
+	return l
+}
+
+func (l layers) forward(s *torch.Scope, x *torch.Tensor) *torch.Tensor {
+	if len(l.list) == 0 {
+		return x
+	}
+	return s.Inner(func(c *torch.Scope) *torch.Tensor {
+		y := x
+		for _, f := range l.list {
+			y = f(c, y)
+		}
+		return y
+	})
+}

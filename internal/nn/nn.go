@@ -1,0 +1,324 @@
+// Package nn is the parameter tree and the layers that MaskSAM is made of.
+// A parameter's name is its name in the reference's checkpoints.
+package nn
+
+import (
+	"fmt"
+	"math"
+	"math/rand/v2"
+
+	"masksam/internal/torch"
+)
+
+// Param is one named parameter or buffer, float32.
+type Param struct {
+	Name      string
+	Value     *torch.Tensor
+	Trainable bool
+}
+
+// Params is an ordered tree of parameters.
+type Params struct {
+	list  []*Param
+	index map[string]*Param
+}
+
+// All returns the parameters in the order they were made.
+func (p *Params) All() []*Param { return p.list }
+
+// Lookup returns the named parameter, or nil.
+func (p *Params) Lookup(name string) *Param { return p.index[name] }
+
+// Trainable returns the trained tensors, in order.
+func (p *Params) Trainable() []*torch.Tensor {
+	var out []*torch.Tensor
+	for _, q := range p.list {
+		if q.Trainable {
+			out = append(out, q.Value)
+		}
+	}
+	return out
+}
+
+// Count returns the number of elements, in all and trained.
+func (p *Params) Count() (all, trained int) {
+	for _, q := range p.list {
+		n := q.Value.Numel()
+		all += n
+		if q.Trainable {
+			trained += n
+		}
+	}
+	return all, trained
+}
+
+// Free releases every tensor.
+func (p *Params) Free() {
+	for _, q := range p.list {
+		q.Value.Free()
+	}
+	p.list, p.index = nil, nil
+}
+
+// Load sets every parameter from src, which returns a tensor's values and
+// shape by name. A missing tensor or another shape is an error that names both.
+func (p *Params) Load(src func(name string) ([]float32, []int, error)) error {
+	for _, q := range p.list {
+		data, shape, err := src(q.Name)
+		if err != nil {
+			return fmt.Errorf("load parameter %s: %w", q.Name, err)
+		}
+		if want := q.Value.Shape(); fmt.Sprint(shape) != fmt.Sprint(want) {
+			return fmt.Errorf("load parameter %s: the file has shape %v, the network %v; was it trained with another configuration?", q.Name, shape, want)
+		}
+		q.Value.CopyFrom32(data)
+	}
+	return nil
+}
+
+// Init fills a fresh parameter; fanIn is the number of inputs of one output.
+type Init func(data []float32, rng *rand.Rand)
+
+// Const fills with v.
+func Const(v float32) Init {
+	return func(d []float32, _ *rand.Rand) {
+		for i := range d {
+			d[i] = v
+		}
+	}
+}
+
+// Normal draws from N(0, std²).
+func Normal(std float64) Init {
+	return func(d []float32, rng *rand.Rand) {
+		for i := range d {
+			d[i] = float32(rng.NormFloat64() * std)
+		}
+	}
+}
+
+// FanIn draws from U(-1/√fanIn, 1/√fanIn), PyTorch's default for linear and
+// convolution layers.
+func FanIn(fanIn int) Init {
+	b := 1 / math.Sqrt(float64(fanIn))
+	return func(d []float32, rng *rand.Rand) {
+		for i := range d {
+			d[i] = float32((2*rng.Float64() - 1) * b)
+		}
+	}
+}
+
+// He draws from N(0, 2/((1+slope²)·fanIn)), nnU-Net's choice for its blocks.
+func He(fanIn int, slope float64) Init {
+	return Normal(math.Sqrt(2 / ((1 + slope*slope) * float64(fanIn))))
+}
+
+// Builder makes parameters below a name prefix. A parameter's random values
+// depend on the seed and its name only, not on the order of making.
+type Builder struct {
+	params *Params
+	prefix string
+	dev    torch.Device
+	seed   uint64
+	trains func(name string) bool
+}
+
+// NewBuilder starts an empty tree on dev; trains decides by name which
+// parameters train.
+func NewBuilder(dev torch.Device, seed uint64, trains func(name string) bool) *Builder {
+	return &Builder{params: &Params{index: map[string]*Param{}}, dev: dev, seed: seed, trains: trains}
+}
+
+// Params returns the tree built so far.
+func (b *Builder) Params() *Params { return b.params }
+
+// At returns a builder below name, formatted as by fmt.Sprintf.
+func (b *Builder) At(format string, args ...any) *Builder {
+	c := *b
+	c.prefix += fmt.Sprintf(format, args...) + "."
+	return &c
+}
+
+// Param makes a parameter of the given shape.
+func (b *Builder) Param(name string, init Init, shape ...int) *torch.Tensor {
+	full := b.prefix + name
+	return b.add(full, b.trains(full), init, shape)
+}
+
+// Buffer makes a tensor that is saved but never trained.
+func (b *Builder) Buffer(name string, init Init, shape ...int) *torch.Tensor {
+	return b.add(b.prefix+name, false, init, shape)
+}
+
+func (b *Builder) add(name string, trainable bool, init Init, shape []int) *torch.Tensor {
+	n := 1
+	for _, d := range shape {
+		n *= d
+	}
+	data := make([]float32, n)
+	h := uint64(14695981039346656037)
+	for i := range len(name) {
+		h = (h ^ uint64(name[i])) * 1099511628211
+	}
+	init(data, rand.New(rand.NewPCG(b.seed, h)))
+	var t *torch.Tensor
+	err := torch.Do(torch.Mode{}, func(s *torch.Scope) error {
+		t = s.Float32s(b.dev, data, shape...).Keep()
+		t.SetRequiresGrad(trainable)
+		return nil
+	})
+	if err != nil {
+		panic(err)
+	}
+	p := &Param{Name: name, Value: t, Trainable: trainable}
+	b.params.list = append(b.params.list, p)
+	b.params.index[name] = p
+	return t
+}
+
+// Linear is y = x·Wᵀ + b over the last axis.
+type Linear struct{ W, B *torch.Tensor }
+
+// NewLinear makes a linear layer in→out.
+func NewLinear(b *Builder, in, out int) Linear {
+	return Linear{b.Param("weight", FanIn(in), out, in), b.Param("bias", FanIn(in), out)}
+}
+
+// Forward maps (…, in) to (…, out).
+func (l Linear) Forward(s *torch.Scope, x *torch.Tensor) *torch.Tensor { return s.Linear(x, l.W, l.B) }
+
+// Norm holds the affine parameters of a normalisation.
+type Norm struct {
+	W, B *torch.Tensor
+	Eps  float64
+}
+
+// NewNorm makes the parameters of a norm over n channels.
+func NewNorm(b *Builder, n int, eps float64) Norm {
+	return Norm{b.Param("weight", Const(1), n), b.Param("bias", Const(0), n), eps}
+}
+
+// Last normalises over the last axis (LayerNorm).
+func (n Norm) Last(s *torch.Scope, x *torch.Tensor) *torch.Tensor {
+	return s.LayerNorm(x, n.W, n.B, n.Eps)
+}
+
+// Channels normalises every position of a map (B, C, …) over its channels
+// (SAM's LayerNorm2d, and its 3-D kin).
+func (n Norm) Channels(s *torch.Scope, x *torch.Tensor) *torch.Tensor {
+	return s.ChannelNorm(x, n.W, n.B, n.Eps)
+}
+
+// Instance normalises every channel of every sample of (B, C, …) over space.
+func (n Norm) Instance(s *torch.Scope, x *torch.Tensor) *torch.Tensor {
+	return s.InstanceNorm(x, n.W, n.B, n.Eps)
+}
+
+// Conv is a convolution or transposed convolution, 2-D or 3-D by its weight.
+type Conv struct {
+	W, B       *torch.Tensor
+	Geometry   torch.Conv
+	Transposed bool
+}
+
+// NewConv3d makes a convolution in→out with "same" padding for odd kernels.
+func NewConv3d(b *Builder, in, out int, kernel [3]int, bias bool, init func(fanIn int) Init) Conv {
+	fan := in * kernel[0] * kernel[1] * kernel[2]
+	c := Conv{
+		W:        b.Param("weight", init(fan), out, in, kernel[0], kernel[1], kernel[2]),
+		Geometry: torch.Conv{Pad: []int{kernel[0] / 2, kernel[1] / 2, kernel[2] / 2}},
+	}
+	if bias {
+		c.B = b.Param("bias", FanIn(fan), out)
+	}
+	return c
+}
+
+// NewConv2d makes a square convolution in→out.
+func NewConv2d(b *Builder, in, out, kernel, stride, pad int, bias bool) Conv {
+	fan := in * kernel * kernel
+	c := Conv{
+		W:        b.Param("weight", FanIn(fan), out, in, kernel, kernel),
+		Geometry: torch.Conv{Stride: []int{stride, stride}, Pad: []int{pad, pad}},
+	}
+	if bias {
+		c.B = b.Param("bias", FanIn(fan), out)
+	}
+	return c
+}
+
+// NewUp3d makes the transposed convolution (1,2,2)/(1,2,2) that doubles H and W.
+func NewUp3d(b *Builder, in, out int) Conv {
+	fan := out * 4 // PyTorch counts a transposed weight's second axis
+	return Conv{
+		W:        b.Param("weight", FanIn(fan), in, out, 1, 2, 2),
+		B:        b.Param("bias", FanIn(fan), out),
+		Geometry: torch.Conv{Stride: []int{1, 2, 2}}, Transposed: true,
+	}
+}
+
+// NewUp2d makes the transposed convolution 2×2/2.
+func NewUp2d(b *Builder, in, out int) Conv {
+	fan := out * 4
+	return Conv{
+		W:        b.Param("weight", FanIn(fan), in, out, 2, 2),
+		B:        b.Param("bias", FanIn(fan), out),
+		Geometry: torch.Conv{Stride: []int{2, 2}}, Transposed: true,
+	}
+}
+
+// Forward convolves a map (B, C, H, W) or (B, C, T, H, W).
+func (c Conv) Forward(s *torch.Scope, x *torch.Tensor) *torch.Tensor {
+	switch flat := c.W.Rank() == 4; {
+	case flat && c.Transposed:
+		return s.ConvTranspose2d(x, c.W, c.B, c.Geometry)
+	case flat:
+		return s.Conv2d(x, c.W, c.B, c.Geometry)
+	case c.Transposed:
+		return s.ConvTranspose3d(x, c.W, c.B, c.Geometry)
+	default:
+		return s.Conv3d(x, c.W, c.B, c.Geometry)
+	}
+}
+
+// Block is nnU-Net's conv → instance norm → leaky ReLU, repeated
+// (StackedConvBlocks): parameters convs.i.conv and convs.i.norm.
+type Block struct {
+	convs []Conv
+	norms []Norm
+	act   func(s *torch.Scope, x *torch.Tensor) *torch.Tensor
+}
+
+// BlockOptions are the parts of a block that differ between its uses.
+type BlockOptions struct {
+	Kernel [3]int
+	Repeat int // 0: once
+	NoBias bool
+	Eps    float64
+	Slope  float64
+	Act    func(s *torch.Scope, x *torch.Tensor) *torch.Tensor // nil: leaky ReLU with Slope
+}
+
+// NewBlock makes a block in→out over maps (B, C, T, H, W).
+func NewBlock(b *Builder, in, out int, o BlockOptions) Block {
+	blk := Block{act: o.Act}
+	if blk.act == nil {
+		blk.act = func(s *torch.Scope, x *torch.Tensor) *torch.Tensor { return s.LeakyReLU(x, o.Slope) }
+	}
+	he := func(fan int) Init { return He(fan, o.Slope) }
+	for i := range max(1, o.Repeat) {
+		at := b.At("convs.%d", i)
+		blk.convs = append(blk.convs, NewConv3d(at.At("conv"), in, out, o.Kernel, !o.NoBias, he))
+		blk.norms = append(blk.norms, NewNorm(at.At("norm"), out, o.Eps))
+		in = out
+	}
+	return blk
+}
+
+// Forward maps (B, in, T, H, W) to (B, out, T, H, W).
+func (b Block) Forward(s *torch.Scope, x *torch.Tensor) *torch.Tensor {
+	for i := range b.convs {
+		x = b.act(s, b.norms[i].Instance(s, b.convs[i].Forward(s, x)))
+	}
+	return x
+}

@@ -1,0 +1,223 @@
+package sam
+
+import (
+	"masksam/internal/nn"
+	"masksam/internal/torch"
+)
+
+const vitNormEps = 1e-6
+
+// ImageEncoder is SAM's ViT with a temporal embedding and two depth-convolution
+// adapters per block (masksam.md §3).
+type ImageEncoder struct {
+	cfg       Encoder
+	depthAxis DepthAxis
+	frames    int
+
+	patchEmbed         nn.Conv
+	posEmbed, temporal *torch.Tensor
+	blocks             []block
+	neck1, neck2       nn.Conv
+	neckNorm1          nn.Norm
+	neckNorm2          nn.Norm
+}
+
+// block is one transformer block.
+type block struct {
+	norm1, norm2  nn.Norm
+	qkv, proj     nn.Linear
+	relH, relW    *torch.Tensor // (2n-1, head width)
+	lin1, lin2    nn.Linear
+	spaceAdapter  convAdapter
+	mlpAdapter    convAdapter
+	heads, window int // window 0: global
+	frames        int
+	depthAxis     DepthAxis
+}
+
+// NewImageEncoder makes the encoder for patches of the given number of frames.
+func NewImageEncoder(b *nn.Builder, cfg Encoder, frames int, axis DepthAxis) *ImageEncoder {
+	gh, gw := cfg.Grid()
+	d := cfg.Width
+	e := &ImageEncoder{cfg: cfg, depthAxis: axis, frames: frames}
+	e.posEmbed = b.Param("pos_embed", nn.Normal(0.02), 1, gh, gw, d)
+	e.temporal = b.Param("temporal_embedding", nn.Normal(0.02), 1, frames, d)
+	e.patchEmbed = nn.NewConv2d(b.At("patch_embed.proj"), 3, d, cfg.Patch, cfg.Patch, 0, true)
+	global := map[int]bool{}
+	for _, i := range cfg.Global {
+		global[i] = true
+	}
+	for i := range cfg.Depth {
+		at := b.At("blocks.%d", i)
+		blk := block{heads: cfg.Heads, frames: frames, depthAxis: axis}
+		rows, cols := gh, gw
+		if !global[i] {
+			blk.window = cfg.Window
+			rows, cols = cfg.Window, cfg.Window
+		}
+		blk.norm1 = nn.NewNorm(at.At("norm1"), d, vitNormEps)
+		attn := at.At("attn")
+		blk.relH = attn.Param("rel_pos_h", nn.Const(0), 2*rows-1, d/cfg.Heads)
+		blk.relW = attn.Param("rel_pos_w", nn.Const(0), 2*cols-1, d/cfg.Heads)
+		blk.qkv = nn.NewLinear(attn.At("qkv"), d, 3*d)
+		blk.proj = nn.NewLinear(attn.At("proj"), d, d)
+		blk.mlpAdapter = newConvAdapter(at.At("MLP_Adapter"), d, false)
+		blk.spaceAdapter = newConvAdapter(at.At("Space_Adapter"), d, true)
+		blk.norm2 = nn.NewNorm(at.At("norm2"), d, vitNormEps)
+		blk.lin1 = nn.NewLinear(at.At("mlp.lin1"), d, 4*d)
+		blk.lin2 = nn.NewLinear(at.At("mlp.lin2"), 4*d, d)
+		e.blocks = append(e.blocks, blk)
+	}
+	neck := b.At("neck")
+	e.neck1 = nn.NewConv2d(neck.At("0"), d, cfg.Out, 1, 1, 0, false)
+	e.neckNorm1 = nn.NewNorm(neck.At("1"), cfg.Out, vitNormEps)
+	e.neck2 = nn.NewConv2d(neck.At("2"), cfg.Out, cfg.Out, 3, 1, 1, false)
+	e.neckNorm2 = nn.NewNorm(neck.At("3"), cfg.Out, vitNormEps)
+	return e
+}
+
+// Probe sees named intermediate values; nil: nobody looks.
+type Probe func(name string, x *torch.Tensor)
+
+func (p Probe) see(name string, x *torch.Tensor) {
+	if p != nil {
+		p(name, x)
+	}
+}
+
+// Forward encodes frames x (B·T, 3, H', W') into the maps behind the global
+// blocks (B·T, D, h, w) and, last, the neck map (B·T, Out, h, w).
+func (e *ImageEncoder) Forward(s *torch.Scope, x *torch.Tensor, probe Probe) []*torch.Tensor {
+	x = s.Permute(e.patchEmbed.Forward(s, x), 0, 2, 3, 1)
+	n, h, w, d := x.Dim(0), x.Dim(1), x.Dim(2), x.Dim(3)
+	x = s.Add(x, s.Slice(s.Slice(e.posEmbed, 1, 0, h, 1), 2, 0, w, 1))
+	x = s.Add(s.Reshape(x, -1, e.frames, h, w, d), s.Reshape(e.temporal, 1, e.frames, 1, 1, d))
+	x = s.Reshape(x, n, h, w, d)
+	var maps []*torch.Tensor
+	for i := range e.blocks {
+		see := probe
+		if i > 0 {
+			see = nil
+		}
+		x = s.Inner(func(c *torch.Scope) *torch.Tensor { return e.blocks[i].forward(c, x, see) })
+		if e.blocks[i].window == 0 {
+			maps = append(maps, s.Permute(x, 0, 3, 1, 2))
+		}
+	}
+	y := e.neckNorm1.Channels(s, e.neck1.Forward(s, s.Permute(x, 0, 3, 1, 2)))
+	y = e.neckNorm2.Channels(s, e.neck2.Forward(s, y))
+	return append(maps, y)
+}
+
+// forward maps tokens x (B·T, h, w, D) to the same shape.
+func (b *block) forward(s *torch.Scope, x *torch.Tensor, probe Probe) *torch.Tensor {
+	n, h, w, d := x.Dim(0), x.Dim(1), x.Dim(2), x.Dim(3)
+	t, k := b.frames, b.window
+	y := x
+	var fold, unfold func(*torch.Tensor) *torch.Tensor
+	var rows, cols int // windows down and across, padded
+	if k == 0 {
+		fold, unfold = foldFrames(s, t, h, w)
+	} else {
+		// Padding comes before norm1, so a padding token becomes norm1's bias
+		// and takes part in attention (masksam.md §3).
+		ph, pw := (k-h%k)%k, (k-w%k)%k
+		rows, cols = (h+ph)/k, (w+pw)/k
+		if ph+pw > 0 {
+			y = s.Pad(y, 0, 0, 0, 0, pw, 0, ph)
+		}
+		y = s.Permute(s.Reshape(y, n, rows, k, cols, k, d), 0, 1, 3, 2, 4, 5)
+		y = s.Reshape(y, -1, k, k, d)
+		fold, unfold = b.foldWindows(s, rows*cols)
+	}
+	y = b.attention(s, b.norm1.Last(s, y))
+	probe.see("encoder.block0.attn", y)
+	y = b.spaceAdapter.forward(s, y, fold, unfold)
+	probe.see("encoder.block0.space_adapter", y)
+	if k > 0 {
+		y = s.Permute(s.Reshape(y, n, rows, cols, k, k, d), 0, 1, 3, 2, 4, 5)
+		y = s.Reshape(y, n, rows*k, cols*k, d)
+		y = s.Slice(s.Slice(y, 1, 0, h, 1), 2, 0, w, 1)
+	}
+	x = s.Add(x, y)
+	z := b.norm2.Last(s, x)
+	fold, unfold = foldFrames(s, t, h, w)
+	m := b.lin2.Forward(s, s.GELU(b.lin1.Forward(s, z)))
+	a := b.mlpAdapter.forward(s, z, fold, unfold)
+	return s.Add(x, s.Add(m, s.MulScalar(a, 0.5)))
+}
+
+// foldFrames turns (B·T, h, w, r) into (B, T, h, w, r) and back.
+func foldFrames(s *torch.Scope, frames, h, w int) (fold, unfold func(*torch.Tensor) *torch.Tensor) {
+	fold = func(x *torch.Tensor) *torch.Tensor { return s.Reshape(x, -1, frames, h, w, x.Dim(-1)) }
+	unfold = func(x *torch.Tensor) *torch.Tensor { return s.Reshape(x, -1, h, w, x.Dim(-1)) }
+	return fold, unfold
+}
+
+// foldWindows turns (B·T·n, k, k, r), ordered batch, frame, window, into
+// volumes (N, T, k, k, r) and back, along the axis that depthAxis names.
+func (b *block) foldWindows(s *torch.Scope, n int) (fold, unfold func(*torch.Tensor) *torch.Tensor) {
+	t, k := b.frames, b.window
+	if b.depthAxis == DepthReference {
+		return foldFrames(s, t, k, k)
+	}
+	fold = func(x *torch.Tensor) *torch.Tensor {
+		v := s.Permute(s.Reshape(x, -1, t, n, k, k, x.Dim(-1)), 0, 2, 1, 3, 4, 5)
+		return s.Reshape(v, -1, t, k, k, x.Dim(-1))
+	}
+	unfold = func(x *torch.Tensor) *torch.Tensor {
+		v := s.Permute(s.Reshape(x, -1, n, t, k, k, x.Dim(-1)), 0, 2, 1, 3, 4, 5)
+		return s.Reshape(v, -1, k, k, x.Dim(-1))
+	}
+	return fold, unfold
+}
+
+// attention is multi-head self-attention over the h·w tokens of x (N, h, w, D)
+// with decomposed relative positions. The biased logit
+// (q·d^-½)·k + rel_h[q, row(k)] + rel_w[q, col(k)] is one dot product of
+// q' = [q·d^-½, rel_h, rel_w] with k' = [k, onehot(row), onehot(col)], so no
+// N×N bias is ever made.
+func (b *block) attention(s *torch.Scope, x *torch.Tensor) *torch.Tensor {
+	n, h, w, d := x.Dim(0), x.Dim(1), x.Dim(2), x.Dim(3)
+	c := d / b.heads
+	qkv := s.Permute(s.Reshape(b.qkv.Forward(s, x), n, h*w, 3, b.heads, c), 2, 0, 3, 1, 4)
+	q, k, v := s.Select(qkv, 0, 0), s.Select(qkv, 0, 1), s.Select(qkv, 0, 2) // (n, heads, h·w, c)
+	grid := s.Reshape(q, n*b.heads, h, w, c)
+	rh := s.MatMul(s.Reshape(s.Permute(grid, 1, 0, 2, 3), h, -1, c), s.Transpose(relative(s, b.relH, h), 1, 2))
+	rh = s.Reshape(s.Permute(s.Reshape(rh, h, n*b.heads, w, h), 1, 0, 2, 3), n, b.heads, h*w, h)
+	rw := s.MatMul(s.Reshape(s.Permute(grid, 2, 0, 1, 3), w, -1, c), s.Transpose(relative(s, b.relW, w), 1, 2))
+	rw = s.Reshape(s.Permute(s.Reshape(rw, w, n*b.heads, h, w), 1, 2, 0, 3), n, b.heads, h*w, w)
+	q = s.Cat(-1, s.MulScalar(q, 1/sqrt(c)), s.To(rh, q.DType()), s.To(rw, q.DType()))
+	k = s.Cat(-1, k, onehotGrid(s, k, n, b.heads, h, w))
+	y := s.Attention(q, k, v, nil, 1)
+	y = s.Reshape(s.Permute(y, 0, 2, 1, 3), n, h, w, d)
+	return b.proj.Forward(s, y)
+}
+
+// relative returns the table R (n, n, c) with R[i, j] = rel[i-j+n-1], rel
+// resized linearly to 2n-1 rows where it has another number.
+func relative(s *torch.Scope, rel *torch.Tensor, n int) *torch.Tensor {
+	if rel.Dim(0) != 2*n-1 {
+		r := s.Unsqueeze(s.Transpose(rel, 0, 1), 0)
+		rel = s.Transpose(s.Squeeze(s.Interpolate(r, torch.Linear, false, 2*n-1), 0), 0, 1)
+	}
+	idx := make([]int64, n*n)
+	for i := range n {
+		for j := range n {
+			idx[i*n+j] = int64(i - j + n - 1)
+		}
+	}
+	return s.Reshape(s.IndexSelect(rel, 0, s.Int64s(rel.Device(), idx, n*n)), n, n, rel.Dim(1))
+}
+
+// onehotGrid returns for every token its row and column as one-hot vectors,
+// (n, heads, h·w, h+w), with like's type and device.
+func onehotGrid(s *torch.Scope, like *torch.Tensor, n, heads, h, w int) *torch.Tensor {
+	data := make([]float32, h*w*(h+w))
+	for i := range h * w {
+		data[i*(h+w)+i/w] = 1
+		data[i*(h+w)+h+i%w] = 1
+	}
+	t := s.To(s.Float32s(like.Device(), data, 1, 1, h*w, h+w), like.DType())
+	return s.Expand(t, n, heads, h*w, h+w)
+}

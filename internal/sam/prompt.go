@@ -1,0 +1,99 @@
+package sam
+
+import (
+	"math"
+
+	"masksam/internal/nn"
+	"masksam/internal/torch"
+)
+
+func sqrt(n int) float64 { return math.Sqrt(float64(n)) }
+
+// maskChannels are the widths of SAM's mask prompt branch.
+const maskChannels = 16
+
+// PromptEncoder turns auxiliary boxes and masks into sparse and dense prompts
+// (masksam.md §5).
+type PromptEncoder struct {
+	width    int
+	canvas   [2]int // pixels (H, W)
+	patch    int
+	gaussian *torch.Tensor // (2, width/2)
+	corners  [2]*torch.Tensor
+	temporal *torch.Tensor // (T, width, h, w)
+	down1    nn.Conv
+	down2    nn.Conv
+	down3    nn.Conv
+	norm1    nn.Norm
+	norm2    nn.Norm
+}
+
+// NewPromptEncoder makes the prompt encoder for frames of h×w tokens.
+func NewPromptEncoder(b *nn.Builder, e Encoder, frames, h, w int) *PromptEncoder {
+	p := &PromptEncoder{width: e.Out, canvas: e.Canvas, patch: e.Patch}
+	p.temporal = b.Param("temporal_embedding", nn.Normal(0.02), frames, e.Out, h, w)
+	for i := range 4 {
+		t := b.At("point_embeddings.%d", i).Param("weight", nn.Normal(1), 1, e.Out)
+		if i >= 2 {
+			p.corners[i-2] = t
+		}
+	}
+	b.At("not_a_point_embed").Param("weight", nn.Normal(1), 1, e.Out)
+	m := b.At("mask_downscaling")
+	p.down1 = nn.NewConv2d(m.At("0"), 1, maskChannels/4, 2, 2, 0, true)
+	p.norm1 = nn.NewNorm(m.At("1"), maskChannels/4, vitNormEps)
+	p.down2 = nn.NewConv2d(m.At("3"), maskChannels/4, maskChannels, 2, 2, 0, true)
+	p.norm2 = nn.NewNorm(m.At("4"), maskChannels, vitNormEps)
+	p.down3 = nn.NewConv2d(m.At("6"), maskChannels, e.Out, 1, 1, 0, true)
+	b.At("no_mask_embed").Param("weight", nn.Normal(1), 1, e.Out)
+	p.gaussian = b.At("pe_layer").Buffer("positional_encoding_gaussian_matrix", nn.Normal(1), 2, e.Out/2)
+	return p
+}
+
+// encode maps coordinates c (…, 2) as (x, y) in [0,1] to random Fourier
+// features (…, width).
+func (p *PromptEncoder) encode(s *torch.Scope, c *torch.Tensor) *torch.Tensor {
+	c = s.AddScalar(s.MulScalar(c, 2), -1)
+	c = s.MulScalar(s.MatMul(c, p.gaussian), 2*math.Pi)
+	return s.Cat(-1, s.Sin(c), s.Cos(c))
+}
+
+// Boxes encodes boxes (N, 4) as x1 y1 x2 y2 in [0,1] of a frame of h×w pixels,
+// which the network sees enlarged by scale, into sparse prompts (N, 2, width).
+// Corners are floored to pixels, as the published code does.
+func (p *PromptEncoder) Boxes(s *torch.Scope, boxes *torch.Tensor, h, w, scale int) *torch.Tensor {
+	dev := boxes.Device()
+	size := s.Float32s(dev, []float32{float32(w), float32(h)}, 2)
+	c := s.Floor(s.Mul(s.Reshape(s.Detach(boxes), -1, 2, 2), size))
+	c = s.AddScalar(s.MulScalar(c, float64(scale)), 0.5)
+	canvas := s.Float32s(dev, []float32{float32(p.canvas[1]), float32(p.canvas[0])}, 2)
+	return s.Add(p.encode(s, s.Div(c, canvas)), s.Cat(0, p.corners[0], p.corners[1]))
+}
+
+// Masks encodes binary masks (N, H, W), resized to four pixels per token edge
+// by nearest neighbour, into dense prompts (N, width, h, w).
+func (p *PromptEncoder) Masks(s *torch.Scope, masks *torch.Tensor, h, w int) *torch.Tensor {
+	x := s.Unsqueeze(masks, 1)
+	if x.Dim(2) != 4*h || x.Dim(3) != 4*w {
+		x = s.Interpolate(x, torch.Nearest, false, 4*h, 4*w)
+	}
+	x = s.GELU(p.norm1.Channels(s, p.down1.Forward(s, x)))
+	x = s.GELU(p.norm2.Channels(s, p.down2.Forward(s, x)))
+	return p.down3.Forward(s, x)
+}
+
+// Grid returns the dense positional encoding of every frame,
+// (T, h·w, width): half-integers of the canvas's token grid, of which a smaller
+// frame keeps the top-left part, plus the temporal embedding.
+func (p *PromptEncoder) Grid(s *torch.Scope, h, w int) *torch.Tensor {
+	gh, gw := p.canvas[0]/p.patch, p.canvas[1]/p.patch
+	c := make([]float32, 0, 2*h*w)
+	for y := range h {
+		for x := range w {
+			c = append(c, (float32(x)+0.5)/float32(gw), (float32(y)+0.5)/float32(gh))
+		}
+	}
+	pe := p.encode(s, s.Float32s(p.gaussian.Device(), c, h*w, 2))
+	t := s.Reshape(s.Permute(p.temporal, 0, 2, 3, 1), -1, h*w, p.width)
+	return s.Add(t, pe)
+}
