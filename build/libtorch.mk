@@ -9,4 +9,4 @@ torch_abi := $(if $(shell grep -la 'torchCheckFailEPKcS2_jRKNSt7__cxx11' $(torch
 torch_gpu := $(if $(wildcard $(torch_lib)/libtorch_cuda.so),-Wl$(comma)--no-as-needed -ltorch_cuda -lc10_cuda -Wl$(comma)--as-needed)
 
 export CGO_CXXFLAGS := -O2 -std=$(torch_std) -D_GLIBCXX_USE_CXX11_ABI=$(torch_abi) -I$(LIBTORCH)/include -I$(LIBTORCH)/include/torch/csrc/api/include
-export CGO_LDFLAGS := -L$(torch_lib) -Wl,-rpath,$(torch_lib) $(torch_gpu)
+export CGO_LDFLAGS := -L$(torch_lib) -Wl,-rpath,$(torch_lib) $(torch_gpu) -ltorch -ltorch_cpu -lc10
