@@ -309,14 +309,14 @@ func TestGoldenForcedClass(t *testing.T) {
 	for i, c := range table.Cases {
 		var classes []Class
 		for _, l := range c.Locations {
-			class := Class{Annotated: l.Key[0] == '['}
-			for _, v := range l.Voxels {
-				class.Voxels = append(class.Voxels, [3]int(v[1:]))
-			}
-			classes = append(classes, class)
+			classes = append(classes, Class{Annotated: l.Key[0] == '[', Voxels: len(l.Voxels)})
 		}
 		for seed := range uint64(20) {
-			box := Draw(generator(seed), classes, c.Forced, true, table.Shape, table.Patch, table.Final)
+			class, voxel, ok := Choose(generator(seed), classes, c.Forced, true)
+			if !ok {
+				t.Fatalf("case %d: no voxel chosen", i)
+			}
+			box := BoxAround([3]int(c.Locations[class].Voxels[voxel][1:]), table.Shape, table.Patch, table.Final)
 			if !slices.Contains(c.Lower, box.Lo) {
 				t.Errorf("case %d: box at %v, want one of %v", i, box.Lo, c.Lower)
 			}

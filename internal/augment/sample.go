@@ -84,35 +84,28 @@ func boxAt(lower, size [3]int) volume.Box {
 	return b
 }
 
-// Class is one key of a case's class locations: a label, a region or the annotated voxels, with the voxels that were
-// drawn for it in preprocessing.
+// Class is one key of a case's class locations: a label, a region or, with Annotated, every label but ignore together.
 type Class struct {
-	Annotated bool // every label but ignore, together
-	Voxels    [][3]int
+	Annotated bool
+	Voxels    int // drawn for it in preprocessing
 }
 
-// Draw chooses the box of one patch (nnU-Net's get_bbox). A forced patch takes one class uniformly among those with
-// voxels, the annotated class only when no other is left, and one of its voxels uniformly. A patch that is not forced
-// is placed at random, but in a dataset with an ignore label around a random annotated voxel.
-func Draw(rng *rand.Rand, classes []Class, forced, ignoreLabel bool, shape, patch, final [3]int) volume.Box {
-	if voxel, ok := drawVoxel(rng, classes, forced, ignoreLabel); ok {
-		return BoxAround(voxel, shape, patch, final)
-	}
-	return RandomBox(rng.IntN, shape, patch, final)
-}
-
-func drawVoxel(rng *rand.Rand, classes []Class, forced, ignoreLabel bool) (voxel [3]int, ok bool) {
-	var annotated, other []Class
-	for _, c := range classes {
+// Choose draws the voxel that a patch is placed around, as the index of its class and its index in the class; ok is
+// false where the patch is placed at random (nnU-Net's get_bbox). A forced patch takes one class uniformly among those
+// with voxels, the annotated class only when no other is left, and one of its voxels uniformly. A patch that is not
+// forced takes an annotated voxel in a dataset with an ignore label.
+func Choose(rng *rand.Rand, classes []Class, forced, ignoreLabel bool) (class, voxel int, ok bool) {
+	var annotated, other []int
+	for i, c := range classes {
 		switch {
-		case len(c.Voxels) == 0:
+		case c.Voxels == 0:
 		case c.Annotated:
-			annotated = append(annotated, c)
+			annotated = append(annotated, i)
 		default:
-			other = append(other, c)
+			other = append(other, i)
 		}
 	}
-	var eligible []Class
+	var eligible []int
 	switch {
 	case forced && len(other) > 0:
 		eligible = other
@@ -120,8 +113,8 @@ func drawVoxel(rng *rand.Rand, classes []Class, forced, ignoreLabel bool) (voxel
 		eligible = annotated
 	}
 	if len(eligible) == 0 {
-		return voxel, false
+		return 0, 0, false
 	}
-	c := eligible[rng.IntN(len(eligible))]
-	return c.Voxels[rng.IntN(len(c.Voxels))], true
+	class = eligible[rng.IntN(len(eligible))]
+	return class, rng.IntN(classes[class].Voxels), true
 }

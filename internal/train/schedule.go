@@ -1,0 +1,116 @@
+package train
+
+import (
+	"encoding/json"
+	"math"
+
+	"masksam/internal/masksam"
+)
+
+// fraction is how much of the training is done, 0 to 1: by steps, or by minutes where there is a budget and it runs out
+// first.
+func fraction(t masksam.Train, step int, minutes float64) float64 {
+	p := float64(step) / float64(t.Epochs*t.Iterations)
+	if t.Minutes > 0 {
+		p = max(p, minutes/t.Minutes)
+	}
+	return min(p, 1)
+}
+
+// learningRate is lr·(1−p)^power for progress p, which stands still during an epoch unless the recipe says PerStep,
+// times the linear warm-up over the first steps (the step counts from 0). With neither it is nnU-Net's poly schedule.
+func learningRate(t masksam.Train, step int, p float64) float64 {
+	lr := t.LR * math.Pow(1-p, t.Power)
+	if step < t.Warmup {
+		lr *= float64(step+1) / float64(t.Warmup)
+	}
+	return lr
+}
+
+// averageDecay is the share of the moving average of the weights that is kept at update n (from 0): the recipe's, but
+// less at the beginning, where the average would remember the random start.
+func averageDecay(t masksam.Train, n int) float64 {
+	return min(t.Average, float64(1+n)/float64(10+n))
+}
+
+// moving is nnU-Net's exponential moving average of the epoch means (0.9 of the past), but a NaN, an epoch without any
+// foreground, leaves it as it was.
+func moving(average, mean number) number {
+	switch {
+	case mean.isNaN():
+		return average
+	case average.isNaN():
+		return mean
+	}
+	return 0.9*average + 0.1*mean
+}
+
+// counts are the hard true positives, false positives and false negatives of the foreground classes 1 … K−1.
+type counts struct{ tp, fp, fn []int }
+
+func newCounts(classes int) counts {
+	return counts{make([]int, classes-1), make([]int, classes-1), make([]int, classes-1)}
+}
+
+// add counts voxels by their predicted and true label. A predicted label is below the number of classes.
+func (c counts) add(predicted []int64, truth []uint8) {
+	for i, p := range predicted {
+		t := int64(truth[i])
+		switch {
+		case p == t && t > 0:
+			c.tp[t-1]++
+		case p != t:
+			if p > 0 {
+				c.fp[p-1]++
+			}
+			if t > 0 {
+				c.fn[t-1]++
+			}
+		}
+	}
+}
+
+// dice is 2tp/(2tp+fp+fn) of each class, NaN where nothing is counted, and the mean over the classes with a number.
+func (c counts) dice() (perClass []number, mean number) {
+	sum, n := 0.0, 0
+	for i := range c.tp {
+		d := float64(2*c.tp[i]) / float64(2*c.tp[i]+c.fp[i]+c.fn[i])
+		perClass = append(perClass, number(d))
+		if !math.IsNaN(d) {
+			sum, n = sum+d, n+1
+		}
+	}
+	return perClass, number(sum / float64(n))
+}
+
+// number is a float64 whose NaN is null in JSON.
+type number float64
+
+func (n number) isNaN() bool { return math.IsNaN(float64(n)) }
+
+func (n number) MarshalJSON() ([]byte, error) {
+	if n.isNaN() || math.IsInf(float64(n), 0) {
+		return []byte("null"), nil
+	}
+	return json.Marshal(float64(n))
+}
+
+func (n *number) UnmarshalJSON(raw []byte) error {
+	if string(raw) == "null" {
+		*n = number(math.NaN())
+		return nil
+	}
+	return json.Unmarshal(raw, (*float64)(n))
+}
+
+// history is what nnU-Net's logger keeps, one value per finished epoch.
+type history struct {
+	MeanDice   []number   `json:"mean_fg_dice"`
+	EMADice    []number   `json:"ema_fg_dice"`
+	ClassDice  [][]number `json:"dice_per_class_or_region"`
+	TrainLoss  []number   `json:"train_losses"`
+	ValLoss    []number   `json:"val_losses"`
+	LR         []number   `json:"lrs"`
+	EpochStart []number   `json:"epoch_start_timestamps"` // seconds since 1970
+	EpochEnd   []number   `json:"epoch_end_timestamps"`
+}
