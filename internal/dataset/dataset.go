@@ -1,0 +1,258 @@
+// Package dataset knows nnU-Net's datasets: the three folders and their names, dataset.json, cases, label rules, splits
+// and the integrity of it all.
+package dataset
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+
+	"masksam/internal/pyjson"
+)
+
+// Dataset is a dataset.json and the folder that it describes.
+type Dataset struct {
+	Dir         string   // folder of dataset.json
+	Channels    []string // names in the order of the file; their order is the channels' order
+	Labels      *Labels
+	NumTraining int
+	FileEnding  string // with the dot
+	Reader      string // overwrite_image_reader_writer; empty: to be chosen by the ending
+	Doc         *pyjson.Object
+}
+
+// Case is one training case.
+type Case struct {
+	ID     string
+	Images []string // channel files in channel order
+	Label  string
+}
+
+// FileName is the name of the description in a dataset's folder.
+const FileName = "dataset.json"
+
+// Read reads a dataset.json, or the one in a folder. The error joins a *Finding for every broken rule.
+func Read(path string) (*Dataset, error) {
+	if info, err := os.Stat(path); err == nil && info.IsDir() {
+		path = filepath.Join(path, FileName)
+	}
+	doc, err := readObject(path)
+	if err != nil {
+		return nil, err
+	}
+	d, found := parse(doc, path)
+	if err := join(found); err != nil {
+		return nil, err
+	}
+	return d, nil
+}
+
+// readObject reads a JSON object; its error is a *Finding.
+func readObject(path string) (*pyjson.Object, error) {
+	text, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, finding("DATASET_JSON_MISSING", path, "every dataset needs one (channel_names, labels, numTraining, file_ending)", "the file is missing")
+	}
+	if err != nil {
+		return nil, finding("DATASET_JSON_INVALID", path, "make the file readable", "%v", err)
+	}
+	doc, err := pyjson.ParseObject(text)
+	if err != nil {
+		return nil, finding("DATASET_JSON_INVALID", path, "correct the JSON", "%v", err)
+	}
+	return doc, nil
+}
+
+// parse reads what all work on a dataset needs; the integrity check asks for more.
+func parse(doc *pyjson.Object, path string) (*Dataset, []*Finding) {
+	d := &Dataset{Dir: filepath.Dir(path), Doc: doc}
+	var found []*Finding
+	var missing []string
+
+	channels, ok := doc.Get("channel_names")
+	if !ok {
+		channels, ok = doc.Get("modality")
+	}
+	if names, isObject := channels.(*pyjson.Object); isObject && len(names.Keys()) > 0 {
+		for _, key := range names.Keys() {
+			name, _ := names.Get(key)
+			d.Channels = append(d.Channels, fmt.Sprint(name))
+		}
+	} else if ok {
+		found = append(found, finding("CHANNEL_NAMES_INVALID", path, `write channel_names as {"0": "CT", …}`, "channel_names names no channel"))
+	} else {
+		missing = append(missing, "channel_names")
+	}
+
+	if doc.Has("labels") {
+		labels, wrong := ReadLabels(doc, path)
+		d.Labels = labels
+		found = append(found, wrong...)
+	} else {
+		missing = append(missing, "labels")
+	}
+
+	if v, ok := doc.Get("numTraining"); !ok {
+		missing = append(missing, "numTraining")
+	} else if n, ok := integer(v); ok && n >= 0 {
+		d.NumTraining = n
+	} else {
+		found = append(found, finding("NUM_TRAINING_INVALID", path, "give the number of training cases", "numTraining is %v", v))
+	}
+
+	if v, ok := doc.Get("file_ending"); !ok {
+		missing = append(missing, "file_ending")
+	} else if d.FileEnding, ok = v.(string); !ok || d.FileEnding == "" {
+		found = append(found, finding("FILE_ENDING_INVALID", path, `give it with its dot, e.g. ".nii.gz"`, "file_ending is %v", v))
+	}
+
+	if v, ok := doc.Get("overwrite_image_reader_writer"); ok && v != nil && v != "None" {
+		d.Reader = fmt.Sprint(v)
+	}
+	if len(missing) > 0 {
+		found = append(found, finding("KEYS_MISSING", path, "add them", "required keys are missing: %s", strings.Join(missing, ", ")))
+	}
+	return d, found
+}
+
+// Cases lists the training cases in nnU-Net's order: that of the entry "dataset" if there is one, else by code point of
+// the ids in imagesTr. Files whose name is not <id>_<4 digits><ending> are an error. That a case has all its channels and
+// its label is not checked here.
+func (d *Dataset) Cases() ([]Case, error) {
+	if v, ok := d.Doc.Get("dataset"); ok {
+		return d.declared(v)
+	}
+	dir := filepath.Join(d.Dir, "imagesTr")
+	ids, files, strangers, err := group(dir, d.FileEnding)
+	switch {
+	case err != nil:
+		return nil, finding("IMAGES_TR_MISSING", dir, "put the training images there", "%v", err)
+	case len(strangers) > 0:
+		return nil, &Finding{
+			Code: "BAD_FILE_NAME", Severity: Error, Files: strangers,
+			Text:   fmt.Sprintf("an image is named <case>_<4 digits>%s, e.g. patient1_0000%s", d.FileEnding, d.FileEnding),
+			Remedy: "rename or remove the files",
+		}
+	case len(ids) == 0:
+		return nil, noCases(dir, d.FileEnding)
+	}
+	cases := make([]Case, len(ids))
+	for i, id := range ids {
+		cases[i] = Case{ID: id, Images: files[id], Label: filepath.Join(d.Dir, "labelsTr", id+d.FileEnding)}
+	}
+	return cases, nil
+}
+
+// noCases says why a folder holds no image of the ending.
+func noCases(dir, ending string) *Finding {
+	entries, _ := os.ReadDir(dir)
+	if len(entries) == 0 {
+		return finding("NO_CASES", dir, "put the training images there", "the folder holds no image")
+	}
+	return finding("FILE_ENDING", dir, "correct file_ending in dataset.json or rename the files",
+		"none of %d files ends in %q, which is dataset.json's file_ending; the first is %s", len(entries), ending, entries[0].Name())
+}
+
+// ListImages groups the images of a folder by case, as for prediction: every file that ends in ending must be named
+// <id>_<4 digits><ending>. The cases come sorted by code point; Label is empty.
+func ListImages(dir, ending string) ([]Case, error) {
+	ids, files, strangers, err := group(dir, ending)
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("list images: %w", err)
+	case len(strangers) > 0:
+		return nil, fmt.Errorf("list images: %s: an image is named <case>_<4 digits>%s; rename or remove the files", strings.Join(strangers, ", "), ending)
+	case len(ids) == 0:
+		return nil, fmt.Errorf("list images: %s: no file ends in %q", dir, ending)
+	}
+	cases := make([]Case, len(ids))
+	for i, id := range ids {
+		cases[i] = Case{ID: id, Images: files[id]}
+	}
+	return cases, nil
+}
+
+var suffix = regexp.MustCompile(`^(.+)_[0-9]{4}$`)
+
+// group finds the channel files of each case in a folder; strangers have the ending but not the form of a name.
+func group(dir, ending string) (ids []string, files map[string][]string, strangers []string, err error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	files = map[string][]string{}
+	for _, e := range entries { // sorted by name
+		stem, ok := strings.CutSuffix(e.Name(), ending)
+		if !ok || e.IsDir() {
+			continue
+		}
+		path := filepath.Join(dir, e.Name())
+		m := suffix.FindStringSubmatch(stem)
+		if m == nil {
+			strangers = append(strangers, path)
+			continue
+		}
+		if files[m[1]] == nil {
+			ids = append(ids, m[1])
+		}
+		files[m[1]] = append(files[m[1]], path)
+	}
+	slices.Sort(ids)
+	return ids, files, strangers, nil
+}
+
+var variable = regexp.MustCompile(`\$(\w+|\{[^}]*\})`)
+
+// declared reads the entry "dataset": {id: {"images": […], "label": …}}.
+func (d *Dataset) declared(v any) ([]Case, error) {
+	wrong := func(format string, args ...any) error {
+		return finding("DATASET_ENTRY_INVALID", filepath.Join(d.Dir, FileName), `write "dataset" as {case: {"images": […], "label": …}}`, format, args...)
+	}
+	object, ok := v.(*pyjson.Object)
+	if !ok || len(object.Keys()) == 0 {
+		return nil, wrong(`"dataset" lists no case`)
+	}
+	place := func(path string) string {
+		path = variable.ReplaceAllStringFunc(path, func(name string) string {
+			if v, ok := os.LookupEnv(strings.Trim(name[1:], "{}")); ok {
+				return v
+			}
+			return name
+		})
+		if !filepath.IsAbs(path) {
+			path = filepath.Join(d.Dir, path)
+		}
+		if abs, err := filepath.Abs(path); err == nil {
+			path = abs
+		}
+		return path
+	}
+	var cases []Case
+	for _, id := range object.Keys() {
+		v, _ := object.Get(id)
+		e, _ := v.(*pyjson.Object)
+		images, _ := e.Get("images")
+		list, _ := images.([]any)
+		c := Case{ID: id}
+		for _, image := range list {
+			path, ok := image.(string)
+			if !ok {
+				return nil, wrong("an image of case %q is no file name", id)
+			}
+			c.Images = append(c.Images, place(path))
+		}
+		label, _ := e.Get("label")
+		path, ok := label.(string)
+		if !ok || len(list) == 0 {
+			return nil, wrong("case %q needs images and a label", id)
+		}
+		c.Label = place(path)
+		cases = append(cases, c)
+	}
+	return cases, nil
+}

@@ -1,0 +1,85 @@
+package dataset
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// Roots are the three folders below which nnU-Net keeps datasets; an empty one is not known.
+type Roots struct{ Raw, Preprocessed, Results string }
+
+// Environment variables of the roots.
+const (
+	EnvRaw          = "nnUNet_raw"
+	EnvPreprocessed = "nnUNet_preprocessed"
+	EnvResults      = "nnUNet_results"
+)
+
+// Env reads the roots from the environment.
+func Env() Roots {
+	return Roots{os.Getenv(EnvRaw), os.Getenv(EnvPreprocessed), os.Getenv(EnvResults)}
+}
+
+// RawDir is the raw folder of a dataset of the given name.
+func (r Roots) RawDir(name string) (string, error) { return below(r.Raw, EnvRaw, "--raw", name) }
+
+// PreprocessedDir is the preprocessed folder of a dataset.
+func (r Roots) PreprocessedDir(name string) (string, error) {
+	return below(r.Preprocessed, EnvPreprocessed, "--preprocessed", name)
+}
+
+// ResultsDir is the results folder of a dataset.
+func (r Roots) ResultsDir(name string) (string, error) {
+	return below(r.Results, EnvResults, "--results", name)
+}
+
+func below(root, variable, flag, name string) (string, error) {
+	if root == "" {
+		return "", fmt.Errorf("the folder for %s is not known: set the environment variable %s or give %s", name, variable, flag)
+	}
+	return filepath.Join(root, name), nil
+}
+
+// Name finds the name of a dataset, DatasetXXX_Name, below any of the roots from its number ("27", "027"). A text that
+// begins with "Dataset" is a name already. Unlike nnU-Net, 100 does not match Dataset1000_X.
+func (r Roots) Name(idOrName string) (string, error) {
+	if strings.HasPrefix(idOrName, "Dataset") {
+		return idOrName, nil
+	}
+	id, err := strconv.Atoi(idOrName)
+	if err != nil || id < 0 {
+		return "", fmt.Errorf("dataset %q is neither a number nor a name of the form Dataset027_ACDC", idOrName)
+	}
+	prefix := fmt.Sprintf("Dataset%03d_", id)
+	var names []string
+	for _, root := range []string{r.Preprocessed, r.Raw, r.Results} {
+		if root == "" {
+			continue
+		}
+		entries, _ := os.ReadDir(root) // a root that is not there holds no dataset
+		for _, e := range entries {
+			if strings.HasPrefix(e.Name(), prefix) && isDir(filepath.Join(root, e.Name())) {
+				names = append(names, e.Name())
+			}
+		}
+	}
+	slices.Sort(names)
+	names = slices.Compact(names)
+	where := fmt.Sprintf("%s=%q, %s=%q, %s=%q", EnvRaw, r.Raw, EnvPreprocessed, r.Preprocessed, EnvResults, r.Results)
+	switch len(names) {
+	case 0:
+		return "", fmt.Errorf("no dataset %d: no folder %s… in %s", id, prefix, where)
+	case 1:
+		return names[0], nil
+	}
+	return "", fmt.Errorf("dataset %d is ambiguous: %s in %s; give the name, or rename one", id, strings.Join(names, ", "), where)
+}
+
+func isDir(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.IsDir()
+}
