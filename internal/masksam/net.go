@@ -77,7 +77,7 @@ func (n *Net) Forward(s *torch.Scope, x *torch.Tensor) *Output { return n.forwar
 // forced replaces the prompts that follow a discontinuity, so that what comes
 // behind them can be compared stage by stage.
 type forced struct {
-	masks *torch.Tensor // (B·T·Q, 4h, 4w), binary
+	masks *torch.Tensor // (B·T·Q, 4h, 4w), binary; nil: the network's own
 	boxes *torch.Tensor // (B·T, Q, 4)
 }
 
@@ -105,7 +105,10 @@ func (n *Net) forward(s *torch.Scope, x *torch.Tensor, probe sam.Probe, f *force
 	boxes := out.AuxBoxes
 	masks := s.Reshape(hard, -1, c.Height, c.Width)
 	if f != nil {
-		boxes, masks = f.boxes, f.masks
+		boxes = f.boxes
+		if f.masks != nil {
+			masks = f.masks
+		}
 	}
 	sparse := n.prompts.Boxes(s, boxes, c.Height, c.Width, upscale(c.Stem))
 	see("prompt_encoder.sparse", sparse)
