@@ -54,6 +54,8 @@ int dtype_code(at::ScalarType t) {
   return -1;
 }
 
+bool is_half(const Tensor &x) { return x.scalar_type() == at::kBFloat16 || x.scalar_type() == at::kHalf; }
+
 at::Device device_of(int64_t code) {
   return code < 0 ? at::Device(at::kCPU) : at::Device(at::kCUDA, c10::DeviceIndex(code));
 }
@@ -159,6 +161,7 @@ struct Call {
   int nnums;
   handle *out;
   int nout, done;
+  bool autocast;
 
   Tensor operator[](int i) const { return i < nin ? borrow(in[i]) : Tensor(); }
   MaybeTensor maybe(int i) const {
@@ -178,6 +181,17 @@ struct Call {
     const double v = nums[i];
     if (at::isIntegralType(x.scalar_type(), true) && v == std::trunc(v)) return int64_t(v);
     return v;
+  }
+  // The ith tensor, in float32 if autocast made it narrower: for what CUDA's autocast
+  // computes in float32 and the CPU's leaves as it is, or knows in one dtype only.
+  Tensor wide(int i) const {
+    Tensor x = (*this)[i];
+    return autocast && is_half(x) ? x.to(at::kFloat) : x;
+  }
+  // The dtype to sum the ith tensor in, likewise.
+  c10::optional<at::ScalarType> sum_type(int i) const {
+    if (autocast && is_half((*this)[i])) return at::kFloat;
+    return c10::nullopt;
   }
   // Options from ints[0] = device, ints[1] = dtype.
   at::TensorOptions options() const { return at::device(device_of(ints[0])).dtype(dtypes[ints[1]]); }
@@ -285,10 +299,10 @@ OP(GELU) { c.ret(Gelu::apply(c[0])); }
 
 // ---- reductions -------------------------------------------------------------------------
 
-UNARY(Sum, at::sum)
-UNARY(Mean, at::mean)
-OP(SumDim) { c.ret(at::sum(c[0], c.rest(1), c.ints[0] != 0)); }
-OP(MeanDim) { c.ret(at::mean(c[0], c.rest(1), c.ints[0] != 0)); }
+OP(Sum) { c.ret(at::sum(c[0], c.sum_type(0))); }
+OP(Mean) { c.ret(at::mean(c[0], c.sum_type(0))); }
+OP(SumDim) { c.ret(at::sum(c[0], c.rest(1), c.ints[0] != 0, c.sum_type(0))); }
+OP(MeanDim) { c.ret(at::mean(c[0], c.rest(1), c.ints[0] != 0, c.sum_type(0))); }
 OP(AmaxDim) { c.ret(at::amax(c[0], c.rest(1), c.ints[0] != 0)); }
 OP(AminDim) { c.ret(at::amin(c[0], c.rest(1), c.ints[0] != 0)); }
 OP(ArgMax) { c.ret(at::argmax(c[0], c.ints[0])); }
@@ -305,7 +319,7 @@ OP(Sort) {
   c.ret(std::get<0>(r));
   c.ret(std::get<1>(r));
 }
-OP(CumSum) { c.ret(at::cumsum(c[0], c.ints[0])); }
+OP(CumSum) { c.ret(at::cumsum(c[0], c.ints[0], c.sum_type(0))); }
 
 // ---- shape ---------------------------------------------------------------------------------
 
@@ -369,27 +383,27 @@ OP(ConvTranspose2d) {
 OP(ConvTranspose3d) {
   c.ret(at::conv_transpose3d(c[0], c[1], c.maybe(2), c.part(0, 3), c.part(3, 3), c.part(9, 3), c.ints[12], c.part(6, 3)));
 }
-OP(Softmax) { c.ret(at::softmax(c[0], c.ints[0])); }
-OP(LogSoftmax) { c.ret(at::log_softmax(c[0], c.ints[0])); }
+OP(Softmax) { c.ret(at::softmax(c.wide(0), c.ints[0])); }
+OP(LogSoftmax) { c.ret(at::log_softmax(c.wide(0), c.ints[0])); }
 OP(LayerNorm) {
-  auto x = c[0];
+  auto x = c.wide(0);
   c.ret(at::layer_norm(x, {x.size(-1)}, c.maybe(1), c.maybe(2), c.nums[0]));
 }
 OP(ChannelNorm) {
-  auto x = c[0].movedim(1, -1);
+  auto x = c.wide(0).movedim(1, -1);
   c.ret(at::layer_norm(x, {x.size(-1)}, c.maybe(1), c.maybe(2), c.nums[0]).movedim(-1, 1));
 }
 OP(InstanceNorm) {
   c.ret(at::instance_norm(c[0], c.maybe(1), c.maybe(2), {}, {}, true, 0.1, c.nums[0], true));
 }
-OP(GroupNorm) { c.ret(at::group_norm(c[0], c.ints[0], c.maybe(1), c.maybe(2), c.nums[0])); }
+OP(GroupNorm) { c.ret(at::group_norm(c.wide(0), c.ints[0], c.maybe(1), c.maybe(2), c.nums[0])); }
 OP(AdaptiveAvgPool2d) { c.ret(at::adaptive_avg_pool2d(c[0], c.rest())); }
 OP(AvgPool2d) { c.ret(at::avg_pool2d(c[0], c.part(0, 2), c.part(2, 2))); }
 OP(AvgPool3d) { c.ret(at::avg_pool3d(c[0], c.part(0, 3), c.part(3, 3))); }
 OP(MaxPool2d) { c.ret(at::max_pool2d(c[0], c.part(0, 2), c.part(2, 2))); }
 
 OP(Interpolate) {
-  const auto x = c[0];
+  const auto x = c.wide(0);
   const bool align = c.ints[1] != 0;
   const auto size = c.rest(2);
   enum { nearest, nearest_exact, bilinear, trilinear, linear };
@@ -421,9 +435,9 @@ OP(Interpolate) {
 
 OP(GridSample) { c.ret(at::grid_sampler(c[0], c[1], c.ints[0], c.ints[1], c.ints[2] != 0)); }
 OP(BCEWithLogits) {
-  c.ret(at::binary_cross_entropy_with_logits(c[0], c[1], {}, {}, at::Reduction::None));
+  c.ret(at::binary_cross_entropy_with_logits(c.wide(0), c[1], {}, {}, at::Reduction::None));
 }
-OP(CrossEntropy) { c.ret(at::cross_entropy_loss(c[0], c[1], c.maybe(2), at::Reduction::None)); }
+OP(CrossEntropy) { c.ret(at::cross_entropy_loss(c.wide(0), c[1], c.maybe(2), at::Reduction::None)); }
 
 // ---- autograd ---------------------------------------------------------------------------------
 
@@ -515,7 +529,7 @@ const char *shim_op_name(int op) { return table[op].name; }
 shim_error *shim_call(int op, int grad, int autocast, const handle *in, int nin,
                       const int64_t *ints, int nints, const double *nums,
                       int nnums, handle *out, int nout) {
-  Call c{in, nin, ints, nints, nums, nnums, out, nout, 0};
+  Call c{in, nin, ints, nints, nums, nnums, out, nout, 0, autocast != 0};
   auto *e = guard([&] {
     State state(grad, autocast);
     table[op].run(c);

@@ -1,0 +1,431 @@
+package torch
+
+import (
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"strings"
+	"testing"
+)
+
+// A differentiable operation with the shapes of its tensors. params of them,
+// the last ones, are weights: in bfloat16 they stay float32, as under autocast.
+type diffOp struct {
+	name    string
+	shapes  [][]int
+	params  int
+	dist    func(r *rand.Rand) float64 // of the inputs; nil is normal
+	varying bool                       // an input constant along a dimension has no sensible gradient
+	f       func(s *Scope, x []*Tensor) *Tensor
+}
+
+func unary(name string, f func(*Scope, *Tensor) *Tensor) diffOp {
+	return diffOp{name: name, shapes: [][]int{{3, 5, 4, 9}}, f: func(s *Scope, x []*Tensor) *Tensor { return f(s, x[0]) }}
+}
+
+func binary(name string, f func(*Scope, *Tensor, *Tensor) *Tensor) diffOp {
+	return diffOp{name: name, shapes: [][]int{{3, 5, 4, 9}, {5, 1, 9}}, f: func(s *Scope, x []*Tensor) *Tensor { return f(s, x[0], x[1]) }}
+}
+
+func (o diffOp) over(dist func(r *rand.Rand) float64) diffOp {
+	o.dist = dist
+	return o
+}
+
+func positive(r *rand.Rand) float64 { return 0.5 + 1.5*r.Float64() }
+func unit(r *rand.Rand) float64     { return 0.05 + 0.9*r.Float64() }
+
+func dims(n ...[]int) [][]int { return n }
+
+func convOp(name string, transposed bool, x, w []int, c Conv) diffOp {
+	b := w[0]
+	if transposed {
+		b = w[1] * max(c.Groups, 1)
+	}
+	return diffOp{name: name, shapes: [][]int{x, w, {b}}, params: 2, f: func(s *Scope, x []*Tensor) *Tensor {
+		switch {
+		case transposed && len(w) == 4:
+			return s.ConvTranspose2d(x[0], x[1], x[2], c)
+		case transposed:
+			return s.ConvTranspose3d(x[0], x[1], x[2], c)
+		case len(w) == 4:
+			return s.Conv2d(x[0], x[1], x[2], c)
+		}
+		return s.Conv3d(x[0], x[1], x[2], c)
+	}}
+}
+
+func resize(name string, mode Interp, align bool, x []int, size ...int) diffOp {
+	return diffOp{name: name, shapes: dims(x), f: func(s *Scope, x []*Tensor) *Tensor { return s.Interpolate(x[0], mode, align, size...) }}
+}
+
+// Every differentiable operation of the package; TestEveryOpIsChecked holds it complete.
+var diffOps = []diffOp{
+	binary("Add", (*Scope).Add), binary("Sub", (*Scope).Sub), binary("Mul", (*Scope).Mul),
+	binary("Div", (*Scope).Div).over(positive),
+	binary("Maximum", (*Scope).Maximum), binary("Minimum", (*Scope).Minimum),
+	unary("AddScalar", func(s *Scope, x *Tensor) *Tensor { return s.AddScalar(x, 0.75) }),
+	unary("MulScalar", func(s *Scope, x *Tensor) *Tensor { return s.MulScalar(x, -1.5) }),
+	unary("PowScalar", func(s *Scope, x *Tensor) *Tensor { return s.PowScalar(x, 1.5) }).over(positive),
+	unary("PowScalar/2", func(s *Scope, x *Tensor) *Tensor { return s.PowScalar(x, 2) }),
+	unary("Neg", (*Scope).Neg), unary("Exp", (*Scope).Exp), unary("Log", (*Scope).Log).over(positive),
+	unary("Sqrt", (*Scope).Sqrt).over(positive), unary("Abs", (*Scope).Abs), unary("Sin", (*Scope).Sin),
+	unary("Cos", (*Scope).Cos), unary("Floor", (*Scope).Floor), unary("Round", (*Scope).Round),
+	unary("Sigmoid", (*Scope).Sigmoid), unary("Tanh", (*Scope).Tanh), unary("ReLU", (*Scope).ReLU),
+	unary("Softplus", (*Scope).Softplus), unary("LogSigmoid", (*Scope).LogSigmoid), unary("GELU", (*Scope).GELU),
+	unary("LeakyReLU", func(s *Scope, x *Tensor) *Tensor { return s.LeakyReLU(x, 0.01) }),
+	unary("Clamp", func(s *Scope, x *Tensor) *Tensor { return s.Clamp(x, -0.5, 0.75) }),
+	{name: "Where", shapes: dims([]int{3, 5, 4, 9}, []int{3, 5, 4, 9}), f: func(s *Scope, x []*Tensor) *Tensor {
+		return s.Where(s.EqScalar(s.OneHot(s.Int64s(CPU, []int64{0, 2, 8, 4}, 4), 9), 1), x[0], x[1])
+	}},
+	unary("MaskedFill", func(s *Scope, x *Tensor) *Tensor {
+		return s.MaskedFill(x, s.GtScalar(s.Detach(x), 0.5), -2)
+	}),
+
+	unary("Sum", (*Scope).Sum).over(positive), unary("Mean", (*Scope).Mean).over(positive),
+	unary("SumDim", func(s *Scope, x *Tensor) *Tensor { return s.SumDim(x, false, 1, -1) }),
+	unary("SumDim/keep", func(s *Scope, x *Tensor) *Tensor { return s.SumDim(x, true, 2) }),
+	unary("MeanDim", func(s *Scope, x *Tensor) *Tensor { return s.MeanDim(x, false, 0, 2) }),
+	unary("AmaxDim", func(s *Scope, x *Tensor) *Tensor { return s.AmaxDim(x, false, 1, 3) }),
+	unary("AminDim", func(s *Scope, x *Tensor) *Tensor { return s.AminDim(x, true, 2) }),
+	unary("CumSum", func(s *Scope, x *Tensor) *Tensor { return s.CumSum(x, 2) }),
+	{name: "TopK", shapes: dims([]int{3, 5, 4, 9}), varying: true, f: func(s *Scope, x []*Tensor) *Tensor {
+		v, _ := s.TopK(x[0], 3, -1, true)
+		return v
+	}},
+	{name: "Sort", shapes: dims([]int{3, 5, 4, 9}), varying: true, f: func(s *Scope, x []*Tensor) *Tensor {
+		v, _ := s.Sort(x[0], 1, true)
+		return v
+	}},
+
+	unary("Reshape", func(s *Scope, x *Tensor) *Tensor { return s.Reshape(x, 15, -1) }),
+	unary("Permute", func(s *Scope, x *Tensor) *Tensor { return s.Permute(x, 2, 0, 3, 1) }),
+	unary("Transpose", func(s *Scope, x *Tensor) *Tensor { return s.Transpose(x, 1, -1) }),
+	{name: "Expand", shapes: dims([]int{3, 1, 9}), f: func(s *Scope, x []*Tensor) *Tensor { return s.Expand(x[0], 2, -1, 4, 9) }},
+	{name: "Squeeze", shapes: dims([]int{3, 1, 9}), f: func(s *Scope, x []*Tensor) *Tensor { return s.Squeeze(x[0], 1) }},
+	unary("Unsqueeze", func(s *Scope, x *Tensor) *Tensor { return s.Unsqueeze(x, 2) }),
+	{name: "Cat", shapes: dims([]int{3, 5, 4}, []int{3, 2, 4}), f: func(s *Scope, x []*Tensor) *Tensor { return s.Cat(1, x...) }},
+	{name: "Stack", shapes: dims([]int{3, 5, 4}, []int{3, 5, 4}), f: func(s *Scope, x []*Tensor) *Tensor { return s.Stack(-1, x...) }},
+	unary("Slice", func(s *Scope, x *Tensor) *Tensor { return s.Slice(x, -1, 1, 100, 3) }),
+	unary("Select", func(s *Scope, x *Tensor) *Tensor { return s.Select(x, 1, -2) }),
+	unary("IndexSelect", func(s *Scope, x *Tensor) *Tensor {
+		return s.IndexSelect(x, 1, s.Int64s(CPU, []int64{4, 0, 0}, 3))
+	}),
+	unary("Gather", func(s *Scope, x *Tensor) *Tensor {
+		return s.Gather(x, 3, s.ArgMax(s.Stack(3, s.Detach(x), s.Neg(s.Detach(x))), 3))
+	}),
+	unary("Flip", func(s *Scope, x *Tensor) *Tensor { return s.Flip(x, 1, 3) }),
+	unary("Pad", func(s *Scope, x *Tensor) *Tensor { return s.Pad(x, 0.5, 1, 2, 0, 3) }),
+	unary("RepeatInterleave", func(s *Scope, x *Tensor) *Tensor { return s.RepeatInterleave(x, 3, 1) }),
+	unary("Contiguous", (*Scope).Contiguous), unary("ChannelsLast", (*Scope).ChannelsLast), unary("Clone", (*Scope).Clone),
+	unary("To", func(s *Scope, x *Tensor) *Tensor { return s.To(s.To(x, Float64), x.DType()) }),
+	unary("ToDevice", func(s *Scope, x *Tensor) *Tensor { return s.ToDevice(x, CPU) }),
+
+	{name: "MatMul", shapes: dims([]int{3, 1, 6, 8}, []int{4, 8, 5}), f: func(s *Scope, x []*Tensor) *Tensor { return s.MatMul(x[0], x[1]) }},
+	{name: "Linear", shapes: dims([]int{3, 6, 8}, []int{16, 8}, []int{16}), params: 2, f: func(s *Scope, x []*Tensor) *Tensor { return s.Linear(x[0], x[1], x[2]) }},
+	{name: "Attention", shapes: dims([]int{2, 3, 10, 8}, []int{2, 3, 12, 8}, []int{2, 3, 12, 6}), f: func(s *Scope, x []*Tensor) *Tensor {
+		return s.Attention(x[0], x[1], x[2], nil, 0.35)
+	}},
+	{name: "Attention/mask", shapes: dims([]int{2, 3, 10, 8}, []int{2, 3, 12, 8}, []int{2, 3, 12, 8}, []int{3, 10, 12}), f: func(s *Scope, x []*Tensor) *Tensor {
+		return s.Attention(x[0], x[1], x[2], x[3], 0.35)
+	}},
+
+	convOp("Conv2d", false, []int{2, 4, 9, 8}, []int{6, 4, 3, 3}, Conv{Pad: []int{1}}),
+	convOp("Conv2d/stride", false, []int{2, 4, 9, 8}, []int{6, 4, 2, 3}, Conv{Stride: []int{2, 3}, Dilation: []int{1, 2}, Pad: []int{0, 2}}),
+	convOp("Conv2d/patch", false, []int{2, 3, 8, 8}, []int{16, 3, 4, 4}, Conv{Stride: []int{4}}),
+	convOp("Conv2d/1x1", false, []int{2, 16, 5, 6}, []int{8, 16, 1, 1}, Conv{}),
+	convOp("Conv2d/depthwise", false, []int{2, 8, 7, 6}, []int{8, 1, 3, 3}, Conv{Pad: []int{1}, Groups: 8}),
+	convOp("Conv3d", false, []int{2, 3, 4, 6, 5}, []int{8, 3, 3, 3, 3}, Conv{Pad: []int{1}}),
+	convOp("Conv3d/1x3x3", false, []int{2, 3, 4, 6, 5}, []int{8, 3, 1, 3, 3}, Conv{Pad: []int{0, 1, 1}}),
+	convOp("Conv3d/1x1x1", false, []int{2, 16, 3, 4, 5}, []int{4, 16, 1, 1, 1}, Conv{}),
+	convOp("Conv3d/stride", false, []int{2, 3, 4, 6, 5}, []int{8, 3, 1, 2, 2}, Conv{Stride: []int{1, 2, 2}}),
+	convOp("Conv3d/depthwise", false, []int{2, 16, 4, 5, 6}, []int{16, 1, 3, 3, 3}, Conv{Pad: []int{1}, Groups: 16}),
+	convOp("Conv3d/depthwise of odd width", false, []int{1, 5, 1, 2, 3}, []int{5, 1, 3, 3, 3}, Conv{Pad: []int{1}, Groups: 5}),
+	convOp("Conv3d/groups", false, []int{2, 4, 3, 4, 5}, []int{6, 2, 3, 3, 3}, Conv{Pad: []int{1}, Groups: 2}),
+	convOp("ConvTranspose2d", true, []int{2, 4, 5, 6}, []int{4, 3, 3, 3}, Conv{Stride: []int{2}, Pad: []int{1}, OutPad: []int{1}}),
+	convOp("ConvTranspose2d/2x2", true, []int{2, 4, 5, 6}, []int{4, 3, 2, 2}, Conv{Stride: []int{2}}),
+	convOp("ConvTranspose3d", true, []int{2, 4, 3, 5, 6}, []int{4, 3, 3, 3, 3}, Conv{Stride: []int{1, 2, 2}, Pad: []int{1}}),
+	convOp("ConvTranspose3d/1x2x2", true, []int{2, 4, 3, 5, 6}, []int{4, 3, 1, 2, 2}, Conv{Stride: []int{1, 2, 2}}),
+	convOp("ConvTranspose3d/2x2x2", true, []int{1, 4, 3, 2, 3}, []int{4, 8, 2, 2, 2}, Conv{Stride: []int{2}}),
+
+	unary("Softmax", func(s *Scope, x *Tensor) *Tensor { return s.Softmax(x, 1) }),
+	unary("Softmax/last", func(s *Scope, x *Tensor) *Tensor { return s.Softmax(x, -1) }),
+	unary("LogSoftmax", func(s *Scope, x *Tensor) *Tensor { return s.LogSoftmax(x, 1) }),
+	{name: "LayerNorm", shapes: dims([]int{3, 5, 16}, []int{16}, []int{16}), params: 2, varying: true, f: func(s *Scope, x []*Tensor) *Tensor { return s.LayerNorm(x[0], x[1], x[2], 1e-6) }},
+	{name: "ChannelNorm", shapes: dims([]int{2, 16, 5, 6}, []int{16}, []int{16}), params: 2, varying: true, f: func(s *Scope, x []*Tensor) *Tensor { return s.ChannelNorm(x[0], x[1], x[2], 1e-6) }},
+	{name: "ChannelNorm/3d", shapes: dims([]int{2, 6, 2, 3, 4}, []int{6}, []int{6}), params: 2, varying: true, f: func(s *Scope, x []*Tensor) *Tensor { return s.ChannelNorm(x[0], x[1], x[2], 1e-6) }},
+	{name: "InstanceNorm", shapes: dims([]int{2, 4, 3, 5, 6}, []int{4}, []int{4}), params: 2, varying: true, f: func(s *Scope, x []*Tensor) *Tensor { return s.InstanceNorm(x[0], x[1], x[2], 1e-5) }},
+	{name: "InstanceNorm/plain", shapes: dims([]int{2, 4, 5, 6}), varying: true, f: func(s *Scope, x []*Tensor) *Tensor { return s.InstanceNorm(x[0], nil, nil, 1e-5) }},
+	{name: "GroupNorm", shapes: dims([]int{2, 8, 5, 6}, []int{8}, []int{8}), params: 2, varying: true, f: func(s *Scope, x []*Tensor) *Tensor { return s.GroupNorm(x[0], 2, x[1], x[2], 1e-5) }},
+	{name: "AdaptiveAvgPool2d", shapes: dims([]int{2, 8, 7, 6}), f: func(s *Scope, x []*Tensor) *Tensor { return s.AdaptiveAvgPool2d(x[0], 3, 2) }},
+	{name: "AvgPool2d", shapes: dims([]int{2, 8, 8, 6}), f: func(s *Scope, x []*Tensor) *Tensor { return s.AvgPool2d(x[0], []int{2, 2}, nil) }},
+	{name: "AvgPool3d", shapes: dims([]int{2, 3, 4, 8, 6}), f: func(s *Scope, x []*Tensor) *Tensor { return s.AvgPool3d(x[0], []int{1, 2, 2}, []int{1, 2, 1}) }},
+	{name: "MaxPool2d", shapes: dims([]int{2, 8, 8, 6}), varying: true, f: func(s *Scope, x []*Tensor) *Tensor { return s.MaxPool2d(x[0], []int{3, 2}, nil) }},
+
+	resize("Interpolate/nearest", Nearest, false, []int{2, 3, 5, 6}, 7, 4),
+	resize("Interpolate/nearest 3d", Nearest, false, []int{2, 3, 2, 5, 6}, 4, 7, 4),
+	resize("Interpolate/nearest-exact", NearestExact, false, []int{2, 3, 5, 6}, 7, 4),
+	resize("Interpolate/bilinear", Bilinear, false, []int{2, 4, 5, 6}, 9, 4),
+	resize("Interpolate/bilinear aligned", Bilinear, true, []int{2, 4, 5, 6}, 9, 4),
+	resize("Interpolate/trilinear", Trilinear, false, []int{2, 4, 2, 5, 6}, 3, 9, 4),
+	resize("Interpolate/linear", Linear, false, []int{2, 4, 7}, 5),
+	{name: "GridSample", shapes: dims([]int{2, 4, 6, 5}, []int{2, 3, 4, 2}), dist: unit, f: func(s *Scope, x []*Tensor) *Tensor {
+		return s.GridSample(x[0], x[1], Bilinear, Zeros, false)
+	}},
+	{name: "GridSample/border", shapes: dims([]int{2, 4, 6, 5}, []int{2, 3, 4, 2}), dist: unit, f: func(s *Scope, x []*Tensor) *Tensor {
+		return s.GridSample(x[0], s.MulScalar(x[1], 1.3), Bilinear, Border, true)
+	}},
+	{name: "GridSample/3d", shapes: dims([]int{2, 3, 4, 6, 5}, []int{2, 2, 3, 4, 3}), dist: unit, f: func(s *Scope, x []*Tensor) *Tensor {
+		return s.GridSample(x[0], x[1], Bilinear, Zeros, true)
+	}},
+	{name: "BCEWithLogits", shapes: dims([]int{3, 5, 4, 9}), f: func(s *Scope, x []*Tensor) *Tensor {
+		return s.BCEWithLogits(x[0], s.To(s.GtScalar(s.Detach(x[0]), 0.25), x[0].DType()))
+	}},
+	{name: "CrossEntropy", shapes: dims([]int{4, 7}), f: func(s *Scope, x []*Tensor) *Tensor {
+		return s.CrossEntropy(x[0], s.Int64s(CPU, []int64{6, 0, 3, 3}, 4), nil)
+	}},
+	{name: "CrossEntropy/weights", shapes: dims([]int{4, 7}), f: func(s *Scope, x []*Tensor) *Tensor {
+		w := s.To(s.Float64s(CPU, []float64{1, 2, 0.5, 1, 1, 0.1, 3}, 7), x[0].DType())
+		return s.CrossEntropy(x[0], s.Int64s(CPU, []int64{6, 0, 2, 3}, 4), w)
+	}},
+}
+
+// Operations whose results carry no gradient, or which are no functions of tensors.
+const withoutGradient = ` Zeros ZerosLike Full Arange Rand Randn RandPerm Gt Lt Ge Le Eq Ne GtScalar LtScalar GeScalar LeScalar
+ EqScalar NeScalar LogicalAnd LogicalOr LogicalNot IsNaN IsFinite ArgMax ArgMin AnyDim AllDim Detach OneHot
+ Backward Grads Copy LerpInto ClipGradNorm SGDStep AdamWStep `
+
+func TestEveryOpIsChecked(t *testing.T) {
+	checked := map[string]bool{}
+	for _, name := range strings.Fields(withoutGradient) {
+		checked[name] = true
+	}
+	for _, o := range diffOps {
+		name, _, _ := strings.Cut(o.name, "/")
+		checked[name] = true
+	}
+	for _, name := range opNames {
+		if !checked[name] {
+			t.Errorf("operation %s is in neither diffOps nor withoutGradient", name)
+		}
+	}
+}
+
+func draw(s *Scope, o diffOp, seed uint64) []*Tensor {
+	r := rand.New(rand.NewPCG(seed, 7))
+	dist := o.dist
+	if dist == nil {
+		dist = (*rand.Rand).NormFloat64
+	}
+	var xs []*Tensor
+	for _, shape := range o.shapes {
+		n := 1
+		for _, d := range shape {
+			n *= d
+		}
+		data := make([]float64, n)
+		for i := range data {
+			data[i] = dist(r)
+		}
+		xs = append(xs, s.Float64s(CPU, data, shape...))
+	}
+	return xs
+}
+
+// leaves are copies of xs, of the same layout, that require gradients.
+func leaves(s *Scope, xs []*Tensor) []*Tensor {
+	ys := make([]*Tensor, len(xs))
+	for i, x := range xs {
+		ys[i] = s.Detach(x)
+		ys[i].SetRequiresGrad(true)
+	}
+	return ys
+}
+
+func dot(a, b []float64) (sum float64) {
+	for i := range a {
+		sum += a[i] * b[i]
+	}
+	return
+}
+
+// The gradient along random directions equals central differences in float64.
+func TestGradientsAgainstFiniteDifferences(t *testing.T) {
+	const h = 1e-6
+	for _, o := range diffOps {
+		t.Run(o.name, func(t *testing.T) {
+			err := Do(Mode{Grad: true}, func(s *Scope) error {
+				xs := leaves(s, draw(s, o, 1))
+				y := o.f(s, xs)
+				weights := s.Randn(CPU, Float64, nil, y.Shape()...)
+				if !y.RequiresGrad() {
+					return fmt.Errorf("the result requires no gradient")
+				}
+				grads := s.Grads(s.Sum(s.Mul(y, weights)), xs)
+				value := func(xs []*Tensor) float64 {
+					n := s.NoGrad()
+					return n.Inner(func(c *Scope) *Tensor { return c.Sum(c.Mul(o.f(c, xs), weights)) }).Item()
+				}
+				for i, x := range xs {
+					for range 4 {
+						v := s.Randn(CPU, Float64, nil, x.Shape()...)
+						moved := append([]*Tensor{}, xs...)
+						moved[i] = s.Detach(s.Add(x, s.MulScalar(v, h)))
+						up := value(moved)
+						moved[i] = s.Detach(s.Sub(x, s.MulScalar(v, h)))
+						want := (up - value(moved)) / (2 * h)
+						got := dot(grads[i].Float64s(), v.Float64s())
+						if math.Abs(got-want) > 2e-6*(1+math.Abs(want)+math.Sqrt(float64(x.Numel()))) {
+							t.Errorf("input %d: gradient along a direction %v, by differences %v", i, got, want)
+						}
+					}
+				}
+				return nil
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+}
+
+// layouts give a tensor another memory layout. expanded ones repeat its first
+// slices, so their values differ from x's.
+var layouts = []struct {
+	name     string
+	expanded bool
+	f        func(s *Scope, x *Tensor) *Tensor
+}{
+	{"contiguous", false, (*Scope).Clone},
+	{"reversed", false, func(s *Scope, x *Tensor) *Tensor {
+		var order []int
+		for i := range x.Rank() {
+			order = append(order, x.Rank()-1-i)
+		}
+		return s.Permute(s.Contiguous(s.Permute(x, order...)), order...)
+	}},
+	{"strided", false, func(s *Scope, x *Tensor) *Tensor {
+		if x.Rank() == 0 {
+			return s.Clone(x)
+		}
+		return s.Slice(s.RepeatInterleave(s.Pad(x, 9, 1, 0), 2, -1), -1, 2, math.MaxInt, 2)
+	}},
+	{"channels last", false, func(s *Scope, x *Tensor) *Tensor {
+		if x.Rank() < 3 {
+			return s.Clone(x)
+		}
+		order, back := []int{0}, []int{0, x.Rank() - 1}
+		for i := 2; i < x.Rank(); i++ {
+			order, back = append(order, i), append(back, i-1)
+		}
+		return s.Permute(s.Contiguous(s.Permute(x, append(order, 1)...)), back...)
+	}},
+	{"expanded at the end", true, func(s *Scope, x *Tensor) *Tensor {
+		if x.Rank() == 0 {
+			return s.Clone(x)
+		}
+		return s.Expand(s.Slice(x, -1, 0, 1, 1), x.Shape()...)
+	}},
+	{"expanded scalar", true, func(s *Scope, x *Tensor) *Tensor {
+		shape := x.Shape()
+		for d := range shape {
+			x = s.Slice(x, d, 0, 1, 1)
+		}
+		return s.Expand(x, shape...)
+	}},
+}
+
+// Values and gradients in float32, and in bfloat16 under autocast, equal
+// float64's whatever the memory layouts of inputs and incoming gradient. Finite
+// differences alone cannot see a kernel that is wrong for one layout: libtorch
+// 1.13.1's own GELU node fails here in both types.
+func TestLayouts(t *testing.T) {
+	for _, p := range []struct {
+		dtype DType
+		tol   float64
+	}{{Float32, 2e-5}, {BFloat16, 4e-2}} {
+		for _, o := range diffOps {
+			t.Run(p.dtype.String()+"/"+o.name, func(t *testing.T) {
+				for _, in := range layouts {
+					if in.expanded && o.varying {
+						continue
+					}
+					for _, out := range layouts {
+						for shift := range 2 {
+							err := Do(Mode{Grad: true, Autocast: p.dtype}, func(s *Scope) error {
+								return compareLayouts(s, o, p.dtype, p.tol, func(i int, x *Tensor) *Tensor {
+									if shift*i > 0 { // the other inputs stay as they are
+										return x
+									}
+									return in.f(s, x)
+								}, func(g *Tensor) *Tensor { return out.f(s, g) })
+							})
+							if err != nil {
+								t.Fatalf("inputs %s, gradient %s: %v", in.name, out.name, err)
+							}
+						}
+					}
+				}
+			})
+		}
+	}
+}
+
+func compareLayouts(s *Scope, o diffOp, d DType, tol float64, in func(int, *Tensor) *Tensor, out func(*Tensor) *Tensor) error {
+	n := s.NoGrad()
+	wide, narrow := draw(s, o, 2), []*Tensor(nil)
+	for i, x := range wide {
+		kind := d
+		if i >= len(wide)-o.params {
+			kind = Float32
+		}
+		// Values that d holds exactly, so that only the arithmetic differs.
+		x = in(i, n.To(n.To(x, d), kind))
+		wide[i], narrow = n.Contiguous(n.To(x, Float64)), append(narrow, x)
+	}
+	// To keeps strides of dense tensors only, so the layout is made in the final dtype.
+	wide, narrow = leaves(s, wide), leaves(s, narrow)
+	plain := s.Autocast(Float32)
+	want := o.f(plain, wide)
+	got := o.f(s, narrow)
+	g := n.To(n.Randn(CPU, Float64, nil, want.Shape()...), d)
+	g = out(n.To(g, got.DType()))
+	if err := closeTo("value", got, want, tol, nil); err != nil {
+		return err
+	}
+	plain.BackwardWith(want, n.Contiguous(n.To(g, Float64)))
+	s.BackwardWith(got, g)
+	for i := range wide {
+		if wide[i].Grad() == nil || narrow[i].Grad() == nil {
+			return fmt.Errorf("input %d has no gradient", i)
+		}
+		if err := closeTo(fmt.Sprintf("gradient of input %d", i), narrow[i].Grad(), wide[i].Grad(), tol, g); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// closeTo compares to tol times the greatest magnitude wanted; sums over an
+// incoming gradient that cancel are allowed the rounding of half of it.
+func closeTo(what string, got, want *Tensor, tol float64, incoming *Tensor) error {
+	if g, w := got.Shape(), want.Shape(); fmt.Sprint(g) != fmt.Sprint(w) {
+		return fmt.Errorf("%s: shape %v, want %v", what, g, w)
+	}
+	g, w := got.Float64s(), want.Float64s()
+	scale := 1e-3
+	for _, v := range w {
+		scale = max(scale, math.Abs(v))
+	}
+	if incoming != nil {
+		for _, v := range incoming.Float64s() {
+			scale = max(scale, 0.5*math.Abs(v))
+		}
+	}
+	for i := range w {
+		if !(math.Abs(g[i]-w[i]) <= tol*scale) {
+			return fmt.Errorf("%s: %v at %d, want %v", what, g[i], i, w[i])
+		}
+	}
+	return nil
+}
