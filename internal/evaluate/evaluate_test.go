@@ -1,0 +1,288 @@
+package evaluate_test
+
+import (
+	"context"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"go.uber.org/goleak"
+	"pgregory.net/rapid"
+
+	"masksam/internal/evaluate"
+	"masksam/internal/golden"
+	"masksam/internal/imageio"
+	"masksam/internal/volume"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func read(t *testing.T, path string) string {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+// equalText writes the summary and compares it byte for byte with nnU-Net's.
+func equalText(t *testing.T, s *evaluate.Summary, root, wantPath string) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "summary.json")
+	if err := s.WriteJSON(path); err != nil {
+		t.Fatal(err)
+	}
+	got := strings.ReplaceAll(read(t, path), root, "<ROOT>")
+	if want := read(t, wantPath); got != want {
+		t.Errorf("%s: text differs:\n%s", wantPath, got)
+	}
+}
+
+func TestFolderGoldens(t *testing.T) {
+	three := 3
+	for name, opt := range map[string]evaluate.Options{
+		"labels":         {Classes: []evaluate.Class{evaluate.Label(1), evaluate.Label(2), evaluate.Label(3)}},
+		"absent_class":   {Classes: []evaluate.Class{evaluate.Label(1), evaluate.Label(2)}},
+		"regions_ignore": {Classes: []evaluate.Class{evaluate.Region(1, 2), evaluate.Label(2)}, Ignore: &three},
+	} {
+		t.Run(name, func(t *testing.T) {
+			root := golden.Path(t, "nnunet/evaluation/"+name)
+			opt.Ending = ".nii.gz"
+			s, err := evaluate.Folder(context.Background(), filepath.Join(root, "gt"), filepath.Join(root, "pred"), opt)
+			if err != nil {
+				t.Fatal(err)
+			}
+			equalText(t, s, root, filepath.Join(root, "summary.json"))
+		})
+	}
+}
+
+func TestSimpleGoldens(t *testing.T) {
+	root := golden.Path(t, "nnunet/evaluation/labels")
+	three := 3
+	for name, opt := range map[string]evaluate.Options{"summary_simple_l_1_2": {}, "summary_simple_l_1_2_il_3": {Ignore: &three}} {
+		s, err := evaluate.Simple(context.Background(), filepath.Join(root, "gt"), filepath.Join(root, "pred"), []int{1, 2}, opt)
+		if err != nil {
+			t.Fatal(err)
+		}
+		equalText(t, s, root, filepath.Join(root, name+".json"))
+	}
+}
+
+func TestMissingPrediction(t *testing.T) {
+	root := golden.Path(t, "nnunet/evaluation/labels")
+	fresh := t.TempDir()
+	for _, folder := range []string{"gt", "pred"} {
+		if err := os.CopyFS(filepath.Join(fresh, folder), os.DirFS(filepath.Join(root, folder))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Remove(filepath.Join(fresh, "pred", "case2.nii.gz")); err != nil {
+		t.Fatal(err)
+	}
+	gt, pred := filepath.Join(fresh, "gt"), filepath.Join(fresh, "pred")
+	_, err := evaluate.Simple(context.Background(), gt, pred, []int{1, 2}, evaluate.Options{})
+	if err == nil || !strings.Contains(err.Error(), "case2.nii.gz") {
+		t.Errorf("error %v, want one that names case2", err)
+	}
+	s, err := evaluate.Simple(context.Background(), gt, pred, []int{1, 2}, evaluate.Options{Chill: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	equalText(t, s, fresh, filepath.Join(root, "summary_simple_chill_without_case2.json"))
+}
+
+// Every summary.json of nnU-Net that is among the golden values survives being read and written.
+func TestReadGoldenSummaries(t *testing.T) {
+	root := golden.Path(t, "nnunet/evaluation")
+	n := 0
+	err := filepath.WalkDir(root, func(path string, d os.DirEntry, err error) error {
+		name := filepath.Base(path)
+		if err != nil || !strings.HasPrefix(name, "summary") || !strings.HasSuffix(name, ".json") || len(read(t, path)) < 10 {
+			return err
+		}
+		n++
+		s, err := evaluate.ReadSummary(path)
+		if err != nil {
+			return err
+		}
+		equalText(t, s, "no such folder", path)
+		return nil
+	})
+	if err != nil || n < 8 {
+		t.Errorf("%d files, error %v", n, err)
+	}
+}
+
+// write stores a label map of size 1×1×n.
+func write(t *testing.T, dir, name string, spacing float64, labels ...int) string {
+	t.Helper()
+	if err := os.MkdirAll(dir, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, name)
+	meta := imageio.Meta{Grid: volume.NewGrid([3]int{1, 1, len(labels)}, [3]float64{1, 1, spacing}), Dims: 3}
+	if err := imageio.WriteLabel(path, labels, meta); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func TestFiguresByHand(t *testing.T) {
+	dir := t.TempDir()
+	gt, pred := filepath.Join(dir, "gt"), filepath.Join(dir, "pred")
+	write(t, gt, "é.nii.gz", 1, 1, 1, 0, 2, 9, 300)
+	write(t, pred, "é.nii.gz", 1, 1, 0, 1, 2, 1, 300)
+	nine := 9
+	opt := evaluate.Options{Classes: []evaluate.Class{evaluate.Label(1), evaluate.Region(2, 300), evaluate.Label(5)}, Ignore: &nine, Ending: ".nii.gz"}
+	calls := 0
+	opt.Progress = func(done, of int) { calls++ }
+	s, err := evaluate.Folder(context.Background(), gt, pred, opt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := s.Cases[0].Metrics
+	if want := (evaluate.Metrics{Dice: 0.5, IoU: 1.0 / 3, TP: 1, FP: 1, FN: 1, TN: 2, NPred: 2, NRef: 2}); m["1"] != want {
+		t.Errorf("label 1: %+v, want %+v", m["1"], want)
+	}
+	if want := (evaluate.Metrics{Dice: 1, IoU: 1, TP: 2, TN: 3, NPred: 2, NRef: 2}); m["(2, 300)"] != want {
+		t.Errorf("region: %+v, want %+v", m["(2, 300)"], want)
+	}
+	if !math.IsNaN(m["5"].Dice) || !math.IsNaN(s.ForegroundMean.Dice) || s.ForegroundMean.FP != 1.0/3 {
+		t.Errorf("absent label: %+v, foreground mean %+v", m["5"], s.ForegroundMean)
+	}
+	if calls != 1 {
+		t.Errorf("progress told %d times", calls)
+	}
+
+	var text strings.Builder
+	s.Table(&text, map[string]string{"1": "liver"})
+	for _, want := range []string{"liver", "0.5000", "(2, 300)", "–"} {
+		if !strings.Contains(text.String(), want) {
+			t.Errorf("table lacks %q:\n%s", want, text.String())
+		}
+	}
+}
+
+func TestMismatchNamesBothFiles(t *testing.T) {
+	dir := t.TempDir()
+	gt, pred := filepath.Join(dir, "gt"), filepath.Join(dir, "pred")
+	var paths []string
+	for _, c := range []struct {
+		name    string
+		spacing float64
+		labels  []int
+	}{{"size.nii.gz", 1, []int{0, 1}}, {"spacing.nii.gz", 1.1, []int{0, 1, 2}}} {
+		paths = append(paths, write(t, gt, c.name, 1, 0, 1, 2), write(t, pred, c.name, c.spacing, c.labels...))
+	}
+	broken := write(t, pred, "broken.nii.gz", 1, 0, 1, 2)
+	write(t, gt, "broken.nii.gz", 1, 0, 1, 2)
+	if err := os.Truncate(broken, 60); err != nil {
+		t.Fatal(err)
+	}
+	_, err := evaluate.Folder(context.Background(), gt, pred, evaluate.Options{Classes: []evaluate.Class{evaluate.Label(1)}, Ending: ".nii.gz"})
+	if err == nil {
+		t.Fatal("no error")
+	}
+	for _, path := range append(paths, broken) {
+		if !strings.Contains(err.Error(), path) {
+			t.Errorf("error does not name %s:\n%v", path, err)
+		}
+	}
+}
+
+func TestRefusedFolders(t *testing.T) {
+	dir := t.TempDir()
+	gt, pred := filepath.Join(dir, "gt"), filepath.Join(dir, "pred")
+	opt := evaluate.Options{Classes: []evaluate.Class{evaluate.Label(1)}, Ending: ".nii.gz", Chill: true}
+	ctx := context.Background()
+	if _, err := evaluate.Folder(ctx, gt, pred, opt); err == nil {
+		t.Error("no folder: no error")
+	}
+	write(t, gt, "a.nii.gz", 1, 1)
+	if err := os.Mkdir(pred, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := evaluate.Folder(ctx, gt, pred, opt); err == nil || !strings.Contains(err.Error(), "no predictions") {
+		t.Errorf("empty folder: %v", err)
+	}
+	write(t, pred, "b.nii.gz", 1, 1)
+	if _, err := evaluate.Folder(ctx, gt, pred, opt); err == nil || !strings.Contains(err.Error(), "b.nii.gz") {
+		t.Errorf("prediction without a reference: %v", err)
+	}
+	cancelled, cancel := context.WithCancel(ctx)
+	cancel()
+	write(t, pred, "a.nii.gz", 1, 1)
+	write(t, gt, "b.nii.gz", 1, 1)
+	if _, err := evaluate.Folder(cancelled, gt, pred, opt); err == nil {
+		t.Error("cancelled: no error")
+	}
+}
+
+func TestReadSummary(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "summary.json")
+	for text, ok := range map[string]bool{
+		`{"foreground_mean": {"Dice": null}, "mean": {"1": {"Dice": NaN, "TP": 3}}, "metric_per_case": []}`: true,
+		``: false, `[]`: false, `{}`: false, `{"foreground_mean": 1, "mean": {}, "metric_per_case": []}`: false,
+		`{"foreground_mean": {}, "mean": {"1": {"Dice": "x"}}, "metric_per_case": []}`: false,
+		`{"foreground_mean": {}, "mean": {}, "metric_per_case": [1]}`:                  false,
+	} {
+		if err := os.WriteFile(path, []byte(text), 0o666); err != nil {
+			t.Fatal(err)
+		}
+		s, err := evaluate.ReadSummary(path)
+		if (err == nil) != ok {
+			t.Errorf("%s: error %v", text, err)
+		}
+		if ok && (!math.IsNaN(s.ForegroundMean.Dice) || !math.IsNaN(s.Mean["1"].Dice) || s.Mean["1"].TP != 3) {
+			t.Errorf("%s: read as %+v", text, s)
+		}
+	}
+}
+
+// The counts of a class are those of a plain count over voxels, whatever the labels.
+func TestCountProperty(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		value := rapid.SampledFrom([]int32{0, 1, 2, 3, 255, 256, -1, 70000})
+		n := rapid.IntRange(0, 60).Draw(t, "voxels")
+		ref := rapid.SliceOfN(value, n, n).Draw(t, "reference")
+		pred := rapid.SliceOfN(value, n, n).Draw(t, "prediction")
+		values := []int{}
+		for _, v := range rapid.SliceOfNDistinct(value, 1, 4, rapid.ID).Draw(t, "class") {
+			values = append(values, int(v))
+		}
+		var ignore *int
+		if rapid.Bool().Draw(t, "ignoring") {
+			v := int(value.Draw(t, "ignore"))
+			ignore = &v
+		}
+		class := evaluate.Region(values...)
+		got := evaluate.Count(ref, pred, []evaluate.Class{evaluate.Label(1), class}, ignore)[class.Key()]
+		var want evaluate.Metrics
+		for i := range ref {
+			if ignore != nil && int(ref[i]) == *ignore {
+				continue
+			}
+			switch r, p := slices.Contains(values, int(ref[i])), slices.Contains(values, int(pred[i])); {
+			case r && p:
+				want.TP++
+			case r:
+				want.FN++
+			case p:
+				want.FP++
+			default:
+				want.TN++
+			}
+		}
+		if got.TP != want.TP || got.FN != want.FN || got.FP != want.FP || got.TN != want.TN {
+			t.Fatalf("%+v, want %+v", got, want)
+		}
+		if d := 2 * got.TP / (got.NPred + got.NRef); d != got.Dice && !(math.IsNaN(d) && math.IsNaN(got.Dice)) {
+			t.Fatalf("Dice %v of %+v", got.Dice, got)
+		}
+	})
+}

@@ -1,0 +1,200 @@
+package evaluate
+
+import (
+	"fmt"
+	"io"
+	"maps"
+	"math"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/jedib0t/go-pretty/v6/table"
+
+	"masksam/internal/atomicfile"
+	"masksam/internal/pyjson"
+)
+
+// WriteJSON writes summary.json byte for byte as nnU-Net does: keys sorted as text, indented by 4, numbers as Python
+// prints them, and the bare word NaN, which is not JSON but what its readers know. The file appears whole or not at all.
+func (s *Summary) WriteJSON(path string) error {
+	cases := make([]any, len(s.Cases))
+	for i, c := range s.Cases {
+		cases[i] = map[string]any{
+			"metrics":         toJSON(c.Metrics, true),
+			"prediction_file": c.Prediction,
+			"reference_file":  c.Reference,
+		}
+	}
+	b, err := pyjson.Marshal(map[string]any{
+		"foreground_mean": s.ForegroundMean.toJSON(false),
+		"mean":            toJSON(s.Mean, false),
+		"metric_per_case": cases,
+	})
+	if err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	return atomicfile.WriteBytes(path, b)
+}
+
+func toJSON(classes map[string]Metrics, whole bool) map[string]any {
+	out := make(map[string]any, len(classes))
+	for key, m := range classes {
+		out[key] = m.toJSON(whole)
+	}
+	return out
+}
+
+// toJSON gives counts as whole numbers, as a case has them, or as floats, as a mean has them.
+func (m Metrics) toJSON(whole bool) map[string]any {
+	out := map[string]any{}
+	for _, f := range m.figures() {
+		if v := *f.value; whole && f.count && v == math.Trunc(v) {
+			out[f.key] = int64(v)
+		} else {
+			out[f.key] = v
+		}
+	}
+	return out
+}
+
+// ReadSummary reads a summary.json of ours or of nnU-Net. A figure that is absent or null is NaN.
+func ReadSummary(path string) (*Summary, error) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	s, err := parseSummary(b)
+	if err != nil {
+		return nil, fmt.Errorf("%s: not a summary.json: %w", path, err)
+	}
+	return s, nil
+}
+
+func parseSummary(text []byte) (*Summary, error) {
+	file, err := pyjson.ParseObject(text)
+	if err != nil {
+		return nil, err
+	}
+	s := &Summary{}
+	if err := member(file, "foreground_mean", func(v any) (err error) { s.ForegroundMean, err = metricsOf(v); return err }); err != nil {
+		return nil, err
+	}
+	if err := member(file, "mean", func(v any) (err error) { s.Mean, err = classesOf(v); return err }); err != nil {
+		return nil, err
+	}
+	err = member(file, "metric_per_case", func(v any) error {
+		list, ok := v.([]any)
+		if !ok {
+			return fmt.Errorf("is a %T, not a list", v)
+		}
+		for i, v := range list {
+			one, _ := v.(*pyjson.Object)
+			var c Case
+			if err := member(one, "metrics", func(v any) (err error) { c.Metrics, err = classesOf(v); return err }); err != nil {
+				return fmt.Errorf("case %d: %w", i, err)
+			}
+			for key, to := range map[string]*string{"prediction_file": &c.Prediction, "reference_file": &c.Reference} {
+				v, _ := one.Get(key)
+				*to, _ = v.(string)
+			}
+			s.Cases = append(s.Cases, c)
+		}
+		return nil
+	})
+	return s, err
+}
+
+// member passes the value of a key to read.
+func member(o *pyjson.Object, key string, read func(v any) error) error {
+	v, ok := o.Get(key)
+	if !ok {
+		return fmt.Errorf("key %q is missing", key)
+	}
+	if err := read(v); err != nil {
+		return fmt.Errorf("key %q: %w", key, err)
+	}
+	return nil
+}
+
+func classesOf(v any) (map[string]Metrics, error) {
+	o, ok := v.(*pyjson.Object)
+	if !ok {
+		return nil, fmt.Errorf("is a %T, not an object of labels", v)
+	}
+	out := map[string]Metrics{}
+	for _, key := range o.Keys() {
+		err := member(o, key, func(v any) (err error) { out[key], err = metricsOf(v); return err })
+		if err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+func metricsOf(v any) (m Metrics, err error) {
+	o, ok := v.(*pyjson.Object)
+	if !ok {
+		return m, fmt.Errorf("is a %T, not an object of figures", v)
+	}
+	for _, f := range m.figures() {
+		v, _ := o.Get(f.key)
+		switch v := v.(type) {
+		case int:
+			*f.value = float64(v)
+		case float64:
+			*f.value = v
+		case nil:
+			*f.value = math.NaN()
+		default:
+			return m, fmt.Errorf("%s is a %T, not a number", f.key, v)
+		}
+	}
+	return m, nil
+}
+
+// Table prints the mean scores of every class and their mean; names, which may be nil, gives a class's name by its key.
+// "cases" counts those that have the class in the reference.
+func (s *Summary) Table(w io.Writer, names map[string]string) {
+	t := table.NewWriter()
+	t.SetOutputMirror(w)
+	t.SetStyle(table.StyleLight)
+	t.AppendHeader(table.Row{"label", "name", "Dice", "IoU", "FP", "FN", "cases"})
+	row := func(label, name string, m Metrics, cases any) table.Row {
+		number := func(v float64, digits int) string {
+			if math.IsNaN(v) {
+				return "–"
+			}
+			return strconv.FormatFloat(v, 'f', digits, 64)
+		}
+		return table.Row{label, name, number(m.Dice, 4), number(m.IoU, 4), number(m.FP, 1), number(m.FN, 1), cases}
+	}
+	keys := slices.SortedFunc(maps.Keys(s.Mean), byNumber)
+	for _, key := range keys {
+		present := 0
+		for _, c := range s.Cases {
+			if c.Metrics[key].NRef > 0 {
+				present++
+			}
+		}
+		t.AppendRow(row(key, names[key], s.Mean[key], present))
+	}
+	t.AppendFooter(row("mean", "", s.ForegroundMean, len(s.Cases)))
+	t.Render()
+}
+
+// byNumber sorts plain labels by value, before regions, which are sorted as text.
+func byNumber(a, b string) int {
+	x, errX := strconv.Atoi(a)
+	y, errY := strconv.Atoi(b)
+	switch {
+	case errX == nil && errY == nil:
+		return x - y
+	case errX == nil:
+		return -1
+	case errY == nil:
+		return 1
+	}
+	return strings.Compare(a, b)
+}
