@@ -1,0 +1,72 @@
+package train
+
+import (
+	"encoding/json"
+	"fmt"
+
+	"masksam/internal/checkpoint"
+	"masksam/internal/predict"
+	"masksam/internal/torch"
+)
+
+// Names of a run's checkpoints, without ending.
+const (
+	CheckpointLatest = "checkpoint_latest"
+	CheckpointBest   = "checkpoint_best"
+	CheckpointFinal  = "checkpoint_final"
+)
+
+// state is where a run stands; with the weights and the optimizer's tensors it is all that a resumed run needs, as
+// batches and sampled points derive from the seed and the step.
+type state struct {
+	predict.Meta
+	Seed      uint64  `json:"seed"`
+	Precision string  `json:"precision"`  // chosen when the run began
+	Step      int     `json:"step"`       // batches seen
+	Updates   int     `json:"updates"`    // of the weights: batches less those whose loss was not finite
+	Epoch     int     `json:"epoch"`      // finished epochs, counting from 0 the one under way
+	Minutes   float64 `json:"minutes"`    // of training so far
+	LossSum   float64 `json:"loss_sum"`   // of the epoch under way
+	LossCount int     `json:"loss_count"` // of the epoch under way
+	Began     number  `json:"began"`      // time stamp of the epoch under way
+	BestEMA   number  `json:"best_ema"`
+	History   history `json:"logging"`
+}
+
+// save writes a checkpoint, whole or not at all.
+func (l *learner) save(path string, st state) error {
+	text, err := json.Marshal(st)
+	if err != nil {
+		return fmt.Errorf("write checkpoint %s: %w", path, err)
+	}
+	var tensors []checkpoint.Tensor
+	err = l.state(func(name string, t *torch.Tensor) {
+		if t.DType() == torch.Int64 {
+			tensors = append(tensors, checkpoint.Int64Tensor(name, t.Int64s(), t.Shape()...))
+		} else {
+			tensors = append(tensors, checkpoint.Float32Tensor(name, t.Float32s(), t.Shape()...))
+		}
+	})
+	if err != nil {
+		return fmt.Errorf("write checkpoint %s: %w", path, err)
+	}
+	if err := checkpoint.Write(path, tensors, map[string]string{predict.MetaKey: string(text)}); err != nil {
+		return fmt.Errorf("write checkpoint: %w", err)
+	}
+	return nil
+}
+
+// resume sets the learner to a checkpoint and returns its state.
+func (l *learner) resume(path string) (state, error) {
+	var st state
+	f, err := predict.OpenCheckpoint(path, &st)
+	if err != nil {
+		return st, err
+	}
+	defer f.Close()
+	if err := l.load(f); err != nil {
+		return st, fmt.Errorf("resume from %s: %w", path, err)
+	}
+	l.updates = st.Updates
+	return st, nil
+}

@@ -1,0 +1,300 @@
+package train
+
+import (
+	"fmt"
+	"maps"
+	"math"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"masksam/internal/checkpoint"
+	"masksam/internal/masksam"
+	"masksam/internal/torch"
+)
+
+// learner is the network with all that changes while it trains.
+type learner struct {
+	recipe    masksam.Recipe // resolved
+	device    torch.Device
+	seed      uint64
+	net       *masksam.Net
+	criterion *masksam.Criterion
+	params    []*torch.Tensor // those that train
+	optimizer *torch.Optimizer
+	average   []*torch.Tensor // their moving average; nil without one
+	updates   int             // steps taken, skipped ones not counted
+	autocast  torch.DType
+}
+
+func newLearner(r masksam.Recipe, dev torch.Device, seed uint64) (*learner, error) {
+	net, err := masksam.New(r.Network, dev, seed)
+	if err != nil {
+		return nil, err
+	}
+	l := &learner{recipe: r, device: dev, seed: seed, net: net, criterion: masksam.NewCriterion(r.Loss, r.Network),
+		params: net.Params.Trainable(), autocast: torch.Float32}
+	t := r.Train
+	var rule torch.Rule
+	switch t.Optimizer {
+	case "sgd":
+		rule = torch.SGD{LR: t.LR, Momentum: t.Momentum, WeightDecay: t.WeightDecay, Nesterov: t.Nesterov}
+	case "adamw":
+		rule = torch.AdamW{LR: t.LR, Beta1: t.Beta1, Beta2: t.Beta2, Eps: t.Eps, WeightDecay: t.WeightDecay}
+	default:
+		net.Free()
+		return nil, fmt.Errorf("recipe %s: optimizer %q is neither sgd nor adamw", r.Name, t.Optimizer)
+	}
+	err = torch.Do(torch.Mode{}, func(s *torch.Scope) error {
+		l.optimizer = torch.NewOptimizer(rule, l.params)
+		if t.Average > 0 {
+			for _, p := range l.params {
+				l.average = append(l.average, s.Clone(s.Detach(p)).Keep())
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		l.free()
+		return nil, fmt.Errorf("make the optimizer: %w", err)
+	}
+	return l, nil
+}
+
+func (l *learner) free() {
+	if l.optimizer != nil {
+		l.optimizer.Free()
+	}
+	for _, t := range l.average {
+		t.Free()
+	}
+	l.net.Free()
+}
+
+// input puts a batch's images on the device, (B, C, T, H, W).
+func (l *learner) input(s *torch.Scope, b *batch) *torch.Tensor {
+	n := l.recipe.Network
+	return s.Float32s(l.device, b.image, len(b.cases), n.Channels, n.Frames, n.Height, n.Width)
+}
+
+// uniform is the source of sampled points of one step; it and with it the step depend on the seed and the step's key
+// alone.
+func (l *learner) uniform(key uint64) (masksam.Uniform, func()) {
+	g := torch.NewGenerator(l.device, rand.NewPCG(l.seed, key).Uint64())
+	return func(s *torch.Scope, shape ...int) *torch.Tensor {
+		return s.Rand(l.device, torch.Float32, g, shape...)
+	}, g.Free
+}
+
+func finite(v float64) bool { return !math.IsNaN(v) && !math.IsInf(v, 0) }
+
+// gradients collects the gradients of a batch's loss and clips them. ok is false when loss or gradients are not finite.
+func (l *learner) gradients(s *torch.Scope, b *batch, step int) (loss float64, ok bool, err error) {
+	u, free := l.uniform(uint64(step) << 1)
+	defer free()
+	l.optimizer.ZeroGrad()
+	out := l.net.Forward(s, l.input(s, b))
+	if v := s.Sum(s.To(s.Detach(out.Classes), torch.Float32)).Item(); !finite(v) {
+		return v, false, nil // nothing could be matched
+	}
+	total, _, err := l.criterion.Losses(s, out, b.seg, u)
+	if err != nil {
+		return 0, false, err
+	}
+	if loss = total.Item(); !finite(loss) {
+		return loss, false, nil
+	}
+	s.Backward(total)
+	limit := l.recipe.Train.Clip
+	if limit == 0 {
+		limit = math.Inf(1)
+	}
+	return loss, finite(torch.ClipGradNorm(l.params, limit)), nil
+}
+
+// step trains on one batch. ok is false when loss or gradients are not finite: then nothing has changed.
+func (l *learner) step(b *batch, step int, lr float64) (loss float64, ok bool, err error) {
+	err = torch.Do(torch.Mode{Grad: true, Autocast: l.autocast}, func(s *torch.Scope) error {
+		if loss, ok, err = l.gradients(s, b, step); err != nil || !ok {
+			return err
+		}
+		l.optimizer.Step(lr)
+		if l.average != nil {
+			torch.LerpInto(l.average, l.params, 1-averageDecay(l.recipe.Train, l.updates))
+		}
+		l.updates++
+		return nil
+	})
+	l.optimizer.ZeroGrad()
+	return loss, ok, err
+}
+
+// validate gives the training criterion on a batch and adds its argmax to the counts.
+func (l *learner) validate(b *batch, key int, c counts) (loss float64, err error) {
+	u, free := l.uniform(uint64(key)<<1 | 1)
+	defer free()
+	err = torch.Do(torch.Mode{Autocast: l.autocast}, func(s *torch.Scope) error {
+		out := l.net.Forward(s, l.input(s, b))
+		total, _, err := l.criterion.Losses(s, out, b.seg, u)
+		if err != nil {
+			return err
+		}
+		loss = total.Item()
+		c.add(s.ArgMax(out.Semseg(s, len(b.cases)), 1).Int64s(), b.seg)
+		return nil
+	})
+	return loss, err
+}
+
+// withAverage runs fn with the averaged weights in the network, if there are any, and puts the trained ones back.
+func (l *learner) withAverage(fn func() error) error {
+	if l.average == nil {
+		return fn()
+	}
+	return torch.Do(torch.Mode{}, func(s *torch.Scope) error {
+		var trained []*torch.Tensor
+		for _, p := range l.params {
+			trained = append(trained, s.Clone(s.Detach(p)))
+		}
+		l.set(l.average)
+		defer l.set(trained)
+		return fn()
+	})
+}
+
+func (l *learner) set(values []*torch.Tensor) {
+	for i, p := range l.params {
+		torch.Copy(p, values[i])
+	}
+}
+
+// choosePrecision sets the autocast of "auto": on a CUDA device, or a CPU with bfloat16 arithmetic, both precisions are
+// timed on a batch (forward, loss, backward; no weight changes) and the faster is taken. note says what was found.
+func (l *learner) choosePrecision(precision string, b *batch) (chosen, note string, err error) {
+	set := func(name string) {
+		chosen = name
+		l.autocast = map[string]torch.DType{"float32": torch.Float32, "bf16": torch.BFloat16}[name]
+	}
+	switch precision {
+	case "float32", "bf16":
+		set(precision)
+		return chosen, "", nil
+	case "auto", "":
+	default:
+		return "", "", fmt.Errorf("recipe %s: precision %q is none of auto, float32, bf16", l.recipe.Name, precision)
+	}
+	if l.device == torch.CPU && !cpuHasBFloat16() {
+		set("float32")
+		return chosen, "float32: this CPU has no bfloat16 arithmetic", nil
+	}
+	const rounds = 2
+	seconds := map[string]float64{}
+	for _, name := range []string{"float32", "bf16"} {
+		set(name)
+		best := math.Inf(1)
+		for range 1 + rounds { // the first, which sets up kernels, is rarely the best
+			start := time.Now()
+			err := torch.Do(torch.Mode{Grad: true, Autocast: l.autocast}, func(s *torch.Scope) error {
+				_, _, err := l.gradients(s, b, 0)
+				return err
+			})
+			l.optimizer.ZeroGrad()
+			if err != nil {
+				return "", "", err
+			}
+			best = min(best, time.Since(start).Seconds())
+		}
+		seconds[name] = best
+	}
+	if seconds["float32"] <= seconds["bf16"] {
+		set("float32")
+	}
+	return chosen, fmt.Sprintf("%s: a step takes %.3f s in float32, %.3f s in bf16", chosen, seconds["float32"], seconds["bf16"]), nil
+}
+
+// cpuHasBFloat16 tells whether the CPU multiplies bfloat16 (Linux only; elsewhere it says no).
+func cpuHasBFloat16() bool {
+	raw, err := os.ReadFile("/proc/cpuinfo")
+	if err != nil {
+		return false
+	}
+	flags := strings.Fields(string(raw))
+	return slices.Contains(flags, "avx512_bf16") || slices.Contains(flags, "amx_bf16")
+}
+
+// state gives all tensors that a checkpoint needs, by name: the weights to predict with under their own names (averaged
+// if there is an average), the trained ones under trainedPrefix, the optimizer's under optimizerPrefix. see gets each
+// tensor once.
+func (l *learner) state(see func(name string, t *torch.Tensor)) error {
+	averaged := map[*torch.Tensor]*torch.Tensor{}
+	for i, t := range l.average {
+		averaged[l.params[i]] = t
+	}
+	return torch.Do(torch.Mode{}, func(s *torch.Scope) error {
+		for _, p := range l.net.Params.All() {
+			if a := averaged[p.Value]; a != nil {
+				see(p.Name, a)
+				see(trainedPrefix+p.Name, p.Value)
+			} else {
+				see(p.Name, p.Value)
+			}
+		}
+		tensors := l.optimizer.State(s)
+		for _, name := range slices.Sorted(maps.Keys(tensors)) {
+			see(optimizerPrefix+name, tensors[name])
+		}
+		return nil
+	})
+}
+
+// Names that no parameter has.
+const (
+	trainedPrefix   = "training."
+	optimizerPrefix = "optimizer."
+)
+
+// load is the inverse of state.
+func (l *learner) load(f *checkpoint.File) error {
+	return torch.Do(torch.Mode{}, func(s *torch.Scope) error {
+		averaged := map[string]bool{}
+		if l.average != nil {
+			if err := l.net.Params.Load(f.Float32s); err != nil {
+				return err
+			}
+			for i, p := range l.params {
+				torch.Copy(l.average[i], p)
+			}
+			for _, p := range l.net.Params.All() {
+				averaged[p.Name] = p.Trainable
+			}
+		}
+		err := l.net.Params.Load(func(name string) ([]float32, []int, error) {
+			if averaged[name] {
+				name = trainedPrefix + name
+			}
+			return f.Float32s(name)
+		})
+		if err != nil {
+			return err
+		}
+		tensors := l.optimizer.State(s)
+		for name, t := range tensors {
+			if t.DType() == torch.Int64 {
+				data, shape, err := f.Int64s(optimizerPrefix + name)
+				if err != nil {
+					return err
+				}
+				tensors[name] = s.Int64s(torch.CPU, data, shape...)
+				continue
+			}
+			data, shape, err := f.Float32s(optimizerPrefix + name)
+			if err != nil {
+				return err
+			}
+			tensors[name] = s.Float32s(torch.CPU, data, shape...)
+		}
+		return l.optimizer.LoadState(tensors)
+	})
+}

@@ -1,0 +1,340 @@
+package train
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"masksam/internal/augment"
+	"masksam/internal/masksam"
+	"masksam/internal/predict"
+	"masksam/internal/progress"
+	"masksam/internal/store"
+	"masksam/internal/torch"
+)
+
+var (
+	tinyPatch = [3]int{4, 16, 16}
+	quiet     = slog.New(slog.NewTextHandler(io.Discard, nil))
+)
+
+// tinyRecipe is the small recipe shrunk until a step takes milliseconds.
+func tinyRecipe(t testing.TB, set ...string) masksam.Recipe {
+	t.Helper()
+	r := masksam.Small()
+	for _, s := range append([]string{
+		"network.encoder.width=16", "network.encoder.heads=2", "network.encoder.out=16", "network.queries=4",
+		"network.decoder.mlp=32", "network.decoder.heads=2", "network.generator.stages.0.width=16",
+		"network.generator.stages.1.width=8", "network.generator.stages.2.width=8", "network.head.0.out=8", "network.head.1.out=8",
+		"epochs=4", "iterations=3", "val_iterations=2", "save_every=2", "warmup=2", "precision=float32"}, set...) {
+		for i := range s {
+			if s[i] == '=' {
+				if err := r.Set(s[:i], s[i+1:]); err != nil {
+					t.Fatal(err)
+				}
+				break
+			}
+		}
+	}
+	r, err := r.Resolve(tinyPatch, 1, 3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// tinyStore holds n cases with two bright boxes, labels 1 and 2, on noise.
+func tinyStore(t testing.TB, n int) *store.Store {
+	t.Helper()
+	s, err := store.Create(filepath.Join(t.TempDir(), "store"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	rng := rand.New(rand.NewPCG(7, 7))
+	for i := range n {
+		size := [3]int{5 + i%2, 18, 14 + i}
+		r := &store.Record{ID: fmt.Sprintf("case_%02d", i), Channels: 1, Size: size}
+		located := [3][][3]int32{}
+		at := [2][3]int{{1, 2 + rng.IntN(4), 2}, {2, 9 + rng.IntN(3), 7}}
+		for z := range size[0] {
+			for y := range size[1] {
+				for x := range size[2] {
+					label := 0
+					for k, a := range at {
+						if z >= a[0] && z < a[0]+3 && y >= a[1] && y < a[1]+5 && x >= a[2] && x < a[2]+5 {
+							label = k + 1
+						}
+					}
+					r.Image = append(r.Image, float32(2*label)+0.3*float32(rng.NormFloat64()))
+					r.Seg = append(r.Seg, int16(label))
+					located[label] = append(located[label], [3]int32{int32(z), int32(y), int32(x)})
+				}
+			}
+		}
+		for label := 1; label <= 2; label++ {
+			r.Classes = append(r.Classes, store.Located{Labels: []int{label}, Voxels: located[label]})
+		}
+		if err := s.Put(r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return s
+}
+
+func tinySources(t testing.TB, s *store.Store, keep bool) (list []*source) {
+	t.Helper()
+	ids, err := s.Cases()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range ids {
+		c, err := s.Case(id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		list = append(list, &source{id: id, file: c, keep: keep})
+	}
+	return list
+}
+
+// tinyRun is a run on five cases, ready to loop.
+func tinyRun(t testing.TB, folder string, r masksam.Recipe, cases []*source) *run {
+	t.Helper()
+	l, err := newLearner(r, torch.CPU, 11)
+	if err != nil {
+		t.Fatal(err)
+	}
+	log, err := openLog(folder, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.free(); log.close() })
+	train := &loader{cases: cases[:3], size: 2, patch: tinyPatch, augment: augmentation(r.Train.Augment), foreground: 0.33, classes: 3, seed: [2]uint64{11, 0}}
+	val := &loader{cases: cases[3:], size: 2, patch: tinyPatch, foreground: 0.33, classes: 3, seed: [2]uint64{11, 1}}
+	return &run{recipe: r, folder: folder, checkpoints: true, learner: l, train: train, val: val, log: log, out: quiet, report: progress.Nop,
+		state: state{Meta: predict.Meta{Version: predict.MetaVersion, Recipe: r}, Seed: 11, Precision: "float32", BestEMA: number(math.NaN())}}
+}
+
+func weights(t testing.TB, l *learner) map[string][]float32 {
+	t.Helper()
+	all := map[string][]float32{}
+	if err := l.state(func(name string, x *torch.Tensor) { all[name] = x.Float32s() }); err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+// stopAfter cancels a context after so many advances.
+type stopAfter struct {
+	steps  int
+	cancel func()
+}
+
+func (s *stopAfter) Start(string, int) {}
+func (s *stopAfter) Done()             {}
+func (s *stopAfter) Advance(int, string) {
+	if s.steps--; s.steps == 0 {
+		s.cancel()
+	}
+}
+
+// A run that is stopped in an epoch, or killed and resumed from the checkpoint of an earlier epoch, ends with the same
+// weights, optimizer and logs as one that ran through.
+func TestResumeIsExact(t *testing.T) {
+	torch.SetThreads(1)
+	for optimizer, stopAt := range map[string]int{"adamw": 7, "sgd": 8} { // in the third epoch
+		r := tinyRecipe(t, "optimizer="+optimizer, "momentum=0.9")
+		cases := tinySources(t, tinyStore(t, 5), true)
+		whole := tinyRun(t, t.TempDir(), r, cases)
+		if err := whole.loop(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+		want := weights(t, whole.learner)
+		if whole.state.Step != 12 || whole.state.Epoch != 4 || len(whole.state.History.TrainLoss) != 4 {
+			t.Fatalf("a whole run of 4 epochs of 3 steps: %d epochs, %d steps", whole.state.Epoch, whole.state.Step)
+		}
+
+		for _, killed := range []bool{false, true} { // a stop writes checkpoint_latest there, a kill leaves that of epoch 2
+			name := fmt.Sprintf("%s, stop at %d, killed %v", optimizer, stopAt, killed)
+			folder := t.TempDir()
+			ctx, cancel := context.WithCancel(context.Background())
+			part := tinyRun(t, folder, r, cases)
+			part.report = &stopAfter{stopAt, cancel}
+			latest := predict.CheckpointPath(folder, CheckpointLatest)
+			if killed {
+				part.report = &stopAfter{stopAt, func() {
+					raw, err := os.ReadFile(latest)
+					if err != nil {
+						t.Error(err)
+					}
+					os.WriteFile(latest+".kept", raw, 0o666)
+					cancel()
+				}}
+			}
+			if err := part.loop(ctx); !errors.Is(err, context.Canceled) {
+				t.Fatalf("%s: error %v, want a cancelled context", name, err)
+			}
+			wantStep := stopAt
+			if killed {
+				os.Rename(latest+".kept", latest)
+				wantStep = 6
+			}
+			rest := tinyRun(t, folder, r, cases)
+			st, err := rest.learner.resume(latest)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if rest.state = st; st.Step != wantStep {
+				t.Errorf("%s: resumes at step %d, want %d", name, st.Step, wantStep)
+			}
+			if err := rest.loop(context.Background()); err != nil {
+				t.Fatal(err)
+			}
+			got := weights(t, rest.learner)
+			for key, w := range want {
+				if !slices.Equal(w, got[key]) {
+					t.Errorf("%s: %s differs from the uncut run", name, key)
+				}
+			}
+			for i, v := range whole.state.History.TrainLoss {
+				if rest.state.History.TrainLoss[i] != v || rest.state.History.ValLoss[i] != whole.state.History.ValLoss[i] ||
+					rest.state.History.MeanDice[i] != whole.state.History.MeanDice[i] && !rest.state.History.MeanDice[i].isNaN() {
+					t.Errorf("%s: the log of epoch %d differs from the uncut run", name, i)
+				}
+			}
+		}
+	}
+}
+
+// Reading patches from the store gives the batches that cases in memory give.
+func TestLoaderSources(t *testing.T) {
+	s := tinyStore(t, 5)
+	r := tinyRecipe(t)
+	make := func(keep bool) *loader {
+		return &loader{cases: tinySources(t, s, keep), size: 3, patch: tinyPatch, augment: augmentation(r.Train.Augment),
+			foreground: 0.33, classes: 3, seed: [2]uint64{3, 0}}
+	}
+	held, read := make(true), make(false)
+	forced := 0
+	for n := range 30 {
+		a, err := held.batch(n)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := read.batch(n)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !slices.Equal(a.image, b.image) || !slices.Equal(a.seg, b.seg) || !slices.Equal(a.cases, b.cases) {
+			t.Fatalf("batch %d differs between memory and store", n)
+		}
+		if slices.ContainsFunc(a.seg[2*len(a.seg)/3:], func(l uint8) bool { return l > 0 }) {
+			forced++
+		}
+	}
+	if forced < 28 { // a rotated or scaled patch may lose its voxel
+		t.Errorf("the last sample of a batch shows foreground in %d of 30 batches", forced)
+	}
+}
+
+// A stream gives the batches in order, whatever is made ahead, and its goroutines end.
+func TestStream(t *testing.T) {
+	l := &loader{cases: tinySources(t, tinyStore(t, 5), true), size: 2, patch: tinyPatch, classes: 3, seed: [2]uint64{3, 0}}
+	s := l.stream(4, 3)
+	defer s.close()
+	for n := 4; n < 12; n++ {
+		want, err := l.batch(n)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := s.next(context.Background())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !slices.Equal(got.image, want.image) || !slices.Equal(got.cases, want.cases) {
+			t.Fatalf("batch %d comes out of order", n)
+		}
+	}
+}
+
+func TestLabelOutsideClasses(t *testing.T) {
+	l := &loader{cases: tinySources(t, tinyStore(t, 2), true), size: 2, patch: [3]int{5, 18, 14}, classes: 2, seed: [2]uint64{3, 0}}
+	if _, err := l.batch(0); err == nil {
+		t.Error("label 2 passes where the dataset has labels 0 and 1")
+	}
+}
+
+// A loss that is not finite leaves weights and optimizer as they were; ten in a row end the run.
+func TestNotFinite(t *testing.T) {
+	torch.SetThreads(1)
+	r := tinyRecipe(t, "iterations=20")
+	cases := tinySources(t, tinyStore(t, 5), true)
+	run := tinyRun(t, t.TempDir(), r, cases)
+	before := weights(t, run.learner)
+	for _, c := range cases[:3] {
+		if _, err := c.read(augment.RandomBox(rand.IntN, c.size(), tinyPatch, tinyPatch)); err != nil {
+			t.Fatal(err)
+		}
+		for i := range c.held.Image {
+			c.held.Image[i] = float32(math.NaN())
+		}
+	}
+	err := run.loop(context.Background())
+	if err == nil || run.state.Step != patience-1 {
+		t.Fatalf("error %v after %d good or skipped steps, want one after %d", err, run.state.Step, patience-1)
+	}
+	for key, w := range weights(t, run.learner) {
+		if !slices.Equal(w, before[key]) {
+			t.Errorf("%s changed in a skipped step", key)
+		}
+	}
+}
+
+// The budget in minutes ends training early, with an epoch's worth of validation and files.
+func TestMinutes(t *testing.T) {
+	torch.SetThreads(1)
+	folder := t.TempDir()
+	run := tinyRun(t, folder, tinyRecipe(t, "iterations=100000", "minutes=0.02"), tinySources(t, tinyStore(t, 5), true))
+	if err := run.loop(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	if err := run.finish(); err != nil {
+		t.Fatal(err)
+	}
+	if run.state.Minutes < 0.02 || run.state.Minutes > 0.2 || len(run.state.History.ValLoss) != 1 {
+		t.Errorf("%g minutes, %d epochs; want a little more than 0.02, in one epoch", run.state.Minutes, len(run.state.History.ValLoss))
+	}
+	for _, name := range []string{"checkpoint_final.safetensors", "checkpoint_best.safetensors", "progress.png"} {
+		if _, err := os.Stat(filepath.Join(folder, name)); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// The network learns the boxes: the loss falls, the pseudo-Dice leaves that of chance.
+func TestLearns(t *testing.T) {
+	if testing.Short() {
+		t.Skip("trains for a few seconds")
+	}
+	torch.SetThreads(1)
+	r := tinyRecipe(t, "epochs=5", "iterations=30", "val_iterations=4", "average=0.9", "lr=0.005", "p_rotate=0", "p_scale=0", "mirror=[]")
+	run := tinyRun(t, t.TempDir(), r, tinySources(t, tinyStore(t, 5), true))
+	start := time.Now()
+	if err := run.loop(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	dice, loss := run.state.History.MeanDice, run.state.History.TrainLoss
+	t.Logf("pseudo-Dice %v, loss %v in %v", dice, loss, time.Since(start))
+	if last := len(dice) - 1; !(slices.Max(dice) > 0.3) || !(loss[last] < 0.8*loss[0]) {
+		t.Errorf("pseudo-Dice %v, loss %v: want more than 0.3, and a loss a fifth lower", dice, loss)
+	}
+}

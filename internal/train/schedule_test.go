@@ -1,0 +1,214 @@
+package train
+
+import (
+	"encoding/json"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"testing"
+
+	"masksam/internal/checkpoint"
+	"masksam/internal/masksam"
+	"masksam/internal/torch"
+)
+
+// golden is the path of a file of the reference values; the test is skipped on a machine without them.
+func golden(t *testing.T, name string) string {
+	t.Helper()
+	dir, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for ; ; dir = filepath.Dir(dir) {
+		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
+			break
+		}
+	}
+	path := filepath.Join(dir, "../shared/golden/nnunet", name)
+	if _, err := os.Stat(path); err != nil {
+		t.Skip("the reference values (../shared/golden) are not on this machine")
+	}
+	return path
+}
+
+func readJSON(t *testing.T, name string, v any) {
+	t.Helper()
+	raw, err := os.ReadFile(golden(t, name))
+	if err == nil {
+		err = json.Unmarshal(raw, v)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestGoldenPolyAndEMA(t *testing.T) {
+	var tables struct {
+		Poly []struct {
+			LR     float64 `json:"initial_lr"`
+			Total  int     `json:"num_epochs"`
+			Epochs []int
+			Rates  []float64 `json:"lr"`
+		}
+		EMA struct {
+			Mean []string `json:"mean_fg_dice"`
+			EMA  []string `json:"ema_fg_dice"`
+		}
+	}
+	readJSON(t, "tables/schedule.json", &tables)
+	for _, p := range tables.Poly {
+		train := masksam.Train{LR: p.LR, Power: 0.9, Epochs: p.Total, Iterations: 250}
+		for i, epoch := range p.Epochs {
+			step := epoch * train.Iterations
+			if got := learningRate(train, step, fraction(train, step, 0)); math.Abs(got-p.Rates[i]) > 1e-12 {
+				t.Errorf("lr %g, epoch %d of %d: %v, want %v", p.LR, epoch, p.Total, got, p.Rates[i])
+			}
+		}
+	}
+	ema := number(math.NaN())
+	for i, text := range tables.EMA.Mean {
+		mean, err := strconv.ParseFloat(text, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		before := ema
+		ema = moving(ema, number(mean))
+		want, err := strconv.ParseFloat(tables.EMA.EMA[i], 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		switch {
+		case math.IsNaN(mean): // where nnU-Net's average is lost for good, ours stands still
+			if ema != before {
+				t.Errorf("epoch %d without a mean moves the average from %v to %v", i, before, ema)
+			}
+		case math.IsNaN(want):
+			if ema != 0.9*before+0.1*number(mean) {
+				t.Errorf("epoch %d: average %v after %v and mean %v", i, ema, before, mean)
+			}
+		case math.Abs(float64(ema)-want) > 1e-12:
+			t.Errorf("epoch %d: average %v, want %v", i, ema, want)
+		}
+	}
+}
+
+func TestGoldenPseudoDice(t *testing.T) {
+	var want struct {
+		TP, FP, FN []float64
+		Dice       []float64 `json:"dice_per_class"`
+		Mean       float64
+	}
+	readJSON(t, "misc/pseudo_dice.json", &want)
+	f, err := checkpoint.Open(golden(t, "misc/pseudo_dice.safetensors"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	logits, shape, err := f.Float32s("logits")
+	if err != nil {
+		t.Fatal(err)
+	}
+	target, _, err := f.Int64s("target")
+	if err != nil {
+		if floats, _, err := f.Float32s("target"); err == nil {
+			for _, v := range floats {
+				target = append(target, int64(v))
+			}
+		}
+	}
+	truth := make([]uint8, len(target))
+	for i, v := range target {
+		truth[i] = uint8(v)
+	}
+	c := newCounts(shape[1])
+	err = torch.Do(torch.Mode{}, func(s *torch.Scope) error {
+		c.add(s.ArgMax(s.Float32s(torch.CPU, logits, shape...), 1).Int64s(), truth)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	perClass, mean := c.dice()
+	for i := range want.TP {
+		if float64(c.tp[i]) != want.TP[i] || float64(c.fp[i]) != want.FP[i] || float64(c.fn[i]) != want.FN[i] ||
+			math.Abs(float64(perClass[i])-want.Dice[i]) > 1e-6 {
+			t.Errorf("class %d: %d, %d, %d, Dice %v; want %v, %v, %v, %v", i+1, c.tp[i], c.fp[i], c.fn[i], perClass[i], want.TP[i], want.FP[i], want.FN[i], want.Dice[i])
+		}
+	}
+	if math.Abs(float64(mean)-want.Mean) > 1e-6 {
+		t.Errorf("mean %v, want %v", mean, want.Mean)
+	}
+}
+
+func TestDiceOfAbsentClass(t *testing.T) {
+	c := newCounts(3)
+	c.add([]int64{0, 1, 1}, []uint8{0, 1, 0})
+	perClass, mean := c.dice()
+	if !perClass[1].isNaN() || math.Abs(float64(mean)-2.0/3) > 1e-12 {
+		t.Errorf("Dice %v, mean %v; want 2/3 of class 1 alone", perClass, mean)
+	}
+	if _, mean := newCounts(3).dice(); !mean.isNaN() {
+		t.Errorf("mean %v of nothing, want NaN", mean)
+	}
+}
+
+func TestSchedule(t *testing.T) {
+	train := masksam.Train{LR: 1, Power: 1, Epochs: 10, Iterations: 10, Warmup: 4, Minutes: 50, Average: 0.99}
+	for _, c := range []struct {
+		step    int
+		minutes float64
+		want    float64
+	}{{0, 0, 0.25}, {1, 0, 0.5 * 0.99}, {50, 0, 0.5}, {50, 40, 0.2}, {100, 0, 0}, {60, 60, 0}} {
+		if got := learningRate(train, c.step, fraction(train, c.step, c.minutes)); math.Abs(got-c.want) > 1e-12 {
+			t.Errorf("step %d, %g minutes: lr %v, want %v", c.step, c.minutes, got, c.want)
+		}
+	}
+	if a, b := averageDecay(train, 0), averageDecay(train, 1e6); a != 0.1 || b != 0.99 {
+		t.Errorf("decay %v, then %v; want 0.1, then 0.99", a, b)
+	}
+}
+
+func TestHistorySurvivesJSON(t *testing.T) {
+	h := history{MeanDice: []number{0.5, number(math.NaN())}, ClassDice: [][]number{{1, number(math.NaN())}}}
+	raw, err := json.Marshal(h)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var back history
+	if err := json.Unmarshal(raw, &back); err != nil {
+		t.Fatal(err)
+	}
+	if back.MeanDice[0] != 0.5 || !back.MeanDice[1].isNaN() || !back.ClassDice[0][1].isNaN() {
+		t.Errorf("%s came back as %v", raw, back)
+	}
+}
+
+func TestRounded(t *testing.T) {
+	for _, c := range []struct {
+		v        float64
+		decimals int
+		want     string
+	}{{0.01, 5, "0.01"}, {0.00001, 5, "1e-05"}, {-0.12345, 4, "-0.1235"}, {12.3, 2, "12.3"}, {3, 2, "3.0"}, {math.NaN(), 4, "nan"}, {math.Inf(-1), 4, "-inf"}} {
+		if got := rounded(c.v, c.decimals); got != c.want {
+			t.Errorf("rounded(%v, %d) = %s, want %s", c.v, c.decimals, got, c.want)
+		}
+	}
+	if got := diceList([]number{0.81234, number(math.NaN())}); got != "[0.8123, nan]" {
+		t.Errorf("diceList = %s", got)
+	}
+}
+
+func TestAugmentationOfRecipes(t *testing.T) {
+	for _, r := range masksam.Recipes() {
+		published := r.Patch[0] > 0
+		c := augmentation(r.Train.Augment)
+		if c.Dummy2D != published {
+			t.Errorf("%s: in-plane augmentation %v", r.Name, c.Dummy2D)
+		}
+		if !slices.Equal(c.Mirror, []int{0, 1, 2}) && published {
+			t.Errorf("%s mirrors axes %v", r.Name, c.Mirror)
+		}
+	}
+}
