@@ -286,3 +286,33 @@ func TestCountProperty(t *testing.T) {
 		}
 	})
 }
+
+// Means are NumPy's to the last bit, which needs its order of summation. Figures by NumPy 2.4.6: np.mean of 1/(i+1), and
+// np.nanmean of the same with every third value, from the first, replaced by NaN.
+func TestMeansSumAsNumPyDoes(t *testing.T) {
+	for _, want := range []struct {
+		n             int
+		mean, nanmean float64
+	}{
+		{7, 0.37040816326530607, 0.3},
+		{8, 0.3397321428571428, 0.265},
+		{20, 0.1798869828571841, 0.14714060449354568},
+		{129, 0.042177511864912164, 0.03656327127049089},
+		{300, 0.02094221293433168, 0.018520752585788926},
+		{1000, 0.007485470860550345, 0.0067636319125703335},
+	} {
+		cases := make([]evaluate.Case, want.n)
+		for i := range cases {
+			v := 1 / float64(i+1)
+			m := evaluate.Metrics{Dice: v, IoU: v}
+			if i%3 == 0 {
+				m.IoU = math.NaN()
+			}
+			cases[i].Metrics = map[string]evaluate.Metrics{"1": m}
+		}
+		got := evaluate.Summarize(cases, []evaluate.Class{evaluate.Label(1)}).Mean["1"]
+		if got.Dice != want.mean || got.IoU != want.nanmean {
+			t.Errorf("%d cases: means %v %v, want %v %v", want.n, got.Dice, got.IoU, want.mean, want.nanmean)
+		}
+	}
+}

@@ -108,43 +108,56 @@ type niftiStream struct {
 	buf    []byte
 }
 
-func openNIfTI(path string) (_ *niftiStream, err error) {
+func openNIfTI(path string) (*niftiStream, error) {
 	headerPath, imagePaths := niftiPair(path)
 	src, err := openSource(headerPath)
 	if err != nil {
 		return nil, err
 	}
-	defer func() {
-		if err != nil {
-			src.Close()
-		}
-	}()
 	h, err := readNIfTIHeader(src)
 	if err != nil {
+		src.Close()
 		return nil, err
 	}
-
 	if h.pair {
-		if len(imagePaths) == 0 {
-			return nil, errors.New("holds only the header of a two-file NIfTI (magic ni1 or ni2); name it .hdr beside its .img")
-		}
 		src.Close()
-		for _, p := range imagePaths {
-			if src, err = openSource(p); !errors.Is(err, os.ErrNotExist) {
-				break
-			}
-		}
-		if err != nil {
-			return nil, fmt.Errorf("the voxels of this header: %w", err)
+		if src, err = openFirst(imagePaths); err != nil {
+			return nil, err
 		}
 	}
-	if err := src.seek(h.offset); err != nil {
-		return nil, fmt.Errorf("truncated before the voxels, which begin at byte %d: %w", h.offset, err)
-	}
-	if need := h.offset + h.samples()*int64(h.kind.size); src.size >= 0 && src.size < need {
-		return nil, fmt.Errorf("truncated: its header speaks of %d bytes, there are %d", need, src.size)
+	if err := h.reachVoxels(src); err != nil {
+		src.Close()
+		return nil, err
 	}
 	return &niftiStream{niftiHeader: *h, src: src, decode: h.kind.decoder(h.order), left: h.samples()}, nil
+}
+
+// openFirst opens the first of a two-file image's possible files of voxels that is there.
+func openFirst(paths []string) (*source, error) {
+	if len(paths) == 0 {
+		return nil, errors.New("holds only the header of a two-file NIfTI (magic ni1 or ni2); name it .hdr beside its .img")
+	}
+	for _, path := range paths {
+		src, err := openSource(path)
+		if err == nil {
+			return src, nil
+		}
+		if !errors.Is(err, os.ErrNotExist) {
+			return nil, fmt.Errorf("its voxels in %s: %w", path, err)
+		}
+	}
+	return nil, fmt.Errorf("its voxels: none of %s is there", strings.Join(paths, ", "))
+}
+
+// reachVoxels steps to the first voxel, and notices at once if a plain file ends before the last.
+func (h *niftiHeader) reachVoxels(src *source) error {
+	if need := h.offset + h.samples()*int64(h.kind.size); src.size >= 0 && src.size < need {
+		return fmt.Errorf("truncated: its header speaks of %d bytes, there are %d", need, src.size)
+	}
+	if err := src.seek(h.offset); err != nil {
+		return fmt.Errorf("truncated before the voxels, which begin at byte %d: %w", h.offset, err)
+	}
+	return nil
 }
 
 // niftiPair gives the file that holds the header and, for the endings of two-file images, where the voxels may be.
@@ -557,12 +570,10 @@ func finite(values ...float64) bool {
 // rotation is the matrix of the unit quaternion (a, b, c, d) with a ≥ 0, of which a header holds b, c, d.
 func rotation(q [3]float64) [3][3]float64 {
 	b, c, d := q[0], q[1], q[2]
-	a := 0.0
-	if rest := 1 - (b*b + c*c + d*d); rest > 0 {
-		a = math.Sqrt(rest)
-	} else { // half a turn, with b, c, d of length 1 but for rounding
+	a := math.Sqrt(max(0, 1-(b*b+c*c+d*d)))
+	if a*a < 1e-7 { // nifti_io's bound: below it, a is only the rounding of 32-bit b, c, d of half a turn
 		n := math.Sqrt(b*b + c*c + d*d)
-		b, c, d = b/n, c/n, d/n
+		a, b, c, d = 0, b/n, c/n, d/n
 	}
 	return [3][3]float64{
 		{a*a + b*b - c*c - d*d, 2 * (b*c - a*d), 2 * (b*d + a*c)},

@@ -89,13 +89,14 @@ func (g Grid) SameFrame(h Grid) bool {
 	return true
 }
 
-// AllClose is NumPy's default: |a−b| ≤ 1e-8 + 1e-5·|b| elementwise; b, the second, scales. NaN is close to nothing.
+// AllClose is NumPy's default: |a−b| ≤ 1e-8 + 1e-5·|b| elementwise; b, the second, scales. NaN is close to nothing,
+// infinity only to itself.
 func AllClose(a, b []float64) bool {
 	if len(a) != len(b) {
 		return false
 	}
 	for i := range a {
-		if a[i] != b[i] && !(math.Abs(a[i]-b[i]) <= 1e-8+1e-5*math.Abs(b[i])) {
+		if d := math.Abs(a[i] - b[i]); a[i] != b[i] && (math.IsInf(d, 0) || !(d <= 1e-8+1e-5*math.Abs(b[i]))) {
 			return false
 		}
 	}
