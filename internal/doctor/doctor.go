@@ -63,6 +63,7 @@ func (r *Report) Table(w io.Writer) {
 	style.Options = table.Options{SeparateHeader: true}
 	style.Format.Header = 0
 	t.SetStyle(style)
+	t.SetColumnConfigs([]table.ColumnConfig{{Number: 3, WidthMax: 44}, {Number: 4, WidthMax: 56}})
 	t.AppendHeader(table.Row{"part", "what", "found", ""})
 	for _, row := range r.Rows {
 		note := row.Problem

@@ -1,0 +1,135 @@
+// Command masksam trains and runs MaskSAM. Called by one of nnU-Net's command names (nnUNetv2_train, …; `make install`
+// makes the links) it takes that command's arguments.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/alecthomas/kong"
+	"github.com/lmittmann/tint"
+
+	"masksam/internal/demo"
+	"masksam/internal/progress"
+	"masksam/internal/torch"
+)
+
+func main() {
+	os.Exit(run(filepath.Base(os.Args[0]), os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// Exit codes.
+const (
+	exitOK          = 0
+	exitFailed      = 1
+	exitUsage       = 2
+	exitInterrupted = 130
+)
+
+// app is what a command gets besides its own flags.
+type app struct {
+	ctx      context.Context
+	out      io.Writer
+	progress progress.Reporter
+	level    *slog.LevelVar
+}
+
+// say follows the flags that make a command say more, or show no bar.
+func (a *app) say(more, noBar bool) {
+	if more {
+		a.level.Set(slog.LevelDebug)
+	}
+	if noBar {
+		a.progress.Done()
+		a.progress = progress.Nop
+	}
+}
+
+// run is the whole program but for the exit itself: name is what it was called by.
+func run(name string, args []string, stdout, stderr io.Writer) int {
+	bar := progress.New(stderr)
+	level := new(slog.LevelVar)
+	slog.SetDefault(slog.New(tint.NewHandler(bar, &tint.Options{
+		Level: level, TimeFormat: time.TimeOnly, NoColor: !progress.IsTerminal(stderr)})))
+
+	var (
+		grammar     any = &cli{}
+		description     = "Trains MaskSAM on your own volumes, predicts with it and scores the result."
+	)
+	command, isNNUNet := nnunetCommands[strings.TrimSuffix(name, ".exe")]
+	if isNNUNet {
+		grammar, description = command.new(), command.help
+		var err error
+		if args, err = normalise(args, flagsOf(grammar)); err != nil {
+			return fail(stderr, name, err, exitUsage)
+		}
+	}
+	parser, err := kong.New(grammar, kong.Name(name), kong.Description(description), kong.Writers(stdout, stderr),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true}), kong.Vars{"recipes": recipeNames(),
+			"demo_cases": strconv.Itoa(demo.DefaultCases), "demo_minutes": strconv.FormatFloat(demo.DefaultMinutes, 'g', -1, 64)})
+	if err != nil {
+		panic(err) // the command structs are wrong
+	}
+	if len(args) == 0 {
+		args = []string{"--help"}
+	}
+	parsed, err := parser.Parse(args)
+	if err != nil {
+		return fail(stderr, name, fmt.Errorf("%w; see %s --help", err, strings.TrimSpace(name+" "+commandOf(err))), exitUsage)
+	}
+
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	context.AfterFunc(ctx, stop) // a second signal ends the program at once
+	torch.SetThreads(runtime.GOMAXPROCS(0))
+	a := &app{ctx, stdout, bar, level}
+	if c, ok := grammar.(*cli); ok {
+		a.say(c.Verbose, false)
+	}
+	err = parsed.Run(a)
+	bar.Done()
+	switch {
+	case err == nil:
+		return exitOK
+	case errors.Is(err, context.Canceled) && ctx.Err() != nil:
+		return fail(stderr, name, errors.New("stopped by a signal"), exitInterrupted)
+	default:
+		return fail(stderr, name, err, exitFailed)
+	}
+}
+
+// commandOf is the command that a parse error belongs to, empty at the top.
+func commandOf(err error) string {
+	var parse *kong.ParseError
+	if errors.As(err, &parse) && parse.Context != nil && parse.Context.Selected() != nil {
+		return parse.Context.Selected().Name
+	}
+	return ""
+}
+
+func fail(stderr io.Writer, name string, err error, code int) int {
+	fmt.Fprintf(stderr, "%s: %v\n", name, err)
+	return code
+}
+
+// pickDevice turns auto, cpu, cuda or cuda:N into a device; auto is the first GPU, else the processor.
+func pickDevice(name string) (torch.Device, error) {
+	if name != "auto" {
+		return torch.ParseDevice(name)
+	}
+	if torch.CUDACount() > 0 {
+		return torch.CUDA(0), nil
+	}
+	return torch.Device{}, nil
+}

@@ -1,0 +1,174 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+
+	"masksam/internal/dataset"
+	"masksam/internal/masksam"
+	"masksam/internal/pipeline"
+	"masksam/internal/predict"
+	"masksam/internal/train"
+)
+
+// nnunetCommand is one of nnU-Net's commands, with its flags under their own names. A flag tagged unbuilt is known but
+// refused by name when it asks for more than its default.
+type nnunetCommand struct {
+	help string
+	new  func() any
+}
+
+var nnunetCommands = map[string]nnunetCommand{
+	"nnUNetv2_plan_and_preprocess": {"Fingerprint, plan and preprocess datasets.", func() any { return &nnunetPlan{} }},
+	"nnUNetv2_train":               {"Train one fold of a configuration.", func() any { return &nnunetTrain{} }},
+	"nnUNetv2_predict":             {"Label a folder of images with a trained model.", func() any { return &nnunetPredict{} }},
+	"nnUNetv2_evaluate_folder":     {"Score label maps against references.", func() any { return &nnunetEvaluate{} }},
+}
+
+type nnunetPlan struct {
+	Datasets     []string  `name:"d" help:"Dataset numbers." required:""`
+	Extractor    string    `name:"fpe" help:"Fingerprint extractor." default:"DatasetFingerprintExtractor" unbuilt:"there is one extractor"`
+	FPWorkers    int       `name:"npfp" help:"Processes of the fingerprint." default:"8"`
+	Verify       bool      `name:"verify_dataset_integrity" help:"Check the dataset first."`
+	NoPreprocess bool      `name:"no_pp" help:"Plan only."`
+	Clean        bool      `name:"clean" help:"Extract the fingerprint again."`
+	Planner      string    `name:"pl" help:"Planner." default:"ExperimentPlanner"`
+	Memory       float64   `name:"gpu_memory_target" help:"GPU memory to plan for in GB." default:"0"`
+	Preprocessor string    `name:"preprocessor_name" help:"Preprocessor." default:"DefaultPreprocessor" unbuilt:"there is one preprocessor"`
+	Spacing      []float64 `name:"overwrite_target_spacing" help:"Target spacing of 3d_fullres in mm."`
+	PlansName    string    `name:"overwrite_plans_name" help:"Name of the plans."`
+	Configs      []string  `name:"c" help:"Configurations to preprocess." default:"2d,3d_fullres,3d_lowres"`
+	Workers      []int     `name:"np" help:"Processes for each configuration."`
+	Verbose      bool      `name:"verbose" help:"Say more."`
+	NoBar        bool      `name:"no_pbar" help:"No progress bar."`
+}
+
+func (c *nnunetPlan) Run(a *app) error {
+	a.say(c.Verbose, c.NoBar)
+	roots := dataset.Env()
+	if len(c.Workers) > 1 && len(c.Workers) != len(c.Configs) {
+		return fmt.Errorf("-np has %d numbers for %d configurations", len(c.Workers), len(c.Configs))
+	}
+	var plans []*pipeline.Planned
+	for _, id := range c.Datasets {
+		p, err := pipeline.Plan(a.ctx, pipeline.PlanOptions{Roots: roots, Dataset: id, Clean: c.Clean, Verify: c.Verify,
+			Workers: c.FPWorkers, Progress: a.progress, Nnunet: nnunetPlanner(c.Planner, c.PlansName, c.Memory, c.Spacing)})
+		if err != nil {
+			return err
+		}
+		a.tellPlanned(p)
+		plans = append(plans, p)
+	}
+	if c.NoPreprocess {
+		return nil
+	}
+	for _, p := range plans {
+		for i, configuration := range p.Has(c.Configs) {
+			workers := 0
+			if len(c.Workers) > 0 {
+				workers = c.Workers[min(i, len(c.Workers)-1)]
+			}
+			if err := pipeline.Preprocess(a.ctx, pipeline.PreprocessOptions{Roots: roots, Dataset: p.Dataset, Plans: p.Plans,
+				Configurations: []string{configuration}, Workers: workers, Progress: a.progress}); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+type nnunetTrain struct {
+	Dataset       string   `arg:"" help:"Dataset number or name."`
+	Config        string   `arg:"" help:"Configuration: 3d_fullres."`
+	Fold          string   `arg:"" help:"Fold: 0 to 4, or all."`
+	Trainer       string   `name:"tr" help:"Trainer: MaskSAM_ACDC, MaskSAM_Synapse, MaskSAM_AMOS or MaskSAM_Small." default:"nnUNetTrainer"`
+	Plans         string   `name:"p" help:"Plans." default:"nnUNetPlans"`
+	Pretrained    string   `name:"pretrained_weights" help:"Weights to start from." unbuilt:"starting from other weights is not built"`
+	GPUs          string   `name:"num_gpus" help:"Number of GPUs." default:"1" unbuilt:"training on several devices is not built; leave it at 1"`
+	NPZ           bool     `name:"npz" help:"Save the scores of the final validation."`
+	Continue      bool     `name:"c" help:"Go on from the newest checkpoint."`
+	Validate      bool     `name:"val" help:"Only the final validation."`
+	ValidateBest  bool     `name:"val_best" help:"Validate checkpoint_best."`
+	NoCheckpoints bool     `name:"disable_checkpointing" help:"Write no checkpoints."`
+	Device        string   `name:"device" help:"cuda or cpu; auto takes a GPU if there is one." default:"auto"`
+	Set           []string `name:"set" help:"Override a hyper-parameter of training, as epochs=2 (not nnU-Net's)." sep:"none"`
+}
+
+func (c *nnunetTrain) Run(a *app) error {
+	if _, err := masksam.FindRecipe(c.Trainer); err != nil {
+		return fmt.Errorf("-tr %s: only MaskSAM is built, nnU-Net's own networks are not: %w", c.Trainer, err)
+	}
+	switch {
+	case c.Validate && c.Continue:
+		return errors.New("--val and --c exclude each other")
+	case c.ValidateBest && c.NoCheckpoints:
+		return errors.New("--val_best and --disable_checkpointing exclude each other")
+	}
+	return a.train(dataset.Env(), c.Trainer, c.Set, c.Device, train.Options{Dataset: c.Dataset, Plans: c.Plans,
+		Configuration: c.Config, Fold: c.Fold, Seed: 12345, Continue: c.Continue, ValidateOnly: c.Validate,
+		ValidateBest: c.ValidateBest, SaveProbabilities: c.NPZ, NoCheckpoints: c.NoCheckpoints})
+}
+
+type nnunetPredict struct {
+	Input         string   `name:"i" help:"Folder of images." required:""`
+	Output        string   `name:"o" help:"Folder for the label maps." required:""`
+	Dataset       string   `name:"d" help:"Dataset of the model." required:""`
+	Config        string   `name:"c" help:"Configuration of the model." required:""`
+	Plans         string   `name:"p" help:"Plans of the model; by default nnUNetPlans, else the only ones trained."`
+	Trainer       string   `name:"tr" help:"Trainer of the model." default:"nnUNetTrainer"`
+	Folds         []string `name:"f" help:"Folds; by default all that are trained."`
+	Step          float64  `name:"step_size" help:"Distance of tiles as a share of the patch." default:"0.5"`
+	NoMirror      bool     `name:"disable_tta" help:"No averaging over flips."`
+	Verbose       bool     `name:"verbose" help:"Say more."`
+	Probabilities bool     `name:"save_probabilities" help:"Also save the scores."`
+	Continue      bool     `name:"continue_prediction" help:"Skip the cases whose output exists."`
+	Checkpoint    string   `name:"chk" help:"Checkpoint of each fold." default:"checkpoint_final.pth"`
+	NPP           string   `name:"npp" help:"Processes for preprocessing." default:"3" unbuilt:"cases are prepared by the predicting process"`
+	NPS           string   `name:"nps" help:"Processes for export." default:"3" unbuilt:"label maps are written by the predicting process"`
+	PrevStage     string   `name:"prev_stage_predictions" help:"Predictions of the stage before." unbuilt:"cascades are not built"`
+	Parts         int      `name:"num_parts" help:"Number of parts." default:"1"`
+	Part          int      `name:"part_id" help:"This part, from 0." default:"0"`
+	Device        string   `name:"device" help:"cuda or cpu; auto takes a GPU if there is one." default:"auto"`
+	NoBar         bool     `name:"disable_progress_bar" help:"No progress bar."`
+	NotOnDevice   bool     `name:"not_on_device" help:"Keep the scores in main memory." unbuilt:"choosing where scores are kept is not built"`
+}
+
+func (c *nnunetPredict) Run(a *app) error {
+	a.say(c.Verbose, c.NoBar)
+	if c.Parts < 1 || c.Part < 0 || c.Part >= c.Parts {
+		return fmt.Errorf("-part_id %d is not below -num_parts %d", c.Part, c.Parts)
+	}
+	roots := dataset.Env()
+	plans := c.Plans
+	if plans == "" {
+		plans = "nnUNetPlans"
+	}
+	model, err := pipeline.FindModel(roots, c.Dataset, c.Trainer, plans, c.Config)
+	if err != nil && c.Plans == "" {
+		model, err = pipeline.FindModel(roots, c.Dataset, c.Trainer, "", c.Config)
+	}
+	if err != nil {
+		return err
+	}
+	checkpoint := strings.TrimSuffix(c.Checkpoint, filepath.Ext(c.Checkpoint))
+	return a.predict(model, c.Folds, checkpoint, c.Device, predict.Options{Input: c.Input, Output: c.Output,
+		Tiling:            predict.Tiling{Step: c.Step, Mirror: !c.NoMirror},
+		SaveProbabilities: c.Probabilities, Continue: c.Continue, Parts: c.Parts, Part: c.Part})
+}
+
+type nnunetEvaluate struct {
+	Reference  string `arg:"" help:"Folder of reference label maps."`
+	Prediction string `arg:"" help:"Folder of predicted label maps."`
+	Dataset    string `name:"djfile" help:"The dataset.json." required:""`
+	Plans      string `name:"pfile" help:"The plans.json; what it tells is not needed here." required:""`
+	Output     string `name:"o" help:"The summary; by default summary.json in the prediction folder."`
+	Workers    int    `name:"np" help:"Processes." default:"8"`
+	Chill      bool   `name:"chill" help:"Pass over references without a prediction."`
+}
+
+func (c *nnunetEvaluate) Run(a *app) error {
+	return a.evaluate(pipeline.EvaluateOptions{Reference: c.Reference, Prediction: c.Prediction, Dataset: c.Dataset,
+		Out: c.Output, Chill: c.Chill, Workers: c.Workers})
+}

@@ -1,0 +1,220 @@
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+	"golang.org/x/sys/unix"
+
+	"masksam/internal/imageio"
+	"masksam/internal/volume"
+)
+
+// The scripts run the program itself under all its names, and two helpers: mkdata makes a tiny dataset, spoil breaks one
+// of its files.
+func TestMain(m *testing.M) {
+	commands := map[string]func(){
+		"masksam": func() { os.Exit(run("masksam", os.Args[1:], os.Stdout, os.Stderr)) },
+		"mkdata":  helper(mkdata),
+		"spoil":   helper(spoil),
+	}
+	for name := range nnunetCommands {
+		commands[name] = func() { os.Exit(run(name, os.Args[1:], os.Stdout, os.Stderr)) }
+	}
+	testscript.Main(m, commands)
+}
+
+func helper(f func(args []string) error) func() {
+	return func() {
+		if err := f(os.Args[1:]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+	}
+}
+
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata/script",
+		Setup: func(env *testscript.Env) error {
+			for _, v := range [][2]string{{"nnUNet_raw", "raw"}, {"nnUNet_preprocessed", "preprocessed"}, {"nnUNet_results", "results"}} {
+				env.Setenv(v[0], filepath.Join(env.WorkDir, v[1]))
+			}
+			env.Setenv("TERM", "dumb")
+			env.Setenv("OMP_NUM_THREADS", "1")
+			return nil
+		},
+		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
+			"tmpfs":         tmpfs,
+			"nopartial":     noPartial,
+			"dice-at-least": diceAtLeast,
+		},
+		Condition: func(cond string) (bool, error) {
+			if cond != "tmpfs" {
+				return false, fmt.Errorf("unknown condition %s", cond)
+			}
+			dir := t.TempDir()
+			if unix.Mount("tmpfs", dir, "tmpfs", 0, "size=64k") != nil {
+				return false, nil
+			}
+			return true, unix.Unmount(dir, 0)
+		},
+	})
+}
+
+// tmpfs DIR SIZE mounts a file system of that size for the rest of the script.
+func tmpfs(ts *testscript.TestScript, neg bool, args []string) {
+	dir := ts.MkAbs(args[0])
+	ts.Check(os.MkdirAll(dir, 0o777))
+	ts.Check(unix.Mount("tmpfs", dir, "tmpfs", 0, "size="+args[1]))
+	ts.Defer(func() { unix.Unmount(dir, unix.MNT_DETACH) })
+}
+
+// nopartial DIR fails when a temporary file was left anywhere below DIR.
+func noPartial(ts *testscript.TestScript, neg bool, args []string) {
+	ts.Check(filepath.WalkDir(ts.MkAbs(args[0]), func(path string, d os.DirEntry, err error) error {
+		if err == nil && (strings.Contains(d.Name(), ".partial") || strings.HasSuffix(d.Name(), ".tmp")) {
+			err = fmt.Errorf("left behind: %s", path)
+		}
+		return err
+	}))
+}
+
+// dice-at-least MIN fails when the number after "mean … Dice:" in the last output is lower.
+func diceAtLeast(ts *testscript.TestScript, neg bool, args []string) {
+	least, err := strconv.ParseFloat(args[0], 64)
+	ts.Check(err)
+	_, text, ok := strings.Cut(ts.ReadFile("stdout"), "Dice: ")
+	if !ok {
+		ts.Fatalf("no Dice in the output")
+	}
+	dice, err := strconv.ParseFloat(strings.Fields(text)[0], 64)
+	ts.Check(err)
+	if dice < least {
+		ts.Fatalf("Dice %v is below %v", dice, least)
+	}
+}
+
+// mkdata FLAGS DIR makes a dataset of boxes (label 1) and balls (label 2) of differing brightness in nnU-Net's raw
+// layout; the labels lie in both imagesTr and imagesTs.
+func mkdata(args []string) error {
+	var (
+		f        = flag.NewFlagSet("mkdata", flag.ContinueOnError)
+		size     = f.String("size", "8,32,32", "voxels z,y,x")
+		names    = f.String("names", "case_1,case_2,case_3,case_4,case_5,case_6", "training cases")
+		channels = f.Int("channels", 1, "channels")
+		modality = f.String("modality", "MRI", "name of the channels")
+	)
+	if err := f.Parse(args); err != nil {
+		return err
+	}
+	dir := f.Arg(0)
+	var n [3]int
+	if _, err := fmt.Sscanf(*size, "%d,%d,%d", &n[0], &n[1], &n[2]); err != nil {
+		return err
+	}
+	cases := strings.Split(*names, ",")
+	for _, sub := range []string{"imagesTr", "labelsTr", "imagesTs", "labelsTs"} {
+		if err := os.MkdirAll(filepath.Join(dir, sub), 0o777); err != nil {
+			return err
+		}
+	}
+	for i, name := range append(cases, "test_1") {
+		part := "Tr"
+		if i == len(cases) {
+			part = "Ts"
+		}
+		if err := mkcase(dir, part, name, n, *channels, rand.New(rand.NewPCG(1, uint64(i)))); err != nil {
+			return err
+		}
+	}
+	var list []string
+	for c := range *channels {
+		list = append(list, fmt.Sprintf(`"%d": "%s"`, c, *modality))
+	}
+	text := fmt.Sprintf(`{"channel_names": {%s}, "labels": {"background": 0, "box": 1, "ball": 2}, "numTraining": %d, "file_ending": ".nii.gz"}`,
+		strings.Join(list, ", "), len(cases))
+	return os.WriteFile(filepath.Join(dir, "dataset.json"), []byte(text), 0o666)
+}
+
+func mkcase(dir, part, name string, n [3]int, channels int, rng *rand.Rand) error {
+	grid := volume.NewGrid(n, [3]float64{3, 1.5, 1.5})
+	label := make([]uint8, grid.Len())
+	images := make([][]float32, channels)
+	for c := range images {
+		images[c] = make([]float32, grid.Len())
+	}
+	var centre [3]float64
+	for axis := range centre {
+		centre[axis] = float64(n[axis]) * (0.4 + 0.2*rng.Float64())
+	}
+	for i := range label {
+		p := [3]int{i / (n[1] * n[2]), i / n[2] % n[1], i % n[2]}
+		box, ball := true, 0.0
+		for axis := range p {
+			d := (float64(p[axis]) - centre[axis]) / float64(n[axis])
+			box = box && math.Abs(d+0.15) < 0.15
+			ball += (d - 0.15) * (d - 0.15)
+		}
+		switch {
+		case box:
+			label[i] = 1
+		case ball < 0.18*0.18:
+			label[i] = 2
+		}
+		for c := range images {
+			images[c][i] = float32(100 + 60*float64(label[i]) + 10*rng.NormFloat64())
+		}
+	}
+	meta := imageio.Meta{Grid: grid, Dims: 3}
+	for c, image := range images {
+		path := filepath.Join(dir, "images"+part, fmt.Sprintf("%s_%04d.nii.gz", name, c))
+		if err := imageio.WriteFloat(path, [][]float32{image}, meta); err != nil {
+			return err
+		}
+	}
+	return imageio.WriteLabel(filepath.Join(dir, "labels"+part, name+".nii.gz"), label, meta)
+}
+
+// spoil KIND FILE breaks a NIfTI file: truncate, nan, shape, spacing, label (an undeclared value).
+func spoil(args []string) error {
+	if len(args) != 2 {
+		return errors.New("spoil KIND FILE")
+	}
+	kind, path := args[0], args[1]
+	if kind == "truncate" {
+		info, err := os.Stat(path)
+		if err != nil {
+			return err
+		}
+		return os.Truncate(path, info.Size()/2)
+	}
+	im, err := imageio.Read(path)
+	if err != nil {
+		return err
+	}
+	meta, data := imageio.Meta{Grid: im.Grid, Dims: 3}, im.Channels[0]
+	switch kind {
+	case "nan":
+		data[len(data)/2] = float32(math.NaN())
+	case "shape":
+		meta.Grid.Size[0]--
+		data = data[:meta.Grid.Len()]
+	case "spacing":
+		meta.Grid = volume.NewGrid(im.Grid.Size, [3]float64{3, 1.5, 1.75})
+	case "label":
+		data[len(data)/2] = 7
+	default:
+		return fmt.Errorf("no such kind: %s", kind)
+	}
+	return imageio.WriteFloat(path, [][]float32{data}, meta)
+}

@@ -1,0 +1,193 @@
+package demo
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"math"
+	"os"
+	"path/filepath"
+	"time"
+
+	"masksam/internal/dataset"
+	"masksam/internal/evaluate"
+	"masksam/internal/imageio"
+	"masksam/internal/pipeline"
+	"masksam/internal/predict"
+	"masksam/internal/progress"
+	"masksam/internal/torch"
+	"masksam/internal/train"
+	"masksam/internal/view"
+)
+
+// Defaults of a demo: what two cores manage in about ten minutes.
+const (
+	DefaultCases   = 40
+	DefaultMinutes = 8.5
+)
+
+// recipe is what the demo trains, on configuration and fold.
+const (
+	recipe        = "small"
+	configuration = "3d_fullres"
+	fold          = "0"
+)
+
+// Options say how the demo runs.
+type Options struct {
+	Dir      string // for everything it makes
+	Cache    string // for the head's files, kept between runs
+	Cases    int
+	Minutes  float64  // budget of training
+	Set      []string // overrides of the recipe
+	Seed     uint64
+	Phantom  bool
+	Device   torch.Device
+	Progress progress.Reporter
+}
+
+// Result is what a demo made.
+type Result struct {
+	Source     Source
+	Mean       float64            // Dice over the structures, on the test hemisphere
+	Dice       map[string]float64 // of each structure
+	Baseline   float64            // mean Dice of the left hemisphere's labels, mirrored, on the aligned grid
+	Steps      int
+	Took       time.Duration
+	Dataset    string // folders and files
+	Model      string
+	Prediction string
+	Summary    string
+	Overlay    string
+	Curve      string
+}
+
+// Run makes the dataset and goes the whole way on it. Earlier results of a demo in the same folder are replaced.
+func Run(ctx context.Context, o Options) (*Result, error) {
+	begin := time.Now()
+	roots := dataset.Roots{Raw: filepath.Join(o.Dir, "nnUNet_raw"), Preprocessed: filepath.Join(o.Dir, "nnUNet_preprocessed"),
+		Results: filepath.Join(o.Dir, "nnUNet_results")}
+	predictions := filepath.Join(o.Dir, "prediction")
+	for _, root := range []string{roots.Raw, roots.Preprocessed, roots.Results} {
+		if err := os.RemoveAll(filepath.Join(root, Dataset)); err != nil {
+			return nil, fmt.Errorf("clear the last demo: %w", err)
+		}
+	}
+	if err := os.RemoveAll(predictions); err != nil {
+		return nil, fmt.Errorf("clear the last demo: %w", err)
+	}
+
+	data, err := Build(ctx, BuildOptions{Raw: roots.Raw, Cache: o.Cache, Cases: o.Cases, Seed: o.Seed, Phantom: o.Phantom, Progress: o.Progress})
+	if err != nil {
+		return nil, err
+	}
+	slog.Info("made the demo dataset", "source", data.Source, "training cases", o.Cases, "voxels", caseSize, "mm", spacing)
+
+	// A left hemisphere has no mirror image of its own kind: no flips.
+	set := append([]string{"augment.mirror=[]", fmt.Sprintf("minutes=%g", o.Minutes)}, o.Set...)
+	planned, err := pipeline.Plan(ctx, pipeline.PlanOptions{Roots: roots, Dataset: Dataset, Recipe: recipe, Set: set, Progress: o.Progress})
+	if err != nil {
+		return nil, err
+	}
+	if err := pipeline.Preprocess(ctx, pipeline.PreprocessOptions{Roots: roots, Dataset: Dataset, Plans: planned.Plans,
+		Configurations: []string{configuration}, Progress: o.Progress}); err != nil {
+		return nil, err
+	}
+	trained, err := train.Run(ctx, train.Options{Raw: roots.Raw, Preprocessed: roots.Preprocessed, Results: roots.Results,
+		Dataset: Dataset, Plans: planned.Plans, Configuration: configuration, Fold: fold, Recipe: *planned.Recipe,
+		Device: o.Device, Seed: o.Seed, SkipValidation: true, Progress: o.Progress})
+	if err != nil {
+		return nil, err
+	}
+
+	r := &Result{Source: data.Source, Baseline: data.Baseline, Steps: trained.Steps, Dataset: data.Folder,
+		Model: filepath.Dir(trained.Folder), Curve: filepath.Join(trained.Folder, "progress.png"),
+		Prediction: filepath.Join(predictions, testCase+".nii.gz"), Summary: filepath.Join(predictions, "summary.json"),
+		Overlay: filepath.Join(o.Dir, "overlay.png")}
+	if err := r.predict(ctx, o, filepath.Dir(data.Image), predictions); err != nil {
+		return nil, err
+	}
+	summary, names, err := pipeline.Evaluate(ctx, pipeline.EvaluateOptions{Reference: filepath.Dir(data.Label),
+		Prediction: predictions, Dataset: data.Folder, Progress: o.Progress})
+	if err != nil {
+		return nil, err
+	}
+	r.score(summary, names)
+	if err := r.draw(data); err != nil {
+		return nil, err
+	}
+	r.Took = time.Since(begin)
+	return r, nil
+}
+
+func (r *Result) predict(ctx context.Context, o Options, images, out string) error {
+	model, err := predict.Open(r.Model, []string{fold}, "checkpoint_final", o.Device)
+	if err != nil {
+		return err
+	}
+	defer model.Close()
+	return model.Folder(ctx, predict.Options{Input: images, Output: out, Tiling: predict.Tiling{Mirror: true}, Progress: o.Progress})
+}
+
+// score takes the structures' Dice; one that neither reference nor prediction holds counts as 0.
+func (r *Result) score(s *evaluate.Summary, names map[string]string) {
+	r.Dice = map[string]float64{}
+	for key, m := range s.Mean {
+		d := m.Dice
+		if math.IsNaN(d) {
+			d = 0
+		}
+		r.Dice[names[key]] = d
+		r.Mean += d / float64(len(s.Mean))
+	}
+}
+
+// draw writes the overlay: coronal slices of the test hemisphere.
+func (r *Result) draw(data *Data) error {
+	image, err := imageio.Read(data.Image)
+	if err != nil {
+		return err
+	}
+	read := func(path string) ([]uint8, error) {
+		l, err := imageio.ReadLabel(path)
+		if err != nil {
+			return nil, err
+		}
+		out := make([]uint8, len(l.Data))
+		for i, v := range l.Data {
+			out[i] = uint8(v)
+		}
+		return out, nil
+	}
+	truth, err := read(data.Label)
+	if err != nil {
+		return err
+	}
+	predicted, err := read(r.Prediction)
+	if err != nil {
+		return err
+	}
+	slices, err := view.Case{Size: image.Grid.Size, Spacing: image.Grid.Spacing, Image: image.Channels[0],
+		Truth: truth, Pred: predicted}.Slices(1, 5)
+	if err != nil {
+		return err
+	}
+	title := fmt.Sprintf("Test hemisphere, coronal: mean Dice %.3f; mirrored left labels %.3f", r.Mean, r.Baseline)
+	return view.Overlay(r.Overlay, view.Montage{Title: title, Slices: slices, Labels: Structures})
+}
+
+// Tell writes what came out, for a person.
+func (r *Result) Tell(w io.Writer) {
+	fmt.Fprintf(w, "\nThis was one head, a demonstration that the way works, and no measure of quality on other people.\n")
+	fmt.Fprintf(w, "source:      %s\n", r.Source)
+	fmt.Fprintf(w, "dataset:     %s\nmodel:       %s\nprediction:  %s\nscores:      %s\noverlay:     %s\ncurves:      %s\n\n",
+		r.Dataset, r.Model, r.Prediction, r.Summary, r.Overlay, r.Curve)
+	for _, name := range Structures[1:] {
+		fmt.Fprintf(w, "  %-12s Dice %.3f\n", name, r.Dice[name])
+	}
+	fmt.Fprintf(w, "\ntrained %d steps, %.1f minutes in all\n", r.Steps, r.Took.Minutes())
+	fmt.Fprintf(w, "baseline: %.3f (the left hemisphere's labels, mirrored onto the right one on the template's aligned grid;\n", r.Baseline)
+	fmt.Fprintf(w, "          the network is not told the alignment)\n")
+	fmt.Fprintf(w, "mean Dice: %.3f\n", r.Mean)
+}

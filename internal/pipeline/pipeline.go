@@ -1,0 +1,463 @@
+// Package pipeline joins the packages into the steps that a person takes: plan, preprocess, train, predict, evaluate. The
+// command line and the demo are thin callers of it.
+package pipeline
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+
+	"masksam/internal/atomicfile"
+	"masksam/internal/dataset"
+	"masksam/internal/evaluate"
+	"masksam/internal/masksam"
+	"masksam/internal/plan"
+	"masksam/internal/preprocess"
+	"masksam/internal/progress"
+)
+
+// Files of a preprocessed dataset's folder.
+const (
+	fingerprintFile = "dataset_fingerprint.json"
+	groundTruth     = "gt_segmentations"
+)
+
+// recipeKey is the key of a configuration in plans.json that holds the recipe, resolved for the dataset.
+const recipeKey = "masksam"
+
+// PlanOptions say what Plan plans.
+type PlanOptions struct {
+	Roots    dataset.Roots
+	Dataset  string   // number or name
+	Recipe   string   // short or trainer name; empty: nnU-Net's own plans only
+	Set      []string // key=value overrides of the recipe
+	Name     string   // plans name of the recipe's plan; empty: the recipe's own
+	Nnunet   plan.Options
+	Clean    bool // extract the fingerprint again
+	Verify   bool // check the dataset's integrity first
+	Workers  int
+	Progress progress.Reporter
+}
+
+// Planned is what Plan wrote.
+type Planned struct {
+	Dataset        string   // DatasetNNN_Name
+	Files          []string // the plans files
+	Plans          string   // name of the last of them, the one to train with
+	Recipe         *masksam.Recipe
+	Configurations []string // of that plan
+}
+
+// Has returns those of the configurations that the plans hold, as nnU-Net preprocesses only what it planned.
+func (p *Planned) Has(configurations []string) []string {
+	return slices.DeleteFunc(slices.Clone(configurations), func(c string) bool { return !slices.Contains(p.Configurations, c) })
+}
+
+// Plan reads the raw dataset and writes, below the preprocessed root, the fingerprint (kept when it is there already),
+// nnU-Net's plans, and for a recipe a second plans file: the same data, with the recipe's patch and batch and the
+// network as data.
+func Plan(ctx context.Context, o PlanOptions) (*Planned, error) {
+	name, err := o.Roots.Name(o.Dataset)
+	if err != nil {
+		return nil, err
+	}
+	rawDir, err := o.Roots.RawDir(name)
+	if err != nil {
+		return nil, err
+	}
+	dir, err := o.Roots.PreprocessedDir(name)
+	if err != nil {
+		return nil, err
+	}
+	recipe, err := chosen(o.Recipe, o.Set)
+	if err != nil {
+		return nil, err
+	}
+	ds, err := dataset.Read(rawDir)
+	if err != nil {
+		return nil, err
+	}
+	if o.Verify {
+		if err := verify(ctx, rawDir, o); err != nil {
+			return nil, err
+		}
+	}
+	if err := os.MkdirAll(dir, 0o777); err != nil {
+		return nil, fmt.Errorf("make the preprocessed folder: %w", err)
+	}
+	fp, err := fingerprint(ctx, ds, filepath.Join(dir, fingerprintFile), o)
+	if err != nil {
+		return nil, err
+	}
+	plans, err := plan.Make(ds, name, fp, o.Nnunet)
+	if err != nil {
+		return nil, fmt.Errorf("plan %s: %w", name, err)
+	}
+	if err := copyFile(filepath.Join(rawDir, dataset.FileName), filepath.Join(dir, dataset.FileName)); err != nil {
+		return nil, err
+	}
+	out := &Planned{Dataset: name}
+	write := func(p *plan.Plans) error {
+		path := filepath.Join(dir, p.PlansName+".json")
+		out.Files, out.Plans, out.Configurations = append(out.Files, path), p.PlansName, p.Configurations()
+		return p.Write(path)
+	}
+	if err := write(plans); err != nil {
+		return nil, err
+	}
+	if recipe == nil {
+		return out, nil
+	}
+	with, resolved, err := withRecipe(plans, ds, *recipe, o.Name)
+	if err != nil {
+		return nil, err
+	}
+	out.Recipe = resolved
+	return out, write(with)
+}
+
+// chosen is the named recipe with its overrides, nil for no name.
+func chosen(name string, set []string) (*masksam.Recipe, error) {
+	if name == "" {
+		if len(set) > 0 {
+			return nil, fmt.Errorf("--set %s overrides a recipe: name one with --recipe", set[0])
+		}
+		return nil, nil
+	}
+	r, err := masksam.FindRecipe(name)
+	if err != nil {
+		return nil, err
+	}
+	return &r, override(&r, set)
+}
+
+func override(r *masksam.Recipe, set []string) error {
+	for _, s := range set {
+		key, value, ok := strings.Cut(s, "=")
+		if !ok {
+			return fmt.Errorf("--set %s: write it as key=value", s)
+		}
+		if err := r.Set(key, value); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func verify(ctx context.Context, dir string, o PlanOptions) error {
+	report, err := dataset.Check(ctx, dir, dataset.CheckOptions{Workers: o.Workers, Progress: o.Progress})
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, f := range report.Findings {
+		if f.Severity == dataset.Error {
+			errs = append(errs, f)
+			continue
+		}
+		slog.Warn(f.Error())
+	}
+	return errors.Join(errs...)
+}
+
+func fingerprint(ctx context.Context, ds *dataset.Dataset, path string, o PlanOptions) (*plan.Fingerprint, error) {
+	if !o.Clean {
+		fp, err := plan.ReadFingerprint(path)
+		if !errors.Is(err, fs.ErrNotExist) {
+			return fp, err
+		}
+	}
+	fp, err := plan.ExtractFingerprint(ctx, ds, plan.FingerprintOptions{Workers: o.Workers, Progress: o.Progress})
+	if err != nil {
+		return nil, err
+	}
+	return fp, fp.Write(path)
+}
+
+// patchVoxels bounds the patch that a recipe without one of its own gets, so that a step takes a second or less on two
+// cores.
+const patchVoxels = 36_000
+
+// withRecipe adds the recipe, resolved for the dataset, to a copy of the plans.
+func withRecipe(plans *plan.Plans, ds *dataset.Dataset, r masksam.Recipe, name string) (*plan.Plans, *masksam.Recipe, error) {
+	if name == "" {
+		name = r.Plans
+	}
+	r.Plans = name
+	full, err := plans.Configuration("3d_fullres")
+	if err != nil {
+		return nil, nil, fmt.Errorf("recipe %s: %w", r.Name, err)
+	}
+	patch := r.Patch
+	if patch == [3]int{} {
+		median, spacing := [3]float64(full.MedianSize), [3]float64(full.Spacing)
+		cell := r.Network.Encoder.Patch
+		patch = plan.ChoosePatch(median, spacing, [3]int{1, cell, cell}, patchVoxels)
+	}
+	resolved, err := r.Resolve(patch, len(ds.Channels), ds.Labels.Heads())
+	if err != nil {
+		return nil, nil, err
+	}
+	with, err := plans.WithRecipe(name, patch[:], r.Batch, map[string]any{recipeKey: resolved})
+	return with, &resolved, err
+}
+
+// PreprocessOptions say what Preprocess prepares.
+type PreprocessOptions struct {
+	Roots          dataset.Roots
+	Dataset, Plans string
+	Configurations []string
+	Workers        int
+	Force          bool // also the cases that are done
+	Progress       progress.Reporter
+}
+
+// Preprocess prepares the dataset's cases for the configurations of a plan, missing and stale ones only, and copies the
+// reference labels beside them.
+func Preprocess(ctx context.Context, o PreprocessOptions) error {
+	name, err := o.Roots.Name(o.Dataset)
+	if err != nil {
+		return err
+	}
+	rawDir, err := o.Roots.RawDir(name)
+	if err != nil {
+		return err
+	}
+	plans, dir, err := readPlans(o.Roots, name, o.Plans)
+	if err != nil {
+		return err
+	}
+	ds, err := dataset.Read(rawDir)
+	if err != nil {
+		return err
+	}
+	for _, configuration := range o.Configurations {
+		c, err := plans.Configuration(configuration)
+		if err != nil {
+			return err
+		}
+		report, err := preprocess.Dataset(ctx, preprocess.Options{Dataset: ds, Plans: plans, Configuration: configuration,
+			Out: filepath.Join(dir, c.DataIdentifier), Workers: o.Workers, Progress: o.Progress, Force: o.Force})
+		if err != nil {
+			return err
+		}
+		slog.Info("preprocessed", "dataset", name, "configuration", configuration, "done", len(report.Done), "kept", len(report.Kept))
+	}
+	cases, err := ds.Cases()
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Join(dir, groundTruth), 0o777); err != nil {
+		return fmt.Errorf("copy the reference labels: %w", err)
+	}
+	for _, c := range cases {
+		if err := copyFile(c.Label, filepath.Join(dir, groundTruth, c.ID+ds.FileEnding)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// readPlans reads PLANS.json of a preprocessed dataset and names its folder.
+func readPlans(roots dataset.Roots, name, plansName string) (*plan.Plans, string, error) {
+	dir, err := roots.PreprocessedDir(name)
+	if err != nil {
+		return nil, "", err
+	}
+	path := filepath.Join(dir, plansName+".json")
+	plans, err := plan.Read(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		made, _ := filepath.Glob(filepath.Join(dir, "*Plans*.json"))
+		for i, p := range made {
+			made[i] = strings.TrimSuffix(filepath.Base(p), ".json")
+		}
+		known := "none yet"
+		if len(made) > 0 {
+			known = strings.Join(made, ", ")
+		}
+		return nil, "", fmt.Errorf("no plans %s: %s is missing (there: %s); make it with: %s", plansName, path, known, howToPlan(name, plansName))
+	}
+	return plans, dir, err
+}
+
+// howToPlan is the command that makes a plan of that name.
+func howToPlan(name, plansName string) string {
+	for _, r := range masksam.Recipes() {
+		if r.Plans == plansName {
+			return fmt.Sprintf("masksam plan %s --recipe %s", name, r.Short)
+		}
+	}
+	return "masksam plan " + name
+}
+
+// copyFile makes a whole copy; an equally long copy that is not older than its source is kept.
+func copyFile(from, to string) error {
+	source, err := os.Stat(from)
+	if err != nil {
+		return fmt.Errorf("copy: %w", err)
+	}
+	if have, err := os.Stat(to); err == nil && have.Size() == source.Size() && !have.ModTime().Before(source.ModTime()) {
+		return nil
+	}
+	f, err := os.Open(from)
+	if err != nil {
+		return fmt.Errorf("copy: %w", err)
+	}
+	defer f.Close()
+	return atomicfile.Write(to, func(w io.Writer) error {
+		_, err := io.Copy(w, f)
+		return err
+	})
+}
+
+// Recipe is the recipe to train: the one that the plan holds, else the named one; trainer, when given, must agree with
+// the plan. Overrides must leave the plan's network, patch and batch alone.
+func Recipe(roots dataset.Roots, name, plansName, configuration, trainer string, set []string) (*masksam.Recipe, error) {
+	plans, _, err := readPlans(roots, name, plansName)
+	if err != nil {
+		return nil, err
+	}
+	c, err := plans.Configuration(configuration)
+	if err != nil {
+		return nil, err
+	}
+	var r masksam.Recipe
+	held, err := c.Extra(recipeKey, &r)
+	if err != nil {
+		return nil, fmt.Errorf("%s: the recipe in configuration %s: %w", plansName, configuration, err)
+	}
+	if !held {
+		return nil, fmt.Errorf("plans %s hold no recipe in configuration %s; make plans that do with: masksam plan %s --recipe small (or acdc, synapse, amos)",
+			plansName, configuration, name)
+	}
+	if trainer != "" && trainer != r.Name && trainer != r.Short {
+		return nil, fmt.Errorf("plans %s were made for %s, not for %s; choose its own plans with -p, or -tr %s", plansName, r.Name, trainer, r.Name)
+	}
+	before := snapshot(r)
+	if err := override(&r, set); err != nil {
+		return nil, err
+	}
+	if after := snapshot(r); !reflect.DeepEqual(before, after) {
+		return nil, fmt.Errorf("--set %s changes the network, patch or batch, which the plans %s fix; give it to masksam plan", strings.Join(set, " --set "), plansName)
+	}
+	return &r, nil
+}
+
+// snapshot is what a plan fixes of a recipe, as text.
+func snapshot(r masksam.Recipe) string {
+	text, err := json.Marshal([]any{r.Name, r.Patch, r.Batch, r.Network})
+	if err != nil {
+		panic(err) // plain data
+	}
+	return string(text)
+}
+
+// FindModel is the folder of a trained model, RESULTS/DATASET/TRAINER__PLANS__CONFIGURATION. An empty trainer or plans
+// matches any; more than one match is an error that lists them.
+func FindModel(roots dataset.Roots, idOrName, trainer, plans, configuration string) (string, error) {
+	name, err := roots.Name(idOrName)
+	if err != nil {
+		return "", err
+	}
+	dir, err := roots.ResultsDir(name)
+	if err != nil {
+		return "", err
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return "", fmt.Errorf("find a trained model of %s: %w", name, err)
+	}
+	if r, err := masksam.FindRecipe(trainer); err == nil {
+		trainer = r.Name
+	}
+	var all, matches []string
+	for _, e := range entries {
+		parts := strings.Split(e.Name(), "__")
+		if len(parts) != 3 || !e.IsDir() {
+			continue
+		}
+		all = append(all, e.Name())
+		if (trainer == "" || trainer == parts[0]) && (plans == "" || plans == parts[1]) && configuration == parts[2] {
+			matches = append(matches, e.Name())
+		}
+	}
+	wanted := fmt.Sprintf("trainer %s, plans %s, configuration %s", orAny(trainer), orAny(plans), configuration)
+	switch len(matches) {
+	case 0:
+		return "", fmt.Errorf("no trained model in %s for %s; there are: %s", dir, wanted, strings.Join(all, ", "))
+	case 1:
+		return filepath.Join(dir, matches[0]), nil
+	}
+	return "", fmt.Errorf("several trained models in %s for %s: %s; name trainer and plans", dir, wanted, strings.Join(matches, ", "))
+}
+
+func orAny(s string) string {
+	if s == "" {
+		return "any"
+	}
+	return s
+}
+
+// EvaluateOptions say what Evaluate scores.
+type EvaluateOptions struct {
+	Reference, Prediction string // folders
+	Dataset               string // dataset.json, or its folder
+	Out                   string // summary.json; empty: in the prediction folder
+	Chill                 bool   // references without a prediction are passed over
+	Workers               int
+	Progress              progress.Reporter
+}
+
+// Evaluate scores a folder of label maps against their references and writes summary.json. names gives a class's name
+// by its key in the summary.
+func Evaluate(ctx context.Context, o EvaluateOptions) (s *evaluate.Summary, names map[string]string, err error) {
+	ds, err := dataset.Read(o.Dataset)
+	if err != nil {
+		return nil, nil, err
+	}
+	var classes []evaluate.Class
+	names = map[string]string{}
+	add := func(c evaluate.Class, name string) {
+		classes = append(classes, c)
+		names[c.Key()] = name
+	}
+	if ds.Labels.HasRegions() {
+		for _, r := range ds.Labels.Regions() {
+			add(evaluate.Class{Values: r.Labels, Region: !r.Scalar}, r.Name)
+		}
+	} else {
+		for _, v := range ds.Labels.Foreground() {
+			add(evaluate.Label(v), ds.Labels.Name(v))
+		}
+	}
+	opt := evaluate.Options{Classes: classes, Ending: ds.FileEnding, Chill: o.Chill, Workers: o.Workers}
+	if v, ok := ds.Labels.Ignore(); ok {
+		opt.Ignore = &v
+	}
+	started := false
+	opt.Progress = func(done, of int) {
+		if !started {
+			o.Progress.Start("scoring", of)
+			started = true
+		}
+		o.Progress.Advance(1, "")
+	}
+	s, err = evaluate.Folder(ctx, o.Reference, o.Prediction, opt)
+	o.Progress.Done()
+	if err != nil {
+		return nil, nil, err
+	}
+	if o.Out == "" {
+		o.Out = filepath.Join(o.Prediction, "summary.json")
+	}
+	return s, names, s.WriteJSON(o.Out)
+}
