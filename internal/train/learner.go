@@ -170,13 +170,13 @@ func (l *learner) set(values []*torch.Tensor) {
 	}
 }
 
+// precisions are the autocast types by their names in a recipe.
+var precisions = map[string]torch.DType{"float32": torch.Float32, "bf16": torch.BFloat16}
+
 // choosePrecision sets the autocast of "auto": on a CUDA device, or a CPU with bfloat16 arithmetic, both precisions are
 // timed on a batch (forward, loss, backward; no weight changes) and the faster is taken. note says what was found.
 func (l *learner) choosePrecision(precision string, b *batch) (chosen, note string, err error) {
-	set := func(name string) {
-		chosen = name
-		l.autocast = map[string]torch.DType{"float32": torch.Float32, "bf16": torch.BFloat16}[name]
-	}
+	set := func(name string) { chosen, l.autocast = name, precisions[name] }
 	switch precision {
 	case "float32", "bf16":
 		set(precision)

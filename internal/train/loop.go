@@ -30,7 +30,6 @@ type run struct {
 	checkpoints bool
 	learner     *learner
 	train, val  *loader
-	classNames  []string // of the foreground classes
 	state       state
 	log         *runLog
 	out         *slog.Logger

@@ -6,6 +6,8 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"math"
+	"runtime"
 
 	"masksam/internal/masksam"
 	"masksam/internal/progress"
@@ -46,4 +48,44 @@ type Result struct {
 
 // Run trains one fold, or resumes it, and predicts and scores its validation cases. Cancelling ctx ends it after the
 // current step with a checkpoint_latest, from which Continue goes on, and returns the context's error.
-func Run(ctx context.Context, o Options) (*Result, error) { return nil, errors.ErrUnsupported }
+//
+// Files appear in RESULTS/DATASET/TRAINER__PLANS__CONFIGURATION, as of nnU-Net 2.8.1, but checkpoints are safetensors.
+func Run(ctx context.Context, o Options) (*Result, error) {
+	// One OS thread for good: OpenMP keeps a pool of workers for each thread that computes.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	if o.Threads > 0 {
+		torch.SetThreads(o.Threads)
+	}
+	if o.Log == nil {
+		o.Log = slog.Default()
+	}
+	if o.Progress == nil {
+		o.Progress = progress.Nop
+	}
+	if o.ValidateBest {
+		o.ValidateOnly = true
+	}
+	if o.Continue && o.ValidateOnly {
+		return nil, errors.New("train: continue a run or validate it, not both")
+	}
+	p, err := prepare(o)
+	if err != nil {
+		return nil, err
+	}
+	result := &Result{Folder: p.fold, Dice: math.NaN()}
+	checkpoint := CheckpointFinal
+	if o.ValidateBest {
+		checkpoint = CheckpointBest
+	}
+	if !o.ValidateOnly {
+		if result.Steps, err = p.train(ctx); err != nil {
+			return nil, err
+		}
+		if o.NoCheckpoints || o.SkipValidation {
+			return result, nil
+		}
+	}
+	result.Dice, err = p.validate(ctx, checkpoint)
+	return result, err
+}
