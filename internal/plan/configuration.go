@@ -1,0 +1,208 @@
+package plan
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"masksam/internal/pyjson"
+)
+
+// Configuration is one configuration of the plans (2d, 3d_fullres, …) with all that it inherits.
+type Configuration struct {
+	Name           string
+	DataIdentifier string // folder of the preprocessed data
+	BatchSize      int
+	PatchSize      []int     // two or three axes, transposed order
+	MedianSize     []float64 // voxels
+	Spacing        []float64 // target; two axes for 2d
+	Normalization  []string  // per channel
+	UseMask        []bool    // per channel: normalise with the inside of the nonzero mask only
+	Data           Resampling
+	Seg            Resampling
+	Probabilities  Resampling
+	Architecture   *pyjson.Object
+	BatchDice      bool
+	PreviousStage  string   // empty: none
+	NextStages     []string // of a cascade
+	doc            *pyjson.Object
+}
+
+// Resampling are the arguments of nnU-Net's resample_data_or_seg_to_shape.
+type Resampling struct {
+	IsSeg          bool  `json:"is_seg"`
+	Order          int   `json:"order"`
+	OrderZ         int   `json:"order_z"`
+	ForceSeparateZ *bool `json:"force_separate_z"` // nil: by the spacings
+}
+
+// Configuration resolves a configuration: its own keys over those of the one it inherits from.
+func (p *Plans) Configuration(name string) (*Configuration, error) {
+	doc, err := p.resolve(name, nil)
+	if err != nil {
+		return nil, err
+	}
+	c, err := newConfiguration(name, modern(doc))
+	if err != nil {
+		return nil, fmt.Errorf("plans %s, configuration %s: %w", p.PlansName, name, err)
+	}
+	return c, nil
+}
+
+func (p *Plans) resolve(name string, heirs []string) (*pyjson.Object, error) {
+	for _, h := range heirs {
+		if h == name {
+			return nil, fmt.Errorf("plans %s: circular inheritance: %s → %s", p.PlansName, strings.Join(heirs, " → "), name)
+		}
+	}
+	v, _ := p.configurations().Get(name)
+	own, ok := v.(*pyjson.Object)
+	if !ok {
+		if len(heirs) > 0 {
+			return nil, fmt.Errorf("configuration %s inherits: %w", heirs[len(heirs)-1], p.unknown(name))
+		}
+		return nil, p.unknown(name)
+	}
+	parent, ok := own.Get("inherits_from")
+	if !ok {
+		return own.Clone(), nil
+	}
+	parentName, ok := parent.(string)
+	if !ok {
+		return nil, fmt.Errorf("plans %s, configuration %s: inherits_from is no text", p.PlansName, name)
+	}
+	doc, err := p.resolve(parentName, append(heirs, name))
+	if err != nil {
+		return nil, err
+	}
+	own = own.Clone()
+	for _, k := range own.Keys() {
+		v, _ := own.Get(k)
+		doc.Set(k, v)
+	}
+	return doc, nil
+}
+
+// oldKeys describe the network in plans of nnU-Net before 2.5.
+var oldKeys = []string{
+	"UNet_class_name", "UNet_base_num_features", "n_conv_per_stage_encoder", "n_conv_per_stage_decoder",
+	"num_pool_per_axis", "pool_op_kernel_sizes", "conv_kernel_sizes", "unet_max_num_features",
+}
+
+// modern gives a configuration of an old plans.json the entry architecture.
+func modern(doc *pyjson.Object) *pyjson.Object {
+	if doc.Has("architecture") || !doc.Has("UNet_class_name") {
+		return doc
+	}
+	var old struct {
+		Class   string  `json:"UNet_class_name"`
+		Base    int     `json:"UNet_base_num_features"`
+		Max     int     `json:"unet_max_num_features"`
+		Encoder []int   `json:"n_conv_per_stage_encoder"`
+		Decoder []int   `json:"n_conv_per_stage_decoder"`
+		Pool    [][]int `json:"pool_op_kernel_sizes"`
+		Kernels [][]int `json:"conv_kernel_sizes"`
+	}
+	if err := pyjson.Decode(doc, &old); err != nil || len(old.Kernels) == 0 || len(old.Encoder) > 62 {
+		return doc // the keys that are missing then are reported
+	}
+	class, blocks := "unet.PlainConvUNet", "n_conv_per_stage"
+	if old.Class != "PlainConvUNet" {
+		class, blocks = "residual_unet.ResidualEncoderUNet", "n_blocks_per_stage"
+	}
+	features := make([]int, len(old.Encoder))
+	for s := range features {
+		features[s] = min(old.Base<<s, old.Max)
+	}
+	doc.Set("architecture", unet(class, blocks, features, old.Encoder, old.Decoder, old.Kernels, old.Pool))
+	for _, k := range oldKeys {
+		doc.Delete(k)
+	}
+	return doc
+}
+
+func newConfiguration(name string, doc *pyjson.Object) (*Configuration, error) {
+	c := &Configuration{Name: name, doc: doc}
+	var errs []error
+	get := func(key string, required bool, into any) {
+		v, ok := doc.Get(key)
+		if !ok {
+			if required {
+				errs = append(errs, fmt.Errorf("key %s is missing", key))
+			}
+		} else if err := pyjson.Decode(v, into); err != nil {
+			errs = append(errs, fmt.Errorf("key %s: %w", key, err))
+		}
+	}
+	get("data_identifier", true, &c.DataIdentifier)
+	get("batch_size", true, &c.BatchSize)
+	get("patch_size", true, &c.PatchSize)
+	get("median_image_size_in_voxels", false, &c.MedianSize)
+	get("spacing", true, &c.Spacing)
+	get("normalization_schemes", true, &c.Normalization)
+	get("use_mask_for_norm", true, &c.UseMask)
+	get("resampling_fn_data_kwargs", true, &c.Data)
+	get("resampling_fn_seg_kwargs", true, &c.Seg)
+	get("resampling_fn_probabilities_kwargs", true, &c.Probabilities)
+	get("batch_dice", true, &c.BatchDice)
+	get("previous_stage", false, &c.PreviousStage)
+	for _, key := range []string{"resampling_fn_data", "resampling_fn_seg", "resampling_fn_probabilities"} {
+		var fn string
+		if get(key, true, &fn); fn != "" && fn != resampleFn {
+			errs = append(errs, fmt.Errorf("key %s: this program resamples with %s only, not with %s", key, resampleFn, fn))
+		}
+	}
+	if v, ok := doc.Get("architecture"); ok {
+		c.Architecture, _ = v.(*pyjson.Object)
+	}
+	switch v, _ := doc.Get("next_stage"); v := v.(type) {
+	case string:
+		c.NextStages = []string{v}
+	case []any:
+		get("next_stage", false, &c.NextStages)
+	}
+	if len(errs) > 0 {
+		return nil, errors.Join(errs...)
+	}
+	switch dim := len(c.PatchSize); {
+	case dim != 2 && dim != 3 || len(c.Spacing) != dim:
+		errs = append(errs, fmt.Errorf("patch_size %v and spacing %v need two or three entries each", c.PatchSize, c.Spacing))
+	case !(minOf(c.Spacing) > 0) || minOf(floats(c.PatchSize)) < 1 || c.BatchSize < 1:
+		errs = append(errs, fmt.Errorf("spacing %v, patch_size %v and batch_size %d must be above 0", c.Spacing, c.PatchSize, c.BatchSize))
+	}
+	if len(c.Normalization) != len(c.UseMask) || len(c.Normalization) == 0 {
+		errs = append(errs, fmt.Errorf("%d normalization_schemes, but %d entries of use_mask_for_norm", len(c.Normalization), len(c.UseMask)))
+	}
+	for key, r := range map[string]Resampling{"data": c.Data, "seg": c.Seg, "probabilities": c.Probabilities} {
+		if !known(r.Order) || !known(r.OrderZ) || r.IsSeg && max(r.Order, r.OrderZ) > 1 {
+			errs = append(errs, fmt.Errorf("resampling_fn_%s_kwargs: order %d with order_z %d: images take 0, 1 or 3, labels 0 or 1", key, r.Order, r.OrderZ))
+		}
+	}
+	return c, errors.Join(errs...)
+}
+
+func known(order int) bool { return order == 0 || order == 1 || order == 3 }
+
+// Document is the resolved configuration as an object. It is not to be changed.
+func (c *Configuration) Document() *pyjson.Object { return c.doc }
+
+// Extra decodes a key of this program's own, such as "masksam"; ok is false if the configuration lacks it.
+func (c *Configuration) Extra(key string, into any) (ok bool, err error) {
+	v, ok := c.doc.Get(key)
+	if !ok {
+		return false, nil
+	}
+	if err := pyjson.Decode(v, into); err != nil {
+		return true, fmt.Errorf("configuration %s: key %s: %w", c.Name, key, err)
+	}
+	return true, nil
+}
+
+// Target is the spacing to resample a case of the given spacing (transposed order) to: a 2-D configuration keeps the
+// case's own along axis 0.
+func (c *Configuration) Target(spacing [3]float64) [3]float64 {
+	if len(c.Spacing) == 2 {
+		return [3]float64{spacing[0], c.Spacing[0], c.Spacing[1]}
+	}
+	return [3]float64(c.Spacing)
+}

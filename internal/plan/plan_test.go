@@ -1,0 +1,466 @@
+package plan
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+
+	"masksam/internal/dataset"
+	"masksam/internal/golden"
+	"masksam/internal/pyjson"
+)
+
+func table(t *testing.T, name string, into any) {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join("testdata", name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(text, into); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestTopology(t *testing.T) {
+	var rows []struct {
+		Spacing  []float64 `json:"spacing"`
+		PatchIn  []float64 `json:"patch_in"`
+		Strides  [][]int   `json:"strides"`
+		Kernels  [][]int   `json:"kernels"`
+		PatchOut []int     `json:"patch_out"`
+		Div      []int     `json:"divisible_by"`
+	}
+	table(t, "topology.json", &rows)
+	for _, r := range rows {
+		got := newTopology(r.Spacing, r.PatchIn)
+		want := topology{patch: r.PatchOut, div: r.Div, strides: r.Strides, kernels: r.Kernels}
+		if d := cmp.Diff(want, got, cmp.AllowUnexported(topology{})); d != "" {
+			t.Errorf("spacing %v, patch %v: %s", r.Spacing, r.PatchIn, d)
+		}
+	}
+}
+
+func TestNewShape(t *testing.T) {
+	var rows []struct {
+		Spacing [3]float64 `json:"old_spacing"`
+		Size    [3]int     `json:"old_shape"`
+		Target  [3]float64 `json:"new_spacing"`
+		Want    [3]int     `json:"new_shape"`
+	}
+	table(t, "compute_new_shape.json", &rows)
+	for _, r := range rows {
+		if got := NewShape(r.Size, r.Spacing, r.Target); got != r.Want {
+			t.Errorf("%+v: got %v", r, got)
+		}
+	}
+}
+
+// TestPlansLikeNNUNet compares the text of whole plans byte by byte: those of the planner goldens and of the chain.
+func TestPlansLikeNNUNet(t *testing.T) {
+	type row struct {
+		Dataset string `json:"dataset"`
+		Plans   string `json:"plans"`
+		Planner string `json:"planner"`
+		Kwargs  struct {
+			GPU      float64   `json:"gpu_memory_target_in_gb"`
+			Spacing  []float64 `json:"overwrite_target_spacing"`
+			Suppress bool      `json:"suppress_transpose"`
+		} `json:"kwargs"`
+		raw string
+	}
+	var rows []row
+	golden.JSON(t, "nnunet/planner/index.json", &rows)
+	for i := range rows {
+		rows[i].Dataset = "planner/" + rows[i].Dataset
+	}
+	for _, chain := range []string{"901_SynthAniso", "902_SynthRegionsIgnore", "903_Synth2D", "904_Hippo10"} {
+		rows = append(rows, row{Dataset: "chain/Dataset" + chain, Plans: "nnUNetPlans.json", raw: "raw"})
+	}
+	for chain, spacing := range map[string][]float64{"902_SynthRegionsIgnore/nnUNetPlans_sp08.json": {0.8, 0.9, 0.8}, "904_Hippo10/nnUNetPlans_resamp.json": {1.5, 1.0, 0.8}} {
+		dir, file := filepath.Split(chain)
+		r := row{Dataset: "chain/Dataset" + strings.TrimSuffix(dir, "/"), Plans: file, raw: "raw"}
+		r.Kwargs.Spacing = spacing
+		rows = append(rows, r)
+	}
+	for _, r := range rows {
+		dir := golden.Path(t, "nnunet/"+r.Dataset)
+		ds, err := dataset.Read(filepath.Join(dir, r.raw))
+		if err != nil {
+			t.Fatal(err)
+		}
+		fp, err := ReadFingerprint(filepath.Join(dir, FingerprintName))
+		if err != nil {
+			t.Fatal(err)
+		}
+		p, err := Make(ds, filepath.Base(dir), fp, Options{
+			Planner: r.Planner, PlansName: strings.TrimSuffix(r.Plans, ".json"),
+			GPUMemoryGB: r.Kwargs.GPU, Spacing: r.Kwargs.Spacing, SuppressTranspose: r.Kwargs.Suppress,
+		})
+		if err != nil {
+			t.Errorf("%s: %v", r.Dataset, err)
+			continue
+		}
+		sameText(t, filepath.Join(dir, r.Plans), p)
+
+		text, err := fp.JSON()
+		if err != nil {
+			t.Fatal(err)
+		}
+		want, err := os.ReadFile(filepath.Join(dir, FingerprintName))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d := cmp.Diff(indented(t, want), string(text)); d != "" && ds.FileEnding != ".png" { // nnU-Net's PNG reader gives whole numbers
+			t.Errorf("%s: fingerprint read and written: %s", r.Dataset, d)
+		}
+	}
+	t.Logf("%d plans equal", len(rows))
+}
+
+// indented is the text in Python's layout: some goldens are laid out otherwise.
+func indented(t *testing.T, text []byte) string {
+	t.Helper()
+	v, err := pyjson.Parse(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := pyjson.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(out)
+}
+
+func sameText(t *testing.T, path string, p *Plans) {
+	t.Helper()
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := p.JSON()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(indented(t, want), string(got)); d != "" {
+		t.Errorf("%s: %s", path, d)
+	}
+}
+
+func read(t *testing.T, name string) *Plans {
+	t.Helper()
+	p, err := Read(golden.Path(t, name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func TestMovePlans(t *testing.T) {
+	const dir = "nnunet/misc/move_plans/"
+	source := read(t, dir+"source_nnUNetPlans.json")
+	for name, plansName := range map[string]string{"target_nnUNetPlans.json": "", "target_nnUNetPlansFrom901.json": "nnUNetPlansFrom901"} {
+		want := read(t, dir+name)
+		sameText(t, golden.Path(t, dir+name), Move(source, want.DatasetName, plansName, want.Reader))
+	}
+	sameText(t, golden.Path(t, dir+"source_nnUNetPlans.json"), source)
+}
+
+func TestInheritance(t *testing.T) {
+	const dir = "nnunet/misc/move_plans/"
+	source := read(t, dir+"source_nnUNetPlans.json")
+	c, err := source.Configuration("3d_fullres_bs4")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var want any
+	golden.JSON(t, dir+"resolved_3d_fullres_bs4.json", &want)
+	sameValue(t, want, c.Document())
+
+	var rows []struct {
+		Configurations json.RawMessage `json:"configurations"`
+		Requested      string          `json:"requested"`
+	}
+	golden.JSON(t, dir+"errors.json", &rows)
+	for _, r := range rows {
+		p := source.Clone("x")
+		if configurations, err := pyjson.ParseObject(r.Configurations); err == nil {
+			p.doc.Set("configurations", configurations)
+		}
+		if _, err := p.Configuration(r.Requested); err == nil {
+			t.Errorf("%s of %s: no error", r.Requested, r.Configurations)
+		}
+	}
+}
+
+func sameValue(t *testing.T, want any, got *pyjson.Object) {
+	t.Helper()
+	var v any
+	if err := pyjson.Decode(got, &v); err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(want, v); d != "" {
+		t.Error(d)
+	}
+}
+
+func TestOldPlans(t *testing.T) {
+	p := read(t, "nnunet/planner/public_fetched/Dataset102_PETCT/published_plans.json")
+	var want struct {
+		Before, After json.RawMessage
+	}
+	golden.JSON(t, "nnunet/misc/old_plans_converted_3d_fullres.json", &want)
+	var after any
+	if err := json.Unmarshal(want.After, &after); err != nil {
+		t.Fatal(err)
+	}
+	c, err := p.Configuration("3d_fullres")
+	if err != nil {
+		t.Fatal(err)
+	}
+	sameValue(t, after, c.Document())
+
+	// What old and new plans of this dataset both say is equal.
+	dir := golden.Path(t, "nnunet/planner/public_fetched/Dataset102_PETCT")
+	now := read(t, "nnunet/planner/public_fetched/Dataset102_PETCT/nnUNetPlans.json")
+	for _, name := range p.Configurations() {
+		old, _ := p.configurations().Get(name)
+		fresh, ok := now.configurations().Get(name)
+		if !ok {
+			t.Errorf("%s: configuration %s is new", dir, name)
+			continue
+		}
+		for _, key := range old.(*pyjson.Object).Keys() {
+			a, _ := old.(*pyjson.Object).Get(key)
+			if b, ok := fresh.(*pyjson.Object).Get(key); ok {
+				if d := cmp.Diff(a, b, cmp.AllowUnexported(pyjson.Object{})); d != "" {
+					t.Errorf("configuration %s, key %s: %s", name, key, d)
+				}
+			}
+		}
+	}
+}
+
+// small are plans that need no golden.
+func small(t testing.TB) *Plans {
+	t.Helper()
+	doc, err := pyjson.ParseObject([]byte(`{"channel_names": {"0": "CT", "1": "T1"}, "labels": {"background": 0, "a": 1}, "numTraining": 3, "file_ending": ".nii.gz"}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	labels, found := dataset.ReadLabels(doc, "dataset.json")
+	if found != nil {
+		t.Fatal(found)
+	}
+	ds := &dataset.Dataset{Channels: []string{"CT", "T1"}, Labels: labels, NumTraining: 3, FileEnding: ".nii.gz", Doc: doc}
+	fp := &Fingerprint{
+		Intensity: make([]Intensity, 2), RelativeSize: 0.5,
+		Shapes:   [][3]int{{20, 200, 180}, {22, 190, 180}, {18, 210, 170}},
+		Spacings: [][3]float64{{5, 1, 1}, {5, 1, 1}, {4, 1.1, 1.1}},
+	}
+	p, err := Make(ds, "Dataset001_A", fp, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func TestRecipePlans(t *testing.T) {
+	p := small(t)
+	before, err := p.JSON()
+	if err != nil {
+		t.Fatal(err)
+	}
+	type network struct{ Width int }
+	r, err := p.WithRecipe("nnUNetPlans_4_64_64_b3", [3]int{4, 64, 64}, 3, map[string]any{"masksam": network{32}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := r.JSON()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r, err = Parse(text); err != nil {
+		t.Fatal(err)
+	}
+	c, err := r.Configuration("3d_fullres")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var n network
+	ok, err := c.Extra("masksam", &n)
+	if !ok || err != nil || n.Width != 32 || r.PlansName != "nnUNetPlans_4_64_64_b3" || c.DataIdentifier != "nnUNetPlans_3d_fullres" ||
+		!cmp.Equal(c.PatchSize, []int{4, 64, 64}) || c.BatchSize != 3 {
+		t.Errorf("got %s %+v %v %v", r.PlansName, c, ok, err)
+	}
+	if ok, err := c.Extra("other", &n); ok || err != nil {
+		t.Errorf("a key that is not there: %v %v", ok, err)
+	}
+	if ok, err := c.Extra("masksam", new(int)); !ok || err == nil {
+		t.Error("an object was read as a number")
+	}
+	if after, _ := p.JSON(); string(after) != string(before) {
+		t.Error("the plans that the recipe's were made from changed")
+	}
+	if err := p.Put("4d", "a", 1); err == nil || !strings.Contains(err.Error(), "3d_fullres") {
+		t.Errorf("unknown configuration: %v", err)
+	}
+}
+
+func TestKeepFrom(t *testing.T) {
+	old, p := small(t), small(t)
+	if err := old.Put("2d", "batch_size", 77); err != nil {
+		t.Fatal(err)
+	}
+	old.configurations().Set("mine", pyjson.NewObject("inherits_from", "3d_fullres", "batch_size", 9))
+	p.KeepFrom(old)
+	if d := cmp.Diff([]string{"2d", "3d_fullres", "mine"}, p.Configurations()); d != "" {
+		t.Error(d)
+	}
+	c, err := p.Configuration("mine")
+	if err != nil || c.BatchSize != 9 || len(c.Normalization) != 2 {
+		t.Errorf("%+v %v", c, err)
+	}
+	if c, err := p.Configuration("2d"); err != nil || c.BatchSize == 77 {
+		t.Errorf("an old configuration took the place of a new one: %+v %v", c, err)
+	}
+}
+
+func TestTarget(t *testing.T) {
+	p := small(t)
+	for name, want := range map[string][3]float64{"2d": {7, 1, 1}, "3d_fullres": {4.2, 1, 1}} {
+		c, err := p.Configuration(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := c.Target([3]float64{7, 2, 2}); got != want {
+			t.Errorf("%s: %v, want %v", name, got, want)
+		}
+	}
+}
+
+func TestBadOptions(t *testing.T) {
+	ds, err := dataset.Read(golden.Path(t, "nnunet/chain/Dataset904_Hippo10/raw"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	good, err := ReadFingerprint(golden.Path(t, "nnunet/chain/Dataset904_Hippo10/dataset_fingerprint.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	zero := *good
+	zero.Spacings = [][3]float64{{0, 1, 1}}
+	zero.Shapes = [][3]int{{1, 1, 1}}
+	for want, c := range map[string]struct {
+		fp  *Fingerprint
+		opt Options
+	}{
+		"unknown planner": {good, Options{Planner: "X"}},
+		"target spacing":  {good, Options{Spacing: []float64{1, 1}}},
+		"array (z y x)":   {good, Options{Spacing: []float64{1, 0, 1}}},
+		"not even":        {good, Options{GPUMemoryGB: 1e-9}},
+		"GB":              {good, Options{GPUMemoryGB: -1}},
+		"above 0":         {&zero, Options{}},
+		"shapes":          {&Fingerprint{Intensity: good.Intensity}, Options{}},
+		"channels":        {&Fingerprint{Shapes: good.Shapes, Spacings: good.Spacings}, Options{}},
+	} {
+		if _, err := Make(ds, "Dataset904_Hippo10", c.fp, c.opt); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", want, err)
+		}
+	}
+}
+
+func TestBrokenPlans(t *testing.T) {
+	good, err := small(t).JSON()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for want, change := range map[string]func(doc *pyjson.Object){
+		"dataset_name":      func(doc *pyjson.Object) { doc.Delete("dataset_name") },
+		"undo each other":   func(doc *pyjson.Object) { doc.Set("transpose_forward", []any{2, 0, 1}) },
+		"transpose_forward": func(doc *pyjson.Object) { doc.Set("transpose_forward", []any{9, 0, 1}) },
+		"configurations":    func(doc *pyjson.Object) { doc.Set("configurations", 3) },
+		"foreground":        func(doc *pyjson.Object) { doc.Delete("foreground_intensity_properties_per_channel") },
+		"plans_name":        func(doc *pyjson.Object) { doc.Set("plans_name", 3) },
+	} {
+		doc, err := pyjson.ParseObject(good)
+		if err != nil {
+			t.Fatal(err)
+		}
+		change(doc)
+		if _, err := FromDocument(doc); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", want, err)
+		}
+	}
+	for want, change := range map[string][2]any{
+		"spacing":          {"spacing", []any{1.0, 1.0}},
+		"above 0":          {"batch_size", 0},
+		"use_mask":         {"use_mask_for_norm", []any{}},
+		"order 2":          {"resampling_fn_data_kwargs", pyjson.NewObject("order", 2)},
+		"torch":            {"resampling_fn_seg", "resample_torch_fornnunet"},
+		"inherits_from is": {"inherits_from", 3},
+		"inherits: plans":  {"inherits_from", "no"},
+	} {
+		p, err := Parse(good)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := p.Put("3d_fullres", change[0].(string), change[1]); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := p.Configuration("3d_fullres"); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", want, err)
+		}
+	}
+}
+
+func TestChoosePatch(t *testing.T) {
+	if got := ChoosePatch([3]float64{36, 50, 35}, [3]float64{1, 1, 1}, [3]int{1, 8, 8}, 16, 35840); got != [3]int{16, 56, 40} {
+		t.Errorf("hippocampus: %v", got)
+	}
+	rapid.Check(t, func(t *rapid.T) {
+		var median, spacing [3]float64
+		var multiple [3]int
+		for a := range 3 {
+			median[a] = float64(rapid.IntRange(2, 600).Draw(t, "twice the median")) / 2
+			spacing[a] = rapid.Float64Range(0.2, 8).Draw(t, "spacing")
+			multiple[a] = rapid.IntRange(0, 16).Draw(t, "multiple")
+		}
+		n := rapid.IntRange(8192, 1<<18).Draw(t, "voxels")
+		patch := ChoosePatch(median, spacing, multiple, rapid.IntRange(0, 16).Draw(t, "slices"), n)
+		for a, p := range patch {
+			m := max(multiple[a], 1)
+			if p < 1 || p%m != 0 || float64(p-m) >= median[a] && p > m {
+				t.Fatalf("axis %d: %d voxels for a median of %v, multiple %d", a, p, median[a], m)
+			}
+		}
+		if v := patch[0] * patch[1] * patch[2]; v > n {
+			t.Fatalf("%v has %d voxels, allowed %d", patch, v, n)
+		}
+	})
+}
+
+func FuzzPlans(f *testing.F) {
+	text, err := small(f).JSON()
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(text)
+	f.Add([]byte(`{"configurations": {"a": {"inherits_from": "a"}}}`))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		p, err := Parse(text)
+		if err != nil {
+			return
+		}
+		for _, name := range p.Configurations() {
+			_, _ = p.Configuration(name)
+		}
+		if _, err := p.JSON(); err != nil {
+			t.Fatal(err)
+		}
+	})
+}

@@ -1,0 +1,234 @@
+// Package plan makes, reads and writes nnU-Net's plans: what a dataset's fingerprint says about spacing, patch, batch,
+// normalisation and resampling. A plans.json of nnU-Net 2.8.1 is made and read without change; what this program adds (the
+// network as data) are further keys of a configuration, which nnU-Net leaves alone.
+package plan
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+
+	"masksam/internal/atomicfile"
+	"masksam/internal/pyjson"
+)
+
+// Normalisation schemes by nnU-Net's class names.
+const (
+	ZScore      = "ZScoreNormalization"
+	CT          = "CTNormalization"
+	NoNorm      = "NoNormalization"
+	RescaleTo01 = "RescaleTo01Normalization"
+	RGBTo01     = "RGBTo01Normalization"
+)
+
+// Plans is a plans.json. Its fields are views; what is written is the document that it was read or made from.
+type Plans struct {
+	DatasetName string
+	PlansName   string
+	Reader      string // image_reader_writer
+	Planner     string // experiment_planner_used
+	// TransposeForward[a] is the file axis (z, y, x as read) that becomes axis a; TransposeBackward undoes it.
+	TransposeForward  [3]int
+	TransposeBackward [3]int
+	MedianSpacing     []float64   // original_median_spacing_after_transp
+	MedianShape       []int       // original_median_shape_after_transp
+	Intensity         []Intensity // foreground intensities per channel
+
+	doc *pyjson.Object
+}
+
+// Read reads a plans.json.
+func Read(path string) (*Plans, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("read plans: %w", err)
+	}
+	p, err := Parse(text)
+	if err != nil {
+		return nil, fmt.Errorf("read plans: %s: %w", path, err)
+	}
+	return p, nil
+}
+
+// Parse reads the text of a plans.json.
+func Parse(text []byte) (*Plans, error) {
+	doc, err := pyjson.ParseObject(text)
+	if err != nil {
+		return nil, err
+	}
+	return FromDocument(doc)
+}
+
+// FromDocument takes over the document of a plans.json.
+func FromDocument(doc *pyjson.Object) (*Plans, error) {
+	p := &Plans{doc: doc}
+	var errs []error
+	need := func(key string, into any) {
+		v, ok := doc.Get(key)
+		if !ok {
+			errs = append(errs, fmt.Errorf("key %s is missing", key))
+		} else if err := pyjson.Decode(v, into); err != nil {
+			errs = append(errs, fmt.Errorf("key %s: %w", key, err))
+		}
+	}
+	need("dataset_name", &p.DatasetName)
+	need("plans_name", &p.PlansName)
+	need("image_reader_writer", &p.Reader)
+	if doc.Has("experiment_planner_used") {
+		need("experiment_planner_used", &p.Planner)
+	}
+	need("original_median_spacing_after_transp", &p.MedianSpacing)
+	var medianShape []float64
+	need("original_median_shape_after_transp", &medianShape)
+	for _, v := range medianShape {
+		p.MedianShape = append(p.MedianShape, round(v))
+	}
+	need("transpose_forward", &p.TransposeForward)
+	need("transpose_backward", &p.TransposeBackward)
+	for to, from := range p.TransposeForward {
+		if from < 0 || from > 2 || p.TransposeBackward[from] != to {
+			errs = append(errs, fmt.Errorf("transpose_forward %v and transpose_backward %v do not undo each other", p.TransposeForward, p.TransposeBackward))
+			break
+		}
+	}
+	if v, _ := doc.Get("configurations"); !isObject(v) {
+		errs = append(errs, errors.New("key configurations is missing or not an object"))
+	}
+	properties, ok := doc.Get("foreground_intensity_properties_per_channel")
+	if !ok {
+		properties, ok = doc.Get("foreground_intensity_properties_by_modality")
+	}
+	if !ok {
+		errs = append(errs, errors.New("key foreground_intensity_properties_per_channel is missing"))
+	} else if intensity, err := intensities(properties); err != nil {
+		errs = append(errs, err)
+	} else {
+		p.Intensity = intensity
+	}
+	if len(errs) > 0 {
+		return nil, errors.Join(errs...)
+	}
+	return p, nil
+}
+
+func isObject(v any) bool {
+	_, ok := v.(*pyjson.Object)
+	return ok
+}
+
+// JSON is the text of plans.json as nnU-Net writes it.
+func (p *Plans) JSON() ([]byte, error) { return pyjson.Marshal(p.doc) }
+
+// Write writes a plans.json.
+func (p *Plans) Write(path string) error {
+	text, err := p.JSON()
+	if err != nil {
+		return fmt.Errorf("write plans: %w", err)
+	}
+	return atomicfile.WriteBytes(path, text)
+}
+
+// KeepFrom adds the configurations of an older plans.json that these plans lack, as nnU-Net does when it plans again, so
+// that hand-made ones are not lost.
+func (p *Plans) KeepFrom(old *Plans) {
+	mine := p.configurations()
+	for _, name := range old.Configurations() {
+		if !mine.Has(name) {
+			v, _ := old.configurations().Get(name)
+			mine.Set(name, v)
+		}
+	}
+}
+
+func (p *Plans) configurations() *pyjson.Object {
+	v, _ := p.doc.Get("configurations")
+	return v.(*pyjson.Object)
+}
+
+// Configurations are the names of the configurations in the order of the file.
+func (p *Plans) Configurations() []string { return p.configurations().Keys() }
+
+// Put sets one key of a configuration to a value that encoding/json can write.
+func (p *Plans) Put(configuration, key string, value any) error {
+	c, _ := p.configurations().Get(configuration)
+	object, ok := c.(*pyjson.Object)
+	if !ok {
+		return p.unknown(configuration)
+	}
+	v, err := pyjson.Encode(value)
+	if err != nil {
+		return fmt.Errorf("configuration %s: key %s: %w", configuration, key, err)
+	}
+	object.Set(key, v)
+	return nil
+}
+
+func (p *Plans) unknown(configuration string) error {
+	return fmt.Errorf("plans %s have no configuration %q; there are %s", p.PlansName, configuration, strings.Join(p.Configurations(), ", "))
+}
+
+// Clone copies the plans under a name.
+func (p *Plans) Clone(plansName string) *Plans {
+	out := *p
+	out.doc = p.doc.Clone()
+	out.PlansName = plansName
+	out.doc.Set("plans_name", plansName)
+	return &out
+}
+
+// WithRecipe are these plans for a network of this program: under a name of its own (nnUNetPlans_4_256_256_b2), with
+// patch and batch of the recipe in the configuration 3d_fullres and further keys, such as the network's description, in
+// it. Fingerprint, spacing and normalisation stay, and so does data_identifier: the preprocessed data is shared.
+func (p *Plans) WithRecipe(plansName string, patch [3]int, batch int, extra map[string]any) (*Plans, error) {
+	const configuration = "3d_fullres"
+	out := p.Clone(plansName)
+	set := map[string]any{"patch_size": patch, "batch_size": batch}
+	for k, v := range extra {
+		set[k] = v
+	}
+	var keys []string
+	for k := range set {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	for _, k := range keys {
+		if err := out.Put(configuration, k, set[k]); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+// Move are these plans for another dataset, as nnU-Net's move_plans makes them: spacing, transpose and statistics stay
+// the source's. plansName may be empty: the source's. reader is the class that reads the target's files.
+func Move(source *Plans, targetDataset, plansName, reader string) *Plans {
+	if plansName == "" {
+		plansName = source.PlansName
+	}
+	out := source.Clone(plansName)
+	out.DatasetName, out.Reader = targetDataset, reader
+	out.doc.Set("dataset_name", targetDataset)
+	out.doc.Set("image_reader_writer", reader)
+	if plansName == source.PlansName {
+		return out
+	}
+	for _, name := range out.Configurations() {
+		v, _ := out.configurations().Get(name)
+		c, ok := v.(*pyjson.Object)
+		if !ok {
+			continue
+		}
+		identifier, _ := c.Get("data_identifier")
+		if text, ok := identifier.(string); ok {
+			if rest, own := strings.CutPrefix(text, source.PlansName); own {
+				text = plansName + rest
+			} else {
+				text = plansName + "_" + text
+			}
+			c.Set("data_identifier", text)
+		}
+	}
+	return out
+}
