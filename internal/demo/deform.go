@@ -176,11 +176,14 @@ func (f *field) at(p [3]float64) (out [3]float64) {
 	}
 	for i, wi := range weights[0] {
 		for j, wj := range weights[1] {
-			for k, wk := range weights[2] {
-				at := (((low[0]+i)*f.n[1]+low[1]+j)*f.n[2] + low[2] + k) * f.dims
-				for d := range f.dims {
-					out[d] += wi * wj * wk * f.points[at+d]
+			at := (((low[0]+i)*f.n[1]+low[1]+j)*f.n[2] + low[2]) * f.dims
+			for d := range f.dims {
+				row := f.points[at+d : at+d+3*f.dims+1]
+				var sum float64
+				for k, wk := range weights[2] {
+					sum += wk * row[k*f.dims]
 				}
+				out[d] += wi * wj * sum
 			}
 		}
 	}

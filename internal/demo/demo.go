@@ -54,17 +54,17 @@ type Data struct {
 // Build writes the dataset in nnU-Net's raw layout; the same options give the same files. Where the package cannot be
 // had, the phantom stands in, a warning says why and Data.Source that it did.
 func Build(ctx context.Context, opt BuildOptions) (*Data, error) {
-	h, err := loadHead(ctx, opt)
-	if err != nil {
-		return nil, err
-	}
-	d := &Data{Source: h.source, Folder: filepath.Join(opt.Raw, Dataset)}
+	d := &Data{Folder: filepath.Join(opt.Raw, Dataset)}
 	for _, dir := range []string{"imagesTr", "labelsTr", "imagesTs", "labelsTs"} {
 		if err := os.MkdirAll(filepath.Join(d.Folder, dir), 0o777); err != nil {
 			return nil, fmt.Errorf("make the demo dataset: %w", err)
 		}
 	}
-
+	h, err := loadHead(ctx, opt)
+	if err != nil {
+		return nil, err
+	}
+	d.Source = h.source
 	test, aligned := h.right.untouched(), h.left.untouched()
 	d.Image, d.Label, err = d.write("Ts", testCase, test)
 	if err != nil {

@@ -183,9 +183,12 @@ func fingerprint(ctx context.Context, ds *dataset.Dataset, path string, o PlanOp
 	return fp, fp.Write(path)
 }
 
-// patchVoxels bounds the patch that a recipe without one of its own gets, so that a step takes a second or less on two
-// cores.
-const patchVoxels = 36_000
+// The patch of a recipe without one of its own: a slab of slices, and as many voxels as let a step take a second or less
+// on two cores.
+const (
+	patchSlices = 16
+	patchVoxels = 36_000
+)
 
 // withRecipe adds the recipe, resolved for the dataset, to a copy of the plans.
 func withRecipe(plans *plan.Plans, ds *dataset.Dataset, r masksam.Recipe, name string) (*plan.Plans, *masksam.Recipe, error) {
@@ -201,13 +204,13 @@ func withRecipe(plans *plan.Plans, ds *dataset.Dataset, r masksam.Recipe, name s
 	if patch == [3]int{} {
 		median, spacing := [3]float64(full.MedianSize), [3]float64(full.Spacing)
 		cell := r.Network.Encoder.Patch
-		patch = plan.ChoosePatch(median, spacing, [3]int{1, cell, cell}, patchVoxels)
+		patch = plan.ChoosePatch(median, spacing, [3]int{1, cell, cell}, patchSlices, patchVoxels)
 	}
 	resolved, err := r.Resolve(patch, len(ds.Channels), ds.Labels.Heads())
 	if err != nil {
 		return nil, nil, err
 	}
-	with, err := plans.WithRecipe(name, patch[:], r.Batch, map[string]any{recipeKey: resolved})
+	with, err := plans.WithRecipe(name, patch, r.Batch, map[string]any{recipeKey: resolved})
 	return with, &resolved, err
 }
 
