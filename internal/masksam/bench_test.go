@@ -66,7 +66,9 @@ func BenchmarkTrainStep(b *testing.B) {
 			crit := NewCriterion(r.Loss, r.Network)
 			gen := torch.NewGenerator(torch.CPU, 1)
 			defer gen.Free()
-			u := func(s *torch.Scope, shape ...int) *torch.Tensor { return s.Rand(torch.CPU, torch.Float32, gen, shape...) }
+			u := func(s *torch.Scope, shape ...int) *torch.Tensor {
+				return s.Rand(torch.CPU, torch.Float32, gen, shape...)
+			}
 			x, seg := syntheticBatch(r.Batch, r.Patch, 3)
 			step := func() {
 				err := torch.Do(torch.Mode{Grad: true, Autocast: c.autocast}, func(s *torch.Scope) error {

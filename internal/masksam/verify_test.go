@@ -2,22 +2,24 @@ package masksam
 
 import (
 	"os"
-	"path/filepath"
+	"runtime"
+	"strings"
 	"testing"
 
 	"masksam/internal/torch"
 )
 
-// goldenRoot is where the reference's values lie, beside the repository.
-const goldenRoot = "../../../shared/golden"
-
 // TestGolden computes the reference's values again: forward stage by stage,
-// matching, losses, gradients, one optimiser step.
+// matching, losses, gradients, one optimiser step. testdata holds a part of
+// them; the whole lies beside the repository.
 func TestGolden(t *testing.T) {
-	torch.SetThreads(2)
-	for _, name := range []string{"encoder_windowed", "synapse256", "amos512", "acdc1024"} {
-		t.Run(name, func(t *testing.T) {
-			dir := filepath.Join(goldenRoot, name)
+	torch.SetThreads(runtime.NumCPU())
+	for _, dir := range []string{
+		"testdata/golden/encoder_windowed", "testdata/golden/synapse256",
+		"../../../shared/golden/encoder_windowed", "../../../shared/golden/synapse256",
+		"../../../shared/golden/amos512", "../../../shared/golden/acdc1024",
+	} {
+		t.Run(strings.TrimLeft(dir, "./"), func(t *testing.T) {
 			if _, err := os.Stat(dir); err != nil {
 				t.Skipf("the reference's values are not here: %v", err)
 			}
