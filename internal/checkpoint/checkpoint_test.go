@@ -3,6 +3,7 @@ package checkpoint_test
 import (
 	"encoding/binary"
 	"fmt"
+	"io/fs"
 	"maps"
 	"math"
 	"os"
@@ -14,6 +15,7 @@ import (
 	"pgregory.net/rapid"
 
 	"masksam/internal/checkpoint"
+	"masksam/internal/golden"
 )
 
 // raw is a safetensors file of a header as given and n bytes of data 0, 1, 2 …
@@ -172,6 +174,32 @@ func TestDamageIsNoticed(t *testing.T) {
 			f.Close()
 			t.Errorf("byte %d changed: no error", i)
 		}
+	}
+}
+
+// The golden files, written by the reference implementation of the format, are all readable.
+func TestGoldenFiles(t *testing.T) {
+	root, n := golden.Path(t, "nnunet"), 0
+	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || filepath.Ext(path) != ".safetensors" {
+			return err
+		}
+		n++
+		f, err := checkpoint.Open(path)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		for _, name := range f.Names() {
+			data, _, shape, err := f.Bytes(name)
+			if err != nil || len(data) == 0 != slices.Contains(shape, 0) {
+				t.Errorf("%s: %s%v has %d bytes, %v", path, name, shape, len(data), err)
+			}
+		}
+		return nil
+	})
+	if err != nil || n < 10 {
+		t.Errorf("%d files read, error %v", n, err)
 	}
 }
 

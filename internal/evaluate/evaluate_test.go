@@ -2,10 +2,12 @@ package evaluate_test
 
 import (
 	"context"
+	"io"
 	"math"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -315,4 +317,37 @@ func TestMeansSumAsNumPyDoes(t *testing.T) {
 			t.Errorf("%d cases: means %v %v, want %v %v", want.n, got.Dice, got.IoU, want.mean, want.nanmean)
 		}
 	}
+}
+
+func FuzzReadSummary(f *testing.F) {
+	f.Add([]byte(`{"foreground_mean": {"Dice": null}, "mean": {"(1, 2)": {"Dice": NaN, "TP": 3}}, "metric_per_case": [{"metrics": {"1": {"FP": 1}}, "prediction_file": "p", "reference_file": "r"}]}`))
+	f.Add([]byte(`{"foreground_mean": {}, "mean": {}, "metric_per_case": [1]}`))
+	dir := f.TempDir()
+	f.Fuzz(func(t *testing.T, b []byte) {
+		path := filepath.Join(dir, strconv.Itoa(os.Getpid()))
+		if err := os.WriteFile(path, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		s, err := evaluate.ReadSummary(path)
+		if err != nil {
+			if !strings.Contains(err.Error(), path) {
+				t.Fatalf("error %q does not name the file", err)
+			}
+			return
+		}
+		if err := s.WriteJSON(path); err != nil {
+			t.Fatal(err)
+		}
+		once := read(t, path)
+		if s, err = evaluate.ReadSummary(path); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.WriteJSON(path); err != nil {
+			t.Fatal(err)
+		}
+		if twice := read(t, path); twice != once {
+			t.Fatalf("a summary changes by being read and written:\n%s\n%s", once, twice)
+		}
+		s.Table(io.Discard, nil)
+	})
 }

@@ -235,7 +235,7 @@ type Samples struct {
 	Put func(dst []byte, c, from int)
 }
 
-// WriteTo writes all samples of grid's size, channel by channel.
+// writeTo writes all samples, channel by channel, each of so many voxels.
 func (s Samples) writeTo(w io.Writer, voxels int) error {
 	size := s.Type.Bytes()
 	buf := make([]byte, 1<<16)
