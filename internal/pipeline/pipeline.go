@@ -23,6 +23,7 @@ import (
 	"masksam/internal/plan"
 	"masksam/internal/preprocess"
 	"masksam/internal/progress"
+	"masksam/internal/store"
 )
 
 // Files of a preprocessed dataset's folder.
@@ -322,15 +323,39 @@ func copyFile(from, to string) error {
 	})
 }
 
+// complete is an error where preprocessing has not finished all cases: training must not take some for all.
+func complete(dir, name string, c *plan.Configuration) error {
+	ds, err := dataset.Read(dir)
+	if err != nil {
+		return err
+	}
+	done := 0
+	if s, err := store.Open(filepath.Join(dir, c.DataIdentifier)); err == nil {
+		cases, err := s.Cases()
+		if err != nil {
+			return err
+		}
+		done = len(cases)
+	}
+	if done < ds.NumTraining {
+		return fmt.Errorf("%s: %d of %d cases (numTraining of %s) are preprocessed for %s; run: masksam preprocess %s -c %s",
+			name, done, ds.NumTraining, dataset.FileName, c.Name, name, c.Name)
+	}
+	return nil
+}
+
 // Recipe is the recipe to train: the one that the plan holds, else the named one; trainer, when given, must agree with
 // the plan. Overrides must leave the plan's network, patch and batch alone.
 func Recipe(roots dataset.Roots, name, plansName, configuration, trainer string, set []string) (*masksam.Recipe, error) {
-	plans, _, err := readPlans(roots, name, plansName)
+	plans, dir, err := readPlans(roots, name, plansName)
 	if err != nil {
 		return nil, err
 	}
 	c, err := plans.Configuration(configuration)
 	if err != nil {
+		return nil, err
+	}
+	if err := complete(dir, name, c); err != nil {
 		return nil, err
 	}
 	var r masksam.Recipe
