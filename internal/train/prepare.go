@@ -14,7 +14,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"masksam/internal/atomicfile"
 	"masksam/internal/augment"
@@ -212,16 +211,7 @@ func (p *prepared) loaders() (train, val *loader, err error) {
 }
 
 // train runs the fold's epochs and gives the number of steps in all.
-func (p *prepared) train(ctx context.Context) (steps int, err error) {
-	if err := p.folders(); err != nil {
-		return 0, err
-	}
-	log, err := openLog(p.fold, time.Now())
-	if err != nil {
-		return 0, err
-	}
-	defer func() { err = errors.Join(err, log.close()) }()
-
+func (p *prepared) train(ctx context.Context, log *runLog) (steps int, err error) {
 	l, err := newLearner(p.recipe, p.Device, p.Seed)
 	if err != nil {
 		return 0, err
@@ -429,9 +419,4 @@ func kept(l *loader) (n int) {
 		}
 	}
 	return n
-}
-
-// validate is the final validation.
-func (p *prepared) validate(ctx context.Context, checkpoint string) (float64, error) {
-	return math.NaN(), errors.ErrUnsupported
 }

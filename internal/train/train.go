@@ -5,11 +5,15 @@ package train
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"math"
+	"os"
 	"runtime"
+	"time"
 
 	"masksam/internal/masksam"
+	"masksam/internal/predict"
 	"masksam/internal/progress"
 	"masksam/internal/torch"
 )
@@ -30,7 +34,7 @@ type Options struct {
 
 	Continue          bool // go on from the run's newest checkpoint
 	ValidateOnly      bool // only the final validation, from checkpoint_final
-	ValidateBest      bool // … from checkpoint_best
+	ValidateBest      bool // … from checkpoint_best, into the folder validation_best
 	SkipValidation    bool // end after checkpoint_final
 	SaveProbabilities bool // of the final validation
 	NoCheckpoints     bool // write none (and so no final validation)
@@ -73,19 +77,42 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	result := &Result{Folder: p.fold, Dice: math.NaN()}
 	checkpoint := CheckpointFinal
 	if o.ValidateBest {
 		checkpoint = CheckpointBest
 	}
 	if !o.ValidateOnly {
-		if result.Steps, err = p.train(ctx); err != nil {
+		err = p.folders()
+	} else if path := predict.CheckpointPath(p.fold, checkpoint); !exists(path) {
+		err = fmt.Errorf("validate: %s is missing: train the fold to its end first", path)
+	}
+	if err != nil {
+		return nil, err
+	}
+	log, err := openLog(p.fold, time.Now())
+	if err != nil {
+		return nil, err
+	}
+	result, err := p.run(ctx, checkpoint, log)
+	return result, errors.Join(err, log.close())
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
+// run trains and validates as far as the options say.
+func (p *prepared) run(ctx context.Context, checkpoint string, log *runLog) (_ *Result, err error) {
+	result := &Result{Folder: p.fold, Dice: math.NaN()}
+	if !p.ValidateOnly {
+		if result.Steps, err = p.train(ctx, log); err != nil {
 			return nil, err
 		}
-		if o.NoCheckpoints || o.SkipValidation {
+		if p.NoCheckpoints || p.SkipValidation {
 			return result, nil
 		}
 	}
-	result.Dice, err = p.validate(ctx, checkpoint)
+	result.Dice, err = p.validate(ctx, checkpoint, log)
 	return result, err
 }

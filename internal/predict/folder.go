@@ -1,0 +1,281 @@
+package predict
+
+import (
+	"archive/zip"
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+
+	"masksam/internal/atomicfile"
+	"masksam/internal/dataset"
+	"masksam/internal/imageio"
+	"masksam/internal/progress"
+	"masksam/internal/pyjson"
+)
+
+// Options say what Folder predicts.
+type Options struct {
+	Input, Output string
+	Tiling
+	SaveProbabilities bool // also CASE.npz with the averaged scores, (K, z, y, x) under the key "probabilities"
+	Continue          bool // cases whose output exists are skipped
+	Parts, Part       int  // only cases Part, Part+Parts, … of the sorted list; Parts 0: all
+	Progress          progress.Reporter
+}
+
+// Folder labels every case of a folder: files CASE_CCCC.ending of the dataset's channels and file ending. Before any
+// work all missing and surplus channels are reported in one error. The output folder gets dataset.json, plans.json,
+// predict_from_raw_data_args.json and CASE.ending, each whole or not at all. A case that fails does not stop the
+// others; the error, after all, names each.
+//
+// The next case is read and preprocessed, and the last one brought back to its grid and written, while the network
+// works on one.
+func (m *Model) Folder(ctx context.Context, o Options) error {
+	if o.Progress == nil {
+		o.Progress = progress.Nop
+	}
+	if err := o.check(); err != nil {
+		return err
+	}
+	cases, err := m.cases(o)
+	if err != nil {
+		return err
+	}
+	if err := m.describe(o); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+
+	type ready struct {
+		dataset.Case
+		*pending
+		err error
+	}
+	read := make(chan ready)
+	var work sync.WaitGroup
+	defer work.Wait()
+	defer cancel()
+	work.Go(func() {
+		defer close(read)
+		for _, c := range cases {
+			p, err := m.read(c.Images)
+			select {
+			case read <- ready{c, p, err}:
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
+
+	// OpenMP keeps a pool of workers for each OS thread that computes: stay on one.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	var failures failures
+	var exports sync.WaitGroup
+	room := make(chan struct{}, 1) // one case may wait for its export: each holds all its scores
+	o.Progress.Start("predicting", len(cases))
+	defer o.Progress.Done()
+	for c := range read {
+		if c.err != nil {
+			failures.add(c.ID, c.err)
+			o.Progress.Advance(1, c.ID+" failed")
+			continue
+		}
+		scores, err := m.scores(ctx, c.image, o.Tiling, nil)
+		if ctx.Err() != nil {
+			break
+		}
+		if err != nil {
+			failures.add(c.ID, err)
+			o.Progress.Advance(1, c.ID+" failed")
+			continue
+		}
+		room <- struct{}{}
+		exports.Go(func() {
+			defer func() { <-room }()
+			note := c.ID
+			if err := m.write(c.ID, scores, c.pending, o); err != nil {
+				failures.add(c.ID, err)
+				note += " failed"
+			}
+			o.Progress.Advance(1, note)
+		})
+	}
+	exports.Wait()
+	if err := ctx.Err(); err != nil {
+		return errors.Join(fmt.Errorf("prediction was stopped; the cases in %s are whole: %w", o.Output, err), failures.join(len(cases)))
+	}
+	return failures.join(len(cases))
+}
+
+// failures collects the cases that went wrong.
+type failures struct {
+	mu   sync.Mutex
+	errs []error
+}
+
+func (f *failures) add(id string, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.errs = append(f.errs, fmt.Errorf("case %s: %w", id, err))
+}
+
+func (f *failures) join(of int) error {
+	if len(f.errs) == 0 {
+		return nil
+	}
+	return fmt.Errorf("predict: %d of %d cases failed:\n%w", len(f.errs), of, errors.Join(f.errs...))
+}
+
+func (o Options) check() error {
+	if err := o.Tiling.check(); err != nil {
+		return fmt.Errorf("predict: %w", err)
+	}
+	if o.Parts < 0 || o.Part < 0 || o.Parts > 0 && o.Part >= o.Parts || o.Parts == 0 && o.Part > 0 {
+		return fmt.Errorf("predict: part %d of %d: parts count from 0", o.Part, o.Parts)
+	}
+	same, err := filepath.Abs(o.Input)
+	if err != nil {
+		return err
+	}
+	if out, err := filepath.Abs(o.Output); err != nil || out == same {
+		return errors.Join(err, fmt.Errorf("predict: input and output are both %s; choose another output folder", o.Input))
+	}
+	return nil
+}
+
+// cases lists what is to be done, after checking the channels of every case of the folder.
+func (m *Model) cases(o Options) ([]dataset.Case, error) {
+	ending := m.Dataset.FileEnding
+	all, err := dataset.ListImages(o.Input, ending)
+	if err != nil {
+		return nil, err
+	}
+	var wrong []error
+	for _, c := range all {
+		have := map[string]bool{}
+		for _, path := range c.Images {
+			have[filepath.Base(path)] = true
+		}
+		for i, name := range m.Dataset.Channels {
+			file := fmt.Sprintf("%s_%04d%s", c.ID, i, ending)
+			if !have[file] {
+				wrong = append(wrong, fmt.Errorf("case %s: channel %d (%s) is missing: %s", c.ID, i, name, filepath.Join(o.Input, file)))
+			}
+			delete(have, file)
+		}
+		for _, path := range c.Images {
+			if have[filepath.Base(path)] {
+				wrong = append(wrong, fmt.Errorf("case %s: the model has %d channels, so there is none for %s", c.ID, len(m.Dataset.Channels), path))
+			}
+		}
+	}
+	if len(wrong) > 0 {
+		return nil, fmt.Errorf("predict: %s:\n%w", o.Input, errors.Join(wrong...))
+	}
+	var todo []dataset.Case
+	for i, c := range all {
+		if o.Parts > 0 && i%o.Parts != o.Part || o.Continue && o.finished(c.ID, ending) {
+			continue
+		}
+		todo = append(todo, c)
+	}
+	return todo, nil
+}
+
+// finished tells whether a case's files are there; they appear whole or not at all.
+func (o Options) finished(id, ending string) bool {
+	_, err := os.Stat(filepath.Join(o.Output, id+ending))
+	if err == nil && o.SaveProbabilities {
+		_, err = os.Stat(filepath.Join(o.Output, id+".npz"))
+	}
+	return err == nil
+}
+
+// describe makes the output folder with the files that say what its labels are.
+func (m *Model) describe(o Options) error {
+	if err := os.MkdirAll(o.Output, 0o777); err != nil {
+		return fmt.Errorf("predict: make the output folder: %w", err)
+	}
+	for _, name := range []string{dataset.FileName, "plans.json"} {
+		raw, err := os.ReadFile(filepath.Join(m.Dir, name))
+		if err == nil {
+			err = atomicfile.WriteBytes(filepath.Join(o.Output, name), raw)
+		}
+		if err != nil {
+			return fmt.Errorf("predict: copy %s to the output folder: %w", name, err)
+		}
+	}
+	text, err := pyjson.Marshal(map[string]any{
+		"list_of_lists_or_source_folder":                  o.Input,
+		"output_folder_or_list_of_truncated_output_files": o.Output,
+		"save_probabilities":                              o.SaveProbabilities,
+		"overwrite":                                       !o.Continue,
+		"num_processes_preprocessing":                     1,
+		"num_processes_segmentation_export":               1,
+		"folder_with_segs_from_prev_stage":                nil,
+		"num_parts":                                       max(o.Parts, 1),
+		"part_id":                                         o.Part,
+	})
+	if err != nil {
+		return err
+	}
+	return atomicfile.WriteBytes(filepath.Join(o.Output, "predict_from_raw_data_args.json"), text)
+}
+
+// write exports one case. The label map comes last: a case that has it is done.
+func (m *Model) write(id string, scores []float32, p *pending, o Options) error {
+	labels, onGrid, err := m.export(scores, p, o.SaveProbabilities)
+	if err != nil {
+		return err
+	}
+	if o.SaveProbabilities {
+		n := p.properties.Meta.Grid.Size
+		shape := []int{len(onGrid) / (n[0] * n[1] * n[2]), n[0], n[1], n[2]}
+		if err := writeNPZ(filepath.Join(o.Output, id+".npz"), "probabilities", onGrid, shape); err != nil {
+			return err
+		}
+	}
+	return imageio.WriteLabel(filepath.Join(o.Output, id+m.Dataset.FileEnding), labels, p.properties.Meta)
+}
+
+// writeNPZ writes one float32 array as NumPy's savez_compressed does.
+func writeNPZ(path, key string, data []float32, shape []int) error {
+	return atomicfile.Write(path, func(w io.Writer) error {
+		z := zip.NewWriter(w)
+		f, err := z.Create(key + ".npy")
+		if err != nil {
+			return err
+		}
+		dims := strings.Trim(strings.ReplaceAll(fmt.Sprint(shape), " ", ", "), "[]")
+		header := fmt.Sprintf("{'descr': '<f4', 'fortran_order': False, 'shape': (%s,), }", dims)
+		const prefix = 10 // magic, version and length of the header, which pads all to a multiple of 64
+		header += strings.Repeat(" ", 63-(prefix+len(header))%64) + "\n"
+		var b bytes.Buffer
+		b.WriteString("\x93NUMPY\x01\x00")
+		binary.Write(&b, binary.LittleEndian, uint16(len(header)))
+		b.WriteString(header)
+		for _, v := range data {
+			if b.Len() >= 1<<16 {
+				if _, err := b.WriteTo(f); err != nil {
+					return err
+				}
+			}
+			b.Write(binary.LittleEndian.AppendUint32(b.AvailableBuffer(), math.Float32bits(v)))
+		}
+		if _, err := b.WriteTo(f); err != nil {
+			return err
+		}
+		return z.Close()
+	})
+}

@@ -1,0 +1,118 @@
+package predict
+
+import (
+	"archive/zip"
+	"bytes"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"masksam/internal/dataset"
+	"masksam/internal/pyjson"
+)
+
+func touch(t *testing.T, dir string, names ...string) {
+	t.Helper()
+	for _, n := range names {
+		if err := os.WriteFile(filepath.Join(dir, n), nil, 0o666); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func modelOf(t *testing.T, channels ...string) *Model {
+	t.Helper()
+	return &Model{Dataset: &dataset.Dataset{Channels: channels, FileEnding: ".nii.gz", Doc: pyjson.NewObject()}}
+}
+
+// All faults of an input folder are told at once, each with its case and file.
+func TestCasesAreCheckedTogether(t *testing.T) {
+	dir := t.TempDir()
+	touch(t, dir, "a_0000.nii.gz", "a_0001.nii.gz", "b_0000.nii.gz", "c_0001.nii.gz", "d_0000.nii.gz", "d_0001.nii.gz", "d_0002.nii.gz", "notes.txt")
+	_, err := modelOf(t, "T1", "T2").cases(Options{Input: dir})
+	if err == nil {
+		t.Fatal("missing and surplus channels pass")
+	}
+	for _, want := range []string{"case b: channel 1 (T2) is missing: " + filepath.Join(dir, "b_0001.nii.gz"),
+		"case c: channel 0 (T1) is missing", "case d: the model has 2 channels, so there is none for " + filepath.Join(dir, "d_0002.nii.gz")} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("%v\nlacks %q", err, want)
+		}
+	}
+	if strings.Contains(err.Error(), "case a") || strings.Contains(err.Error(), "notes") {
+		t.Errorf("%v\nblames a sound case", err)
+	}
+}
+
+func TestCasesOfAPart(t *testing.T) {
+	dir, out := t.TempDir(), t.TempDir()
+	touch(t, dir, "a_0000.nii.gz", "b_0000.nii.gz", "c_0000.nii.gz", "d_0000.nii.gz")
+	touch(t, out, "d.nii.gz", ".c.nii.gz.12.0.partial")
+	for want, o := range map[string]Options{
+		"abcd": {}, "ac": {Parts: 2}, "bd": {Parts: 2, Part: 1}, "abc": {Continue: true}, "b": {Continue: true, Parts: 2, Part: 1},
+	} {
+		o.Input, o.Output = dir, out
+		cases, err := modelOf(t, "T1").cases(o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := ""
+		for _, c := range cases {
+			got += c.ID
+		}
+		if got != want {
+			t.Errorf("%+v: cases %s, want %s", o, got, want)
+		}
+	}
+}
+
+func TestOptionsAreChecked(t *testing.T) {
+	dir := t.TempDir()
+	for name, o := range map[string]Options{
+		"step":      {Output: dir, Input: "in", Tiling: Tiling{Step: 1.5}},
+		"precision": {Output: dir, Input: "in", Tiling: Tiling{Precision: "half"}},
+		"part":      {Output: dir, Input: "in", Parts: 2, Part: 2},
+		"folder":    {Output: dir, Input: dir + "/"},
+	} {
+		if err := o.check(); err == nil {
+			t.Errorf("a wrong %s passes", name)
+		}
+	}
+	if err := (Options{Output: dir, Input: "in"}).check(); err != nil {
+		t.Error(err)
+	}
+}
+
+// The archive is one that NumPy reads: a .npy of version 1 whose header is padded to 64 bytes.
+func TestNPZ(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "x.npz")
+	if err := writeNPZ(path, "probabilities", []float32{1, -2, 0.5, 3, 4, 5}, []int{1, 2, 3}); err != nil {
+		t.Fatal(err)
+	}
+	z, err := zip.OpenReader(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer z.Close()
+	if len(z.File) != 1 || z.File[0].Name != "probabilities.npy" {
+		t.Fatalf("files %v", z.File)
+	}
+	f, err := z.File[0].Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := io.ReadAll(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	header, data := raw[:len(raw)-24], raw[len(raw)-24:]
+	if len(header)%64 != 0 || !bytes.HasPrefix(header, []byte("\x93NUMPY\x01\x00")) || header[len(header)-1] != '\n' ||
+		!strings.Contains(string(header), "'shape': (1, 2, 3,)") {
+		t.Errorf("header %q", header)
+	}
+	if !bytes.Equal(data[4:12], []byte{0, 0, 0, 0xc0, 0, 0, 0, 0x3f}) {
+		t.Errorf("data %x", data)
+	}
+}
