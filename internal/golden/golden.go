@@ -89,6 +89,7 @@ func Arrays(t testing.TB, name string) map[string]Array {
 		t.Fatalf("%s: %v", name, err)
 	}
 	out := map[string]Array{}
+	delete(head, "__metadata__")
 	for key, h := range head {
 		raw := text[8+int(n)+h.Offsets[0] : 8+int(n)+h.Offsets[1]]
 		a := Array{DType: h.DType, Shape: h.Shape}

@@ -1,0 +1,255 @@
+// Package ndimage resizes images and label maps as nnU-Net 2.8.1 does through scikit-image and SciPy, and fills holes.
+//
+// Arrays are (z, y, x), x fastest. The rules are those of shared/design/nnunet.md, sections 6.2 and 6.4.
+package ndimage
+
+import (
+	"math"
+	"sync"
+	"sync/atomic"
+)
+
+// Method says how to resize. The zero value takes nearest neighbours.
+type Method struct {
+	Order int // of the interpolation: 0, 1 or 3
+	// Separate resizes each slice across Axis on its own in two dimensions, and then along Axis with OrderZ.
+	Separate bool
+	Axis     int
+	OrderZ   int // 0, 1 or 3
+	Workers  int // goroutines; below 2: the caller's only
+}
+
+// Resize resizes src of size from into dst of size to. Values are clipped to the range of src, with Separate of each
+// slice (but not along the axis). All sizes must be at least 1. Arithmetic is float64 but for one rounding between axes.
+func Resize(dst, src []float32, from, to [3]int, m Method) {
+	if from == to {
+		copy(dst, src)
+		return
+	}
+	var axes [3]taps
+	for a := range axes {
+		axes[a] = newTaps(from[a], to[a], m.Order)
+	}
+	if !m.Separate {
+		lo, hi := bounds(src)
+		resize(dst, src, axes, m.Workers, &clip{axis: -1, lo: []float32{lo}, hi: []float32{hi}})
+		return
+	}
+	if m.OrderZ > 0 && from[m.Axis] != to[m.Axis] {
+		mid := to
+		mid[m.Axis] = from[m.Axis]
+		slices := make([]float32, mid[0]*mid[1]*mid[2])
+		between := m
+		between.OrderZ = 0
+		Resize(slices, src, from, mid, between)
+		for a := range axes {
+			axes[a] = newTaps(mid[a], to[a], m.OrderZ)
+		}
+		resize(dst, slices, axes, m.Workers, nil)
+		return
+	}
+	axes[m.Axis] = newTaps(from[m.Axis], to[m.Axis], 0)
+	resize(dst, src, axes, m.Workers, sliceBounds(src, from, m.Axis, axes[m.Axis].first))
+}
+
+// clip holds the bounds of the results: one pair, or with an axis one pair for every place along it.
+type clip struct {
+	axis   int // −1: one pair for all
+	lo, hi []float32
+}
+
+func bounds(v []float32) (lo, hi float32) {
+	lo, hi = float32(math.Inf(1)), float32(math.Inf(-1))
+	for _, x := range v {
+		if x < lo {
+			lo = x
+		}
+		if x > hi {
+			hi = x
+		}
+	}
+	return lo, hi
+}
+
+// sliceBounds are the bounds of the source slice behind each result slice along an axis.
+func sliceBounds(src []float32, size [3]int, axis int, source []int) *clip {
+	n := size[axis]
+	lo, hi := make([]float32, n), make([]float32, n)
+	for i := range n {
+		lo[i], hi[i] = float32(math.Inf(1)), float32(math.Inf(-1))
+	}
+	stride := 1
+	for a := axis + 1; a < 3; a++ {
+		stride *= size[a]
+	}
+	for at := 0; at < len(src); at += stride {
+		i := at / stride % n
+		l, h := bounds(src[at : at+stride])
+		lo[i], hi[i] = min(lo[i], l), max(hi[i], h)
+	}
+	c := &clip{axis: axis}
+	for _, s := range source {
+		c.lo, c.hi = append(c.lo, lo[s]), append(c.hi, hi[s])
+	}
+	return c
+}
+
+// resize applies taps along the three axes: along z for the whole volume, then slice by slice along y and x.
+func resize(dst, src []float32, axes [3]taps, workers int, c *clip) {
+	z, y, x := &axes[0], &axes[1], &axes[2]
+	plane, out := y.n*x.n, y.m*x.m
+	slice := func(k int) []float32 { return src[z.first[k]*plane:][:plane] }
+	if z.count > 1 {
+		mid := make([]float32, z.m*plane)
+		tile := tileWidth(z.n)
+		parallel((plane+tile-1)/tile, workers, func() func(int) {
+			var buf []float64
+			return func(i int) {
+				buf = columns(mid, src, z, plane, i*tile, min((i+1)*tile, plane), buf)
+			}
+		})
+		slice = func(k int) []float32 { return mid[k*plane:][:plane] }
+	}
+	parallel(z.m, workers, func() func(int) {
+		var buf, rows, turned, back []float64
+		return func(k int) {
+			if k > 0 && z.count == 1 && z.first[k] == z.first[k-1] {
+				return // made as a copy of the slice before
+			}
+			from := slice(k)
+			if y.identity() && x.identity() {
+				copy(dst[k*out:(k+1)*out], from)
+			} else {
+				rows = grow(rows, y.m*x.n)
+				for j, tile := 0, tileWidth(y.n); j < x.n; j += tile {
+					buf = columns(rows, from, y, x.n, j, min(j+tile, x.n), buf)
+				}
+				turned, back = grow(turned, x.n*y.m), grow(back, x.m*y.m)
+				transpose(turned, rows, y.m, x.n)
+				for j, tile := 0, tileWidth(x.n); j < y.m; j += tile {
+					buf = columns(back, turned, x, y.m, j, min(j+tile, y.m), buf)
+				}
+				transpose(dst[k*out:(k+1)*out], back, x.m, y.m)
+			}
+			c.apply(dst[k*out:(k+1)*out], k, x.m)
+			for i := k + 1; i < z.m && z.count == 1 && z.first[i] == z.first[k]; i++ {
+				copy(dst[i*out:(i+1)*out], dst[k*out:(k+1)*out])
+			}
+		}
+	})
+}
+
+// apply clips slice k, whose rows have the given width.
+func (c *clip) apply(slice []float32, k, width int) {
+	if c == nil {
+		return
+	}
+	for i, v := range slice {
+		at := 0
+		switch c.axis {
+		case 0:
+			at = k
+		case 1:
+			at = i / width
+		case 2:
+			at = i % width
+		}
+		if v < c.lo[at] {
+			slice[i] = c.lo[at]
+		} else if v > c.hi[at] {
+			slice[i] = c.hi[at]
+		}
+	}
+}
+
+// tileWidth is how many lines of n elements are worked on side by side, so that they stay in the first-level cache.
+func tileWidth(n int) int { return min(max(4096/(n+4), 8), 64) }
+
+type number interface{ float32 | float64 }
+
+// columns resizes columns lo to hi of src, t.n rows of the given width, into dst, t.m rows of the same width.
+func columns[D, S number](dst []D, src []S, t *taps, width, lo, hi int, buf []float64) []float64 {
+	w := hi - lo
+	pad := t.reach()
+	rows := t.n + 2*pad
+	buf = grow(buf, rows*w)
+	for i := range rows {
+		from := src[min(max(i-pad, 0), t.n-1)*width+lo:][:w]
+		into := buf[i*w:][:w]
+		for j, v := range from {
+			into[j] = float64(v)
+		}
+	}
+	if t.spline {
+		prefilter(buf, rows, w)
+	}
+	for k := range t.m {
+		into := dst[k*width+lo:][:w]
+		line := buf[(t.first[k]+pad)*w:]
+		switch t.count {
+		case 1:
+			for j := range into {
+				into[j] = D(line[j])
+			}
+		case 2:
+			w0, w1 := t.weights[2*k], t.weights[2*k+1]
+			a, b := line[:w], line[w:][:w]
+			for j := range into {
+				into[j] = D(w0*a[j] + w1*b[j])
+			}
+		case 4:
+			w0, w1, w2, w3 := t.weights[4*k], t.weights[4*k+1], t.weights[4*k+2], t.weights[4*k+3]
+			a, b, c, d := line[:w], line[w:][:w], line[2*w:][:w], line[3*w:][:w]
+			for j := range into {
+				into[j] = D(w0*a[j] + w1*b[j] + w2*c[j] + w3*d[j])
+			}
+		}
+	}
+	return buf
+}
+
+// transpose writes src, rows × cols, turned into dst.
+func transpose[D, S number](dst []D, src []S, rows, cols int) {
+	const block = 16
+	for i0 := 0; i0 < rows; i0 += block {
+		i1 := min(i0+block, rows)
+		for j := range cols {
+			into := dst[j*rows+i0 : j*rows+i1]
+			at := i0*cols + j
+			for i := range into {
+				into[i] = D(src[at])
+				at += cols
+			}
+		}
+	}
+}
+
+func grow(b []float64, n int) []float64 {
+	if cap(b) < n {
+		return make([]float64, n)
+	}
+	return b[:n]
+}
+
+// parallel calls work(0) … work(n−1); every goroutine makes its own work, with its own buffers.
+func parallel(n, workers int, make func() func(i int)) {
+	workers = min(workers, n)
+	if workers < 2 {
+		work := make()
+		for i := range n {
+			work(i)
+		}
+		return
+	}
+	var next atomic.Int64
+	var wg sync.WaitGroup
+	for range workers {
+		wg.Go(func() {
+			work := make()
+			for i := int(next.Add(1)) - 1; i < n; i = int(next.Add(1)) - 1 {
+				work(i)
+			}
+		})
+	}
+	wg.Wait()
+}

@@ -1,0 +1,31 @@
+package ndimage
+
+import "slices"
+
+// anisotropy is the ratio of largest to smallest spacing above which slices are resized on their own.
+const anisotropy = 3
+
+// SeparateZ decides how nnU-Net resamples from one spacing to another: slice by slice across one coarse axis, or in
+// three dimensions. force, unless nil, decides itself, but for the axis. Several equally coarse axes are not separate.
+func SeparateZ(force *bool, current, target [3]float64) (separate bool, axis int) {
+	coarse := func(s [3]float64) bool { return slices.Max(s[:])/slices.Min(s[:]) > anisotropy }
+	var from [3]float64
+	switch {
+	case force != nil && *force, force == nil && coarse(current):
+		from = current
+	case force == nil && coarse(target):
+		from = target
+	default:
+		return false, 0
+	}
+	largest := slices.Max(from[:])
+	for a, s := range from {
+		if largest/s == 1 {
+			if separate {
+				return false, 0
+			}
+			separate, axis = true, a
+		}
+	}
+	return separate, axis
+}
