@@ -33,15 +33,17 @@ type Row struct {
 // OK reports whether the row is within its tolerance; NaN never is.
 func (r Row) OK() bool { return r.Error <= r.Tolerance }
 
-// tolerances of golden/README.md; those of bf16 autocast allow for its 8 bits
-// of significand through a network of this depth.
+// tolerances of golden/README.md, and those of bf16 autocast. Behind the
+// transformer's sharp attentions bf16's 8 bits leave the goldens' random network
+// about one digit in the maps and none in single gradients, which are left out.
 type tolerances struct {
-	forward, staged, loss, cost, gradNorm, gradTotal, grad, encoderGrad, disagree float64
+	forward, staged, loss, cost, gradTotal, step, disagree float64
+	gradNorm, grad, encoderGrad                            float64 // 0: not compared
 }
 
 var (
-	tolFloat32 = tolerances{1e-4, 1e-3, 1e-4, 1e-3, 1e-2, 2e-3, 1e-2, 1e-3, 1e-3}
-	tolBF16    = tolerances{0.1, 0.2, 5e-2, 0.2, 0.5, 0.1, 0.5, 0.2, 5e-2}
+	tolFloat32 = tolerances{forward: 1e-4, staged: 1e-3, loss: 1e-4, cost: 1e-3, gradTotal: 2e-3, step: 1e-2, disagree: 1e-3, gradNorm: 1e-2, grad: 1e-2, encoderGrad: 1e-3}
+	tolBF16    = tolerances{forward: 0.05, staged: 0.6, loss: 0.02, cost: 0.02, gradTotal: 0.5, step: 0.02, disagree: 0.02, encoderGrad: 0.1}
 )
 
 // goldenSpec is spec.json of a golden folder.
@@ -204,7 +206,7 @@ func (g *golden) encoder(s *torch.Scope, dev torch.Device) error {
 		return err
 	}
 	s.Backward(total)
-	return g.grads(s, b.Params(), g.tol.encoderGrad)
+	return g.grads(b.Params(), g.tol.encoderGrad)
 }
 
 // network verifies a folder with a whole network, its losses, gradients and
@@ -272,13 +274,13 @@ func (g *golden) network(s *torch.Scope, dev torch.Device) error {
 		return err
 	}
 	s.Backward(total)
-	if err := g.gradNorms(s, net.Params); err != nil {
+	if err := g.gradNorms(net.Params); err != nil {
 		return err
 	}
-	if err := g.grads(s, net.Params, g.tol.grad); err != nil {
+	if err := g.grads(net.Params, g.tol.grad); err != nil {
 		return err
 	}
-	return g.step(s, net.Params, recipe.Train)
+	return g.step(net.Params, recipe.Train)
 }
 
 // recipe is the published recipe whose topology the folder uses, at the
@@ -425,7 +427,7 @@ func (g *golden) losses(s *torch.Scope, dev torch.Device, r Recipe, out *Output)
 
 // gradNorms compares the norm of every trained parameter's gradient that
 // exceeds 1e-6 of the largest, and the total.
-func (g *golden) gradNorms(s *torch.Scope, p *nn.Params) error {
+func (g *golden) gradNorms(p *nn.Params) error {
 	var names []string
 	if err := readJSON(filepath.Join(g.dir, "grad_names.json"), &names); err != nil {
 		return err
@@ -461,12 +463,17 @@ func (g *golden) gradNorms(s *torch.Scope, p *nn.Params) error {
 			}
 		}
 	}
-	g.rows = append(g.rows, Row{"grad.norms", worst, g.tol.gradNorm, "worst relative, " + at})
+	if g.tol.gradNorm > 0 {
+		g.rows = append(g.rows, Row{"grad.norms", worst, g.tol.gradNorm, "worst relative, " + at})
+	}
 	return g.values("grad.total_norm", []float64{math.Sqrt(sum)}, g.tol.gradTotal)
 }
 
 // grads compares the single gradients in the folder.
-func (g *golden) grads(s *torch.Scope, p *nn.Params, tol float64) error {
+func (g *golden) grads(p *nn.Params, tol float64) error {
+	if tol == 0 {
+		return nil
+	}
 	for _, name := range g.file.Names() {
 		param, ok := strings.CutPrefix(name, "grad.")
 		if !ok || param == "norms" || param == "total_norm" {
@@ -488,7 +495,7 @@ func (g *golden) grads(s *torch.Scope, p *nn.Params, tol float64) error {
 }
 
 // step clips and takes the recipe's first optimiser step.
-func (g *golden) step(s *torch.Scope, p *nn.Params, t Train) error {
+func (g *golden) step(p *nn.Params, t Train) error {
 	opt := NewOptimizer(t, p.Trainable())
 	defer opt.Free()
 	torch.ClipGradNorm(p.Trainable(), t.Clip)
@@ -502,7 +509,7 @@ func (g *golden) step(s *torch.Scope, p *nn.Params, t Train) error {
 		if q == nil {
 			return fmt.Errorf("golden.safetensors has %s, the network has no such parameter", name)
 		}
-		if err := g.prefix(name, q.Value, g.tol.grad); err != nil {
+		if err := g.prefix(name, q.Value, g.tol.step); err != nil {
 			return err
 		}
 	}

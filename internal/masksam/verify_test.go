@@ -39,3 +39,18 @@ func TestGolden(t *testing.T) {
 		})
 	}
 }
+
+// TestGoldenBF16: autocast stays within the tolerances that verify states.
+func TestGoldenBF16(t *testing.T) {
+	for _, dir := range []string{"testdata/golden/encoder_windowed", "testdata/golden/synapse256"} {
+		rows, err := Verify(dir, VerifyOptions{Device: torch.CPU, Autocast: torch.BFloat16})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range rows {
+			if !r.OK() {
+				t.Errorf("%s: %s: %.3g exceeds %.3g (%s)", dir, r.Name, r.Error, r.Tolerance, r.Measure)
+			}
+		}
+	}
+}

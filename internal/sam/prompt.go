@@ -51,8 +51,10 @@ func NewPromptEncoder(b *nn.Builder, e Encoder, frames, h, w int) *PromptEncoder
 }
 
 // encode maps coordinates c (…, 2) as (x, y) in [0,1] to random Fourier
-// features (…, width).
+// features (…, width), in float32 whatever the autocast: the phases reach many
+// turns, of which 8 bits would keep none.
 func (p *PromptEncoder) encode(s *torch.Scope, c *torch.Tensor) *torch.Tensor {
+	s = s.Autocast(torch.Float32)
 	c = s.AddScalar(s.MulScalar(c, 2), -1)
 	c = s.MulScalar(s.MatMul(c, p.gaussian), 2*math.Pi)
 	return s.Cat(-1, s.Sin(c), s.Cos(c))
