@@ -26,9 +26,6 @@ import (
 	"masksam/internal/torch"
 )
 
-// Files of a preprocessed dataset's folder that go into the model's.
-const fingerprintName = "dataset_fingerprint.json"
-
 // prepared is a fold whose data, recipe and folders are known.
 type prepared struct {
 	Options
@@ -248,9 +245,9 @@ func (p *prepared) folders() error {
 	if err := p.plans.Write(filepath.Join(p.model, "plans.json")); err != nil {
 		return err
 	}
-	for _, name := range []string{dataset.FileName, fingerprintName} {
+	for _, name := range []string{dataset.FileName, plan.FingerprintName} {
 		raw, err := os.ReadFile(filepath.Join(p.dir, name))
-		if errors.Is(err, fs.ErrNotExist) && name == fingerprintName {
+		if errors.Is(err, fs.ErrNotExist) && name == plan.FingerprintName {
 			continue // nothing depends on it
 		}
 		if err != nil {
