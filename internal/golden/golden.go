@@ -144,6 +144,17 @@ func half(h uint16) float64 {
 	return sign * math.Ldexp(1024+frac, exp-25)
 }
 
+// Half rounds to the nearest number that float16 holds, half to even.
+func Half(v float32) float32 {
+	f := float64(v)
+	if f == 0 || math.IsInf(f, 0) || f != f {
+		return v
+	}
+	_, exp := math.Frexp(f)
+	step := math.Ldexp(1, max(exp-11, -24))
+	return float32(math.RoundToEven(f/step) * step)
+}
+
 // Range is the difference between the largest and the smallest number.
 func Range(data []float64) float64 {
 	lo, hi := math.Inf(1), math.Inf(-1)

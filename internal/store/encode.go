@@ -12,8 +12,8 @@ import (
 	"masksam/internal/volume"
 )
 
-// defaultChunk holds 256 KiB of float32: few enough bytes to waste little around a patch, enough to compress.
-var defaultChunk = [3]int{16, 64, 64}
+// defaultChunk holds 128 KiB of float32: few enough bytes to waste little around a patch, enough to compress.
+var defaultChunk = [3]int{8, 64, 64}
 
 // head is the JSON part of a case file.
 type head struct {

@@ -52,7 +52,7 @@ type Record struct {
 	ID       string
 	Channels int
 	Size     [3]int // voxels along z, y, x
-	// Chunk is the extent of a block along z, y, x; an entry of 0 takes 16, 64, 64. Larger chunks compress
+	// Chunk is the extent of a block along z, y, x; an entry of 0 takes 8, 64, 64. Larger chunks compress
 	// better, smaller ones read less around a patch.
 	Chunk      [3]int
 	Image      []float32 // (channel, z, y, x)
@@ -198,6 +198,21 @@ func (s *Store) Put(r *Record) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.cases, r.ID)
+	return nil
+}
+
+// Remove deletes a case.
+func (s *Store) Remove(id string) error {
+	path, err := s.path(id)
+	if err != nil {
+		return err
+	}
+	if err := os.Remove(path); err != nil {
+		return fmt.Errorf("remove case %s: %w", id, err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.cases, id)
 	return nil
 }
 

@@ -1,0 +1,114 @@
+// Package preprocess makes network input of images and labels of network output, exactly as nnU-Net 2.8.1 does
+// (shared/design/nnunet.md, section 6; nnunet-run.md, 3.6): transpose, crop to nonzero, normalise, resample, and back.
+// Training and prediction go the same way.
+package preprocess
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+
+	"masksam/internal/dataset"
+	"masksam/internal/ndimage"
+	"masksam/internal/plan"
+	"masksam/internal/pyjson"
+)
+
+// Config is how the cases of a dataset are preprocessed. It is immutable and may be shared.
+type Config struct {
+	forward   [3]int // axis a of the network's grid is file axis forward[a]
+	backward  [3]int
+	plan      *plan.Configuration
+	intensity []plan.Intensity
+	labels    *dataset.Labels
+	channels  []string
+
+	// Workers is the number of goroutines that work on one case; 0: one.
+	Workers int
+}
+
+// NewConfig takes what it needs from the plans' configuration and the dataset.
+func NewConfig(p *plan.Plans, configuration string, ds *dataset.Dataset) (*Config, error) {
+	c, err := p.Configuration(configuration)
+	if err != nil {
+		return nil, err
+	}
+	if n := len(ds.Channels); len(c.Normalization) != n || len(p.Intensity) != n {
+		return nil, fmt.Errorf("plans %s, configuration %s: normalisation of %d channels and intensities of %d, but dataset.json names %d: plan the dataset again",
+			p.PlansName, configuration, len(c.Normalization), len(p.Intensity), n)
+	}
+	for i, scheme := range c.Normalization {
+		if normalizers[scheme] == nil {
+			return nil, fmt.Errorf("plans %s, configuration %s: channel %d has the unknown normalisation %q", p.PlansName, configuration, i, scheme)
+		}
+	}
+	return &Config{
+		forward: p.TransposeForward, backward: p.TransposeBackward, plan: c,
+		intensity: p.Intensity, labels: ds.Labels, channels: ds.Channels,
+	}, nil
+}
+
+// algorithm counts the changes of this package that change its results.
+const algorithm = 1
+
+// digest stands for everything but the case's files that a preprocessed case depends on.
+func (c *Config) digest(ds *dataset.Dataset) (string, error) {
+	labels, _ := ds.Doc.Get("labels")
+	order, _ := ds.Doc.Get("regions_class_order")
+	text, err := json.Marshal(pyjson.NewObject(
+		"algorithm", algorithm,
+		"forward", c.forward,
+		"spacing", c.plan.Spacing,
+		"normalization", c.plan.Normalization,
+		"mask", c.plan.UseMask,
+		"intensity", c.intensity,
+		"data", c.plan.Data,
+		"seg", c.plan.Seg,
+		"labels", labels,
+		"order", order,
+	))
+	if err != nil {
+		return "", fmt.Errorf("digest of the configuration: %w", err)
+	}
+	sum := sha256.Sum256(text)
+	return hex.EncodeToString(sum[:]), nil
+}
+
+// method is how to resample from one spacing to another.
+func (c *Config) method(r plan.Resampling, from, to [3]float64) ndimage.Method {
+	separate, axis := ndimage.SeparateZ(r.ForceSeparateZ, from, to)
+	return ndimage.Method{Order: r.Order, OrderZ: r.OrderZ, Separate: separate, Axis: axis, Workers: c.Workers}
+}
+
+// transpose turns an array of the given size so that axis a of the result is axis order[a] of the source.
+func transpose[T any](src []T, size, order [3]int) []T {
+	if order == [3]int{0, 1, 2} {
+		return src
+	}
+	stride := [3]int{size[1] * size[2], size[2], 1}
+	n := permute(size, order)
+	step := permute(stride, order)
+	dst := make([]T, len(src))
+	// Along the axis that is contiguous in the source too short a run of writes would miss the cache at every
+	// element: work in blocks of the two inner axes.
+	const block = 32
+	for z := range n[0] {
+		for y0 := 0; y0 < n[1]; y0 += block {
+			for x0 := 0; x0 < n[2]; x0 += block {
+				for y := y0; y < min(y0+block, n[1]); y++ {
+					to := dst[(z*n[1]+y)*n[2]:]
+					from := z*step[0] + y*step[1]
+					for x := x0; x < min(x0+block, n[2]); x++ {
+						to[x] = src[from+x*step[2]]
+					}
+				}
+			}
+		}
+	}
+	return dst
+}
+
+func permute[T any](v [3]T, order [3]int) [3]T {
+	return [3]T{v[order[0]], v[order[1]], v[order[2]]}
+}
