@@ -18,6 +18,7 @@ import (
 	"masksam/internal/atomicfile"
 	"masksam/internal/dataset"
 	"masksam/internal/imageio"
+	"masksam/internal/preprocess"
 	"masksam/internal/progress"
 	"masksam/internal/pyjson"
 )
@@ -26,7 +27,7 @@ import (
 type Options struct {
 	Input, Output string
 	Tiling
-	SaveProbabilities bool // also CASE.npz with the averaged scores, (K, z, y, x) under the key "probabilities"
+	SaveProbabilities bool // also CASE.npz: the averaged scores as shares of their sum, (K, z, y, x) under the key "probabilities"
 	Continue          bool // cases whose output exists are skipped
 	Parts, Part       int  // only cases Part, Part+Parts, … of the sorted list; Parts 0: all
 	Progress          progress.Reporter
@@ -68,7 +69,7 @@ func (m *Model) Folder(ctx context.Context, o Options) error {
 	work.Go(func() {
 		defer close(read)
 		for _, c := range cases {
-			p, err := m.read(c.Images)
+			p, err := m.read(c)
 			select {
 			case read <- ready{c, p, err}:
 			case <-ctx.Done():
@@ -235,14 +236,18 @@ func (m *Model) describe(o Options) error {
 
 // write exports one case. The label map comes last: a case that has it is done.
 func (m *Model) write(id string, scores []float32, p *pending, o Options) error {
-	labels, onGrid, err := m.export(scores, p, o.SaveProbabilities)
+	labels, err := preprocess.Labels(m.prepare, scores, p.image.Size, p.properties, false)
 	if err != nil {
 		return err
 	}
 	if o.SaveProbabilities {
+		shares, err := preprocess.Probabilities(m.prepare, scores, p.image.Size, p.properties, false)
+		if err != nil {
+			return err
+		}
 		n := p.properties.Meta.Grid.Size
-		shape := []int{len(onGrid) / (n[0] * n[1] * n[2]), n[0], n[1], n[2]}
-		if err := writeNPZ(filepath.Join(o.Output, id+".npz"), "probabilities", onGrid, shape); err != nil {
+		shape := []int{len(shares) / len(labels), n[0], n[1], n[2]}
+		if err := writeNPZ(filepath.Join(o.Output, id+".npz"), "probabilities", shares, shape); err != nil {
 			return err
 		}
 	}

@@ -4,16 +4,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math"
 	"path/filepath"
 	"runtime"
-	"slices"
 
 	"masksam/internal/checkpoint"
 	"masksam/internal/dataset"
 	"masksam/internal/imageio"
 	"masksam/internal/masksam"
 	"masksam/internal/plan"
+	"masksam/internal/preprocess"
 	"masksam/internal/store"
 	"masksam/internal/torch"
 )
@@ -21,16 +22,16 @@ import (
 // Model is a trained network, of one fold or of several whose scores are averaged, with the plan and the dataset that
 // say how a case is prepared for it. It must not be used by several goroutines at a time.
 type Model struct {
-	Dir           string // folder of the model
-	Meta          Meta   // of the first fold
-	Plans         *plan.Plans
-	Configuration *plan.Configuration
-	Dataset       *dataset.Dataset
+	Dir     string // folder of the model
+	Meta    Meta   // of the first fold
+	Plans   *plan.Plans
+	Dataset *dataset.Dataset
 
-	device torch.Device
-	paths  []string // checkpoint of each fold
-	loaded int      // index of the fold whose weights net has
-	net    *masksam.Net
+	prepare *preprocess.Config
+	device  torch.Device
+	paths   []string // checkpoint of each fold
+	loaded  int      // index of the fold whose weights net has
+	net     *masksam.Net
 }
 
 // Open loads MODEL/{plans.json, dataset.json} and MODEL/fold_F/CHECKPOINT.safetensors of every fold ("0", "1", …,
@@ -57,7 +58,7 @@ func Open(folder string, folds []string, checkpoint string, dev torch.Device) (*
 		return nil, err
 	}
 	defer f.Close()
-	if m.Configuration, err = m.Plans.Configuration(m.Meta.Configuration); err != nil {
+	if m.prepare, err = preprocess.NewConfig(m.Plans, m.Meta.Configuration, m.Dataset); err != nil {
 		return nil, fmt.Errorf("open model %s: %w", folder, err)
 	}
 	n := m.Meta.Recipe.Network
@@ -188,7 +189,7 @@ func (f forward) Scores(patches []float32, n int) (scores []float32, err error) 
 // Case labels one case given by its channel files in order. The labels are (z, y, x) of the first file's grid, which
 // like describes for imageio.WriteLabel.
 func (m *Model) Case(ctx context.Context, images []string, t Tiling) (labels []uint16, like imageio.Meta, err error) {
-	p, err := m.read(images)
+	p, err := m.read(dataset.Case{Images: images})
 	if err != nil {
 		return nil, imageio.Meta{}, err
 	}
@@ -196,7 +197,7 @@ func (m *Model) Case(ctx context.Context, images []string, t Tiling) (labels []u
 	if err != nil {
 		return nil, imageio.Meta{}, err
 	}
-	labels, _, err = m.export(scores, p, false)
+	labels, err = preprocess.Labels(m.prepare, scores, p.image.Size, p.properties, false)
 	return labels, p.properties.Meta, err
 }
 
@@ -221,22 +222,18 @@ type pending struct {
 	properties store.Properties
 }
 
-// read reads and preprocesses a case as training did. Voxels that are not finite are an error.
-func (m *Model) read(images []string) (*pending, error) {
-	im, _, err := imageio.ReadCase(images)
+// read reads, checks and preprocesses a case as training did.
+func (m *Model) read(c dataset.Case) (*pending, error) {
+	im, _, warnings, err := preprocess.ReadCase(m.prepare, c)
 	if err != nil {
 		return nil, err
 	}
-	if len(im.Channels) != len(m.Dataset.Channels) {
-		return nil, fmt.Errorf("%s: %d channels, the model was trained on %d (%v)", images[0], len(im.Channels), len(m.Dataset.Channels), m.Dataset.Channels)
+	for _, w := range warnings {
+		slog.Warn(w)
 	}
-	for c, data := range im.Channels {
-		bad := slices.IndexFunc(data, func(v float32) bool { return v != v || v-v != 0 })
-		if bad >= 0 {
-			n := im.Grid.Size
-			return nil, fmt.Errorf("%s: voxel (%d, %d, %d) is %v: voxels must be finite numbers; replace them",
-				images[min(c, len(images)-1)], bad%n[2], bad/n[2]%n[1], bad/n[2]/n[1], data[bad])
-		}
+	r, err := preprocess.Case(m.prepare, im, nil)
+	if err != nil {
+		return nil, err
 	}
-	return m.preprocess(im)
+	return &pending{Image{r.Channels, r.Size, r.Image}, r.Properties}, nil
 }
