@@ -15,6 +15,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 	"golang.org/x/sys/unix"
 
+	"masksam/internal/atomicfile"
 	"masksam/internal/imageio"
 	"masksam/internal/volume"
 )
@@ -82,7 +83,7 @@ func tmpfs(ts *testscript.TestScript, neg bool, args []string) {
 // nopartial DIR fails when a temporary file was left anywhere below DIR.
 func noPartial(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(filepath.WalkDir(ts.MkAbs(args[0]), func(path string, d os.DirEntry, err error) error {
-		if err == nil && (strings.Contains(d.Name(), ".partial") || strings.HasSuffix(d.Name(), ".tmp")) {
+		if err == nil && strings.HasSuffix(d.Name(), atomicfile.Suffix) {
 			err = fmt.Errorf("left behind: %s", path)
 		}
 		return err

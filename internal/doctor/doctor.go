@@ -63,7 +63,7 @@ func (r *Report) Table(w io.Writer) {
 	style.Options = table.Options{SeparateHeader: true}
 	style.Format.Header = 0
 	t.SetStyle(style)
-	t.SetColumnConfigs([]table.ColumnConfig{{Number: 3, WidthMax: 44}, {Number: 4, WidthMax: 56}})
+	t.SetColumnConfigs([]table.ColumnConfig{{Number: 4, WidthMax: 60}})
 	t.AppendHeader(table.Row{"part", "what", "found", ""})
 	for _, row := range r.Rows {
 		note := row.Problem
@@ -139,16 +139,16 @@ func loadedBLAS(maps string) string {
 		path := fields[5]
 		base := filepath.Base(path)
 		for _, lib := range []string{"libopenblas", "libblas", "libmkl_core", "libblis", "libcublas."} {
-			if strings.HasPrefix(base, lib) && !slices.Contains(found, path) {
-				found = append(found, path)
+			// The folder tells OpenBLAS's threading: …/openblas-openmp/libblas.so.3. One file of each folder will do.
+			name := filepath.Join(filepath.Base(filepath.Dir(path)), base)
+			same := func(other string) bool { return filepath.Dir(other) == filepath.Dir(name) }
+			if strings.HasPrefix(base, lib) && !slices.ContainsFunc(found, same) {
+				found = append(found, name)
 			}
 		}
 	}
 	if len(found) == 0 {
 		return "inside libtorch"
-	}
-	for i, path := range found { // the folder tells OpenBLAS's threading: …/openblas-openmp/libblas.so.3
-		found[i] = filepath.Join(filepath.Base(filepath.Dir(path)), filepath.Base(path))
 	}
 	return strings.Join(found, ", ")
 }

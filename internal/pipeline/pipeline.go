@@ -26,11 +26,8 @@ import (
 	"masksam/internal/store"
 )
 
-// Files of a preprocessed dataset's folder.
-const (
-	fingerprintFile = "dataset_fingerprint.json"
-	groundTruth     = "gt_segmentations"
-)
+// groundTruth is the folder of a preprocessed dataset that holds copies of the reference labels.
+const groundTruth = "gt_segmentations"
 
 // recipeKey is the key of a configuration in plans.json that holds the recipe, resolved for the dataset.
 const recipeKey = "masksam"
@@ -95,7 +92,7 @@ func Plan(ctx context.Context, o PlanOptions) (*Planned, error) {
 	if err := os.MkdirAll(dir, 0o777); err != nil {
 		return nil, fmt.Errorf("make the preprocessed folder: %w", err)
 	}
-	fp, err := fingerprint(ctx, ds, filepath.Join(dir, fingerprintFile), o)
+	fp, err := fingerprint(ctx, ds, filepath.Join(dir, plan.FingerprintName), o)
 	if err != nil {
 		return nil, err
 	}
@@ -251,6 +248,9 @@ func Preprocess(ctx context.Context, o PreprocessOptions) error {
 		}
 		report, err := preprocess.Dataset(ctx, preprocess.Options{Dataset: ds, Plans: plans, Configuration: configuration,
 			Out: filepath.Join(dir, c.DataIdentifier), Workers: o.Workers, Progress: o.Progress, Force: o.Force})
+		for _, w := range report.Warnings {
+			slog.Warn(w)
+		}
 		if err != nil {
 			return err
 		}
@@ -470,6 +470,9 @@ func Evaluate(ctx context.Context, o EvaluateOptions) (s *evaluate.Summary, name
 	opt := evaluate.Options{Classes: classes, Ending: ds.FileEnding, Chill: o.Chill, Workers: o.Workers}
 	if v, ok := ds.Labels.Ignore(); ok {
 		opt.Ignore = &v
+	}
+	if o.Progress == nil {
+		o.Progress = progress.Nop
 	}
 	started := false
 	opt.Progress = func(done, of int) {

@@ -123,7 +123,7 @@ func (p *Progress) Done() {
 	what, attrs := p.what, p.attrs(now)
 	p.mu.Unlock()
 	if !term && long {
-		slog.Info(what+" done", attrs...)
+		slog.Info(what+" finished", attrs...)
 	}
 }
 
