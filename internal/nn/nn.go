@@ -318,7 +318,9 @@ func NewBlock(b *Builder, in, out int, o BlockOptions) Block {
 // Forward maps (B, in, T, H, W) to (B, out, T, H, W).
 func (b Block) Forward(s *torch.Scope, x *torch.Tensor) *torch.Tensor {
 	for i := range b.convs {
-		x = b.act(s, b.norms[i].Instance(s, b.convs[i].Forward(s, x)))
+		x = s.Inner(func(c *torch.Scope) *torch.Tensor {
+			return b.act(c, b.norms[i].Instance(c, b.convs[i].Forward(c, x)))
+		})
 	}
 	return x
 }

@@ -137,32 +137,13 @@ func (d *MaskDecoder) Forward(s *torch.Scope, neck, dense, grid, sparse, class *
 	keys = s.Transpose(s.Reshape(keys, n, c, hw), 1, 2)
 	pe := s.Expand(s.Reshape(grid, 1, d.frames, 1, hw, c), n/(d.frames*d.queries), -1, d.queries, -1, -1)
 	pe = s.Reshape(pe, n, hw, c)
-	fold := func(x *torch.Tensor) *torch.Tensor {
-		v := s.Reshape(x, -1, d.frames, d.queries, h, w, x.Dim(-1))
-		return s.Reshape(s.Permute(v, 0, 2, 1, 3, 4, 5), -1, d.frames, h, w, x.Dim(-1))
-	}
-	unfold := func(x *torch.Tensor) *torch.Tensor {
-		v := s.Reshape(x, -1, d.queries, d.frames, h, w, x.Dim(-1))
-		return s.Reshape(s.Permute(v, 0, 2, 1, 3, 4, 5), n, hw, x.Dim(-1))
-	}
 	q := tokens
 	for i := range d.layers {
-		l := &d.layers[i]
-		if i == 0 {
-			q = l.adaptSelf.forward(s, l.self.forward(s, q, q, q), d.frames, d.queries)
-		} else {
-			qp := s.Add(q, tokens)
-			q = s.Add(q, l.adaptSelf.forward(s, l.self.forward(s, qp, qp, q), d.frames, d.queries))
-		}
-		q = l.norm1.Last(s, q)
-		kp := s.Add(keys, pe)
-		a := l.toImage.forward(s, s.Add(q, tokens), kp, keys)
-		q = l.norm2.Last(s, s.Add(q, l.adaptToImage.forward(s, a, d.frames, d.queries)))
-		m := l.lin2.Forward(s, s.ReLU(l.lin1.Forward(s, q)))
-		m = s.Add(m, s.MulScalar(l.adaptMLP.forward(s, q, d.frames, d.queries), 0.5))
-		q = l.norm3.Last(s, s.Add(q, m))
-		a = l.toToken.forward(s, kp, s.Add(q, tokens), q)
-		keys = l.norm4.Last(s, s.Add(keys, l.adaptToToken.forward(s, a, fold, unfold)))
+		out := s.InnerN(func(c *torch.Scope) []*torch.Tensor {
+			q, keys := d.layers[i].forward(c, d, q, keys, tokens, pe, h, w, i == 0)
+			return []*torch.Tensor{q, keys}
+		})
+		q, keys = out[0], out[1]
 		if i == 0 {
 			probe.see("transformer.layer0.queries", q)
 		}
@@ -172,10 +153,42 @@ func (d *MaskDecoder) Forward(s *torch.Scope, neck, dense, grid, sparse, class *
 	probe.see("transformer.queries", q)
 
 	classes = d.classEmbed.Forward(s, s.Select(q, 1, -1))
-	up := s.Reshape(s.Transpose(keys, 1, 2), n, c, h, w)
-	up = s.GELU(d.upNorm.Channels(s, d.up1.Forward(s, up)))
-	up = s.GELU(d.up2.Forward(s, up))
-	hyper := s.Unsqueeze(d.hyper.forward(s, s.Select(q, 1, 1)), 1)
-	masks = s.MatMul(hyper, s.Reshape(up, n, d.width/8, -1))
-	return s.Reshape(masks, n, 1, 4*h, 4*w), classes
+	masks = s.Inner(func(s *torch.Scope) *torch.Tensor {
+		up := s.Reshape(s.Transpose(keys, 1, 2), n, c, h, w)
+		up = s.GELU(d.upNorm.Channels(s, d.up1.Forward(s, up)))
+		up = s.GELU(d.up2.Forward(s, up))
+		hyper := s.Unsqueeze(d.hyper.forward(s, s.Select(q, 1, 1)), 1)
+		return s.Reshape(s.MatMul(hyper, s.Reshape(up, n, d.width/8, -1)), n, 1, 4*h, 4*w)
+	})
+	return masks, classes
+}
+
+// forward updates queries q (N, n, C) and keys (N, h·w, C). The first block's
+// self-attention has no positional term and replaces the queries.
+func (l *twoWay) forward(s *torch.Scope, d *MaskDecoder, q, keys, tokens, pe *torch.Tensor, h, w int, first bool) (*torch.Tensor, *torch.Tensor) {
+	if first {
+		q = l.adaptSelf.forward(s, l.self.forward(s, q, q, q), d.frames, d.queries)
+	} else {
+		qp := s.Add(q, tokens)
+		q = s.Add(q, l.adaptSelf.forward(s, l.self.forward(s, qp, qp, q), d.frames, d.queries))
+	}
+	q = l.norm1.Last(s, q)
+	kp := s.Add(keys, pe)
+	a := l.toImage.forward(s, s.Add(q, tokens), kp, keys)
+	q = l.norm2.Last(s, s.Add(q, l.adaptToImage.forward(s, a, d.frames, d.queries)))
+	m := l.lin2.Forward(s, s.ReLU(l.lin1.Forward(s, q)))
+	m = s.Add(m, s.MulScalar(l.adaptMLP.forward(s, q, d.frames, d.queries), 0.5))
+	q = l.norm3.Last(s, s.Add(q, m))
+	a = l.toToken.forward(s, kp, s.Add(q, tokens), q)
+	// The depth convolution sees the volumes (B·Q, T, h, w) of every query.
+	fold := func(x *torch.Tensor) *torch.Tensor {
+		v := s.Reshape(x, -1, d.frames, d.queries, h, w, x.Dim(-1))
+		return s.Reshape(s.Permute(v, 0, 2, 1, 3, 4, 5), -1, d.frames, h, w, x.Dim(-1))
+	}
+	unfold := func(x *torch.Tensor) *torch.Tensor {
+		v := s.Reshape(x, -1, d.queries, d.frames, h, w, x.Dim(-1))
+		return s.Reshape(s.Permute(v, 0, 2, 1, 3, 4, 5), -1, h*w, x.Dim(-1))
+	}
+	keys = l.norm4.Last(s, s.Add(keys, l.adaptToToken.forward(s, a, fold, unfold)))
+	return q, keys
 }
