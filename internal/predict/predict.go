@@ -224,7 +224,7 @@ type pending struct {
 
 // read reads, checks and preprocesses a case as training did.
 func (m *Model) read(c dataset.Case) (*pending, error) {
-	im, _, warnings, err := preprocess.ReadCase(m.prepare, c)
+	im, _, warnings, err := m.Dataset.Load(c)
 	if err != nil {
 		return nil, err
 	}

