@@ -2,7 +2,10 @@
 // permutations and samples. nnU-Net draws its folds, fingerprint samples and class locations with it.
 package mt19937
 
-import "math"
+import (
+	"math"
+	"math/bits"
+)
 
 const (
 	words  = 624
@@ -29,10 +32,17 @@ func New(seed uint32) *Source {
 }
 
 func (s *Source) twist() {
-	for i := range s.state {
-		y := s.state[i]&0x80000000 | s.state[(i+1)%words]&0x7fffffff
-		s.state[i] = s.state[(i+middle)%words] ^ y>>1 ^ y&1*0x9908b0df
+	mix := func(i, after, far int) {
+		y := s.state[i]&0x80000000 | s.state[after]&0x7fffffff
+		s.state[i] = s.state[far] ^ y>>1 ^ y&1*0x9908b0df
 	}
+	for i := range words - middle {
+		mix(i, i+1, i+middle)
+	}
+	for i := words - middle; i < words-1; i++ {
+		mix(i, i+1, i+middle-words)
+	}
+	mix(words-1, 0, middle-1)
 	s.next = 0
 }
 
@@ -82,13 +92,41 @@ func (s *Source) Intn(n int) int {
 	if limit == 0 {
 		return 0
 	}
-	mask := limit
-	for shift := 1; shift < 32; shift *= 2 {
-		mask |= mask >> shift
-	}
+	mask := uint32(1)<<bits.Len32(limit) - 1
 	for {
 		if v := s.Uint32() & mask; v <= limit {
 			return int(v)
+		}
+	}
+}
+
+// Fill fills dst with draws of Intn(n), faster than one by one.
+func (s *Source) Fill(dst []uint32, n int) {
+	limit := uint32(n - 1)
+	if limit == 0 {
+		clear(dst)
+		return
+	}
+	mask := uint32(1)<<bits.Len32(limit) - 1
+	for i := 0; i < len(dst); {
+		if s.next == words {
+			s.twist()
+		}
+		for _, y := range s.state[s.next:] {
+			if i == len(dst) {
+				break
+			}
+			s.next++
+			y ^= y >> 11
+			y ^= y << 7 & 0x9d2c5680
+			y ^= y << 15 & 0xefc60000
+			y = (y ^ y>>18) & mask
+			dst[i] = y // stays only if it fits: a branch here would be mispredicted at every third draw
+			fits := 0
+			if y <= limit {
+				fits = 1
+			}
+			i += fits
 		}
 	}
 }

@@ -74,3 +74,30 @@ func TestPermIsAPermutation(t *testing.T) {
 		}
 	})
 }
+
+func TestFillIsIntn(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		seed, n := rapid.Uint32().Draw(t, "seed"), rapid.IntRange(1, 1<<20).Draw(t, "n")
+		a, b := New(seed), New(seed)
+		for range 3 {
+			dst := make([]uint32, rapid.IntRange(0, 700).Draw(t, "length"))
+			a.Fill(dst, n)
+			for i, v := range dst {
+				if want := b.Intn(n); int(v) != want {
+					t.Fatalf("draw %d: %d, want %d", i, v, want)
+				}
+			}
+		}
+		if a.Uint32() != b.Uint32() {
+			t.Fatal("the generators went apart")
+		}
+	})
+}
+
+func BenchmarkFill(b *testing.B) {
+	s, dst := New(1), make([]uint32, 1<<16)
+	b.SetBytes(4 << 16)
+	for b.Loop() {
+		s.Fill(dst, 1000)
+	}
+}

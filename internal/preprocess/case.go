@@ -1,10 +1,8 @@
 package preprocess
 
 import (
-	"errors"
 	"fmt"
 	"math"
-	"slices"
 
 	"masksam/internal/dataset"
 	"masksam/internal/imageio"
@@ -17,93 +15,13 @@ import (
 
 // Case preprocesses an image, with its label map in training, without (nil) in prediction. The image is left as it is.
 // Of the record, ID, Digest and Chunk are left empty. Without a label map the labels of the record are 0 inside the
-// nonzero mask and −1 outside. Errors name the file and the rule: a channel too many or too few, voxels that are not
-// finite, label values that dataset.json lacks, sizes that differ.
+// nonzero mask and −1 outside. Errors are those of dataset.Inspect.
 func Case(cfg *Config, im *imageio.Image, label *imageio.Label) (*store.Record, error) {
 	files := []string{im.Path}
-	if err := cfg.check(im, label, files); err != nil {
+	if err := cfg.dataset.Inspect(dataset.Case{Images: files}, im, label); err != nil {
 		return nil, err
 	}
 	return cfg.run(im, label, files)
-}
-
-// ReadCase reads and checks the files of a case; its Label may be empty. Warnings tell where channels disagree in origin
-// or direction.
-func ReadCase(cfg *Config, c dataset.Case) (im *imageio.Image, label *imageio.Label, warnings []string, err error) {
-	if n := len(cfg.channels); len(c.Images) != n {
-		// A 4-D file holds several channels; only reading tells.
-		if len(c.Images) == 0 || len(c.Images) > n {
-			return nil, nil, nil, fmt.Errorf("%d image files, but dataset.json names %d channels (%v): remove or add files", len(c.Images), n, cfg.channels)
-		}
-	}
-	if im, warnings, err = imageio.ReadCase(c.Images); err != nil {
-		return nil, nil, nil, err
-	}
-	if c.Label != "" {
-		if label, err = imageio.ReadLabel(c.Label); err != nil {
-			return nil, nil, nil, err
-		}
-	}
-	if err := cfg.check(im, label, c.Images); err != nil {
-		return nil, nil, nil, err
-	}
-	return im, label, warnings, nil
-}
-
-// check reports every rule that the case breaks.
-func (c *Config) check(im *imageio.Image, label *imageio.Label, files []string) error {
-	if n := len(c.channels); len(im.Channels) != n {
-		return fmt.Errorf("%s: %d channels, but dataset.json names %d (%v): add or remove channel files", files[0], len(im.Channels), n, c.channels)
-	}
-	var errs []error
-	for ch, data := range im.Channels {
-		nan, inf := 0, 0
-		for _, v := range data {
-			if v-v != 0 {
-				if v != v {
-					nan++
-				} else {
-					inf++
-				}
-			}
-		}
-		if nan+inf > 0 {
-			file := files[0]
-			if len(files) == len(im.Channels) {
-				file = files[ch]
-			}
-			errs = append(errs, fmt.Errorf("%s: channel %s: %d voxels are NaN and %d infinite: replace them", file, c.channels[ch], nan, inf))
-		}
-	}
-	if label != nil {
-		if label.Grid.Size != im.Grid.Size {
-			errs = append(errs, fmt.Errorf("%s: the label map has %v voxels (z, y, x), its image %v (%s)", label.Path, label.Grid.Size, im.Grid.Size, files[0]))
-		}
-		if unknown := undeclared(c.labels, label.Data); len(unknown) > 0 {
-			errs = append(errs, fmt.Errorf("%s: label values %v are not in dataset.json, which declares %v", label.Path, unknown, c.labels.All()))
-		}
-	}
-	return errors.Join(errs...)
-}
-
-// undeclared lists the values of a label map that dataset.json lacks, ascending.
-func undeclared(labels *dataset.Labels, data []int32) []int {
-	seen := map[int32]bool{}
-	last := int32(0)
-	for i, v := range data {
-		if i == 0 || v != last {
-			seen[v] = true
-			last = v
-		}
-	}
-	var out []int
-	for v := range seen {
-		if !labels.Declared(int(v)) || v > math.MaxInt16 {
-			out = append(out, int(v))
-		}
-	}
-	slices.Sort(out)
-	return out
 }
 
 func (c *Config) run(im *imageio.Image, label *imageio.Label, files []string) (*store.Record, error) {
@@ -157,7 +75,7 @@ func (c *Config) run(im *imageio.Image, label *imageio.Label, files []string) (*
 			inside = nil
 		}
 		if err := normalizers[c.plan.Normalization[ch]](x, inside, c.intensity[ch]); err != nil {
-			return nil, fmt.Errorf("%s: channel %s: %w", files[min(ch, len(files)-1)], c.channels[ch], err)
+			return nil, fmt.Errorf("%s: channel %s: %w", files[min(ch, len(files)-1)], c.dataset.Channels[ch], err)
 		}
 		ndimage.Resize(r.Image[ch*voxels:(ch+1)*voxels], x, n, r.Size, data)
 		channels[ch] = nil
@@ -180,17 +98,18 @@ const (
 // of everything that is not ignored.
 func (c *Config) locate(seg []int16, size [3]int) []store.Located {
 	var wanted [][]int
-	if c.labels.HasRegions() {
-		for _, r := range c.labels.Regions() {
+	rules := c.dataset.Labels
+	if rules.HasRegions() {
+		for _, r := range rules.Regions() {
 			wanted = append(wanted, r.Labels)
 		}
 	} else {
-		for _, label := range c.labels.Foreground() {
+		for _, label := range rules.Foreground() {
 			wanted = append(wanted, []int{label})
 		}
 	}
-	if _, ok := c.labels.Ignore(); ok {
-		wanted = append(wanted, append([]int{-1}, c.labels.All()...))
+	if _, ok := rules.Ignore(); ok {
+		wanted = append(wanted, append([]int{-1}, rules.All()...))
 	}
 
 	at := map[int16][]int32{} // flat places of every wanted label

@@ -21,8 +21,7 @@ type Config struct {
 	backward  [3]int
 	plan      *plan.Configuration
 	intensity []plan.Intensity
-	labels    *dataset.Labels
-	channels  []string
+	dataset   *dataset.Dataset
 
 	// Workers is the number of goroutines that work on one case; 0: one.
 	Workers int
@@ -45,7 +44,7 @@ func NewConfig(p *plan.Plans, configuration string, ds *dataset.Dataset) (*Confi
 	}
 	return &Config{
 		forward: p.TransposeForward, backward: p.TransposeBackward, plan: c,
-		intensity: p.Intensity, labels: ds.Labels, channels: ds.Channels,
+		intensity: p.Intensity, dataset: ds,
 	}, nil
 }
 
@@ -53,9 +52,9 @@ func NewConfig(p *plan.Plans, configuration string, ds *dataset.Dataset) (*Confi
 const algorithm = 1
 
 // digest stands for everything but the case's files that a preprocessed case depends on.
-func (c *Config) digest(ds *dataset.Dataset) (string, error) {
-	labels, _ := ds.Doc.Get("labels")
-	order, _ := ds.Doc.Get("regions_class_order")
+func (c *Config) digest() (string, error) {
+	labels, _ := c.dataset.Doc.Get("labels")
+	order, _ := c.dataset.Doc.Get("regions_class_order")
 	text, err := json.Marshal(pyjson.NewObject(
 		"algorithm", algorithm,
 		"forward", c.forward,

@@ -50,7 +50,7 @@ func Dataset(ctx context.Context, o Options) (Report, error) {
 	if err != nil {
 		return report, err
 	}
-	settings, err := cfg.digest(o.Dataset)
+	settings, err := cfg.digest()
 	if err != nil {
 		return report, err
 	}
@@ -145,7 +145,7 @@ func one(cfg *Config, out *store.Store, c dataset.Case, settings string, force b
 	if old, ok := out.Digest(c.ID); ok && old == digest && !force {
 		return true, nil, nil
 	}
-	im, label, warnings, err := ReadCase(cfg, c)
+	im, label, warnings, err := cfg.dataset.Load(c)
 	if err != nil {
 		return false, nil, err
 	}

@@ -18,7 +18,7 @@ func Labels(cfg *Config, scores []float32, size [3]int, p store.Properties, logi
 		return nil, err
 	}
 	part := make([]uint16, g.voxels())
-	decoder := cfg.labels.Decode(part, logits)
+	decoder := cfg.dataset.Labels.Decode(part, logits)
 	head := make([]float32, g.voxels())
 	for k := range g.heads {
 		g.resample(head, k)
@@ -42,14 +42,14 @@ func Probabilities(cfg *Config, scores []float32, size [3]int, p store.Propertie
 	}
 	switch {
 	case logits:
-		cfg.labels.Probabilities(heads)
-	case !cfg.labels.HasRegions():
+		cfg.dataset.Labels.Probabilities(heads)
+	case !cfg.dataset.Labels.HasRegions():
 		share(heads)
 	}
 	var out []float32
 	for k := range heads {
 		outside := float32(0)
-		if k == 0 && !cfg.labels.HasRegions() {
+		if k == 0 && !cfg.dataset.Labels.HasRegions() {
 			outside = 1
 		}
 		out = append(out, restore(g, heads[k], outside)...)
@@ -85,7 +85,7 @@ type geometry struct {
 }
 
 func (c *Config) geometry(scores []float32, size [3]int, p store.Properties) (*geometry, error) {
-	g := &geometry{cfg: c, scores: scores, size: size, p: p, heads: c.labels.Heads()}
+	g := &geometry{cfg: c, scores: scores, size: size, p: p, heads: c.dataset.Labels.Heads()}
 	if want := g.heads * size[0] * size[1] * size[2]; len(scores) != want {
 		return nil, fmt.Errorf("%s: %d scores for %d heads of %v voxels", p.Meta.Path, len(scores), g.heads, size)
 	}

@@ -85,7 +85,7 @@ func TestChainLikeNNUNet(t *testing.T) {
 			var properties map[string]wanted
 			golden.JSON(t, base+".properties.json", &properties)
 			for id, want := range properties {
-				im, label, _, err := ReadCase(cfg, cases[id])
+				im, label, _, err := cfg.dataset.Load(cases[id])
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -219,7 +219,7 @@ func TestExportLikeNNUNet(t *testing.T) {
 		cfg, cases := chain{r.Dataset, r.Plans, r.Configuration}.config(t)
 		c := cases[r.Case]
 		c.Label = ""
-		im, _, _, err := ReadCase(cfg, c)
+		im, _, _, err := cfg.dataset.Load(c)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -280,7 +280,7 @@ func rounded(t *testing.T, cfg *Config, logits golden.Array, p store.Properties)
 		t.Fatal(err)
 	}
 	part, head := make([]uint16, g.voxels()), make([]float32, g.voxels())
-	decoder := cfg.labels.Decode(part, true)
+	decoder := cfg.dataset.Labels.Decode(part, true)
 	for k := range g.heads {
 		g.resample(head, k)
 		for i, v := range head {

@@ -1,0 +1,137 @@
+package dataset
+
+import (
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+
+	"masksam/internal/imageio"
+)
+
+// Load reads the files of a case and checks what everything later relies on: the number of channels, finite voxels, an
+// image and a label map of one size, no label value that dataset.json lacks. A case without Label gives a nil label. The
+// error joins a finding for every broken rule; warnings tell where channels disagree in origin or direction.
+func (d *Dataset) Load(c Case) (im *imageio.Image, label *imageio.Label, warnings []string, err error) {
+	if n := len(d.Channels); len(c.Images) == 0 || len(c.Images) > n {
+		return nil, nil, nil, d.channelCount(c.ID, c.Images, len(c.Images))
+	}
+	if im, warnings, err = imageio.ReadCase(c.Images); err != nil {
+		return nil, nil, nil, err
+	}
+	if c.Label != "" {
+		if label, err = imageio.ReadLabel(c.Label); err != nil {
+			return nil, nil, nil, err
+		}
+	}
+	if err := d.Inspect(c, im, label); err != nil {
+		return nil, nil, nil, err
+	}
+	return im, label, warnings, nil
+}
+
+// Inspect checks a case in memory as Load does; label may be nil.
+func (d *Dataset) Inspect(c Case, im *imageio.Image, label *imageio.Label) error {
+	found := d.inspectImage(c, im)
+	if label != nil {
+		found = append(found, d.inspectLabel(c, im, label)...)
+	}
+	return join(found)
+}
+
+func (d *Dataset) channelCount(id string, files []string, n int) *Finding {
+	return &Finding{
+		Code: "CHANNEL_COUNT", Severity: Error, Case: id, Files: files,
+		Text:   fmt.Sprintf("%d channels, but dataset.json names %d (%s)", n, len(d.Channels), strings.Join(d.Channels, ", ")),
+		Remedy: "add or remove channel files",
+	}
+}
+
+func (d *Dataset) inspectImage(c Case, im *imageio.Image) (found []*Finding) {
+	if n := len(im.Channels); n != len(d.Channels) {
+		return []*Finding{d.channelCount(c.ID, c.Images, n)}
+	}
+	for ch, data := range im.Channels {
+		nan, inf := 0, 0
+		for _, v := range data {
+			if v-v != 0 {
+				if v != v {
+					nan++
+				} else {
+					inf++
+				}
+			}
+		}
+		file := c.Images[0]
+		if len(c.Images) == len(im.Channels) {
+			file = c.Images[ch]
+		}
+		for _, bad := range []struct {
+			code, what string
+			n          int
+		}{{"IMAGE_NAN", "NaN", nan}, {"IMAGE_INF", "infinite", inf}} {
+			if bad.n > 0 {
+				f := finding(bad.code, file, "replace the values", "channel %s has %d voxels that are %s", d.Channels[ch], bad.n, bad.what)
+				f.Case = c.ID
+				found = append(found, f)
+			}
+		}
+	}
+	return found
+}
+
+func (d *Dataset) inspectLabel(c Case, im *imageio.Image, label *imageio.Label) (found []*Finding) {
+	if label.Grid.Size != im.Grid.Size {
+		found = append(found, &Finding{
+			Code: "SHAPE_MISMATCH", Severity: Error, Case: c.ID, Files: []string{label.Path},
+			Text:   fmt.Sprintf("the label map has %v voxels (z, y, x), its image %s has %v", label.Grid.Size, im.Path, im.Grid.Size),
+			Remedy: "resample the label map onto the image",
+		})
+	}
+	var unknown []int
+	for v := range values(label.Data) {
+		if !d.Labels.Declared(int(v)) || v > math.MaxInt16 {
+			unknown = append(unknown, int(v))
+		}
+	}
+	if len(unknown) > 0 {
+		slices.Sort(unknown)
+		found = append(found, &Finding{
+			Code: "LABEL_VALUE", Severity: Error, Case: c.ID, Files: []string{label.Path},
+			Text:   fmt.Sprintf("the label map holds %s, but dataset.json declares %v", short(unknown), d.Labels.allowed()),
+			Remedy: "correct the label map or declare the labels",
+		})
+	}
+	return found
+}
+
+// allowed are the values that a label map may hold.
+func (l *Labels) allowed() []int {
+	out := l.All()
+	if l.ignore >= 0 {
+		out = append(out, l.ignore)
+	}
+	return out
+}
+
+// values counts the voxels of every value.
+func values(data []int32) map[int32]int {
+	seen := map[int32]int{}
+	for i := 0; i < len(data); {
+		v, run := data[i], i
+		for i < len(data) && data[i] == v {
+			i++
+		}
+		seen[v] += i - run
+	}
+	return seen
+}
+
+// short lists numbers, at most ten.
+func short(v []int) string {
+	text := strings.Trim(fmt.Sprint(v[:min(len(v), 10)]), "[]")
+	if len(v) > 10 {
+		text += fmt.Sprintf(" and %d more values", len(v)-10)
+	}
+	return text
+}

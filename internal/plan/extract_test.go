@@ -1,0 +1,72 @@
+package plan
+
+import (
+	"math"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+
+	"masksam/internal/dataset"
+	"masksam/internal/golden"
+)
+
+// TestFingerprintLikeNNUNet compares the text of whole fingerprints, made from raw files, to the last digit.
+func TestFingerprintLikeNNUNet(t *testing.T) {
+	for _, name := range []string{"901_SynthAniso", "902_SynthRegionsIgnore", "904_Hippo10"} {
+		dir := "nnunet/chain/Dataset" + name
+		ds, err := dataset.Read(golden.Path(t, dir+"/raw"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		start := time.Now()
+		fp, err := ExtractFingerprint(t.Context(), ds, FingerprintOptions{Workers: 2})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Logf("%s: %v", name, time.Since(start))
+		got, err := fp.JSON()
+		if err != nil {
+			t.Fatal(err)
+		}
+		want, err := os.ReadFile(golden.Path(t, dir+"/"+FingerprintName))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d := cmp.Diff(indented(t, want), string(got)); d != "" {
+			t.Errorf("%s: %s", name, d)
+		}
+	}
+}
+
+func TestKeyKeepsOrder(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		a, b := rapid.Float32().Draw(t, "a"), rapid.Float32().Draw(t, "b")
+		if (a < b) != (key(a) < key(b)) && a != b {
+			t.Fatalf("keys of %v and %v are out of order", a, b)
+		}
+		if unkey(key(a)) != a {
+			t.Fatalf("%v came back as %v", a, unkey(key(a)))
+		}
+	})
+}
+
+func TestReduce(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		v := rapid.SliceOfN(rapid.Float64Range(-1, 1), 0, 20000).Draw(t, "v")
+		at, want := 0, 0.0
+		for _, x := range v {
+			want += x
+		}
+		got := reduce(len(v), func(n int, buf *[128]float64) []float64 {
+			copy(buf[:n], v[at:at+n])
+			at += n
+			return buf[:n]
+		})
+		if at != len(v) || math.Abs(got-want) > 1e-9 {
+			t.Fatalf("sum of %d numbers is %v after %d, want %v", len(v), got, at, want)
+		}
+	})
+}
