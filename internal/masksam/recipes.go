@@ -258,8 +258,10 @@ func Small() Recipe {
 			Optimizer: "adamw", LR: 1e-3, Beta1: 0.9, Beta2: 0.999, Eps: 1e-8, WeightDecay: 1e-2,
 			Power: 0.9, PerStep: true, Warmup: 100, Clip: 1, Average: 0.99, Foreground: 0.33,
 			Precision: "auto", SaveEvery: 5,
+			// Left and right alone are mirrored: flips along the other axes make
+			// anatomies that do not exist (docs/benchmarks.md has what they cost).
 			Augment: Augment{
-				Mirror:  []int{0, 1, 2},
+				Mirror:  []int{2},
 				PRotate: 0.3, Rotate: [3]float64{15, 15, 15}, PScale: 0.3, Scale: [2]float64{0.8, 1.25},
 				PNoise: 0.1, Noise: 0.1,
 				PBrightness: 0.15, Brightness: [2]float64{0.75, 1.25},
