@@ -131,7 +131,7 @@ func (d *Dataset) Cases() ([]Case, error) {
 	ids, files, strangers, err := group(dir, d.FileEnding)
 	switch {
 	case err != nil:
-		return nil, finding("IMAGES_TR_MISSING", dir, "put the training images there", "%v", err)
+		return nil, finding("IMAGES_TR_MISSING", dir, "put the training images there", "%s", folderFault(err))
 	case len(strangers) > 0:
 		return nil, &Finding{
 			Code: "BAD_FILE_NAME", Severity: Error, Files: strangers,
@@ -146,6 +146,14 @@ func (d *Dataset) Cases() ([]Case, error) {
 		cases[i] = Case{ID: id, Images: files[id], Label: filepath.Join(d.Dir, "labelsTr", id+d.FileEnding)}
 	}
 	return cases, nil
+}
+
+// folderFault says why a folder cannot be listed.
+func folderFault(err error) string {
+	if errors.Is(err, fs.ErrNotExist) {
+		return "the folder is missing"
+	}
+	return err.Error()
 }
 
 // noCases says why a folder holds no image of the ending.

@@ -1,0 +1,356 @@
+package preprocess
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+
+	"masksam/internal/dataset"
+	"masksam/internal/imageio"
+	"masksam/internal/plan"
+	"masksam/internal/pyjson"
+	"masksam/internal/store"
+	"masksam/internal/volume"
+)
+
+const describe = `{"channel_names": {"0": "CT", "1": "T1"}, "labels": {"background": 0, "a": 1, "b": 2}, "numTraining": %d, "file_ending": ".nii.gz"}`
+
+func newDataset(t testing.TB, dir string, n int) *dataset.Dataset {
+	t.Helper()
+	path := filepath.Join(dir, dataset.FileName)
+	if err := os.WriteFile(path, fmt.Appendf(nil, describe, n), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	ds, err := dataset.Read(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ds
+}
+
+// newPlans plans cases of one spacing (z, y, x).
+func newPlans(t testing.TB, ds *dataset.Dataset, spacing [3]float64) *plan.Plans {
+	t.Helper()
+	fp := &plan.Fingerprint{
+		Intensity:    []plan.Intensity{{Low: -1, High: 2, Mean: 0.5, Std: 2}, {}},
+		RelativeSize: 0.5,
+		Shapes:       [][3]int{{12, 14, 16}},
+		Spacings:     [][3]float64{spacing},
+	}
+	p, err := plan.Make(ds, "Dataset001_A", fp, plan.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// newCase is noise in a box within zeros, with labels in it.
+func newCase(size [3]int, spacing [3]float64, seed uint64) (*imageio.Image, *imageio.Label) {
+	rng := rand.New(rand.NewPCG(seed, 5))
+	meta := imageio.Meta{Path: "a.nii.gz", Grid: volume.NewGrid(size, spacing), Dims: 3}
+	im := &imageio.Image{Meta: meta, Channels: [][]float32{make([]float32, meta.Grid.Len()), make([]float32, meta.Grid.Len())}}
+	label := &imageio.Label{Meta: meta, Data: make([]int32, meta.Grid.Len())}
+	for i := range label.Data {
+		z, y, x := i/(size[1]*size[2]), i/size[2]%size[1], i%size[2]
+		if z == 0 || y < 2 || x >= size[2]-2 {
+			continue
+		}
+		im.Channels[0][i], im.Channels[1][i] = float32(rng.NormFloat64()), float32(rng.Float64()+1)
+		label.Data[i] = int32(rng.IntN(3))
+	}
+	return im, label
+}
+
+func writeCase(t testing.TB, dir, id string, seed uint64) {
+	t.Helper()
+	im, label := newCase([3]int{8, 12, 14}, [3]float64{2, 1, 1}, seed)
+	for _, sub := range []string{"imagesTr", "labelsTr"} {
+		if err := os.MkdirAll(filepath.Join(dir, sub), 0o777); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for ch, data := range im.Channels {
+		if err := imageio.WriteFloat(filepath.Join(dir, "imagesTr", fmt.Sprintf("%s_%04d.nii.gz", id, ch)), [][]float32{data}, im.Meta); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := imageio.WriteLabel(filepath.Join(dir, "labelsTr", id+".nii.gz"), label.Data, label.Meta); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// On a grid that is not resampled, scores that are a label map's one-hot masks give it back, whatever the transpose and
+// the crop.
+func TestThereAndBack(t *testing.T) {
+	dir := t.TempDir()
+	ds := newDataset(t, dir, 1)
+	rapid.Check(t, func(rt *rapid.T) {
+		spacings := []float64{1, 1, 1}
+		spacings[rapid.IntRange(0, 2).Draw(rt, "coarse axis")] = 2
+		spacing := [3]float64(spacings)
+		cfg, err := NewConfig(newPlans(t, ds, spacing), rapid.SampledFrom([]string{"2d", "3d_fullres"}).Draw(rt, "configuration"), ds)
+		if err != nil {
+			rt.Fatal(err)
+		}
+		edge := rapid.IntRange(5, 12)
+		size := [3]int{edge.Draw(rt, "z"), edge.Draw(rt, "y"), edge.Draw(rt, "x")}
+		im, label := newCase(size, spacing, rapid.Uint64().Draw(rt, "seed"))
+		before := slices.Clone(im.Channels[0])
+		r, err := Case(cfg, im, label)
+		if err != nil {
+			rt.Fatal(err)
+		}
+		if !slices.Equal(before, im.Channels[0]) {
+			rt.Fatal("the image was changed")
+		}
+		n := len(r.Seg)
+		scores := make([]float32, 3*n)
+		for i, v := range r.Seg {
+			scores[max(int(v), 0)*n+i] = 1
+		}
+		labels, err := Labels(cfg, scores, r.Size, r.Properties, false)
+		if err != nil {
+			rt.Fatal(err)
+		}
+		for i, v := range label.Data {
+			if int32(labels[i]) != v {
+				rt.Fatalf("voxel %d of %v: %d, want %d", i, size, labels[i], v)
+			}
+		}
+		prob, err := Probabilities(cfg, scores, r.Size, r.Properties, false)
+		if err != nil {
+			rt.Fatal(err)
+		}
+		for i, v := range label.Data {
+			for k := range 3 {
+				if want := k == int(v); (prob[k*len(labels)+i] == 1) != want {
+					rt.Fatalf("voxel %d, label %d has probability %v", i, k, prob[k*len(labels)+i])
+				}
+			}
+		}
+		for _, c := range r.Classes {
+			for _, v := range c.Voxels {
+				if at := (int(v[0])*r.Size[1]+int(v[1]))*r.Size[2] + int(v[2]); int(r.Seg[at]) != c.Labels[0] {
+					rt.Fatalf("voxel %v holds %d, not %v", v, r.Seg[at], c.Labels)
+				}
+			}
+		}
+	})
+}
+
+func TestThinImageKeepsOneSlice(t *testing.T) {
+	ds := newDataset(t, t.TempDir(), 1)
+	cfg, err := NewConfig(newPlans(t, ds, [3]float64{8, 8, 8}), "3d_fullres", ds)
+	if err != nil {
+		t.Fatal(err)
+	}
+	im, label := newCase([3]int{4, 20, 20}, [3]float64{1, 1, 1}, 1)
+	r, err := Case(cfg, im, label)
+	if err != nil || r.Size != [3]int{1, 2, 2} {
+		t.Errorf("size %v, %v", r.Size, err)
+	}
+}
+
+func TestScoresWithoutSum(t *testing.T) {
+	heads := [][]float32{{0, 1, 2}, {0, 1, 0}, {0, 2, 0}}
+	share(heads)
+	if d := cmp.Diff([][]float32{{1, 0.25, 1}, {0, 0.25, 0}, {0, 0.5, 0}}, heads); d != "" {
+		t.Error(d)
+	}
+}
+
+func TestCaseFaults(t *testing.T) {
+	ds := newDataset(t, t.TempDir(), 1)
+	cfg, err := NewConfig(newPlans(t, ds, [3]float64{1, 1, 1}), "3d_fullres", ds)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for want, spoil := range map[string]func(im *imageio.Image, label *imageio.Label){
+		"2 voxels that are NaN":      func(im *imageio.Image, _ *imageio.Label) { im.Channels[1][3], im.Channels[1][4] = nan, nan },
+		"1 voxels that are infinite": func(im *imageio.Image, _ *imageio.Label) { im.Channels[0][3] = float32(math.Inf(-1)) },
+		"holds -4 3, but dataset":    func(_ *imageio.Image, l *imageio.Label) { l.Data[7], l.Data[9] = 3, -4 },
+		"1 channels, but":            func(im *imageio.Image, _ *imageio.Label) { im.Channels = im.Channels[:1] },
+		"the label map has":          func(_ *imageio.Image, l *imageio.Label) { l.Grid.Size[0]--; l.Data = l.Data[:l.Grid.Len()] },
+	} {
+		im, label := newCase([3]int{6, 7, 8}, [3]float64{1, 1, 1}, 1)
+		spoil(im, label)
+		if _, err := Case(cfg, im, label); err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "a.nii.gz") {
+			t.Errorf("%s: %v", want, err)
+		}
+	}
+	im, _ := newCase([3]int{6, 7, 8}, [3]float64{1, 1, 1}, 1)
+	r, err := Case(cfg, im, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Labels(cfg, make([]float32, 5), r.Size, r.Properties, false); err == nil {
+		t.Error("5 scores were enough")
+	}
+	r.Properties.ShapeAfterCropping[0]++
+	if _, err := Labels(cfg, make([]float32, 3*len(r.Seg)), r.Size, r.Properties, false); err == nil {
+		t.Error("contradicting properties passed")
+	}
+}
+
+var nan = float32(math.NaN())
+
+func TestConfigFaults(t *testing.T) {
+	ds := newDataset(t, t.TempDir(), 1)
+	p := newPlans(t, ds, [3]float64{1, 1, 1})
+	if _, err := NewConfig(p, "4d", ds); err == nil {
+		t.Error("unknown configuration")
+	}
+	if err := p.Put("2d", "normalization_schemes", []string{"CTNormalization", "Foo"}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := NewConfig(p, "2d", ds); err == nil || !strings.Contains(err.Error(), "Foo") {
+		t.Errorf("unknown normalisation: %v", err)
+	}
+	ds.Channels = ds.Channels[:1]
+	if _, err := NewConfig(p, "3d_fullres", ds); err == nil || !strings.Contains(err.Error(), "plan the dataset again") {
+		t.Errorf("plans of other channels: %v", err)
+	}
+}
+
+// A failed case is named, the others finish, and a second run does what is missing or stale.
+func TestDatasetRuns(t *testing.T) {
+	dir := t.TempDir()
+	for i, id := range []string{"a", "b", "c", "d"} {
+		writeCase(t, dir, id, uint64(i))
+	}
+	ds := newDataset(t, dir, 4)
+	o := Options{Dataset: ds, Plans: newPlans(t, ds, [3]float64{2, 1, 1}), Configuration: "3d_fullres", Out: filepath.Join(dir, "out"), Workers: 2}
+	file := func(name string) string { return filepath.Join(dir, filepath.FromSlash(name)) }
+	if err := os.Remove(file("labelsTr/b.nii.gz")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(file("imagesTr/d_0001.nii.gz"), 100); err != nil {
+		t.Fatal(err)
+	}
+	report, err := Dataset(t.Context(), o)
+	if err == nil || !strings.Contains(err.Error(), "case b") || !strings.Contains(err.Error(), "labelsTr/b.nii.gz") || !strings.Contains(err.Error(), "d_0001") {
+		t.Errorf("error %v", err)
+	}
+	if d := cmp.Diff(Report{Done: []string{"a", "c"}, Failed: []string{"b", "d"}}, report); d != "" {
+		t.Error(d)
+	}
+
+	writeCase(t, dir, "b", 9)
+	writeCase(t, dir, "d", 9)
+	report, err = Dataset(t.Context(), o)
+	if d := cmp.Diff(Report{Done: []string{"b", "d"}, Kept: []string{"a", "c"}}, report); d != "" || err != nil {
+		t.Error(d, err)
+	}
+
+	// A changed file, changed settings, a removed case.
+	later := time.Now().Add(time.Hour)
+	if err := os.Chtimes(file("labelsTr/c.nii.gz"), later, later); err != nil {
+		t.Fatal(err)
+	}
+	report, err = Dataset(t.Context(), o)
+	if d := cmp.Diff(Report{Done: []string{"c"}, Kept: []string{"a", "b", "d"}}, report); d != "" || err != nil {
+		t.Error(d, err)
+	}
+	if err := o.Plans.Put("3d_fullres", "spacing", []float64{2, 1, 1.5}); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"a_0000", "a_0001"} {
+		if err := os.Remove(file("imagesTr/" + name + ".nii.gz")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	report, err = Dataset(t.Context(), o)
+	if d := cmp.Diff(Report{Done: []string{"b", "c", "d"}, Removed: []string{"a"}}, report); d != "" || err != nil {
+		t.Error(d, err)
+	}
+	// The patch does not matter to the data.
+	if err := o.Plans.Put("3d_fullres", "patch_size", []int{4, 8, 8}); err != nil {
+		t.Fatal(err)
+	}
+	report, err = Dataset(t.Context(), o)
+	if len(report.Kept) != 3 || err != nil {
+		t.Error(report, err)
+	}
+	o.Force = true
+	report, err = Dataset(t.Context(), o)
+	if len(report.Done) != 3 || err != nil {
+		t.Error(report, err)
+	}
+	s, err := store.Open(o.Out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := s.Case("b")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p := c.Properties(); len(p.Images) != 2 || p.Label != file("labelsTr/b.nii.gz") || p.Meta.Path != p.Images[0] {
+		t.Errorf("sources %v %s", p.Images, p.Label)
+	}
+}
+
+func TestDatasetStops(t *testing.T) {
+	dir := t.TempDir()
+	writeCase(t, dir, "a", 1)
+	ds := newDataset(t, dir, 1)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	o := Options{Dataset: ds, Plans: newPlans(t, ds, [3]float64{2, 1, 1}), Configuration: "2d", Out: filepath.Join(dir, "out")}
+	if _, err := Dataset(ctx, o); !errors.Is(err, context.Canceled) {
+		t.Errorf("a stopped run gave %v", err)
+	}
+	o.Out = filepath.Join(dir, dataset.FileName, "out")
+	if _, err := Dataset(t.Context(), o); err == nil {
+		t.Error("a store below a file")
+	}
+}
+
+func TestRegionsAndIgnore(t *testing.T) {
+	doc, err := pyjson.ParseObject([]byte(`{"channel_names": {"0": "T1", "1": "T2"}, "labels": {"background": 0, "w": [1, 2], "c": 2, "ignore": 3}, "regions_class_order": [1, 2], "numTraining": 1, "file_ending": ".nii.gz"}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	labels, found := dataset.ReadLabels(doc, "")
+	if found != nil {
+		t.Fatal(found)
+	}
+	cfg := &Config{dataset: &dataset.Dataset{Labels: labels}}
+	seg := []int16{-1, 0, 1, 2, 3, 2}
+	got := map[string]int{}
+	for _, c := range cfg.locate(seg, [3]int{1, 2, 3}) {
+		got[fmt.Sprint(c.Labels)] = len(c.Voxels)
+		for _, v := range c.Voxels {
+			if !slices.Contains(c.Labels, int(seg[v[1]*3+v[2]])) {
+				t.Errorf("%v of %v", v, c.Labels)
+			}
+		}
+	}
+	if d := cmp.Diff(map[string]int{"[1 2]": 3, "[2]": 2, "[-1 0 1 2]": 5}, got); d != "" {
+		t.Error(d)
+	}
+}
+
+func BenchmarkCase(b *testing.B) {
+	ds := newDataset(b, b.TempDir(), 1)
+	cfg, err := NewConfig(newPlans(b, ds, [3]float64{2, 1, 1}), "3d_fullres", ds)
+	if err != nil {
+		b.Fatal(err)
+	}
+	im, label := newCase([3]int{40, 160, 160}, [3]float64{2.5, 1.3, 1.3}, 1)
+	for b.Loop() {
+		if _, err := Case(cfg, im, label); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
