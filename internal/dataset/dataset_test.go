@@ -12,6 +12,9 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
+
+	"masksam/internal/golden"
+	"masksam/internal/pyjson"
 )
 
 // tree makes empty files; a name ending in dataset.json gets the text.
@@ -336,4 +339,78 @@ func TestSplitsFile(t *testing.T) {
 			t.Errorf("fold %q: no error", fold)
 		}
 	}
+}
+
+// TestPublishedSplit makes the split that the owners of MSD's lung dataset published, as the same text.
+func TestPublishedSplit(t *testing.T) {
+	path := golden.Path(t, "nnunet/planner/public_fetched/Dataset006_Lung/splits_final.json")
+	published, _, err := ReadSplits(path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	made, err := KFold(append(slices.Clone(published[0].Train), published[0].Val...), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := filepath.Join(t.TempDir(), SplitsName)
+	if err := WriteSplits(out, made); err != nil {
+		t.Fatal(err)
+	}
+	var texts []string
+	for _, p := range []string{path, out} {
+		text, err := os.ReadFile(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		v, err := pyjson.Parse(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if text, err = pyjson.Marshal(v); err != nil {
+			t.Fatal(err)
+		}
+		texts = append(texts, string(text))
+	}
+	if d := cmp.Diff(texts[0], texts[1]); d != "" {
+		t.Error(d)
+	}
+}
+
+func FuzzRead(f *testing.F) {
+	f.Add([]byte(plainJSON))
+	f.Add([]byte(`{"modality": {"0": 1}, "labels": {"background": "0", "r": [1, 2], "ignore": 3}, "regions_class_order": [1], "numTraining": 1.0, "file_ending": ".png", "dataset": {"a": {"images": ["$HOME"], "label": ""}}}`))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		doc, err := pyjson.ParseObject(text)
+		if err != nil {
+			return
+		}
+		d, found := parse(doc, filepath.Join(t.TempDir(), FileName))
+		if len(found) > 0 {
+			return
+		}
+		_, _ = d.Cases()
+		d.Labels.Regions()
+		n := d.Labels.Heads()
+		decoder := d.Labels.Decode(make([]uint16, 1), true)
+		for range n {
+			decoder.Add([]float32{1})
+		}
+	})
+}
+
+func FuzzReadSplits(f *testing.F) {
+	f.Add([]byte(`[{"train": ["a"], "val": ["b"]}]`))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		path := filepath.Join(t.TempDir(), SplitsName)
+		if err := os.WriteFile(path, text, 0o666); err != nil {
+			t.Fatal(err)
+		}
+		splits, _, err := ReadSplits(path, nil)
+		if err != nil {
+			return
+		}
+		if _, _, err := Fold(splits, []string{"a", "b"}, "0"); err != nil {
+			t.Fatal(err)
+		}
+	})
 }

@@ -60,13 +60,13 @@ func ReadLabels(doc *pyjson.Object, file string) (*Labels, []*Finding) {
 		good := len(list) > 0
 		for _, v := range list {
 			n, ok := integer(v)
-			good = good && ok
+			good = good && ok && n >= 0 && n <= math.MaxUint16
 			e.values = append(e.values, n)
 		}
 		switch {
 		case !good:
 			text, _ := pyjson.Marshal(value)
-			fail("LABELS_INVALID", "a label is a whole number, a region a list of them", "label %q is %s", name, strings.Join(strings.Fields(string(text)), " "))
+			fail("LABELS_INVALID", "a label is a whole number from 0 to 65535, a region a list of them", "label %q is %s", name, strings.Join(strings.Fields(string(text)), " "))
 			continue
 		case name == "ignore" && !e.scalar:
 			fail("IGNORE_NOT_INT", "give it one number, the highest label + 1", "the ignore label is a list")
@@ -106,7 +106,7 @@ func ReadLabels(doc *pyjson.Object, file string) (*Labels, []*Finding) {
 		list, isList := order.([]any)
 		for _, v := range list {
 			n, ok := integer(v)
-			isList = isList && ok
+			isList = isList && ok && n >= 0 && n <= math.MaxUint16
 			l.classOrder = append(l.classOrder, n)
 		}
 		switch want := len(l.Regions()); {

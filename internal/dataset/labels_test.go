@@ -159,6 +159,7 @@ func TestLabelFaults(t *testing.T) {
 	for text, want := range map[string][]string{
 		`{"labels": []}`: {"LABELS_INVALID"},
 		`{"labels": {"background": 0, "a": 1.5}}`:                                  {"LABELS_INVALID"},
+		`{"labels": {"background": 0, "a": -1}}`:                                   {"LABELS_INVALID"},
 		`{"labels": {"background": 0, "a": []}}`:                                   {"LABELS_INVALID"},
 		`{"labels": {"background": 0, "a": 3, "b": 1}}`:                            {"LABELS_NOT_CONSECUTIVE"},
 		`{"labels": {"background": [0], "a": 1, "ignore": [2]}}`:                   {"IGNORE_NOT_INT", "BACKGROUND_NOT_SCALAR"},

@@ -464,3 +464,21 @@ func FuzzPlans(f *testing.F) {
 		}
 	})
 }
+
+func FuzzFingerprint(f *testing.F) {
+	fp := &Fingerprint{Intensity: make([]Intensity, 1), Shapes: [][3]int{{1, 2, 3}}, Spacings: [][3]float64{{1, 1, 1}}}
+	text, err := fp.JSON()
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(text)
+	f.Fuzz(func(t *testing.T, text []byte) {
+		fp, err := parseFingerprint(text)
+		if err != nil {
+			return
+		}
+		if _, err := fp.JSON(); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
