@@ -3,6 +3,7 @@ package preprocess
 import (
 	"fmt"
 	"math"
+	"slices"
 
 	"masksam/internal/dataset"
 	"masksam/internal/imageio"
@@ -112,15 +113,17 @@ func (c *Config) locate(seg []int16, size [3]int) []store.Located {
 		wanted = append(wanted, append([]int{-1}, rules.All()...))
 	}
 
-	at := map[int16][]int32{} // flat places of every wanted label
+	// Flat places of every wanted label; labels are from −1 on.
+	at := make([][]int32, slices.Max(rules.All())+3)
+	want := make([]bool, len(at))
 	for _, labels := range wanted {
 		for _, label := range labels {
-			at[int16(label)] = nil
+			want[label+1] = true
 		}
 	}
 	for i, v := range seg {
-		if list, ok := at[v]; ok {
-			at[v] = append(list, int32(i))
+		if want[v+1] {
+			at[v+1] = append(at[v+1], int32(i))
 		}
 	}
 	rng := mt19937.New(locationSeed)
@@ -128,7 +131,7 @@ func (c *Config) locate(seg []int16, size [3]int) []store.Located {
 	for _, labels := range wanted {
 		var places []int32
 		for _, label := range labels {
-			places = append(places, at[int16(label)]...)
+			places = append(places, at[label+1]...)
 		}
 		located := store.Located{Labels: labels}
 		if n := len(places); n > 0 {
