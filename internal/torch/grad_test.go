@@ -42,7 +42,14 @@ func convOp(name string, transposed bool, x, w []int, c Conv) diffOp {
 	if transposed {
 		b = w[1] * max(c.Groups, 1)
 	}
-	return diffOp{name: name, shapes: [][]int{x, w, {b}}, params: 2, f: func(s *Scope, x []*Tensor) *Tensor {
+	shapes := [][]int{x, w, {b}}
+	if strings.Contains(name, "no bias") {
+		shapes = shapes[:2]
+	}
+	return diffOp{name: name, shapes: shapes, params: len(shapes) - 1, f: func(s *Scope, x []*Tensor) *Tensor {
+		if len(x) == 2 {
+			x = append(x, nil)
+		}
 		switch {
 		case transposed && len(w) == 4:
 			return s.ConvTranspose2d(x[0], x[1], x[2], c)
@@ -126,6 +133,9 @@ var diffOps = []diffOp{
 	{name: "Attention", shapes: dims([]int{2, 3, 10, 8}, []int{2, 3, 12, 8}, []int{2, 3, 12, 6}), f: func(s *Scope, x []*Tensor) *Tensor {
 		return s.Attention(x[0], x[1], x[2], nil, 0.35)
 	}},
+	{name: "Attention/few tokens", shapes: dims([]int{3, 3, 4, 8}, []int{3, 3, 5, 8}, []int{3, 3, 5, 8}), f: func(s *Scope, x []*Tensor) *Tensor {
+		return s.Attention(x[0], x[1], x[2], nil, 0.35)
+	}},
 	{name: "Attention/mask", shapes: dims([]int{2, 3, 10, 8}, []int{2, 3, 12, 8}, []int{2, 3, 12, 8}, []int{3, 10, 12}), f: func(s *Scope, x []*Tensor) *Tensor {
 		return s.Attention(x[0], x[1], x[2], x[3], 0.35)
 	}},
@@ -141,11 +151,17 @@ var diffOps = []diffOp{
 	convOp("Conv3d/stride", false, []int{2, 3, 4, 6, 5}, []int{8, 3, 1, 2, 2}, Conv{Stride: []int{1, 2, 2}}),
 	convOp("Conv3d/depthwise", false, []int{2, 16, 4, 5, 6}, []int{16, 1, 3, 3, 3}, Conv{Pad: []int{1}, Groups: 16}),
 	convOp("Conv3d/depthwise of odd width", false, []int{1, 5, 1, 2, 3}, []int{5, 1, 3, 3, 3}, Conv{Pad: []int{1}, Groups: 5}),
+	convOp("Conv3d/depthwise, no bias", false, []int{1, 32, 2, 3, 3}, []int{32, 1, 3, 3, 3}, Conv{Pad: []int{1}, Groups: 32}),
+	convOp("Conv3d/batch of one", false, []int{1, 4, 3, 6, 5}, []int{8, 4, 3, 3, 3}, Conv{Pad: []int{1}}),
+	convOp("Conv3d/batch of one, flat kernel", false, []int{1, 4, 3, 5, 6}, []int{8, 4, 1, 3, 3}, Conv{Pad: []int{0, 1, 1}}),
+	convOp("Conv3d/batch of one, even frames, no bias", false, []int{1, 4, 4, 5, 5}, []int{8, 4, 3, 3, 3}, Conv{Pad: []int{1}}),
+	convOp("Conv3d/batch of one, unpadded", false, []int{1, 4, 4, 6, 6}, []int{8, 4, 3, 3, 3}, Conv{}),
 	convOp("Conv3d/groups", false, []int{2, 4, 3, 4, 5}, []int{6, 2, 3, 3, 3}, Conv{Pad: []int{1}, Groups: 2}),
 	convOp("ConvTranspose2d", true, []int{2, 4, 5, 6}, []int{4, 3, 3, 3}, Conv{Stride: []int{2}, Pad: []int{1}, OutPad: []int{1}}),
 	convOp("ConvTranspose2d/2x2", true, []int{2, 4, 5, 6}, []int{4, 3, 2, 2}, Conv{Stride: []int{2}}),
 	convOp("ConvTranspose3d", true, []int{2, 4, 3, 5, 6}, []int{4, 3, 3, 3, 3}, Conv{Stride: []int{1, 2, 2}, Pad: []int{1}}),
 	convOp("ConvTranspose3d/1x2x2", true, []int{2, 4, 3, 5, 6}, []int{4, 3, 1, 2, 2}, Conv{Stride: []int{1, 2, 2}}),
+	convOp("ConvTranspose3d/1x2x2, no bias", true, []int{2, 4, 3, 5, 6}, []int{4, 3, 1, 2, 2}, Conv{Stride: []int{1, 2, 2}}),
 	convOp("ConvTranspose3d/2x2x2", true, []int{1, 4, 3, 2, 3}, []int{4, 8, 2, 2, 2}, Conv{Stride: []int{2}}),
 
 	unary("Softmax", func(s *Scope, x *Tensor) *Tensor { return s.Softmax(x, 1) }),
@@ -251,6 +267,8 @@ func dot(a, b []float64) (sum float64) {
 
 // The gradient along random directions equals central differences in float64.
 func TestGradientsAgainstFiniteDifferences(t *testing.T) {
+	useOwnKernels(2)
+	defer useOwnKernels(1)
 	const h = 1e-6
 	for _, o := range diffOps {
 		t.Run(o.name, func(t *testing.T) {
@@ -340,6 +358,8 @@ var layouts = []struct {
 // differences alone cannot see a kernel that is wrong for one layout: libtorch
 // 1.13.1's own GELU node fails here in both types.
 func TestLayouts(t *testing.T) {
+	useOwnKernels(2)
+	defer useOwnKernels(1)
 	for _, p := range []struct {
 		dtype DType
 		tol   float64
@@ -428,4 +448,29 @@ func closeTo(what string, got, want *Tensor, tol float64, incoming *Tensor) erro
 		}
 	}
 	return nil
+}
+
+// The shim's own ways of operations give libtorch's values and gradients.
+func TestOwnKernelsAgainstLibtorch(t *testing.T) {
+	defer useOwnKernels(1)
+	for _, o := range diffOps {
+		err := Do(Mode{Grad: true}, func(s *Scope) error {
+			var results [2][]*Tensor
+			for i, when := range []int{0, 2} {
+				useOwnKernels(when)
+				xs := leaves(s, draw(s, o, 3))
+				y := o.f(s, xs)
+				results[i] = append(s.Grads(s.Sum(s.Sin(y)), xs), y)
+			}
+			for i, want := range results[0] {
+				if err := closeTo(fmt.Sprintf("result %d", i), results[1][i], want, 1e-11, nil); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			t.Errorf("%s: %v", o.name, err)
+		}
+	}
 }

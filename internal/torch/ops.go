@@ -293,14 +293,14 @@ func (s *Scope) Backward(loss *Tensor) { s.BackwardWith(loss, nil) }
 // BackwardWith collects the gradients of Σ t·grad in the leaves that require them.
 // The graph behind t is released.
 func (s *Scope) BackwardWith(t, grad *Tensor) {
-	s.run(C.op_Backward, ts{t, grad}, nil, nil, nil)
+	s.Autocast(Float32).run(C.op_Backward, ts{t, grad}, nil, nil, nil)
 }
 
 // Grads is the gradients of the one-element loss by each of inputs, nil where
 // loss does not depend on it. The graph behind loss is released.
 func (s *Scope) Grads(loss *Tensor, inputs []*Tensor) []*Tensor {
 	out := make([]C.handle, len(inputs))
-	s.run(C.op_Grads, append(ts{loss}, inputs...), nil, nil, out)
+	s.Autocast(Float32).run(C.op_Grads, append(ts{loss}, inputs...), nil, nil, out)
 	grads := make([]*Tensor, len(inputs))
 	for i, h := range out {
 		if h != 0 {

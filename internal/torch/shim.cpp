@@ -4,15 +4,21 @@
 #include "shim.h"
 
 #include <ATen/ATen.h>
+#include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>
 #include <ATen/Version.h>
 #include <ATen/autocast_mode.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 #include <dlfcn.h>
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 #include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/version.h>
 
+#include <algorithm>
+#include <array>
 #include <atomic>
 #include <cmath>
 #include <cstring>
@@ -90,6 +96,16 @@ void autocast_to(bool on, at::ScalarType dtype) {
 #endif
 }
 
+// Whether operations that have a faster way of their own here take it: 0 never, 1 where
+// it pays, 2 at any size; 0 and 2 are for comparison and tests.
+std::atomic<int> own_kernels{1};
+
+// Memory of large tensors goes back to the heap, not to the system: with glibc's
+// defaults every tensor beyond 32 MB costs a page fault per 4 KB, again and again.
+#ifdef __GLIBC__
+const int kept_memory = mallopt(M_MMAP_MAX, 0) + mallopt(M_TRIM_THRESHOLD, 1 << 30);
+#endif
+
 // State sets this thread's gradient mode and autocast for one call. The cache of
 // cast weights stays off: it outlives an optimiser step and mixes casts made with
 // and without gradients.
@@ -161,7 +177,7 @@ struct Call {
   int nnums;
   handle *out;
   int nout, done;
-  bool autocast;
+  int autocast; // dtype, 0 = off
 
   Tensor operator[](int i) const { return i < nin ? borrow(in[i]) : Tensor(); }
   MaybeTensor maybe(int i) const {
@@ -181,6 +197,11 @@ struct Call {
     const double v = nums[i];
     if (at::isIntegralType(x.scalar_type(), true) && v == std::trunc(v)) return int64_t(v);
     return v;
+  }
+  // The ith tensor in autocast's dtype, if that is on.
+  Tensor narrowed(int i) const {
+    Tensor x = (*this)[i];
+    return autocast && x.is_floating_point() ? x.to(dtypes[autocast]) : x;
   }
   // The ith tensor, in float32 if autocast made it narrower: for what CUDA's autocast
   // computes in float32 and the CPU's leaves as it is, or knows in one dtype only.
@@ -357,44 +378,371 @@ OP(OneHot) { c.ret(at::one_hot(c[0], c.ints[0])); }
 BINARY(MatMul, at::matmul)
 OP(Linear) { c.ret(at::linear(c[0], c[1], c.maybe(2))); }
 
+// Softmax attention of flat heads q (G,N,d), scaled already, k (G,M,d), v (G,M,e)
+// over blocks of the G×N×M logits, which are never whole in memory: the gradient
+// computes each block again.
+struct TiledAttention : torch::autograd::Function<TiledAttention> {
+  static int64_t block() { return own_kernels == 2 ? 64 : 1 << 22; } // logits at a time
+  // Logits a graph may hold: below, computing them twice costs more than it saves.
+  static int64_t whole() { return own_kernels == 2 ? 64 : 1 << 25; }
+
+  // Calls f with ranges of heads and of queries that cover all.
+  template <typename F> static void blocks(const Tensor &q, const Tensor &k, F &&f) {
+    const int64_t heads = q.size(0), n = q.size(1), m = std::max<int64_t>(k.size(1), 1);
+    const int64_t rows = std::clamp<int64_t>(block() / m, 1, n), some = rows < n ? 1 : std::clamp<int64_t>(block() / (n * m), 1, heads);
+    for (int64_t h = 0; h < heads; h += some)
+      for (int64_t i = 0; i < n; i += rows) f(h, std::min(some, heads - h), i, std::min(rows, n - i));
+  }
+
+  static Tensor forward(AutogradContext *ctx, const Tensor &q, const Tensor &k, const Tensor &v) {
+    ctx->save_for_backward({q, k, v});
+    auto y = at::empty({q.size(0), q.size(1), v.size(2)}, v.options());
+    blocks(q, k, [&](int64_t h, int64_t hs, int64_t i, int64_t is) {
+      auto p = at::softmax(at::bmm(q.narrow(0, h, hs).narrow(1, i, is), k.narrow(0, h, hs).transpose(1, 2)), -1);
+      y.narrow(0, h, hs).narrow(1, i, is).copy_(at::bmm(p, v.narrow(0, h, hs)));
+    });
+    return y;
+  }
+
+  static variable_list backward(AutogradContext *ctx, variable_list grads) {
+    const auto saved = ctx->get_saved_variables();
+    const auto &q = saved[0], &k = saved[1], &v = saved[2];
+    const auto g = grads[0].to(v.scalar_type());
+    auto dq = at::empty(q.sizes(), q.options()), dk = at::zeros(k.sizes(), k.options()), dv = at::zeros(v.sizes(), v.options());
+    blocks(q, k, [&](int64_t h, int64_t hs, int64_t i, int64_t is) {
+      const auto qb = q.narrow(0, h, hs).narrow(1, i, is), gb = g.narrow(0, h, hs).narrow(1, i, is);
+      const auto kb = k.narrow(0, h, hs), vb = v.narrow(0, h, hs);
+      const auto p = at::softmax(at::bmm(qb, kb.transpose(1, 2)), -1);
+      const auto ds = at::_softmax_backward_data(at::bmm(gb, vb.transpose(1, 2)), p, -1, p.scalar_type());
+      dv.narrow(0, h, hs).baddbmm_(p.transpose(1, 2), gb);
+      dk.narrow(0, h, hs).baddbmm_(ds.transpose(1, 2), qb);
+      dq.narrow(0, h, hs).narrow(1, i, is).copy_(at::bmm(ds, kb));
+    });
+    return {dq, dk, dv};
+  }
+};
+
 OP(Attention) {
-  auto q = c[0], k = c[1], v = c[2];
-  auto logits = at::matmul(at::mul(q, c.nums[0]), k.transpose(-2, -1));
-  if (auto mask = c.maybe(3)) logits = at::add(logits, *mask);
+  auto q = c.narrowed(0), k = c.narrowed(1), v = c.narrowed(2), mask = c[3];
+  q = at::mul(q, c.nums[0]);
+  const int64_t r = q.dim(), n = q.size(-2), m = k.size(-2);
+  const bool flat = r >= 2 && k.dim() == r && v.dim() == r && q.sizes().slice(0, r - 2) == k.sizes().slice(0, r - 2) &&
+                    q.sizes().slice(0, r - 2) == v.sizes().slice(0, r - 2) && k.size(-1) == q.size(-1) && v.size(-2) == m;
+  const bool recorded = at::GradMode::is_enabled() && (q.requires_grad() || k.requires_grad() || v.requires_grad());
+  if (own_kernels && flat && q.is_cpu() && !mask.defined() && q.numel() / q.size(-1) * m > (recorded ? TiledAttention::whole() : TiledAttention::block())) {
+    auto shape = q.sizes().vec();
+    shape.back() = v.size(-1);
+    return c.ret(TiledAttention::apply(q.reshape({-1, n, q.size(-1)}), k.reshape({-1, m, k.size(-1)}), v.reshape({-1, m, v.size(-1)})).view(shape));
+  }
+#if TORCH_AT_LEAST(2, 1)
+  if (q.is_cuda()) {
+    if (mask.defined()) mask = mask.to(q.scalar_type());
+    return c.ret(at::scaled_dot_product_attention(q, k, v, mask.defined() ? MaybeTensor(mask) : MaybeTensor(), 0.0, false, 1.0));
+  }
+#endif
+  auto logits = at::matmul(q, k.transpose(-2, -1));
+  if (mask.defined()) logits = at::add(logits, mask);
   c.ret(at::matmul(at::softmax(logits, -1), v));
 }
 
-// ---- convolution and friends ------------------------------------------------------------------
+// ---- convolution ----------------------------------------------------------------------------------
+
+// What libtorch does slowly on the CPU goes other ways here; each is measured
+// against libtorch's own in bench_test.go.
+
+bool all_are(IntArrayRef v, int64_t want) {
+  return std::all_of(v.begin(), v.end(), [=](int64_t x) { return x == want; });
+}
+
+// w (R,C) times every position of x (B,C,…), plus b (R) if defined: (B,R,…).
+Tensor channel_product(const Tensor &x, const Tensor &w, const Tensor &b) {
+  const int64_t rows = w.size(0);
+  const auto flat = x.flatten(2), wide = w.unsqueeze(0).expand({x.size(0), rows, w.size(1)});
+  auto shape = x.sizes().vec();
+  shape[1] = rows;
+  return (b.defined() ? at::baddbmm(b.view({1, rows, 1}), wide, flat) : at::bmm(wide, flat)).view(shape);
+}
+
+// The transposed convolution whose stride is its kernel: windows do not overlap, so
+// it is one matrix product and a shuffle of the D·k results of a position to its window.
+Tensor upsampling_convolution(const Tensor &x, const Tensor &w, const Tensor &b) {
+  const auto kernel = w.sizes().slice(2);
+  const int64_t n = kernel.size(), d = w.size(1), window = c10::multiply_integers(kernel);
+  auto y = channel_product(x, w.flatten(1).t(), b.defined() ? b.repeat_interleave(window) : b);
+  std::vector<int64_t> split{x.size(0), d}, order{0, 1}, shape{x.size(0), d};
+  split.insert(split.end(), kernel.begin(), kernel.end());
+  for (int64_t i = 0; i < n; i++) {
+    split.push_back(x.size(2 + i));
+    order.insert(order.end(), {2 + n + i, 2 + i});
+    shape.push_back(x.size(2 + i) * kernel[i]);
+  }
+  return y.view(split).permute(order).reshape(shape);
+}
+
+// libtorch keeps 3-D convolutions of a batch of one away from oneDNN unless they are
+// large in a measure that leaves out the last axis. As a batch of two halves, cut
+// along an even axis with the margin the kernel needs, they are 3 to 10 times faster.
+// Returns the axis to cut, or 0 if libtorch does well by itself.
+int64_t axis_to_halve(const Tensor &x, const Tensor &w, IntArrayRef pad) {
+  if (x.size(0) != 1 || x.scalar_type() != at::kFloat || x.size(1) * x.size(2) * x.size(3) > 20480 ||
+      (w.size(3) > 3 && w.size(4) > 3))
+    return 0;
+  for (int64_t axis : {3, 2, 4})
+    if (x.size(axis) % 2 == 0 && w.size(axis) == 2 * pad[axis - 2] + 1) return axis;
+  return 0;
+}
+
+Tensor convolution_of_halves(const Tensor &x, const Tensor &w, const MaybeTensor &b, IntArrayRef pad, int64_t axis) {
+  const int64_t half = x.size(axis) / 2, margin = pad[axis - 2];
+  std::vector<int64_t> ends(2 * (5 - axis), 0), rest = pad.vec();
+  ends[2 * (4 - axis)] = ends[2 * (4 - axis) + 1] = margin;
+  rest[axis - 2] = 0;
+  const auto padded = at::constant_pad_nd(x, ends);
+  const auto halves = at::cat({padded.narrow(axis, 0, half + 2 * margin), padded.narrow(axis, half, half + 2 * margin)}, 0);
+  const auto y = at::conv3d(halves, w, b, 1, rest);
+  return at::cat({y.narrow(0, 0, 1), y.narrow(0, 1, 1)}, axis);
+}
+
+// Compiled for each level of the processor's vector instructions, chosen at start.
+#if defined(__x86_64__) && defined(__GNUC__) && __GNUC__ >= 12 && !defined(__clang__)
+#define MULTIVERSION __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#else
+#define MULTIVERSION
+#endif
+
+// 64 bytes of T at any address.
+template <typename T> struct Simd {
+  typedef T V __attribute__((vector_size(64), aligned(alignof(T)), may_alias));
+  static constexpr int64_t n = 64 / sizeof(T);
+};
+
+// A map (B,T,H,W,C) in memory; a row is its W·C elements at one b, t, h.
+struct Map {
+  int64_t B, T, H, W, C;
+  explicit Map(const Tensor &x) : B(x.size(0)), T(x.size(2)), H(x.size(3)), W(x.size(4)), C(x.size(1)) {}
+  int64_t rows() const { return B * T * H; }
+};
+
+// Rows [from, to) of the depthwise 3×3×3 convolution with padding 1, for weights
+// (27,C) and bias (C) or null.
+template <typename T>
+MULTIVERSION void depthwise_rows(const T *x, const T *w, const T *bias, T *y, const Map m, int64_t from, int64_t to) {
+  typedef typename Simd<T>::V V;
+  constexpr int64_t L = Simd<T>::n;
+  const int64_t C = m.C, row = m.W * C;
+  for (int64_t r = from; r < to; r++) {
+    const int64_t h = r % m.H, t = r / m.H % m.T;
+    const int64_t t0 = t == 0, t1 = t == m.T - 1 ? 2 : 3, h0 = h == 0, h1 = h == m.H - 1 ? 2 : 3;
+    for (int64_t j = 0; j < m.W; j++) {
+      const int64_t w0 = j == 0, w1 = j == m.W - 1 ? 2 : 3;
+      const T *in = x + r * row + j * C;
+      T *out = y + r * row + j * C;
+      int64_t c = 0;
+      for (; c + 2 * L <= C; c += 2 * L) {
+        V a{}, b{};
+        if (bias) {
+          a = *(const V *)(bias + c);
+          b = *(const V *)(bias + c + L);
+        }
+        for (int64_t kt = t0; kt < t1; kt++)
+          for (int64_t kh = h0; kh < h1; kh++) {
+            const T *p = in + ((kt - 1) * m.H + kh - 1) * row - C + c, *q = w + (kt * 9 + kh * 3) * C + c;
+            for (int64_t kw = w0; kw < w1; kw++) {
+              a += *(const V *)(p + kw * C) * *(const V *)(q + kw * C);
+              b += *(const V *)(p + kw * C + L) * *(const V *)(q + kw * C + L);
+            }
+          }
+        *(V *)(out + c) = a;
+        *(V *)(out + c + L) = b;
+      }
+      for (; c < C; c++) {
+        T a = bias ? bias[c] : T(0);
+        for (int64_t kt = t0; kt < t1; kt++)
+          for (int64_t kh = h0; kh < h1; kh++)
+            for (int64_t kw = w0; kw < w1; kw++)
+              a += in[((kt - 1) * m.H + kh - 1) * row + (kw - 1) * C + c] * w[(kt * 9 + kh * 3 + kw) * C + c];
+        out[c] = a;
+      }
+    }
+  }
+}
+
+// Adds to the weights' gradient dw (27,C) the share of rows [from, to) of the incoming one.
+template <typename T>
+MULTIVERSION void depthwise_weights(const T *x, const T *g, T *dw, const Map m, int64_t from, int64_t to) {
+  typedef typename Simd<T>::V V;
+  constexpr int64_t L = Simd<T>::n;
+  const int64_t C = m.C, row = m.W * C;
+  for (int64_t r = from; r < to; r++) {
+    const int64_t h = r % m.H, t = r / m.H % m.T;
+    for (int64_t kt = t == 0; kt < (t == m.T - 1 ? 2 : 3); kt++)
+      for (int64_t kh = h == 0; kh < (h == m.H - 1 ? 2 : 3); kh++) {
+        const T *p = x + (r + (kt - 1) * m.H + kh - 1) * row, *q = g + r * row;
+        T *d = dw + (kt * 9 + kh * 3) * C;
+        int64_t c = 0;
+        for (; c + L <= C; c += L) {
+          V a{}, b{}, e{}, left{}, mid = *(const V *)(p + c); // x at j-1, j, j+1 against g at j
+          for (int64_t j = 0; j < m.W; j++) {
+            V right{};
+            if (j + 1 < m.W) right = *(const V *)(p + (j + 1) * C + c);
+            const V gj = *(const V *)(q + j * C + c);
+            a += left * gj;
+            b += mid * gj;
+            e += right * gj;
+            left = mid;
+            mid = right;
+          }
+          *(V *)(d + c) += a;
+          *(V *)(d + C + c) += b;
+          *(V *)(d + 2 * C + c) += e;
+        }
+        for (; c < C; c++)
+          for (int64_t kw = 0; kw < 3; kw++)
+            for (int64_t j = kw == 0; j < m.W - (kw == 2); j++) d[kw * C + c] += p[(j + kw - 1) * C + c] * q[j * C + c];
+      }
+  }
+}
+
+// Depthwise 3×3×3 convolution, stride and padding 1, of float or double on the CPU,
+// in channels-last memory.
+struct Depthwise : torch::autograd::Function<Depthwise> {
+  static constexpr auto last = at::MemoryFormat::ChannelsLast3d;
+
+  static Tensor convolve(const Tensor &x, const Tensor &w, const Tensor &b) {
+    auto y = at::empty(x.sizes(), x.options().memory_format(last));
+    const Map m(x);
+    AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "depthwise", [&] {
+      const auto *xp = x.data_ptr<scalar_t>(), *wp = w.data_ptr<scalar_t>(), *bp = b.defined() ? b.data_ptr<scalar_t>() : nullptr;
+      auto *yp = y.data_ptr<scalar_t>();
+      at::parallel_for(0, m.rows(), at::internal::GRAIN_SIZE / (m.W * m.C * 27) + 1,
+                       [&](int64_t from, int64_t to) { depthwise_rows<scalar_t>(xp, wp, bp, yp, m, from, to); });
+    });
+    return y;
+  }
+
+  static Tensor forward(AutogradContext *ctx, const Tensor &x, const Tensor &w, const MaybeTensor &b) {
+    const auto xc = x.contiguous(last), taps = w.flatten(1).t().contiguous(); // (27,C)
+    ctx->save_for_backward({xc, taps});
+    ctx->saved_data["bias"] = b.has_value();
+    return convolve(xc, taps, b ? b->contiguous() : Tensor());
+  }
+
+  static variable_list backward(AutogradContext *ctx, variable_list grads) {
+    const auto saved = ctx->get_saved_variables();
+    const auto &x = saved[0], &taps = saved[1];
+    const auto g = grads[0].contiguous(last);
+    const Map m(x);
+    const int64_t parts = at::get_num_threads(), rows = (m.rows() + parts - 1) / parts;
+    auto sums = at::zeros({parts, 27, m.C}, x.options());
+    AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "depthwise", [&] {
+      const auto *xp = x.data_ptr<scalar_t>(), *gp = g.data_ptr<scalar_t>();
+      auto *sp = sums.data_ptr<scalar_t>();
+      at::parallel_for(0, parts, 1, [&](int64_t from, int64_t to) {
+        for (int64_t i = from; i < to; i++)
+          depthwise_weights<scalar_t>(xp, gp, sp + i * 27 * m.C, m, std::min(i * rows, m.rows()), std::min((i + 1) * rows, m.rows()));
+      });
+    });
+    auto dw = sums.sum(0).t().reshape({m.C, 1, 3, 3, 3});
+    return {convolve(g, taps.flip({0}), Tensor()), dw, ctx->saved_data["bias"].toBool() ? g.sum({0, 2, 3, 4}) : Tensor()};
+  }
+};
 
 // ints: stride, pad, dilation (n each), groups.
-template <typename F> void conv(Call &c, F f, int n) {
-  c.ret(f(c[0], c[1], c.maybe(2), c.part(0, n), c.part(n, n), c.part(2 * n, n), c.ints[3 * n]));
-}
 OP(Conv2d) {
-  conv(c, [](auto &&...a) { return at::conv2d(a...); }, 2);
+  auto x = c[0], w = c[1];
+  const auto stride = c.part(0, 2), pad = c.part(2, 2), dilation = c.part(4, 2);
+  if (own_kernels && x.is_cpu() && x.dim() == 4 && w.dim() == 4 && x.size(1) == w.size(1) && all_are(w.sizes().slice(2), 1) && all_are(stride, 1) && all_are(pad, 0))
+    return c.ret(channel_product(x, w.flatten(1), c[2]));
+  c.ret(at::conv2d(x, w, c.maybe(2), stride, pad, dilation, c.ints[6]));
 }
+
 OP(Conv3d) {
-  conv(c, [](auto &&...a) { return at::conv3d(a...); }, 3);
+  auto x = c[0], w = c[1];
+  const auto stride = c.part(0, 3), pad = c.part(3, 3), dilation = c.part(6, 3);
+  const int64_t groups = c.ints[9];
+  const bool plain_steps = all_are(stride, 1) && all_are(dilation, 1);
+  if (own_kernels && x.is_cpu() && x.dim() == 5 && w.dim() == 5 && x.size(1) == w.size(1) * groups && plain_steps) {
+    const auto kernel = w.sizes().slice(2);
+    if (groups == 1 && all_are(kernel, 1) && all_are(pad, 0)) return c.ret(channel_product(x, w.flatten(1), c[2]));
+    if (groups == w.size(0) && w.size(1) == 1 && all_are(kernel, 3) && all_are(pad, 1) && x.numel() > 0 && c.wide(0).scalar_type() == w.scalar_type() && !is_half(w))
+      return c.ret(Depthwise::apply(c.wide(0), w, c.maybe(2)));
+    if (groups == 1 && !c.autocast)
+      if (const auto axis = axis_to_halve(x, w, pad)) return c.ret(convolution_of_halves(x, w, c.maybe(2), pad, axis));
+  }
+  c.ret(at::conv3d(x, w, c.maybe(2), stride, pad, dilation, groups));
 }
+
 // ints: stride, pad, dilation, output pad (n each), groups.
+template <typename F> void transposed(Call &c, int n, F &&libtorch) {
+  auto x = c[0], w = c[1];
+  const auto stride = c.part(0, n), pad = c.part(n, n), dilation = c.part(2 * n, n), out_pad = c.part(3 * n, n);
+  const int64_t groups = c.ints[4 * n];
+  if (own_kernels && x.is_cpu() && x.dim() == n + 2 && w.dim() == n + 2 && x.size(1) == w.size(0) && groups == 1 && w.sizes().slice(2) == stride &&
+      all_are(pad, 0) && all_are(dilation, 1) && all_are(out_pad, 0))
+    return c.ret(upsampling_convolution(x, w, c[2]));
+  c.ret(libtorch(x, w, c.maybe(2), stride, pad, out_pad, groups, dilation));
+}
 OP(ConvTranspose2d) {
-  c.ret(at::conv_transpose2d(c[0], c[1], c.maybe(2), c.part(0, 2), c.part(2, 2), c.part(6, 2), c.ints[8], c.part(4, 2)));
+  transposed(c, 2, [](auto &&...a) { return at::conv_transpose2d(a...); });
 }
 OP(ConvTranspose3d) {
-  c.ret(at::conv_transpose3d(c[0], c[1], c.maybe(2), c.part(0, 3), c.part(3, 3), c.part(9, 3), c.ints[12], c.part(6, 3)));
+  transposed(c, 3, [](auto &&...a) { return at::conv_transpose3d(a...); });
 }
+
+// ---- normalisation, pooling, sampling, losses -------------------------------------------------------
+
 OP(Softmax) { c.ret(at::softmax(c.wide(0), c.ints[0])); }
 OP(LogSoftmax) { c.ret(at::log_softmax(c.wide(0), c.ints[0])); }
 OP(LayerNorm) {
   auto x = c.wide(0);
   c.ret(at::layer_norm(x, {x.size(-1)}, c.maybe(1), c.maybe(2), c.nums[0]));
 }
+
 OP(ChannelNorm) {
-  auto x = c.wide(0).movedim(1, -1);
-  c.ret(at::layer_norm(x, {x.size(-1)}, c.maybe(1), c.maybe(2), c.nums[0]).movedim(-1, 1));
+  const auto x = c.wide(0), rows = x.movedim(1, -1);
+  if (!own_kernels || !x.is_cpu() || x.dim() < 2 || rows.is_contiguous())
+    return c.ret(at::layer_norm(rows, {rows.size(-1)}, c.maybe(1), c.maybe(2), c.nums[0]).movedim(-1, 1));
+  // layer_norm copies other layouts element by element, and forth and back.
+  std::vector<int64_t> channel(x.dim(), 1);
+  channel[1] = -1;
+  auto y = x - x.mean(1, true);
+  y = y * at::rsqrt(y.square().mean(1, true) + c.nums[0]);
+  if (c[1].defined()) y = y * c[1].view(channel);
+  c.ret(c[2].defined() ? y + c[2].view(channel) : y);
 }
+
+// Instance norm by layer_norm's statistics, which are vectorised for float, and
+// batch_norm's gradient, which is the faster one.
+struct InstanceNorm : torch::autograd::Function<InstanceNorm> {
+  static Tensor forward(AutogradContext *ctx, const Tensor &input, const MaybeTensor &w, const MaybeTensor &b, double eps) {
+    const auto x = input.contiguous();
+    const int64_t maps = x.size(0) * x.size(1), n = x.numel() / maps;
+    auto [y, mean, rstd] = at::native_layer_norm(x.view({maps, n}), {n}, {}, {}, eps);
+    y = y.view({x.size(0), x.size(1), n});
+    if (w) y.mul_(w->view({1, -1, 1}));
+    if (b) y.add_(b->view({1, -1, 1}));
+    ctx->save_for_backward({x, w ? *w : Tensor(), mean.flatten(), rstd.flatten()});
+    ctx->saved_data["eps"] = eps;
+    ctx->saved_data["bias"] = b.has_value();
+    return y.view(x.sizes());
+  }
+  static variable_list backward(AutogradContext *ctx, variable_list grads) {
+    const auto saved = ctx->get_saved_variables();
+    const auto &x = saved[0], &w = saved[1];
+    const int64_t maps = x.size(0) * x.size(1);
+    const std::array<int64_t, 3> shape{1, maps, x.numel() / maps};
+    auto weight = w.defined() ? MaybeTensor(w.repeat({x.size(0)})) : MaybeTensor();
+    auto [dx, dw, db] = at::native_batch_norm_backward(grads[0].contiguous().view(shape), x.view(shape), weight, {}, {}, saved[2], saved[3], true,
+                                                       ctx->saved_data["eps"].toDouble(), {true, true, true});
+    const auto over_batch = [&](const Tensor &g, bool wanted) { return wanted ? g.view({x.size(0), -1}).sum(0) : Tensor(); };
+    return {dx.view(x.sizes()), over_batch(dw, w.defined()), over_batch(db, ctx->saved_data["bias"].toBool()), Tensor()};
+  }
+};
+
 OP(InstanceNorm) {
-  c.ret(at::instance_norm(c[0], c.maybe(1), c.maybe(2), {}, {}, true, 0.1, c.nums[0], true));
+  const auto x = c[0];
+  if (own_kernels && x.is_cpu() && !is_half(x) && x.dim() > 2 && x.numel() > 0) return c.ret(InstanceNorm::apply(x, c.maybe(1), c.maybe(2), c.nums[0]));
+  c.ret(at::instance_norm(x, c.maybe(1), c.maybe(2), {}, {}, true, 0.1, c.nums[0], true));
 }
 OP(GroupNorm) { c.ret(at::group_norm(c.wide(0), c.ints[0], c.maybe(1), c.maybe(2), c.nums[0])); }
 OP(AdaptiveAvgPool2d) { c.ret(at::adaptive_avg_pool2d(c[0], c.rest())); }
@@ -524,12 +872,14 @@ const struct {
 
 extern "C" {
 
+void shim_use_own_kernels(int when) { own_kernels = when; }
+
 const char *shim_op_name(int op) { return table[op].name; }
 
 shim_error *shim_call(int op, int grad, int autocast, const handle *in, int nin,
                       const int64_t *ints, int nints, const double *nums,
                       int nnums, handle *out, int nout) {
-  Call c{in, nin, ints, nints, nums, nnums, out, nout, 0, autocast != 0};
+  Call c{in, nin, ints, nints, nums, nnums, out, nout, 0, autocast};
   auto *e = guard([&] {
     State state(grad, autocast);
     table[op].run(c);

@@ -85,6 +85,8 @@ shim_error *shim_generator_state(handle g, handle *out); // uint8 tensor
 shim_error *shim_generator_set_state(handle g, handle state);
 void shim_generator_free(handle g);
 
+// Faster ways than libtorch's: 0 never, 1 where they pay, 2 at any size.
+void shim_use_own_kernels(int when);
 void shim_set_threads(int n);
 int shim_threads(void);
 void shim_manual_seed(uint64_t seed);

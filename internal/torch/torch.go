@@ -400,11 +400,7 @@ func (t *Tensor) RequiresGrad() bool { return C.shim_requires_grad(t.handle("Req
 
 // SetRequiresGrad makes the leaf t collect a gradient in Backward, or not.
 func (t *Tensor) SetRequiresGrad(on bool) {
-	n := C.int(0)
-	if on {
-		n = 1
-	}
-	check(C.shim_set_requires_grad(t.handle("SetRequiresGrad"), n), "SetRequiresGrad", t)
+	check(C.shim_set_requires_grad(t.handle("SetRequiresGrad"), C.int(flag(on))), "SetRequiresGrad", t)
 }
 
 // Grad is the gradient Backward has collected in t, nil if there is none. It
@@ -486,11 +482,7 @@ func call(m Mode, code C.int, in []*Tensor, ints []int, nums []float64, handles,
 		}
 		handles = append(handles, h)
 	}
-	grad := C.int(0)
-	if m.Grad {
-		grad = 1
-	}
-	failed := C.shim_call(code, grad, C.int(m.Autocast),
+	failed := C.shim_call(code, C.int(flag(m.Grad)), C.int(m.Autocast),
 		unsafe.SliceData(handles), C.int(len(handles)),
 		(*C.int64_t)(unsafe.Pointer(unsafe.SliceData(ints))), C.int(len(ints)),
 		(*C.double)(unsafe.SliceData(nums)), C.int(len(nums)),
@@ -520,7 +512,8 @@ func (s *Scope) run(code C.int, in []*Tensor, ints []int, nums []float64, out []
 	s.a.handles = call(s.m, code, in, ints, nums, s.a.handles, out)
 }
 
-// SetThreads sets the number of threads an operation may use on the CPU; 1 unless set.
+// SetThreads sets the number of threads an operation may use on the CPU. What it is
+// unless set depends on how libtorch was built.
 func SetThreads(n int) { C.shim_set_threads(C.int(max(n, 1))) }
 
 // Threads is the number of threads an operation may use on the CPU.
@@ -531,6 +524,10 @@ func Version() string { return C.GoString(C.shim_version()) }
 
 // CPUCapability is the vector instruction set libtorch uses, such as "AVX2".
 func CPUCapability() string { return C.GoString(C.shim_cpu_capability()) }
+
+// useOwnKernels says when operations take the shim's faster ways instead of
+// libtorch's: 0 never, 1 where it pays, 2 at any size, for tests.
+func useOwnKernels(when int) { C.shim_use_own_kernels(C.int(when)) }
 
 // ManualSeed seeds the default generators of all devices.
 func ManualSeed(seed uint64) { C.shim_manual_seed(C.uint64_t(seed)) }

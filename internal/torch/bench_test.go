@@ -1,0 +1,70 @@
+package torch
+
+import (
+	"fmt"
+	"testing"
+)
+
+// Each operation that has a way of its own on the CPU, forward and backward,
+// beside libtorch's: own/libtorch is the time it takes of libtorch's.
+func BenchmarkOwnKernels(b *testing.B) {
+	up := Conv{Stride: []int{1, 2, 2}}
+	pad := Conv{Pad: []int{1}}
+	for _, c := range []diffOp{
+		convOp("upsampling conv/stem", true, []int{1, 16, 4, 128, 128}, []int{16, 16, 1, 2, 2}, up),
+		convOp("upsampling conv/decoder", true, []int{2, 64, 4, 32, 32}, []int{64, 32, 1, 2, 2}, up),
+		convOp("upsampling conv/small", true, []int{2, 16, 16, 20, 20}, []int{16, 16, 1, 2, 2}, up),
+		convOp("depthwise conv/small", false, []int{2, 32, 16, 7, 5}, []int{32, 1, 3, 3, 3}, Conv{Pad: []int{1}, Groups: 32}),
+		convOp("depthwise conv/large", false, []int{2, 192, 4, 64, 64}, []int{192, 1, 3, 3, 3}, Conv{Pad: []int{1}, Groups: 192}),
+		convOp("pointwise conv", false, []int{2, 64, 4, 32, 32}, []int{16, 64, 1, 1, 1}, Conv{}),
+		convOp("conv of one/16", false, []int{1, 16, 4, 128, 128}, []int{16, 16, 3, 3, 3}, pad),
+		convOp("conv of one/64", false, []int{1, 64, 4, 32, 32}, []int{64, 64, 3, 3, 3}, pad),
+		convOp("conv of one/flat", false, []int{1, 16, 4, 128, 128}, []int{16, 16, 1, 3, 3}, Conv{Pad: []int{0, 1, 1}}),
+		{name: "instance norm/stem", shapes: dims([]int{1, 16, 4, 128, 128}, []int{16}, []int{16}), params: 2, f: func(s *Scope, x []*Tensor) *Tensor { return s.InstanceNorm(x[0], x[1], x[2], 1e-5) }},
+		{name: "instance norm/small", shapes: dims([]int{2, 32, 16, 7, 5}, []int{32}, []int{32}), params: 2, f: func(s *Scope, x []*Tensor) *Tensor { return s.InstanceNorm(x[0], x[1], x[2], 1e-5) }},
+		{name: "channel norm/neck", shapes: dims([]int{2, 256, 32, 32}, []int{256}, []int{256}), params: 2, f: func(s *Scope, x []*Tensor) *Tensor { return s.ChannelNorm(x[0], x[1], x[2], 1e-6) }},
+		{name: "channel norm/masks", shapes: dims([]int{8, 4, 64, 64}, []int{4}, []int{4}), params: 2, f: func(s *Scope, x []*Tensor) *Tensor { return s.ChannelNorm(x[0], x[1], x[2], 1e-6) }},
+		attentionOp("attention", 1, 8, 2304, 160, 64),
+	} {
+		for _, d := range []DType{Float32, BFloat16} {
+			var libtorch float64
+			for when, way := range []string{"libtorch", "own"} {
+				b.Run(fmt.Sprintf("%s/%v/%s", c.name, d, way), func(b *testing.B) {
+					useOwnKernels(when)
+					defer useOwnKernels(1)
+					do(b, Mode{Grad: true, Autocast: d}, func(s *Scope) {
+						var xs []*Tensor
+						for i, shape := range c.shapes {
+							kind := d
+							if i >= len(c.shapes)-c.params {
+								kind = Float32
+							}
+							x := s.Randn(CPU, kind, nil, shape...)
+							x.SetRequiresGrad(true)
+							xs = append(xs, x)
+						}
+						for b.Loop() {
+							s.InnerN(func(inner *Scope) []*Tensor {
+								y := c.f(inner, xs)
+								inner.BackwardWith(y, inner.Detach(y))
+								return nil
+							})
+						}
+					})
+					each := b.Elapsed().Seconds() / float64(b.N)
+					if way == "libtorch" {
+						libtorch = each
+					} else if libtorch > 0 {
+						b.ReportMetric(each/libtorch, "own/libtorch")
+					}
+				})
+			}
+		}
+	}
+}
+
+func attentionOp(name string, b, heads, n, d, e int) diffOp {
+	return diffOp{name: name, shapes: dims([]int{b, heads, n, d}, []int{b, heads, n, d}, []int{b, heads, n, e}), f: func(s *Scope, x []*Tensor) *Tensor {
+		return s.Attention(x[0], x[1], x[2], nil, 0.1)
+	}}
+}
