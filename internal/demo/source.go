@@ -19,7 +19,7 @@ type Source string
 
 const (
 	Colin27 Source = "Colin27 (one healthy head, 27 scans averaged) with its AAL parcellation, from Debian's package mricron-data"
-	Phantom Source = "a built-in phantom: the package mricron-data could not be had"
+	Phantom Source = "a built-in phantom, no real head"
 )
 
 // Structures are the names of the labels, background first.
