@@ -18,10 +18,7 @@ func ResizeLabels[T Label](dst, src []T, from, to [3]int, m Method) {
 		copy(dst, src)
 		return
 	}
-	var axes [3]taps
-	for a := range axes {
-		axes[a] = newTaps(from[a], to[a], m.Order)
-	}
+	axes := newAxes(from, to, m.Order)
 	reaches := func(weight float64) bool { return weight >= 0.5 }
 	if m.Separate {
 		if m.OrderZ > 0 && from[m.Axis] != to[m.Axis] {
@@ -31,9 +28,7 @@ func ResizeLabels[T Label](dst, src []T, from, to [3]int, m Method) {
 			between := m
 			between.OrderZ = 0
 			ResizeLabels(slices, src, from, mid, between)
-			for a := range axes {
-				axes[a] = newTaps(mid[a], to[a], m.OrderZ)
-			}
+			axes = newAxes(mid, to, m.OrderZ)
 			src, reaches = slices, func(weight float64) bool { return weight > 0.5 }
 		} else {
 			axes[m.Axis] = newTaps(from[m.Axis], to[m.Axis], 0)

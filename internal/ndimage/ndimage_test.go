@@ -136,6 +136,119 @@ func TestResizeAgainstDefinition(t *testing.T) {
 	})
 }
 
+func drawMethod(t *rapid.T) Method {
+	order := rapid.SampledFrom([]int{0, 1, 3})
+	return Method{
+		Order: order.Draw(t, "order"), OrderZ: order.Draw(t, "order_z"), Separate: rapid.Bool().Draw(t, "separate"),
+		Axis: rapid.IntRange(0, 2).Draw(t, "axis"), Workers: rapid.IntRange(0, 3).Draw(t, "workers"),
+	}
+}
+
+// permute turns an array so that axis a of the result is axis order[a] of the source.
+func permute[T any](v []T, size, order [3]int) []T {
+	stride := [3]int{size[1] * size[2], size[2], 1}
+	out := make([]T, 0, len(v))
+	for z := range size[order[0]] {
+		for y := range size[order[1]] {
+			for x := range size[order[2]] {
+				out = append(out, v[z*stride[order[0]]+y*stride[order[1]]+x*stride[order[2]]])
+			}
+		}
+	}
+	return out
+}
+
+// turned gives two sizes and a method in another order of the axes.
+func turned(from, to [3]int, m Method, order [3]int) ([3]int, [3]int, Method) {
+	var f, g [3]int
+	for a, o := range order {
+		f[a], g[a] = from[o], to[o]
+	}
+	m.Axis = slices.Index(order[:], m.Axis)
+	return f, g, m
+}
+
+var orders = [][3]int{{0, 1, 2}, {0, 2, 1}, {1, 0, 2}, {1, 2, 0}, {2, 0, 1}, {2, 1, 0}}
+
+func TestResizeProperties(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		from, to, m := drawSize(t, "from"), drawSize(t, "to"), drawMethod(t)
+		src := noise(voxels(from), rapid.Uint64().Draw(t, "seed"))
+		got := make([]float32, voxels(to))
+		Resize(got, src, from, to, m)
+
+		if !m.Separate || m.OrderZ == 0 || from[m.Axis] == to[m.Axis] { // along the axis nothing is clipped
+			lo, hi := bounds(src)
+			if l, h := bounds(got); l < lo || h > hi {
+				t.Fatalf("[%v, %v] became [%v, %v]", lo, hi, l, h)
+			}
+		}
+
+		again, other := make([]float32, len(got)), m
+		other.Workers = (m.Workers + 1) % 4
+		Resize(again, src, from, to, other)
+		if !slices.Equal(again, got) {
+			t.Fatal("the number of workers changed the result")
+		}
+
+		order := rapid.SampledFrom(orders).Draw(t, "axes")
+		f, g, n := turned(from, to, m, order)
+		Resize(again, permute(src, from, order), f, g, n)
+		for i, want := range permute(got, to, order) {
+			if math.Abs(float64(again[i]-want)) > 1e-6 {
+				t.Fatalf("axes %v: voxel %d is %v, want %v", order, i, again[i], want)
+			}
+		}
+
+		for i := range src {
+			src[i] = 1000.1
+		}
+		Resize(got, src, from, to, m)
+		for i, v := range got {
+			if math.Abs(float64(v-src[0])) > 1e-4 { // a step of float32 here is 6e-5
+				t.Fatalf("voxel %d of a constant is %v", i, v)
+			}
+		}
+	})
+}
+
+// Sizes are doubled or kept, so that ties are many and the weights exact, in whatever order they are added.
+func TestLabelProperties(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		from, m := drawSize(t, "from"), drawMethod(t)
+		m.Order, m.OrderZ = min(m.Order, 1), min(m.OrderZ, 1)
+		to := from
+		for a := range to {
+			to[a] *= rapid.IntRange(1, 2).Draw(t, "factor")
+		}
+		src := rapid.SliceOfN(rapid.Int16Range(-1, 3), voxels(from), voxels(from)).Draw(t, "labels")
+		got := make([]int16, voxels(to))
+		ResizeLabels(got, src, from, to, m)
+		for i, v := range got {
+			if v != 0 && !slices.Contains(src, v) {
+				t.Fatalf("voxel %d has label %d, which was not there", i, v)
+			}
+		}
+
+		order := rapid.SampledFrom(orders).Draw(t, "axes")
+		f, g, n := turned(from, to, m, order)
+		n.Workers = (m.Workers + 1) % 4
+		again := make([]int16, len(got))
+		ResizeLabels(again, permute(src, from, order), f, g, n)
+		if want := permute(got, to, order); !slices.Equal(again, want) {
+			t.Fatalf("axes %v: %v, want %v", order, again, want)
+		}
+
+		for i := range src {
+			src[i] = -1
+		}
+		ResizeLabels(got, src, from, to, m)
+		if slices.ContainsFunc(got, func(v int16) bool { return v != -1 }) {
+			t.Fatalf("a constant became %v", got)
+		}
+	})
+}
+
 // Slices on their own: each is what it would be alone.
 func TestSeparateSlices(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {

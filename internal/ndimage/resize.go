@@ -20,35 +20,29 @@ type Method struct {
 }
 
 // Resize resizes src of size from into dst of size to. Values are clipped to the range of src, with Separate of each
-// slice (but not along the axis). All sizes must be at least 1. Arithmetic is float64 but for one rounding between axes.
+// slice (but not along the axis). All sizes must be at least 1. Arithmetic is float64, rounded once, into dst.
 func Resize(dst, src []float32, from, to [3]int, m Method) {
 	if from == to {
 		copy(dst, src)
 		return
 	}
-	var axes [3]taps
-	for a := range axes {
-		axes[a] = newTaps(from[a], to[a], m.Order)
-	}
+	axes := newAxes(from, to, m.Order)
 	if !m.Separate {
 		lo, hi := bounds(src)
 		resize(dst, src, axes, m.Workers, &clip{axis: -1, lo: []float32{lo}, hi: []float32{hi}})
 		return
 	}
-	if m.OrderZ > 0 && from[m.Axis] != to[m.Axis] {
+	n, k := from[m.Axis], to[m.Axis]
+	if m.OrderZ > 0 && n != k {
 		mid := to
-		mid[m.Axis] = from[m.Axis]
-		slices := make([]float32, mid[0]*mid[1]*mid[2])
-		between := m
-		between.OrderZ = 0
-		Resize(slices, src, from, mid, between)
-		for a := range axes {
-			axes[a] = newTaps(mid[a], to[a], m.OrderZ)
-		}
-		resize(dst, slices, axes, m.Workers, nil)
+		mid[m.Axis] = n
+		slices := make([]float64, mid[0]*mid[1]*mid[2])
+		axes[m.Axis] = newTaps(n, n, 0)
+		resize(slices, src, axes, m.Workers, sliceBounds(src, from, m.Axis, axes[m.Axis].first))
+		resize(dst, slices, newAxes(mid, to, m.OrderZ), m.Workers, nil)
 		return
 	}
-	axes[m.Axis] = newTaps(from[m.Axis], to[m.Axis], 0)
+	axes[m.Axis] = newTaps(n, k, 0)
 	resize(dst, src, axes, m.Workers, sliceBounds(src, from, m.Axis, axes[m.Axis].first))
 }
 
@@ -95,30 +89,43 @@ func sliceBounds(src []float32, size [3]int, axis int, source []int) *clip {
 }
 
 // resize applies taps along the three axes: along z for the whole volume, then slice by slice along y and x.
-func resize(dst, src []float32, axes [3]taps, workers int, c *clip) {
-	z, y, x := &axes[0], &axes[1], &axes[2]
-	plane, out := y.n*x.n, y.m*x.m
-	slice := func(k int) []float32 { return src[z.first[k]*plane:][:plane] }
-	if z.count > 1 {
-		mid := make([]float32, z.m*plane)
-		tile := tileWidth(z.n)
-		parallel((plane+tile-1)/tile, workers, func() func(int) {
-			var buf []float64
-			return func(i int) {
-				buf = columns(mid, src, z, plane, i*tile, min((i+1)*tile, plane), buf)
-			}
-		})
-		slice = func(k int) []float32 { return mid[k*plane:][:plane] }
+func resize[D, S number](dst []D, src []S, axes [3]taps, workers int, c *clip) {
+	z := &axes[0]
+	if z.count == 1 {
+		resizeSlices(dst, src, z.first, &axes, workers, c)
+		return
 	}
-	parallel(z.m, workers, func() func(int) {
+	plane := axes[1].n * axes[2].n
+	mid := make([]float64, z.m*plane)
+	tile := tileWidth(z.n)
+	parallel((plane+tile-1)/tile, workers, func() func(int) {
+		var buf []float64
+		return func(i int) {
+			buf = columns(mid, src, z, plane, i*tile, min((i+1)*tile, plane), buf)
+		}
+	})
+	source := make([]int, z.m)
+	for k := range source {
+		source[k] = k
+	}
+	resizeSlices(dst, mid, source, &axes, workers, c)
+}
+
+// resizeSlices makes slice k of dst of slice source[k] of src, along y and x. source does not descend.
+func resizeSlices[D, S number](dst []D, src []S, source []int, axes *[3]taps, workers int, c *clip) {
+	y, x := &axes[1], &axes[2]
+	plane, out := y.n*x.n, y.m*x.m
+	parallel(len(source), workers, func() func(int) {
 		var buf, rows, turned, back []float64
 		return func(k int) {
-			if k > 0 && z.count == 1 && z.first[k] == z.first[k-1] {
+			if k > 0 && source[k] == source[k-1] {
 				return // made as a copy of the slice before
 			}
-			from := slice(k)
+			from, into := src[source[k]*plane:][:plane], dst[k*out:][:out]
 			if y.identity() && x.identity() {
-				copy(dst[k*out:(k+1)*out], from)
+				for i, v := range from {
+					into[i] = D(v)
+				}
 			} else {
 				rows = grow(rows, y.m*x.n)
 				for j, tile := 0, tileWidth(y.n); j < x.n; j += tile {
@@ -129,18 +136,18 @@ func resize(dst, src []float32, axes [3]taps, workers int, c *clip) {
 				for j, tile := 0, tileWidth(x.n); j < y.m; j += tile {
 					buf = columns(back, turned, x, y.m, j, min(j+tile, y.m), buf)
 				}
-				transpose(dst[k*out:(k+1)*out], back, x.m, y.m)
+				transpose(into, back, x.m, y.m)
 			}
-			c.apply(dst[k*out:(k+1)*out], k, x.m)
-			for i := k + 1; i < z.m && z.count == 1 && z.first[i] == z.first[k]; i++ {
-				copy(dst[i*out:(i+1)*out], dst[k*out:(k+1)*out])
+			apply(c, into, k, x.m)
+			for i := k + 1; i < len(source) && source[i] == source[k]; i++ {
+				copy(dst[i*out:][:out], into)
 			}
 		}
 	})
 }
 
-// apply clips slice k, whose rows have the given width.
-func (c *clip) apply(slice []float32, k, width int) {
+// apply clips slice k, whose rows have the given width, unless c is nil.
+func apply[D number](c *clip, slice []D, k, width int) {
 	if c == nil {
 		return
 	}
@@ -154,10 +161,10 @@ func (c *clip) apply(slice []float32, k, width int) {
 		case 2:
 			at = i % width
 		}
-		if v < c.lo[at] {
-			slice[i] = c.lo[at]
-		} else if v > c.hi[at] {
-			slice[i] = c.hi[at]
+		if lo, hi := D(c.lo[at]), D(c.hi[at]); v < lo {
+			slice[i] = lo
+		} else if v > hi {
+			slice[i] = hi
 		}
 	}
 }

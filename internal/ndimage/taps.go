@@ -43,6 +43,14 @@ func newTaps(n, m, order int) taps {
 	return t
 }
 
+// newAxes are the taps of every axis.
+func newAxes(from, to [3]int, order int) (axes [3]taps) {
+	for a := range axes {
+		axes[a] = newTaps(from[a], to[a], order)
+	}
+	return axes
+}
+
 // identity tells that results and elements are the same.
 func (t *taps) identity() bool { return t.n == t.m }
 
