@@ -61,7 +61,10 @@ func BenchmarkTrainStep(b *testing.B) {
 				b.Fatal(err)
 			}
 			defer net.Free()
-			opt := NewOptimizer(r.Train, net.Params.Trainable())
+			opt, err := NewOptimizer(r.Train, net.Params.Trainable())
+			if err != nil {
+				b.Fatal(err)
+			}
 			defer opt.Free()
 			crit := NewCriterion(r.Loss, r.Network)
 			gen := torch.NewGenerator(torch.CPU, 1)

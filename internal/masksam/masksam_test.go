@@ -147,7 +147,10 @@ func TestLossesFall(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		opt := NewOptimizer(r.Train, net.Params.Trainable())
+		opt, err := NewOptimizer(r.Train, net.Params.Trainable())
+		if err != nil {
+			t.Fatal(err)
+		}
 		crit := NewCriterion(r.Loss, r.Network)
 		gen := torch.NewGenerator(torch.CPU, 5)
 		u := func(s *torch.Scope, shape ...int) *torch.Tensor {

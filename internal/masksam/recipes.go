@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"masksam/internal/sam"
+	"masksam/internal/torch"
 )
 
 // Recipe is everything that makes one published or own way to train MaskSAM.
@@ -65,6 +66,17 @@ type Train struct {
 	Precision     string  `json:"precision"`  // auto, float32 or bf16
 	SaveEvery     int     `json:"save_every"` // epochs between checkpoint_latest
 	Augment       Augment `json:"augment"`
+}
+
+// NewOptimizer makes the optimiser that t names over params.
+func NewOptimizer(t Train, params []*torch.Tensor) (*torch.Optimizer, error) {
+	switch t.Optimizer {
+	case "sgd":
+		return torch.NewOptimizer(torch.SGD{LR: t.LR, Momentum: t.Momentum, WeightDecay: t.WeightDecay, Nesterov: t.Nesterov}, params), nil
+	case "adamw":
+		return torch.NewOptimizer(torch.AdamW{LR: t.LR, Beta1: t.Beta1, Beta2: t.Beta2, Eps: t.Eps, WeightDecay: t.WeightDecay}, params), nil
+	}
+	return nil, fmt.Errorf("optimizer %q is neither sgd nor adamw", t.Optimizer)
 }
 
 // Augment holds the probabilities and ranges of the augmentation

@@ -496,7 +496,10 @@ func (g *golden) grads(p *nn.Params, tol float64) error {
 
 // step clips and takes the recipe's first optimiser step.
 func (g *golden) step(p *nn.Params, t Train) error {
-	opt := NewOptimizer(t, p.Trainable())
+	opt, err := NewOptimizer(t, p.Trainable())
+	if err != nil {
+		return err
+	}
 	defer opt.Free()
 	torch.ClipGradNorm(p.Trainable(), t.Clip)
 	opt.Step(t.LR)
@@ -514,14 +517,6 @@ func (g *golden) step(p *nn.Params, t Train) error {
 		}
 	}
 	return nil
-}
-
-// NewOptimizer makes the optimiser that t names over params.
-func NewOptimizer(t Train, params []*torch.Tensor) *torch.Optimizer {
-	if t.Optimizer == "adamw" {
-		return torch.NewOptimizer(torch.AdamW{LR: t.LR, Beta1: t.Beta1, Beta2: t.Beta2, Eps: t.Eps, WeightDecay: t.WeightDecay}, params)
-	}
-	return torch.NewOptimizer(torch.SGD{LR: t.LR, Momentum: t.Momentum, Nesterov: t.Nesterov, WeightDecay: t.WeightDecay}, params)
 }
 
 // compare compares a map with its golden, which holds every k-th row and

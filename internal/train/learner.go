@@ -36,20 +36,11 @@ func newLearner(r masksam.Recipe, dev torch.Device, seed uint64) (*learner, erro
 	}
 	l := &learner{recipe: r, device: dev, seed: seed, net: net, criterion: masksam.NewCriterion(r.Loss, r.Network),
 		params: net.Params.Trainable(), autocast: torch.Float32}
-	t := r.Train
-	var rule torch.Rule
-	switch t.Optimizer {
-	case "sgd":
-		rule = torch.SGD{LR: t.LR, Momentum: t.Momentum, WeightDecay: t.WeightDecay, Nesterov: t.Nesterov}
-	case "adamw":
-		rule = torch.AdamW{LR: t.LR, Beta1: t.Beta1, Beta2: t.Beta2, Eps: t.Eps, WeightDecay: t.WeightDecay}
-	default:
-		net.Free()
-		return nil, fmt.Errorf("recipe %s: optimizer %q is neither sgd nor adamw", r.Name, t.Optimizer)
-	}
 	err = torch.Do(torch.Mode{}, func(s *torch.Scope) error {
-		l.optimizer = torch.NewOptimizer(rule, l.params)
-		if t.Average > 0 {
+		if l.optimizer, err = masksam.NewOptimizer(r.Train, l.params); err != nil {
+			return fmt.Errorf("recipe %s: %w", r.Name, err)
+		}
+		if r.Train.Average > 0 {
 			for _, p := range l.params {
 				l.average = append(l.average, s.Clone(s.Detach(p)).Keep())
 			}
@@ -58,7 +49,7 @@ func newLearner(r masksam.Recipe, dev torch.Device, seed uint64) (*learner, erro
 	})
 	if err != nil {
 		l.free()
-		return nil, fmt.Errorf("make the optimizer: %w", err)
+		return nil, err
 	}
 	return l, nil
 }

@@ -36,7 +36,7 @@ type prepared struct {
 	recipe        masksam.Recipe // resolved
 	store         *store.Store
 	split         dataset.Split
-	notes         []string // on the split, for log and user
+	notes         []string // on recipe and split, for log and user
 	model, fold   string   // folders
 }
 
@@ -65,6 +65,11 @@ func prepare(o Options) (*prepared, error) {
 	}
 	if p.recipe, err = o.Recipe.Resolve(patch, len(p.dataset.Channels), labels.Heads()); err != nil {
 		return nil, fmt.Errorf("train %s: %w", o.Dataset, err)
+	}
+	if n := &p.recipe.Network; !n.TrainAll {
+		// SAM's own parameters rest on its weights; where none are given they train too (masksam.md §1).
+		n.TrainAll = true
+		p.notes = append(p.notes, "No SAM weights are given: every parameter starts at random and trains.")
 	}
 	if t := p.recipe.Train; p.recipe.Batch < 1 || t.Epochs < 1 || t.Iterations < 1 || t.ValIterations < 0 {
 		return nil, fmt.Errorf("train %s: recipe %s: batch %d, epochs %d, iterations %d, val_iterations %d: all must be positive",

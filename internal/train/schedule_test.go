@@ -14,28 +14,12 @@ import (
 	"masksam/internal/torch"
 )
 
-// golden is the path of a file of the reference values; the test is skipped on a machine without them.
-func golden(t *testing.T, name string) string {
-	t.Helper()
-	dir, err := os.Getwd()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for ; ; dir = filepath.Dir(dir) {
-		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
-			break
-		}
-	}
-	path := filepath.Join(dir, "../shared/golden/nnunet", name)
-	if _, err := os.Stat(path); err != nil {
-		t.Skip("the reference values (../shared/golden) are not on this machine")
-	}
-	return path
-}
+// golden is the path of a file of reference values (nnU-Net 2.8.1).
+func golden(name string) string { return filepath.Join("testdata", name) }
 
 func readJSON(t *testing.T, name string, v any) {
 	t.Helper()
-	raw, err := os.ReadFile(golden(t, name))
+	raw, err := os.ReadFile(golden(name))
 	if err == nil {
 		err = json.Unmarshal(raw, v)
 	}
@@ -101,7 +85,7 @@ func TestGoldenPseudoDice(t *testing.T) {
 		Mean       float64
 	}
 	readJSON(t, "misc/pseudo_dice.json", &want)
-	f, err := checkpoint.Open(golden(t, "misc/pseudo_dice.safetensors"))
+	f, err := checkpoint.Open(golden("misc/pseudo_dice.safetensors"))
 	if err != nil {
 		t.Fatal(err)
 	}
