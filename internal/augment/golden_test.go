@@ -13,28 +13,22 @@ import (
 	"masksam/internal/volume"
 )
 
-// golden is the path of a file of the reference values; the test is skipped on a machine without them.
-func golden(t *testing.T, name string) string {
-	t.Helper()
-	dir, err := os.Getwd()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for ; ; dir = filepath.Dir(dir) {
-		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
-			break
+// eachGolden runs a test on the reference values (nnU-Net 2.8.1) kept with the project and on the whole set where it is
+// at hand.
+func eachGolden(t *testing.T, test func(t *testing.T, root string)) {
+	t.Run("testdata", func(t *testing.T) { test(t, "testdata") })
+	t.Run("shared", func(t *testing.T) {
+		root := "../../../shared/golden/nnunet"
+		if _, err := os.Stat(root); err != nil {
+			t.Skip("the whole set of reference values (../shared/golden) is not on this machine")
 		}
-	}
-	path := filepath.Join(dir, "../shared/golden/nnunet", name)
-	if _, err := os.Stat(path); err != nil {
-		t.Skip("the reference values (../shared/golden) are not on this machine")
-	}
-	return path
+		test(t, root)
+	})
 }
 
-func readJSON(t *testing.T, name string, v any) {
+func readJSON(t *testing.T, root, name string, v any) {
 	t.Helper()
-	raw, err := os.ReadFile(golden(t, name))
+	raw, err := os.ReadFile(filepath.Join(root, name))
 	if err == nil {
 		err = json.Unmarshal(raw, v)
 	}
@@ -49,9 +43,9 @@ type array struct {
 	raw   []byte
 }
 
-func readArrays(t *testing.T, name string) map[string]array {
+func readArrays(t *testing.T, root, name string) map[string]array {
 	t.Helper()
-	raw, err := os.ReadFile(golden(t, name))
+	raw, err := os.ReadFile(filepath.Join(root, name))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -148,7 +142,9 @@ func equalLabels(t *testing.T, got, want []int16) {
 	}
 }
 
-func TestGoldenAugmentation(t *testing.T) {
+func TestGoldenAugmentation(t *testing.T) { eachGolden(t, goldenAugmentation) }
+
+func goldenAugmentation(t *testing.T, root string) {
 	var entries []struct {
 		Name        string
 		Transform   string
@@ -161,8 +157,8 @@ func TestGoldenAugmentation(t *testing.T) {
 		Multipliers []float64
 		Channels    []int `json:"apply_to_channels"`
 	}
-	readJSON(t, "augmentation/augment.json", &entries)
-	arrays := readArrays(t, "augmentation/augment.safetensors")
+	readJSON(t, root, "augmentation/augment.json", &entries)
+	arrays := readArrays(t, root, "augmentation/augment.safetensors")
 	for _, e := range entries {
 		image, seg := e.Name+".image", e.Name+".seg"
 		var p Params
@@ -211,8 +207,10 @@ func TestGoldenAugmentation(t *testing.T) {
 	}
 }
 
-func TestGoldenMirrorAndMask(t *testing.T) {
-	arrays := readArrays(t, "augmentation/augment.safetensors")
+func TestGoldenMirrorAndMask(t *testing.T) { eachGolden(t, goldenMirrorAndMask) }
+
+func goldenMirrorAndMask(t *testing.T, root string) {
+	arrays := readArrays(t, root, "augmentation/augment.safetensors")
 	for name, axes := range map[string][3]bool{"0": {true}, "1": {false, true}, "02": {true, false, true}, "012": {true, true, true}} {
 		s := sample(t, arrays, "mirror.image", "")
 		s.Flip(axes)
@@ -239,7 +237,7 @@ func TestGoldenSchedule(t *testing.T) {
 			Mirror  []int   `json:"mirror_axes"`
 		} `json:"initial_patch_size"`
 	}
-	readJSON(t, "tables/schedule.json", &tables)
+	readJSON(t, "testdata", "tables/schedule.json", &tables)
 	for _, e := range tables.Oversample {
 		if got := Forced(e.Batch, e.Percent); !slices.Equal(got, e.Forced) {
 			t.Errorf("batch %d, %g: forced %v, want %v", e.Batch, e.Percent, got, e.Forced)
@@ -270,7 +268,7 @@ func TestGoldenBox(t *testing.T) {
 		Random  [][3]int `json:"random_lower_with_np_random_seed0_first3"`
 		Forced  []struct{ Voxel, Lower, Upper [3]int }
 	}
-	readJSON(t, "misc/bbox.json", &cases)
+	readJSON(t, "testdata", "misc/bbox.json", &cases)
 	for _, c := range cases {
 		lowest, highest := Bounds(c.Shape, c.Patch, c.Final)
 		if lowest != c.Lowest || highest != c.Highest {
@@ -305,7 +303,7 @@ func TestGoldenForcedClass(t *testing.T) {
 			Lower  [][3]int
 		}
 	}
-	readJSON(t, "misc/forced_class_never_the_annotated_key.json", &table)
+	readJSON(t, "testdata", "misc/forced_class_never_the_annotated_key.json", &table)
 	for i, c := range table.Cases {
 		var classes []Class
 		for _, l := range c.Locations {

@@ -16,28 +16,22 @@ import (
 	"pgregory.net/rapid"
 )
 
-// golden is the path of a file of the reference values; the test is skipped on a machine without them.
-func golden(t *testing.T, name string) string {
-	t.Helper()
-	dir, err := os.Getwd()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for ; ; dir = filepath.Dir(dir) {
-		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
-			break
+// eachGolden runs a test on the reference values (nnU-Net 2.8.1) kept with the project and on the whole set where it is
+// at hand.
+func eachGolden(t *testing.T, test func(t *testing.T, root string)) {
+	t.Run("testdata", func(t *testing.T) { test(t, "testdata") })
+	t.Run("shared", func(t *testing.T) {
+		root := "../../../shared/golden/nnunet"
+		if _, err := os.Stat(root); err != nil {
+			t.Skip("the whole set of reference values (../shared/golden) is not on this machine")
 		}
-	}
-	path := filepath.Join(dir, "../shared/golden/nnunet", name)
-	if _, err := os.Stat(path); err != nil {
-		t.Skip("the reference values (../shared/golden) are not on this machine")
-	}
-	return path
+		test(t, root)
+	})
 }
 
-func readJSON(t *testing.T, name string, v any) {
+func readJSON(t *testing.T, root, name string, v any) {
 	t.Helper()
-	raw, err := os.ReadFile(golden(t, name))
+	raw, err := os.ReadFile(filepath.Join(root, name))
 	if err == nil {
 		err = json.Unmarshal(raw, v)
 	}
@@ -47,9 +41,9 @@ func readJSON(t *testing.T, name string, v any) {
 }
 
 // float32Arrays reads the float32 arrays of a safetensors file.
-func float32Arrays(t *testing.T, name string) map[string][]float32 {
+func float32Arrays(t *testing.T, root, name string) map[string][]float32 {
 	t.Helper()
-	raw, err := os.ReadFile(golden(t, name))
+	raw, err := os.ReadFile(filepath.Join(root, name))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -79,7 +73,7 @@ func TestGoldenStarts(t *testing.T) {
 		Step        float64
 		Starts      [][]int
 	}
-	readJSON(t, "tables/sliding_steps.json", &table)
+	readJSON(t, "testdata", "tables/sliding_steps.json", &table)
 	for _, e := range table {
 		for d := range e.Image {
 			if got := Starts(e.Image[d], e.Tile[d], e.Step); !slices.Equal(got, e.Starts[d]) {
@@ -89,8 +83,10 @@ func TestGoldenStarts(t *testing.T) {
 	}
 }
 
-func TestGoldenImportance(t *testing.T) {
-	for name, want := range float32Arrays(t, "sliding/gaussian.safetensors") {
+func TestGoldenImportance(t *testing.T) { eachGolden(t, goldenImportance) }
+
+func goldenImportance(t *testing.T, root string) {
+	for name, want := range float32Arrays(t, root, "sliding/gaussian.safetensors") {
 		sizes, ok := strings.CutSuffix(name, "_f32")
 		if !ok {
 			continue
@@ -170,7 +166,9 @@ func (c *convolution) Scores(patches []float32, n int) ([]float32, error) {
 	return out, nil
 }
 
-func TestGoldenAggregate(t *testing.T) {
+func TestGoldenAggregate(t *testing.T) { eachGolden(t, goldenAggregate) }
+
+func goldenAggregate(t *testing.T, root string) {
 	var table struct {
 		Cases []struct {
 			Name     string
@@ -183,8 +181,8 @@ func TestGoldenAggregate(t *testing.T) {
 			Folds    int
 		}
 	}
-	readJSON(t, "sliding/aggregate.json", &table)
-	arrays := float32Arrays(t, "sliding/aggregate.safetensors")
+	readJSON(t, root, "sliding/aggregate.json", &table)
+	arrays := float32Arrays(t, root, "sliding/aggregate.safetensors")
 	for _, c := range table.Cases {
 		t.Run(c.Name, func(t *testing.T) {
 			image := Image{Channels: c.Image[0], Size: [3]int(c.Image[1:])}
