@@ -92,7 +92,7 @@ func run(name string, args []string, stdout, stderr io.Writer) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	context.AfterFunc(ctx, stop) // a second signal ends the program at once
-	torch.SetThreads(runtime.GOMAXPROCS(0))
+	torch.SetThreads(threads())
 	a := &app{ctx, stdout, bar, level}
 	if c, ok := grammar.(*cli); ok {
 		a.say(c.Verbose, false)
@@ -107,6 +107,14 @@ func run(name string, args []string, stdout, stderr io.Writer) int {
 	default:
 		return fail(stderr, name, err, exitFailed)
 	}
+}
+
+// threads of the engine: as many as the variable OMP_NUM_THREADS says, else one for each core that may be used.
+func threads() int {
+	if n, err := strconv.Atoi(os.Getenv("OMP_NUM_THREADS")); err == nil && n > 0 {
+		return n
+	}
+	return runtime.GOMAXPROCS(0)
 }
 
 // commandOf is the command that a parse error belongs to, empty at the top.
