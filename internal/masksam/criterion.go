@@ -229,7 +229,7 @@ func (c *Criterion) match(s *torch.Scope, masks, aux, classes, boxes, labels *to
 // y, bilinearly with zeros outside; all pixels where grid is nil. (F, C, P)
 func sample(s *torch.Scope, x, grid *torch.Tensor) *torch.Tensor {
 	if grid == nil {
-		return s.Reshape(x, x.Dim(0), x.Dim(1), -1)
+		return s.Reshape(x, x.Dim(0), x.Dim(1), x.Dim(2)*x.Dim(3))
 	}
 	g := s.Unsqueeze(s.AddScalar(s.MulScalar(grid, 2), -1), 1)
 	return s.Squeeze(s.GridSample(x, g, torch.Bilinear, torch.Zeros, false), 2)

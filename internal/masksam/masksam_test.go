@@ -197,6 +197,43 @@ func TestLossesFall(t *testing.T) {
 	}
 }
 
+// TestNoMatch: frames whose costs are all NaN are left out; the class loss stays.
+func TestNoMatch(t *testing.T) {
+	for _, points := range []int{0, 16} {
+		r := tiny(t)
+		r.Loss.Points, r.Loss.Oversample, r.Loss.Importance = points, 2, 0.75
+		err := torch.Do(torch.Mode{}, func(s *torch.Scope) error {
+			nan := s.Full(torch.CPU, torch.Float32, math.NaN(), 2, 4, 16, 12)
+			o := &Output{
+				Classes: s.Zeros(torch.CPU, torch.Float32, 2, 4, 4), Masks: nan, AuxLogits: nan, AuxMasks: nan,
+				AuxBoxes: s.Zeros(torch.CPU, torch.Float32, 2, 4, 4),
+			}
+			_, seg := syntheticBatch(1, r.Patch, 3)
+			u := func(s *torch.Scope, shape ...int) *torch.Tensor { return s.Zeros(torch.CPU, torch.Float32, shape...) }
+			total, parts, err := NewCriterion(r.Loss, r.Network).Losses(s, o, seg, u)
+			if err != nil {
+				return err
+			}
+			for _, p := range parts {
+				want := 0.0
+				if p.Name == "loss_ce" {
+					want = math.Log(4)
+				}
+				if math.Abs(p.Value-want) > 1e-6 {
+					t.Errorf("points %d: %s is %v, want %v", points, p.Name, p.Value, want)
+				}
+			}
+			if v, want := total.Item(), r.Loss.Class*math.Log(4); math.Abs(v-want) > 1e-6 {
+				t.Errorf("points %d: total %v, want %v", points, v, want)
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // TestFrozen: the published recipes train what masksam.md §1 says.
 func TestFrozen(t *testing.T) {
 	for name, want := range map[string]bool{
