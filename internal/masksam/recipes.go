@@ -300,11 +300,16 @@ func FindRecipe(name string) (Recipe, error) {
 }
 
 // Resolve completes the recipe's network for a patch (T, H, W) in voxels, a
-// number of input channels and of classes (with background), and checks it.
+// number of input channels and of classes (with background), and checks it. A
+// recipe without queries gets one more than there are classes, so that a frame
+// that shows them all leaves one query over; a canvas not given is the frame.
 func (r Recipe) Resolve(patch [3]int, channels, classes int) (Recipe, error) {
 	r.Patch = patch
 	n := &r.Network
 	n.Frames, n.Height, n.Width, n.Channels, n.Classes = patch[0], patch[1], patch[2], channels, classes
+	if n.Queries == 0 {
+		n.Queries = classes + 1
+	}
 	if n.Encoder.Canvas == [2]int{} {
 		f := upscale(n.Stem)
 		n.Encoder.Canvas = [2]int{n.Height * f, n.Width * f}
