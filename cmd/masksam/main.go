@@ -60,7 +60,7 @@ func (a *app) say(more, noBar bool) {
 func run(name string, args []string, stdout, stderr io.Writer) int {
 	bar := progress.New(stderr)
 	level := new(slog.LevelVar)
-	slog.SetDefault(slog.New(tint.NewHandler(bar, &tint.Options{
+	slog.SetDefault(slog.New(tint.NewTextHandler(bar, &tint.Options{
 		Level: level, TimeFormat: time.TimeOnly, NoColor: !progress.IsTerminal(stderr)})))
 
 	var (

@@ -145,14 +145,17 @@ func (m Montage) render() (*image.RGBA, error) {
 	write(margin, margin+line-8, light, m.Title)
 
 	y := top
-	for _, r := range rows {
+	for n, r := range rows {
 		for i, s := range m.Slices {
 			x := margin + i*(columnWidth+gap)
-			label := s.Name
-			if i == 0 {
-				label = r.name + "   " + s.Name
+			switch { // the top row names the columns, the first column the rows
+			case n == 0 && i == 0:
+				write(x, y+line-8, dim, r.name+", "+s.Name)
+			case n == 0:
+				write(x, y+line-8, dim, s.Name)
+			case i == 0:
+				write(x, y+line-8, dim, r.name)
 			}
-			write(x, y+line-8, dim, label)
 			s.panel(img, image.Rect(x, y+line, x+columnWidth, y+line+heights[i]), r.fill(s), r.outline(s))
 		}
 		y += tallest + line + gap
