@@ -328,8 +328,8 @@ func (p *prepared) begin(r *run) (finished int, err error) {
 	return 0, nil
 }
 
-// newest is the checkpoint to go on from, empty for a fresh start: checkpoint_final, else the one of the latest and the
-// best with more steps.
+// newest is the checkpoint to go on from, empty for a fresh start: the one with most steps, of equals checkpoint_final, so
+// that a finished run whose extension was stopped goes on with the extension.
 func (p *prepared) newest(r *run) (string, error) {
 	found := ""
 	step := -1
@@ -350,9 +350,6 @@ func (p *prepared) newest(r *run) (string, error) {
 			return "", err
 		}
 		f.Close()
-		if name == CheckpointFinal {
-			return path, nil
-		}
 		if st.Step > step {
 			found, step = path, st.Step
 		}
