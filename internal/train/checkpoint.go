@@ -29,8 +29,12 @@ type state struct {
 	LossSum   float64 `json:"loss_sum"`   // of the epoch under way
 	LossCount int     `json:"loss_count"` // of the epoch under way
 	Began     number  `json:"began"`      // time stamp of the epoch under way
-	BestEMA   number  `json:"best_ema"`
-	History   history `json:"logging"`
+	// BeganStep and BeganMinutes are Step and Minutes at its begin: they fix its learning rate.
+	BeganStep    int     `json:"began_step"`
+	BeganMinutes float64 `json:"began_minutes"`
+
+	BestEMA number  `json:"best_ema"`
+	History history `json:"logging"`
 }
 
 // save writes a checkpoint, whole or not at all.

@@ -86,10 +86,10 @@ func (r *run) loop(ctx context.Context) error {
 func (r *run) epoch(ctx context.Context, trainStream, valStream *stream) error {
 	t, st := r.recipe.Train, &r.state
 	if st.Began == 0 {
-		st.Began = timestamp()
+		st.Began, st.BeganStep, st.BeganMinutes = timestamp(), st.Step, r.minutes()
 		st.LossSum, st.LossCount = 0, 0
 	}
-	began := r.fraction()
+	began := fraction(t, st.BeganStep, st.BeganMinutes) // also of an epoch that was cut and goes on
 	lr := learningRate(t, st.Step, began)
 	r.log.print("")
 	r.log.print("Epoch", st.Epoch)

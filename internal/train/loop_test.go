@@ -157,7 +157,8 @@ func (s *stopAfter) Advance(int, string) {
 func TestResumeIsExact(t *testing.T) {
 	torch.SetThreads(1)
 	for optimizer, stopAt := range map[string]int{"adamw": 7, "sgd": 8} { // in the third epoch
-		r := tinyRecipe(t, "optimizer="+optimizer, "momentum=0.9")
+		// The one's learning rate falls with every step, the other's with every epoch.
+		r := tinyRecipe(t, "optimizer="+optimizer, "momentum=0.9", fmt.Sprint("per_step=", optimizer == "adamw"))
 		cases := tinySources(t, tinyStore(t, 5), true)
 		whole := tinyRun(t, t.TempDir(), r, cases)
 		if err := whole.loop(context.Background()); err != nil {
