@@ -30,6 +30,10 @@ type Config struct {
 	// empty: bilinear interpolation to the canvas, then to H×W.
 	Head []Layer `json:"head"`
 
+	// Stretch places the prompts on the frame stretched to the canvas (ACDC);
+	// else a frame smaller than the canvas is its top-left part.
+	Stretch bool `json:"stretch"`
+
 	NormEps float64 `json:"norm_eps"`    // of the 3-D instance norms
 	Slope   float64 `json:"leaky_slope"` // of the 3-D blocks' leaky ReLU
 	// AuxLogits says what the losses of the auxiliary masks see: "reference"
@@ -102,6 +106,9 @@ func (c Config) Tokens() (h, w int) {
 // is the prompt width (16 for SAM's 256).
 func (c Config) pool() int { return int(math.Round(math.Sqrt(float64(c.Encoder.Out)))) }
 
+// odd reports whether "same" padding exists for a kernel.
+func odd(k [3]int) bool { return k[0] > 0 && k[1] > 0 && k[2] > 0 && k[0]%2+k[1]%2+k[2]%2 == 3 }
+
 // Validate reports the first rule that c breaks, naming the field.
 func (c Config) Validate() error {
 	if err := c.Encoder.Validate(); err != nil {
@@ -134,10 +141,28 @@ func (c Config) Validate() error {
 	}
 	for _, l := range append(append([]Layer{}, c.Stem...), c.Head...) {
 		switch l.Kind {
-		case "block", "conv", "up":
+		case "up":
+		case "block", "conv":
+			if !odd(l.Kernel) {
+				return fmt.Errorf("network: kernel %v of a %s is not odd and positive, so it would change the size", l.Kernel, l.Kind)
+			}
 		default:
 			return fmt.Errorf("network: layer kind %q is none of block, up, conv", l.Kind)
 		}
+		if l.Out < 0 {
+			return fmt.Errorf("network: a %s has %d channels", l.Kind, l.Out)
+		}
+	}
+	if n := len(c.Stem); n == 0 || c.Stem[n-1].Out != 3 {
+		return fmt.Errorf("network: the stem must end in the encoder's 3 channels")
+	}
+	for i, st := range c.Generator.Stages {
+		if st.Width <= 0 || st.Convs < 1 || i > 0 && st.Convs < 2 || !odd(st.Kernel) {
+			return fmt.Errorf("network: generator stage %d has width %d, %d convs and kernel %v; width must be positive, kernels odd, convs at least 1, after the first stage 2", i, st.Width, st.Convs, st.Kernel)
+		}
+	}
+	if c.NormEps <= 0 || c.Slope < 0 {
+		return fmt.Errorf("network: norm_eps %g must be positive and leaky_slope %g not negative", c.NormEps, c.Slope)
 	}
 	stages := len(c.Generator.Stages)
 	if n := len(c.Encoder.Global); stages-1 > n {

@@ -44,6 +44,9 @@ type target struct {
 // targets reads the labels of seg (F, H, W); the box holds the largest index,
 // not one beyond it.
 func targets(seg []uint8, frames, h, w, classes int) ([]target, error) {
+	if len(seg) != frames*h*w {
+		return nil, fmt.Errorf("target: %d labels for %d frames of %d×%d pixels", len(seg), frames, h, w)
+	}
 	out := make([]target, frames)
 	for f := range out {
 		boxes := make([][]float32, classes)
@@ -194,7 +197,8 @@ func (c *Criterion) match(s *torch.Scope, masks, aux, classes, boxes, labels *to
 	bceMask, diceMask := pairwise(s, sample(s, masks, grid), t)
 	bceAux, diceAux := pairwise(s, sample(s, aux, grid), t)
 	prob := s.Softmax(classes, -1).Float32s()
-	pred := boxes.Float32s()
+	l1, giou := boxCosts(s, boxes, tg)
+	at := 0 // in l1 and giou
 
 	m := &matching{targets: tg}
 	for f := range frames {
@@ -202,12 +206,13 @@ func (c *Criterion) match(s *torch.Scope, masks, aux, classes, boxes, labels *to
 		cost := make([]float64, queries*n)
 		for q := range queries {
 			for j, l := range tg[f].labels {
-				at := (f*queries+q)*c.classes + l
-				b := pred[(f*queries+q)*4:][:4]
-				cost[q*n+j] = c.loss.Mask*float64(bceMask[at]) + c.loss.Dice*float64(diceMask[at]) +
-					c.loss.AuxMask*float64(bceAux[at]) + c.loss.AuxDice*float64(diceAux[at]) -
-					c.loss.Class*float64(prob[(f*queries+q)*(c.classes+1)+l]) +
-					c.loss.AuxBox*boxL1(b, tg[f].boxes[j]) - c.loss.AuxGIoU*boxGIoU(b, tg[f].boxes[j])
+				row := f*queries + q
+				i := row*c.classes + l
+				cost[q*n+j] = c.loss.Mask*float64(bceMask[i]) + c.loss.Dice*float64(diceMask[i]) +
+					c.loss.AuxMask*float64(bceAux[i]) + c.loss.AuxDice*float64(diceAux[i]) -
+					c.loss.Class*float64(prob[row*(c.classes+1)+l]) +
+					c.loss.AuxBox*float64(l1[at]) + c.loss.AuxGIoU*(float64(giou[at])-1)
+				at++
 			}
 		}
 		if cleanCosts(cost) {
@@ -223,6 +228,26 @@ func (c *Criterion) match(s *torch.Scope, masks, aux, classes, boxes, labels *to
 		}
 	}
 	return m
+}
+
+// boxCosts returns the L1 distance and 1 - GIoU of every query's box (F, Q, 4)
+// to every target of its frame, in the order frame, query, target.
+func boxCosts(s *torch.Scope, boxes *torch.Tensor, tg []target) (l1, giou []float32) {
+	queries := boxes.Dim(1)
+	var rows []int64
+	var want []float32
+	for f, t := range tg {
+		for q := range queries {
+			for _, b := range t.boxes {
+				rows = append(rows, int64(f*queries+q))
+				want = append(want, b...)
+			}
+		}
+	}
+	dev := boxes.Device()
+	a := s.IndexSelect(s.Reshape(s.To(boxes, torch.Float32), -1, 4), 0, s.Int64s(dev, rows, len(rows)))
+	b := s.Float32s(dev, want, len(rows), 4)
+	return s.SumDim(s.Abs(s.Sub(a, b)), false, -1).Float32s(), giouLoss(s, a, b).Float32s()
 }
 
 // sample reads maps x (F, C, H, W) at points grid (F, P, 2) in [0,1]², as x and

@@ -1,5 +1,7 @@
 package masksam
 
+import "hash/fnv"
+
 // Fill returns n values of the goldens' filling rule for a tensor's name:
 // center + scale·(2u-1), u from splitmix64 seeded by FNV-1a of the name
 // (golden/README.md). It stands in for weights and random numbers that two
@@ -14,13 +16,12 @@ func Fill(name string, n int, center, scale float64) []float32 {
 
 // FillUniform returns the n numbers u in [0,1) behind Fill.
 func FillUniform(name string, n int) []float64 {
-	h := uint64(14695981039346656037)
-	for i := range len(name) {
-		h = (h ^ uint64(name[i])) * 1099511628211
-	}
+	h := fnv.New64a()
+	h.Write([]byte(name))
+	state := h.Sum64()
 	out := make([]float64, n)
 	for i := range out {
-		z := h + uint64(i+1)*0x9E3779B97F4A7C15
+		z := state + uint64(i+1)*0x9E3779B97F4A7C15
 		z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9
 		z = (z ^ (z >> 27)) * 0x94D049BB133111EB
 		z ^= z >> 31

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"masksam/internal/nn"
 	"masksam/internal/sam"
 	"masksam/internal/torch"
 	"pgregory.net/rapid"
@@ -112,6 +113,70 @@ func TestDepthAxis(t *testing.T) {
 	}
 	if a, b := forward(sam.DepthReference, 16, 8), forward(sam.DepthSlices, 16, 8); slices.Equal(a, b) {
 		t.Error("two windows: the depth axes agree")
+	}
+}
+
+// TestDepthAxisSlices: the adapter of a window sees that window through the
+// slices, whatever lies beside it and in the batch.
+func TestDepthAxisSlices(t *testing.T) {
+	const frames, k, width = 3, 2, 8
+	cfg := sam.Encoder{Width: width, Depth: 1, Heads: 2, Global: []int{}, Window: k, Patch: 1, Canvas: [2]int{k, 2 * k}, Out: 16}
+	encode := func(batch, w int, x []float32) (out []float32) {
+		err := torch.Do(torch.Mode{}, func(s *torch.Scope) error {
+			var p nn.Params
+			defer p.Free()
+			b := nn.NewBuilder(s, &p, torch.CPU, 7, func(string) bool { return false })
+			enc := sam.NewImageEncoder(b, cfg, frames, sam.DepthSlices)
+			pos := p.Lookup("pos_embed").Value
+			pos.CopyFrom32(make([]float32, pos.Numel()))
+			enc.Forward(s, s.Float32s(torch.CPU, x, batch*frames, 3, k, w), func(name string, v *torch.Tensor) {
+				if name == "encoder.block0.space_adapter" { // (B·T·windows, k, k, width)
+					out = v.Float32s()
+				}
+			})
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return out
+	}
+	whole := Fill("x", 2*frames*3*k*2*k, 0, 1)
+	got := encode(2, 2*k, whole)
+	for b := range 2 {
+		for window := range 2 {
+			var part []float32 // this window alone
+			for row := range frames * 3 * k {
+				at := (b*frames*3*k+row)*2*k + window*k
+				part = append(part, whole[at:at+k]...)
+			}
+			want := encode(1, k, part)
+			for f := range frames {
+				for i := range k * k * width {
+					g, w := got[((b*frames+f)*2+window)*k*k*width+i], want[f*k*k*width+i]
+					if math.Abs(float64(g-w)) > 1e-5 {
+						t.Fatalf("batch %d window %d frame %d: %v beside others, %v alone", b, window, f, g, w)
+					}
+				}
+			}
+		}
+	}
+}
+
+// TestForwardShape: another shape than the network's is an error, not a guess.
+func TestForwardShape(t *testing.T) {
+	r := tiny(t)
+	net, err := New(r.Network, torch.CPU, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer net.Free()
+	err = torch.Do(torch.Mode{}, func(s *torch.Scope) error {
+		net.Forward(s, s.Zeros(torch.CPU, torch.Float32, 1, 1, 4, 16, 12))
+		return nil
+	})
+	if err == nil || !strings.Contains(err.Error(), "[1 2 16 12]") {
+		t.Errorf("four slices for two: %v", err)
 	}
 }
 
@@ -269,6 +334,9 @@ func TestRecipes(t *testing.T) {
 			t.Errorf("%s: %v", c.name, err)
 		}
 	}
+	if r, err := Small().Resolve([3]int{16, 56, 40}, 1, 6); err != nil || r.Network.Queries != 7 {
+		t.Errorf("six classes: %d queries, %v", r.Network.Queries, err)
+	}
 	if _, err := FindRecipe("nnUNetTrainer"); err == nil || !strings.Contains(err.Error(), "MaskSAM_ACDC") {
 		t.Errorf("an unknown recipe: %v", err)
 	}
@@ -286,7 +354,7 @@ func TestSet(t *testing.T) {
 	if r.Network.Encoder.Width != 32 || r.Train.Epochs != 2 || r.Network.AuxLogits != AuxReference || !slices.Equal(r.Train.Augment.Mirror, []int{2}) || r.Train.LR != 1e-4 || r.Network.Encoder.Canvas[1] != 64 {
 		t.Errorf("after Set: %+v", r)
 	}
-	for key, value := range map[string]string{"encoder.widht": "32", "epochs": "many"} {
+	for key, value := range map[string]string{"encoder.widht": "32", "epochs": "many", "network.width": "32", "classes": "3"} {
 		if err := r.Set(key, value); err == nil || !strings.Contains(err.Error(), key) {
 			t.Errorf("set %s=%s: %v", key, value, err)
 		}
@@ -332,7 +400,15 @@ func TestValidate(t *testing.T) {
 		"kind":       func(c *Config) { c.Stem[0].Kind = "pool" },
 		"depth_axis": func(c *Config) { c.DepthAxis = "windows" },
 		"aux_logits": func(c *Config) { c.AuxLogits = "" },
-		"head":       func(c *Config) { c.Head = append([]Layer{{Kind: "up", Out: 4}}, c.Head...) },
+		"convs": func(c *Config) {
+			c.Generator.Stages = slices.Clone(c.Generator.Stages)
+			c.Generator.Stages[1].Convs = 1
+		},
+		"kernel":    func(c *Config) { c.Stem[0].Kernel = [3]int{2, 3, 3} },
+		"stem":      func(c *Config) { c.Stem[1].Out = 4 },
+		"ascending": func(c *Config) { c.Encoder.Global = []int{0, 0} },
+		"norm_eps":  func(c *Config) { c.NormEps = 0 },
+		"head":      func(c *Config) { c.Head = append([]Layer{{Kind: "up", Out: 4}}, c.Head...) },
 	} {
 		c := tiny(t).Network
 		c.Stem = slices.Clone(c.Stem)

@@ -101,21 +101,3 @@ func cleanCosts(cost []float64) (all bool) {
 	}
 	return all
 }
-
-// boxL1 and boxGIoU compare two boxes x1 y1 x2 y2.
-func boxL1(a, b []float32) float64 {
-	sum := 0.0
-	for i := range 4 {
-		sum += math.Abs(float64(a[i]) - float64(b[i]))
-	}
-	return sum
-}
-
-func boxGIoU(a, b []float32) float64 {
-	x := func(v []float32, i int) float64 { return float64(v[i]) }
-	area := func(v []float32) float64 { return (x(v, 2) - x(v, 0)) * (x(v, 3) - x(v, 1)) }
-	inter := max(0, min(x(a, 2), x(b, 2))-max(x(a, 0), x(b, 0))) * max(0, min(x(a, 3), x(b, 3))-max(x(a, 1), x(b, 1)))
-	hull := max(0, max(x(a, 2), x(b, 2))-min(x(a, 0), x(b, 0))) * max(0, max(x(a, 3), x(b, 3))-min(x(a, 1), x(b, 1)))
-	union := area(a) + area(b) - inter
-	return inter/(union+boxEps) - (hull-union)/(hull+boxEps)
-}

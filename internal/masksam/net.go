@@ -2,6 +2,7 @@ package masksam
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"masksam/internal/nn"
@@ -24,23 +25,32 @@ type Net struct {
 }
 
 // New makes a network with random weights on dev; the same seed gives the same
-// weights. An invalid configuration is an error that names the field.
+// weights. An invalid configuration is an error that names the field; a device
+// without enough memory gives torch.OutOfMemory.
 func New(cfg Config, dev torch.Device, seed uint64) (*Net, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	b := nn.NewBuilder(dev, seed, func(name string) bool { return cfg.TrainAll || trains(name) })
-	n := &Net{Config: cfg, Params: b.Params()}
-	h, w := cfg.Tokens()
-	s := b.At("sam_model")
-	n.encoder = sam.NewImageEncoder(s.At("image_encoder"), cfg.Encoder, cfg.Frames, cfg.DepthAxis)
-	n.prompts = sam.NewPromptEncoder(s.At("prompt_encoder"), cfg.Encoder, cfg.Frames, h, w)
-	n.masks = sam.NewMaskDecoder(s.At("mask_decoder"), cfg.Decoder, cfg.Encoder.Out, cfg.Frames, cfg.Queries, cfg.Classes)
-	s.Buffer("pixel_mean", nn.Const(0), 3, 1, 1) // SAM's own normalisation, unused: the stem takes its place
-	s.Buffer("pixel_std", nn.Const(1), 3, 1, 1)
-	n.stem = newLayers(b, "first_conv", cfg.Stem, cfg.Channels, cfg)
-	n.gen = newGenerator(b, cfg)
-	n.head = newLayers(b, "final_conv", cfg.Head, cfg.Queries, cfg)
+	n := &Net{Config: cfg, Params: new(nn.Params)}
+	err := torch.Do(torch.Mode{}, func(scope *torch.Scope) error {
+		b := nn.NewBuilder(scope, n.Params, dev, seed, func(name string) bool { return cfg.TrainAll || trains(name) })
+		f := sam.Frame{Height: cfg.Height, Width: cfg.Width, Scale: upscale(cfg.Stem), Stretch: cfg.Stretch}
+		f.H, f.W = cfg.Tokens()
+		s := b.At("sam_model")
+		n.encoder = sam.NewImageEncoder(s.At("image_encoder"), cfg.Encoder, cfg.Frames, cfg.DepthAxis)
+		n.prompts = sam.NewPromptEncoder(s.At("prompt_encoder"), cfg.Encoder, cfg.Frames, f)
+		n.masks = sam.NewMaskDecoder(s.At("mask_decoder"), cfg.Decoder, cfg.Encoder.Out, cfg.Frames, cfg.Queries, cfg.Classes)
+		s.Buffer("pixel_mean", nn.Const(0), 3, 1, 1) // SAM's own normalisation, unused: the stem takes its place
+		s.Buffer("pixel_std", nn.Const(1), 3, 1, 1)
+		n.stem = newLayers(b, "first_conv", cfg.Stem, cfg.Channels, cfg)
+		n.gen = newGenerator(b, cfg)
+		n.head = newLayers(b, "final_conv", cfg.Head, cfg.Queries, cfg)
+		return nil
+	})
+	if err != nil {
+		n.Free()
+		return nil, fmt.Errorf("make the network: %w", err)
+	}
 	return n, nil
 }
 
@@ -71,7 +81,8 @@ type Output struct {
 }
 
 // Forward runs the network on x (B, C, T, H, W), float32, z-scored or
-// CT-normalised.
+// CT-normalised. Another shape than the configuration's fails as an operation
+// does, to come back as an error of torch.Do.
 func (n *Net) Forward(s *torch.Scope, x *torch.Tensor) *Output { return n.forward(s, x, nil, nil) }
 
 // forced replaces the prompts that follow a discontinuity, so that what comes
@@ -88,6 +99,9 @@ func (n *Net) forward(s *torch.Scope, x *torch.Tensor, probe sam.Probe, f *force
 		}
 	}
 	c := n.Config
+	if want := []int{c.Channels, c.Frames, c.Height, c.Width}; x.Rank() != 5 || !slices.Equal(x.Shape()[1:], want) {
+		panic(&torch.Error{Op: "Forward", Shapes: [][]int{x.Shape()}, Msg: fmt.Sprintf("the network takes (B, C, T, H, W) with (C, T, H, W) = %v", want)})
+	}
 	x = n.stem.forward(s, x)
 	see("first_conv", x)
 	frames := s.Permute(x, 0, 2, 1, 3, 4)
@@ -101,7 +115,6 @@ func (n *Net) forward(s *torch.Scope, x *torch.Tensor, probe sam.Probe, f *force
 
 	var hard *torch.Tensor
 	out.AuxBoxes, hard = auxBoxes(s, g.boxes, out.AuxMasks)
-	h, w := c.Tokens()
 	boxes := out.AuxBoxes
 	masks := s.Reshape(hard, -1, c.Height, c.Width)
 	if f != nil {
@@ -110,18 +123,18 @@ func (n *Net) forward(s *torch.Scope, x *torch.Tensor, probe sam.Probe, f *force
 			masks = f.masks
 		}
 	}
-	sparse := n.prompts.Boxes(s, boxes, c.Height, c.Width, upscale(c.Stem))
+	sparse := n.prompts.Boxes(s, boxes)
 	see("prompt_encoder.sparse", sparse)
-	dense := n.prompts.Masks(s, masks, h, w)
+	dense := n.prompts.Masks(s, masks)
 	see("prompt_encoder.dense", dense)
-	low, classes := n.masks.Forward(s, maps[len(maps)-1], dense, n.prompts.Grid(s, h, w), sparse, g.tokens, probe)
+	low, classes := n.masks.Forward(s, maps[len(maps)-1], dense, n.prompts.Grid(s), sparse, g.tokens, probe)
 	see("mask_decoder.low_res_masks", low)
 	see("mask_decoder.classes", classes)
+	h, w := c.Tokens()
 	out.Classes = s.Reshape(classes, -1, c.Queries, c.Classes+1)
 	low = s.Reshape(low, -1, c.Queries, 4*h, 4*w)
 	if len(n.head.list) == 0 {
-		f := upscale(c.Stem)
-		up := s.Interpolate(low, torch.Bilinear, false, c.Height*f, c.Width*f)
+		up := s.Interpolate(low, torch.Bilinear, false, c.Encoder.Canvas[0], c.Encoder.Canvas[1])
 		out.Masks = s.Interpolate(up, torch.Bilinear, false, c.Height, c.Width)
 		return out
 	}
@@ -149,6 +162,7 @@ func (o *Output) Semseg(s *torch.Scope, batch int) *torch.Tensor {
 // into boxes (B·T, Q, 4), the mean of the head's box and the tight box of the
 // binarised mask, and returns the binarised masks as well (float32, no gradient).
 func auxBoxes(s *torch.Scope, g, masks *torch.Tensor) (boxes, hard *torch.Tensor) {
+	g = s.To(g, torch.Float32)
 	l := s.Select(g, 2, 0) // (B·T, Q, 2): lower corner x, y
 	p := s.Select(g, 2, 1)
 	far := s.Add(l, s.Mul(s.AddScalar(s.MulScalar(l, -1), 1), p))

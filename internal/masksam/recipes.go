@@ -112,7 +112,7 @@ func (f *FixedSplit) Match(cases []string) (train, val []string, ok bool) {
 	group := func(c string) string { return c }
 	if f.Group != "" {
 		re, err := regexp.Compile(f.Group)
-		if err != nil {
+		if err != nil || re.NumSubexp() < 1 {
 			return nil, nil, false
 		}
 		group = func(c string) string {
@@ -204,7 +204,7 @@ func ACDC() Recipe {
 				Stages:  []Stage{{256, k3, 2}, {128, k3, 2}, {128, k3, 2}},
 				Fusions: []Fusion{{"second", 1}, {"first", 0}},
 			},
-			Decoder: decoder,
+			Decoder: decoder, Stretch: true,
 			NormEps: 1e-5, Slope: 0.01, AuxLogits: AuxReference,
 		},
 		Loss:  Loss{Class: 0.20, Mask: 1.5, Dice: 1.5, AuxMask: 0.5, AuxDice: 0.5, AuxBox: 0.5, AuxGIoU: 0.2, NoObject: 0.1, Points: 32768, Oversample: 2, Importance: 0.75},
@@ -255,7 +255,6 @@ func Small() Recipe {
 		Name: "MaskSAM_Small", Short: "small", Plans: "nnUNetPlans_small",
 		Batch: 2,
 		Network: Config{
-			Queries:   4,
 			Stem:      []Layer{{"block", 8, k3}, {"block", 3, k3}},
 			Encoder:   sam.Encoder{Width: 128, Depth: 4, Heads: 4, Global: []int{0, 1, 2, 3}, Window: 14, Patch: 8, Out: 64},
 			DepthAxis: sam.DepthSlices,
@@ -320,6 +319,9 @@ func (r Recipe) Resolve(patch [3]int, channels, classes int) (Recipe, error) {
 	return r, nil
 }
 
+// resolved are the network's fields that Resolve fills.
+var resolved = []string{"frames", "height", "width", "channels", "classes"}
+
 // Set overrides one hyper-parameter by its JSON path, e.g. "train.epochs" or
 // "network.encoder.width"; the leading "network" or "train" may be left out.
 // The value is JSON; a text needs no quotes. Unknown keys are an error that
@@ -332,6 +334,9 @@ func (r *Recipe) Set(key, value string) error {
 	var tree map[string]any
 	if err := json.Unmarshal(raw, &tree); err != nil {
 		return err
+	}
+	if slices.Contains(resolved, strings.TrimPrefix(key, "network.")) {
+		return fmt.Errorf("set %s=%s: dataset and patch decide this; the patch is set by patch=[T,H,W] when planning", key, value)
 	}
 	var val any
 	if err := json.Unmarshal([]byte(value), &val); err != nil {

@@ -4,6 +4,7 @@ package nn
 
 import (
 	"fmt"
+	"hash/fnv"
 	"math"
 	"math/rand/v2"
 
@@ -76,7 +77,7 @@ func (p *Params) Load(src func(name string) ([]float32, []int, error)) error {
 	return nil
 }
 
-// Init fills a fresh parameter; fanIn is the number of inputs of one output.
+// Init fills a fresh parameter.
 type Init func(data []float32, rng *rand.Rand)
 
 // Const fills with v.
@@ -116,6 +117,7 @@ func He(fanIn int, slope float64) Init {
 // Builder makes parameters below a name prefix. A parameter's random values
 // depend on the seed and its name only, not on the order of making.
 type Builder struct {
+	scope  *torch.Scope
 	params *Params
 	prefix string
 	dev    torch.Device
@@ -123,14 +125,11 @@ type Builder struct {
 	trains func(name string) bool
 }
 
-// NewBuilder starts an empty tree on dev; trains decides by name which
-// parameters train.
-func NewBuilder(dev torch.Device, seed uint64, trains func(name string) bool) *Builder {
-	return &Builder{params: &Params{index: map[string]*Param{}}, dev: dev, seed: seed, trains: trains}
+// NewBuilder adds to the tree p, on dev, within a scope; trains decides by name
+// which parameters train. What was made before a failure is in p, to be freed.
+func NewBuilder(s *torch.Scope, p *Params, dev torch.Device, seed uint64, trains func(name string) bool) *Builder {
+	return &Builder{scope: s, params: p, dev: dev, seed: seed, trains: trains}
 }
-
-// Params returns the tree built so far.
-func (b *Builder) Params() *Params { return b.params }
 
 // At returns a builder below name, formatted as by fmt.Sprintf.
 func (b *Builder) At(format string, args ...any) *Builder {
@@ -156,21 +155,15 @@ func (b *Builder) add(name string, trainable bool, init Init, shape []int) *torc
 		n *= d
 	}
 	data := make([]float32, n)
-	h := uint64(14695981039346656037)
-	for i := range len(name) {
-		h = (h ^ uint64(name[i])) * 1099511628211
-	}
-	init(data, rand.New(rand.NewPCG(b.seed, h)))
-	var t *torch.Tensor
-	err := torch.Do(torch.Mode{}, func(s *torch.Scope) error {
-		t = s.Float32s(b.dev, data, shape...).Keep()
-		t.SetRequiresGrad(trainable)
-		return nil
-	})
-	if err != nil {
-		panic(err)
-	}
+	h := fnv.New64a()
+	h.Write([]byte(name))
+	init(data, rand.New(rand.NewPCG(b.seed, h.Sum64())))
+	t := b.scope.Float32s(b.dev, data, shape...).Keep()
+	t.SetRequiresGrad(trainable)
 	p := &Param{Name: name, Value: t, Trainable: trainable}
+	if b.params.index == nil {
+		b.params.index = map[string]*Param{}
+	}
 	b.params.list = append(b.params.list, p)
 	b.params.index[name] = p
 	return t

@@ -48,7 +48,7 @@ func (e Encoder) Validate() error {
 		return fmt.Errorf("encoder: canvas %v is not a positive multiple of patch %d", e.Canvas, e.Patch)
 	case len(e.Global) == 0:
 		return fmt.Errorf("encoder: no global block; the prompt generator reads their outputs")
-	case !slices.IsSorted(e.Global) || e.Global[0] < 0 || e.Global[len(e.Global)-1] >= e.Depth:
+	case !slices.IsSorted(e.Global) || len(slices.Compact(slices.Clone(e.Global))) < len(e.Global) || e.Global[0] < 0 || e.Global[len(e.Global)-1] >= e.Depth:
 		return fmt.Errorf("encoder: global blocks %v are not ascending within 0..%d", e.Global, e.Depth-1)
 	case e.Window <= 0 && len(e.Global) < e.Depth:
 		return fmt.Errorf("encoder: window %d must be positive for the blocks that are not global", e.Window)

@@ -10,9 +10,7 @@ const vitNormEps = 1e-6
 // ImageEncoder is SAM's ViT with a temporal embedding and two depth-convolution
 // adapters per block (masksam.md §3).
 type ImageEncoder struct {
-	cfg       Encoder
-	depthAxis DepthAxis
-	frames    int
+	frames int
 
 	patchEmbed         nn.Conv
 	posEmbed, temporal *torch.Tensor
@@ -39,7 +37,7 @@ type block struct {
 func NewImageEncoder(b *nn.Builder, cfg Encoder, frames int, axis DepthAxis) *ImageEncoder {
 	gh, gw := cfg.Grid()
 	d := cfg.Width
-	e := &ImageEncoder{cfg: cfg, depthAxis: axis, frames: frames}
+	e := &ImageEncoder{frames: frames}
 	e.posEmbed = b.Param("pos_embed", nn.Normal(0.02), 1, gh, gw, d)
 	e.temporal = b.Param("temporal_embedding", nn.Normal(0.02), 1, frames, d)
 	e.patchEmbed = nn.NewConv2d(b.At("patch_embed.proj"), 3, d, cfg.Patch, cfg.Patch, 0, true)

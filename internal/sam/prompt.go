@@ -16,8 +16,10 @@ const maskChannels = 16
 // (masksam.md §5).
 type PromptEncoder struct {
 	width    int
-	canvas   [2]int // pixels (H, W)
-	patch    int
+	frame    Frame
+	canvas   [2]float32    // pixels (x, y)
+	scale    [2]float32    // from a frame's pixel to the canvas's, in x and y
+	cells    [2]float32    // tokens that make up the unit of position, in x and y
 	gaussian *torch.Tensor // (2, width/2)
 	corners  [2]*torch.Tensor
 	temporal *torch.Tensor // (T, width, h, w)
@@ -28,10 +30,31 @@ type PromptEncoder struct {
 	norm2    nn.Norm
 }
 
-// NewPromptEncoder makes the prompt encoder for frames of h×w tokens.
-func NewPromptEncoder(b *nn.Builder, e Encoder, frames, h, w int) *PromptEncoder {
-	p := &PromptEncoder{width: e.Out, canvas: e.Canvas, patch: e.Patch}
-	p.temporal = b.Param("temporal_embedding", nn.Normal(0.02), frames, e.Out, h, w)
+// Frame says how a frame lies on the encoder's canvas.
+type Frame struct {
+	Height, Width int // pixels of the frame
+	H, W          int // its tokens
+	Scale         int // pixels of the canvas to a pixel of the frame
+	// Stretch: prompts lie on the frame stretched to the canvas; else it is the
+	// canvas's top-left part.
+	Stretch bool
+}
+
+// NewPromptEncoder makes the prompt encoder for patches of the given number of
+// frames.
+func NewPromptEncoder(b *nn.Builder, e Encoder, frames int, f Frame) *PromptEncoder {
+	gh, gw := e.Grid()
+	p := &PromptEncoder{
+		width: e.Out, frame: f,
+		canvas: [2]float32{float32(e.Canvas[1]), float32(e.Canvas[0])},
+		scale:  [2]float32{float32(f.Scale), float32(f.Scale)},
+		cells:  [2]float32{float32(gw), float32(gh)},
+	}
+	if f.Stretch {
+		p.scale = [2]float32{p.canvas[0] / float32(f.Width), p.canvas[1] / float32(f.Height)}
+		p.cells = [2]float32{float32(f.W), float32(f.H)}
+	}
+	p.temporal = b.Param("temporal_embedding", nn.Normal(0.02), frames, e.Out, f.H, f.W)
 	for i := range 4 {
 		t := b.At("point_embeddings.%d", i).Param("weight", nn.Normal(1), 1, e.Out)
 		if i >= 2 {
@@ -60,24 +83,22 @@ func (p *PromptEncoder) encode(s *torch.Scope, c *torch.Tensor) *torch.Tensor {
 	return s.Cat(-1, s.Sin(c), s.Cos(c))
 }
 
-// Boxes encodes boxes (N, 4) as x1 y1 x2 y2 in [0,1] of a frame of h×w pixels,
-// which the network sees enlarged by scale, into sparse prompts (N, 2, width).
-// Corners are floored to pixels, as the published code does.
-func (p *PromptEncoder) Boxes(s *torch.Scope, boxes *torch.Tensor, h, w, scale int) *torch.Tensor {
-	dev := boxes.Device()
-	size := s.Float32s(dev, []float32{float32(w), float32(h)}, 2)
-	c := s.Floor(s.Mul(s.Reshape(s.Detach(boxes), -1, 2, 2), size))
-	c = s.AddScalar(s.MulScalar(c, float64(scale)), 0.5)
-	canvas := s.Float32s(dev, []float32{float32(p.canvas[1]), float32(p.canvas[0])}, 2)
-	return s.Add(p.encode(s, s.Div(c, canvas)), s.Cat(0, p.corners[0], p.corners[1]))
+// Boxes encodes boxes (N, 4) as x1 y1 x2 y2 in [0,1] of the frame into sparse
+// prompts (N, 2, width). Corners are floored to pixels of the frame, as the
+// published code does.
+func (p *PromptEncoder) Boxes(s *torch.Scope, boxes *torch.Tensor) *torch.Tensor {
+	pair := func(v [2]float32) *torch.Tensor { return s.Float32s(boxes.Device(), v[:], 2) }
+	c := s.Mul(s.Reshape(s.Detach(boxes), -1, 2, 2), pair([2]float32{float32(p.frame.Width), float32(p.frame.Height)}))
+	c = s.AddScalar(s.Mul(s.Floor(c), pair(p.scale)), 0.5)
+	return s.Add(p.encode(s, s.Div(c, pair(p.canvas))), s.Cat(0, p.corners[0], p.corners[1]))
 }
 
 // Masks encodes binary masks (N, H, W), resized to four pixels per token edge
 // by nearest neighbour, into dense prompts (N, width, h, w).
-func (p *PromptEncoder) Masks(s *torch.Scope, masks *torch.Tensor, h, w int) *torch.Tensor {
-	x := s.Unsqueeze(masks, 1)
-	if x.Dim(2) != 4*h || x.Dim(3) != 4*w {
-		x = s.Interpolate(x, torch.Nearest, false, 4*h, 4*w)
+func (p *PromptEncoder) Masks(s *torch.Scope, masks *torch.Tensor) *torch.Tensor {
+	x, h, w := s.Unsqueeze(masks, 1), 4*p.frame.H, 4*p.frame.W
+	if x.Dim(2) != h || x.Dim(3) != w {
+		x = s.Interpolate(x, torch.Nearest, false, h, w)
 	}
 	x = s.GELU(p.norm1.Channels(s, p.down1.Forward(s, x)))
 	x = s.GELU(p.norm2.Channels(s, p.down2.Forward(s, x)))
@@ -85,14 +106,13 @@ func (p *PromptEncoder) Masks(s *torch.Scope, masks *torch.Tensor, h, w int) *to
 }
 
 // Grid returns the dense positional encoding of every frame,
-// (T, h·w, width): half-integers of the canvas's token grid, of which a smaller
-// frame keeps the top-left part, plus the temporal embedding.
-func (p *PromptEncoder) Grid(s *torch.Scope, h, w int) *torch.Tensor {
-	gh, gw := p.canvas[0]/p.patch, p.canvas[1]/p.patch
+// (T, h·w, width): that of the tokens' centres, plus the temporal embedding.
+func (p *PromptEncoder) Grid(s *torch.Scope) *torch.Tensor {
+	h, w := p.frame.H, p.frame.W
 	c := make([]float32, 0, 2*h*w)
 	for y := range h {
 		for x := range w {
-			c = append(c, (float32(x)+0.5)/float32(gw), (float32(y)+0.5)/float32(gh))
+			c = append(c, (float32(x)+0.5)/p.cells[0], (float32(y)+0.5)/p.cells[1])
 		}
 	}
 	pe := p.encode(s, s.Float32s(p.gaussian.Device(), c, h*w, 2))
