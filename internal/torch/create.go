@@ -80,14 +80,14 @@ func NewGenerator(dev Device, seed uint64) *Generator {
 
 // Free releases g.
 func (g *Generator) Free() {
-	C.shim_generator_free(g.h)
+	C.shim_generator_free(g.handle("Generator.Free"))
 	g.h = 0
 }
 
 // State is all g needs to go on where it is, for SetState.
 func (g *Generator) State() []byte {
 	var h C.handle
-	check(C.shim_generator_state(g.h, &h), "Generator.State")
+	check(C.shim_generator_state(g.handle("Generator.State"), &h), "Generator.State")
 	t := newTensor(h)
 	defer t.Free()
 	return t.Uint8s()
@@ -100,14 +100,21 @@ func (g *Generator) SetState(state []byte) {
 	check(C.shim_from_host(C.int(UInt8), -1, unsafe.Pointer(unsafe.SliceData(state)), &n, 1, &h), "Generator.SetState")
 	t := newTensor(h)
 	defer t.Free()
-	check(C.shim_generator_set_state(g.h, h), "Generator.SetState", t)
+	check(C.shim_generator_set_state(g.handle("Generator.SetState"), h), "Generator.SetState", t)
 }
 
 func (g *Generator) code() int {
 	if g == nil {
 		return 0
 	}
-	return int(g.h)
+	return int(g.handle("Generator"))
+}
+
+func (g *Generator) handle(op string) C.handle {
+	if g.h == 0 {
+		panic(&Error{Op: op, Msg: "use of a generator after it was freed"})
+	}
+	return g.h
 }
 
 // Rand is uniform in [0, 1). A nil gen is the device's default generator, see ManualSeed.

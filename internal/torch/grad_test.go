@@ -307,6 +307,41 @@ func TestGradientsAgainstFiniteDifferences(t *testing.T) {
 	}
 }
 
+// An input's gradient does not depend on whether the others require one, as
+// frozen weights and constant inputs do not.
+func TestGradientsOfSingleInputs(t *testing.T) {
+	for _, kind := range []DType{Float64, Float32} {
+		for _, o := range diffOps {
+			err := Do(Mode{Grad: true}, func(s *Scope) error {
+				var xs []*Tensor
+				for _, x := range draw(s, o, 1) {
+					xs = append(xs, s.To(x, kind))
+				}
+				all := leaves(s, xs)
+				y := o.f(s, all)
+				weights := s.Randn(CPU, kind, nil, y.Shape()...)
+				want := s.Grads(s.Sum(s.Mul(y, weights)), all)
+				for i := range xs {
+					one := append([]*Tensor{}, xs...)
+					one[i] = leaves(s, xs[i:i+1])[0]
+					got := s.Grads(s.Sum(s.Mul(o.f(s, one), weights)), one[i:i+1])[0]
+					a, b := got.Float64s(), want[i].Float64s()
+					for j := range a {
+						if math.Abs(a[j]-b[j]) > 1e-4*(1+math.Abs(b[j])) {
+							t.Errorf("%s in %v: input %d alone has gradient %v, with the others %v", o.name, kind, i, a[j], b[j])
+							break
+						}
+					}
+				}
+				return nil
+			})
+			if err != nil {
+				t.Errorf("%s in %v: %v", o.name, kind, err)
+			}
+		}
+	}
+}
+
 // layouts give a tensor another memory layout. expanded ones repeat its first
 // slices, so their values differ from x's.
 var layouts = []struct {

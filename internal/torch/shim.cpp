@@ -156,7 +156,9 @@ template <typename F> shim_error *guard(F &&f) {
     std::string msg = e.what_without_backtrace();
     const bool oom = msg.find("DefaultCPUAllocator: ") != std::string::npos &&
                      msg.find("tried to allocate") != std::string::npos;
-    return failure(msg, oom);
+    const bool gpu = msg.find("CUDA error: out of memory") != std::string::npos ||
+                     msg.find("_STATUS_ALLOC_FAILED") != std::string::npos;
+    return failure(msg, oom || gpu);
   } catch (const std::bad_alloc &e) {
     return failure(e.what(), true);
   } catch (const std::exception &e) {
@@ -429,7 +431,7 @@ OP(Attention) {
   const bool flat = r >= 2 && k.dim() == r && v.dim() == r && q.sizes().slice(0, r - 2) == k.sizes().slice(0, r - 2) &&
                     q.sizes().slice(0, r - 2) == v.sizes().slice(0, r - 2) && k.size(-1) == q.size(-1) && v.size(-2) == m;
   const bool recorded = at::GradMode::is_enabled() && (q.requires_grad() || k.requires_grad() || v.requires_grad());
-  if (own_kernels && flat && q.is_cpu() && !mask.defined() && q.numel() / q.size(-1) * m > (recorded ? TiledAttention::whole() : TiledAttention::block())) {
+  if (own_kernels && flat && q.is_cpu() && !mask.defined() && q.numel() > 0 && q.numel() / q.size(-1) * m > (recorded ? TiledAttention::whole() : TiledAttention::block())) {
     auto shape = q.sizes().vec();
     shape.back() = v.size(-1);
     return c.ret(TiledAttention::apply(q.reshape({-1, n, q.size(-1)}), k.reshape({-1, m, k.size(-1)}), v.reshape({-1, m, v.size(-1)})).view(shape));
@@ -453,6 +455,9 @@ OP(Attention) {
 bool all_are(IntArrayRef v, int64_t want) {
   return std::all_of(v.begin(), v.end(), [=](int64_t x) { return x == want; });
 }
+
+// Whether v, if given, is a vector of n on the CPU, as the ways below read it unchecked.
+bool per_channel(const Tensor &v, int64_t n) { return !v.defined() || (v.is_cpu() && v.dim() == 1 && v.numel() == n); }
 
 // w (R,C) times every position of x (B,C,…), plus b (R) if defined: (B,R,…).
 Tensor channel_product(const Tensor &x, const Tensor &w, const Tensor &b) {
@@ -651,7 +656,7 @@ struct Depthwise : torch::autograd::Function<Depthwise> {
 OP(Conv2d) {
   auto x = c[0], w = c[1];
   const auto stride = c.part(0, 2), pad = c.part(2, 2), dilation = c.part(4, 2);
-  if (own_kernels && x.is_cpu() && x.dim() == 4 && w.dim() == 4 && x.size(1) == w.size(1) && all_are(w.sizes().slice(2), 1) && all_are(stride, 1) && all_are(pad, 0))
+  if (own_kernels && x.is_cpu() && x.dim() == 4 && w.dim() == 4 && x.size(1) == w.size(1) && all_are(w.sizes().slice(2), 1) && all_are(stride, 1) && all_are(pad, 0) && c.ints[6] == 1)
     return c.ret(channel_product(x, w.flatten(1), c[2]));
   c.ret(at::conv2d(x, w, c.maybe(2), stride, pad, dilation, c.ints[6]));
 }
@@ -664,7 +669,7 @@ OP(Conv3d) {
   if (own_kernels && x.is_cpu() && x.dim() == 5 && w.dim() == 5 && x.size(1) == w.size(1) * groups && plain_steps) {
     const auto kernel = w.sizes().slice(2);
     if (groups == 1 && all_are(kernel, 1) && all_are(pad, 0)) return c.ret(channel_product(x, w.flatten(1), c[2]));
-    if (groups == w.size(0) && w.size(1) == 1 && all_are(kernel, 3) && all_are(pad, 1) && x.numel() > 0 && c.wide(0).scalar_type() == w.scalar_type() && !is_half(w))
+    if (groups == w.size(0) && w.size(1) == 1 && all_are(kernel, 3) && all_are(pad, 1) && x.numel() > 0 && c.wide(0).scalar_type() == w.scalar_type() && !is_half(w) && w.is_cpu() && per_channel(c[2], w.size(0)))
       return c.ret(Depthwise::apply(c.wide(0), w, c.maybe(2)));
     if (groups == 1 && !c.autocast)
       if (const auto axis = axis_to_halve(x, w, pad)) return c.ret(convolution_of_halves(x, w, c.maybe(2), pad, axis));
@@ -700,7 +705,7 @@ OP(LayerNorm) {
 
 OP(ChannelNorm) {
   const auto x = c.wide(0), rows = x.movedim(1, -1);
-  if (!own_kernels || !x.is_cpu() || x.dim() < 2 || rows.is_contiguous())
+  if (!own_kernels || !x.is_cpu() || x.dim() < 2 || rows.is_contiguous() || !per_channel(c[1], x.size(1)) || !per_channel(c[2], x.size(1)))
     return c.ret(at::layer_norm(rows, {rows.size(-1)}, c.maybe(1), c.maybe(2), c.nums[0]).movedim(-1, 1));
   // layer_norm copies other layouts element by element, and forth and back.
   std::vector<int64_t> channel(x.dim(), 1);
@@ -741,7 +746,8 @@ struct InstanceNorm : torch::autograd::Function<InstanceNorm> {
 
 OP(InstanceNorm) {
   const auto x = c[0];
-  if (own_kernels && x.is_cpu() && !is_half(x) && x.dim() > 2 && x.numel() > 0) return c.ret(InstanceNorm::apply(x, c.maybe(1), c.maybe(2), c.nums[0]));
+  if (own_kernels && x.is_cpu() && !is_half(x) && x.dim() > 2 && x.numel() > 0 && per_channel(c[1], x.size(1)) && per_channel(c[2], x.size(1)))
+    return c.ret(InstanceNorm::apply(x, c.maybe(1), c.maybe(2), c.nums[0]));
   c.ret(at::instance_norm(x, c.maybe(1), c.maybe(2), {}, {}, true, 0.1, c.nums[0], true));
 }
 OP(GroupNorm) { c.ret(at::group_norm(c.wide(0), c.ints[0], c.maybe(1), c.maybe(2), c.nums[0])); }
@@ -971,7 +977,9 @@ void shim_set_threads(int n) {
 
 int shim_threads(void) { return at::get_num_threads(); }
 
-void shim_manual_seed(uint64_t seed) { at::manual_seed(seed); }
+shim_error *shim_manual_seed(uint64_t seed) {
+  return guard([&] { at::manual_seed(seed); });
+}
 
 const char *shim_version(void) { return TORCH_VERSION; }
 

@@ -89,7 +89,7 @@ void shim_generator_free(handle g);
 void shim_use_own_kernels(int when);
 void shim_set_threads(int n);
 int shim_threads(void);
-void shim_manual_seed(uint64_t seed);
+shim_error *shim_manual_seed(uint64_t seed);
 const char *shim_version(void);
 const char *shim_cpu_capability(void);
 int shim_cuda_count(void);

@@ -267,11 +267,14 @@ func (s *Scope) adopt(c *Scope, t *Tensor) {
 // Tensor is an array on a device. It lives until its scope ends or, once kept,
 // until Free; its use after that panics with *Error.
 type Tensor struct {
-	h    C.handle // 0 once freed
-	a    *arena   // nil once kept
-	grad *Tensor  // handle to the gradient, made by Grad
-	// Facts of the tensor, read once.
-	known  bool
+	h    C.handle             // 0 once freed
+	a    *arena               // nil once kept
+	grad *Tensor              // handle to the gradient, made by Grad
+	info atomic.Pointer[info] // read once; goroutines may share a tensor
+}
+
+// info is what does not change in a tensor's life.
+type info struct {
 	dtype  DType
 	device Device
 	shape  []int
@@ -309,7 +312,11 @@ func (t *Tensor) handle(op string) C.handle {
 		panic(&Error{Op: op, Msg: "a tensor is nil"})
 	}
 	if t.h == 0 {
-		panic(&Error{Op: op, Shapes: [][]int{t.shape}, Msg: "use of a tensor after it was freed"})
+		e := &Error{Op: op, Msg: "use of a tensor after it was freed"}
+		if known := t.info.Load(); known != nil {
+			e.Shapes = [][]int{known.shape}
+		}
+		panic(e)
 	}
 	return t.h
 }
@@ -327,50 +334,48 @@ func (t *Tensor) Free() {
 	freeHandles(t.release(nil))
 }
 
-func (t *Tensor) describe() {
-	if t.known {
-		return
+func (t *Tensor) describe() *info {
+	if known := t.info.Load(); known != nil {
+		return known
 	}
 	h := t.handle("Shape")
-	var info C.shim_info
-	check(C.shim_describe(h, &info), "Shape")
-	t.shape = make([]int, info.rank)
-	for i := range t.shape {
-		t.shape[i] = int(info.shape[i])
+	var c C.shim_info
+	check(C.shim_describe(h, &c), "Shape")
+	known := &info{dtype: DType(c.dtype), device: Device{int(c.device) + 1}, shape: make([]int, c.rank)}
+	for i := range known.shape {
+		known.shape[i] = int(c.shape[i])
 	}
-	t.dtype, t.device, t.known = DType(info.dtype), Device{int(info.device) + 1}, true
+	t.info.Store(known)
+	return known
 }
 
 // Shape is the size of every dimension; the slice is the caller's.
 func (t *Tensor) Shape() []int {
-	t.describe()
-	return slices.Clone(t.shape)
+	return slices.Clone(t.describe().shape)
 }
 
 // Dim is the size of dimension i; a negative i counts from the end.
 func (t *Tensor) Dim(i int) int {
-	t.describe()
+	shape := t.describe().shape
 	j := i
 	if j < 0 {
-		j += len(t.shape)
+		j += len(shape)
 	}
-	if j < 0 || j >= len(t.shape) {
-		panic(&Error{Op: "Dim", Shapes: [][]int{t.shape}, Msg: fmt.Sprintf("no dimension %d", i)})
+	if j < 0 || j >= len(shape) {
+		panic(&Error{Op: "Dim", Shapes: [][]int{shape}, Msg: fmt.Sprintf("no dimension %d", i)})
 	}
-	return t.shape[j]
+	return shape[j]
 }
 
 // Rank is the number of dimensions.
 func (t *Tensor) Rank() int {
-	t.describe()
-	return len(t.shape)
+	return len(t.describe().shape)
 }
 
 // Numel is the number of elements.
 func (t *Tensor) Numel() int {
-	t.describe()
 	n := 1
-	for _, d := range t.shape {
+	for _, d := range t.describe().shape {
 		n *= d
 	}
 	return n
@@ -378,14 +383,12 @@ func (t *Tensor) Numel() int {
 
 // DType is the type of the elements.
 func (t *Tensor) DType() DType {
-	t.describe()
-	return t.dtype
+	return t.describe().dtype
 }
 
 // Device is where t lives.
 func (t *Tensor) Device() Device {
-	t.describe()
-	return t.device
+	return t.describe().device
 }
 
 func (t *Tensor) String() string {
@@ -530,7 +533,7 @@ func CPUCapability() string { return C.GoString(C.shim_cpu_capability()) }
 func useOwnKernels(when int) { C.shim_use_own_kernels(C.int(when)) }
 
 // ManualSeed seeds the default generators of all devices.
-func ManualSeed(seed uint64) { C.shim_manual_seed(C.uint64_t(seed)) }
+func ManualSeed(seed uint64) { check(C.shim_manual_seed(C.uint64_t(seed)), "ManualSeed") }
 
 // CUDACount is the number of CUDA devices, 0 in a CPU build of libtorch.
 func CUDACount() int { return int(C.shim_cuda_count()) }

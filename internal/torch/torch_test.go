@@ -627,3 +627,55 @@ func BenchmarkAddSmall(b *testing.B) {
 		}
 	})
 }
+
+// Wrong sizes of per-channel vectors are refused on the ways of our own too.
+func TestPerChannelSizes(t *testing.T) {
+	for name, f := range map[string]func(s *Scope, x, short *Tensor) *Tensor{
+		"depthwise bias": func(s *Scope, x, short *Tensor) *Tensor {
+			return s.Conv3d(x, s.Ones(CPU, Float32, 4, 1, 3, 3, 3), short, Conv{Pad: []int{1, 1, 1}, Groups: 4})
+		},
+		"instance norm": func(s *Scope, x, short *Tensor) *Tensor { return s.InstanceNorm(x, short, nil, 1e-5) },
+		"channel norm":  func(s *Scope, x, short *Tensor) *Tensor { return s.ChannelNorm(x, nil, short, 1e-5) },
+	} {
+		err := Do(Mode{}, func(s *Scope) error {
+			f(s, s.Ones(CPU, Float32, 2, 4, 3, 3, 3), s.Ones(CPU, Float32, 1))
+			return nil
+		})
+		if e := (*Error)(nil); !errors.As(err, &e) {
+			t.Errorf("%s of size 1 for 4 channels: %v", name, err)
+		}
+	}
+}
+
+// A freed generator is an error, not libtorch's default one.
+func TestFreedGenerator(t *testing.T) {
+	g := NewGenerator(CPU, 1)
+	g.Free()
+	err := Do(Mode{}, func(s *Scope) error {
+		s.Rand(CPU, Float32, g, 2)
+		return nil
+	})
+	if err == nil || !strings.Contains(err.Error(), "freed") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// Goroutines may read one tensor's shape at once.
+func TestSharedTensor(t *testing.T) {
+	err := Do(Mode{}, func(s *Scope) error {
+		x := s.Ones(CPU, Float32, 2, 3)
+		var wg sync.WaitGroup
+		for range 8 {
+			wg.Go(func() {
+				if x.Dim(1) != 3 || x.DType() != Float32 {
+					t.Error("a reader saw another shape")
+				}
+			})
+		}
+		wg.Wait()
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
