@@ -38,7 +38,7 @@ func (r *Report) Err() error {
 }
 
 // Check finds every broken rule of a raw dataset in one pass: those of nnU-Net's verify_dataset_integrity and those that it
-// misses (nnunet.md, sections 3 and 11). All cases are read. What only follows from another finding is left out. The error
+// misses (verify_dataset_integrity.py). All cases are read. What only follows from another finding is left out. The error
 // is that of ctx.
 func Check(ctx context.Context, dir string, opt CheckOptions) (*Report, error) {
 	c := &checker{path: filepath.Join(dir, FileName)}

@@ -1,5 +1,5 @@
 // Package masksam is the MaskSAM network (ICCV 2025, arXiv 2403.14103), its
-// matcher, its criterion and the published recipes, as shared/design/masksam.md
+// matcher, its criterion and the published recipes, as docs/network.md
 // states them. Everything a network is made of is data in Config: the published
 // topologies differ in values only.
 package masksam

@@ -22,7 +22,7 @@ type Part struct {
 }
 
 // Criterion matches queries to the labels of each frame and sums MaskSAM's
-// losses (masksam.md §6).
+// losses (docs/network.md §6).
 type Criterion struct {
 	loss    Loss
 	classes int

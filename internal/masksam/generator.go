@@ -7,7 +7,7 @@ import (
 	"masksam/internal/torch"
 )
 
-// generator is the prompt generator ("image decoder", masksam.md §4): a decoder
+// generator is the prompt generator ("image decoder", docs/network.md §4): a decoder
 // over the encoder's maps that predicts auxiliary masks, boxes and classifier
 // tokens for every query.
 type generator struct {

@@ -299,7 +299,7 @@ func TestNoMatch(t *testing.T) {
 	}
 }
 
-// TestFrozen: the published recipes train what masksam.md §1 says.
+// TestFrozen: the published recipes train what docs/network.md §1 says.
 func TestFrozen(t *testing.T) {
 	for name, want := range map[string]bool{
 		"first_conv.0.convs.0.conv.weight":                                 true,

@@ -2,7 +2,7 @@ package masksam
 
 import "math"
 
-// nanCost is what a cost that is not a number becomes (masksam.md §6).
+// nanCost is what a cost that is not a number becomes (docs/network.md §6).
 const nanCost = 100
 
 // pair is one query matched to one target mask of a frame.

@@ -11,7 +11,7 @@ import (
 )
 
 // Net is a MaskSAM network: stem, image encoder, prompt generator, prompt
-// encoder and mask decoder (masksam.md, sections 2 to 5).
+// encoder and mask decoder (docs/network.md, sections 2 to 5).
 type Net struct {
 	Config Config
 	Params *nn.Params
@@ -146,7 +146,7 @@ func (n *Net) forward(s *torch.Scope, x *torch.Tensor, probe sam.Probe, f *force
 
 // Semseg returns the score volume (B, K, T, H, W) for a batch of B patches:
 // Σ_q softmax(class)[q, :K]·sigmoid(mask)[q]. These are scores in [0, Q], not
-// logits, and must never be soft-maxed (masksam.md §5).
+// logits, and must never be soft-maxed (docs/network.md §5).
 func (o *Output) Semseg(s *torch.Scope, batch int) *torch.Tensor {
 	s = s.Autocast(torch.Float32)
 	p := s.Softmax(s.To(o.Classes, torch.Float32), -1)

@@ -27,7 +27,7 @@ type Recipe struct {
 	Split   *FixedSplit `json:"split,omitempty"`
 }
 
-// Loss is the criterion's configuration (masksam.md, sections 1 and 6).
+// Loss is the criterion's configuration (docs/network.md, sections 1 and 6).
 type Loss struct {
 	Class    float64 `json:"class"` // weight of the class cross-entropy
 	Mask     float64 `json:"mask"`  // … of the masks' binary cross-entropy
@@ -43,7 +43,7 @@ type Loss struct {
 	Importance float64 `json:"importance"` // share taken by uncertainty
 }
 
-// Train is how a recipe trains (masksam.md §1, nnunet-run.md §1).
+// Train is how a recipe trains (docs/network.md §1; nnU-Net's nnUNetTrainer.py).
 type Train struct {
 	Epochs        int     `json:"epochs"`
 	Iterations    int     `json:"iterations"`     // training steps per epoch
@@ -80,7 +80,7 @@ func NewOptimizer(t Train, params []*torch.Tensor) (*torch.Optimizer, error) {
 }
 
 // Augment holds the probabilities and ranges of the augmentation
-// (nnunet-run.md §2); a probability of 0 leaves a transform out.
+// (nnU-Net's get_training_transforms); a probability of 0 leaves a transform out.
 type Augment struct {
 	Mirror      []int      `json:"mirror"` // axes flipped with probability 1/2; also the test-time mirroring axes
 	PRotate     float64    `json:"p_rotate"`
@@ -98,7 +98,7 @@ type Augment struct {
 	Gamma       [2]float64 `json:"gamma"`
 }
 
-// FixedSplit is a recipe's own fold, for whatever fold is asked (nnunet-run.md §8.3).
+// FixedSplit is a recipe's own fold, for whatever fold is asked, as in the published trainers.
 type FixedSplit struct {
 	Train  []string `json:"train"` // case names, or groups of cases when Group is set
 	Val    []string `json:"val"`

@@ -1,6 +1,6 @@
 // Package ndimage resizes images and label maps as nnU-Net 2.8.1 does through scikit-image and SciPy, and fills holes.
 //
-// Arrays are (z, y, x), x fastest. The rules are those of shared/design/nnunet.md, sections 6.2 and 6.4.
+// Arrays are (z, y, x), x fastest. The rules are those of nnU-Net 2.8.1's cropping.py and default_resampling.py.
 package ndimage
 
 import (

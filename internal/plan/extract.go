@@ -27,7 +27,7 @@ const (
 	fingerprintSamples = 10e7 // of foreground voxels, over all cases
 )
 
-// ExtractFingerprint reads all cases of a dataset as nnU-Net 2.8.1 does (nnunet.md, section 4): the statistics are of
+// ExtractFingerprint reads all cases of a dataset as nnU-Net 2.8.1 does (fingerprint_extractor.py): the statistics are of
 // the very voxels that it draws, summed in its order, so that they are equal to the last digit. Cases that cannot be
 // used are named in the error, all of them.
 //

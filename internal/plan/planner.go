@@ -10,7 +10,7 @@ import (
 	"masksam/internal/pyjson"
 )
 
-// planner holds what sets nnU-Net's experiment planners apart (nnunet.md 5.1).
+// planner holds what sets nnU-Net's experiment planners apart (default_experiment_planner.py).
 type planner struct {
 	class     string
 	plansName string
@@ -350,7 +350,7 @@ func (j *job) blocks(t topology) []int {
 	return out
 }
 
-// featureMaps counts the numbers in all feature maps of the U-Net, the planner's measure of memory (nnunet.md 5.2).
+// featureMaps counts the numbers in all feature maps of the U-Net, the planner's measure of memory (compute_conv_feature_map_size).
 func (j *job) featureMaps(t topology) float64 {
 	voxels, features, blocks := t.voxels(), t.features(), j.blocks(t)
 	sum := j.ds.Labels.Entries() * voxels[0]

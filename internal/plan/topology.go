@@ -17,7 +17,7 @@ const (
 )
 
 // newTopology pools while a feature map keeps minEdge voxels, the finest axes first (nnU-Net's get_pool_and_conv_props;
-// nnunet.md 5.3). The patch may be fractional, as a median is.
+// get_pool_and_conv_props). The patch may be fractional, as a median is.
 func newTopology(spacing, patch []float64) topology {
 	dim := len(patch)
 	current, size := append([]float64{}, spacing...), append([]float64{}, patch...)

@@ -1,5 +1,5 @@
 // Package preprocess makes network input of images and labels of network output, exactly as nnU-Net 2.8.1 does
-// (shared/design/nnunet.md, section 6; nnunet-run.md, 3.6): transpose, crop to nonzero, normalise, resample, and back.
+// (default_preprocessor.py and export_prediction.py): transpose, crop to nonzero, normalise, resample, and back.
 // Training and prediction go the same way.
 package preprocess
 

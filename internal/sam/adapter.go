@@ -7,7 +7,7 @@ import (
 
 const adapterNormEps = 1e-6
 
-// convAdapter is the depth-convolution adapter ("DConvAdapter", masksam.md §3):
+// convAdapter is the depth-convolution adapter ("DConvAdapter", docs/network.md §3):
 // a bottleneck of a quarter of the width with a depthwise 3×3×3 convolution
 // over slices and the slice's plane beside it.
 type convAdapter struct {
@@ -48,7 +48,7 @@ func (a convAdapter) forward(s *torch.Scope, x *torch.Tensor, fold, unfold func(
 	return out
 }
 
-// mlpAdapter is the depth-MLP adapter ("DMLPAdapter", masksam.md §5): a
+// mlpAdapter is the depth-MLP adapter ("DMLPAdapter", docs/network.md §5): a
 // bottleneck with a two-layer perceptron over the frame axis beside it.
 type mlpAdapter struct {
 	fc1, fc2, t1, t2 nn.Linear

@@ -1,5 +1,5 @@
 // Package sam is Segment Anything's image encoder, prompt encoder and mask
-// decoder with MaskSAM's adapters as parts of them (shared/design/masksam.md,
+// decoder with MaskSAM's adapters as parts of them (docs/network.md,
 // sections 3 and 5; Kirillov et al., ICCV 2023). Parameters carry the names of
 // SAM's own checkpoints.
 package sam

@@ -46,7 +46,7 @@ type twoWay struct {
 }
 
 // MaskDecoder is SAM's mask decoder with MaskSAM's adapters and classifier
-// token (masksam.md §5).
+// token (docs/network.md §5).
 type MaskDecoder struct {
 	width, frames, queries int
 	iou, masks, class      *torch.Tensor

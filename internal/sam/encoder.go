@@ -8,7 +8,7 @@ import (
 const vitNormEps = 1e-6
 
 // ImageEncoder is SAM's ViT with a temporal embedding and two depth-convolution
-// adapters per block (masksam.md §3).
+// adapters per block (docs/network.md §3).
 type ImageEncoder struct {
 	frames int
 
@@ -118,7 +118,7 @@ func (b *block) forward(s *torch.Scope, x *torch.Tensor, probe Probe) *torch.Ten
 		fold, unfold = foldFrames(s, t, h, w)
 	} else {
 		// Padding comes before norm1, so a padding token becomes norm1's bias
-		// and takes part in attention (masksam.md §3).
+		// and takes part in attention (docs/network.md §3).
 		ph, pw := (k-h%k)%k, (k-w%k)%k
 		rows, cols = (h+ph)/k, (w+pw)/k
 		if ph+pw > 0 {

@@ -13,7 +13,7 @@ func sqrt(n int) float64 { return math.Sqrt(float64(n)) }
 const maskChannels = 16
 
 // PromptEncoder turns auxiliary boxes and masks into sparse and dense prompts
-// (masksam.md §5).
+// (docs/network.md §5).
 type PromptEncoder struct {
 	width    int
 	frame    Frame
