@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"math"
 	"os"
 	"path/filepath"
@@ -36,7 +37,7 @@ type Options struct {
 // Folder labels every case of a folder: files CASE_CCCC.ending of the dataset's channels and file ending. Before any
 // work all missing and surplus channels are reported in one error. The output folder gets dataset.json, plans.json,
 // predict_from_raw_data_args.json and CASE.ending, each whole or not at all. A case that fails does not stop the
-// others; the error, after all, names each.
+// others; the error, after all, names each. What an earlier run left of the cases to be done is removed first.
 //
 // The next case is read and preprocessed, and the last one brought back to its grid and written, while the network
 // works on one.
@@ -52,6 +53,9 @@ func (m *Model) Folder(ctx context.Context, o Options) error {
 		return err
 	}
 	if err := m.describe(o); err != nil {
+		return err
+	}
+	if err := m.removeOld(cases, o); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithCancel(ctx)
@@ -201,6 +205,19 @@ func (o Options) finished(id, ending string) bool {
 		_, err = os.Stat(filepath.Join(o.Output, id+".npz"))
 	}
 	return err == nil
+}
+
+// removeOld removes what an earlier run left of the cases to be done, so that one that fails, or is not reached, has
+// nothing that counts as done.
+func (m *Model) removeOld(cases []dataset.Case, o Options) error {
+	for _, c := range cases {
+		for _, ending := range []string{m.Dataset.FileEnding, ".npz"} {
+			if err := os.Remove(filepath.Join(o.Output, c.ID+ending)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return fmt.Errorf("predict: remove the earlier output of case %s: %w", c.ID, err)
+			}
+		}
+	}
+	return nil
 }
 
 // describe makes the output folder with the files that say what its labels are.

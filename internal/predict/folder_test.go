@@ -68,6 +68,20 @@ func TestCasesOfAPart(t *testing.T) {
 	}
 }
 
+// Old output of the cases to be done goes before any work, that of others stays: a failed case must not look done.
+func TestOldOutputIsRemoved(t *testing.T) {
+	out := t.TempDir()
+	touch(t, out, "a.nii.gz", "a.npz", "b.npz", "c.nii.gz", "c.npz")
+	o := Options{Output: out, SaveProbabilities: true, Continue: true}
+	if err := modelOf(t, "T1").removeOld([]dataset.Case{{ID: "a"}, {ID: "b"}}, o); err != nil {
+		t.Fatal(err)
+	}
+	left, err := filepath.Glob(filepath.Join(out, "*"))
+	if err != nil || len(left) != 2 || !o.finished("c", ".nii.gz") {
+		t.Errorf("left: %v, %v; want case c alone", left, err)
+	}
+}
+
 func TestOptionsAreChecked(t *testing.T) {
 	dir := t.TempDir()
 	for name, o := range map[string]Options{

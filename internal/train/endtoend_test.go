@@ -230,6 +230,12 @@ func predictsTheOthers(t *testing.T, m *predict.Model, in string) {
 	}
 	out := filepath.Join(t.TempDir(), "out")
 	o := predict.Options{Input: in, Output: out}
+	if err := os.Mkdir(out, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(out, "a_nan.nii.gz"), whole, 0o666); err != nil { // of an earlier run
+		t.Fatal(err)
+	}
 	err = m.Folder(context.Background(), o)
 	if err == nil {
 		t.Fatal("bad cases pass")
