@@ -3,9 +3,9 @@ package masksam
 import "hash/fnv"
 
 // Fill returns n values of the goldens' filling rule for a tensor's name:
-// center + scale·(2u-1), u from splitmix64 seeded by FNV-1a of the name
-// of the golden folders. It stands in for weights and random numbers that two
-// implementations must share.
+// center + scale·(2u-1), u from splitmix64 seeded by FNV-1a of the name. It
+// stands in for the weights and random numbers that two implementations must
+// share.
 func Fill(name string, n int, center, scale float64) []float32 {
 	out := make([]float32, n)
 	for i, u := range FillUniform(name, n) {

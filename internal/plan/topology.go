@@ -16,7 +16,7 @@ const (
 	spacingStep = 2.0 // axes coarser than this times the finest are neither pooled nor convolved along
 )
 
-// newTopology pools while a feature map keeps minEdge voxels, the finest axes first (nnU-Net's get_pool_and_conv_props;
+// newTopology pools while a feature map keeps minEdge voxels, the finest axes first (nnU-Net's
 // get_pool_and_conv_props). The patch may be fractional, as a median is.
 func newTopology(spacing, patch []float64) topology {
 	dim := len(patch)
