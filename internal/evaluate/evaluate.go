@@ -15,6 +15,7 @@ import (
 	"strings"
 	"sync"
 
+	"masksam/internal/dataset"
 	"masksam/internal/imageio"
 )
 
@@ -43,6 +44,29 @@ func (c Class) Key() string {
 		return "(" + texts[0] + ",)"
 	}
 	return "(" + strings.Join(texts, ", ") + ")"
+}
+
+// GroundTruth is the folder of a preprocessed dataset that holds copies of the reference labels.
+const GroundTruth = "gt_segmentations"
+
+// Classes are what is scored of a dataset: its regions if it has any, else its foreground labels. names gives a class's
+// name by its Key.
+func Classes(labels *dataset.Labels) (classes []Class, names map[string]string) {
+	names = map[string]string{}
+	add := func(c Class, name string) {
+		classes = append(classes, c)
+		names[c.Key()] = name
+	}
+	if labels.HasRegions() {
+		for _, r := range labels.Regions() {
+			add(Class{Values: r.Labels, Region: !r.Scalar}, r.Name)
+		}
+		return classes, names
+	}
+	for _, v := range labels.Foreground() {
+		add(Label(v), labels.Name(v))
+	}
+	return classes, names
 }
 
 // Options say what Folder scores, and how.

@@ -15,6 +15,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"time"
 
 	"masksam/internal/atomicfile"
 	"masksam/internal/dataset"
@@ -25,9 +26,6 @@ import (
 	"masksam/internal/progress"
 	"masksam/internal/store"
 )
-
-// groundTruth is the folder of a preprocessed dataset that holds copies of the reference labels.
-const groundTruth = "gt_segmentations"
 
 // recipeKey is the key of a configuration in plans.json that holds the recipe, resolved for the dataset.
 const recipeKey = "masksam"
@@ -55,10 +53,28 @@ type Planned struct {
 	Configurations []string // of that plan
 }
 
-// Has returns those of the configurations that the plans hold, as nnU-Net preprocesses only what it planned.
+// Has returns those of the configurations that the plans hold, as nnU-Net preprocesses only what it planned, and logs
+// the others. Where the plans hold none of them it returns them all, for Preprocess to refuse.
 func (p *Planned) Has(configurations []string) []string {
-	return slices.DeleteFunc(slices.Clone(configurations), func(c string) bool { return !slices.Contains(p.Configurations, c) })
+	var held []string
+	for _, c := range configurations {
+		switch {
+		case slices.Contains(p.Configurations, c):
+			held = append(held, c)
+		case slices.Contains(standard, c):
+			slog.Info("not planned for this dataset: passed over", "configuration", c)
+		default:
+			slog.Warn("unknown configuration: passed over", "configuration", c, "known", strings.Join(p.Configurations, ", "))
+		}
+	}
+	if held == nil {
+		return configurations
+	}
+	return held
 }
+
+// standard are the configurations that nnU-Net's planners make where a dataset asks for them.
+var standard = []string{"2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres"}
 
 // Plan reads the raw dataset and writes, below the preprocessed root, the fingerprint (kept when it is there already),
 // nnU-Net's plans, and for a recipe a second plans file: the same data, with the recipe's patch and batch and the
@@ -96,31 +112,69 @@ func Plan(ctx context.Context, o PlanOptions) (*Planned, error) {
 	if err != nil {
 		return nil, err
 	}
-	plans, err := plan.Make(ds, name, fp, o.Nnunet)
-	if err != nil {
-		return nil, fmt.Errorf("plan %s: %w", name, err)
-	}
 	if err := copyFile(filepath.Join(rawDir, dataset.FileName), filepath.Join(dir, dataset.FileName)); err != nil {
 		return nil, err
 	}
 	out := &Planned{Dataset: name}
 	write := func(p *plan.Plans) error {
 		path := filepath.Join(dir, p.PlansName+".json")
+		if err := keep(p, path); err != nil {
+			return err
+		}
 		out.Files, out.Plans, out.Configurations = append(out.Files, path), p.PlansName, p.Configurations()
 		return p.Write(path)
 	}
-	if err := write(plans); err != nil {
+	base, err := plan.Make(ds, name, fp, o.Nnunet)
+	if err != nil {
+		return nil, fmt.Errorf("plan %s: %w", name, err)
+	}
+	held, err := heldPlans(dir, base, o)
+	if err != nil {
+		return nil, err
+	}
+	if held != nil {
+		base = held
+	} else if err := write(base); err != nil {
 		return nil, err
 	}
 	if recipe == nil {
 		return out, nil
 	}
-	with, resolved, err := withRecipe(plans, ds, *recipe, o.Name)
+	with, resolved, err := withRecipe(base, ds, *recipe, o.Name)
 	if err != nil {
 		return nil, err
 	}
 	out.Recipe = resolved
 	return out, write(with)
+}
+
+// heldPlans are the plans that a recipe starts from in place of fresh: those that are there under its name, which may
+// have been made with other options or by hand. None where planning anew is asked for, by no recipe, Clean or the
+// planner's options, or where they are of other channels.
+func heldPlans(dir string, fresh *plan.Plans, o PlanOptions) (*plan.Plans, error) {
+	asked := o.Nnunet
+	asked.PlansName = ""
+	if o.Recipe == "" || o.Clean || !reflect.DeepEqual(asked, plan.Options{}) {
+		return nil, nil
+	}
+	held, err := plan.Read(filepath.Join(dir, fresh.PlansName+".json"))
+	if errors.Is(err, fs.ErrNotExist) || err == nil && len(held.Intensity) != len(fresh.Intensity) {
+		return nil, nil
+	}
+	return held, err
+}
+
+// keep takes over the configurations that only the plans at path have, which new ones replace.
+func keep(p *plan.Plans, path string) error {
+	old, err := plan.Read(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("%w; mend or remove it to plan again", err)
+	}
+	p.KeepFrom(old)
+	return nil
 }
 
 // chosen is the named recipe with its overrides, nil for no name.
@@ -241,6 +295,12 @@ func Preprocess(ctx context.Context, o PreprocessOptions) error {
 	if err != nil {
 		return err
 	}
+	if err := copyFile(filepath.Join(rawDir, dataset.FileName), filepath.Join(dir, dataset.FileName)); err != nil {
+		return err
+	}
+	if err := copyLabels(ds, filepath.Join(dir, evaluate.GroundTruth)); err != nil {
+		return err
+	}
 	for _, configuration := range o.Configurations {
 		c, err := plans.Configuration(configuration)
 		if err != nil {
@@ -256,19 +316,61 @@ func Preprocess(ctx context.Context, o PreprocessOptions) error {
 		}
 		slog.Info("preprocessed", "dataset", name, "configuration", configuration, "done", len(report.Done), "kept", len(report.Kept))
 	}
+	return nil
+}
+
+// copyLabels makes dir hold the reference labels of the dataset's cases and of no other. It comes before preprocessing:
+// what is there is what has to be done.
+func copyLabels(ds *dataset.Dataset, dir string) error {
 	cases, err := ds.Cases()
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(filepath.Join(dir, groundTruth), 0o777); err != nil {
+	var missing []error
+	current := map[string]bool{}
+	for _, c := range cases {
+		current[c.ID+ds.FileEnding] = true
+		if _, err := os.Stat(c.Label); err != nil {
+			missing = append(missing, fmt.Errorf("case %s: label map: %w", c.ID, err))
+		}
+	}
+	if len(missing) > 0 {
+		return fmt.Errorf("preprocess: %w", errors.Join(missing...))
+	}
+	if err := os.MkdirAll(dir, 0o777); err != nil {
 		return fmt.Errorf("copy the reference labels: %w", err)
 	}
+	old, err := labelled(dir, ds.FileEnding)
+	if err != nil {
+		return err
+	}
+	for _, id := range old {
+		if name := id + ds.FileEnding; !current[name] {
+			if err := os.Remove(filepath.Join(dir, name)); err != nil {
+				return fmt.Errorf("remove the labels of a case that is gone: %w", err)
+			}
+		}
+	}
 	for _, c := range cases {
-		if err := copyFile(c.Label, filepath.Join(dir, groundTruth, c.ID+ds.FileEnding)); err != nil {
+		if err := copyFile(c.Label, filepath.Join(dir, c.ID+ds.FileEnding)); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// labelled lists the cases of a folder of label maps.
+func labelled(dir, ending string) (ids []string, err error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, fmt.Errorf("list the reference labels: %w", err)
+	}
+	for _, e := range entries {
+		if id, ok := strings.CutSuffix(e.Name(), ending); ok && !strings.HasPrefix(id, ".") {
+			ids = append(ids, id)
+		}
+	}
+	return ids, nil
 }
 
 // readPlans reads PLANS.json of a preprocessed dataset and names its folder.
@@ -303,13 +405,13 @@ func howToPlan(name, plansName string) string {
 	return "masksam plan " + name
 }
 
-// copyFile makes a whole copy; an equally long copy that is not older than its source is kept.
+// copyFile makes a whole copy with the source's time of change; a copy of that length and time is kept.
 func copyFile(from, to string) error {
 	source, err := os.Stat(from)
 	if err != nil {
 		return fmt.Errorf("copy: %w", err)
 	}
-	if have, err := os.Stat(to); err == nil && have.Size() == source.Size() && !have.ModTime().Before(source.ModTime()) {
+	if have, err := os.Stat(to); err == nil && have.Size() == source.Size() && have.ModTime().Equal(source.ModTime()) {
 		return nil
 	}
 	f, err := os.Open(from)
@@ -317,29 +419,40 @@ func copyFile(from, to string) error {
 		return fmt.Errorf("copy: %w", err)
 	}
 	defer f.Close()
-	return atomicfile.Write(to, func(w io.Writer) error {
+	err = atomicfile.Write(to, func(w io.Writer) error {
 		_, err := io.Copy(w, f)
 		return err
 	})
+	if err != nil {
+		return err
+	}
+	if err := os.Chtimes(to, time.Time{}, source.ModTime()); err != nil {
+		return fmt.Errorf("copy %s: %w", from, err)
+	}
+	return nil
 }
 
 // complete is an error where preprocessing has not finished all cases: training must not take some for all.
-func complete(dir, name string, c *plan.Configuration) error {
+func complete(dir, name, plansName string, c *plan.Configuration) error {
 	ds, err := dataset.Read(dir)
 	if err != nil {
 		return err
 	}
-	done := 0
+	advice := fmt.Sprintf("run: masksam preprocess %s --plans %s -c %s", name, plansName, c.Name)
+	cases, err := labelled(filepath.Join(dir, evaluate.GroundTruth), ds.FileEnding)
+	if err != nil {
+		return fmt.Errorf("%s is not preprocessed: %w; %s", name, err, advice)
+	}
+	var done []string
 	if s, err := store.Open(filepath.Join(dir, c.DataIdentifier)); err == nil {
-		cases, err := s.Cases()
-		if err != nil {
+		if done, err = s.Cases(); err != nil {
 			return err
 		}
-		done = len(cases)
 	}
-	if done < ds.NumTraining {
-		return fmt.Errorf("%s: %d of %d cases (numTraining of %s) are preprocessed for %s; run: masksam preprocess %s -c %s",
-			name, done, ds.NumTraining, dataset.FileName, c.Name, name, c.Name)
+	missing := slices.DeleteFunc(slices.Clone(cases), func(id string) bool { return slices.Contains(done, id) })
+	if len(missing) > 0 || len(cases) == 0 {
+		return fmt.Errorf("%s: %d of %d cases are preprocessed for %s, not %s; %s",
+			name, len(cases)-len(missing), len(cases), c.Name, strings.Join(missing, ", "), advice)
 	}
 	return nil
 }
@@ -355,7 +468,7 @@ func Recipe(roots dataset.Roots, name, plansName, configuration, trainer string,
 	if err != nil {
 		return nil, err
 	}
-	if err := complete(dir, name, c); err != nil {
+	if err := complete(dir, name, plansName, c); err != nil {
 		return nil, err
 	}
 	var r masksam.Recipe
@@ -370,6 +483,9 @@ func Recipe(roots dataset.Roots, name, plansName, configuration, trainer string,
 	if trainer != "" && trainer != r.Name && trainer != r.Short {
 		return nil, fmt.Errorf("plans %s were made for %s, not for %s; choose its own plans with -p, or -tr %s", plansName, r.Name, trainer, r.Name)
 	}
+	if err := follow(&r, c); err != nil {
+		return nil, fmt.Errorf("plans %s: %w", plansName, err)
+	}
 	before := snapshot(r)
 	if err := override(&r, set); err != nil {
 		return nil, err
@@ -378,6 +494,30 @@ func Recipe(roots dataset.Roots, name, plansName, configuration, trainer string,
 		return nil, fmt.Errorf("--set %s changes the network, patch or batch, which the plans %s fix; give it to masksam plan", strings.Join(set, " --set "), plansName)
 	}
 	return &r, nil
+}
+
+// follow lets patch_size and batch_size of a configuration win over the recipe that it holds: they are what is edited by
+// hand. The network is resolved anew for another patch, with a canvas that was the patch's made the new one's.
+func follow(r *masksam.Recipe, c *plan.Configuration) error {
+	r.Batch = c.BatchSize
+	if slices.Equal(r.Patch[:], c.PatchSize) {
+		return nil
+	}
+	if len(c.PatchSize) != 3 {
+		return fmt.Errorf("configuration %s: patch_size %v: a recipe's patch has three axes", c.Name, c.PatchSize)
+	}
+	n := r.Network
+	fitted := *r
+	fitted.Network.Encoder.Canvas = [2]int{}
+	fitted, err := fitted.Resolve(r.Patch, n.Channels, n.Classes)
+	named, unknown := masksam.FindRecipe(r.Name)
+	if err == nil && unknown == nil && named.Network.Encoder.Canvas == [2]int{} && fitted.Network.Encoder.Canvas == n.Encoder.Canvas {
+		r.Network.Encoder.Canvas = [2]int{}
+	}
+	if *r, err = r.Resolve([3]int(c.PatchSize), n.Channels, n.Classes); err != nil {
+		return fmt.Errorf("configuration %s: patch_size %v: %w", c.Name, c.PatchSize, err)
+	}
+	return nil
 }
 
 // snapshot is what a plan fixes of a recipe, as text.
@@ -452,21 +592,7 @@ func Evaluate(ctx context.Context, o EvaluateOptions) (s *evaluate.Summary, name
 	if err != nil {
 		return nil, nil, err
 	}
-	var classes []evaluate.Class
-	names = map[string]string{}
-	add := func(c evaluate.Class, name string) {
-		classes = append(classes, c)
-		names[c.Key()] = name
-	}
-	if ds.Labels.HasRegions() {
-		for _, r := range ds.Labels.Regions() {
-			add(evaluate.Class{Values: r.Labels, Region: !r.Scalar}, r.Name)
-		}
-	} else {
-		for _, v := range ds.Labels.Foreground() {
-			add(evaluate.Label(v), ds.Labels.Name(v))
-		}
-	}
+	classes, names := evaluate.Classes(ds.Labels)
 	opt := evaluate.Options{Classes: classes, Ending: ds.FileEnding, Chill: o.Chill, Workers: o.Workers}
 	if v, ok := ds.Labels.Ignore(); ok {
 		opt.Ignore = &v

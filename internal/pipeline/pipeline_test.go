@@ -83,15 +83,15 @@ func TestCopyFile(t *testing.T) {
 	if err := copyFile(from, to); err != nil || read() != "one" {
 		t.Errorf("%q, %v", read(), err)
 	}
-	write(to, "two") // as long and newer: taken for done
-	if err := copyFile(from, to); err != nil || read() != "two" {
-		t.Errorf("%q, %v", read(), err)
-	}
-	if err := os.Chtimes(from, time.Time{}, time.Now().Add(time.Hour)); err != nil {
-		t.Fatal(err)
-	}
-	if err := copyFile(from, to); err != nil || read() != "one" {
-		t.Errorf("a newer source was not copied: %q, %v", read(), err)
+	for _, age := range []time.Duration{time.Hour, -time.Hour} { // an older source too is another one than the copied
+		write(from, age.String())
+		if err := os.Chtimes(from, time.Time{}, time.Now().Add(-age)); err != nil {
+			t.Fatal(err)
+		}
+		write(to, strings.Repeat("x", len(age.String()))) // as long
+		if err := copyFile(from, to); err != nil || read() != age.String() {
+			t.Errorf("a source of another time was not copied: %q, %v", read(), err)
+		}
 	}
 	if err := copyFile(filepath.Join(dir, "none"), to); err == nil {
 		t.Error("a missing file was copied")

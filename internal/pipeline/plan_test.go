@@ -1,0 +1,165 @@
+package pipeline
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"masksam/internal/dataset"
+	"masksam/internal/plan"
+	"masksam/internal/store"
+)
+
+// flatRoots hold a raw dataset's dataset.json and, so that nothing is read, its fingerprint.
+func flatRoots(t *testing.T) (roots dataset.Roots, pre string) {
+	t.Helper()
+	dir := t.TempDir()
+	roots = dataset.Roots{Raw: filepath.Join(dir, "raw"), Preprocessed: filepath.Join(dir, "pre"), Results: filepath.Join(dir, "results")}
+	raw, pre := filepath.Join(roots.Raw, "Dataset779_Flat"), filepath.Join(roots.Preprocessed, "Dataset779_Flat")
+	for _, d := range []string{raw, pre} {
+		if err := os.MkdirAll(d, 0o777); err != nil {
+			t.Fatal(err)
+		}
+	}
+	text := `{"channel_names": {"0": "MR"}, "labels": {"background": 0, "organ": 1}, "numTraining": 4, "file_ending": ".nii.gz"}`
+	if err := os.WriteFile(filepath.Join(raw, dataset.FileName), []byte(text), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	fp := &plan.Fingerprint{Intensity: make([]plan.Intensity, 1), RelativeSize: 1}
+	for range 4 {
+		fp.Shapes, fp.Spacings = append(fp.Shapes, [3]int{32, 48, 48}), append(fp.Spacings, [3]float64{1, 1, 1})
+	}
+	if err := fp.Write(filepath.Join(pre, plan.FingerprintName)); err != nil {
+		t.Fatal(err)
+	}
+	return roots, pre
+}
+
+// A recipe is planned on top of the plans that are there; planning again with options replaces these, but for the
+// configurations that only they have.
+func TestPlanKeepsPlans(t *testing.T) {
+	roots, pre := flatRoots(t)
+	options := PlanOptions{Roots: roots, Dataset: "779", Nnunet: plan.Options{Spacing: []float64{2, 2, 2}}}
+	if _, err := Plan(context.Background(), options); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(pre, "nnUNetPlans.json")
+	made, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	edited := strings.Replace(string(made), `"configurations": {`, `"configurations": {"mine": {"inherits_from": "3d_fullres", "batch_size": 7},`, 1)
+	if err := os.WriteFile(path, []byte(edited), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	options.Nnunet, options.Recipe = plan.Options{}, "small"
+	planned, err := Plan(context.Background(), options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if after, err := os.ReadFile(path); err != nil || string(after) != edited {
+		t.Errorf("the plans were written again (%v)", err)
+	}
+	with, err := plan.Read(planned.Files[len(planned.Files)-1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c, err := with.Configuration("3d_fullres"); err != nil || !slices.Equal(c.Spacing, []float64{2, 2, 2}) {
+		t.Errorf("the recipe's plan has spacing %v, %v; want that of the plans", c.Spacing, err)
+	}
+	options.Recipe = ""
+	if _, err := Plan(context.Background(), options); err != nil {
+		t.Fatal(err)
+	}
+	again, err := plan.Read(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := again.Configuration("mine")
+	if err != nil || c.BatchSize != 7 || !slices.Equal(c.Spacing, []float64{1, 1, 1}) {
+		t.Errorf("planned again: %+v, %v; want the own configuration, at the new spacing", c, err)
+	}
+}
+
+// patch_size and batch_size edited in the plan's file win over the recipe beside them, whose network follows.
+func TestEditedPlan(t *testing.T) {
+	roots, pre := flatRoots(t)
+	planned, err := Plan(context.Background(), PlanOptions{Roots: roots, Dataset: "779", Recipe: "small"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(pre, planned.Plans+".json")
+	p, err := plan.Read(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := p.Configuration("3d_fullres")
+	if err != nil {
+		t.Fatal(err)
+	}
+	fill(t, pre, c.DataIdentifier, "a", "b")
+	read := func(patch [3]int) (string, error) {
+		if err := p.Put("3d_fullres", "patch_size", patch); err != nil {
+			t.Fatal(err)
+		}
+		if err := p.Write(path); err != nil {
+			t.Fatal(err)
+		}
+		r, err := Recipe(roots, "Dataset779_Flat", planned.Plans, "3d_fullres", "", nil)
+		if err == nil && (r.Patch != patch || r.Batch != 5 || r.Network.Height != patch[1] || r.Network.Encoder.Canvas != [2]int{patch[1], patch[2]}) {
+			t.Errorf("the recipe has patch %v, batch %d, network %+v", r.Patch, r.Batch, r.Network)
+		}
+		return planned.Plans, err
+	}
+	if err := p.Put("3d_fullres", "batch_size", 5); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := read([3]int{8, 64, 32}); err != nil {
+		t.Error(err)
+	}
+	if _, err := read([3]int{8, 63, 32}); err == nil || !strings.Contains(err.Error(), "patch_size [8 63 32]") {
+		t.Errorf("a patch that the network cannot take: %v", err)
+	}
+
+	// What the labels name must be there, by name.
+	if err := os.WriteFile(filepath.Join(pre, "gt_segmentations", "c.nii.gz"), nil, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := read([3]int{8, 64, 32}); err == nil || !strings.Contains(err.Error(), "not c;") {
+		t.Errorf("case c is not preprocessed: %v", err)
+	}
+}
+
+// fill makes a preprocessed dataset of empty cases.
+func fill(t *testing.T, pre, identifier string, ids ...string) {
+	t.Helper()
+	s, err := store.Create(filepath.Join(pre, identifier))
+	if err != nil {
+		t.Fatal(err)
+	}
+	labels := filepath.Join(pre, "gt_segmentations")
+	if err := os.MkdirAll(labels, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range ids {
+		if err := s.Put(&store.Record{ID: id, Channels: 1, Size: [3]int{1, 1, 1}, Image: []float32{0}}); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(labels, id+".nii.gz"), nil, 0o666); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestHas(t *testing.T) {
+	p := &Planned{Configurations: []string{"2d", "3d_fullres"}}
+	if got := p.Has([]string{"3d_fullres", "3d_lowres", "3d_fulres"}); !slices.Equal(got, []string{"3d_fullres"}) {
+		t.Errorf("held: %v", got)
+	}
+	if got := p.Has([]string{"3d_fulres"}); !slices.Equal(got, []string{"3d_fulres"}) {
+		t.Errorf("none held: %v, want what was asked for, which Preprocess refuses", got)
+	}
+}
