@@ -67,11 +67,22 @@ func OpenCheckpoint(path string, meta any) (*checkpoint.File, error) {
 	return f, nil
 }
 
+// CheckFold refuses what is not the text of a fold: a number, without sign or leading zeros, or all.
+func CheckFold(fold string) error {
+	if n, err := strconv.Atoi(fold); fold == "all" || err == nil && n >= 0 && strconv.Itoa(n) == fold {
+		return nil
+	}
+	return fmt.Errorf("fold %q is neither a number nor all", fold)
+}
+
 // foldDirs finds the folders of the folds asked for in a model's folder; none asked: all numbered ones that have the
 // checkpoint.
 func foldDirs(model string, folds []string, checkpointName string) ([]string, error) {
 	var dirs, missing []string
 	for _, f := range folds {
+		if err := CheckFold(f); err != nil {
+			return nil, fmt.Errorf("open model %s: %w", model, err)
+		}
 		dir := filepath.Join(model, "fold_"+f)
 		if _, err := os.Stat(CheckpointPath(dir, checkpointName)); err != nil {
 			missing = append(missing, CheckpointPath(dir, checkpointName))

@@ -77,6 +77,23 @@ func Open(folder string, folds []string, checkpoint string, dev torch.Device) (*
 	return m, nil
 }
 
+// InMemory is the model of a network whose weights are set, as Open makes one of a folder with checkpoints; the network
+// stays the caller's, and Close is not to be called.
+func InMemory(folder string, meta Meta, net *masksam.Net, dev torch.Device) (*Model, error) {
+	m := &Model{Dir: folder, Meta: meta, device: dev, paths: []string{""}, net: net}
+	var err error
+	if m.Plans, err = plan.Read(filepath.Join(folder, "plans.json")); err != nil {
+		return nil, fmt.Errorf("open model: %w", err)
+	}
+	if m.Dataset, err = dataset.Read(folder); err != nil {
+		return nil, fmt.Errorf("open model: %w", err)
+	}
+	if m.prepare, err = preprocess.NewConfig(m.Plans, meta.Configuration, m.Dataset); err != nil {
+		return nil, fmt.Errorf("open model %s: %w", folder, err)
+	}
+	return m, nil
+}
+
 // Close frees the network.
 func (m *Model) Close() { m.net.Free() }
 

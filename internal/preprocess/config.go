@@ -51,8 +51,8 @@ func NewConfig(p *plan.Plans, configuration string, ds *dataset.Dataset) (*Confi
 // algorithm counts the changes of this package that change its results.
 const algorithm = 1
 
-// digest stands for everything but the case's files that a preprocessed case depends on.
-func (c *Config) digest() (string, error) {
+// Settings stands for everything but the case's files that a preprocessed case depends on.
+func (c *Config) Settings() (string, error) {
 	labels, _ := c.dataset.Doc.Get("labels")
 	order, _ := c.dataset.Doc.Get("regions_class_order")
 	text, err := json.Marshal(pyjson.NewObject(

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 
 	"masksam/internal/dataset"
@@ -50,7 +51,7 @@ func Dataset(ctx context.Context, o Options) (Report, error) {
 	if err != nil {
 		return report, err
 	}
-	settings, err := cfg.digest()
+	settings, err := cfg.Settings()
 	if err != nil {
 		return report, err
 	}
@@ -157,7 +158,7 @@ func one(cfg *Config, out *store.Store, c dataset.Case, settings string, force b
 	return false, warnings, out.Put(r)
 }
 
-// sources adds the identity of a case's files to the digest of the settings. A file is what it was if its name, size and
+// sources adds, after a dot, the identity of a case's files to the digest of the settings. A file is what it was if its name, size and
 // time of change are: to read all of them would take as long as the work it saves.
 func sources(c dataset.Case, settings string) (string, error) {
 	h := sha256.New()
@@ -175,5 +176,11 @@ func sources(c dataset.Case, settings string) (string, error) {
 		}
 		fmt.Fprintf(h, "%q %d %d\n", filepath.Base(path), info.Size(), info.ModTime().UnixNano())
 	}
-	return hex.EncodeToString(h.Sum(nil)), errors.Join(missing...)
+	return settings + "." + hex.EncodeToString(h.Sum(nil)), errors.Join(missing...)
+}
+
+// Current tells whether a stored case's digest says that it was preprocessed with these settings, from whatever files.
+func (c *Config) Current(digest string) (bool, error) {
+	settings, err := c.Settings()
+	return strings.HasPrefix(digest, settings+"."), err
 }

@@ -77,7 +77,7 @@ func preprocessed(t testing.TB, raw string, o Options) {
 		t.Fatal(err)
 	}
 	dir := filepath.Join(o.Preprocessed, o.Dataset)
-	if err := os.MkdirAll(filepath.Join(dir, groundTruth), 0o777); err != nil {
+	if err := os.MkdirAll(filepath.Join(dir, evaluate.GroundTruth), 0o777); err != nil {
 		t.Fatal(err)
 	}
 	copyTo := func(from, to string) {
@@ -92,7 +92,7 @@ func preprocessed(t testing.TB, raw string, o Options) {
 	copyTo(filepath.Join(raw, o.Dataset, dataset.FileName), filepath.Join(dir, dataset.FileName))
 	fp := &plan.Fingerprint{RelativeSize: 1, Intensity: []plan.Intensity{{Max: 240, Mean: 180, Median: 170, Min: 90, Low: 95, High: 235, Std: 40}}}
 	for _, c := range cases {
-		copyTo(c.Label, filepath.Join(dir, groundTruth, c.ID+ds.FileEnding))
+		copyTo(c.Label, filepath.Join(dir, evaluate.GroundTruth, c.ID+ds.FileEnding))
 		fp.Shapes = append(fp.Shapes, [3]int{20, 22, 7})
 		fp.Spacings = append(fp.Spacings, [3]float64{1, 1.1, 3})
 	}

@@ -182,13 +182,15 @@ func (l *learner) choosePrecision(precision string, b *batch) (chosen, note stri
 	}
 	const rounds = 2
 	seconds := map[string]float64{}
+	sound := map[string]bool{}
 	for _, name := range []string{"float32", "bf16"} {
 		set(name)
 		best := math.Inf(1)
 		for range 1 + rounds { // the first, which sets up kernels, is rarely the best
 			start := time.Now()
 			err := torch.Do(torch.Mode{Grad: true, Autocast: l.autocast}, func(s *torch.Scope) error {
-				_, _, err := l.gradients(s, b, 0)
+				_, ok, err := l.gradients(s, b, 0)
+				sound[name] = ok
 				return err
 			})
 			l.optimizer.ZeroGrad()
@@ -199,7 +201,11 @@ func (l *learner) choosePrecision(precision string, b *batch) (chosen, note stri
 		}
 		seconds[name] = best
 	}
-	if seconds["float32"] <= seconds["bf16"] {
+	if !sound["bf16"] {
+		set("float32")
+		return chosen, "float32: with bf16 the loss or its gradient is not finite", nil
+	}
+	if sound["float32"] && seconds["float32"] <= seconds["bf16"] {
 		set("float32")
 	}
 	return chosen, fmt.Sprintf("%s: a step takes %.3f s in float32, %.3f s in bf16", chosen, seconds["float32"], seconds["bf16"]), nil

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -57,8 +58,8 @@ func tinyRecipe(t testing.TB, set ...string) masksam.Recipe {
 	return r
 }
 
-// tinyStore holds n cases with two bright boxes, labels 1 and 2, on noise.
-func tinyStore(t testing.TB, n int) *store.Store {
+// tinyStore holds n cases, with a digest of theirs, with two bright boxes, labels 1 and 2, on noise.
+func tinyStore(t testing.TB, n int, digest ...string) *store.Store {
 	t.Helper()
 	s, err := store.Create(filepath.Join(t.TempDir(), "store"))
 	if err != nil {
@@ -67,7 +68,7 @@ func tinyStore(t testing.TB, n int) *store.Store {
 	rng := rand.New(rand.NewPCG(7, 7))
 	for i := range n {
 		size := [3]int{5 + i%2, 18, 14 + i}
-		r := &store.Record{ID: fmt.Sprintf("case_%02d", i), Channels: 1, Size: size}
+		r := &store.Record{ID: fmt.Sprintf("case_%02d", i), Channels: 1, Size: size, Digest: strings.Join(digest, "")}
 		located := [3][][3]int32{}
 		at := [2][3]int{{1, 2 + rng.IntN(4), 2}, {2, 9 + rng.IntN(3), 7}}
 		for z := range size[0] {

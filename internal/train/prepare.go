@@ -1,6 +1,7 @@
 package train
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -21,6 +22,7 @@ import (
 	"masksam/internal/masksam"
 	"masksam/internal/plan"
 	"masksam/internal/predict"
+	"masksam/internal/preprocess"
 	"masksam/internal/pyjson"
 	"masksam/internal/store"
 	"masksam/internal/torch"
@@ -38,6 +40,7 @@ type prepared struct {
 	split         dataset.Split
 	notes         []string // on recipe and split, for log and user
 	model, fold   string   // folders
+	dice          float64  // of the validation of weights in memory
 }
 
 func prepare(o Options) (*prepared, error) {
@@ -67,7 +70,7 @@ func prepare(o Options) (*prepared, error) {
 		return nil, fmt.Errorf("train %s: %w", o.Dataset, err)
 	}
 	if n := &p.recipe.Network; !n.TrainAll {
-		// SAM's own parameters rest on its weights; where none are given they train too (masksam.md §1).
+		// SAM's own parameters rest on its weights; where none are given they train too (docs/network.md §1).
 		n.TrainAll = true
 		p.notes = append(p.notes, "No SAM weights are given: every parameter starts at random and trains.")
 	}
@@ -150,12 +153,22 @@ func intersect(a, b []string) (both []string) {
 // sources opens cases. Those that fit together into a share of the memory are held there.
 func (p *prepared) sources(ids []string, budget *int64) ([]*source, error) {
 	var list []*source
+	how, err := preprocess.NewConfig(p.plans, p.Configuration, p.dataset)
+	if err != nil {
+		return nil, err
+	}
 	for _, id := range ids {
 		c, err := p.store.Case(id)
 		if err != nil {
 			return nil, err
 		}
+		digest, _ := p.store.Digest(id)
+		current, err := how.Current(digest)
 		switch {
+		case err != nil:
+			return nil, err
+		case !current:
+			return nil, fmt.Errorf("case %s was preprocessed with other settings than plans %s have: preprocess the dataset again", id, p.plans.PlansName)
 		case !c.HasSeg():
 			return nil, fmt.Errorf("case %s was preprocessed without labels: preprocess the dataset again", id)
 		case c.Channels() != len(p.dataset.Channels):
@@ -232,18 +245,67 @@ func (p *prepared) train(ctx context.Context, log *runLog) (steps int, err error
 	if err := r.loop(ctx); err != nil {
 		return r.state.Step, err
 	}
-	if finished < r.state.Step { // else nothing was left to train
+	if finished < r.state.Step && r.checkpoints { // else nothing was left to train
 		if err := r.finish(); err != nil {
 			return r.state.Step, err
 		}
 	}
 	log.print("Training done.")
 	p.Log.Info("training done", "steps", r.state.Step, "minutes", rounded(r.state.Minutes, 2), "folder", p.fold)
-	return r.state.Step, nil
+	if !p.NoCheckpoints || p.SkipValidation {
+		return r.state.Step, nil
+	}
+	m, err := predict.InMemory(p.model, r.state.Meta, l.net, p.Device)
+	if err != nil {
+		return r.state.Step, err
+	}
+	err = l.withAverage(func() (err error) {
+		p.dice, err = p.validate(ctx, m, CheckpointFinal, log)
+		return err
+	})
+	return r.state.Step, err
+}
+
+// agree refuses plans other than those that a trained fold of the model's folder was trained with: the folder has one
+// plans.json, which prediction goes by.
+func (p *prepared) agree() error {
+	path := filepath.Join(p.model, "plans.json")
+	old, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	text, err := p.plans.JSON()
+	if err != nil || bytes.Equal(old, text) {
+		return err
+	}
+	for _, name := range checkpoints {
+		trained, err := filepath.Glob(predict.CheckpointPath(filepath.Join(globEscape(p.model), "fold_*"), name))
+		if err != nil {
+			return err
+		}
+		for _, t := range trained {
+			if filepath.Dir(t) != p.fold || p.Continue || p.NoCheckpoints { // else its checkpoints are set aside
+				return fmt.Errorf("%s was trained with other plans (%s) than %s now holds: plan under another plans name, or train into another results folder",
+					filepath.Dir(t), path, filepath.Join(p.dir, p.Plans+".json"))
+			}
+		}
+	}
+	return nil
+}
+
+// globEscape makes a folder's name stand for itself in a pattern.
+func globEscape(dir string) string {
+	return strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`).Replace(dir)
 }
 
 // folders makes the model's folder with the files that prediction needs.
 func (p *prepared) folders() error {
+	if err := p.agree(); err != nil {
+		return fmt.Errorf("train %s: %w", p.Dataset, err)
+	}
 	if err := os.MkdirAll(p.fold, 0o777); err != nil {
 		return fmt.Errorf("make the results folder: %w", err)
 	}
@@ -307,8 +369,11 @@ func (p *prepared) begin(r *run) (finished int, err error) {
 		}
 		r.log.print("Continuing from", filepath.Base(path), "at epoch", r.state.Epoch, "step", r.state.Step)
 		p.Log.Info("continuing", "from", filepath.Base(path), "epoch", r.state.Epoch, "step", r.state.Step, "minutes", rounded(r.state.Minutes, 2))
-		r.learner.autocast = precisions[r.state.Precision]
-		return finished, nil
+		if asked := p.recipe.Train.Precision; asked != "auto" && asked != "" {
+			r.state.Precision = asked
+		}
+		_, _, err := r.learner.choosePrecision(r.state.Precision, nil)
+		return finished, err
 	}
 	first, err := r.train.batch(0)
 	if err != nil {
@@ -331,18 +396,15 @@ func (p *prepared) begin(r *run) (finished int, err error) {
 // newest is the checkpoint to go on from, empty for a fresh start: the one with most steps, of equals checkpoint_final, so
 // that a finished run whose extension was stopped goes on with the extension.
 func (p *prepared) newest(r *run) (string, error) {
+	if !p.Continue {
+		return "", p.setAside(r)
+	}
 	found := ""
 	step := -1
-	for _, name := range []string{CheckpointFinal, CheckpointLatest, CheckpointBest} {
+	for _, name := range checkpoints {
 		path := predict.CheckpointPath(p.fold, name)
-		if _, err := os.Stat(path); err != nil {
+		if !exists(path) {
 			continue
-		}
-		if !p.Continue {
-			text := fmt.Sprintf("%s holds an earlier run: its checkpoints are now called %s…, and a new run starts; to go on with a run, give --c", p.fold, earlier)
-			r.log.print(text)
-			p.Log.Warn(text)
-			return "", p.setAside()
 		}
 		var st struct{ Step int }
 		f, err := predict.OpenCheckpoint(path, &st)
@@ -354,7 +416,7 @@ func (p *prepared) newest(r *run) (string, error) {
 			found, step = path, st.Step
 		}
 	}
-	if p.Continue && found == "" {
+	if found == "" {
 		r.log.print("There is no checkpoint to continue from: starting anew.")
 		p.Log.Warn("there is no checkpoint to continue from: starting anew", "folder", p.fold)
 	}
@@ -363,12 +425,36 @@ func (p *prepared) newest(r *run) (string, error) {
 
 const earlier = "earlier_"
 
-// setAside renames the checkpoints of an earlier run, so that none of them is taken for the new one's.
-func (p *prepared) setAside() error {
-	for _, name := range []string{CheckpointFinal, CheckpointLatest, CheckpointBest} {
-		err := os.Rename(predict.CheckpointPath(p.fold, name), predict.CheckpointPath(p.fold, earlier+name))
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("set the checkpoint of an earlier run aside: %w", err)
+// checkpoints by preference.
+var checkpoints = []string{CheckpointFinal, CheckpointLatest, CheckpointBest}
+
+// setAside renames the checkpoints and validations of an earlier run, so that none of them is taken for the new one's. A
+// run that writes no checkpoints leaves them.
+func (p *prepared) setAside(r *run) error {
+	old := []string{"validation", "validation_best"}
+	if r.checkpoints {
+		for _, name := range checkpoints {
+			old = append(old, name+predict.CheckpointExt)
+		}
+	}
+	told := false
+	for _, name := range old {
+		from, to := filepath.Join(p.fold, name), filepath.Join(p.fold, earlier+name)
+		if !exists(from) {
+			continue
+		}
+		if !told {
+			told = true
+			text := fmt.Sprintf("%s holds an earlier run: its checkpoints and validations are now called %s…, and a new run starts; to go on with a run, give --c", p.fold, earlier)
+			r.log.print(text)
+			p.Log.Warn(text)
+		}
+		err := os.RemoveAll(to)
+		if err == nil {
+			err = os.Rename(from, to)
+		}
+		if err != nil {
+			return fmt.Errorf("set an earlier run aside: %w", err)
 		}
 	}
 	return nil

@@ -3,10 +3,12 @@ package train
 import (
 	"context"
 	"errors"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"masksam/internal/plan"
 	"masksam/internal/predict"
 )
 
@@ -45,5 +47,82 @@ func TestStoppedExtensionGoesOn(t *testing.T) {
 	}
 	if exists(predict.CheckpointPath(foldOf(o), CheckpointLatest)) {
 		t.Error("checkpoint_latest is left behind")
+	}
+}
+
+// A fold whose folder other folds share by their plans.json is not trained with other plans; alone it may be.
+func TestOneModelFolderOnePlan(t *testing.T) {
+	o := tinyDataset(t, 5, "epochs=1", "iterations=1", "val_iterations=1")
+	if _, err := Run(context.Background(), o); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(o.Preprocessed, o.Dataset, o.Plans+".json")
+	p, err := plan.Read(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Put("3d_fullres", "note", "another"); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Write(path); err != nil {
+		t.Fatal(err)
+	}
+	used := filepath.Join(filepath.Dir(foldOf(o)), "plans.json")
+	before := readText(t, used)
+	for _, change := range []func(*Options){func(o *Options) { o.Fold = "1" }, func(o *Options) { o.Continue = true }, func(o *Options) { o.NoCheckpoints = true }} {
+		other := o
+		change(&other)
+		if _, err := Run(context.Background(), other); err == nil || !strings.Contains(err.Error(), "another plans name") || !strings.Contains(err.Error(), foldOf(o)) {
+			t.Errorf("fold %s: error %v", other.Fold, err)
+		}
+	}
+	if readText(t, used) != before {
+		t.Error("plans.json was written anew")
+	}
+	if _, err := Run(context.Background(), o); err != nil {
+		t.Errorf("the only fold anew: %v", err)
+	}
+}
+
+// A new start leaves no validation of the earlier run under its name, and one without checkpoints leaves its checkpoints.
+func TestNewStartSetsAside(t *testing.T) {
+	o := tinyDataset(t, 5, "epochs=1", "iterations=1", "val_iterations=1")
+	if _, err := Run(context.Background(), o); err != nil {
+		t.Fatal(err)
+	}
+	fold := foldOf(o)
+	if err := os.Mkdir(filepath.Join(fold, "validation"), 0o777); err != nil {
+		t.Fatal(err)
+	}
+	o.NoCheckpoints = true
+	if _, err := Run(context.Background(), o); err != nil {
+		t.Fatal(err)
+	}
+	if exists(filepath.Join(fold, "validation")) || !exists(filepath.Join(fold, "earlier_validation")) || !exists(predict.CheckpointPath(fold, CheckpointFinal)) {
+		t.Error("want the validation set aside, the checkpoints left")
+	}
+}
+
+// A precision that is asked for wins over the checkpoint's, which serves where none is.
+func TestPrecisionOfResumedRun(t *testing.T) {
+	o := tinyDataset(t, 5, "epochs=1", "iterations=1", "val_iterations=1", "precision=bf16")
+	if _, err := Run(context.Background(), o); err != nil {
+		t.Fatal(err)
+	}
+	o.Continue = true
+	for i, c := range []struct{ set, want string }{{"auto", "bf16"}, {"float32", "float32"}} {
+		o.Recipe.Train.Precision, o.Recipe.Train.Epochs = c.set, 2+i
+		if _, err := Run(context.Background(), o); err != nil {
+			t.Fatal(err)
+		}
+		var st state
+		f, err := predict.OpenCheckpoint(predict.CheckpointPath(foldOf(o), CheckpointFinal), &st)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.Close()
+		if st.Precision != c.want {
+			t.Errorf("precision %s: the run took %s, want %s", c.set, st.Precision, c.want)
+		}
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"masksam/internal/masksam"
 	"masksam/internal/plan"
 	"masksam/internal/predict"
+	"masksam/internal/preprocess"
 	"masksam/internal/torch"
 )
 
@@ -60,7 +61,15 @@ func tinyDataset(t testing.TB, n int, set ...string) Options {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Rename(tinyStore(t, n).Dir(), filepath.Join(dir, c.DataIdentifier)); err != nil {
+	how, err := preprocess.NewConfig(plans, o.Configuration, ds)
+	if err != nil {
+		t.Fatal(err)
+	}
+	settings, err := how.Settings()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(tinyStore(t, n, settings, ".files").Dir(), filepath.Join(dir, c.DataIdentifier)); err != nil {
 		t.Fatal(err)
 	}
 	return o
@@ -147,12 +156,27 @@ func TestRunRefuses(t *testing.T) {
 		"plans":         {func(o *Options, dir string) error { o.Plans = "nnUNetPlans_none"; return nil }, "nnUNetPlans_none.json"},
 		"configuration": {func(o *Options, dir string) error { o.Configuration = "3d_lowres"; return nil }, "3d_lowres"},
 		"2d":            {func(o *Options, dir string) error { o.Configuration = "2d"; return nil }, "2d"},
-		"fold":          {func(o *Options, dir string) error { o.Fold = "first"; return nil }, "first"},
-		"optimizer":     {func(o *Options, dir string) error { o.Recipe.Train.Optimizer = "lion"; return nil }, "lion"},
-		"batch":         {func(o *Options, dir string) error { o.Recipe.Batch = 0; return nil }, "batch 0"},
-		"both modes":    {func(o *Options, dir string) error { o.Continue, o.ValidateOnly = true, true; return nil }, "not both"},
-		"untrained":     {func(o *Options, dir string) error { o.ValidateOnly = true; return nil }, "checkpoint_final"},
-		"no store":      {func(o *Options, dir string) error { return os.RemoveAll(filepath.Join(dir, "nnUNetPlans_3d_fullres")) }, "preprocess"},
+		"path as fold": {func(o *Options, dir string) error {
+			o.Fold, o.Recipe.Split = "../0", &masksam.FixedSplit{Train: []string{"case_00", "case_02", "case_03"}, Val: []string{"case_01", "case_04"}}
+			return nil
+		}, "../0"},
+		"other settings": {func(o *Options, dir string) error {
+			path := filepath.Join(dir, o.Plans+".json")
+			p, err := plan.Read(path)
+			if err != nil {
+				return err
+			}
+			if err := p.Put("3d_fullres", "spacing", []float64{2, 1, 1}); err != nil {
+				return err
+			}
+			return p.Write(path)
+		}, "preprocess the dataset again"},
+		"fold":       {func(o *Options, dir string) error { o.Fold = "first"; return nil }, "first"},
+		"optimizer":  {func(o *Options, dir string) error { o.Recipe.Train.Optimizer = "lion"; return nil }, "lion"},
+		"batch":      {func(o *Options, dir string) error { o.Recipe.Batch = 0; return nil }, "batch 0"},
+		"both modes": {func(o *Options, dir string) error { o.Continue, o.ValidateOnly = true, true; return nil }, "not both"},
+		"untrained":  {func(o *Options, dir string) error { o.ValidateOnly = true; return nil }, "checkpoint_final"},
+		"no store":   {func(o *Options, dir string) error { return os.RemoveAll(filepath.Join(dir, "nnUNetPlans_3d_fullres")) }, "preprocess"},
 		"regions": {func(o *Options, dir string) error {
 			return os.WriteFile(filepath.Join(dir, dataset.FileName), []byte(`{"channel_names": {"0": "MR"}, "labels": {"background": 0, "whole": [1, 2], "large": 2},
 				"regions_class_order": [1, 2], "numTraining": 5, "file_ending": ".nii.gz"}`), 0o666)

@@ -34,10 +34,10 @@ type Options struct {
 
 	Continue          bool // go on from the run's newest checkpoint
 	ValidateOnly      bool // only the final validation, from checkpoint_final
-	ValidateBest      bool // … from checkpoint_best, into the folder validation_best
+	ValidateBest      bool // the final validation is of checkpoint_best, into the folder validation_best
 	SkipValidation    bool // end after checkpoint_final
 	SaveProbabilities bool // of the final validation
-	NoCheckpoints     bool // write none (and so no final validation)
+	NoCheckpoints     bool // write none, and leave an earlier run's; the final validation is of the weights in memory
 
 	Progress progress.Reporter
 	Log      *slog.Logger // nil: slog.Default()
@@ -67,8 +67,11 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 	if o.Progress == nil {
 		o.Progress = progress.Nop
 	}
-	if o.ValidateBest {
-		o.ValidateOnly = true
+	if err := predict.CheckFold(o.Fold); err != nil {
+		return nil, fmt.Errorf("train: %w", err)
+	}
+	if o.NoCheckpoints && o.ValidateBest {
+		return nil, errors.New("train: without checkpoints there is no best one to validate")
 	}
 	if o.Continue && o.ValidateOnly {
 		return nil, errors.New("train: continue a run or validate it, not both")
@@ -109,10 +112,19 @@ func (p *prepared) run(ctx context.Context, checkpoint string, log *runLog) (_ *
 		if result.Steps, err = p.train(ctx, log); err != nil {
 			return nil, err
 		}
-		if p.NoCheckpoints || p.SkipValidation {
+		if p.SkipValidation {
+			return result, nil
+		}
+		if p.NoCheckpoints {
+			result.Dice = p.dice
 			return result, nil
 		}
 	}
-	result.Dice, err = p.validate(ctx, checkpoint, log)
+	m, err := predict.Open(p.model, []string{p.Fold}, checkpoint, p.Device)
+	if err != nil {
+		return result, err
+	}
+	defer m.Close()
+	result.Dice, err = p.validate(ctx, m, checkpoint, log)
 	return result, err
 }

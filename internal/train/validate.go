@@ -6,28 +6,21 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"masksam/internal/evaluate"
 	"masksam/internal/predict"
 )
 
-// groundTruth is the folder of the reference labels in a preprocessed dataset's.
-const groundTruth = "gt_segmentations"
-
 // validate is the final validation: it labels each validation case from its preprocessed data, writes validation/CASE
 // and scores all against the reference labels into validation/summary.json. It gives the mean Dice over the labels,
 // NaN where one of them is in no case.
-func (p *prepared) validate(ctx context.Context, checkpoint string, log *runLog) (float64, error) {
+func (p *prepared) validate(ctx context.Context, m *predict.Model, checkpoint string, log *runLog) (float64, error) {
 	out := filepath.Join(p.fold, "validation")
 	if checkpoint == CheckpointBest {
 		out += "_best"
 	}
-	m, err := predict.Open(p.model, []string{p.Fold}, checkpoint, p.Device)
-	if err != nil {
-		return math.NaN(), err
-	}
-	defer m.Close()
-	if err := os.MkdirAll(out, 0o777); err != nil {
+	if err := p.clear(out); err != nil {
 		return math.NaN(), fmt.Errorf("validate: %w", err)
 	}
 	p.Progress.Start("validating", len(p.split.Val))
@@ -49,16 +42,35 @@ func (p *prepared) validate(ctx context.Context, checkpoint string, log *runLog)
 	return p.score(ctx, out, log)
 }
 
+// clear makes a folder without an earlier validation's files, of which some may be of other cases.
+func (p *prepared) clear(folder string) error {
+	if err := os.MkdirAll(folder, 0o777); err != nil {
+		return err
+	}
+	entries, err := os.ReadDir(folder)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		name := e.Name()
+		if !strings.HasSuffix(name, p.dataset.FileEnding) && !strings.HasSuffix(name, ".npz") && name != "summary.json" {
+			continue
+		}
+		if err := os.Remove(filepath.Join(folder, name)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // score evaluates a folder of predictions.
 func (p *prepared) score(ctx context.Context, folder string, log *runLog) (float64, error) {
-	reference := filepath.Join(p.dir, groundTruth)
+	reference := filepath.Join(p.dir, evaluate.GroundTruth)
 	if !exists(reference) && p.Raw != "" {
 		reference = filepath.Join(p.Raw, p.Dataset, "labelsTr")
 	}
 	opt := evaluate.Options{Ending: p.dataset.FileEnding, Chill: true}
-	for _, label := range p.dataset.Labels.Foreground() {
-		opt.Classes = append(opt.Classes, evaluate.Label(label))
-	}
+	opt.Classes, _ = evaluate.Classes(p.dataset.Labels)
 	summary, err := evaluate.Folder(ctx, reference, folder, opt)
 	if err != nil {
 		return math.NaN(), fmt.Errorf("validate: %w", err)
