@@ -303,6 +303,11 @@ func FindRecipe(name string) (Recipe, error) {
 // recipe without queries gets one more than there are classes, so that a frame
 // that shows them all leaves one query over; a canvas not given is the frame.
 func (r Recipe) Resolve(patch [3]int, channels, classes int) (Recipe, error) {
+	for i, axis := range r.Train.Augment.Mirror {
+		if axis < 0 || axis > 2 || slices.Contains(r.Train.Augment.Mirror[:i], axis) {
+			return r, fmt.Errorf("recipe %s: mirror %v: the axes are 0, 1 and 2, each at most once", r.Name, r.Train.Augment.Mirror)
+		}
+	}
 	r.Patch = patch
 	n := &r.Network
 	n.Frames, n.Height, n.Width, n.Channels, n.Classes = patch[0], patch[1], patch[2], channels, classes
