@@ -20,6 +20,8 @@ TAGS := -tags libtorch
 include build/libtorch.mk
 endif
 
+# The tests run a package per core, so each computes with one thread: more would only wait for each other.
+
 .PHONY: all build demo test lint bench install deps clean
 all: build
 
@@ -33,7 +35,7 @@ test: deps
 	@unformatted=$$(gofmt -l $$(git ls-files -co --exclude-standard '*.go' 2>/dev/null || find . -name '*.go')); \
 	  if [ -n "$$unformatted" ]; then echo "not gofmt-ed:"; echo "$$unformatted"; exit 1; fi
 	$(GO) vet $(TAGS) ./...
-	$(GO) test $(TAGS) -p 2 -timeout 20m ./...
+	OMP_NUM_THREADS=1 $(GO) test $(TAGS) -timeout 20m ./...
 
 lint: deps
 	$(GO) vet $(TAGS) ./...

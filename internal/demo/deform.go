@@ -99,10 +99,10 @@ func voxels(size [3]int) int { return size[0] * size[1] * size[2] }
 
 const (
 	knots        = 22.0 // mm between the control points of the free-form deformation
-	knotShift    = 7.0  // mm, standard deviation of a control point; the field's own is a third of it
-	maxAngle     = 8.0  // degrees about each axis
-	maxScale     = 0.08 // relative, of each axis
-	maxTranslate = 4.0  // mm along each axis
+	knotShift    = 5.0  // mm, standard deviation of a control point; the field's own is a third of it
+	maxAngle     = 6.0  // degrees about each axis
+	maxScale     = 0.06 // relative, of each axis
+	maxTranslate = 3.0  // mm along each axis
 )
 
 // randomMap draws a map of positions: rotation, scaling and shift about the case's centre, plus a cubic B-spline field.
@@ -191,7 +191,7 @@ func (f *field) at(p [3]float64) (out [3]float64) {
 }
 
 // rescan gives the image the look of another scan: gamma, gain, a smooth shading of some ten per cent, noise of up to
-// three per cent of the image's range.
+// two per cent of the image's range.
 func (s sampled) rescan(rng *rand.Rand) {
 	top := 0.0
 	for _, v := range s.image {
@@ -199,8 +199,8 @@ func (s sampled) rescan(rng *rand.Rand) {
 	}
 	gamma := math.Exp(0.25 * (2*rng.Float64() - 1))
 	gain := 0.8 + 0.4*rng.Float64()
-	noise := 0.03 * rng.Float64() * top
-	shading := newField(rng, 1, 40, 0.3)
+	noise := 0.02 * rng.Float64() * top
+	shading := newField(rng, 1, 40, 0.25)
 	i := 0
 	for z := range caseSize[0] {
 		for y := range caseSize[1] {
