@@ -59,7 +59,7 @@ type planCmd struct {
 	Recipe  string   `help:"Also plan this recipe: ${recipes}."`
 	Name    string   `help:"Name of the recipe's plan, else the recipe's own." placeholder:"PLANS"`
 	Set     []string `help:"Override a hyper-parameter of the recipe, as encoder.width=32; repeatable." sep:"none" placeholder:"KEY=VALUE"`
-	Clean   bool     `help:"Extract the fingerprint again."`
+	Clean   bool     `help:"Extract the fingerprint and plan again."`
 	Check   bool     `help:"Check the dataset's integrity first."`
 	Workers int      `help:"Cases at a time; 0: one per core." placeholder:"N"`
 	roots   `embed:""`
