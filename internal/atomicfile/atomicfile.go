@@ -51,6 +51,20 @@ func Write(path string, write func(w io.Writer) error) (err error) {
 	return syncFolder(filepath.Dir(path))
 }
 
+// Sweep removes the temporary files that killed processes left in a folder. Only whoever alone writes there may call it.
+func Sweep(folder string) error {
+	old, err := filepath.Glob(filepath.Join(folder, ".*"+Suffix))
+	if err != nil {
+		return err
+	}
+	for _, name := range old {
+		if err := os.Remove(name); err != nil {
+			return fmt.Errorf("remove what an earlier run left: %w", err)
+		}
+	}
+	return nil
+}
+
 // WriteBytes is Write for data already in memory.
 func WriteBytes(path string, data []byte) error {
 	return Write(path, func(w io.Writer) error {

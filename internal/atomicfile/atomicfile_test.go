@@ -116,3 +116,27 @@ func TestConcurrentWritersNeverMix(t *testing.T) {
 		t.Error("two writers' bytes are mixed")
 	}
 }
+
+// TestSweep: what a killed process left goes, whole files stay.
+func TestSweep(t *testing.T) {
+	dir := t.TempDir()
+	for _, name := range []string{".checkpoint.safetensors.77.0" + Suffix, "checkpoint.safetensors", ".hidden"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte("x"), 0o666); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := Sweep(dir); err != nil {
+		t.Fatal(err)
+	}
+	left, err := filepath.Glob(filepath.Join(dir, "*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	hidden, err := filepath.Glob(filepath.Join(dir, ".*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(left) != 1 || len(hidden) != 1 {
+		t.Errorf("left: %v %v", left, hidden)
+	}
+}

@@ -184,8 +184,23 @@ func (p *prepared) sources(ids []string, budget *int64) ([]*source, error) {
 	return list, nil
 }
 
-// freeMemory is what Linux says can be allocated without swapping, and a cautious 2 GB where it says nothing.
+// freeMemory is what Linux says can be allocated without swapping, at most what a container may hold, and a cautious
+// 2 GB where nothing is said.
 func freeMemory() int64 {
+	free := hostMemory()
+	for _, limit := range []string{"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"} {
+		raw, err := os.ReadFile(limit)
+		if err != nil {
+			continue
+		}
+		if n, err := strconv.ParseInt(strings.TrimSpace(string(raw)), 10, 64); err == nil { // "max" is no limit
+			free = min(free, n)
+		}
+	}
+	return free
+}
+
+func hostMemory() int64 {
 	const cautious = 2 << 30
 	raw, err := os.ReadFile("/proc/meminfo")
 	if err != nil {
@@ -308,6 +323,9 @@ func (p *prepared) folders() error {
 	}
 	if err := os.MkdirAll(p.fold, 0o777); err != nil {
 		return fmt.Errorf("make the results folder: %w", err)
+	}
+	if err := atomicfile.Sweep(p.fold); err != nil {
+		return err
 	}
 	if err := p.plans.Write(filepath.Join(p.model, "plans.json")); err != nil {
 		return err
