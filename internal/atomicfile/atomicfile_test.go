@@ -120,12 +120,12 @@ func TestConcurrentWritersNeverMix(t *testing.T) {
 // TestSweep: what a killed process left goes, whole files stay.
 func TestSweep(t *testing.T) {
 	dir := t.TempDir()
-	for _, name := range []string{".checkpoint.safetensors.77.0" + Suffix, "checkpoint.safetensors", ".hidden"} {
+	for _, name := range []string{".checkpoint.safetensors.77.0" + atomicfile.Suffix, "checkpoint.safetensors", ".hidden"} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte("x"), 0o666); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := Sweep(dir); err != nil {
+	if err := atomicfile.Sweep(dir); err != nil {
 		t.Fatal(err)
 	}
 	left, err := filepath.Glob(filepath.Join(dir, "*"))
