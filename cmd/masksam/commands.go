@@ -196,6 +196,9 @@ func (c *predictCmd) Run(a *app) error {
 }
 
 func (a *app) predict(folder string, folds []string, checkpoint, device string, o predict.Options) error {
+	if !(o.Tiling.Step > 0) { // in the package 0 stands for the default
+		return fmt.Errorf("a step of %g: the distance of tiles must be above 0 and at most 1", o.Tiling.Step)
+	}
 	dev, err := pickDevice(device)
 	if err != nil {
 		return err

@@ -103,7 +103,7 @@ func run(name string, args []string, stdout, stderr io.Writer) int {
 	case err == nil:
 		return exitOK
 	case errors.Is(err, context.Canceled) && ctx.Err() != nil:
-		return fail(stderr, name, errors.New("stopped by a signal"), exitInterrupted)
+		return fail(stderr, name, fmt.Errorf("stopped by a signal: %w", err), exitInterrupted)
 	default:
 		return fail(stderr, name, err, exitFailed)
 	}

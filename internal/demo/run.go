@@ -2,14 +2,17 @@ package demo
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"math"
 	"os"
 	"path/filepath"
 	"time"
 
+	"masksam/internal/atomicfile"
 	"masksam/internal/dataset"
 	"masksam/internal/evaluate"
 	"masksam/internal/imageio"
@@ -69,6 +72,23 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 	roots := dataset.Roots{Raw: filepath.Join(o.Dir, "nnUNet_raw"), Preprocessed: filepath.Join(o.Dir, "nnUNet_preprocessed"),
 		Results: filepath.Join(o.Dir, "nnUNet_results")}
 	predictions := filepath.Join(o.Dir, "prediction")
+	// What is cleared must be a demo's own: a folder that holds something else is refused.
+	marker := filepath.Join(o.Dir, ".masksam-demo")
+	if _, err := os.Stat(marker); errors.Is(err, fs.ErrNotExist) {
+		held, err := os.ReadDir(o.Dir)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("open the demo's folder: %w", err)
+		}
+		if len(held) > 0 {
+			return nil, fmt.Errorf("the folder %s is neither empty nor an earlier demo's: give the demo a folder of its own by --dir", o.Dir)
+		}
+		if err := os.MkdirAll(o.Dir, 0o777); err != nil {
+			return nil, fmt.Errorf("make the demo's folder: %w", err)
+		}
+		if err := atomicfile.WriteBytes(marker, nil); err != nil {
+			return nil, err
+		}
+	}
 	for _, root := range []string{roots.Raw, roots.Preprocessed, roots.Results} {
 		if err := os.RemoveAll(filepath.Join(root, Dataset)); err != nil {
 			return nil, fmt.Errorf("clear the last demo: %w", err)

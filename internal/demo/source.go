@@ -107,6 +107,10 @@ const templates = "usr/share/mricron/templates"
 // fetch returns a folder with ch2.nii.gz and aal.nii.gz: of an installed mricron-data, of the cache, or unpacked into
 // the cache from a fresh download. Nothing is installed and no system file is touched.
 func fetch(ctx context.Context, cache string) (string, error) {
+	cache, err := filepath.Abs(cache) // the tools run in a folder of their own
+	if err != nil {
+		return "", fmt.Errorf("fetch mricron-data: %w", err)
+	}
 	unpacked := filepath.Join(cache, "mricron-data")
 	for _, folder := range []string{filepath.Join("/", templates), unpacked} {
 		if has(folder) {
