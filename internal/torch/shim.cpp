@@ -675,6 +675,15 @@ OP(Conv3d) {
     if (groups == 1 && !c.autocast)
       if (const auto axis = axis_to_halve(x, w, pad)) return c.ret(convolution_of_halves(x, w, c.maybe(2), pad, axis));
   }
+  // The oneDNN of libtorch 2.15 leaves parts of bf16 weight gradients unset where the
+  // map is smaller than the kernel: those go in float32.
+  bool small = false;
+  for (int64_t i = 2; i < std::min(x.dim(), w.dim()); i++) small = small || x.size(i) < w.size(i);
+  if (c.autocast && x.is_cpu() && small) {
+    c10::impl::ExcludeDispatchKeyGuard off(c10::autocast_dispatch_keyset);
+    const auto b = c[2];
+    return c.ret(at::conv3d(x.to(at::kFloat), w.to(at::kFloat), b.defined() ? MaybeTensor(b.to(at::kFloat)) : MaybeTensor(), stride, pad, dilation, groups));
+  }
   c.ret(at::conv3d(x, w, c.maybe(2), stride, pad, dilation, groups));
 }
 

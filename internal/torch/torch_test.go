@@ -2,6 +2,7 @@ package torch
 
 import (
 	"errors"
+	"fmt"
 	"math"
 	"math/rand/v2"
 	"os"
@@ -680,5 +681,39 @@ func TestSharedTensor(t *testing.T) {
 	})
 	if err != nil {
 		t.Fatal(err)
+	}
+}
+
+// libtorch 2.15 returns garbage for the weight gradient of a bf16 convolution over
+// a map smaller than its kernel.
+func TestShallowConvolution(t *testing.T) {
+	for _, shape := range [][]int{{1, 4, 2, 64, 64}, {2, 16, 2, 64, 64}, {1, 4, 1, 64, 64}, {2, 32, 3, 2, 64}, {2, 16, 64, 64, 2}} {
+		err := Do(Mode{Grad: true}, func(s *Scope) error {
+			x, w := s.Randn(CPU, Float32, nil, shape...), s.Randn(CPU, Float32, nil, 64, shape[1], 3, 3, 3)
+			var g *Tensor
+			gradient := func(c *Scope) []float64 {
+				v := c.Detach(w)
+				v.SetRequiresGrad(true)
+				y := c.Conv3d(x, v, nil, Conv{Pad: []int{1, 1, 1}})
+				if g == nil {
+					g = c.Randn(CPU, Float32, nil, y.Shape()...)
+				}
+				return c.Grads(c.Sum(c.Mul(c.To(y, Float32), g)), []*Tensor{v})[0].Float64s()
+			}
+			want, got := gradient(s), gradient(s.Autocast(BFloat16))
+			largest := 0.0
+			for _, v := range want {
+				largest = max(largest, math.Abs(v))
+			}
+			for i := range want {
+				if !(math.Abs(got[i]-want[i]) < 0.03*largest) {
+					return fmt.Errorf("weight gradient %d is %v in bf16, %v in float32", i, got[i], want[i])
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			t.Errorf("%v: %v", shape, err)
+		}
 	}
 }
