@@ -16,11 +16,15 @@ func (d *Dataset) Load(c Case) (im *imageio.Image, label *imageio.Label, warning
 	if n := len(d.Channels); len(c.Images) == 0 || len(c.Images) > n {
 		return nil, nil, nil, d.channelCount(c.ID, c.Images, len(c.Images))
 	}
-	if im, warnings, err = imageio.ReadCase(c.Images); err != nil {
+	reader, err := imageio.ChooseReader(d.Reader, d.FileEnding, c.Images[0])
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	if im, warnings, err = reader.ReadCase(c.Images); err != nil {
 		return nil, nil, nil, err
 	}
 	if c.Label != "" {
-		if label, err = imageio.ReadLabel(c.Label); err != nil {
+		if label, err = reader.ReadLabel(c.Label); err != nil {
 			return nil, nil, nil, err
 		}
 	}

@@ -27,6 +27,12 @@ type Meta struct {
 
 	// NIfTI is the geometry just as a NIfTI header holds it, to be written back; nil for files of other formats.
 	NIfTI *NIfTIGeometry `json:",omitempty"`
+
+	// Turn brought the file's voxels to Grid, where a reader class turned them (Reader); a label map is turned back before
+	// it is written.
+	Turn *volume.Turn `json:",omitempty"`
+
+	Warning string `json:"-"` // what of the geometry had to be assumed; empty: nothing
 }
 
 // Image is a file, or the files of one case, one channel after the other.
@@ -83,33 +89,6 @@ func ReadMeta(path string) (Meta, int, error) {
 	m := s.Meta()
 	m.Path = path
 	return m, s.Channels(), nil
-}
-
-// ReadCase reads the channel files of one case and stacks them in the order given (a 4-D file adds several). As in
-// nnU-Net, sizes and spacings must agree with the first file's, whose geometry is kept; where origin or direction
-// differ the image is good and warnings tell.
-func ReadCase(paths []string) (im *Image, warnings []string, err error) {
-	if len(paths) == 0 {
-		return nil, nil, errors.New("a case without a channel file")
-	}
-	for _, path := range paths {
-		next, err := Read(path)
-		switch {
-		case err != nil:
-			return nil, nil, err
-		case im == nil:
-			im = next
-			continue
-		}
-		if err := SameGrid(im.Meta, next.Meta); err != nil {
-			return nil, nil, err
-		}
-		if !im.Grid.SameFrame(next.Grid) {
-			warnings = append(warnings, fmt.Sprintf("%s and %s: origin or direction differ; the first file's are kept", im.Path, path))
-		}
-		im.Channels = append(im.Channels, next.Channels...)
-	}
-	return im, warnings, nil
 }
 
 // SameGrid is nil if the two images agree in size and spacing (volume.Grid.SameGrid), else an error that names both
@@ -174,6 +153,7 @@ func WriteLabel[T Integer](path string, labels []T, like Meta) error {
 	if len(labels) != like.Grid.Len() {
 		return fmt.Errorf("write %s: %d labels for %v voxels (z, y, x)", path, len(labels), like.Grid.Size)
 	}
+	labels, like = asStored(labels, like)
 	largest := 0
 	for _, v := range labels {
 		if v < 0 || int64(v) > math.MaxUint16 {
@@ -207,11 +187,28 @@ func WriteFloat(path string, channels [][]float32, like Meta) error {
 			return fmt.Errorf("write %s: %d values in channel %d for %v voxels (z, y, x)", path, len(data), c, like.Grid.Size)
 		}
 	}
+	stored := like
+	turned := make([][]float32, len(channels))
+	for c, data := range channels {
+		turned[c], stored = asStored(data, like)
+	}
+	channels, like = turned, stored
 	return write(path, Samples{Type: Float32, Channels: len(channels), Put: func(dst []byte, c, from int) {
 		for i := range len(dst) / 4 {
 			binary.LittleEndian.PutUint32(dst[4*i:], math.Float32bits(channels[c][from+i]))
 		}
 	}}, like)
+}
+
+// asStored undoes the turn of the image that an array lies on.
+func asStored[T any](data []T, like Meta) ([]T, Meta) {
+	if like.Turn == nil {
+		return data, like
+	}
+	back := like.Turn.Inverse()
+	data = volume.Turned(back, data, like.Grid.Size)
+	like.Grid, like.Turn = back.Grid(like.Grid), nil
+	return data, like
 }
 
 // SampleType is how a written file stores a sample.

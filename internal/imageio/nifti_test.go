@@ -153,7 +153,7 @@ func TestChainGoldens(t *testing.T) {
 			if err != nil || len(paths) == 0 {
 				t.Fatalf("no images of %s: %v", name, err)
 			}
-			im, warnings, err := imageio.ReadCase(paths)
+			im, warnings, err := readCase(paths)
 			if err != nil || len(warnings) > 0 {
 				t.Fatal(err, warnings)
 			}
@@ -386,19 +386,19 @@ func TestReadCase(t *testing.T) {
 	}
 	a := file("a", [3]int{2, 3, 4}, 1, 0)
 	same, moved := file("same", [3]int{2, 3, 4}, 1, 0), file("moved", [3]int{2, 3, 4}, 1, 5)
-	im, warnings, err := imageio.ReadCase([]string{a, same})
+	im, warnings, err := readCase([]string{a, same})
 	if err != nil || len(warnings) > 0 || len(im.Channels) != 2 || im.Path != a {
 		t.Errorf("two equal channels: %v %v", warnings, err)
 	}
-	if _, warnings, err := imageio.ReadCase([]string{a, moved}); err != nil || len(warnings) != 1 || !strings.Contains(warnings[0], moved) {
+	if _, warnings, err := readCase([]string{a, moved}); err != nil || len(warnings) != 1 || !strings.Contains(warnings[0], moved) {
 		t.Errorf("another origin: warnings %v, error %v; want one warning", warnings, err)
 	}
 	for _, other := range []string{file("size", [3]int{2, 3, 5}, 1, 0), file("spacing", [3]int{2, 3, 4}, 1.1, 0)} {
-		if _, _, err := imageio.ReadCase([]string{a, other}); err == nil || !strings.Contains(err.Error(), a) || !strings.Contains(err.Error(), other) {
+		if _, _, err := readCase([]string{a, other}); err == nil || !strings.Contains(err.Error(), a) || !strings.Contains(err.Error(), other) {
 			t.Errorf("%s: error %v, want both files named", other, err)
 		}
 	}
-	if _, _, err := imageio.ReadCase(nil); err == nil {
+	if _, _, err := readCase(nil); err == nil {
 		t.Error("no files: no error")
 	}
 	meta, channels, err := imageio.ReadMeta("testdata/4d.nii.gz")

@@ -1,0 +1,185 @@
+package imageio
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"masksam/internal/volume"
+)
+
+// Reader is one of nnU-Net's reader classes. Here a file's format alone decides how it is decoded; the class decides
+// whether an image is turned, and is what plans.json names.
+type Reader struct {
+	Name    string
+	endings []string
+	byName  bool // never chosen by a file's ending
+	turns   bool // brings every image to RAS
+	// fits says why the class does not read a file of this header; nil: it does.
+	fits func(m Meta) error
+}
+
+// readers in the order in which nnU-Net tries them (reader_writer_registry.py).
+var readers = []*Reader{
+	{Name: "NaturalImage2DIO", endings: []string{".png", ".bmp", ".tif"}, fits: flat},
+	{Name: "SimpleITKIO", endings: []string{".nii.gz", ".nrrd", ".mha", ".gipl"}, fits: orthonormal},
+	{Name: "Tiff3DIO", endings: []string{".tif", ".tiff"}, fits: solid},
+	{Name: "NibabelIO", endings: []string{".nii", ".nii.gz"}, fits: solidNIfTI},
+	{Name: "NibabelIOWithReorient", endings: []string{".nii", ".nii.gz"}, turns: true, fits: solidNIfTI},
+	{Name: "SimpleITKIOWithReorient", endings: []string{".nii.gz", ".nrrd", ".mha", ".gipl"}, byName: true, turns: true, fits: orthonormal},
+}
+
+func flat(m Meta) error {
+	if m.Dims != 2 || m.NIfTI != nil {
+		return errors.New("it is no picture")
+	}
+	return nil
+}
+
+func solid(m Meta) error {
+	if m.Dims != 3 {
+		return fmt.Errorf("it has %d dimensions, not 3", m.Dims)
+	}
+	return nil
+}
+
+func solidNIfTI(m Meta) error {
+	if m.NIfTI == nil {
+		return errors.New("it is no NIfTI file")
+	}
+	return solid(m)
+}
+
+// ITK refuses NIfTI files whose axes are not at right angles; of qform and sform it takes one that is.
+func orthonormal(m Meta) error {
+	if m.NIfTI != nil && !m.Grid.Orthonormal() {
+		return errors.New("its axes are not at right angles, which ITK refuses")
+	}
+	return nil
+}
+
+// Readers are the class names that plans.json and overwrite_image_reader_writer may hold.
+func Readers() []string {
+	var names []string
+	for _, r := range readers {
+		names = append(names, r.Name)
+	}
+	return names
+}
+
+// ErrNoReader says that no reader class takes a file or an ending.
+var ErrNoReader = errors.New("no reader for it")
+
+// ChooseReader chooses the class as nnU-Net does: by its name if there is a class of that name; else the first one that
+// has the file ending and takes the example (its header is read). Without an example the ending decides, without an
+// ending ("" stands for any) the example.
+func ChooseReader(name, ending, example string) (*Reader, error) {
+	if i := slices.IndexFunc(readers, func(r *Reader) bool { return r.Name == name }); i >= 0 {
+		return readers[i], nil
+	}
+	var meta Meta
+	if example != "" {
+		var err error
+		if meta, _, err = ReadMeta(example); err != nil {
+			return nil, err
+		}
+	}
+	var why []string
+	for _, r := range readers {
+		if r.byName || ending != "" && !slices.Contains(r.endings, strings.ToLower(ending)) {
+			continue
+		}
+		if example == "" {
+			return r, nil
+		}
+		err := r.fits(meta)
+		if err == nil {
+			return r, nil
+		}
+		why = append(why, fmt.Sprintf("%s: %v", r.Name, err))
+	}
+	if len(why) == 0 {
+		return nil, fmt.Errorf("file ending %q: %w; the known ones are %s", ending, ErrNoReader, strings.Join(endings(), " "))
+	}
+	return nil, fmt.Errorf("%s: %w (%s)", example, ErrNoReader, strings.Join(why, "; "))
+}
+
+// endings that some reader class has.
+func endings() (all []string) {
+	for _, r := range readers {
+		all = append(all, r.endings...)
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
+// turn brings an image that was just read to the class's orientation. channels turns one array.
+func (r *Reader) turn(m *Meta, each func(t volume.Turn, size [3]int)) error {
+	if !r.turns {
+		return nil
+	}
+	t, err := m.Grid.RAS()
+	if err != nil {
+		return fmt.Errorf("%s: %s cannot turn it to RAS: %w", m.Path, r.Name, err)
+	}
+	if t.Identity() {
+		return nil
+	}
+	each(t, m.Grid.Size)
+	m.Grid, m.Turn = t.Grid(m.Grid), &t
+	return nil
+}
+
+// Read reads an image. A 4-D file's fourth axis becomes channels.
+func (r *Reader) Read(path string) (*Image, error) {
+	im, err := Read(path)
+	if err != nil {
+		return nil, err
+	}
+	return im, r.turn(&im.Meta, func(t volume.Turn, size [3]int) {
+		for c, data := range im.Channels {
+			im.Channels[c] = volume.Turned(t, data, size)
+		}
+	})
+}
+
+// ReadLabel reads a label map: one channel of whole numbers (negative ones pass; dataset.json decides about them). A
+// voxel that holds anything else is a *LabelError.
+func (r *Reader) ReadLabel(path string) (*Label, error) {
+	l, err := ReadLabel(path)
+	if err != nil {
+		return nil, err
+	}
+	return l, r.turn(&l.Meta, func(t volume.Turn, size [3]int) { l.Data = volume.Turned(t, l.Data, size) })
+}
+
+// ReadCase reads the channel files of one case and stacks them in the order given (a 4-D file adds several). As in
+// nnU-Net, sizes and spacings must agree with the first file's, whose geometry is kept; where origin or direction
+// differ the image is good and warnings tell.
+func (r *Reader) ReadCase(paths []string) (im *Image, warnings []string, err error) {
+	if len(paths) == 0 {
+		return nil, nil, errors.New("a case without a channel file")
+	}
+	for _, path := range paths {
+		next, err := r.Read(path)
+		if err != nil {
+			return nil, nil, err
+		}
+		if next.Warning != "" {
+			warnings = append(warnings, path+": "+next.Warning)
+		}
+		if im == nil {
+			im = next
+			continue
+		}
+		if err := SameGrid(im.Meta, next.Meta); err != nil {
+			return nil, nil, err
+		}
+		if !im.Grid.SameFrame(next.Grid) {
+			warnings = append(warnings, fmt.Sprintf("%s and %s: origin or direction differ; the first file's are kept", im.Path, path))
+		}
+		im.Channels = append(im.Channels, next.Channels...)
+	}
+	return im, warnings, nil
+}

@@ -1,0 +1,158 @@
+package volume
+
+import (
+	"errors"
+	"math"
+)
+
+// Turn brings an array onto other axes without resampling: axis a of the result is axis Axes[a] of the source, backwards
+// where Flip[a]. Axes are array axes (z, y, x).
+type Turn struct {
+	Axes [3]int
+	Flip [3]bool
+}
+
+// Inverse undoes the turn.
+func (t Turn) Inverse() (back Turn) {
+	for a, from := range t.Axes {
+		back.Axes[from], back.Flip[from] = a, t.Flip[a]
+	}
+	return back
+}
+
+// Identity tells whether the turn changes nothing.
+func (t Turn) Identity() bool { return t == Turn{Axes: [3]int{0, 1, 2}} }
+
+// Grid is where the voxels of a turned array lie: each stays where it was in space.
+func (t Turn) Grid(g Grid) Grid {
+	out := g
+	for row := range 3 {
+		out.Affine[row][3] = g.Affine[row][3]
+		for a, from := range t.Axes {
+			step := g.Affine[row][2-from]
+			if t.Flip[a] {
+				out.Affine[row][3] += step * float64(g.Size[from]-1)
+				step = -step
+			}
+			out.Affine[row][2-a] = step
+		}
+	}
+	for a, from := range t.Axes {
+		out.Size[a], out.Spacing[a] = g.Size[from], g.Spacing[from]
+	}
+	return out
+}
+
+// Turned copies an array of the given size (z, y, x) turned; data itself is given where nothing turns.
+func Turned[T any](t Turn, data []T, size [3]int) []T {
+	if t.Identity() {
+		return data
+	}
+	stride := [3]int{size[1] * size[2], size[2], 1}
+	var n, step [3]int
+	first := 0
+	for a, from := range t.Axes {
+		n[a], step[a] = size[from], stride[from]
+		if t.Flip[a] {
+			first += step[a] * (n[a] - 1)
+			step[a] = -step[a]
+		}
+	}
+	out := make([]T, len(data))
+	// Where the contiguous axis of the source becomes another one, whole rows would miss the cache at every element: work
+	// in blocks of the two inner axes.
+	const block = 32
+	for z := range n[0] {
+		for y0 := 0; y0 < n[1]; y0 += block {
+			for x0 := 0; x0 < n[2]; x0 += block {
+				for y := y0; y < min(y0+block, n[1]); y++ {
+					to := out[(z*n[1]+y)*n[2]:]
+					from := first + z*step[0] + y*step[1]
+					for x := x0; x < min(x0+block, n[2]); x++ {
+						to[x] = data[from+x*step[2]]
+					}
+				}
+			}
+		}
+	}
+	return out
+}
+
+// RAS is the turn after which the file's axes x, y, z point most nearly to the right, to the front and up: nibabel's
+// io_orientation of the affine. An affine whose axes do not span space is an error.
+func (g Grid) RAS() (Turn, error) {
+	r, err := rotationOf(g.Affine)
+	if err != nil {
+		return Turn{}, err
+	}
+	var t Turn
+	for axis := range 3 { // x, y, z of the file
+		row := 0
+		for k := range 3 {
+			if math.Abs(r[k][axis]) > math.Abs(r[row][axis]) {
+				row = k
+			}
+		}
+		t.Axes[2-row], t.Flip[2-row] = 2-axis, r[row][axis] < 0
+		r[row] = [3]float64{} // taken
+	}
+	if t.Axes[0]+t.Axes[1]+t.Axes[2] != 3 || t.Axes[0] == t.Axes[1] || t.Axes[1] == t.Axes[2] {
+		return Turn{}, errSingular
+	}
+	return t, nil
+}
+
+var errSingular = errors.New("the axes of the affine do not span space")
+
+// rotationOf is the orthogonal matrix nearest to an affine's axes, scaled to length 1 (their polar factor, by Newton's
+// iteration).
+func rotationOf(affine [4][4]float64) (r [3][3]float64, err error) {
+	for axis := range 3 {
+		length := math.Sqrt(affine[0][axis]*affine[0][axis] + affine[1][axis]*affine[1][axis] + affine[2][axis]*affine[2][axis])
+		if !(length > 0) || math.IsInf(length, 0) {
+			return r, errSingular
+		}
+		for row := range 3 {
+			r[row][axis] = affine[row][axis] / length
+		}
+	}
+	for range 100 {
+		var cofactor [3][3]float64
+		for i := range 3 {
+			for j := range 3 {
+				a, b, c, d := (i+1)%3, (i+2)%3, (j+1)%3, (j+2)%3
+				cofactor[i][j] = r[a][c]*r[b][d] - r[a][d]*r[b][c]
+			}
+		}
+		det := r[0][0]*cofactor[0][0] + r[0][1]*cofactor[0][1] + r[0][2]*cofactor[0][2]
+		if math.Abs(det) < 1e-12 {
+			return r, errSingular
+		}
+		change := 0.0
+		for i := range 3 {
+			for j := range 3 {
+				next := (r[i][j] + cofactor[i][j]/det) / 2 // the inverse's transpose is the cofactors by the determinant
+				change = max(change, math.Abs(next-r[i][j]))
+				r[i][j] = next
+			}
+		}
+		if change < 1e-14 {
+			break
+		}
+	}
+	return r, nil
+}
+
+// Orthonormal tells whether the axes stand on each other at right angles as ITK wants them: no two axes' directions have
+// a scalar product above 1e-4.
+func (g Grid) Orthonormal() bool {
+	_, _, d := g.ITK()
+	for a := range 3 {
+		for b := range a {
+			if !(math.Abs(d[a]*d[b]+d[3+a]*d[3+b]+d[6+a]*d[6+b]) <= 1e-4) {
+				return false
+			}
+		}
+	}
+	return true
+}
