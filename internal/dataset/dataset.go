@@ -26,6 +26,13 @@ type Dataset struct {
 	Doc         *pyjson.Object
 }
 
+// WithReader is the dataset as the reader class that a plan names reads it.
+func (d *Dataset) WithReader(name string) *Dataset {
+	out := *d
+	out.Reader = name
+	return &out
+}
+
 // Case is one training case.
 type Case struct {
 	ID     string

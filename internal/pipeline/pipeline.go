@@ -20,6 +20,7 @@ import (
 	"masksam/internal/atomicfile"
 	"masksam/internal/dataset"
 	"masksam/internal/evaluate"
+	"masksam/internal/imageio"
 	"masksam/internal/masksam"
 	"masksam/internal/plan"
 	"masksam/internal/preprocess"
@@ -124,7 +125,11 @@ func Plan(ctx context.Context, o PlanOptions) (*Planned, error) {
 		out.Files, out.Plans, out.Configurations = append(out.Files, path), p.PlansName, p.Configurations()
 		return p.Write(path)
 	}
-	base, err := plan.Make(ds, name, fp, o.Nnunet)
+	nnunet := o.Nnunet
+	if nnunet.Reader, err = reader(ds); err != nil {
+		return nil, err
+	}
+	base, err := plan.Make(ds, name, fp, nnunet)
 	if err != nil {
 		return nil, fmt.Errorf("plan %s: %w", name, err)
 	}
@@ -146,6 +151,20 @@ func Plan(ctx context.Context, o PlanOptions) (*Planned, error) {
 	}
 	out.Recipe = resolved
 	return out, write(with)
+}
+
+// reader is the class that nnU-Net reads a dataset's files with: chosen by the first case, or, where the images are not at
+// hand (a kept fingerprint is enough to plan), by the file ending.
+func reader(ds *dataset.Dataset) (string, error) {
+	example := ""
+	if cases, err := ds.Cases(); err == nil {
+		example = cases[0].Images[0]
+	}
+	r, err := imageio.ChooseReader(ds.Reader, ds.FileEnding, example)
+	if err != nil {
+		return "", fmt.Errorf("choose a reader: %w", err)
+	}
+	return r.Name, nil
 }
 
 // heldPlans are the plans that a recipe starts from in place of fresh: those that are there under its name, which may

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"masksam/internal/dataset"
+	"masksam/internal/imageio"
 	"masksam/internal/pyjson"
 )
 
@@ -90,7 +91,11 @@ func Make(ds *dataset.Dataset, name string, fp *Fingerprint, opt Options) (*Plan
 		return nil, fmt.Errorf("target spacing %v: give three numbers above 0, in the order of the file's array (z y x)", opt.Spacing)
 	}
 	if opt.Reader == "" {
-		opt.Reader = reader(ds)
+		r, err := imageio.ChooseReader(ds.Reader, ds.FileEnding, "")
+		if err != nil {
+			return nil, err
+		}
+		opt.Reader = r.Name
 	}
 	if err := fp.check(len(ds.Channels)); err != nil {
 		return nil, err
@@ -429,28 +434,6 @@ func (j *job) normalization() (schemes []string, masks []bool) {
 		masks = append(masks, scheme == ZScore && j.fp.RelativeSize < maskedBelow)
 	}
 	return schemes, masks
-}
-
-// reader is the class name of the reader that nnU-Net would choose by dataset.json alone.
-func reader(ds *dataset.Dataset) string {
-	if ds.Reader != "" {
-		return ds.Reader
-	}
-	ending := strings.ToLower(ds.FileEnding)
-	for _, r := range []struct {
-		class   string
-		endings []string
-	}{
-		{"NaturalImage2DIO", []string{".png", ".bmp", ".tif"}},
-		{"SimpleITKIO", []string{".nii.gz", ".nrrd", ".mha", ".gipl"}},
-		{"Tiff3DIO", []string{".tif", ".tiff"}},
-		{"NibabelIO", []string{".nii", ".nii.gz"}},
-	} {
-		if slices.Contains(r.endings, ending) {
-			return r.class
-		}
-	}
-	return "SimpleITKIO"
 }
 
 // NewShape is the size of an image resampled from one spacing to another: per axis round(old/new·size), half to even. It

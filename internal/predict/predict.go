@@ -241,7 +241,7 @@ type pending struct {
 
 // read reads, checks and preprocesses a case as training did.
 func (m *Model) read(c dataset.Case) (*pending, error) {
-	im, _, warnings, err := m.Dataset.Load(c)
+	im, _, warnings, err := m.prepare.Load(c)
 	if err != nil {
 		return nil, err
 	}

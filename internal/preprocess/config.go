@@ -8,8 +8,11 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"slices"
+	"strings"
 
 	"masksam/internal/dataset"
+	"masksam/internal/imageio"
 	"masksam/internal/ndimage"
 	"masksam/internal/plan"
 	"masksam/internal/pyjson"
@@ -37,6 +40,9 @@ func NewConfig(p *plan.Plans, configuration string, ds *dataset.Dataset) (*Confi
 		return nil, fmt.Errorf("plans %s, configuration %s: normalisation of %d channels and intensities of %d, but dataset.json names %d: plan the dataset again",
 			p.PlansName, configuration, len(c.Normalization), len(p.Intensity), n)
 	}
+	if !slices.Contains(imageio.Readers(), p.Reader) {
+		return nil, fmt.Errorf("plans %s: image_reader_writer is %q; there are %s", p.PlansName, p.Reader, strings.Join(imageio.Readers(), ", "))
+	}
 	for i, scheme := range c.Normalization {
 		if normalizers[scheme] == nil {
 			return nil, fmt.Errorf("plans %s, configuration %s: channel %d has the unknown normalisation %q", p.PlansName, configuration, i, scheme)
@@ -44,8 +50,13 @@ func NewConfig(p *plan.Plans, configuration string, ds *dataset.Dataset) (*Confi
 	}
 	return &Config{
 		forward: p.TransposeForward, backward: p.TransposeBackward, plan: c,
-		intensity: p.Intensity, dataset: ds,
+		intensity: p.Intensity, dataset: ds.WithReader(p.Reader),
 	}, nil
+}
+
+// Load reads a case by the plans' reader class and checks it: dataset.Load.
+func (c *Config) Load(k dataset.Case) (*imageio.Image, *imageio.Label, []string, error) {
+	return c.dataset.Load(k)
 }
 
 // algorithm counts the changes of this package that change its results.
@@ -57,6 +68,7 @@ func (c *Config) Settings() (string, error) {
 	order, _ := c.dataset.Doc.Get("regions_class_order")
 	text, err := json.Marshal(pyjson.NewObject(
 		"algorithm", algorithm,
+		"reader", c.dataset.Reader,
 		"forward", c.forward,
 		"spacing", c.plan.Spacing,
 		"normalization", c.plan.Normalization,

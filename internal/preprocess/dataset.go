@@ -146,7 +146,7 @@ func one(cfg *Config, out *store.Store, c dataset.Case, settings string, force b
 	if old, ok := out.Digest(c.ID); ok && old == digest && !force {
 		return true, nil, nil
 	}
-	im, label, warnings, err := cfg.dataset.Load(c)
+	im, label, warnings, err := cfg.Load(c)
 	if err != nil {
 		return false, nil, err
 	}
