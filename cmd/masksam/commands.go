@@ -27,6 +27,7 @@ type cli struct {
 	Verbose bool `help:"Log more." short:"v"`
 
 	Plan       planCmd       `cmd:"" help:"Fingerprint a raw dataset and write its plans, with a recipe's network."`
+	MovePlans  movePlansCmd  `cmd:"" help:"Give a dataset the plans of another one, to train on from its weights."`
 	Preprocess preprocessCmd `cmd:"" help:"Crop, normalise and resample a planned dataset's cases."`
 	Train      trainCmd      `cmd:"" help:"Train one fold, or go on with it."`
 	Predict    predictCmd    `cmd:"" help:"Label a folder of images with a trained model."`
@@ -55,19 +56,29 @@ func recipeNames() string {
 }
 
 type planCmd struct {
-	Dataset string   `arg:"" help:"Number or name of the dataset: 4 or Dataset004_Hippocampus."`
-	Recipe  string   `help:"Also plan this recipe: ${recipes}."`
-	Name    string   `help:"Name of the recipe's plan, else the recipe's own." placeholder:"PLANS"`
-	Set     []string `help:"Override a hyper-parameter of the recipe, as encoder.width=32; repeatable." sep:"none" placeholder:"KEY=VALUE"`
-	Clean   bool     `help:"Extract the fingerprint and plan again."`
-	Check   bool     `help:"Check the dataset's integrity first."`
-	Workers int      `help:"Cases at a time; 0: one per core." placeholder:"N"`
+	Dataset string    `arg:"" help:"Number or name of the dataset: 4 or Dataset004_Hippocampus."`
+	Recipe  string    `help:"Also plan this recipe: ${recipes}."`
+	Name    string    `help:"Name of the recipe's plan, else the recipe's own." placeholder:"PLANS"`
+	Set     []string  `help:"Override a hyper-parameter of the recipe, as encoder.width=32; repeatable." sep:"none" placeholder:"KEY=VALUE"`
+	Patch   []int     `help:"Patch of the recipe in voxels, slices first, as 8,256,256; names the plan, unless --name does." placeholder:"T,H,W"`
+	Batch   int       `help:"Batch size of the recipe; likewise." placeholder:"N"`
+	Planner string    `help:"nnU-Net planner: ${planners}." default:"ExperimentPlanner"`
+	Memory  float64   `help:"GPU memory in GB that nnU-Net's plans are made for; 0: the planner's own target." name:"gpu-memory" placeholder:"GB"`
+	Spacing []float64 `help:"Target spacing in mm, in the order of the file's array: slices, rows, columns." placeholder:"Z,Y,X"`
+	Plans   string    `help:"Name of nnU-Net's plans, else the planner's own." placeholder:"PLANS"`
+	Clean   bool      `help:"Extract the fingerprint and plan again."`
+	Check   bool      `help:"Check the dataset's integrity first."`
+	Workers int       `help:"Cases at a time; 0: one per core." placeholder:"N"`
 	roots   `embed:""`
 }
 
 func (c *planCmd) Run(a *app) error {
+	if c.Planner == plan.DefaultPlanner {
+		c.Planner = "" // which nobody asked for: a recipe may build on the plans that are there
+	}
 	planned, err := pipeline.Plan(a.ctx, pipeline.PlanOptions{Roots: c.roots.roots(), Dataset: c.Dataset, Recipe: c.Recipe,
-		Set: c.Set, Name: c.Name, Clean: c.Clean, Verify: c.Check, Workers: c.Workers, Progress: a.progress})
+		Set: c.Set, Name: c.Name, Patch: c.Patch, Batch: c.Batch, Nnunet: plan.Options{Planner: c.Planner, PlansName: c.Plans, GPUMemoryGB: c.Memory, Spacing: c.Spacing},
+		Clean: c.Clean, Verify: c.Check, Workers: c.Workers, Progress: a.progress})
 	if err != nil {
 		return err
 	}
@@ -80,8 +91,29 @@ func (a *app) tellPlanned(p *pipeline.Planned) {
 		fmt.Fprintln(a.out, "wrote", f)
 	}
 	if r := p.Recipe; r != nil {
-		fmt.Fprintf(a.out, "recipe %s: patch %v, batch %d\n", r.Name, r.Patch, r.Batch)
+		fmt.Fprintf(a.out, "recipe %s: plans %s, patch %v, batch %d\n", r.Name, r.Plans, r.Patch, r.Batch)
 	}
+}
+
+type movePlansCmd struct {
+	Source string `arg:"" help:"Number or name of the dataset whose plans they are."`
+	Target string `arg:"" help:"Number or name of the dataset to give them to."`
+	Plans  string `help:"Plans to move." default:"nnUNetPlans" short:"p"`
+	As     string `help:"Their name there, else the same." placeholder:"PLANS"`
+	roots  `embed:""`
+}
+
+func (c *movePlansCmd) Run(a *app) error {
+	return a.movePlans(c.roots.roots(), c.Source, c.Target, c.Plans, c.As)
+}
+
+func (a *app) movePlans(roots dataset.Roots, source, target, plans, as string) error {
+	path, err := pipeline.MovePlans(roots, source, target, plans, as)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintln(a.out, "wrote", path)
+	return nil
 }
 
 type preprocessCmd struct {
@@ -95,7 +127,7 @@ type preprocessCmd struct {
 
 func (c *preprocessCmd) Run(a *app) error {
 	return pipeline.Preprocess(a.ctx, pipeline.PreprocessOptions{Roots: c.roots.roots(), Dataset: c.Dataset, Plans: c.Plans,
-		Configurations: c.Config, Workers: c.Workers, Force: c.Force, Progress: a.progress})
+		Configurations: c.Config, Workers: []int{c.Workers}, Force: c.Force, Progress: a.progress})
 }
 
 type trainCmd struct {
@@ -368,9 +400,4 @@ func version() string {
 		return strings.Trim(info.Main.Version, "()") + " " + info.GoVersion
 	}
 	return revision + dirty + " " + info.GoVersion
-}
-
-// nnunetPlanner turns nnU-Net's flags into planner options.
-func nnunetPlanner(planner, name string, memory float64, spacing []float64) plan.Options {
-	return plan.Options{Planner: planner, PlansName: name, GPUMemoryGB: memory, Spacing: spacing}
 }

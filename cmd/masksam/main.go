@@ -21,6 +21,7 @@ import (
 	"github.com/lmittmann/tint"
 
 	"masksam/internal/demo"
+	"masksam/internal/plan"
 	"masksam/internal/progress"
 	"masksam/internal/torch"
 )
@@ -76,7 +77,7 @@ func run(name string, args []string, stdout, stderr io.Writer) int {
 		}
 	}
 	parser, err := kong.New(grammar, kong.Name(name), kong.Description(description), kong.Writers(stdout, stderr),
-		kong.ConfigureHelp(kong.HelpOptions{Compact: true}), kong.Vars{"recipes": recipeNames(),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true}), kong.Vars{"recipes": recipeNames(), "planners": strings.Join(plan.Planners(), ", "),
 			"demo_cases": strconv.Itoa(demo.DefaultCases), "demo_minutes": strconv.FormatFloat(demo.DefaultMinutes, 'g', -1, 64)})
 	if err != nil {
 		panic(err) // the command structs are wrong

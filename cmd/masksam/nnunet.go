@@ -9,6 +9,7 @@ import (
 	"masksam/internal/dataset"
 	"masksam/internal/masksam"
 	"masksam/internal/pipeline"
+	"masksam/internal/plan"
 	"masksam/internal/predict"
 	"masksam/internal/train"
 )
@@ -21,40 +22,113 @@ type nnunetCommand struct {
 }
 
 var nnunetCommands = map[string]nnunetCommand{
-	"nnUNetv2_plan_and_preprocess": {"Fingerprint, plan and preprocess datasets.", func() any { return &nnunetPlan{} }},
-	"nnUNetv2_train":               {"Train one fold of a configuration.", func() any { return &nnunetTrain{} }},
-	"nnUNetv2_predict":             {"Label a folder of images with a trained model.", func() any { return &nnunetPredict{} }},
-	"nnUNetv2_evaluate_folder":     {"Score label maps against references.", func() any { return &nnunetEvaluate{} }},
+	"nnUNetv2_plan_and_preprocess":         {"Fingerprint, plan and preprocess datasets.", func() any { return &nnunetPlan{} }},
+	"nnUNetv2_extract_fingerprint":         {"Extract the fingerprints of datasets.", func() any { return &nnunetFingerprint{} }},
+	"nnUNetv2_plan_experiment":             {"Plan datasets.", func() any { return &nnunetExperiment{} }},
+	"nnUNetv2_preprocess":                  {"Preprocess planned datasets.", func() any { return &nnunetPreprocess{} }},
+	"nnUNetv2_move_plans_between_datasets": {"Give a dataset the plans of another one.", func() any { return &nnunetMovePlans{} }},
+	"nnUNetv2_train":                       {"Train one fold of a configuration.", func() any { return &nnunetTrain{} }},
+	"nnUNetv2_predict":                     {"Label a folder of images with a trained model.", func() any { return &nnunetPredict{} }},
+	"nnUNetv2_evaluate_folder":             {"Score label maps against references.", func() any { return &nnunetEvaluate{} }},
+}
+
+// The three steps of nnUNetv2_plan_and_preprocess have commands of their own; the flags that they share are these.
+type (
+	nnunetExtraction struct {
+		Extractor string `name:"fpe" help:"Fingerprint extractor." default:"DatasetFingerprintExtractor" unbuilt:"there is one extractor"`
+		Verify    bool   `name:"verify_dataset_integrity" help:"Check the datasets first."`
+		Clean     bool   `name:"clean" help:"Extract the fingerprints again."`
+	}
+	nnunetPlanning struct {
+		Planner      string    `name:"pl" help:"Planner: ${planners}." default:"ExperimentPlanner"`
+		Memory       float64   `name:"gpu_memory_target" help:"GPU memory to plan for in GB; 0: the planner's own target." default:"0"`
+		Preprocessor string    `name:"preprocessor_name" help:"Preprocessor." default:"DefaultPreprocessor" unbuilt:"there is one preprocessor"`
+		Spacing      []float64 `name:"overwrite_target_spacing" help:"Target spacing in mm, in the order of the file's array (z y x)."`
+		PlansName    string    `name:"overwrite_plans_name" help:"Name of the plans."`
+	}
+	nnunetTalk struct {
+		Verbose bool `name:"verbose" help:"Say more."`
+		NoBar   bool `name:"no_pbar" help:"No progress bar."`
+	}
+)
+
+func (c nnunetPlanning) options() plan.Options {
+	return plan.Options{Planner: c.Planner, PlansName: c.PlansName, GPUMemoryGB: c.Memory, Spacing: c.Spacing}
+}
+
+type nnunetFingerprint struct {
+	Datasets         []string `name:"d" help:"Dataset numbers." required:""`
+	Workers          int      `name:"np" help:"Processes." default:"8" env:"nnUNet_def_n_proc"`
+	nnunetExtraction `embed:""`
+	nnunetTalk       `embed:""`
+}
+
+func (c *nnunetFingerprint) Run(a *app) error {
+	a.say(c.Verbose, c.NoBar)
+	for _, id := range c.Datasets {
+		path, err := pipeline.Fingerprint(a.ctx, pipeline.PlanOptions{Roots: dataset.Env(), Dataset: id, Clean: c.Clean,
+			Verify: c.Verify, Workers: c.Workers, Progress: a.progress})
+		if err != nil {
+			return err
+		}
+		fmt.Fprintln(a.out, "the fingerprint is", path)
+	}
+	return nil
+}
+
+type nnunetExperiment struct {
+	Datasets       []string `name:"d" help:"Dataset numbers." required:""`
+	nnunetPlanning `embed:""`
+}
+
+func (c *nnunetExperiment) Run(a *app) error {
+	for _, id := range c.Datasets {
+		p, err := pipeline.Plan(a.ctx, pipeline.PlanOptions{Roots: dataset.Env(), Dataset: id, Progress: a.progress, Nnunet: c.options()})
+		if err != nil {
+			return err
+		}
+		a.tellPlanned(p)
+	}
+	return nil
+}
+
+type nnunetPreprocess struct {
+	Datasets   []string `name:"d" help:"Dataset numbers." required:""`
+	Plans      string   `name:"plans_name" help:"Plans to follow." default:"nnUNetPlans"`
+	Configs    []string `name:"c" help:"Configurations; those that the plans lack are passed over." default:"2d,3d_fullres,3d_lowres"`
+	Workers    []int    `name:"np" help:"Cases at a time, for each configuration or one for all; by default one per core."`
+	nnunetTalk `embed:""`
+}
+
+func (c *nnunetPreprocess) Run(a *app) error {
+	a.say(c.Verbose, c.NoBar)
+	for _, id := range c.Datasets {
+		if err := pipeline.Preprocess(a.ctx, pipeline.PreprocessOptions{Roots: dataset.Env(), Dataset: id, Plans: c.Plans,
+			Configurations: c.Configs, Workers: c.Workers, Progress: a.progress}); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 type nnunetPlan struct {
-	Datasets     []string  `name:"d" help:"Dataset numbers." required:""`
-	Extractor    string    `name:"fpe" help:"Fingerprint extractor." default:"DatasetFingerprintExtractor" unbuilt:"there is one extractor"`
-	FPWorkers    int       `name:"npfp" help:"Processes of the fingerprint." default:"8"`
-	Verify       bool      `name:"verify_dataset_integrity" help:"Check the dataset first."`
-	NoPreprocess bool      `name:"no_pp" help:"Plan only."`
-	Clean        bool      `name:"clean" help:"Extract the fingerprint again."`
-	Planner      string    `name:"pl" help:"Planner." default:"ExperimentPlanner"`
-	Memory       float64   `name:"gpu_memory_target" help:"GPU memory to plan for in GB." default:"0"`
-	Preprocessor string    `name:"preprocessor_name" help:"Preprocessor." default:"DefaultPreprocessor" unbuilt:"there is one preprocessor"`
-	Spacing      []float64 `name:"overwrite_target_spacing" help:"Target spacing of 3d_fullres in mm."`
-	PlansName    string    `name:"overwrite_plans_name" help:"Name of the plans."`
-	Configs      []string  `name:"c" help:"Configurations to preprocess." default:"2d,3d_fullres,3d_lowres"`
-	Workers      []int     `name:"np" help:"Processes for each configuration."`
-	Verbose      bool      `name:"verbose" help:"Say more."`
-	NoBar        bool      `name:"no_pbar" help:"No progress bar."`
+	Datasets         []string `name:"d" help:"Dataset numbers." required:""`
+	FPWorkers        int      `name:"npfp" help:"Processes of the fingerprint." default:"8"`
+	NoPreprocess     bool     `name:"no_pp" help:"Plan only."`
+	Configs          []string `name:"c" help:"Configurations to preprocess; those that the plans lack are passed over." default:"2d,3d_fullres,3d_lowres"`
+	Workers          []int    `name:"np" help:"Cases at a time, for each configuration or one for all; by default one per core."`
+	nnunetExtraction `embed:""`
+	nnunetPlanning   `embed:""`
+	nnunetTalk       `embed:""`
 }
 
 func (c *nnunetPlan) Run(a *app) error {
 	a.say(c.Verbose, c.NoBar)
 	roots := dataset.Env()
-	if len(c.Workers) > 1 && len(c.Workers) != len(c.Configs) {
-		return fmt.Errorf("-np has %d numbers for %d configurations", len(c.Workers), len(c.Configs))
-	}
 	var plans []*pipeline.Planned
 	for _, id := range c.Datasets {
 		p, err := pipeline.Plan(a.ctx, pipeline.PlanOptions{Roots: roots, Dataset: id, Clean: c.Clean, Verify: c.Verify,
-			Workers: c.FPWorkers, Progress: a.progress, Nnunet: nnunetPlanner(c.Planner, c.PlansName, c.Memory, c.Spacing)})
+			Workers: c.FPWorkers, Progress: a.progress, Nnunet: c.options()})
 		if err != nil {
 			return err
 		}
@@ -65,18 +139,23 @@ func (c *nnunetPlan) Run(a *app) error {
 		return nil
 	}
 	for _, p := range plans {
-		for i, configuration := range p.Has(c.Configs) {
-			workers := 0
-			if len(c.Workers) > 0 {
-				workers = c.Workers[min(i, len(c.Workers)-1)]
-			}
-			if err := pipeline.Preprocess(a.ctx, pipeline.PreprocessOptions{Roots: roots, Dataset: p.Dataset, Plans: p.Plans,
-				Configurations: []string{configuration}, Workers: workers, Progress: a.progress}); err != nil {
-				return err
-			}
+		if err := pipeline.Preprocess(a.ctx, pipeline.PreprocessOptions{Roots: roots, Dataset: p.Dataset, Plans: p.Plans,
+			Configurations: c.Configs, Workers: c.Workers, Progress: a.progress}); err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+type nnunetMovePlans struct {
+	Source      string `name:"s" help:"Dataset whose plans they are." required:""`
+	Target      string `name:"t" help:"Dataset to give them to." required:""`
+	SourcePlans string `name:"sp" help:"Plans to move." required:""`
+	TargetPlans string `name:"tp" help:"Their name there, else the same."`
+}
+
+func (c *nnunetMovePlans) Run(a *app) error {
+	return a.movePlans(dataset.Env(), c.Source, c.Target, c.SourcePlans, c.TargetPlans)
 }
 
 type nnunetTrain struct {

@@ -38,6 +38,8 @@ type PlanOptions struct {
 	Recipe   string   // short or trainer name; empty: nnU-Net's own plans only
 	Set      []string // key=value overrides of the recipe
 	Name     string   // plans name of the recipe's plan; empty: the recipe's own
+	Patch    []int    // T, H, W in place of the recipe's; the plan is then named by it unless Name is given
+	Batch    int      // in place of the recipe's, likewise; 0: the recipe's
 	Nnunet   plan.Options
 	Clean    bool // extract the fingerprint again
 	Verify   bool // check the dataset's integrity first
@@ -47,72 +49,71 @@ type PlanOptions struct {
 
 // Planned is what Plan wrote.
 type Planned struct {
-	Dataset        string   // DatasetNNN_Name
-	Files          []string // the plans files
-	Plans          string   // name of the last of them, the one to train with
-	Recipe         *masksam.Recipe
-	Configurations []string // of that plan
+	Dataset string   // DatasetNNN_Name
+	Files   []string // the plans files
+	Plans   string   // name of the last of them, the one to train with
+	Recipe  *masksam.Recipe
 }
 
-// Has returns those of the configurations that the plans hold, as nnU-Net preprocesses only what it planned, and logs
-// the others. Where the plans hold none of them it returns them all, for Preprocess to refuse.
-func (p *Planned) Has(configurations []string) []string {
-	var held []string
-	for _, c := range configurations {
-		switch {
-		case slices.Contains(p.Configurations, c):
-			held = append(held, c)
-		case slices.Contains(standard, c):
-			slog.Info("not planned for this dataset: passed over", "configuration", c)
-		default:
-			slog.Warn("unknown configuration: passed over", "configuration", c, "known", strings.Join(p.Configurations, ", "))
+// Fingerprint reads the raw dataset's cases and writes dataset_fingerprint.json below the preprocessed root, unless it is
+// there and Clean is not asked for. Of the options those of the planner and the recipe are not used.
+func Fingerprint(ctx context.Context, o PlanOptions) (path string, err error) {
+	r, err := o.open(ctx)
+	if err != nil {
+		return "", err
+	}
+	return r.fingerprintPath(), nil
+}
+
+// raw is a dataset that is being planned: its folders, its description and its fingerprint.
+type raw struct {
+	name, rawDir, dir string
+	ds                *dataset.Dataset
+	fp                *plan.Fingerprint
+}
+
+func (r *raw) fingerprintPath() string { return filepath.Join(r.dir, plan.FingerprintName) }
+
+// open reads the raw dataset, checks it if Verify asks for it, and sees to its fingerprint.
+func (o PlanOptions) open(ctx context.Context) (r *raw, err error) {
+	r = &raw{}
+	if r.name, err = o.Roots.Name(o.Dataset); err != nil {
+		return nil, err
+	}
+	if r.rawDir, err = o.Roots.RawDir(r.name); err != nil {
+		return nil, err
+	}
+	if r.dir, err = o.Roots.PreprocessedDir(r.name); err != nil {
+		return nil, err
+	}
+	if r.ds, err = dataset.Read(r.rawDir); err != nil {
+		return nil, err
+	}
+	if o.Verify {
+		if err := verify(ctx, r.rawDir, o); err != nil {
+			return nil, err
 		}
 	}
-	if held == nil {
-		return configurations
+	if err := os.MkdirAll(r.dir, 0o777); err != nil {
+		return nil, fmt.Errorf("make the preprocessed folder: %w", err)
 	}
-	return held
+	r.fp, err = fingerprint(ctx, r.ds, r.fingerprintPath(), o)
+	return r, err
 }
-
-// standard are the configurations that nnU-Net's planners make where a dataset asks for them.
-var standard = []string{"2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres"}
 
 // Plan reads the raw dataset and writes, below the preprocessed root, the fingerprint (kept when it is there already),
 // nnU-Net's plans, and for a recipe a second plans file: the same data, with the recipe's patch and batch and the
 // network as data.
 func Plan(ctx context.Context, o PlanOptions) (*Planned, error) {
-	name, err := o.Roots.Name(o.Dataset)
+	recipe, err := o.recipe()
 	if err != nil {
 		return nil, err
 	}
-	rawDir, err := o.Roots.RawDir(name)
+	r, err := o.open(ctx)
 	if err != nil {
 		return nil, err
 	}
-	dir, err := o.Roots.PreprocessedDir(name)
-	if err != nil {
-		return nil, err
-	}
-	recipe, err := chosen(o.Recipe, o.Set)
-	if err != nil {
-		return nil, err
-	}
-	ds, err := dataset.Read(rawDir)
-	if err != nil {
-		return nil, err
-	}
-	if o.Verify {
-		if err := verify(ctx, rawDir, o); err != nil {
-			return nil, err
-		}
-	}
-	if err := os.MkdirAll(dir, 0o777); err != nil {
-		return nil, fmt.Errorf("make the preprocessed folder: %w", err)
-	}
-	fp, err := fingerprint(ctx, ds, filepath.Join(dir, plan.FingerprintName), o)
-	if err != nil {
-		return nil, err
-	}
+	name, rawDir, dir, ds, fp := r.name, r.rawDir, r.dir, r.ds, r.fp
 	if err := copyFile(filepath.Join(rawDir, dataset.FileName), filepath.Join(dir, dataset.FileName)); err != nil {
 		return nil, err
 	}
@@ -122,7 +123,7 @@ func Plan(ctx context.Context, o PlanOptions) (*Planned, error) {
 		if err := keep(p, path); err != nil {
 			return err
 		}
-		out.Files, out.Plans, out.Configurations = append(out.Files, path), p.PlansName, p.Configurations()
+		out.Files, out.Plans = append(out.Files, path), p.PlansName
 		return p.Write(path)
 	}
 	nnunet := o.Nnunet
@@ -145,7 +146,7 @@ func Plan(ctx context.Context, o PlanOptions) (*Planned, error) {
 	if recipe == nil {
 		return out, nil
 	}
-	with, resolved, err := withRecipe(base, ds, *recipe, o.Name)
+	with, resolved, err := withRecipe(base, ds, *recipe, o)
 	if err != nil {
 		return nil, err
 	}
@@ -196,15 +197,25 @@ func keep(p *plan.Plans, path string) error {
 	return nil
 }
 
-// chosen is the named recipe with its overrides, nil for no name.
-func chosen(name string, set []string) (*masksam.Recipe, error) {
-	if name == "" {
+// recipe is the named recipe with its overrides, nil for no name.
+func (o PlanOptions) recipe() (*masksam.Recipe, error) {
+	set := o.Set
+	if o.Patch != nil {
+		set = append(slices.Clone(set), "patch="+strings.ReplaceAll(fmt.Sprint(o.Patch), " ", ","))
+	}
+	if o.Batch != 0 {
+		set = append(slices.Clone(set), fmt.Sprintf("batch=%d", o.Batch))
+	}
+	if o.Recipe == "" {
 		if len(set) > 0 {
-			return nil, fmt.Errorf("--set %s overrides a recipe: name one with --recipe", set[0])
+			return nil, fmt.Errorf("%s overrides a recipe: name one with --recipe", set[0])
 		}
 		return nil, nil
 	}
-	r, err := masksam.FindRecipe(name)
+	if o.Patch != nil && len(o.Patch) != 3 || o.Batch < 0 {
+		return nil, fmt.Errorf("patch %v, batch %d: a patch has three sizes, slices first, and a batch is above 0", o.Patch, o.Batch)
+	}
+	r, err := masksam.FindRecipe(o.Recipe)
 	if err != nil {
 		return nil, err
 	}
@@ -262,11 +273,7 @@ const (
 )
 
 // withRecipe adds the recipe, resolved for the dataset, to a copy of the plans.
-func withRecipe(plans *plan.Plans, ds *dataset.Dataset, r masksam.Recipe, name string) (*plan.Plans, *masksam.Recipe, error) {
-	if name == "" {
-		name = r.Plans
-	}
-	r.Plans = name
+func withRecipe(plans *plan.Plans, ds *dataset.Dataset, r masksam.Recipe, o PlanOptions) (*plan.Plans, *masksam.Recipe, error) {
 	full, err := plans.Configuration("3d_fullres")
 	if err != nil {
 		return nil, nil, fmt.Errorf("recipe %s: %w", r.Name, err)
@@ -277,11 +284,17 @@ func withRecipe(plans *plan.Plans, ds *dataset.Dataset, r masksam.Recipe, name s
 		cell := r.Network.Encoder.Patch
 		patch = plan.ChoosePatch(median, spacing, [3]int{1, cell, cell}, patchSlices, patchVoxels)
 	}
+	switch {
+	case o.Name != "":
+		r.Plans = o.Name
+	case o.Patch != nil || o.Batch != 0: // as the published recipes' plans are named
+		r.Plans = fmt.Sprintf("nnUNetPlans_%d_%d_%d_b%d", patch[0], patch[1], patch[2], r.Batch)
+	}
 	resolved, err := r.Resolve(patch, len(ds.Channels), ds.Labels.Heads())
 	if err != nil {
 		return nil, nil, err
 	}
-	with, err := plans.WithRecipe(name, patch, r.Batch, map[string]any{recipeKey: resolved})
+	with, err := plans.WithRecipe(r.Plans, patch, r.Batch, map[string]any{recipeKey: resolved})
 	return with, &resolved, err
 }
 
@@ -289,9 +302,9 @@ func withRecipe(plans *plan.Plans, ds *dataset.Dataset, r masksam.Recipe, name s
 type PreprocessOptions struct {
 	Roots          dataset.Roots
 	Dataset, Plans string
-	Configurations []string
-	Workers        int
-	Force          bool // also the cases that are done
+	Configurations []string // those that the plans lack are passed over, as nnU-Net does; at least one must be there
+	Workers        []int    // cases at a time, for each configuration or one for all; 0 or none: one per core
+	Force          bool     // also the cases that are done
 	Progress       progress.Reporter
 }
 
@@ -310,6 +323,13 @@ func Preprocess(ctx context.Context, o PreprocessOptions) error {
 	if err != nil {
 		return err
 	}
+	if n := len(o.Workers); n > 1 && n != len(o.Configurations) {
+		return fmt.Errorf("%d numbers of workers for %d configurations: give one for all or one each", n, len(o.Configurations))
+	}
+	held, err := planned(plans, o.Configurations)
+	if err != nil {
+		return err
+	}
 	ds, err := dataset.Read(rawDir)
 	if err != nil {
 		return err
@@ -320,13 +340,20 @@ func Preprocess(ctx context.Context, o PreprocessOptions) error {
 	if err := copyLabels(ds, filepath.Join(dir, evaluate.GroundTruth)); err != nil {
 		return err
 	}
-	for _, configuration := range o.Configurations {
+	for i, configuration := range o.Configurations {
+		if !slices.Contains(held, configuration) {
+			continue
+		}
 		c, err := plans.Configuration(configuration)
 		if err != nil {
 			return err
 		}
+		workers := 0
+		if len(o.Workers) > 0 {
+			workers = o.Workers[min(i, len(o.Workers)-1)]
+		}
 		report, err := preprocess.Dataset(ctx, preprocess.Options{Dataset: ds, Plans: plans, Configuration: configuration,
-			Out: filepath.Join(dir, c.DataIdentifier), Workers: o.Workers, Progress: o.Progress, Force: o.Force})
+			Out: filepath.Join(dir, c.DataIdentifier), Workers: workers, Progress: o.Progress, Force: o.Force})
 		for _, w := range report.Warnings {
 			slog.Warn(w)
 		}
@@ -337,6 +364,28 @@ func Preprocess(ctx context.Context, o PreprocessOptions) error {
 	}
 	return nil
 }
+
+// planned are the configurations of the plans among those that are asked for; the others are logged. None is an error.
+func planned(plans *plan.Plans, asked []string) (held []string, err error) {
+	known := plans.Configurations()
+	for _, c := range asked {
+		switch {
+		case slices.Contains(known, c):
+			held = append(held, c)
+		case slices.Contains(standard, c):
+			slog.Info("not planned for this dataset: passed over", "configuration", c)
+		default:
+			slog.Warn("unknown configuration: passed over", "configuration", c, "known", strings.Join(known, ", "))
+		}
+	}
+	if held == nil {
+		return nil, fmt.Errorf("preprocess: plans %s have no configuration %s; there are %s", plans.PlansName, strings.Join(asked, ", "), strings.Join(known, ", "))
+	}
+	return held, nil
+}
+
+// standard are the configurations that nnU-Net's planners make where a dataset asks for them.
+var standard = []string{"2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres"}
 
 // copyLabels makes dir hold the reference labels of the dataset's cases and of no other. It comes before preprocessing:
 // what is there is what has to be done.

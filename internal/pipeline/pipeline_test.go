@@ -45,7 +45,7 @@ func TestFindModel(t *testing.T) {
 }
 
 func TestChosen(t *testing.T) {
-	r, err := chosen("small", []string{"epochs=3", "encoder.width=64"})
+	r, err := PlanOptions{Recipe: "small", Set: []string{"epochs=3", "encoder.width=64"}}.recipe()
 	if err != nil || r.Train.Epochs != 3 || r.Network.Encoder.Width != 64 {
 		t.Errorf("%+v, %v", r, err)
 	}
@@ -58,7 +58,7 @@ func TestChosen(t *testing.T) {
 		if c.set != "" {
 			set = []string{c.set}
 		}
-		if _, err := chosen(c.name, set); err == nil || !strings.Contains(err.Error(), c.want) {
+		if _, err := (PlanOptions{Recipe: c.name, Set: set}).recipe(); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%+v: error %v", c, err)
 		}
 	}

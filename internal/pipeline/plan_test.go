@@ -9,8 +9,10 @@ import (
 	"testing"
 
 	"masksam/internal/dataset"
+	"masksam/internal/imageio"
 	"masksam/internal/plan"
 	"masksam/internal/store"
+	"masksam/internal/volume"
 )
 
 // flatRoots hold a raw dataset's dataset.json and, so that nothing is read, its fingerprint.
@@ -154,12 +156,109 @@ func fill(t *testing.T, pre, identifier string, ids ...string) {
 	}
 }
 
-func TestHas(t *testing.T) {
-	p := &Planned{Configurations: []string{"2d", "3d_fullres"}}
-	if got := p.Has([]string{"3d_fullres", "3d_lowres", "3d_fulres"}); !slices.Equal(got, []string{"3d_fullres"}) {
-		t.Errorf("held: %v", got)
+func TestPlanned(t *testing.T) {
+	roots, _ := flatRoots(t)
+	if _, err := Plan(t.Context(), PlanOptions{Roots: roots, Dataset: "779"}); err != nil {
+		t.Fatal(err)
 	}
-	if got := p.Has([]string{"3d_fulres"}); !slices.Equal(got, []string{"3d_fulres"}) {
-		t.Errorf("none held: %v, want what was asked for, which Preprocess refuses", got)
+	p, _, err := readPlans(roots, "Dataset779_Flat", "nnUNetPlans")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := planned(p, []string{"3d_fullres", "3d_lowres", "3d_fulres"}); err != nil || !slices.Equal(got, []string{"3d_fullres"}) {
+		t.Errorf("held: %v, %v", got, err)
+	}
+	if got, err := planned(p, []string{"3d_fulres"}); err == nil || !strings.Contains(err.Error(), "2d, 3d_fullres") {
+		t.Errorf("none held: %v, %v", got, err)
+	}
+	err = Preprocess(t.Context(), PreprocessOptions{Roots: roots, Dataset: "779", Plans: "nnUNetPlans",
+		Configurations: []string{"2d", "3d_fullres"}, Workers: []int{1, 2, 3}})
+	if err == nil || !strings.Contains(err.Error(), "3 numbers") {
+		t.Errorf("three numbers of workers for two configurations: %v", err)
+	}
+}
+
+// A patch or batch of one's own is in the plans, and names them.
+func TestPatchAndBatch(t *testing.T) {
+	roots, _ := flatRoots(t)
+	for _, c := range []struct {
+		options PlanOptions
+		plans   string
+		patch   []int
+		batch   int
+	}{
+		{PlanOptions{Patch: []int{8, 32, 48}, Batch: 1}, "nnUNetPlans_8_32_48_b1", []int{8, 32, 48}, 1},
+		{PlanOptions{Patch: []int{8, 32, 48}, Name: "mine"}, "mine", []int{8, 32, 48}, 2},
+		{PlanOptions{Batch: 3}, "nnUNetPlans_18_48_40_b3", []int{18, 48, 40}, 3},
+		{PlanOptions{}, "nnUNetPlans_small", []int{18, 48, 40}, 2},
+	} {
+		c.options.Roots, c.options.Dataset, c.options.Recipe = roots, "779", "small"
+		made, err := Plan(t.Context(), c.options)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p, _, err := readPlans(roots, made.Dataset, made.Plans)
+		if err != nil {
+			t.Fatal(err)
+		}
+		full, err := p.Configuration("3d_fullres")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if made.Plans != c.plans || made.Recipe.Plans != c.plans || !slices.Equal(full.PatchSize, c.patch) || full.BatchSize != c.batch {
+			t.Errorf("%+v: %s with patch %v, batch %d", c, made.Plans, full.PatchSize, full.BatchSize)
+		}
+	}
+	for _, o := range []PlanOptions{{Patch: []int{8, 32}}, {Batch: -1}} {
+		o.Roots, o.Dataset, o.Recipe = roots, "779", "small"
+		if _, err := Plan(t.Context(), o); err == nil {
+			t.Errorf("%+v was planned", o)
+		}
+	}
+	if _, err := Plan(t.Context(), PlanOptions{Roots: roots, Dataset: "779", Batch: 2}); err == nil || !strings.Contains(err.Error(), "--recipe") {
+		t.Errorf("a batch without a recipe: %v", err)
+	}
+}
+
+// Moved plans name the target and its reader; what they would overwrite stays.
+func TestMovePlans(t *testing.T) {
+	roots, _ := flatRoots(t)
+	if _, err := Plan(t.Context(), PlanOptions{Roots: roots, Dataset: "779"}); err != nil {
+		t.Fatal(err)
+	}
+	target := filepath.Join(roots.Raw, "Dataset780_Target")
+	if err := os.MkdirAll(filepath.Join(target, "imagesTr"), 0o777); err != nil {
+		t.Fatal(err)
+	}
+	text := `{"channel_names": {"0": "MR"}, "labels": {"background": 0, "organ": 1}, "numTraining": 1, "file_ending": ".nii"}`
+	if err := os.WriteFile(filepath.Join(target, dataset.FileName), []byte(text), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	meta := imageio.Meta{Grid: volume.NewGrid([3]int{2, 2, 2}, [3]float64{1, 1, 1}), Dims: 3}
+	if err := imageio.WriteFloat(filepath.Join(target, "imagesTr/a_0000.nii"), [][]float32{make([]float32, 8)}, meta); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // again is no overwriting
+		path, err := MovePlans(roots, "779", "780", "nnUNetPlans", "theirs")
+		if err != nil {
+			t.Fatal(err)
+		}
+		p, err := plan.Read(path)
+		if err != nil || filepath.Base(path) != "theirs.json" || p.DatasetName != "Dataset780_Target" || p.Reader != "SimpleITKIO" {
+			t.Errorf("%s: %+v, %v", path, p, err)
+		}
+		c, err := p.Configuration("3d_fullres")
+		if err != nil || c.DataIdentifier != "theirs_3d_fullres" {
+			t.Errorf("%+v, %v", c, err)
+		}
+	}
+	if _, err := Plan(t.Context(), PlanOptions{Roots: roots, Dataset: "779", Nnunet: plan.Options{Spacing: []float64{2, 2, 2}}}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := MovePlans(roots, "779", "780", "nnUNetPlans", "theirs"); err == nil || !strings.Contains(err.Error(), "theirs.json") {
+		t.Errorf("other plans of that name: %v", err)
+	}
+	if _, err := MovePlans(roots, "779", "780", "none", ""); err == nil || !strings.Contains(err.Error(), "none.json") {
+		t.Errorf("no such plans: %v", err)
 	}
 }
