@@ -12,7 +12,9 @@ SHELL  := /bin/bash
 PREFIX ?= /usr/local
 GO     ?= go
 
-NNUNET := nnUNetv2_plan_and_preprocess nnUNetv2_train nnUNetv2_predict nnUNetv2_evaluate_folder
+NNUNET := $(addprefix nnUNetv2_,plan_and_preprocess extract_fingerprint plan_experiment preprocess \
+	move_plans_between_datasets plot_overlay_pngs convert_MSD_dataset convert_old_nnUNet_dataset \
+	train predict evaluate_folder)
 
 ifdef LIBTORCH
 override LIBTORCH := $(abspath $(LIBTORCH))
@@ -22,7 +24,7 @@ endif
 
 # The tests run a package per core, so each computes with one thread: more would only wait for each other.
 
-.PHONY: all build demo test lint bench install deps clean
+.PHONY: all build demo test lint bench install names deps clean
 all: build
 
 build: deps
@@ -49,6 +51,10 @@ install: build
 	install -d $(DESTDIR)$(PREFIX)/bin
 	install -m 755 bin/masksam $(DESTDIR)$(PREFIX)/bin/masksam
 	@for name in $(NNUNET); do ln -sfv masksam $(DESTDIR)$(PREFIX)/bin/$$name; done
+
+# What install links, for a test that none is missing.
+names:
+	@echo $(NNUNET)
 
 deps:
 	@GO="$(GO)" LIBTORCH="$(LIBTORCH)" bash build/deps.sh

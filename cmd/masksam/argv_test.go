@@ -1,6 +1,8 @@
 package main
 
 import (
+	"maps"
+	"os/exec"
 	"slices"
 	"strings"
 	"testing"
@@ -62,4 +64,17 @@ func TestNormaliseAnything(t *testing.T) {
 			}
 		}
 	})
+}
+
+// make install links every command name.
+func TestInstalledNames(t *testing.T) {
+	text, err := exec.Command("make", "-s", "-C", "../..", "names").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	linked := strings.Fields(string(text))
+	slices.Sort(linked)
+	if want := slices.Sorted(maps.Keys(nnunetCommands)); !slices.Equal(linked, want) {
+		t.Errorf("linked %v, built %v", linked, want)
+	}
 }

@@ -254,8 +254,15 @@ func verify(ctx context.Context, dir string, o PlanOptions) error {
 func fingerprint(ctx context.Context, ds *dataset.Dataset, path string, o PlanOptions) (*plan.Fingerprint, error) {
 	if !o.Clean {
 		fp, err := plan.ReadFingerprint(path)
-		if !errors.Is(err, fs.ErrNotExist) {
-			return fp, err
+		switch why := ""; {
+		case errors.Is(err, fs.ErrNotExist):
+		case err != nil:
+			return nil, fmt.Errorf("%w; remove the file or plan with --clean", err)
+		default:
+			if why, err = stale(ds, fp, path); err != nil || why == "" {
+				return fp, err
+			}
+			slog.Info("the fingerprint is extracted again", "why", why)
 		}
 	}
 	fp, err := plan.ExtractFingerprint(ctx, ds, plan.FingerprintOptions{Workers: o.Workers, Progress: o.Progress})
@@ -263,6 +270,30 @@ func fingerprint(ctx context.Context, ds *dataset.Dataset, path string, o PlanOp
 		return nil, err
 	}
 	return fp, fp.Write(path)
+}
+
+// stale says why a fingerprint does not describe the dataset (any more), where nnU-Net would take it all the same; empty
+// if it does, or if the images are not at hand.
+func stale(ds *dataset.Dataset, fp *plan.Fingerprint, path string) (why string, err error) {
+	made, err := os.Stat(path)
+	if err != nil {
+		return "", fmt.Errorf("read fingerprint: %w", err)
+	}
+	cases, err := ds.Cases()
+	if err != nil {
+		return "", nil
+	}
+	if len(cases) != len(fp.Shapes) {
+		return fmt.Sprintf("it is of %d cases, the dataset has %d", len(fp.Shapes), len(cases)), nil
+	}
+	for _, c := range cases {
+		for _, file := range append(slices.Clone(c.Images), c.Label) {
+			if info, err := os.Stat(file); err == nil && info.ModTime().After(made.ModTime()) {
+				return file + " is newer", nil
+			}
+		}
+	}
+	return "", nil
 }
 
 // The patch of a recipe without one of its own: a slab of slices, and as many voxels as let a step take a second or less
