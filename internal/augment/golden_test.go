@@ -1,110 +1,25 @@
 package augment
 
 import (
-	"encoding/binary"
 	"encoding/json"
 	"math"
-	"os"
 	"path/filepath"
 	"slices"
 	"testing"
 
+	"masksam/internal/golden"
 	"masksam/internal/mt19937"
 	"masksam/internal/volume"
 )
 
-// eachGolden runs a test on the reference values (nnU-Net 2.8.1) kept with the project and on the whole set where it is
-// at hand.
-func eachGolden(t *testing.T, test func(t *testing.T, root string)) {
-	t.Run("testdata", func(t *testing.T) { test(t, "testdata") })
-	t.Run("shared", func(t *testing.T) {
-		root := "../../../shared/golden/nnunet"
-		if _, err := os.Stat(root); err != nil {
-			t.Skip("the whole set of reference values (../shared/golden) is not on this machine")
-		}
-		test(t, root)
-	})
-}
-
-func readJSON(t *testing.T, root, name string, v any) {
-	t.Helper()
-	raw, err := os.ReadFile(filepath.Join(root, name))
-	if err == nil {
-		err = json.Unmarshal(raw, v)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
-type array struct {
-	DType string
-	Shape []int
-	raw   []byte
-}
-
-func readArrays(t *testing.T, root, name string) map[string]array {
-	t.Helper()
-	raw, err := os.ReadFile(filepath.Join(root, name))
-	if err != nil {
-		t.Fatal(err)
-	}
-	n := binary.LittleEndian.Uint64(raw)
-	var header map[string]struct {
-		DType   string `json:"dtype"`
-		Shape   []int  `json:"shape"`
-		Offsets [2]int `json:"data_offsets"`
-	}
-	if err := json.Unmarshal(raw[8:8+n], &header); err != nil {
-		t.Fatal(err)
-	}
-	arrays := map[string]array{}
-	for key, h := range header {
-		arrays[key] = array{h.DType, h.Shape, raw[8+int(n)+h.Offsets[0] : 8+int(n)+h.Offsets[1]]}
-	}
-	return arrays
-}
-
-func (a array) floats(t *testing.T) []float32 {
-	t.Helper()
-	if a.DType != "F32" {
-		t.Fatalf("dtype %q, want F32", a.DType)
-	}
-	x := make([]float32, len(a.raw)/4)
-	for i := range x {
-		x[i] = math.Float32frombits(binary.LittleEndian.Uint32(a.raw[4*i:]))
-	}
-	return x
-}
-
-func (a array) labels(t *testing.T) []int16 {
-	t.Helper()
-	switch a.DType {
-	case "I16":
-		x := make([]int16, len(a.raw)/2)
-		for i := range x {
-			x[i] = int16(binary.LittleEndian.Uint16(a.raw[2*i:]))
-		}
-		return x
-	case "I8", "U8", "BOOL":
-		x := make([]int16, len(a.raw))
-		for i := range x {
-			x[i] = int16(int8(a.raw[i]))
-		}
-		return x
-	}
-	t.Fatalf("dtype %q of labels", a.DType)
-	return nil
-}
-
 // sample is the (C, …) image and (1, …) labels of an entry; a 2-D one becomes one slice.
-func sample(t *testing.T, arrays map[string]array, image, seg string) Sample {
+func sample(t *testing.T, arrays map[string]golden.Array, image, seg string) Sample {
 	t.Helper()
 	a := arrays[image]
-	s := Sample{Channels: a.Shape[0], Shape: [3]int{1, 1, 1}, Image: a.floats(t)}
+	s := Sample{Channels: a.Shape[0], Shape: [3]int{1, 1, 1}, Image: a.Float32()}
 	copy(s.Shape[4-len(a.Shape):], a.Shape[1:])
 	if b, ok := arrays[seg]; ok {
-		s.Seg = b.labels(t)
+		s.Seg = golden.To[int16](b.Data)
 	} else {
 		s.Seg = make([]int16, s.Shape[0]*s.Shape[1]*s.Shape[2])
 	}
@@ -142,7 +57,7 @@ func equalLabels(t *testing.T, got, want []int16) {
 	}
 }
 
-func TestGoldenAugmentation(t *testing.T) { eachGolden(t, goldenAugmentation) }
+func TestGoldenAugmentation(t *testing.T) { golden.Each(t, "nnunet", goldenAugmentation) }
 
 func goldenAugmentation(t *testing.T, root string) {
 	var entries []struct {
@@ -157,8 +72,8 @@ func goldenAugmentation(t *testing.T, root string) {
 		Multipliers []float64
 		Channels    []int `json:"apply_to_channels"`
 	}
-	readJSON(t, root, "augmentation/augment.json", &entries)
-	arrays := readArrays(t, root, "augmentation/augment.safetensors")
+	golden.ReadJSON(t, filepath.Join(root, "augmentation/augment.json"), &entries)
+	arrays := golden.ReadArrays(t, filepath.Join(root, "augmentation/augment.safetensors"))
 	for _, e := range entries {
 		image, seg := e.Name+".image", e.Name+".seg"
 		var p Params
@@ -199,27 +114,27 @@ func goldenAugmentation(t *testing.T, root string) {
 				patch = in.Shape
 			}
 			out := p.Apply(in, patch)
-			near(t, out.Image, arrays[e.Name+".image_out"].floats(t))
+			near(t, out.Image, arrays[e.Name+".image_out"].Float32())
 			if want, ok := arrays[e.Name+".seg_out"]; ok {
-				equalLabels(t, out.Seg, want.labels(t))
+				equalLabels(t, out.Seg, golden.To[int16](want.Data))
 			}
 		})
 	}
 }
 
-func TestGoldenMirrorAndMask(t *testing.T) { eachGolden(t, goldenMirrorAndMask) }
+func TestGoldenMirrorAndMask(t *testing.T) { golden.Each(t, "nnunet", goldenMirrorAndMask) }
 
 func goldenMirrorAndMask(t *testing.T, root string) {
-	arrays := readArrays(t, root, "augmentation/augment.safetensors")
+	arrays := golden.ReadArrays(t, filepath.Join(root, "augmentation/augment.safetensors"))
 	for name, axes := range map[string][3]bool{"0": {true}, "1": {false, true}, "02": {true, false, true}, "012": {true, true, true}} {
 		s := sample(t, arrays, "mirror.image", "")
 		s.Flip(axes)
-		near(t, s.Image, arrays["mirror.axes_"+name].floats(t))
+		near(t, s.Image, arrays["mirror.axes_"+name].Float32())
 	}
 	s := sample(t, arrays, "mask.image", "mask.seg")
 	s.Finish([]int{1})
-	near(t, s.Image, arrays["mask.image_out"].floats(t))
-	equalLabels(t, s.Seg, arrays["removelabel.seg_out"].labels(t))
+	near(t, s.Image, arrays["mask.image_out"].Float32())
+	equalLabels(t, s.Seg, golden.To[int16](arrays["removelabel.seg_out"].Data))
 }
 
 func TestGoldenSchedule(t *testing.T) {
@@ -237,7 +152,7 @@ func TestGoldenSchedule(t *testing.T) {
 			Mirror  []int   `json:"mirror_axes"`
 		} `json:"initial_patch_size"`
 	}
-	readJSON(t, "testdata", "tables/schedule.json", &tables)
+	golden.ReadJSON(t, "testdata/tables/schedule.json", &tables)
 	for _, e := range tables.Oversample {
 		if got := Forced(e.Batch, e.Percent); !slices.Equal(got, e.Forced) {
 			t.Errorf("batch %d, %g: forced %v, want %v", e.Batch, e.Percent, got, e.Forced)
@@ -268,7 +183,7 @@ func TestGoldenBox(t *testing.T) {
 		Random  [][3]int `json:"random_lower_with_np_random_seed0_first3"`
 		Forced  []struct{ Voxel, Lower, Upper [3]int }
 	}
-	readJSON(t, "testdata", "misc/bbox.json", &cases)
+	golden.ReadJSON(t, "testdata/misc/bbox.json", &cases)
 	for _, c := range cases {
 		lowest, highest := Bounds(c.Shape, c.Patch, c.Final)
 		if lowest != c.Lowest || highest != c.Highest {
@@ -303,7 +218,7 @@ func TestGoldenForcedClass(t *testing.T) {
 			Lower  [][3]int
 		}
 	}
-	readJSON(t, "testdata", "misc/forced_class_never_the_annotated_key.json", &table)
+	golden.ReadJSON(t, "testdata/misc/forced_class_never_the_annotated_key.json", &table)
 	for i, c := range table.Cases {
 		var classes []Class
 		for _, l := range c.Locations {

@@ -38,13 +38,26 @@ func Path(t testing.TB, name string) string {
 // JSON reads a golden file into v.
 func JSON(t testing.TB, name string, v any) {
 	t.Helper()
-	text, err := os.ReadFile(Path(t, name))
+	ReadJSON(t, Path(t, name), v)
+}
+
+// ReadJSON reads a file into v.
+func ReadJSON(t testing.TB, path string, v any) {
+	t.Helper()
+	text, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := json.Unmarshal(text, v); err != nil {
-		t.Fatalf("%s: %v", name, err)
+		t.Fatalf("%s: %v", path, err)
 	}
+}
+
+// Each runs a test on the reference values kept in the package's testdata and, where it is at hand, on the whole of a
+// golden folder.
+func Each(t *testing.T, folder string, test func(t *testing.T, root string)) {
+	t.Run("testdata", func(t *testing.T) { test(t, "testdata") })
+	t.Run("shared", func(t *testing.T) { test(t, Path(t, folder)) })
 }
 
 // Array is a tensor, whatever its type, as float64 (which holds all of them exactly).
@@ -72,10 +85,16 @@ func To[T ~int8 | ~int16 | ~int32 | ~uint16 | ~uint8 | ~int | ~float32](data []f
 	return out
 }
 
-// Arrays reads all tensors of a safetensors file.
+// Arrays reads all tensors of a golden safetensors file.
 func Arrays(t testing.TB, name string) map[string]Array {
 	t.Helper()
-	text, err := os.ReadFile(Path(t, name))
+	return ReadArrays(t, Path(t, name))
+}
+
+// ReadArrays reads all tensors of a safetensors file.
+func ReadArrays(t testing.TB, path string) map[string]Array {
+	t.Helper()
+	text, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -86,7 +105,7 @@ func Arrays(t testing.TB, name string) map[string]Array {
 		Offsets [2]int `json:"data_offsets"`
 	}
 	if err := json.Unmarshal(text[8:8+n], &head); err != nil {
-		t.Fatalf("%s: %v", name, err)
+		t.Fatalf("%s: %v", path, err)
 	}
 	out := map[string]Array{}
 	delete(head, "__metadata__")
@@ -95,7 +114,7 @@ func Arrays(t testing.TB, name string) map[string]Array {
 		a := Array{DType: h.DType, Shape: h.Shape}
 		width := map[string]int{"BOOL": 1, "U8": 1, "I8": 1, "I16": 2, "U16": 2, "F16": 2, "I32": 4, "F32": 4, "I64": 8, "F64": 8}[h.DType]
 		if width == 0 {
-			t.Fatalf("%s: %s has type %s", name, key, h.DType)
+			t.Fatalf("%s: %s has type %s", path, key, h.DType)
 		}
 		a.Data = make([]float64, len(raw)/width)
 		for i := range a.Data {

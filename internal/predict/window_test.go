@@ -2,11 +2,8 @@ package predict
 
 import (
 	"context"
-	"encoding/binary"
-	"encoding/json"
 	"errors"
 	"math"
-	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -14,58 +11,9 @@ import (
 	"testing"
 
 	"pgregory.net/rapid"
+
+	"masksam/internal/golden"
 )
-
-// eachGolden runs a test on the reference values (nnU-Net 2.8.1) kept with the project and on the whole set where it is
-// at hand.
-func eachGolden(t *testing.T, test func(t *testing.T, root string)) {
-	t.Run("testdata", func(t *testing.T) { test(t, "testdata") })
-	t.Run("shared", func(t *testing.T) {
-		root := "../../../shared/golden/nnunet"
-		if _, err := os.Stat(root); err != nil {
-			t.Skip("the whole set of reference values (../shared/golden) is not on this machine")
-		}
-		test(t, root)
-	})
-}
-
-func readJSON(t *testing.T, root, name string, v any) {
-	t.Helper()
-	raw, err := os.ReadFile(filepath.Join(root, name))
-	if err == nil {
-		err = json.Unmarshal(raw, v)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
-// float32Arrays reads the float32 arrays of a safetensors file.
-func float32Arrays(t *testing.T, root, name string) map[string][]float32 {
-	t.Helper()
-	raw, err := os.ReadFile(filepath.Join(root, name))
-	if err != nil {
-		t.Fatal(err)
-	}
-	n := binary.LittleEndian.Uint64(raw)
-	var header map[string]struct {
-		DType   string `json:"dtype"`
-		Offsets [2]int `json:"data_offsets"`
-	}
-	if err := json.Unmarshal(raw[8:8+n], &header); err != nil {
-		t.Fatal(err)
-	}
-	arrays := map[string][]float32{}
-	for key, h := range header {
-		if h.DType != "F32" {
-			continue
-		}
-		for b := raw[8+int(n)+h.Offsets[0] : 8+int(n)+h.Offsets[1]]; len(b) > 0; b = b[4:] {
-			arrays[key] = append(arrays[key], math.Float32frombits(binary.LittleEndian.Uint32(b)))
-		}
-	}
-	return arrays
-}
 
 func TestGoldenStarts(t *testing.T) {
 	var table []struct {
@@ -73,7 +21,7 @@ func TestGoldenStarts(t *testing.T) {
 		Step        float64
 		Starts      [][]int
 	}
-	readJSON(t, "testdata", "tables/sliding_steps.json", &table)
+	golden.ReadJSON(t, "testdata/tables/sliding_steps.json", &table)
 	for _, e := range table {
 		for d := range e.Image {
 			if got := Starts(e.Image[d], e.Tile[d], e.Step); !slices.Equal(got, e.Starts[d]) {
@@ -83,10 +31,10 @@ func TestGoldenStarts(t *testing.T) {
 	}
 }
 
-func TestGoldenImportance(t *testing.T) { eachGolden(t, goldenImportance) }
+func TestGoldenImportance(t *testing.T) { golden.Each(t, "nnunet", goldenImportance) }
 
 func goldenImportance(t *testing.T, root string) {
-	for name, want := range float32Arrays(t, root, "sliding/gaussian.safetensors") {
+	for name, want := range golden.ReadArrays(t, filepath.Join(root, "sliding/gaussian.safetensors")) {
 		sizes, ok := strings.CutSuffix(name, "_f32")
 		if !ok {
 			continue
@@ -106,8 +54,8 @@ func goldenImportance(t *testing.T, root string) {
 			for _, b := range g[1] {
 				for _, c := range g[2] {
 					const maximum = 10 // nnU-Net's scale of the map
-					if got := maximum * a * b * c; math.Abs(got-float64(want[o])) > 1e-6*max(1, float64(want[o])) {
-						t.Fatalf("%s voxel %d: %g, want %g", name, o, got, want[o])
+					if got := maximum * a * b * c; math.Abs(got-want.Data[o]) > 1e-6*max(1, want.Data[o]) {
+						t.Fatalf("%s voxel %d: %g, want %g", name, o, got, want.Data[o])
 					}
 					o++
 				}
@@ -166,7 +114,7 @@ func (c *convolution) Scores(patches []float32, n int) ([]float32, error) {
 	return out, nil
 }
 
-func TestGoldenAggregate(t *testing.T) { eachGolden(t, goldenAggregate) }
+func TestGoldenAggregate(t *testing.T) { golden.Each(t, "nnunet", goldenAggregate) }
 
 func goldenAggregate(t *testing.T, root string) {
 	var table struct {
@@ -181,8 +129,8 @@ func goldenAggregate(t *testing.T, root string) {
 			Folds    int
 		}
 	}
-	readJSON(t, root, "sliding/aggregate.json", &table)
-	arrays := float32Arrays(t, root, "sliding/aggregate.safetensors")
+	golden.ReadJSON(t, filepath.Join(root, "sliding/aggregate.json"), &table)
+	arrays := golden.ReadArrays(t, filepath.Join(root, "sliding/aggregate.safetensors"))
 	for _, c := range table.Cases {
 		t.Run(c.Name, func(t *testing.T) {
 			image := Image{Channels: c.Image[0], Size: [3]int(c.Image[1:])}
@@ -209,13 +157,13 @@ func goldenAggregate(t *testing.T, root string) {
 			if want := c.Folds * w.Passes(image.Size); passes != want {
 				t.Errorf("%d passes, announced %d", passes, want)
 			}
-			want := arrays[c.Name+".logits_f64"]
+			want := arrays[c.Name+".logits_f64"].Data
 			if len(want) != len(sum) {
 				t.Fatalf("%d scores, want %d", len(sum), len(want))
 			}
 			worst := 0.0
 			for i := range sum {
-				worst = max(worst, math.Abs(float64(sum[i])/float64(c.Folds)-float64(want[i])))
+				worst = max(worst, math.Abs(float64(sum[i])/float64(c.Folds)-want[i]))
 			}
 			t.Logf("differs by at most %.2g", worst)
 			if !(worst <= 1e-5) {

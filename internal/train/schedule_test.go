@@ -3,30 +3,15 @@ package train
 import (
 	"encoding/json"
 	"math"
-	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"testing"
 
 	"masksam/internal/checkpoint"
+	"masksam/internal/golden"
 	"masksam/internal/masksam"
 	"masksam/internal/torch"
 )
-
-// golden is the path of a file of reference values (nnU-Net 2.8.1).
-func golden(name string) string { return filepath.Join("testdata", name) }
-
-func readJSON(t *testing.T, name string, v any) {
-	t.Helper()
-	raw, err := os.ReadFile(golden(name))
-	if err == nil {
-		err = json.Unmarshal(raw, v)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-}
 
 func TestGoldenPolyAndEMA(t *testing.T) {
 	var tables struct {
@@ -41,7 +26,7 @@ func TestGoldenPolyAndEMA(t *testing.T) {
 			EMA  []string `json:"ema_fg_dice"`
 		}
 	}
-	readJSON(t, "tables/schedule.json", &tables)
+	golden.ReadJSON(t, "testdata/tables/schedule.json", &tables)
 	for _, p := range tables.Poly {
 		train := masksam.Train{LR: p.LR, Power: 0.9, Epochs: p.Total, Iterations: 250}
 		for i, epoch := range p.Epochs {
@@ -84,8 +69,8 @@ func TestGoldenPseudoDice(t *testing.T) {
 		Dice       []float64 `json:"dice_per_class"`
 		Mean       float64
 	}
-	readJSON(t, "misc/pseudo_dice.json", &want)
-	f, err := checkpoint.Open(golden("misc/pseudo_dice.safetensors"))
+	golden.ReadJSON(t, "testdata/misc/pseudo_dice.json", &want)
+	f, err := checkpoint.Open("testdata/misc/pseudo_dice.safetensors")
 	if err != nil {
 		t.Fatal(err)
 	}
