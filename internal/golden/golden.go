@@ -200,6 +200,7 @@ func Close(t testing.TB, what string, got []float32, want []float64, tol float64
 			worst, at = d, i
 		}
 	}
+	t.Logf("%s: off by at most %.3g, allowed %.3g", what, worst, tol)
 	if at >= 0 && !(worst <= tol) {
 		t.Errorf("%s: element %d of %d is %v, want %v: off by %.3g, allowed %.3g", what, at, len(got), got[at], want[at], worst, tol)
 	}
