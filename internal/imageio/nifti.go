@@ -461,13 +461,7 @@ func encodeNIfTI(s Samples, like Meta) []byte {
 		g = geometryOf(like.Grid)
 	}
 	size := like.Grid.Size
-	dim := [8]int{3, size[2], size[1], size[0], 1, 1, 1, 1}
-	switch {
-	case s.Channels > 1:
-		dim[0], dim[4] = 4, s.Channels
-	case like.Dims == 2 && size[0] == 1:
-		dim[0] = 2
-	}
+	dim := [8]int{s.dims(like), size[2], size[1], size[0], s.Channels, 1, 1, 1}
 	if like.Dims == 2 && like.NIfTI == nil {
 		g.PixDim[3] = 1 // the grid's is made up
 	}

@@ -118,7 +118,7 @@ func (l *layout) setSize(dim []int64) error {
 
 	bytes := int64(l.kind.size)
 	for _, d := range all {
-		if d > (math.MaxInt64-1<<53)/bytes { // offsets of the voxels are below 1<<53
+		if d > (math.MaxInt64-1<<54)/bytes { // what is before the voxels is below 1<<54
 			return fmt.Errorf("size %v is beyond any file", dim)
 		}
 		bytes *= d
