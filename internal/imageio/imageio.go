@@ -269,7 +269,7 @@ type Format struct {
 }
 
 // formats in the order in which they are asked; none of their endings is the end of another's.
-var formats = []*Format{&nifti}
+var formats = []*Format{&nifti, &mha, &mhd, &nrrd, &nhdr}
 
 // Ending is the known ending of a path's file name as the path writes it (".nii.gz"), or "" if no format has it.
 func Ending(path string) string {

@@ -1,7 +1,6 @@
 package imageio
 
 import (
-	"bufio"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -21,7 +20,7 @@ import (
 var nifti = Format{
 	Name:    "NIfTI",
 	Endings: []string{".nii", ".nii.gz", ".hdr", ".hdr.gz", ".img", ".img.gz"},
-	Open:    func(path string) (Stream, error) { return openNIfTI(path) },
+	Open:    openNIfTI,
 	Write:   writeNIfTI,
 }
 
@@ -43,21 +42,18 @@ const (
 	nifti2Size = 540
 )
 
-// maxChannels bounds a 4-D file's last axis, so that what Image keeps per channel stays small beside its samples.
-const maxChannels = math.MaxUint16
-
-// sampleKinds are the data types that can be read, by NIfTI code.
-var sampleKinds = map[int]sampleKind{
-	2:    {1, decoder[uint8]},
-	4:    {2, decoder[int16]},
-	8:    {4, decoder[int32]},
-	16:   {4, decoder[float32]},
-	64:   {8, decoder[float64]},
-	256:  {1, decoder[int8]},
-	512:  {2, decoder[uint16]},
-	768:  {4, decoder[uint32]},
-	1024: {8, decoder[int64]},
-	1280: {8, decoder[uint64]},
+// niftiKinds are the data types that can be read, by NIfTI code.
+var niftiKinds = map[int]sampleKind{
+	2:    kindUint8,
+	4:    kindInt16,
+	8:    kindInt32,
+	16:   kindFloat32,
+	64:   kindFloat64,
+	256:  kindInt8,
+	512:  kindUint16,
+	768:  kindUint32,
+	1024: kindInt64,
+	1280: kindUint64,
 }
 
 // refusedKinds are data types that NIfTI knows and that are no scalar image here, by NIfTI code.
@@ -65,50 +61,14 @@ var refusedKinds = map[int]string{
 	1: "1-bit binary", 32: "complex64", 128: "RGB24", 1536: "float128", 1792: "complex128", 2048: "complex256", 2304: "RGBA32",
 }
 
-type sampleKind struct {
-	size    int
-	decoder func(order binary.ByteOrder) func(dst []float64, src []byte)
-}
-
-// decoder gives a function that widens samples of type T.
-func decoder[T int8 | uint8 | int16 | uint16 | int32 | uint32 | int64 | uint64 | float32 | float64](order binary.ByteOrder) func([]float64, []byte) {
-	var typed []T
-	return func(dst []float64, src []byte) {
-		typed = slices.Grow(typed[:0], len(dst))[:len(dst)]
-		if _, err := binary.Decode(src, order, typed); err != nil {
-			panic(err) // src is as long as dst asks for
-		}
-		for i, v := range typed {
-			dst[i] = float64(v)
-		}
-	}
-}
-
-var le = binary.LittleEndian
-
 // niftiHeader is what reading needs of a header.
 type niftiHeader struct {
-	meta         Meta
-	channels     int
-	kind         sampleKind
-	order        binary.ByteOrder
-	pair         bool // voxels are in another file
-	offset       int64
-	slope, inter float64 // 1, 0 where the file is not scaled
+	layout
+	pair   bool // voxels are in another file
+	offset int64
 }
 
-func (h *niftiHeader) samples() int64 { return int64(h.channels) * int64(h.meta.Grid.Len()) }
-
-// niftiStream yields a file's samples.
-type niftiStream struct {
-	niftiHeader
-	src    *source
-	decode func(dst []float64, src []byte)
-	left   int64 // samples still to come
-	buf    []byte
-}
-
-func openNIfTI(path string) (*niftiStream, error) {
+func openNIfTI(path string) (Stream, error) {
 	headerPath, imagePaths := niftiPair(path)
 	src, err := openSource(headerPath)
 	if err != nil {
@@ -125,11 +85,11 @@ func openNIfTI(path string) (*niftiStream, error) {
 			return nil, err
 		}
 	}
-	if err := h.reachVoxels(src); err != nil {
+	if err := src.reach(h.offset, h.bytes()); err != nil {
 		src.Close()
 		return nil, err
 	}
-	return &niftiStream{niftiHeader: *h, src: src, decode: h.kind.decoder(h.order), left: h.samples()}, nil
+	return binaryStream(h.layout, src), nil
 }
 
 // openFirst opens the first of a two-file image's possible files of voxels that is there.
@@ -147,17 +107,6 @@ func openFirst(paths []string) (*source, error) {
 		}
 	}
 	return nil, fmt.Errorf("its voxels: none of %s is there", strings.Join(paths, ", "))
-}
-
-// reachVoxels steps to the first voxel, and notices at once if a plain file ends before the last.
-func (h *niftiHeader) reachVoxels(src *source) error {
-	if need := h.offset + h.samples()*int64(h.kind.size); src.size >= 0 && src.size < need {
-		return fmt.Errorf("truncated: its header speaks of %d bytes, there are %d", need, src.size)
-	}
-	if err := src.seek(h.offset); err != nil {
-		return fmt.Errorf("truncated before the voxels, which begin at byte %d: %w", h.offset, err)
-	}
-	return nil
 }
 
 // niftiPair gives the file that holds the header and, for the endings of two-file images, where the voxels may be.
@@ -180,122 +129,6 @@ func niftiPair(path string) (header string, images []string) {
 	}
 	return path, nil
 }
-
-func (s *niftiStream) Meta() Meta    { return s.meta }
-func (s *niftiStream) Channels() int { return s.channels }
-func (s *niftiStream) Close() error  { return s.src.Close() }
-
-func (s *niftiStream) Read(dst []float64) (int, error) {
-	if s.left == 0 {
-		return 0, s.src.drain()
-	}
-	n := int(min(int64(len(dst)), s.left))
-	size := s.kind.size
-	s.buf = slices.Grow(s.buf[:0], n*size)[:n*size]
-	if got, err := io.ReadFull(s.src, s.buf); err != nil {
-		if err == io.EOF || err == io.ErrUnexpectedEOF {
-			total := s.samples()
-			err = fmt.Errorf("truncated: its header speaks of %d samples, the data end after %d", total, total-s.left+int64(got/size))
-		}
-		return 0, err
-	}
-	s.left -= int64(n)
-	s.decode(dst[:n], s.buf)
-	if s.slope != 1 || s.inter != 0 {
-		for i := range dst[:n] {
-			dst[i] = dst[i]*s.slope + s.inter
-		}
-	}
-	return n, nil
-}
-
-// source is a file, unzipped if it is gzipped, whatever its name says.
-type source struct {
-	file *os.File
-	zip  *gzip.Reader // nil if not gzipped
-	in   *bufio.Reader
-	size int64 // bytes; -1 if gzipped, where only reading can tell
-	at   int64
-}
-
-func openSource(path string) (*source, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, reason(err)
-	}
-	info, err := f.Stat()
-	if err != nil {
-		f.Close()
-		return nil, reason(err)
-	}
-	if info.IsDir() {
-		f.Close()
-		return nil, errors.New("is a folder")
-	}
-	s := &source{file: f, in: bufio.NewReaderSize(f, 1<<16), size: info.Size()}
-	if magic, _ := s.in.Peek(2); string(magic) == "\x1f\x8b" {
-		s.size = -1
-		if s.zip, err = gzip.NewReader(s.in); err != nil {
-			f.Close()
-			return nil, zipError(err)
-		}
-	}
-	return s, nil
-}
-
-// reason drops the path that an error of package os repeats.
-func reason(err error) error {
-	if p, ok := errors.AsType[*os.PathError](err); ok {
-		return p.Err
-	}
-	return err
-}
-
-func zipError(err error) error {
-	switch {
-	case err == nil || err == io.EOF:
-		return err
-	case errors.Is(err, io.ErrUnexpectedEOF):
-		return fmt.Errorf("truncated: the gzip stream ends early: %w", err)
-	case errors.Is(err, gzip.ErrChecksum):
-		return fmt.Errorf("damaged: the gzip checksum does not hold: %w", err)
-	}
-	return fmt.Errorf("damaged: not a sound gzip stream: %w", err)
-}
-
-func (s *source) Read(p []byte) (n int, err error) {
-	if s.zip == nil {
-		n, err = s.in.Read(p)
-		if err != nil && err != io.EOF {
-			err = reason(err)
-		}
-	} else {
-		n, err = s.zip.Read(p)
-		err = zipError(err)
-	}
-	s.at += int64(n)
-	return n, err
-}
-
-// seek moves forward to byte offset of the unzipped content.
-func (s *source) seek(offset int64) error {
-	_, err := io.CopyN(io.Discard, s, offset-s.at)
-	return err
-}
-
-// drain reads a gzipped file to its end, where its checksum is, and returns io.EOF if all is well. Bytes after the
-// voxels of a plain file are passed over.
-func (s *source) drain() error {
-	if s.zip == nil {
-		return io.EOF
-	}
-	if _, err := io.Copy(io.Discard, s); err != nil {
-		return err
-	}
-	return io.EOF
-}
-
-func (s *source) Close() error { return s.file.Close() }
 
 // readNIfTIHeader reads a header of either version and either byte order.
 func readNIfTIHeader(r io.Reader) (*niftiHeader, error) {
@@ -407,9 +240,9 @@ func parseNIfTI2(f fields) (*niftiHeader, error) {
 
 // check turns a header into one that can be relied upon.
 func (raw *rawNIfTI) check() (*niftiHeader, error) {
-	h := &niftiHeader{order: raw.order, pair: raw.pair, slope: 1}
+	h := &niftiHeader{layout: layout{order: raw.order, slope: 1}, pair: raw.pair}
 
-	kind, ok := sampleKinds[raw.kind]
+	kind, ok := niftiKinds[raw.kind]
 	if !ok {
 		name := refusedKinds[raw.kind]
 		if name == "" {
@@ -440,48 +273,13 @@ func (raw *rawNIfTI) check() (*niftiHeader, error) {
 		return nil, fmt.Errorf("vox_offset is %v, but voxels cannot begin before byte %d", raw.offset, least)
 	}
 
-	dims, err := raw.dimensions(h)
-	if err != nil {
+	if raw.dim[0] < 1 || raw.dim[0] > 7 {
+		return nil, fmt.Errorf("bad header: %d dimensions", raw.dim[0])
+	}
+	if err := h.setSize(raw.dim[1 : raw.dim[0]+1]); err != nil {
 		return nil, err
 	}
-	h.meta.Dims = min(dims, 3)
 	return h, raw.place(&h.meta)
-}
-
-// dimensions fills the size and the number of channels and returns the number of dimensions, 2, 3 or 4.
-func (raw *rawNIfTI) dimensions(h *niftiHeader) (int, error) {
-	n := int(raw.dim[0])
-	if raw.dim[0] < 1 || raw.dim[0] > 7 {
-		return 0, fmt.Errorf("bad header: %d dimensions", raw.dim[0])
-	}
-	dim := raw.dim[1 : n+1]
-	for axis, d := range dim {
-		if d < 1 {
-			return 0, fmt.Errorf("zero size: axis %d of %v has length %d", axis+1, dim, d)
-		}
-	}
-	for n > 3 && dim[n-1] == 1 {
-		n--
-	}
-	if n < 2 || n > 4 {
-		return 0, fmt.Errorf("has %d dimensions %v; images have 2, 3, or 4 of which the last are channels", n, dim)
-	}
-	all := [4]int64{1, 1, 1, 1}
-	copy(all[:], dim[:n])
-
-	bytes := int64(h.kind.size)
-	for _, d := range all {
-		if d > (math.MaxInt64-h.offset)/bytes {
-			return 0, fmt.Errorf("size %v is beyond any file", dim)
-		}
-		bytes *= d
-	}
-	if all[3] > maxChannels {
-		return 0, fmt.Errorf("its fourth axis is %d long; channels may be %d at most", all[3], maxChannels)
-	}
-	h.channels = int(all[3])
-	h.meta.Grid.Size = [3]int{int(all[2]), int(all[1]), int(all[0])}
-	return n, nil
 }
 
 // place fills spacing and affine. Spacings are pixdim, where nifti_io reads 0 and non-numbers as 1. The affine is
@@ -556,15 +354,6 @@ func (raw *rawNIfTI) place(meta *Meta) error {
 		return fmt.Errorf("spacing %v mm is beyond any image", grid.Spacing)
 	}
 	return nil
-}
-
-func finite(values ...float64) bool {
-	for _, v := range values {
-		if math.IsNaN(v) || math.IsInf(v, 0) {
-			return false
-		}
-	}
-	return true
 }
 
 // rotation is the matrix of the unit quaternion (a, b, c, d) with a ≥ 0, of which a header holds b, c, d.
@@ -648,7 +437,7 @@ func writeNIfTI(path string, s Samples, like Meta) error {
 			}
 			return s.writeTo(w, like.Grid.Len())
 		}
-		z, err := gzip.NewWriterLevel(w, 3)
+		z, err := gzip.NewWriterLevel(w, zipLevel)
 		if err != nil {
 			return err
 		}
@@ -672,13 +461,7 @@ func encodeNIfTI(s Samples, like Meta) []byte {
 		g = geometryOf(like.Grid)
 	}
 	size := like.Grid.Size
-	dim := [8]int{3, size[2], size[1], size[0], 1, 1, 1, 1}
-	switch {
-	case s.Channels > 1:
-		dim[0], dim[4] = 4, s.Channels
-	case like.Dims == 2 && size[0] == 1:
-		dim[0] = 2
-	}
+	dim := [8]int{s.dims(like), size[2], size[1], size[0], s.Channels, 1, 1, 1}
 	if like.Dims == 2 && like.NIfTI == nil {
 		g.PixDim[3] = 1 // the grid's is made up
 	}

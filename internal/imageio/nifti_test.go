@@ -271,11 +271,7 @@ func TestRefused(t *testing.T) {
 	zipped := zip(t, good)
 	checksum := slices.Clone(zipped)
 	checksum[len(checksum)-5] ^= 1
-	for name, c := range map[string]struct {
-		file string
-		data []byte
-		want string
-	}{
+	testRefused(t, map[string]refusal{
 		"empty":                    {"a.nii", nil, "truncated"},
 		"half a header":            {"a.nii", good[:200], "truncated"},
 		"no voxels":                {"a.nii", good[:352], "truncated"},
@@ -308,7 +304,24 @@ func TestRefused(t *testing.T) {
 		"sform NaN":                {"a.nii", header(24, func(h []byte) { short(254, 1)(h); single(280, math.NaN())(h) }), "sform"},
 		"qform NaN":                {"a.nii", header(24, func(h []byte) { short(252, 1)(h); single(256, math.NaN())(h) }), "qform"},
 		"format":                   {"a.jpg", good, "ending"},
-	} {
+	})
+	if _, err := imageio.Read(filepath.Join(t.TempDir(), "absent.nii")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("absent file: %v", err)
+	}
+	if _, err := imageio.Read(t.TempDir() + "/../" + filepath.Base(t.TempDir())); err == nil {
+		t.Error("a folder: no error")
+	}
+}
+
+// refusal is a file and what the error of reading it says.
+type refusal struct {
+	file string
+	data []byte
+	want string
+}
+
+func testRefused(t *testing.T, cases map[string]refusal) {
+	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
 			path := put(t, c.file, c.data)
 			_, err := imageio.Read(path)
@@ -320,12 +333,6 @@ func TestRefused(t *testing.T) {
 			}
 		})
 	}
-	if _, err := imageio.Read(filepath.Join(t.TempDir(), "absent.nii")); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("absent file: %v", err)
-	}
-	if _, err := imageio.Read(t.TempDir() + "/../" + filepath.Base(t.TempDir())); err == nil {
-		t.Error("a folder: no error")
-	}
 }
 
 // A header may claim any size: what is allocated depends on what is there.
@@ -335,15 +342,20 @@ func TestClaimsCostNothing(t *testing.T) {
 			le.PutUint16(h[42+2*i:], math.MaxInt16) // 70 TB
 		}
 	})
-	for _, path := range []string{put(t, "a.nii", huge), put(t, "a.nii.gz", zip(t, huge))} {
+	testCheap(t, put(t, "a.nii", huge), put(t, "a.nii.gz", zip(t, huge)))
+}
+
+// testCheap reads files whose headers claim far more voxels than there are.
+func testCheap(t *testing.T, paths ...string) {
+	for _, path := range paths {
 		var before, after runtime.MemStats
 		runtime.ReadMemStats(&before)
 		if _, err := imageio.Read(path); err == nil || !strings.Contains(err.Error(), "truncated") {
-			t.Errorf("error %v, want truncated", err)
+			t.Errorf("%s: error %v, want truncated", path, err)
 		}
 		runtime.ReadMemStats(&after)
 		if n := after.TotalAlloc - before.TotalAlloc; n > 64<<20 {
-			t.Errorf("%d bytes allocated for a file of %d", n, len(huge))
+			t.Errorf("%s: %d bytes allocated", path, n)
 		}
 	}
 }
@@ -500,39 +512,17 @@ func TestRoundTrip(t *testing.T) {
 		}
 		mm := rapid.Float32Range(0.01, 100)
 		grid := volume.Grid{Size: size, Spacing: [3]float64{float64(mm.Draw(t, "sz")), float64(mm.Draw(t, "sy")), float64(mm.Draw(t, "sx"))}}
-		// A random turn as a quaternion, perhaps mirrored.
-		var q [4]float64
-		norm := 0.0
-		for i := range q {
-			q[i] = float64(rapid.IntRange(-3, 3).Draw(t, "q"))
-			norm += q[i] * q[i]
-		}
-		if norm == 0 {
-			q[0], norm = 1, 1
-		}
-		a, b, c, d := q[0], q[1], q[2], q[3]
-		turn := [3][3]float64{
-			{a*a + b*b - c*c - d*d, 2 * (b*c - a*d), 2 * (b*d + a*c)},
-			{2 * (b*c + a*d), a*a + c*c - b*b - d*d, 2 * (c*d - a*b)},
-			{2 * (b*d - a*c), 2 * (c*d + a*b), a*a + d*d - b*b - c*c},
-		}
+		turn := drawTurn(t)
 		mirror := float64(rapid.SampledFrom([]int{-1, 1}).Draw(t, "mirror"))
 		for row := range 3 {
 			for axis := range 3 {
-				grid.Affine[row][axis] = turn[row][axis] / norm * grid.Spacing[2-axis]
+				grid.Affine[row][axis] = turn[row][axis] * grid.Spacing[2-axis]
 			}
 			grid.Affine[row][2] *= mirror
 			grid.Affine[row][3] = float64(rapid.Float32Range(-500, 500).Draw(t, "origin"))
 		}
 		grid.Affine[3][3] = 1
-		var channels [][]float32
-		for range rapid.IntRange(1, 3).Draw(t, "channels") {
-			data := make([]float32, grid.Len())
-			for i := range data[:min(len(data), 60)] {
-				data[i] = rapid.Float32().Draw(t, "voxel")
-			}
-			channels = append(channels, data)
-		}
+		channels := drawChannels(t, grid.Len())
 		path := filepath.Join(dir, rapid.SampledFrom([]string{"a.nii", "a.nii.gz"}).Draw(t, "name"))
 		if err := imageio.WriteFloat(path, channels, imageio.Meta{Grid: grid, Dims: 3}); err != nil {
 			t.Fatal(err)
@@ -544,11 +534,7 @@ func TestRoundTrip(t *testing.T) {
 		if got.Grid.Size != size || got.Grid.Spacing != grid.Spacing || len(got.Channels) != len(channels) {
 			t.Fatalf("%v with %d channels, want %v with %d", got.Grid, len(got.Channels), grid, len(channels))
 		}
-		for c := range channels {
-			if !slices.Equal(got.Channels[c], channels[c]) {
-				t.Fatalf("channel %d: %v, want %v", c, got.Channels[c], channels[c])
-			}
-		}
+		sameChannels(t, got.Channels, channels)
 		sameAffine(t, got.Grid, grid, "sform", 2e-6)
 		// The qform tells the same place: read it by hiding the sform. Close to half a turn a quaternion without its
 		// first part, in 32 bits, is only good to the root of their precision.
@@ -565,6 +551,46 @@ func TestRoundTrip(t *testing.T) {
 		}
 		sameAffine(t, byQForm.Grid, grid, "qform", 1e-3)
 	})
+}
+
+// drawTurn draws a rotation, made from a quaternion.
+func drawTurn(t *rapid.T) [3][3]float64 {
+	var q [4]float64
+	norm := 0.0
+	for i := range q {
+		q[i] = float64(rapid.IntRange(-3, 3).Draw(t, "q"))
+		norm += q[i] * q[i]
+	}
+	if norm == 0 {
+		q[0], norm = 1, 1
+	}
+	a, b, c, d := q[0], q[1], q[2], q[3]
+	return [3][3]float64{
+		{(a*a + b*b - c*c - d*d) / norm, 2 * (b*c - a*d) / norm, 2 * (b*d + a*c) / norm},
+		{2 * (b*c + a*d) / norm, (a*a + c*c - b*b - d*d) / norm, 2 * (c*d - a*b) / norm},
+		{2 * (b*d - a*c) / norm, 2 * (c*d + a*b) / norm, (a*a + d*d - b*b - c*c) / norm},
+	}
+}
+
+func drawChannels(t *rapid.T, voxels int) [][]float32 {
+	var channels [][]float32
+	for range rapid.IntRange(1, 3).Draw(t, "channels") {
+		data := make([]float32, voxels)
+		for i := range data[:min(len(data), 60)] {
+			data[i] = rapid.Float32().Draw(t, "voxel")
+		}
+		channels = append(channels, data)
+	}
+	return channels
+}
+
+func sameChannels(t *rapid.T, got, want [][]float32) {
+	t.Helper()
+	for c := range want {
+		if !slices.Equal(got[c], want[c]) {
+			t.Fatalf("channel %d: %v, want %v", c, got[c], want[c])
+		}
+	}
 }
 
 func sameAffine(t *rapid.T, got, want volume.Grid, form string, tolerance float64) {
@@ -610,13 +636,26 @@ func FuzzNIfTI(f *testing.F) {
 		}
 		f.Add(plain)
 	}
+	fuzzReader(f, ".nii")
+}
+
+// fuzzReader gives files of an ending to Read: no panic, errors that name the file, memory for what is there only, and
+// what can be read can be written onto.
+func fuzzReader(f *testing.F, ending string) {
 	dir := f.TempDir()
 	f.Fuzz(func(t *testing.T, b []byte) {
-		path := filepath.Join(dir, fmt.Sprintf("%d.nii", os.Getpid()))
+		path := filepath.Join(dir, fmt.Sprint(os.Getpid(), ending))
 		if err := os.WriteFile(path, b, 0o600); err != nil {
 			t.Fatal(err)
 		}
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
 		im, err := imageio.Read(path)
+		runtime.ReadMemStats(&after)
+		// A byte unpacks to 1032 at most, each of which may become a float32, and slices double as they grow.
+		if n, most := after.TotalAlloc-before.TotalAlloc, uint64(64<<20+4*4*1032*len(b)); n > most {
+			t.Fatalf("%d bytes allocated for a file of %d", n, len(b))
+		}
 		if err != nil {
 			if !strings.Contains(err.Error(), path) {
 				t.Fatalf("error %q does not name the file", err)
@@ -633,7 +672,6 @@ func FuzzNIfTI(f *testing.F) {
 				t.Fatalf("spacing %v", im.Grid.Spacing)
 			}
 		}
-		// What can be read can be written onto.
 		text, err := json.Marshal(im.Meta)
 		if err != nil {
 			t.Fatal(err)
@@ -642,7 +680,7 @@ func FuzzNIfTI(f *testing.F) {
 		if err := json.Unmarshal(text, &like); err != nil {
 			t.Fatal(err)
 		}
-		out := filepath.Join(dir, fmt.Sprintf("%d.out.nii", os.Getpid()))
+		out := filepath.Join(dir, fmt.Sprint(os.Getpid(), ".out", ending))
 		if err := imageio.WriteLabel(out, make([]uint8, im.Grid.Len()), like); err != nil {
 			t.Fatal(err)
 		}
@@ -650,7 +688,7 @@ func FuzzNIfTI(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if l.Grid != im.Grid {
+		if like.NIfTI != nil && l.Grid != im.Grid || !sameITK(l.Meta, im.Meta) {
 			t.Fatalf("grid %v, want %v", l.Grid, im.Grid)
 		}
 	})
@@ -662,15 +700,19 @@ func BenchmarkReadInt16(b *testing.B) {
 	for i := range labels {
 		labels[i] = uint16(i>>8) * 3
 	}
-	path := filepath.Join(b.TempDir(), "a.nii.gz")
-	if err := imageio.WriteLabel(path, labels, imageio.Meta{Grid: g, Dims: 3}); err != nil {
-		b.Fatal(err)
-	}
-	b.SetBytes(int64(2 * g.Len()))
-	b.ReportAllocs()
-	for b.Loop() {
-		if _, err := imageio.Read(path); err != nil {
-			b.Fatal(err)
-		}
+	for _, ending := range []string{".nii.gz", ".mha", ".nrrd"} {
+		b.Run(ending[1:], func(b *testing.B) {
+			path := filepath.Join(b.TempDir(), "a"+ending)
+			if err := imageio.WriteLabel(path, labels, imageio.Meta{Grid: g, Dims: 3}); err != nil {
+				b.Fatal(err)
+			}
+			b.SetBytes(int64(2 * g.Len()))
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := imageio.Read(path); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
 	}
 }
