@@ -219,20 +219,11 @@ type source struct {
 }
 
 func openSource(path string) (*source, error) {
-	f, err := os.Open(path)
+	f, size, err := openFile(path)
 	if err != nil {
-		return nil, reason(err)
+		return nil, err
 	}
-	info, err := f.Stat()
-	if err != nil {
-		f.Close()
-		return nil, reason(err)
-	}
-	if info.IsDir() {
-		f.Close()
-		return nil, errors.New("is a folder")
-	}
-	s := &source{file: f, in: bufio.NewReaderSize(f, 1<<16), size: info.Size()}
+	s := &source{file: f, in: bufio.NewReaderSize(f, 1<<16), size: size}
 	if magic, _ := s.in.Peek(2); string(magic) == "\x1f\x8b" {
 		s.size = -1
 		if s.zip, err = gzip.NewReader(s.in); err != nil {
