@@ -32,7 +32,7 @@ type Meta struct {
 	// it is written.
 	Turn *volume.Turn `json:",omitempty"`
 
-	Warning string `json:"-"` // what of the geometry had to be assumed; empty: nothing
+	Warning string `json:"-"` // what of the geometry had to be assumed, or which bits were dropped; empty: nothing
 }
 
 // Image is a file, or the files of one case, one channel after the other.
@@ -269,7 +269,7 @@ type Format struct {
 }
 
 // formats in the order in which they are asked; none of their endings is the end of another's.
-var formats = []*Format{&nifti, &mha, &mhd, &nrrd, &nhdr}
+var formats = []*Format{&nifti, &mha, &mhd, &nrrd, &nhdr, &pngFormat, &bmpFormat, &tiff}
 
 // Ending is the known ending of a path's file name as the path writes it (".nii.gz"), or "" if no format has it.
 func Ending(path string) string {

@@ -262,6 +262,30 @@ func put(t testing.TB, name string, b []byte) string {
 	return path
 }
 
+// refused demands an error of reading a file that names it once, and what is wrong.
+func refused(t *testing.T, path, want string) {
+	t.Helper()
+	_, err := imageio.Read(path)
+	if err == nil {
+		t.Fatal("no error")
+	}
+	if !strings.Contains(err.Error(), want) || strings.Count(err.Error(), path) != 1 {
+		t.Errorf("error %q, want it to name the file once, and %q", err, want)
+	}
+}
+
+// cheaplyRefused is refused without the memory that a header claims.
+func cheaplyRefused(t *testing.T, path, want string) {
+	t.Helper()
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	refused(t, path, want)
+	runtime.ReadMemStats(&after)
+	if n := after.TotalAlloc - before.TotalAlloc; n > 64<<20 {
+		t.Errorf("%s: %d bytes allocated", path, n)
+	}
+}
+
 func TestRefused(t *testing.T) {
 	short := func(at int, v int) func([]byte) { return func(h []byte) { le.PutUint16(h[at:], uint16(v)) } }
 	single := func(at int, v float64) func([]byte) {
@@ -323,14 +347,7 @@ type refusal struct {
 func testRefused(t *testing.T, cases map[string]refusal) {
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
-			path := put(t, c.file, c.data)
-			_, err := imageio.Read(path)
-			if err == nil {
-				t.Fatal("no error")
-			}
-			if !strings.Contains(err.Error(), c.want) || strings.Count(err.Error(), path) != 1 {
-				t.Errorf("error %q, want it to name the file once, and %q", err, c.want)
-			}
+			refused(t, put(t, c.file, c.data), c.want)
 		})
 	}
 }
@@ -348,15 +365,7 @@ func TestClaimsCostNothing(t *testing.T) {
 // testCheap reads files whose headers claim far more voxels than there are.
 func testCheap(t *testing.T, paths ...string) {
 	for _, path := range paths {
-		var before, after runtime.MemStats
-		runtime.ReadMemStats(&before)
-		if _, err := imageio.Read(path); err == nil || !strings.Contains(err.Error(), "truncated") {
-			t.Errorf("%s: error %v, want truncated", path, err)
-		}
-		runtime.ReadMemStats(&after)
-		if n := after.TotalAlloc - before.TotalAlloc; n > 64<<20 {
-			t.Errorf("%s: %d bytes allocated", path, n)
-		}
+		cheaplyRefused(t, path, "truncated")
 	}
 }
 
@@ -616,6 +625,21 @@ func TestEnding(t *testing.T) {
 	}
 }
 
+// sound demands what holds of every image that can be read.
+func sound(t *testing.T, im *imageio.Image) {
+	t.Helper()
+	for c, data := range im.Channels {
+		if len(data) == 0 || len(data) != im.Grid.Len() {
+			t.Fatalf("channel %d has %d voxels, size %v", c, len(data), im.Grid.Size)
+		}
+	}
+	for _, s := range im.Grid.Spacing {
+		if !(s > 0) || math.IsInf(s, 0) {
+			t.Fatalf("spacing %v", im.Grid.Spacing)
+		}
+	}
+}
+
 func FuzzNIfTI(f *testing.F) {
 	f.Add(header(24, nil))
 	f.Add(zip(f, header(24, nil)))
@@ -662,16 +686,7 @@ func fuzzReader(f *testing.F, ending string) {
 			}
 			return
 		}
-		for c, data := range im.Channels {
-			if len(data) == 0 || len(data) != im.Grid.Len() {
-				t.Fatalf("channel %d has %d voxels, size %v", c, len(data), im.Grid.Size)
-			}
-		}
-		for _, s := range im.Grid.Spacing {
-			if !(s > 0) || math.IsInf(s, 0) {
-				t.Fatalf("spacing %v", im.Grid.Spacing)
-			}
-		}
+		sound(t, im)
 		text, err := json.Marshal(im.Meta)
 		if err != nil {
 			t.Fatal(err)
@@ -694,25 +709,28 @@ func fuzzReader(f *testing.F, ending string) {
 	})
 }
 
-func BenchmarkReadInt16(b *testing.B) {
+// BenchmarkRead reads 8 MB of uint16, compressed.
+func BenchmarkRead(b *testing.B) {
+	for _, ending := range []string{".nii.gz", ".mha", ".nrrd", ".tif"} {
+		b.Run(ending[1:], func(b *testing.B) { benchmarkRead(b, "a"+ending) })
+	}
+}
+
+func benchmarkRead(b *testing.B, name string) {
 	g := volume.NewGrid([3]int{64, 256, 256}, [3]float64{1, 1, 1})
 	labels := make([]uint16, g.Len())
 	for i := range labels {
 		labels[i] = uint16(i>>8) * 3
 	}
-	for _, ending := range []string{".nii.gz", ".mha", ".nrrd"} {
-		b.Run(ending[1:], func(b *testing.B) {
-			path := filepath.Join(b.TempDir(), "a"+ending)
-			if err := imageio.WriteLabel(path, labels, imageio.Meta{Grid: g, Dims: 3}); err != nil {
-				b.Fatal(err)
-			}
-			b.SetBytes(int64(2 * g.Len()))
-			b.ReportAllocs()
-			for b.Loop() {
-				if _, err := imageio.Read(path); err != nil {
-					b.Fatal(err)
-				}
-			}
-		})
+	path := filepath.Join(b.TempDir(), name)
+	if err := imageio.WriteLabel(path, labels, imageio.Meta{Grid: g, Dims: 3}); err != nil {
+		b.Fatal(err)
+	}
+	b.SetBytes(int64(2 * g.Len()))
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := imageio.Read(path); err != nil {
+			b.Fatal(err)
+		}
 	}
 }

@@ -224,20 +224,30 @@ func openSource(path string) (*source, error) {
 const gzipMagic = "\x1f\x8b"
 
 func openPlain(path string) (*source, error) {
+	f, size, err := openFile(path)
+	if err != nil {
+		return nil, err
+	}
+	return &source{file: f, in: bufio.NewReaderSize(f, 1<<16), size: size}, nil
+}
+
+// openFile opens a file and tells its size.
+func openFile(path string) (*os.File, int64, error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return nil, reason(err)
+		return nil, 0, reason(err)
 	}
 	info, err := f.Stat()
-	if err != nil {
-		f.Close()
-		return nil, reason(err)
+	switch {
+	case err != nil:
+		err = reason(err)
+	case info.IsDir():
+		err = errors.New("is a folder")
+	default:
+		return f, info.Size(), nil
 	}
-	if info.IsDir() {
-		f.Close()
-		return nil, errors.New("is a folder")
-	}
-	return &source{file: f, in: bufio.NewReaderSize(f, 1<<16), size: info.Size()}, nil
+	f.Close()
+	return nil, 0, err
 }
 
 // unpack makes it the source of what is packed from its place on, by "gzip", "zlib", "bzip2" or "hex".
