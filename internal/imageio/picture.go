@@ -27,8 +27,8 @@ var (
 	bmpFormat = Format{Name: "BMP", Endings: []string{".bmp"}, Open: openBMP, Write: writeBMP}
 )
 
-// flatGrid is the grid of a picture (NaturalImage2DIO).
-func flatGrid(height, width int) volume.Grid {
+// PictureGrid is the grid of a picture, which has no geometry of its own: one slice, spacing (999, 1, 1) (NaturalImage2DIO).
+func PictureGrid(height, width int) volume.Grid {
 	return volume.NewGrid([3]int{1, height, width}, [3]float64{999, 1, 1})
 }
 
@@ -114,7 +114,7 @@ func openPNG(path string) (Stream, error) {
 		default:
 			return errors.New("is grey with an alpha channel; nnU-Net reads grey, RGB, and RGBA: save it without alpha")
 		}
-		p.meta.Grid = flatGrid(config.Height, config.Width)
+		p.meta.Grid = PictureGrid(config.Height, config.Width)
 		if int64(p.meta.Grid.Len())/8 > 1032*size { // deflate cannot do better
 			return fmt.Errorf("its header speaks of %d×%d pixels, too many for %d bytes: %w", config.Width, config.Height, size, io.ErrUnexpectedEOF)
 		}
@@ -215,7 +215,7 @@ func openBMP(path string) (Stream, error) {
 		if pixels > 8*size || size < offset+(int64(config.Width)*bits+31)/32*4*int64(config.Height) {
 			return fmt.Errorf("its header speaks of %d×%d pixels of %d bits, there are %d bytes: %w", config.Width, config.Height, bits, size, io.ErrUnexpectedEOF)
 		}
-		p.meta.Grid = flatGrid(config.Height, config.Width)
+		p.meta.Grid = PictureGrid(config.Height, config.Width)
 		grey, scale := greyPalette(config.ColorModel)
 		switch {
 		case grey:

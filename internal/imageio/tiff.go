@@ -460,7 +460,7 @@ func (s *tiffStream) place(path string, p *tiffPage) error {
 
 	s.meta.Dims = 3
 	grid := &s.meta.Grid
-	*grid = flatGrid(p.height, p.width)
+	*grid = PictureGrid(p.height, p.width)
 	if p.samples > 1 {
 		s.meta.Dims = 2
 		return nil

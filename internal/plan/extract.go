@@ -10,6 +10,7 @@ import (
 	"sync"
 
 	"masksam/internal/dataset"
+	"masksam/internal/imageio"
 	"masksam/internal/mt19937"
 	"masksam/internal/ndimage"
 	"masksam/internal/progress"
@@ -76,13 +77,14 @@ func ExtractFingerprint(ctx context.Context, ds *dataset.Dataset, opt Fingerprin
 		return nil, fmt.Errorf("extract fingerprint: %w", err)
 	}
 
-	fp := &Fingerprint{}
+	fp := &Fingerprint{pictures: true}
 	var sizes []float64
 	wide := false
 	for _, c := range read {
 		fp.Shapes = append(fp.Shapes, c.shape)
 		fp.Spacings = append(fp.Spacings, c.spacing)
 		sizes = append(sizes, c.relative)
+		fp.pictures = fp.pictures && c.picture
 		wide = wide || c.foreground == 0
 	}
 	slices.Sort(sizes)
@@ -112,6 +114,7 @@ func ExtractFingerprint(ctx context.Context, ds *dataset.Dataset, opt Fingerprin
 type caseFingerprint struct {
 	shape      [3]int
 	spacing    [3]float64
+	picture    bool    // not from a file with a geometry of its own
 	relative   float64 // voxels after cropping by voxels before
 	foreground int     // voxels
 	// Per channel: the foreground voxels in C order and the generator's state before the draws from them; or, where
@@ -126,7 +129,7 @@ func newCaseFingerprint(ds *dataset.Dataset, c dataset.Case, draws int) (*caseFi
 		return nil, err
 	}
 	box := ndimage.NonzeroBox(im.Channels, im.Grid.Size)
-	out := &caseFingerprint{shape: box.Size(), spacing: im.Grid.Spacing, relative: float64(box.Len()) / float64(im.Grid.Len())}
+	out := &caseFingerprint{shape: box.Size(), spacing: im.Grid.Spacing, picture: im.Grid == imageio.PictureGrid(im.Grid.Size[1], im.Grid.Size[2]), relative: float64(box.Len()) / float64(im.Grid.Len())}
 	seg := volume.Crop(label.Data, im.Grid.Size, box)
 	for _, v := range seg {
 		if v > 0 {

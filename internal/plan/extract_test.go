@@ -15,7 +15,7 @@ import (
 
 // TestFingerprintLikeNNUNet compares the text of whole fingerprints, made from raw files, to the last digit.
 func TestFingerprintLikeNNUNet(t *testing.T) {
-	for _, name := range []string{"901_SynthAniso", "902_SynthRegionsIgnore", "904_Hippo10"} {
+	for _, name := range []string{"901_SynthAniso", "902_SynthRegionsIgnore", "903_Synth2D", "904_Hippo10"} {
 		dir := "nnunet/chain/Dataset" + name
 		ds, err := dataset.Read(golden.Path(t, dir+"/raw"))
 		if err != nil {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"os"
+	"slices"
 	"strconv"
 
 	"masksam/internal/atomicfile"
@@ -17,6 +18,8 @@ type Fingerprint struct {
 	RelativeSize float64      // median share of the voxels left after cropping to nonzero
 	Shapes       [][3]int     // after cropping, per case, as read (z, y, x)
 	Spacings     [][3]float64 // per case, as read
+
+	pictures bool // of pictures, whose spacing (999, 1, 1) nnU-Net writes as whole numbers
 }
 
 // Intensity are the statistics of one channel's foreground voxels.
@@ -127,11 +130,15 @@ func (fp *Fingerprint) intensities() *pyjson.Object {
 
 // JSON is the text of dataset_fingerprint.json as nnU-Net writes it.
 func (fp *Fingerprint) JSON() ([]byte, error) {
+	spacings := any(fp.Spacings)
+	if fp.pictures {
+		spacings = slices.Repeat([][3]int{{999, 1, 1}}, len(fp.Spacings))
+	}
 	return pyjson.Marshal(map[string]any{
 		"foreground_intensity_properties_per_channel": fp.intensities(),
 		"median_relative_size_after_cropping":         fp.RelativeSize,
 		"shapes_after_crop":                           fp.Shapes,
-		"spacings":                                    fp.Spacings,
+		"spacings":                                    spacings,
 	})
 }
 
