@@ -26,6 +26,8 @@ import (
 type cli struct {
 	Verbose bool `help:"Log more." short:"v"`
 
+	Check      checkCmd      `cmd:"" help:"Check a raw dataset: all that is wrong with it, and what to do."`
+	Splits     splitsCmd     `cmd:"" help:"Deal a dataset's cases out to folds, or check the folds that are there."`
 	Plan       planCmd       `cmd:"" help:"Fingerprint a raw dataset and write its plans, with a recipe's network."`
 	MovePlans  movePlansCmd  `cmd:"" help:"Give a dataset the plans of another one, to train on from its weights."`
 	Preprocess preprocessCmd `cmd:"" help:"Crop, normalise and resample a planned dataset's cases."`
@@ -78,7 +80,7 @@ func (c *planCmd) Run(a *app) error {
 	}
 	planned, err := pipeline.Plan(a.ctx, pipeline.PlanOptions{Roots: c.roots.roots(), Dataset: c.Dataset, Recipe: c.Recipe,
 		Set: c.Set, Name: c.Name, Patch: c.Patch, Batch: c.Batch, Nnunet: plan.Options{Planner: c.Planner, PlansName: c.Plans, GPUMemoryGB: c.Memory, Spacing: c.Spacing},
-		Clean: c.Clean, Verify: c.Check, Workers: c.Workers, Progress: a.progress})
+		Clean: c.Clean, Verify: a.verify(c.Check), Workers: c.Workers, Progress: a.progress})
 	if err != nil {
 		return err
 	}
@@ -296,13 +298,7 @@ func (c *verifyCmd) Run(a *app) error {
 		if err != nil {
 			return fmt.Errorf("verify %s: %w", dir, err)
 		}
-		t := table.NewWriter()
-		t.SetOutputMirror(a.out)
-		style := table.StyleLight
-		style.Options = table.Options{SeparateHeader: true}
-		style.Format.Header = 0
-		t.SetStyle(style)
-		t.AppendHeader(table.Row{"tensor", "error", "tolerance", "measure", ""})
+		t := a.table("tensor", "error", "tolerance", "measure", "")
 		bad := 0
 		for _, r := range rows {
 			verdict := "ok"
@@ -320,6 +316,18 @@ func (c *verifyCmd) Run(a *app) error {
 		return fmt.Errorf("%d tensors miss their tolerance", missed)
 	}
 	return nil
+}
+
+// table begins a table on the command's output.
+func (a *app) table(header ...any) table.Writer {
+	t := table.NewWriter()
+	t.SetOutputMirror(a.out)
+	style := table.StyleLight
+	style.Options = table.Options{SeparateHeader: true}
+	style.Format.Header = 0
+	t.SetStyle(style)
+	t.AppendHeader(header)
+	return t
 }
 
 type doctorCmd struct {

@@ -67,7 +67,7 @@ func (c *nnunetFingerprint) Run(a *app) error {
 	a.say(c.Verbose, c.NoBar)
 	for _, id := range c.Datasets {
 		path, err := pipeline.Fingerprint(a.ctx, pipeline.PlanOptions{Roots: dataset.Env(), Dataset: id, Clean: c.Clean,
-			Verify: c.Verify, Workers: c.Workers, Progress: a.progress})
+			Verify: a.verify(c.Verify), Workers: c.Workers, Progress: a.progress})
 		if err != nil {
 			return err
 		}
@@ -127,7 +127,7 @@ func (c *nnunetPlan) Run(a *app) error {
 	roots := dataset.Env()
 	var plans []*pipeline.Planned
 	for _, id := range c.Datasets {
-		p, err := pipeline.Plan(a.ctx, pipeline.PlanOptions{Roots: roots, Dataset: id, Clean: c.Clean, Verify: c.Verify,
+		p, err := pipeline.Plan(a.ctx, pipeline.PlanOptions{Roots: roots, Dataset: id, Clean: c.Clean, Verify: a.verify(c.Verify),
 			Workers: c.FPWorkers, Progress: a.progress, Nnunet: c.options()})
 		if err != nil {
 			return err

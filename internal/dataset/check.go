@@ -5,19 +5,16 @@ import (
 	"errors"
 	"fmt"
 	"hash/maphash"
-	"math"
 	"os"
 	"path/filepath"
 	"runtime"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 
 	"masksam/internal/imageio"
 	"masksam/internal/progress"
 	"masksam/internal/pyjson"
-	"masksam/internal/volume"
 )
 
 // CheckOptions say how to check a dataset.
@@ -26,38 +23,28 @@ type CheckOptions struct {
 	Progress progress.Reporter
 }
 
-// Report is what a check found.
-type Report struct {
-	Cases    int        `json:"cases"`
-	Findings []*Finding `json:"findings"`
-}
-
-// Err joins the findings that are errors; nil if there is none.
-func (r *Report) Err() error {
-	return join(slices.DeleteFunc(slices.Clone(r.Findings), func(f *Finding) bool { return f.Severity != Error }))
-}
-
 // Check finds every broken rule of a raw dataset in one pass: those of nnU-Net's verify_dataset_integrity and those that it
 // misses (verify_dataset_integrity.py). All cases are read. What only follows from another finding is left out. The error
 // is that of ctx.
 func Check(ctx context.Context, dir string, opt CheckOptions) (*Report, error) {
+	dir = filepath.Clean(dir)
 	c := &checker{path: filepath.Join(dir, FileName)}
 	cases := c.describe()
-	c.report.Cases = len(cases)
 	if err := c.read(ctx, cases, opt); err != nil {
 		return nil, fmt.Errorf("check %s: %w", dir, err)
 	}
-	return &c.report, nil
+	return NewReport(dir, len(cases), c.found), nil
 }
 
 // checker is one run of Check.
 type checker struct {
 	path   string // of dataset.json
 	d      *Dataset
-	report Report
+	reader *imageio.Reader
+	found  []*Finding
 }
 
-func (c *checker) add(found ...*Finding) { c.report.Findings = append(c.report.Findings, found...) }
+func (c *checker) add(found ...*Finding) { c.found = append(c.found, found...) }
 
 func (c *checker) warn(code, id string, files []string, remedy, format string, args ...any) {
 	c.add(&Finding{Code: code, Severity: Warning, Case: id, Files: files, Remedy: remedy, Text: fmt.Sprintf(format, args...)})
@@ -69,11 +56,6 @@ var (
 	optionalKeys = []string{"regions_class_order", "overwrite_image_reader_writer", "dataset", "name", "description", "reference",
 		"release", "licence", "license", "citation", "converted_by", "tensorImageSize"}
 )
-
-// Readers are the class names that overwrite_image_reader_writer may hold.
-func Readers() []string {
-	return []string{"NaturalImage2DIO", "SimpleITKIO", "Tiff3DIO", "NibabelIO", "NibabelIOWithReorient", "SimpleITKIOWithReorient"}
-}
 
 // describe checks all that can be known without opening an image, and lists the cases.
 func (c *checker) describe() []Case {
@@ -93,17 +75,24 @@ func (c *checker) describe() []Case {
 			c.add(f)
 		}
 	}
-	if d.Reader != "" && !slices.Contains(Readers(), d.Reader) {
+	if known := imageio.Readers(); d.Reader != "" && !slices.Contains(known, d.Reader) {
 		c.warn("READER_UNKNOWN", "", []string{c.path}, "correct or remove overwrite_image_reader_writer",
-			"the reader %q does not exist (there are %s); one is chosen by the file ending", d.Reader, strings.Join(Readers(), ", "))
+			"the reader %q does not exist (there are %s); one is chosen by the file ending", d.Reader, strings.Join(known, ", "))
 	}
 	if d.FileEnding == "" {
 		return nil
 	}
+	var cases []Case
 	if doc.Has("dataset") {
-		return c.declared()
+		cases = c.declared()
+	} else {
+		cases = c.folders()
 	}
-	return c.folders()
+	if c.reader, err = imageio.ChooseReader(d.Reader, d.FileEnding, ""); err != nil && len(cases) > 0 {
+		c.add(finding("NO_READER", c.path, "convert the files", "%v", err))
+		return nil
+	}
+	return cases
 }
 
 // keys tells which required keys are missing and, with them, which ones mean nothing: they may be misspelt.
@@ -153,15 +142,27 @@ func (c *checker) declared() []Case {
 	if len(missing) > 0 {
 		c.add(&Finding{Code: "FILE_MISSING", Severity: Error, Files: missing, Text: `the entry "dataset" of dataset.json names files that do not exist`, Remedy: "correct the paths or add the files"})
 	}
-	c.count(len(cases))
+	c.count(cases)
 	c.collisions(cases)
 	return whole
 }
 
-func (c *checker) count(n int) {
-	if c.d.Doc.Has("numTraining") && n != c.d.NumTraining {
+// count checks the list of cases against dataset.json and against splits that lie beside it.
+func (c *checker) count(cases []Case) {
+	known := c.d.Doc.Has("numTraining") && !slices.ContainsFunc(c.found, func(f *Finding) bool { return f.Code == "NUM_TRAINING_INVALID" })
+	if n := len(cases); known && n != c.d.NumTraining {
 		c.add(finding("CASE_COUNT", c.path, "correct numTraining or add the missing cases", "found %d cases, numTraining is %d", n, c.d.NumTraining))
 	}
+	path := filepath.Join(c.d.Dir, SplitsName)
+	if _, err := os.Stat(path); err != nil {
+		return
+	}
+	ids := make([]string, len(cases))
+	for i, k := range cases {
+		ids[i] = k.ID
+	}
+	_, found := CheckSplits(path, ids, nil)
+	c.add(found...)
 }
 
 // collisions warns of ids that some file systems cannot tell apart.
@@ -205,7 +206,7 @@ func (c *checker) folders() []Case {
 		}
 	}
 	if !badNames {
-		c.count(len(cases))
+		c.count(cases)
 	}
 	c.collisions(cases)
 	if labelErr != nil {
@@ -222,6 +223,8 @@ func (c *checker) folders() []Case {
 			cases[i].Label = ""
 		}
 	}
+	c.passedOver(filepath.Join(c.d.Dir, "imagesTr"))
+	c.passedOver(labelDir)
 	for _, e := range labels {
 		if strings.HasSuffix(e.Name(), c.d.FileEnding) && !known[e.Name()] && !badNames {
 			c.warn("LABEL_WITHOUT_IMAGE", "", []string{filepath.Join(labelDir, e.Name())}, "remove it or add the images", "the label map belongs to no image")
@@ -230,12 +233,26 @@ func (c *checker) folders() []Case {
 	return cases
 }
 
-// seen is what the comparison of cases needs of one.
-type seen struct {
-	hash        uint64
-	orientation string // axis codes of the first channel
-	labels      map[int32]int
-	readLabel   bool
+// halves are the endings of images in two files, of which dataset.json names one.
+var halves = []string{".hdr", ".img", ".hdr.gz", ".img.gz"}
+
+// passedOver warns of images in a folder that have another ending than the dataset's and so are no part of it.
+func (c *checker) passedOver(dir string) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return
+	}
+	var files []string
+	for _, e := range entries {
+		name, ending := e.Name(), strings.ToLower(imageio.Ending(e.Name()))
+		partner := ending != c.d.FileEnding && slices.Contains(halves, ending) && slices.Contains(halves, c.d.FileEnding)
+		if !e.IsDir() && ending != "" && !strings.HasSuffix(name, c.d.FileEnding) && !partner {
+			files = append(files, filepath.Join(dir, name))
+		}
+	}
+	if len(files) > 0 {
+		c.warn("FILE_PASSED_OVER", "", files, "convert or rename them, or remove them", "%d images do not end in %q, dataset.json's file_ending, and are passed over", len(files), c.d.FileEnding)
+	}
 }
 
 // read checks every case, in parallel, and then what only shows across cases.
@@ -256,7 +273,7 @@ func (c *checker) read(ctx context.Context, cases []Case, opt CheckOptions) erro
 	for range min(opt.Workers, len(cases)) {
 		wg.Go(func() {
 			for i := range queue {
-				found[i] = c.caseFindings(cases[i], &all[i], seed)
+				found[i] = c.inspect(cases[i], &all[i], seed)
 				opt.Progress.Advance(1, cases[i].ID)
 			}
 		})
@@ -275,231 +292,51 @@ func (c *checker) read(ctx context.Context, cases []Case, opt CheckOptions) erro
 	for _, f := range found {
 		c.add(f...)
 	}
-	c.compare(cases, all)
+	c.duplicates(cases, all)
+	c.spacings(cases, all, c.orientations(cases, all))
+	c.sides(cases, all)
+	c.unused(all)
 	return nil
 }
 
-// caseFindings checks the files of one case.
-func (c *checker) caseFindings(k Case, s *seen, seed maphash.Seed) (found []*Finding) {
-	add := func(code string, severity Severity, file, remedy, format string, args ...any) {
-		f := finding(code, file, remedy, format, args...)
-		f.Severity, f.Case = severity, k.ID
-		found = append(found, f)
-	}
-	var whole *imageio.Image // all channels that fit the first
-	channels, unreadable := 0, false
-	manifold := ""
-	hash := maphash.Hash{}
-	hash.SetSeed(seed)
-	for _, path := range k.Images {
-		im, err := imageio.Read(path)
-		if err != nil {
-			add("UNREADABLE", Error, path, "replace the file", "%v", strings.TrimPrefix(err.Error(), path+": "))
-			unreadable = true
-			continue
-		}
-		channels += len(im.Channels)
-		if len(im.Channels) > 1 && manifold == "" {
-			manifold = path
-		}
-		for _, data := range im.Channels {
-			hashFloats(&hash, data)
-		}
-		if whole == nil {
-			whole = im
-			continue
-		}
-		a, b := whole.Grid, im.Grid
-		switch {
-		case a.Size != b.Size:
-			add("CHANNEL_SHAPE_MISMATCH", Error, path, "resample the channels onto one grid", "the channel has %v voxels (z, y, x), %s has %v", b.Size, whole.Path, a.Size)
-		case !a.SameGrid(b):
-			add("CHANNEL_SPACING_MISMATCH", Error, path, "correct the header", "the channel's spacing is %v (z, y, x), that of %s is %v", b.Spacing, whole.Path, a.Spacing)
-		default:
-			if what, text := frames(a, b); what != "" {
-				add("CHANNEL_"+what+"_MISMATCH", Warning, path, "correct the header", "%s of %s", text, whole.Path)
-			}
-		}
-		whole.Channels = append(whole.Channels, im.Channels...)
-	}
-	s.hash = hash.Sum64()
-	if unreadable {
-		s.hash = 0
-	}
-	switch want := len(c.d.Channels); {
-	case unreadable || want == 0:
-	case channels == want && manifold == "":
-		found = append(found, channelGap(k, len(c.d.Channels))...)
-		found = append(found, c.voxels(k, whole)...)
-	case channels == want:
-		found = append(found, c.voxels(k, whole)...)
-	case manifold != "":
-		add("IMAGE_DIMENSIONS", Error, manifold, "write one three-dimensional file per channel", "the file has four dimensions; with it the case has %d channels, dataset.json names %d", channels, want)
-	default:
-		found = append(found, c.d.channelCount(k.ID, k.Images, channels))
-	}
-	if whole != nil {
-		s.orientation = orientation(whole.Grid)
-	}
-	if k.Label == "" {
-		return found
-	}
-	label, err := imageio.ReadLabel(k.Label)
-	var no *imageio.LabelError
-	switch {
-	case errors.As(err, &no):
-		add("LABEL_VALUE", Error, k.Label, "write whole numbers", "voxel (z, y, x) = %v is %v, which is no label", no.Voxel, no.Value)
-		return found
-	case err != nil:
-		add("UNREADABLE", Error, k.Label, "replace the file", "%v", strings.TrimPrefix(err.Error(), k.Label+": "))
-		return found
-	}
-	s.labels, s.readLabel = values(label.Data), true
-	if s.labels[0] == len(label.Data) {
-		add("BACKGROUND_ONLY", Warning, k.Label, "leave the case out if nothing is to be learnt from it", "the label map holds only background")
-	}
-	if c.d.Labels != nil {
-		like := &imageio.Image{Meta: label.Meta}
-		if whole != nil {
-			like = whole
-		}
-		found = append(found, c.d.inspectLabel(k, like, label)...)
-	}
-	if whole == nil || label.Grid.Size != whole.Grid.Size {
-		return found
-	}
-	if !whole.Grid.SameGrid(label.Grid) {
-		add("SPACING_MISMATCH", Error, k.Label, "correct the header", "the label map's spacing is %v (z, y, x), that of %s is %v", label.Grid.Spacing, whole.Path, whole.Grid.Spacing)
-	}
-	if what, text := frames(whole.Grid, label.Grid); what != "" {
-		add(what+"_MISMATCH", Warning, k.Label, "correct the header, or turn the voxels", "%s of %s", text, whole.Path)
-	}
-	return found
-}
-
-// voxels looks for values that are no numbers; infinities only warn, as nnU-Net takes them.
-func (c *checker) voxels(k Case, im *imageio.Image) []*Finding {
-	found := c.d.inspectImage(k, im)
-	for _, f := range found {
-		if f.Code == "IMAGE_INF" {
-			f.Severity = Warning
-		}
-	}
-	return found
-}
-
-// channelGap warns if the files of n channels are not numbered 0 to n−1.
-func channelGap(k Case, n int) []*Finding {
-	var have []string
-	gap := false
-	for i, path := range k.Images {
-		m := channelNumber.FindStringSubmatch(filepath.Base(path))
-		if m == nil {
-			return nil
-		}
-		number, _ := strconv.Atoi(m[1])
-		gap = gap || number != i
-		have = append(have, m[1])
-	}
-	if !gap || len(have) != n {
-		return nil
-	}
-	return []*Finding{{
-		Code: "CHANNEL_GAP", Severity: Warning, Case: k.ID, Files: k.Images,
-		Text:   fmt.Sprintf("the channels are numbered %s, not from 0000 on; they are taken in this order", strings.Join(have, ", ")),
-		Remedy: "rename the files, or add the missing one",
-	}}
-}
-
-// frames compares where two images of one size lie: "DIRECTION", "ORIGIN" or nothing. Where directions differ the first
-// voxel is another corner, so origins are not compared.
-func frames(a, b volume.Grid) (what, text string) {
-	_, origin, direction := a.ITK()
-	_, otherOrigin, otherDirection := b.ITK()
-	switch {
-	case !volume.AllClose(direction[:], otherDirection[:]):
-		return "DIRECTION", fmt.Sprintf("the direction is %s, that is not %s, the direction", orientation(b), orientation(a))
-	case !volume.AllClose(origin[:], otherOrigin[:]):
-		return "ORIGIN", fmt.Sprintf("the origin is %v, that is not %v, the origin", otherOrigin, origin)
-	}
-	return "", ""
-}
-
-// orientation names where the file's axes x, y, z point to, such as RAS: right, anterior, superior.
-func orientation(g volume.Grid) string {
-	var out strings.Builder
-	for axis := range 3 {
-		row := 0
-		for r := range 3 {
-			if math.Abs(g.Affine[r][axis]) > math.Abs(g.Affine[row][axis]) {
-				row = r
-			}
-		}
-		letter := "RAS"[row]
-		if g.Affine[row][axis] < 0 {
-			letter = "LPI"[row]
-		}
-		out.WriteByte(letter)
-	}
-	return out.String()
-}
-
-func hashFloats(h *maphash.Hash, data []float32) {
-	var buf [4096]byte
-	for len(data) > 0 {
-		n := min(len(data), len(buf)/4)
-		for i, v := range data[:n] {
-			u := math.Float32bits(v)
-			buf[4*i], buf[4*i+1], buf[4*i+2], buf[4*i+3] = byte(u), byte(u>>8), byte(u>>16), byte(u>>24)
-		}
-		h.Write(buf[:4*n]) // never fails
-		data = data[n:]
-	}
-}
-
-// compare finds what only shows across cases.
-func (c *checker) compare(cases []Case, all []seen) {
-	first := map[uint64]string{}
-	orientations := map[string][]string{}
-	used := map[int32]bool{}
-	complete := true
+// duplicates warns of cases whose images are equal, and of equal label maps of images that are not. Where many cases
+// have one label map (an atlas on registered images) that is no accident.
+func (c *checker) duplicates(cases []Case, all []seen) {
+	images, labels := map[uint64]int{}, map[uint64][]int{}
 	for i, s := range all {
-		id := cases[i].ID
-		if s.hash != 0 {
-			if other, ok := first[s.hash]; ok {
-				c.warn("DUPLICATE_IMAGE", id, cases[i].Images, "remove one of the cases", "the images of %s and %s are equal", other, id)
+		copied := false
+		if s.image != 0 {
+			first, ok := images[s.image]
+			if copied = ok; copied {
+				c.warn("DUPLICATE_IMAGE", cases[i].ID, cases[i].Images, "remove one of the cases", "the images of %s and %s are equal", cases[first].ID, cases[i].ID)
 			} else {
-				first[s.hash] = id
+				images[s.image] = i
 			}
 		}
-		if s.orientation != "" {
-			orientations[s.orientation] = append(orientations[s.orientation], id)
+		if s.label != 0 && !copied {
+			labels[s.label] = append(labels[s.label], i)
+		}
+	}
+	for i, s := range all {
+		if same := labels[s.label]; len(same) > 1 && same[0] != i && slices.Contains(same, i) && 4*len(same) <= len(all) {
+			c.warn("DUPLICATE_LABEL", cases[i].ID, []string{cases[i].Label}, "correct the one that is a copy", "the label maps of %s and %s are equal, their images are not", cases[same[0]].ID, cases[i].ID)
+		}
+	}
+}
+
+// unused warns of labels that no case has.
+func (c *checker) unused(all []seen) {
+	if c.d == nil || c.d.Labels == nil || len(all) == 0 {
+		return
+	}
+	used := map[int32]bool{}
+	for _, s := range all {
+		if s.labels == nil {
+			return
 		}
 		for v := range s.labels {
 			used[v] = true
 		}
-		complete = complete && s.readLabel
-	}
-	if len(orientations) > 1 {
-		var codes []string
-		for code := range orientations {
-			codes = append(codes, code)
-		}
-		slices.SortFunc(codes, func(a, b string) int {
-			if d := len(orientations[b]) - len(orientations[a]); d != 0 {
-				return d
-			}
-			return strings.Compare(a, b)
-		})
-		for _, code := range codes[1:] {
-			for _, id := range orientations[code] {
-				c.warn("ORIENTATION_INCONSISTENT", id, nil, "turn all images to one orientation: voxels are used as they are stored",
-					"the axes point to %s, those of most cases (%d of %d) to %s", code, len(orientations[codes[0]]), len(all), codes[0])
-			}
-		}
-	}
-	if c.d == nil || c.d.Labels == nil || !complete || len(all) == 0 {
-		return
 	}
 	var unused []string
 	for _, v := range c.d.Labels.Foreground() {

@@ -192,10 +192,7 @@ func ListImages(dir, ending string) ([]Case, error) {
 	return cases, nil
 }
 
-var (
-	suffix        = regexp.MustCompile(`^(.+)_[0-9]{4}$`)
-	channelNumber = regexp.MustCompile(`_([0-9]{4})\.`)
-)
+var suffix = regexp.MustCompile(`^(.+)_([0-9]{4})$`)
 
 // group finds the channel files of each case in a folder; strangers have the ending but not the form of a name.
 func group(dir, ending string) (ids []string, files map[string][]string, strangers []string, err error) {

@@ -3,7 +3,9 @@ package dataset
 import (
 	"fmt"
 	"math"
+	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"masksam/internal/imageio"
@@ -43,12 +45,49 @@ func (d *Dataset) Inspect(c Case, im *imageio.Image, label *imageio.Label) error
 	return join(found)
 }
 
+// channelCount says which channels a case of n lacks, and which it has beyond those of dataset.json.
 func (d *Dataset) channelCount(id string, files []string, n int) *Finding {
-	return &Finding{
+	f := &Finding{
 		Code: "CHANNEL_COUNT", Severity: Error, Case: id, Files: files,
 		Text:   fmt.Sprintf("%d channels, but dataset.json names %d (%s)", n, len(d.Channels), strings.Join(d.Channels, ", ")),
 		Remedy: "add or remove channel files",
 	}
+	numbers := d.numbers(files)
+	if len(numbers) != n {
+		return f
+	}
+	for i := range d.Channels {
+		if !slices.Contains(numbers, i) {
+			f.Text += fmt.Sprintf("; %s is missing", d.channel(i))
+		}
+	}
+	for _, i := range numbers {
+		if i >= len(d.Channels) {
+			f.Text += fmt.Sprintf("; %s is one too many", d.channel(i))
+		}
+	}
+	return f
+}
+
+// channel names a channel by its number in file names and, if it has one, its name.
+func (d *Dataset) channel(i int) string {
+	if i < len(d.Channels) {
+		return fmt.Sprintf("channel %04d (%s)", i, d.Channels[i])
+	}
+	return fmt.Sprintf("channel %04d", i)
+}
+
+// numbers are the channel numbers in the names of a case's files, nil if a name holds none.
+func (d *Dataset) numbers(files []string) (out []int) {
+	for _, path := range files {
+		m := suffix.FindStringSubmatch(strings.TrimSuffix(filepath.Base(path), d.FileEnding))
+		if m == nil {
+			return nil
+		}
+		n, _ := strconv.Atoi(m[2]) // four digits
+		out = append(out, n)
+	}
+	return out
 }
 
 func (d *Dataset) inspectImage(c Case, im *imageio.Image) (found []*Finding) {

@@ -79,6 +79,18 @@ func (r Roots) Name(idOrName string) (string, error) {
 	return "", fmt.Errorf("dataset %d is ambiguous: %s in %s; give the name, or rename one", id, strings.Join(names, ", "), where)
 }
 
+// RawFolder is the folder of a raw dataset given by its number, its name or the folder itself.
+func (r Roots) RawFolder(dataset string) (string, error) {
+	if isDir(dataset) || filepath.Base(dataset) != dataset {
+		return dataset, nil
+	}
+	name, err := r.Name(dataset)
+	if err != nil {
+		return "", err
+	}
+	return r.RawDir(name)
+}
+
 func isDir(path string) bool {
 	info, err := os.Stat(path)
 	return err == nil && info.IsDir()

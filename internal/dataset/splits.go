@@ -4,7 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
+	"path/filepath"
+	"reflect"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -106,55 +110,152 @@ func Fold(splits []Split, cases []string, fold string) (s Split, note string, er
 		f, len(splits), splitSeed+f, len(s.Train), len(s.Val)), nil
 }
 
-// ReadSplits reads a splits file and checks it against the cases that exist, unless cases is nil: unknown names and
-// names that come twice in one list are an error. A case in both lists of a fold is told in a warning.
-func ReadSplits(path string, cases []string) (splits []Split, warnings []string, err error) {
+// GroupBy makes a grouping for KFold of a regular expression: a case belongs to what its first group matches in the id,
+// or, without a group, to what the whole matches. Every one of the cases must match; the error names those that do not.
+func GroupBy(pattern string, cases []string) (group func(id string) string, err error) {
+	expression, err := regexp.Compile(pattern)
+	if err != nil {
+		return nil, fmt.Errorf("group cases by %q: %w", pattern, err)
+	}
+	part := min(1, expression.NumSubexp())
+	group = func(id string) string {
+		if m := expression.FindStringSubmatch(id); m != nil {
+			return m[part]
+		}
+		return ""
+	}
+	var strangers []string
+	for _, id := range cases {
+		if group(id) == "" {
+			strangers = append(strangers, id)
+		}
+	}
+	if len(strangers) > 0 {
+		return nil, fmt.Errorf("group cases by %q: it matches nothing in %s", pattern, listed(strangers))
+	}
+	return group, nil
+}
+
+// listed names things, at most ten.
+func listed(names []string) string {
+	text := strings.Join(names[:min(len(names), 10)], ", ")
+	if more := len(names) - 10; more > 0 {
+		text += fmt.Sprintf(" and %d more", more)
+	}
+	return text
+}
+
+// CheckSplits reads a splits file and finds what is wrong with it. Cases are those that exist, nil if that is not known.
+// Of group, unless nil, no member may be trained on while another is validated on.
+func CheckSplits(path string, cases []string, group func(id string) string) ([]Split, []*Finding) {
+	splits, err := parseSplits(path)
+	if err != nil {
+		return nil, []*Finding{finding("SPLITS_INVALID", path, `write it as [{"train": [case, …], "val": [case, …]}, …]`, "%v", err)}
+	}
+	var found []*Finding
+	add := func(code string, severity Severity, remedy, format string, args ...any) {
+		f := finding(code, path, remedy, format, args...)
+		f.Severity = severity
+		found = append(found, f)
+	}
+	exists, used := set(cases), map[string]bool{}
+	for f, s := range splits {
+		for _, part := range []struct {
+			name string
+			list []string
+		}{{"train", s.Train}, {"val", s.Val}} {
+			if len(part.list) == 0 {
+				add("SPLITS_EMPTY", Error, "give every fold cases to train and to validate on", "fold %d, %s holds no case", f, part.name)
+			}
+			seen := map[string]bool{}
+			var unknown, twice []string
+			for _, id := range part.list {
+				if seen[id] {
+					twice = append(twice, id)
+				}
+				seen[id], used[id] = true, true
+				if cases != nil && !exists[id] {
+					unknown = append(unknown, id)
+				}
+			}
+			if len(unknown) > 0 {
+				add("SPLITS_UNKNOWN_CASE", Error, "correct the names or add the cases", "fold %d, %s names cases that the dataset has not: %s", f, part.name, listed(unknown))
+			}
+			if len(twice) > 0 {
+				add("SPLITS_REPEATED", Error, "name each once", "fold %d, %s repeats %s", f, part.name, listed(twice))
+			}
+		}
+		train, groups := set(s.Train), map[string]bool{}
+		if group != nil {
+			for _, id := range s.Train {
+				groups[group(id)] = true
+			}
+		}
+		var both, torn []string
+		for _, id := range s.Val {
+			if train[id] {
+				both = append(both, id)
+			} else if group != nil && groups[group(id)] && !slices.Contains(torn, group(id)) {
+				torn = append(torn, group(id))
+			}
+		}
+		if len(both) > 0 {
+			add("SPLITS_OVERLAP", Warning, "keep validation cases out of training", "fold %d trains and validates on %s", f, listed(both))
+		}
+		if len(torn) > 0 {
+			add("SPLITS_GROUP_TORN", Warning, "keep all cases of a group on one side", "fold %d trains and validates on cases of %s", f, listed(torn))
+		}
+	}
+	var unused []string
+	for _, id := range cases {
+		if !used[id] {
+			unused = append(unused, id)
+		}
+	}
+	if len(unused) > 0 {
+		add("SPLITS_UNUSED_CASE", Warning, "make the splits anew, or add the cases", "no fold has %s", listed(unused))
+	}
+	return splits, found
+}
+
+func set(names []string) map[string]bool {
+	out := map[string]bool{}
+	for _, n := range names {
+		out[n] = true
+	}
+	return out
+}
+
+func parseSplits(path string) (splits []Split, err error) {
 	text, err := os.ReadFile(path)
 	if err != nil {
-		return nil, nil, fmt.Errorf("read splits: %w", err)
+		return nil, err
 	}
 	v, err := pyjson.Parse(text)
 	if err == nil {
 		err = pyjson.Decode(v, &splits)
 	}
-	if err != nil {
-		return nil, nil, fmt.Errorf("read splits: %s: %w", path, err)
+	if err == nil && len(splits) == 0 {
+		err = errors.New("it holds no fold")
 	}
-	if len(splits) == 0 {
-		return nil, nil, fmt.Errorf("read splits: %s: it holds no fold", path)
-	}
-	var errs []error
-	for f, s := range splits {
-		for name, list := range map[string][]string{"train": s.Train, "val": s.Val} {
-			seen := map[string]bool{}
-			var unknown, twice []string
-			for _, id := range list {
-				if seen[id] {
-					twice = append(twice, id)
-				}
-				seen[id] = true
-				if cases != nil && !slices.Contains(cases, id) {
-					unknown = append(unknown, id)
-				}
-			}
-			if len(unknown) > 0 {
-				errs = append(errs, fmt.Errorf("%s: fold %d, %s names cases that are not preprocessed: %s", path, f, name, strings.Join(unknown, ", ")))
-			}
-			if len(twice) > 0 {
-				errs = append(errs, fmt.Errorf("%s: fold %d, %s repeats %s", path, f, name, strings.Join(twice, ", ")))
-			}
-		}
-		var both []string
-		for _, id := range s.Val {
-			if slices.Contains(s.Train, id) {
-				both = append(both, id)
-			}
-		}
-		if len(both) > 0 {
-			warnings = append(warnings, fmt.Sprintf("%s: fold %d trains and validates on %s", path, f, strings.Join(both, ", ")))
+	return splits, err
+}
+
+// ReadSplits reads a splits file. The error joins the errors that CheckSplits finds, the warnings tell the rest.
+func ReadSplits(path string, cases []string) (splits []Split, warnings []string, err error) {
+	splits, found := CheckSplits(path, cases, nil)
+	var wrong []*Finding
+	for _, f := range found {
+		if f.Severity == Error {
+			wrong = append(wrong, f)
+		} else {
+			warnings = append(warnings, f.Error())
 		}
 	}
-	return splits, warnings, errors.Join(errs...)
+	if err := join(wrong); err != nil {
+		return nil, nil, fmt.Errorf("read splits: %w", err)
+	}
+	return splits, warnings, nil
 }
 
 // WriteSplits writes a splits file as nnU-Net does.
@@ -179,4 +280,56 @@ func LoadSplits(path string, cases []string, group func(id string) string) (spli
 		return nil, nil, err
 	}
 	return splits, nil, WriteSplits(path, splits)
+}
+
+// SaveSplits writes a splits file unless one is there that says something else; force overwrites that.
+func SaveSplits(path string, splits []Split, force bool) error {
+	held, err := parseSplits(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist), force:
+		return WriteSplits(path, splits)
+	case err != nil:
+		return fmt.Errorf("save splits: %s: %w; mend, remove or overwrite it", path, err)
+	case !reflect.DeepEqual(held, splits):
+		return fmt.Errorf("save splits: %s exists and says something else; models may have been trained by it: remove or overwrite it", path)
+	}
+	return nil
+}
+
+// CopySplits gives the splits file of a raw dataset, if it has one, to its preprocessed folder. Where that folder has one
+// already, the raw one's folds must be its first ones, in whatever order their cases are (_maybe_copy_splits_file).
+func CopySplits(rawDir, dir string) error {
+	from, to := filepath.Join(rawDir, SplitsName), filepath.Join(dir, SplitsName)
+	raw, err := parseSplits(from)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("copy splits: %s: %w", from, err)
+	}
+	held, err := parseSplits(to)
+	if errors.Is(err, fs.ErrNotExist) {
+		text, err := os.ReadFile(from)
+		if err != nil {
+			return fmt.Errorf("copy splits: %w", err)
+		}
+		return atomicfile.WriteBytes(to, text)
+	}
+	if err != nil {
+		return fmt.Errorf("copy splits: %s: %w", to, err)
+	}
+	if f := differs(raw, held); f >= 0 {
+		return fmt.Errorf("copy splits: fold %d of %s is not that of %s; remove the one that is wrong", f, from, to)
+	}
+	return nil
+}
+
+// differs is the first of the folds that held has not under its number, as sets of cases; −1 if there is none.
+func differs(folds, held []Split) int {
+	for f, s := range folds {
+		if f >= len(held) || !maps.Equal(set(s.Train), set(held[f].Train)) || !maps.Equal(set(s.Val), set(held[f].Val)) {
+			return f
+		}
+	}
+	return -1
 }

@@ -41,8 +41,8 @@ type PlanOptions struct {
 	Patch    []int    // T, H, W in place of the recipe's; the plan is then named by it unless Name is given
 	Batch    int      // in place of the recipe's, likewise; 0: the recipe's
 	Nnunet   plan.Options
-	Clean    bool // extract the fingerprint again
-	Verify   bool // check the dataset's integrity first
+	Clean    bool                        // extract the fingerprint again
+	Verify   func(*dataset.Report) error // asks for an integrity check first and is told what it found
 	Workers  int
 	Progress progress.Reporter
 }
@@ -86,13 +86,13 @@ func (o PlanOptions) open(ctx context.Context) (r *raw, err error) {
 	if r.dir, err = o.Roots.PreprocessedDir(r.name); err != nil {
 		return nil, err
 	}
-	if r.ds, err = dataset.Read(r.rawDir); err != nil {
-		return nil, err
-	}
-	if o.Verify {
+	if o.Verify != nil {
 		if err := verify(ctx, r.rawDir, o); err != nil {
 			return nil, err
 		}
+	}
+	if r.ds, err = dataset.Read(r.rawDir); err != nil {
+		return nil, err
 	}
 	if err := os.MkdirAll(r.dir, 0o777); err != nil {
 		return nil, fmt.Errorf("make the preprocessed folder: %w", err)
@@ -240,15 +240,10 @@ func verify(ctx context.Context, dir string, o PlanOptions) error {
 	if err != nil {
 		return err
 	}
-	var errs []error
-	for _, f := range report.Findings {
-		if f.Severity == dataset.Error {
-			errs = append(errs, f)
-			continue
-		}
-		slog.Warn(f.Error())
+	if err := o.Verify(report); err != nil {
+		return err
 	}
-	return errors.Join(errs...)
+	return report.Err()
 }
 
 func fingerprint(ctx context.Context, ds *dataset.Dataset, path string, o PlanOptions) (*plan.Fingerprint, error) {

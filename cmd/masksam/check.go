@@ -1,0 +1,45 @@
+package main
+
+import (
+	"encoding/json"
+
+	"masksam/internal/dataset"
+)
+
+type checkCmd struct {
+	Dataset string `arg:"" help:"Number, name or folder of the raw dataset."`
+	JSON    bool   `help:"Write everything found as JSON." name:"json"`
+	Workers int    `help:"Cases at a time; 0: one per core, four at most." placeholder:"N"`
+	Raw     string `help:"Folder of raw datasets." env:"nnUNet_raw" placeholder:"DIR"`
+}
+
+func (c *checkCmd) Run(a *app) error {
+	dir, err := dataset.Roots{Raw: c.Raw}.RawFolder(c.Dataset)
+	if err != nil {
+		return err
+	}
+	report, err := dataset.Check(a.ctx, dir, dataset.CheckOptions{Workers: c.Workers, Progress: a.progress})
+	if err != nil {
+		return err
+	}
+	if c.JSON {
+		to := json.NewEncoder(a.out)
+		to.SetIndent("", "  ")
+		to.SetEscapeHTML(false)
+		err = to.Encode(report)
+	} else {
+		err = report.Write(a.out)
+	}
+	if err != nil {
+		return err
+	}
+	return report.Err()
+}
+
+// verify is the integrity check that a command's flag asks for; its report goes where the command's output goes.
+func (a *app) verify(asked bool) func(*dataset.Report) error {
+	if !asked {
+		return nil
+	}
+	return func(r *dataset.Report) error { return r.Write(a.out) }
+}
