@@ -11,6 +11,7 @@ import (
 
 	"github.com/jedib0t/go-pretty/v6/table"
 
+	"masksam/internal/admit"
 	"masksam/internal/dataset"
 	"masksam/internal/demo"
 	"masksam/internal/doctor"
@@ -55,24 +56,35 @@ func recipeNames() string {
 }
 
 type planCmd struct {
-	Dataset string   `arg:"" help:"Number or name of the dataset: 4 or Dataset004_Hippocampus."`
-	Recipe  string   `help:"Also plan this recipe: ${recipes}."`
-	Name    string   `help:"Name of the recipe's plan, else the recipe's own." placeholder:"PLANS"`
-	Set     []string `help:"Override a hyper-parameter of the recipe, as encoder.width=32; repeatable." sep:"none" placeholder:"KEY=VALUE"`
-	Clean   bool     `help:"Extract the fingerprint and plan again."`
-	Check   bool     `help:"Check the dataset's integrity first."`
-	Workers int      `help:"Cases at a time; 0: one per core." placeholder:"N"`
+	Dataset string      `arg:"" help:"Number or name of the dataset: 4 or Dataset004_Hippocampus."`
+	Recipe  string      `help:"Also plan this recipe: ${recipes}."`
+	Name    string      `help:"Name of the recipe's plan, else the recipe's own." placeholder:"PLANS"`
+	Set     []string    `help:"Override a hyper-parameter of the recipe, as encoder.width=32; repeatable." sep:"none" placeholder:"KEY=VALUE"`
+	Clean   bool        `help:"Extract the fingerprint and plan again."`
+	Check   bool        `help:"Check the dataset's integrity first."`
+	Workers int         `help:"Cases at a time at most; 0: one per core." placeholder:"N"`
+	Memory  admit.Bytes `help:"Memory for the cases at a time: 8GB, 512MiB, or 80% of what is free, the default." placeholder:"SIZE"`
 	roots   `embed:""`
 }
 
 func (c *planCmd) Run(a *app) error {
 	planned, err := pipeline.Plan(a.ctx, pipeline.PlanOptions{Roots: c.roots.roots(), Dataset: c.Dataset, Recipe: c.Recipe,
-		Set: c.Set, Name: c.Name, Clean: c.Clean, Verify: c.Check, Workers: c.Workers, Progress: a.progress})
+		Set: c.Set, Name: c.Name, Clean: c.Clean, Verify: c.Check, Workers: c.Workers,
+		Memory: keepTo(c.Memory), Progress: a.progress})
 	if err != nil {
 		return err
 	}
 	a.tellPlanned(planned)
 	return nil
+}
+
+// keepTo makes the garbage collector keep to the memory by which cases are admitted, and returns the limit.
+func keepTo(memory admit.Bytes) admit.Bytes {
+	limit := memory.Limit()
+	if int64(limit) < debug.SetMemoryLimit(-1) { // which the variable GOMEMLIMIT may have set
+		debug.SetMemoryLimit(int64(limit))
+	}
+	return limit
 }
 
 func (a *app) tellPlanned(p *pipeline.Planned) {
@@ -85,17 +97,18 @@ func (a *app) tellPlanned(p *pipeline.Planned) {
 }
 
 type preprocessCmd struct {
-	Dataset string   `arg:"" help:"Number or name of the dataset."`
-	Plans   string   `help:"Plans to follow." default:"nnUNetPlans"`
-	Config  []string `help:"Configurations." default:"3d_fullres" short:"c"`
-	Workers int      `help:"Cases at a time; 0: one per core." placeholder:"N"`
-	Force   bool     `help:"Also the cases that are done already."`
+	Dataset string      `arg:"" help:"Number or name of the dataset."`
+	Plans   string      `help:"Plans to follow." default:"nnUNetPlans"`
+	Config  []string    `help:"Configurations." default:"3d_fullres" short:"c"`
+	Workers int         `help:"Cases at a time at most; 0: one per core." placeholder:"N"`
+	Memory  admit.Bytes `help:"Memory for the cases at a time: 8GB, 512MiB, or 80% of what is free, the default." placeholder:"SIZE"`
+	Force   bool        `help:"Also the cases that are done already."`
 	roots   `embed:""`
 }
 
 func (c *preprocessCmd) Run(a *app) error {
 	return pipeline.Preprocess(a.ctx, pipeline.PreprocessOptions{Roots: c.roots.roots(), Dataset: c.Dataset, Plans: c.Plans,
-		Configurations: c.Config, Workers: c.Workers, Force: c.Force, Progress: a.progress})
+		Configurations: c.Config, Workers: c.Workers, Memory: keepTo(c.Memory), Force: c.Force, Progress: a.progress})
 }
 
 type trainCmd struct {

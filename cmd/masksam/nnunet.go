@@ -51,10 +51,11 @@ func (c *nnunetPlan) Run(a *app) error {
 	if len(c.Workers) > 1 && len(c.Workers) != len(c.Configs) {
 		return fmt.Errorf("-np has %d numbers for %d configurations", len(c.Workers), len(c.Configs))
 	}
+	memory := keepTo(0)
 	var plans []*pipeline.Planned
 	for _, id := range c.Datasets {
 		p, err := pipeline.Plan(a.ctx, pipeline.PlanOptions{Roots: roots, Dataset: id, Clean: c.Clean, Verify: c.Verify,
-			Workers: c.FPWorkers, Progress: a.progress, Nnunet: nnunetPlanner(c.Planner, c.PlansName, c.Memory, c.Spacing)})
+			Workers: c.FPWorkers, Memory: memory, Progress: a.progress, Nnunet: nnunetPlanner(c.Planner, c.PlansName, c.Memory, c.Spacing)})
 		if err != nil {
 			return err
 		}
@@ -71,7 +72,7 @@ func (c *nnunetPlan) Run(a *app) error {
 				workers = c.Workers[min(i, len(c.Workers)-1)]
 			}
 			if err := pipeline.Preprocess(a.ctx, pipeline.PreprocessOptions{Roots: roots, Dataset: p.Dataset, Plans: p.Plans,
-				Configurations: []string{configuration}, Workers: workers, Progress: a.progress}); err != nil {
+				Configurations: []string{configuration}, Workers: workers, Memory: memory, Progress: a.progress}); err != nil {
 				return err
 			}
 		}

@@ -46,8 +46,8 @@ type Cases struct {
 //
 // The error names the failed cases, in their order, and wraps that of ctx unless all cases had begun.
 //
-// Needs are of live memory: the garbage collector must be told of the limit (debug.SetMemoryLimit), or garbage takes as
-// much again.
+// The garbage collector must be told of the limit (debug.SetMemoryLimit): by itself it lets garbage take as much as what
+// lives.
 func Each(ctx context.Context, c Cases, do func(i int) error) error {
 	if c.Workers <= 0 {
 		c.Workers = runtime.GOMAXPROCS(0)

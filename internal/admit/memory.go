@@ -22,6 +22,9 @@ var units = []struct {
 	{"kb", 1e3}, {"mb", 1e6}, {"gb", 1e9}, {"tb", 1e12}, {"b", 1},
 }
 
+// Live is the need of n bytes of live memory. Garbage that is not collected yet takes a quarter more.
+func Live(n int) Bytes { return Bytes(n + n/4) }
+
 // UnmarshalText reads 8GB, 512MiB, 8 (GB), or 80%, which is of what is free at this moment.
 func (b *Bytes) UnmarshalText(text []byte) error {
 	s := strings.ToLower(strings.TrimSpace(string(text)))

@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strings"
 
-	"masksam/internal/admit"
 	"masksam/internal/imageio"
 	"masksam/internal/volume"
 )
@@ -50,12 +49,12 @@ func (c Case) Extent() (grid volume.Grid, channels int, err error) {
 
 // LoadBytes predicts the memory that Load takes at its peak, by the headers: 4 bytes for every voxel of image and label
 // map, and as much again of the array that is being read, which grows as samples arrive. 0 for a case that Load refuses.
-func (c Case) LoadBytes() admit.Bytes {
+func (c Case) LoadBytes() int {
 	grid, channels, err := c.Extent()
 	if err != nil {
 		return 0
 	}
-	return admit.Bytes(4 * grid.Len() * (channels + 2))
+	return 4 * grid.Len() * (channels + 2)
 }
 
 // Inspect checks a case in memory as Load does; label may be nil.

@@ -17,6 +17,7 @@ import (
 	"strings"
 	"time"
 
+	"masksam/internal/admit"
 	"masksam/internal/atomicfile"
 	"masksam/internal/dataset"
 	"masksam/internal/evaluate"
@@ -41,6 +42,7 @@ type PlanOptions struct {
 	Clean    bool // extract the fingerprint again
 	Verify   bool // check the dataset's integrity first
 	Workers  int
+	Memory   admit.Bytes // for all cases at a time; 0: most of what is free
 	Progress progress.Reporter
 }
 
@@ -206,7 +208,7 @@ func override(r *masksam.Recipe, set []string) error {
 }
 
 func verify(ctx context.Context, dir string, o PlanOptions) error {
-	report, err := dataset.Check(ctx, dir, dataset.CheckOptions{Workers: o.Workers, Progress: o.Progress})
+	report, err := dataset.Check(ctx, dir, dataset.CheckOptions{Workers: o.Workers, Memory: o.Memory, Progress: o.Progress})
 	if err != nil {
 		return err
 	}
@@ -228,7 +230,7 @@ func fingerprint(ctx context.Context, ds *dataset.Dataset, path string, o PlanOp
 			return fp, err
 		}
 	}
-	fp, err := plan.ExtractFingerprint(ctx, ds, plan.FingerprintOptions{Workers: o.Workers, Progress: o.Progress})
+	fp, err := plan.ExtractFingerprint(ctx, ds, plan.FingerprintOptions{Workers: o.Workers, Memory: o.Memory, Progress: o.Progress})
 	if err != nil {
 		return nil, err
 	}
@@ -272,7 +274,8 @@ type PreprocessOptions struct {
 	Dataset, Plans string
 	Configurations []string
 	Workers        int
-	Force          bool // also the cases that are done
+	Memory         admit.Bytes // for all cases at a time; 0: most of what is free
+	Force          bool        // also the cases that are done
 	Progress       progress.Reporter
 }
 
@@ -307,7 +310,7 @@ func Preprocess(ctx context.Context, o PreprocessOptions) error {
 			return err
 		}
 		report, err := preprocess.Dataset(ctx, preprocess.Options{Dataset: ds, Plans: plans, Configuration: configuration,
-			Out: filepath.Join(dir, c.DataIdentifier), Workers: o.Workers, Progress: o.Progress, Force: o.Force})
+			Out: filepath.Join(dir, c.DataIdentifier), Workers: o.Workers, Memory: o.Memory, Progress: o.Progress, Force: o.Force})
 		for _, w := range report.Warnings {
 			slog.Warn(w)
 		}
