@@ -80,9 +80,10 @@ func (c *planCmd) Run(a *app) error {
 
 // keepTo makes the garbage collector keep to the memory by which cases are admitted, and returns the limit.
 func keepTo(memory admit.Bytes) admit.Bytes {
+	const least = 64 << 20 // with less the collector would only be busy
 	limit := memory.Limit()
-	if int64(limit) < debug.SetMemoryLimit(-1) { // which the variable GOMEMLIMIT may have set
-		debug.SetMemoryLimit(int64(limit))
+	if soft := max(int64(limit), least); soft < debug.SetMemoryLimit(-1) { // GOMEMLIMIT may have set a lower one
+		debug.SetMemoryLimit(soft)
 	}
 	return limit
 }
