@@ -3,14 +3,16 @@ package main
 import (
 	"encoding/json"
 
+	"masksam/internal/admit"
 	"masksam/internal/dataset"
 )
 
 type checkCmd struct {
-	Dataset string `arg:"" help:"Number, name or folder of the raw dataset."`
-	JSON    bool   `help:"Write everything found as JSON." name:"json"`
-	Workers int    `help:"Cases at a time; 0: one per core, four at most." placeholder:"N"`
-	Raw     string `help:"Folder of raw datasets." env:"nnUNet_raw" placeholder:"DIR"`
+	Dataset string      `arg:"" help:"Number, name or folder of the raw dataset."`
+	JSON    bool        `help:"Write everything found as JSON." name:"json"`
+	Workers int         `help:"Cases at a time at most; 0: one per core." placeholder:"N"`
+	Memory  admit.Bytes `help:"Memory for the cases at a time: 8GB, 512MiB, or 80% of what is free, the default." placeholder:"SIZE"`
+	Raw     string      `help:"Folder of raw datasets." env:"nnUNet_raw" placeholder:"DIR"`
 }
 
 func (c *checkCmd) Run(a *app) error {
@@ -18,7 +20,7 @@ func (c *checkCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	report, err := dataset.Check(a.ctx, dir, dataset.CheckOptions{Workers: c.Workers, Progress: a.progress})
+	report, err := dataset.Check(a.ctx, dir, dataset.CheckOptions{Workers: c.Workers, Memory: keepTo(c.Memory), Progress: a.progress})
 	if err != nil {
 		return err
 	}

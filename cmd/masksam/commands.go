@@ -11,6 +11,7 @@ import (
 
 	"github.com/jedib0t/go-pretty/v6/table"
 
+	"masksam/internal/admit"
 	"masksam/internal/dataset"
 	"masksam/internal/demo"
 	"masksam/internal/doctor"
@@ -58,20 +59,21 @@ func recipeNames() string {
 }
 
 type planCmd struct {
-	Dataset string    `arg:"" help:"Number or name of the dataset: 4 or Dataset004_Hippocampus."`
-	Recipe  string    `help:"Also plan this recipe: ${recipes}."`
-	Name    string    `help:"Name of the recipe's plan, else the recipe's own." placeholder:"PLANS"`
-	Set     []string  `help:"Override a hyper-parameter of the recipe, as encoder.width=32; repeatable." sep:"none" placeholder:"KEY=VALUE"`
-	Patch   []int     `help:"Patch of the recipe in voxels, slices first, as 8,256,256; names the plan, unless --name does." placeholder:"T,H,W"`
-	Batch   int       `help:"Batch size of the recipe; likewise." placeholder:"N"`
-	Planner string    `help:"nnU-Net planner: ${planners}." default:"ExperimentPlanner"`
-	Memory  float64   `help:"GPU memory in GB that nnU-Net's plans are made for; 0: the planner's own target." name:"gpu-memory" placeholder:"GB"`
-	Spacing []float64 `help:"Target spacing in mm, in the order of the file's array: slices, rows, columns." placeholder:"Z,Y,X"`
-	Plans   string    `help:"Name of nnU-Net's plans, else the planner's own." placeholder:"PLANS"`
-	Clean   bool      `help:"Extract the fingerprint and plan again."`
-	Check   bool      `help:"Check the dataset's integrity first."`
-	Workers int       `help:"Cases at a time; 0: one per core." placeholder:"N"`
-	roots   `embed:""`
+	Dataset   string      `arg:"" help:"Number or name of the dataset: 4 or Dataset004_Hippocampus."`
+	Recipe    string      `help:"Also plan this recipe: ${recipes}."`
+	Name      string      `help:"Name of the recipe's plan, else the recipe's own." placeholder:"PLANS"`
+	Set       []string    `help:"Override a hyper-parameter of the recipe, as encoder.width=32; repeatable." sep:"none" placeholder:"KEY=VALUE"`
+	Patch     []int       `help:"Patch of the recipe in voxels, slices first, as 8,256,256; names the plan, unless --name does." placeholder:"T,H,W"`
+	Batch     int         `help:"Batch size of the recipe; likewise." placeholder:"N"`
+	Planner   string      `help:"nnU-Net planner: ${planners}." default:"ExperimentPlanner"`
+	GPUMemory float64     `help:"GPU memory in GB that nnU-Net's plans are made for; 0: the planner's own target." name:"gpu-memory" placeholder:"GB"`
+	Spacing   []float64   `help:"Target spacing in mm, in the order of the file's array: slices, rows, columns." placeholder:"Z,Y,X"`
+	Plans     string      `help:"Name of nnU-Net's plans, else the planner's own." placeholder:"PLANS"`
+	Clean     bool        `help:"Extract the fingerprint and plan again."`
+	Check     bool        `help:"Check the dataset's integrity first."`
+	Workers   int         `help:"Cases at a time at most; 0: one per core." placeholder:"N"`
+	Memory    admit.Bytes `help:"Memory for the cases at a time: 8GB, 512MiB, or 80% of what is free, the default." placeholder:"SIZE"`
+	roots     `embed:""`
 }
 
 func (c *planCmd) Run(a *app) error {
@@ -79,13 +81,24 @@ func (c *planCmd) Run(a *app) error {
 		c.Planner = "" // which nobody asked for: a recipe may build on the plans that are there
 	}
 	planned, err := pipeline.Plan(a.ctx, pipeline.PlanOptions{Roots: c.roots.roots(), Dataset: c.Dataset, Recipe: c.Recipe,
-		Set: c.Set, Name: c.Name, Patch: c.Patch, Batch: c.Batch, Nnunet: plan.Options{Planner: c.Planner, PlansName: c.Plans, GPUMemoryGB: c.Memory, Spacing: c.Spacing},
-		Clean: c.Clean, Verify: a.verify(c.Check), Workers: c.Workers, Progress: a.progress})
+		Set: c.Set, Name: c.Name, Patch: c.Patch, Batch: c.Batch,
+		Nnunet: plan.Options{Planner: c.Planner, PlansName: c.Plans, GPUMemoryGB: c.GPUMemory, Spacing: c.Spacing},
+		Clean:  c.Clean, Verify: a.verify(c.Check), Workers: c.Workers, Memory: keepTo(c.Memory), Progress: a.progress})
 	if err != nil {
 		return err
 	}
 	a.tellPlanned(planned)
 	return nil
+}
+
+// keepTo makes the garbage collector keep to the memory by which cases are admitted, and returns the limit.
+func keepTo(memory admit.Bytes) admit.Bytes {
+	const least = 64 << 20 // with less the collector would only be busy
+	limit := memory.Limit()
+	if soft := max(int64(limit), least); soft < debug.SetMemoryLimit(-1) { // GOMEMLIMIT may have set a lower one
+		debug.SetMemoryLimit(soft)
+	}
+	return limit
 }
 
 func (a *app) tellPlanned(p *pipeline.Planned) {
@@ -119,17 +132,18 @@ func (a *app) movePlans(roots dataset.Roots, source, target, plans, as string) e
 }
 
 type preprocessCmd struct {
-	Dataset string   `arg:"" help:"Number or name of the dataset."`
-	Plans   string   `help:"Plans to follow." default:"nnUNetPlans"`
-	Config  []string `help:"Configurations." default:"3d_fullres" short:"c"`
-	Workers int      `help:"Cases at a time; 0: one per core." placeholder:"N"`
-	Force   bool     `help:"Also the cases that are done already."`
+	Dataset string      `arg:"" help:"Number or name of the dataset."`
+	Plans   string      `help:"Plans to follow." default:"nnUNetPlans"`
+	Config  []string    `help:"Configurations." default:"3d_fullres" short:"c"`
+	Workers int         `help:"Cases at a time at most; 0: one per core." placeholder:"N"`
+	Memory  admit.Bytes `help:"Memory for the cases at a time: 8GB, 512MiB, or 80% of what is free, the default." placeholder:"SIZE"`
+	Force   bool        `help:"Also the cases that are done already."`
 	roots   `embed:""`
 }
 
 func (c *preprocessCmd) Run(a *app) error {
 	return pipeline.Preprocess(a.ctx, pipeline.PreprocessOptions{Roots: c.roots.roots(), Dataset: c.Dataset, Plans: c.Plans,
-		Configurations: c.Config, Workers: []int{c.Workers}, Force: c.Force, Progress: a.progress})
+		Configurations: c.Config, Workers: []int{c.Workers}, Memory: keepTo(c.Memory), Force: c.Force, Progress: a.progress})
 }
 
 type trainCmd struct {

@@ -67,7 +67,7 @@ func (c *nnunetFingerprint) Run(a *app) error {
 	a.say(c.Verbose, c.NoBar)
 	for _, id := range c.Datasets {
 		path, err := pipeline.Fingerprint(a.ctx, pipeline.PlanOptions{Roots: dataset.Env(), Dataset: id, Clean: c.Clean,
-			Verify: a.verify(c.Verify), Workers: c.Workers, Progress: a.progress})
+			Verify: a.verify(c.Verify), Workers: c.Workers, Memory: keepTo(0), Progress: a.progress})
 		if err != nil {
 			return err
 		}
@@ -83,7 +83,8 @@ type nnunetExperiment struct {
 
 func (c *nnunetExperiment) Run(a *app) error {
 	for _, id := range c.Datasets {
-		p, err := pipeline.Plan(a.ctx, pipeline.PlanOptions{Roots: dataset.Env(), Dataset: id, Progress: a.progress, Nnunet: c.options()})
+		p, err := pipeline.Plan(a.ctx, pipeline.PlanOptions{Roots: dataset.Env(), Dataset: id, Memory: keepTo(0),
+			Progress: a.progress, Nnunet: c.options()})
 		if err != nil {
 			return err
 		}
@@ -104,7 +105,7 @@ func (c *nnunetPreprocess) Run(a *app) error {
 	a.say(c.Verbose, c.NoBar)
 	for _, id := range c.Datasets {
 		if err := pipeline.Preprocess(a.ctx, pipeline.PreprocessOptions{Roots: dataset.Env(), Dataset: id, Plans: c.Plans,
-			Configurations: c.Configs, Workers: c.Workers, Progress: a.progress}); err != nil {
+			Configurations: c.Configs, Workers: c.Workers, Memory: keepTo(0), Progress: a.progress}); err != nil {
 			return err
 		}
 	}
@@ -125,10 +126,11 @@ type nnunetPlan struct {
 func (c *nnunetPlan) Run(a *app) error {
 	a.say(c.Verbose, c.NoBar)
 	roots := dataset.Env()
+	memory := keepTo(0)
 	var plans []*pipeline.Planned
 	for _, id := range c.Datasets {
 		p, err := pipeline.Plan(a.ctx, pipeline.PlanOptions{Roots: roots, Dataset: id, Clean: c.Clean, Verify: a.verify(c.Verify),
-			Workers: c.FPWorkers, Progress: a.progress, Nnunet: c.options()})
+			Workers: c.FPWorkers, Memory: memory, Progress: a.progress, Nnunet: c.options()})
 		if err != nil {
 			return err
 		}
@@ -140,7 +142,7 @@ func (c *nnunetPlan) Run(a *app) error {
 	}
 	for _, p := range plans {
 		if err := pipeline.Preprocess(a.ctx, pipeline.PreprocessOptions{Roots: roots, Dataset: p.Dataset, Plans: p.Plans,
-			Configurations: c.Configs, Workers: c.Workers, Progress: a.progress}); err != nil {
+			Configurations: c.Configs, Workers: c.Workers, Memory: memory, Progress: a.progress}); err != nil {
 			return err
 		}
 	}

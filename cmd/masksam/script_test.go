@@ -10,12 +10,14 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"golang.org/x/sys/unix"
 
 	"masksam/internal/atomicfile"
 	"masksam/internal/imageio"
+	"masksam/internal/store"
 	"masksam/internal/volume"
 )
 
@@ -54,6 +56,8 @@ func TestScripts(t *testing.T) {
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"mkdata":    helper(mkdata),
 			"spoil":     helper(spoil),
+			"appears":   helper(appears),
+			"whole":     helper(whole),
 			"tmpfs":     tmpfs,
 			"nopartial": noPartial,
 		},
@@ -70,10 +74,13 @@ func TestScripts(t *testing.T) {
 	})
 }
 
-// tmpfs DIR SIZE mounts a file system of that size for the rest of the script.
+// tmpfs DIR SIZE mounts a file system of that size for the rest of the script, or gives the one that is there that size.
 func tmpfs(ts *testscript.TestScript, neg bool, args []string) {
 	dir := ts.MkAbs(args[0])
 	ts.Check(os.MkdirAll(dir, 0o777))
+	if unix.Mount("tmpfs", dir, "tmpfs", unix.MS_REMOUNT, "size="+args[1]) == nil {
+		return
+	}
 	ts.Check(unix.Mount("tmpfs", dir, "tmpfs", 0, "size="+args[1]))
 	ts.Defer(func() { unix.Unmount(dir, unix.MNT_DETACH) })
 }
@@ -86,6 +93,40 @@ func noPartial(ts *testscript.TestScript, neg bool, args []string) {
 		}
 		return err
 	}))
+}
+
+// appears FILE waits for a file that a command in the background makes.
+func appears(args []string) error {
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(time.Millisecond) {
+		if _, err := os.Stat(args[0]); err == nil {
+			return nil
+		}
+	}
+	return fmt.Errorf("%s has not appeared within a minute", args[0])
+}
+
+// whole DIR reads every voxel of the cases of a store.
+func whole(args []string) error {
+	s, err := store.Open(args[0])
+	if err != nil {
+		return err
+	}
+	ids, err := s.Cases()
+	if err != nil {
+		return err
+	}
+	for _, id := range ids {
+		c, err := s.Case(id)
+		if err != nil {
+			return err
+		}
+		n := c.Size()
+		voxels := n[0] * n[1] * n[2]
+		if err := errors.Join(c.Image([3]int{}, n, make([]float32, c.Channels()*voxels)), c.Seg([3]int{}, n, make([]int16, voxels))); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // mkdata FLAGS DIR makes a dataset of boxes (label 1) and balls (label 2) of differing brightness in nnU-Net's raw

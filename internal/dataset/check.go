@@ -7,11 +7,10 @@ import (
 	"hash/maphash"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
-	"sync"
 
+	"masksam/internal/admit"
 	"masksam/internal/imageio"
 	"masksam/internal/progress"
 	"masksam/internal/pyjson"
@@ -19,7 +18,8 @@ import (
 
 // CheckOptions say how to check a dataset.
 type CheckOptions struct {
-	Workers  int // cases at a time; 0: one per CPU, four at most
+	Workers  int         // cases at a time at most; 0: one per processor
+	Memory   admit.Bytes // for all cases at a time; 0: most of what is free
 	Progress progress.Reporter
 }
 
@@ -260,33 +260,19 @@ func (c *checker) read(ctx context.Context, cases []Case, opt CheckOptions) erro
 	if opt.Progress == nil {
 		opt.Progress = progress.Nop
 	}
-	if opt.Workers <= 0 {
-		opt.Workers = min(runtime.NumCPU(), 4)
-	}
 	found := make([][]*Finding, len(cases))
 	all := make([]seen, len(cases))
 	seed := maphash.MakeSeed()
-	queue := make(chan int)
-	var wg sync.WaitGroup
 	opt.Progress.Start("checking", len(cases))
 	defer opt.Progress.Done()
-	for range min(opt.Workers, len(cases)) {
-		wg.Go(func() {
-			for i := range queue {
-				found[i] = c.inspect(cases[i], &all[i], seed)
-				opt.Progress.Advance(1, cases[i].ID)
-			}
-		})
-	}
-	for i := range cases {
-		if ctx.Err() != nil {
-			break
-		}
-		queue <- i
-	}
-	close(queue)
-	wg.Wait()
-	if err := ctx.Err(); err != nil {
+	err := admit.Each(ctx, admit.Cases{
+		IDs: IDs(cases), Need: func(i int) admit.Bytes { return admit.Live(cases[i].LoadBytes()) },
+		Workers: opt.Workers, Memory: opt.Memory, Progress: opt.Progress,
+	}, func(i int) error {
+		found[i] = c.inspect(cases[i], &all[i], seed)
+		return nil
+	})
+	if err != nil {
 		return err
 	}
 	for _, f := range found {

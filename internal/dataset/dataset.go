@@ -40,6 +40,15 @@ type Case struct {
 	Label  string
 }
 
+// IDs are the cases' ids.
+func IDs(cases []Case) []string {
+	ids := make([]string, len(cases))
+	for i, c := range cases {
+		ids[i] = c.ID
+	}
+	return ids
+}
+
 // FileName is the name of the description in a dataset's folder.
 const FileName = "dataset.json"
 

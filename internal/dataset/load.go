@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"masksam/internal/imageio"
+	"masksam/internal/volume"
 )
 
 // Load reads the files of a case and checks what everything later relies on: the number of channels, finite voxels, an
@@ -34,6 +35,32 @@ func (d *Dataset) Load(c Case) (im *imageio.Image, label *imageio.Label, warning
 		return nil, nil, nil, err
 	}
 	return im, label, warnings, nil
+}
+
+// Extent is what the headers of a case's images say: the grid of the first and the channels of all. The error is that of
+// the first image whose header cannot be read.
+func (c Case) Extent() (grid volume.Grid, channels int, err error) {
+	for i, path := range c.Images {
+		m, n, err := imageio.ReadMeta(path)
+		if err != nil {
+			return volume.Grid{}, 0, err
+		}
+		if i == 0 {
+			grid = m.Grid
+		}
+		channels += n
+	}
+	return grid, channels, nil
+}
+
+// LoadBytes predicts the memory that Load takes at its peak, by the headers: 4 bytes for every voxel of image and label
+// map, and as much again of the array that is being read, which grows as samples arrive. 0 for a case that Load refuses.
+func (c Case) LoadBytes() int {
+	grid, channels, err := c.Extent()
+	if err != nil {
+		return 0
+	}
+	return 4 * grid.Len() * (channels + 2)
 }
 
 // Inspect checks a case in memory as Load does; label may be nil.

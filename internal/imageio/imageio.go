@@ -67,7 +67,12 @@ func Read(path string) (*Image, error) {
 	im := &Image{Meta: s.Meta()}
 	im.Path = path
 	for range s.Channels() {
-		data, err := collect(s, im.Grid.Len(), func(v float64) (float32, error) { return float32(v), nil })
+		data, err := collect(s, im.Grid.Len(), func(dst []float32, src []float64) error {
+			for i, v := range src {
+				dst[i] = float32(v)
+			}
+			return nil
+		})
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", path, err)
 		}
@@ -128,14 +133,17 @@ func ReadLabel(path string) (*Label, error) {
 		return nil, fmt.Errorf("%s: %d channels, but a label map has one", path, n)
 	}
 	seen := 0
-	l.Data, err = collect(s, l.Grid.Len(), func(v float64) (int32, error) {
-		label := int32(v)
-		if float64(label) != v {
-			size := l.Grid.Size
-			return 0, &LabelError{v, [3]int{seen / (size[1] * size[2]), seen / size[2] % size[1], seen % size[2]}}
+	l.Data, err = collect(s, l.Grid.Len(), func(dst []int32, src []float64) error {
+		for i, v := range src {
+			label := int32(v)
+			if float64(label) != v {
+				size, at := l.Grid.Size, seen+i
+				return &LabelError{v, [3]int{at / (size[1] * size[2]), at / size[2] % size[1], at % size[2]}}
+			}
+			dst[i] = label
 		}
-		seen++
-		return label, nil
+		seen += len(src)
+		return nil
 	})
 	if err == nil {
 		err = finish(s)
@@ -320,8 +328,9 @@ func write(path string, s Samples, like Meta) error {
 	return f.Write(path, s, like)
 }
 
-// collect reads n samples. Its slice grows as they arrive, to at most twice what has arrived.
-func collect[T any](s Stream, n int, convert func(float64) (T, error)) ([]T, error) {
+// collect reads n samples, which convert puts into the array's type. The array grows as they arrive, to at most twice
+// what has arrived.
+func collect[T any](s Stream, n int, convert func(dst []T, src []float64) error) ([]T, error) {
 	var buf [4096]float64
 	out := make([]T, 0, min(n, 1<<20))
 	for len(out) < n {
@@ -332,17 +341,15 @@ func collect[T any](s Stream, n int, convert func(float64) (T, error)) ([]T, err
 			}
 			return nil, err
 		}
-		if len(out)+len(chunk) > cap(out) {
-			grown := make([]T, len(out), min(n, 2*cap(out)))
+		have := len(out)
+		if have+len(chunk) > cap(out) {
+			grown := make([]T, have, min(n, 2*cap(out)))
 			copy(grown, out)
 			out = grown
 		}
-		for _, v := range chunk {
-			t, err := convert(v)
-			if err != nil {
-				return nil, err
-			}
-			out = append(out, t)
+		out = out[:have+len(chunk)]
+		if err := convert(out[have:], chunk); err != nil {
+			return nil, err
 		}
 	}
 	return out, nil

@@ -46,6 +46,31 @@ func Resize(dst, src []float32, from, to [3]int, m Method) {
 	resize(dst, src, axes, m.Workers, sliceBounds(src, from, m.Axis, axes[m.Axis].first))
 }
 
+// ResizeBytes is the memory that Resize takes beside its arguments, at most. That of src is not needed to the end.
+func ResizeBytes(from, to [3]int, m Method) int {
+	if from == to {
+		return 0
+	}
+	mid := to
+	if m.Separate {
+		mid[m.Axis] = from[m.Axis]
+	}
+	n := scratch(from, mid, m.Workers)
+	if m.Separate && m.OrderZ > 0 {
+		n += 8*mid[0]*mid[1]*mid[2] + scratch(mid, to, m.Workers)
+	}
+	return n
+}
+
+// scratch is what resize takes: the volume resized along z, and slices of every worker.
+func scratch(from, to [3]int, workers int) int {
+	n := 8 * max(workers, 1) * (2*from[2] + to[2]) * to[1]
+	if from[0] != to[0] {
+		n += 8 * to[0] * from[1] * from[2]
+	}
+	return n
+}
+
 // clip holds the bounds of the results: one pair, or with an axis one pair for every place along it.
 type clip struct {
 	axis   int // −1: one pair for all

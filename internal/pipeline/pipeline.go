@@ -17,6 +17,7 @@ import (
 	"strings"
 	"time"
 
+	"masksam/internal/admit"
 	"masksam/internal/atomicfile"
 	"masksam/internal/dataset"
 	"masksam/internal/evaluate"
@@ -44,6 +45,7 @@ type PlanOptions struct {
 	Clean    bool                        // extract the fingerprint again
 	Verify   func(*dataset.Report) error // asks for an integrity check first and is told what it found
 	Workers  int
+	Memory   admit.Bytes // for all cases at a time; 0: most of what is free
 	Progress progress.Reporter
 }
 
@@ -236,7 +238,7 @@ func override(r *masksam.Recipe, set []string) error {
 }
 
 func verify(ctx context.Context, dir string, o PlanOptions) error {
-	report, err := dataset.Check(ctx, dir, dataset.CheckOptions{Workers: o.Workers, Progress: o.Progress})
+	report, err := dataset.Check(ctx, dir, dataset.CheckOptions{Workers: o.Workers, Memory: o.Memory, Progress: o.Progress})
 	if err != nil {
 		return err
 	}
@@ -260,7 +262,7 @@ func fingerprint(ctx context.Context, ds *dataset.Dataset, path string, o PlanOp
 			slog.Info("the fingerprint is extracted again", "why", why)
 		}
 	}
-	fp, err := plan.ExtractFingerprint(ctx, ds, plan.FingerprintOptions{Workers: o.Workers, Progress: o.Progress})
+	fp, err := plan.ExtractFingerprint(ctx, ds, plan.FingerprintOptions{Workers: o.Workers, Memory: o.Memory, Progress: o.Progress})
 	if err != nil {
 		return nil, err
 	}
@@ -328,9 +330,10 @@ func withRecipe(plans *plan.Plans, ds *dataset.Dataset, r masksam.Recipe, o Plan
 type PreprocessOptions struct {
 	Roots          dataset.Roots
 	Dataset, Plans string
-	Configurations []string // those that the plans lack are passed over, as nnU-Net does; at least one must be there
-	Workers        []int    // cases at a time, for each configuration or one for all; 0 or none: one per core
-	Force          bool     // also the cases that are done
+	Configurations []string    // those that the plans lack are passed over, as nnU-Net does; at least one must be there
+	Workers        []int       // cases at a time, for each configuration or one for all; 0 or none: one per core
+	Memory         admit.Bytes // for all cases at a time; 0: most of what is free
+	Force          bool        // also the cases that are done
 	Progress       progress.Reporter
 }
 
@@ -379,7 +382,7 @@ func Preprocess(ctx context.Context, o PreprocessOptions) error {
 			workers = o.Workers[min(i, len(o.Workers)-1)]
 		}
 		report, err := preprocess.Dataset(ctx, preprocess.Options{Dataset: ds, Plans: plans, Configuration: configuration,
-			Out: filepath.Join(dir, c.DataIdentifier), Workers: workers, Progress: o.Progress, Force: o.Force})
+			Out: filepath.Join(dir, c.DataIdentifier), Workers: workers, Memory: o.Memory, Progress: o.Progress, Force: o.Force})
 		for _, w := range report.Warnings {
 			slog.Warn(w)
 		}

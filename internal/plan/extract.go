@@ -5,21 +5,20 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"runtime"
 	"slices"
-	"sync"
 
+	"masksam/internal/admit"
 	"masksam/internal/dataset"
 	"masksam/internal/imageio"
 	"masksam/internal/mt19937"
 	"masksam/internal/ndimage"
 	"masksam/internal/progress"
-	"masksam/internal/volume"
 )
 
 // FingerprintOptions say how to extract a fingerprint.
 type FingerprintOptions struct {
-	Workers  int // cases at a time; 0: one per CPU, four at most
+	Workers  int         // cases at a time at most; 0: one per processor
+	Memory   admit.Bytes // for all cases at a time; 0: most of what is free
 	Progress progress.Reporter
 }
 
@@ -42,38 +41,19 @@ func ExtractFingerprint(ctx context.Context, ds *dataset.Dataset, opt Fingerprin
 	if opt.Progress == nil {
 		opt.Progress = progress.Nop
 	}
-	if opt.Workers <= 0 {
-		opt.Workers = min(runtime.NumCPU(), 4)
-	}
 	draws := int(fingerprintSamples) / len(cases)
 	read := make([]*caseFingerprint, len(cases))
-	errs := make([]error, len(cases))
-	queue := make(chan int)
-	var wg sync.WaitGroup
 	opt.Progress.Start("fingerprint", len(cases)+2*len(ds.Channels))
 	defer opt.Progress.Done()
-	for range min(opt.Workers, len(cases)) {
-		wg.Go(func() {
-			for i := range queue {
-				if read[i], errs[i] = newCaseFingerprint(ds, cases[i], draws); errs[i] != nil {
-					errs[i] = fmt.Errorf("case %s: %w", cases[i].ID, errs[i])
-				}
-				opt.Progress.Advance(1, cases[i].ID)
-			}
-		})
-	}
-	for i := range cases {
-		if ctx.Err() != nil {
-			break
-		}
-		queue <- i
-	}
-	close(queue)
-	wg.Wait()
-	if err := ctx.Err(); err != nil {
-		return nil, fmt.Errorf("extract fingerprint: %w", err)
-	}
-	if err := errors.Join(errs...); err != nil {
+	err = admit.Each(ctx, admit.Cases{
+		IDs: dataset.IDs(cases), Workers: opt.Workers, Memory: opt.Memory, Progress: opt.Progress,
+		Need: func(i int) admit.Bytes { return admit.Live(cases[i].LoadBytes()) }, // a channel makes way for its foreground
+		Kept: func(i int) admit.Bytes { return read[i].bytes() },
+	}, func(i int) (err error) {
+		read[i], err = newCaseFingerprint(ds, cases[i], draws)
+		return err
+	})
+	if err != nil {
 		return nil, fmt.Errorf("extract fingerprint: %w", err)
 	}
 
@@ -123,27 +103,50 @@ type caseFingerprint struct {
 	source []*mt19937.Source
 }
 
+// bytes is what stays of a case until the statistics are done.
+func (c *caseFingerprint) bytes() (n admit.Bytes) {
+	for _, v := range c.values {
+		n += admit.Bytes(4 * cap(v))
+	}
+	return n
+}
+
 func newCaseFingerprint(ds *dataset.Dataset, c dataset.Case, draws int) (*caseFingerprint, error) {
 	im, label, _, err := ds.Load(c)
 	if err != nil {
 		return nil, err
 	}
-	box := ndimage.NonzeroBox(im.Channels, im.Grid.Size)
-	out := &caseFingerprint{shape: box.Size(), spacing: im.Grid.Spacing, picture: im.Grid == imageio.PictureGrid(im.Grid.Size[1], im.Grid.Size[2]), relative: float64(box.Len()) / float64(im.Grid.Len())}
-	seg := volume.Crop(label.Data, im.Grid.Size, box)
-	for _, v := range seg {
-		if v > 0 {
-			out.foreground++
+	size := im.Grid.Size
+	box := ndimage.NonzeroBox(im.Channels, size)
+	out := &caseFingerprint{shape: box.Size(), spacing: im.Grid.Spacing, relative: float64(box.Len()) / float64(im.Grid.Len()),
+		picture: im.Grid == imageio.PictureGrid(size[1], size[2])}
+	// rows calls f with the place of every row of the box, in C order.
+	rows := func(f func(lo, hi int)) {
+		for z := box.Lo[0]; z < box.Hi[0]; z++ {
+			for y := box.Lo[1]; y < box.Hi[1]; y++ {
+				row := (z*size[1] + y) * size[2]
+				f(row+box.Lo[2], row+box.Hi[2])
+			}
 		}
 	}
+	rows(func(lo, hi int) {
+		for _, v := range label.Data[lo:hi] {
+			if v > 0 {
+				out.foreground++
+			}
+		}
+	})
 	rng := mt19937.New(fingerprintSeed)
 	for ch, data := range im.Channels {
 		values := make([]float32, 0, out.foreground)
-		for i, v := range volume.Crop(data, im.Grid.Size, box) {
-			if seg[i] > 0 {
-				values = append(values, v)
+		rows(func(lo, hi int) {
+			for i, v := range label.Data[lo:hi] {
+				if v > 0 {
+					values = append(values, data[lo+i])
+				}
 			}
-		}
+		})
+		im.Channels[ch] = nil
 		if out.foreground == 0 {
 			out.values, out.source = append(out.values, nil), append(out.source, nil)
 			continue
@@ -156,6 +159,9 @@ func newCaseFingerprint(ds *dataset.Dataset, c dataset.Case, draws int) (*caseFi
 		}
 		drawn := make([]uint32, min(draws, 1<<16))
 		var kept []float32
+		if keep {
+			kept = make([]float32, 0, draws)
+		}
 		for done := 0; done < draws; done += len(drawn) {
 			drawn = drawn[:min(len(drawn), draws-done)]
 			rng.Fill(drawn, len(values))

@@ -22,9 +22,47 @@ func Case(cfg *Config, im *imageio.Image, label *imageio.Label) (*store.Record, 
 	if err := cfg.dataset.Inspect(dataset.Case{Images: files}, im, label); err != nil {
 		return nil, err
 	}
-	return cfg.run(im, label, files)
+	given := *im
+	given.Channels = slices.Clone(im.Channels)
+	return cfg.run(&given, label, files)
 }
 
+// Bytes predicts the live memory that a case of the dataset takes at its peak, from its files to its record, by the headers of
+// its images: before the crop is known and as if every voxel were foreground. A case whose headers cannot be read, or
+// that cannot be loaded for another reason, takes nothing.
+//
+// With V voxels in C channels that become N voxels, bytes are
+//
+//	loaded     4V(C+2), which is more than what cropping, the mask and the first labels take while the image is given up
+//	resampled  4CN result, 4CV channels (one after the other given up), 2V labels, and what Resize takes
+//	located    4CN, 2N labels, and for every voxel of the foreground 4 its place and 4 its rank
+func (c *Config) Bytes(k dataset.Case) int {
+	grid, channels, err := k.Extent()
+	if err != nil {
+		return 0
+	}
+	spacing := permute(grid.Spacing, c.forward)
+	target := c.plan.Target(spacing)
+	from := permute(grid.Size, c.forward)
+	to := resampled(from, spacing, target)
+	voxels, result := grid.Len(), to[0]*to[1]*to[2]
+	const overhead = 4 << 20 // buffers of files, and what is located in small volumes
+	return overhead + max(
+		k.LoadBytes(),
+		4*channels*(result+voxels)+2*voxels+ndimage.ResizeBytes(from, to, c.method(c.plan.Data, spacing, target)),
+		4*channels*result+10*result)
+}
+
+// resampled is the size on the target spacing, of one voxel at least: nnU-Net makes an empty array of thin data.
+func resampled(size [3]int, spacing, target [3]float64) [3]int {
+	n := plan.NewShape(size, spacing, target)
+	for a := range n {
+		n[a] = max(n[a], 1)
+	}
+	return n
+}
+
+// run gives up the image's channels one after the other.
 func (c *Config) run(im *imageio.Image, label *imageio.Label, files []string) (*store.Record, error) {
 	size := im.Grid.Size
 	box := ndimage.NonzeroBox(im.Channels, size)
@@ -34,7 +72,7 @@ func (c *Config) run(im *imageio.Image, label *imageio.Label, files []string) (*
 	target := c.plan.Target(spacing)
 	r := &store.Record{
 		Channels: len(im.Channels),
-		Size:     plan.NewShape(n, spacing, target),
+		Size:     resampled(n, spacing, target),
 		Properties: store.Properties{
 			Meta:                im.Meta,
 			Spacing:             im.Grid.Spacing,
@@ -44,46 +82,43 @@ func (c *Config) run(im *imageio.Image, label *imageio.Label, files []string) (*
 			Images:              files,
 		},
 	}
-	for a := range r.Size { // nnU-Net makes an empty array of thin data
-		r.Size[a] = max(r.Size[a], 1)
-	}
-
 	channels := make([][]float32, len(im.Channels))
 	for ch, data := range im.Channels {
-		channels[ch] = transpose(volume.Crop(data, size, box), cropped, c.forward)
+		im.Channels[ch] = nil
+		channels[ch] = extract[float32](data, size, box, c.forward)
 	}
 	mask := ndimage.Nonzero(channels, n)
-	seg := make([]int16, len(mask))
-	if label != nil {
+	var seg []int16
+	labelled := label != nil
+	if labelled {
 		r.Properties.Label = label.Path
-		for i, v := range transpose(volume.Crop(label.Data, size, box), cropped, c.forward) {
-			seg[i] = int16(v)
-		}
+		seg = extract[int16](label.Data, size, box, c.forward)
+	} else {
+		seg = make([]int16, len(mask))
 	}
 	for i, inside := range mask {
 		if !inside && seg[i] == 0 {
 			seg[i] = -1
 		}
-		mask[i] = seg[i] >= 0
 	}
 
 	voxels := r.Size[0] * r.Size[1] * r.Size[2]
 	r.Image = make([]float32, r.Channels*voxels)
 	data := c.method(c.plan.Data, spacing, target)
 	for ch, x := range channels {
-		inside := mask
-		if !c.plan.UseMask[ch] {
-			inside = nil
+		channels[ch] = nil
+		var inside []int16
+		if c.plan.UseMask[ch] {
+			inside = seg
 		}
 		if err := normalizers[c.plan.Normalization[ch]](x, inside, c.intensity[ch]); err != nil {
 			return nil, fmt.Errorf("%s: channel %s: %w", files[min(ch, len(files)-1)], c.dataset.Channels[ch], err)
 		}
 		ndimage.Resize(r.Image[ch*voxels:(ch+1)*voxels], x, n, r.Size, data)
-		channels[ch] = nil
 	}
 	r.Seg = make([]int16, voxels)
 	ndimage.ResizeLabels(r.Seg, seg, n, r.Size, c.method(c.plan.Seg, spacing, target))
-	if label != nil {
+	if labelled {
 		r.Classes = c.locate(r.Seg, r.Size)
 	}
 	return r, nil
@@ -121,25 +156,45 @@ func (c *Config) locate(seg []int16, size [3]int) []store.Located {
 			want[label+1] = true
 		}
 	}
+	count := make([]int, len(at))
+	for _, v := range seg {
+		count[v+1]++
+	}
+	for i, n := range count {
+		if want[i] {
+			at[i] = make([]int32, 0, n)
+		}
+	}
 	for i, v := range seg {
 		if want[v+1] {
 			at[v+1] = append(at[v+1], int32(i))
 		}
 	}
 	rng := mt19937.New(locationSeed)
+	plane, row := int32(size[1]*size[2]), int32(size[2])
 	var out []store.Located
 	for _, labels := range wanted {
-		var places []int32
-		for _, label := range labels {
-			places = append(places, at[label+1]...)
-		}
 		located := store.Located{Labels: labels}
-		if n := len(places); n > 0 {
+		n := 0
+		for _, label := range labels {
+			n += len(at[label+1])
+		}
+		if n > 0 {
+			ranks := make([]int32, n) // of the labels' places, one label after the other
+			for i := range ranks {
+				ranks[i] = int32(i)
+			}
+			rng.Shuffle(n, func(i, j int) { ranks[i], ranks[j] = ranks[j], ranks[i] })
 			take := max(min(minLocations, n), int(math.Ceil(float64(n)*shareLocation)))
-			for _, k := range rng.Perm(n)[:take] {
-				i := places[k]
-				plane := int32(size[1] * size[2])
-				located.Voxels = append(located.Voxels, [3]int32{i / plane, i / int32(size[2]) % int32(size[1]), i % int32(size[2])})
+			located.Voxels = make([][3]int32, take)
+			for k, rank := range ranks[:take] {
+				of := 0
+				for int(rank) >= len(at[labels[of]+1]) {
+					rank -= int32(len(at[labels[of]+1]))
+					of++
+				}
+				i := at[labels[of]+1][rank]
+				located.Voxels[k] = [3]int32{i / plane, i / row % int32(size[1]), i % row}
 			}
 		}
 		out = append(out, located)

@@ -8,11 +8,10 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
-	"sync"
 
+	"masksam/internal/admit"
 	"masksam/internal/dataset"
 	"masksam/internal/plan"
 	"masksam/internal/progress"
@@ -24,8 +23,9 @@ type Options struct {
 	Dataset       *dataset.Dataset
 	Plans         *plan.Plans
 	Configuration string
-	Out           string // folder of the store; its parent must be writable
-	Workers       int    // cases at a time; 0: one per CPU, four at most
+	Out           string      // folder of the store; its parent must be writable
+	Workers       int         // cases at a time at most; 0: one per processor
+	Memory        admit.Bytes // for all cases at a time; 0: most of what is free
 	Progress      progress.Reporter
 	Force         bool // do again what is done
 }
@@ -65,58 +65,71 @@ func Dataset(ctx context.Context, o Options) (Report, error) {
 	if o.Progress == nil {
 		o.Progress = progress.Nop
 	}
-	if o.Workers <= 0 {
-		o.Workers = min(runtime.NumCPU(), 4)
-	}
-
-	var mu sync.Mutex
-	var errs []error
-	queue := make(chan dataset.Case)
-	var wg sync.WaitGroup
-	o.Progress.Start("preprocessing "+o.Configuration, len(cases))
-	defer o.Progress.Done()
-	for range min(o.Workers, len(cases)) {
-		wg.Go(func() {
-			for c := range queue {
-				kept, warnings, err := one(cfg, out, c, settings, o.Force)
-				mu.Lock()
-				report.Warnings = append(report.Warnings, warnings...)
-				note := c.ID
-				switch {
-				case err != nil:
-					report.Failed = append(report.Failed, c.ID)
-					errs = append(errs, fmt.Errorf("case %s: %w", c.ID, err))
-					note += " failed"
-				case kept:
-					report.Kept = append(report.Kept, c.ID)
-				default:
-					report.Done = append(report.Done, c.ID)
-				}
-				mu.Unlock()
-				o.Progress.Advance(1, note)
-			}
-		})
-	}
-feed:
+	var todo []job
 	for _, c := range cases {
-		select {
-		case queue <- c:
-		case <-ctx.Done():
-			break feed
+		digest, err := sources(c, settings)
+		if old, ok := out.Digest(c.ID); ok && err == nil && old == digest && !o.Force {
+			report.Kept = append(report.Kept, c.ID)
+			continue
+		}
+		todo = append(todo, job{Case: c, digest: digest, err: err})
+	}
+	o.Progress.Start("preprocessing "+o.Configuration, len(todo))
+	defer o.Progress.Done()
+	ids := make([]string, len(todo))
+	for i, j := range todo {
+		ids[i] = j.ID
+	}
+	err = admit.Each(ctx, admit.Cases{
+		IDs: ids, Need: func(i int) admit.Bytes { return admit.Live(cfg.Bytes(todo[i].Case)) },
+		Workers: o.Workers, Memory: o.Memory, Progress: o.Progress,
+	}, func(i int) error {
+		j := &todo[i]
+		if j.err == nil {
+			j.err = j.run(cfg, out)
+		}
+		j.ended = true
+		return j.err
+	})
+	for _, j := range todo {
+		report.Warnings = append(report.Warnings, j.warnings...)
+		switch {
+		case j.err != nil && j.ended:
+			report.Failed = append(report.Failed, j.ID)
+		case j.ended:
+			report.Done = append(report.Done, j.ID)
 		}
 	}
-	close(queue)
-	wg.Wait()
-	for _, list := range [][]string{report.Done, report.Kept, report.Failed, report.Warnings} {
-		slices.Sort(list)
+	switch {
+	case len(report.Failed) > 0:
+		return report, fmt.Errorf("preprocess %s: %d of %d cases failed:\n%w", o.Configuration, len(report.Failed), len(cases), err)
+	case err != nil:
+		return report, fmt.Errorf("preprocess %s: %w; run it again to go on", o.Configuration, err)
 	}
-	if err := ctx.Err(); err != nil {
-		errs = append(errs, fmt.Errorf("preprocessing stopped after %d of %d cases; run it again to go on: %w", len(report.Done)+len(report.Kept), len(cases), err))
+	return report, nil
+}
+
+// job is a case to be preprocessed.
+type job struct {
+	dataset.Case
+	digest   string
+	warnings []string
+	ended    bool
+	err      error
+}
+
+func (j *job) run(cfg *Config, out *store.Store) error {
+	im, label, warnings, err := cfg.Load(j.Case)
+	if err != nil {
+		return err
 	}
-	if len(report.Failed) > 0 {
-		return report, fmt.Errorf("preprocess %s: %d of %d cases failed:\n%w", o.Configuration, len(report.Failed), len(cases), errors.Join(errs...))
+	j.warnings = warnings
+	r, err := cfg.run(im, label, j.Images)
+	if err != nil {
+		return err
 	}
-	return report, errors.Join(errs...)
+	r.ID, r.Digest = j.ID, j.digest
+	return out.Put(r)
 }
 
 // removeOthers removes the stored cases that the dataset does not have (any more): training would take them.
@@ -135,27 +148,6 @@ func removeOthers(s *store.Store, cases []dataset.Case) (removed []string, err e
 		removed = append(removed, id)
 	}
 	return removed, nil
-}
-
-// one preprocesses a case unless its stored form is up to date.
-func one(cfg *Config, out *store.Store, c dataset.Case, settings string, force bool) (kept bool, warnings []string, err error) {
-	digest, err := sources(c, settings)
-	if err != nil {
-		return false, nil, err
-	}
-	if old, ok := out.Digest(c.ID); ok && old == digest && !force {
-		return true, nil, nil
-	}
-	im, label, warnings, err := cfg.Load(c)
-	if err != nil {
-		return false, nil, err
-	}
-	r, err := cfg.run(im, label, c.Images)
-	if err != nil {
-		return false, nil, err
-	}
-	r.ID, r.Digest = c.ID, digest
-	return false, warnings, out.Put(r)
 }
 
 // sources adds, after a dot, the identity of a case's files to the digest of the settings. A file is what it was if its name, size and

@@ -107,7 +107,7 @@ func (g *geometry) resample(dst []float32, k int) {
 }
 
 // restore puts a cropped volume back into the whole one, in file array order.
-func restore[T comparable](g *geometry, part []T, outside T) []T {
+func restore[T uint16 | float32](g *geometry, part []T, outside T) []T {
 	n := g.p.ShapeBeforeCropping
 	whole := make([]T, n[0]*n[1]*n[2])
 	var zero T
@@ -117,5 +117,5 @@ func restore[T comparable](g *geometry, part []T, outside T) []T {
 		}
 	}
 	volume.Paste(whole, n, g.p.BBox, part)
-	return transpose(whole, n, g.cfg.backward)
+	return extract[T](whole, n, volume.Box{Hi: n}, g.cfg.backward)
 }

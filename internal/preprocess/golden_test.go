@@ -178,17 +178,15 @@ func TestNormalisationLikeNNUNet(t *testing.T) {
 			continue
 		}
 		x := arrays[r.Name+".image"].Float32()
-		var mask []bool
+		var seg []int16
 		if r.UseMask {
-			for _, v := range arrays[r.Name+".seg"].Data {
-				mask = append(mask, v >= 0)
-			}
+			seg = golden.To[int16](arrays[r.Name+".seg"].Data)
 		}
 		var p plan.Intensity
 		if r.Props != nil {
 			p = *r.Props
 		}
-		if err := normalizers[r.Scheme](x, mask, p); err != nil {
+		if err := normalizers[r.Scheme](x, seg, p); err != nil {
 			t.Fatal(err)
 		}
 		tol := 1e-5

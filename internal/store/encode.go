@@ -6,6 +6,7 @@ import (
 	"hash/crc32"
 	"io"
 	"math"
+	"slices"
 
 	"github.com/klauspost/compress/s2"
 
@@ -110,18 +111,23 @@ func (r *Record) encode(w io.Writer) error {
 	}
 	n := h.chunks()
 	voxels := r.Size[0] * r.Size[1] * r.Size[2]
+	var raw []byte
+	var part []float32
 	for c := range r.Channels {
 		for i := range n[0] * n[1] * n[2] {
-			part := volume.Crop(r.Image[c*voxels:(c+1)*voxels], r.Size, h.chunk(i))
-			if err := b.block(planes(part, 4, func(v float32) uint32 { return math.Float32bits(v) })); err != nil {
+			part = volume.AppendCrop(part[:0], r.Image[c*voxels:(c+1)*voxels], r.Size, h.chunk(i))
+			raw = planes(raw[:0], part)
+			if err := b.block(raw); err != nil {
 				return err
 			}
 		}
 	}
 	if r.Seg != nil {
+		var part []int16
 		for i := range n[0] * n[1] * n[2] {
-			part := volume.Crop(r.Seg, r.Size, h.chunk(i))
-			if err := b.block(planes(part, 2, func(v int16) uint32 { return uint32(uint16(v)) })); err != nil {
+			part = volume.AppendCrop(part[:0], r.Seg, r.Size, h.chunk(i))
+			raw = planes(raw[:0], part)
+			if err := b.block(raw); err != nil {
 				return err
 			}
 		}
@@ -131,7 +137,8 @@ func (r *Record) encode(w io.Writer) error {
 		for _, v := range c.Voxels {
 			flat = append(flat, v[:]...)
 		}
-		if err := b.block(planes(flat, 4, func(v int32) uint32 { return uint32(v) })); err != nil {
+		raw = planes(raw[:0], flat)
+		if err := b.block(raw); err != nil {
 			return err
 		}
 	}
@@ -150,14 +157,29 @@ func (r *Record) encode(w io.Writer) error {
 	return nil
 }
 
-// planes turns elements of the given width in bytes into byte planes, the lowest bytes first.
-func planes[T any](data []T, width int, bits func(T) uint32) []byte {
-	out := make([]byte, width*len(data))
-	for i, v := range data {
-		u := bits(v)
-		for p := range width {
-			out[p*len(data)+i] = byte(u >> (8 * p))
+// planes appends elements as byte planes, the lowest bytes first, to an empty dst.
+func planes[T int16 | int32 | float32](dst []byte, data []T) []byte {
+	n := len(data)
+	switch data := any(data).(type) {
+	case []int16:
+		dst = slices.Grow(dst, 2*n)[:2*n]
+		lo, hi := dst[:n], dst[n:2*n]
+		for i, v := range data {
+			lo[i], hi[i] = byte(v), byte(v>>8)
+		}
+	case []int32:
+		dst = slices.Grow(dst, 4*n)[:4*n]
+		p0, p1, p2, p3 := dst[:n], dst[n:2*n], dst[2*n:3*n], dst[3*n:4*n]
+		for i, v := range data {
+			p0[i], p1[i], p2[i], p3[i] = byte(v), byte(v>>8), byte(v>>16), byte(v>>24)
+		}
+	case []float32:
+		dst = slices.Grow(dst, 4*n)[:4*n]
+		p0, p1, p2, p3 := dst[:n], dst[n:2*n], dst[2*n:3*n], dst[3*n:4*n]
+		for i, v := range data {
+			u := math.Float32bits(v)
+			p0[i], p1[i], p2[i], p3[i] = byte(u), byte(u>>8), byte(u>>16), byte(u>>24)
 		}
 	}
-	return out
+	return dst
 }

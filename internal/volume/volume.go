@@ -132,15 +132,19 @@ func (b Box) In(size [3]int) bool {
 
 // Crop copies the box out of an array of the given size (z, y, x). The box must lie in it.
 func Crop[T any](data []T, size [3]int, b Box) []T {
+	return AppendCrop(make([]T, 0, b.Len()), data, size, b)
+}
+
+// AppendCrop is Crop onto the end of dst.
+func AppendCrop[T any](dst, data []T, size [3]int, b Box) []T {
 	n := b.Size()
-	out := make([]T, 0, b.Len())
 	for z := b.Lo[0]; z < b.Hi[0]; z++ {
 		for y := b.Lo[1]; y < b.Hi[1]; y++ {
 			at := (z*size[1]+y)*size[2] + b.Lo[2]
-			out = append(out, data[at:at+n[2]]...)
+			dst = append(dst, data[at:at+n[2]]...)
 		}
 	}
-	return out
+	return dst
 }
 
 // Paste is the inverse of Crop: it copies part, which has the box's size, into data at the box.
