@@ -2,6 +2,7 @@ package imageio
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -103,6 +104,7 @@ func (h *niftiHeader) samples() int64 { return int64(h.channels) * int64(h.meta.
 type niftiStream struct {
 	niftiHeader
 	src    *source
+	header []byte // as it is in the file
 	decode func(dst []float64, src []byte)
 	left   int64 // samples still to come
 	buf    []byte
@@ -114,7 +116,8 @@ func openNIfTI(path string) (*niftiStream, error) {
 	if err != nil {
 		return nil, err
 	}
-	h, err := readNIfTIHeader(src)
+	var header bytes.Buffer
+	h, err := readNIfTIHeader(io.TeeReader(src, &header))
 	if err != nil {
 		src.Close()
 		return nil, err
@@ -129,7 +132,7 @@ func openNIfTI(path string) (*niftiStream, error) {
 		src.Close()
 		return nil, err
 	}
-	return &niftiStream{niftiHeader: *h, src: src, decode: h.kind.decoder(h.order), left: h.samples()}, nil
+	return &niftiStream{niftiHeader: *h, src: src, header: header.Bytes(), decode: h.kind.decoder(h.order), left: h.samples()}, nil
 }
 
 // openFirst opens the first of a two-file image's possible files of voxels that is there.
