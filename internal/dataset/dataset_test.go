@@ -342,6 +342,47 @@ func TestSplitsFile(t *testing.T) {
 }
 
 // TestPublishedSplit makes the split that the owners of MSD's lung dataset published, as the same text.
+func TestAdoptSplits(t *testing.T) {
+	raw, preprocessed := t.TempDir(), t.TempDir()
+	from, to := filepath.Join(raw, SplitsName), filepath.Join(preprocessed, SplitsName)
+	if err := AdoptSplits(raw, preprocessed); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(to); err == nil {
+		t.Fatal("splits from nowhere")
+	}
+	write := func(path string, splits ...Split) {
+		t.Helper()
+		if err := WriteSplits(path, splits); err != nil {
+			t.Fatal(err)
+		}
+	}
+	a, b := Split{[]string{"1", "2"}, []string{"3"}}, Split{[]string{"3", "2"}, []string{"1"}}
+	write(from, a)
+	if err := AdoptSplits(raw, preprocessed); err != nil {
+		t.Fatal(err)
+	}
+	if splits, _, err := ReadSplits(to, nil); err != nil || !cmp.Equal(splits, []Split{a}) {
+		t.Errorf("adopted %v, %v", splits, err)
+	}
+	write(to, Split{[]string{"2", "1"}, []string{"3"}}, b) // another order, and a fold more
+	if err := AdoptSplits(raw, preprocessed); err != nil {
+		t.Error(err)
+	}
+	for _, splits := range [][]Split{{b}, {a, b, a}, {a, a}} {
+		write(from, splits...)
+		if err := AdoptSplits(raw, preprocessed); err == nil || !strings.Contains(err.Error(), from) || !strings.Contains(err.Error(), to) {
+			t.Errorf("%v: %v", splits, err)
+		}
+	}
+	if err := os.WriteFile(from, []byte("{}"), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	if err := AdoptSplits(raw, preprocessed); err == nil {
+		t.Error("a splits file that is none was adopted")
+	}
+}
+
 func TestPublishedSplit(t *testing.T) {
 	path := golden.Path(t, "nnunet/planner/public_fetched/Dataset006_Lung/splits_final.json")
 	published, _, err := ReadSplits(path, nil)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -179,4 +180,41 @@ func LoadSplits(path string, cases []string, group func(id string) string) (spli
 		return nil, nil, err
 	}
 	return splits, nil, WriteSplits(path, splits)
+}
+
+// AdoptSplits brings a raw dataset's splits file, if there is one, into its preprocessed folder, by nnU-Net's rule
+// (_maybe_copy_splits_file): it is copied where there is none; else every fold of the raw file must hold the same cases
+// as that fold there, where more folds may follow.
+func AdoptSplits(rawDir, preprocessedDir string) error {
+	from, to := filepath.Join(rawDir, SplitsName), filepath.Join(preprocessedDir, SplitsName)
+	text, err := os.ReadFile(from)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("read splits: %w", err)
+	}
+	raw, _, err := ReadSplits(from, nil)
+	if err != nil {
+		return err
+	}
+	if _, err := os.Stat(to); errors.Is(err, fs.ErrNotExist) {
+		return atomicfile.WriteBytes(to, text)
+	}
+	have, _, err := ReadSplits(to, nil)
+	if err != nil {
+		return err
+	}
+	same := func(a, b []string) bool {
+		a, b = slices.Clone(a), slices.Clone(b)
+		slices.Sort(a)
+		slices.Sort(b)
+		return slices.Equal(a, b)
+	}
+	for f, s := range raw {
+		if f >= len(have) || !same(s.Train, have[f].Train) || !same(s.Val, have[f].Val) {
+			return fmt.Errorf("fold %d of %s is not that of %s: remove the one that is out of date", f, from, to)
+		}
+	}
+	return nil
 }

@@ -77,8 +77,8 @@ func (p *Planned) Has(configurations []string) []string {
 var standard = []string{"2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres"}
 
 // Plan reads the raw dataset and writes, below the preprocessed root, the fingerprint (kept when it is there already),
-// nnU-Net's plans, and for a recipe a second plans file: the same data, with the recipe's patch and batch and the
-// network as data.
+// the dataset's own splits if it has any, nnU-Net's plans, and for a recipe a second plans file: the same data, with the
+// recipe's patch and batch and the network as data.
 func Plan(ctx context.Context, o PlanOptions) (*Planned, error) {
 	name, err := o.Roots.Name(o.Dataset)
 	if err != nil {
@@ -113,6 +113,9 @@ func Plan(ctx context.Context, o PlanOptions) (*Planned, error) {
 		return nil, err
 	}
 	if err := copyFile(filepath.Join(rawDir, dataset.FileName), filepath.Join(dir, dataset.FileName)); err != nil {
+		return nil, err
+	}
+	if err := dataset.AdoptSplits(rawDir, dir); err != nil {
 		return nil, err
 	}
 	out := &Planned{Dataset: name}
