@@ -26,6 +26,7 @@ import (
 type cli struct {
 	Verbose bool `help:"Log more." short:"v"`
 
+	Convert    convertCmd    `cmd:"" help:"Bring a published data set into nnU-Net's layout, or DICOM series into NIfTI."`
 	Plan       planCmd       `cmd:"" help:"Fingerprint a raw dataset and write its plans, with a recipe's network."`
 	Preprocess preprocessCmd `cmd:"" help:"Crop, normalise and resample a planned dataset's cases."`
 	Train      trainCmd      `cmd:"" help:"Train one fold, or go on with it."`

@@ -21,10 +21,12 @@ type nnunetCommand struct {
 }
 
 var nnunetCommands = map[string]nnunetCommand{
-	"nnUNetv2_plan_and_preprocess": {"Fingerprint, plan and preprocess datasets.", func() any { return &nnunetPlan{} }},
-	"nnUNetv2_train":               {"Train one fold of a configuration.", func() any { return &nnunetTrain{} }},
-	"nnUNetv2_predict":             {"Label a folder of images with a trained model.", func() any { return &nnunetPredict{} }},
-	"nnUNetv2_evaluate_folder":     {"Score label maps against references.", func() any { return &nnunetEvaluate{} }},
+	"nnUNetv2_plan_and_preprocess":        {"Fingerprint, plan and preprocess datasets.", func() any { return &nnunetPlan{} }},
+	"nnUNetv2_train":                      {"Train one fold of a configuration.", func() any { return &nnunetTrain{} }},
+	"nnUNetv2_predict":                    {"Label a folder of images with a trained model.", func() any { return &nnunetPredict{} }},
+	"nnUNetv2_evaluate_folder":            {"Score label maps against references.", func() any { return &nnunetEvaluate{} }},
+	"nnUNetv2_convert_MSD_dataset":        {"Convert a task of the Medical Segmentation Decathlon.", func() any { return &nnunetConvertMSD{} }},
+	"nnUNetv2_convert_old_nnUNet_dataset": {"Convert a raw dataset of nnU-Net's first version.", func() any { return &nnunetConvertOld{} }},
 }
 
 type nnunetPlan struct {
