@@ -3,6 +3,7 @@ package convert
 import (
 	"bytes"
 	"compress/flate"
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -71,6 +72,7 @@ func (w *writer) head(tag uint32, vr string, length uint32) {
 type slice struct {
 	syntax, series, description string
 	number, index, count        int // of the series, of the slice, of slices
+	places                      int // after so many slices the places repeat; 0: never
 }
 
 const columns, rows = 5, 4
@@ -114,6 +116,10 @@ func (s slice) file() []byte {
 	data.text(tagNumber, "IS", strconv.Itoa(s.number))
 	data.text(0x0020_0013, "IS", strconv.Itoa(s.index+1))
 	p := position(s.index)
+	if s.places > 0 {
+		p = position(s.index % s.places)
+		data.text(0x0020_0012, "IS", strconv.Itoa(1+s.index/s.places))
+	}
 	data.text(0x0020_0032, "DS", fmt.Sprintf(`%g\%g\%g`, p[0], p[1], p[2]))
 	data.text(0x0020_0037, "DS", `1\0\0\0\1\0`)
 	data.text(0x0020_0052, "UI", "1.2.826.0.1.98")
@@ -393,6 +399,16 @@ func TestDICOMRefuses(t *testing.T) {
 				t.Fatal(err)
 			}
 		}, "", "the series has 7"},
+		"two volumes": {func(dir string) {
+			twice := abdomen
+			twice.places = 3
+			twice.write(t, dir)
+		}, "", "its series has 2 volumes"},
+		"no series": {func(dir string) {
+			nameless := abdomen
+			nameless.series = ""
+			nameless.write(t, dir)
+		}, "", "has no series instance UID"},
 		"name":          {func(dir string) { abdomen.write(t, dir) }, "../x", `"../x" cannot name a case`},
 		"missing slice": {func(dir string) { abdomen.write(t, dir); os.Remove(filepath.Join(dir, abdomen.series+"_3")) }, "", "several images"},
 	} {
@@ -405,6 +421,20 @@ func TestDICOMRefuses(t *testing.T) {
 		if left, _ := os.ReadDir(out); len(left) > 0 {
 			t.Errorf("%s left %v", name, left)
 		}
+	}
+}
+
+func TestDICOMStopped(t *testing.T) {
+	need(t, Dcm2niix)
+	source, out := t.TempDir(), filepath.Join(t.TempDir(), "out")
+	abdomen.write(t, source)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := DICOM(ctx, DICOMOptions{Source: source, Output: out}); !errors.Is(err, context.Canceled) {
+		t.Errorf("%v", err)
+	}
+	if _, err := os.Stat(out); err == nil {
+		t.Error("something was written")
 	}
 }
 
