@@ -27,6 +27,7 @@ import (
 type cli struct {
 	Verbose bool `help:"Log more." short:"v"`
 
+	Convert    convertCmd    `cmd:"" help:"Bring a published data set into nnU-Net's layout, or DICOM series into NIfTI."`
 	Check      checkCmd      `cmd:"" help:"Check a raw dataset: all that is wrong with it, and what to do."`
 	Splits     splitsCmd     `cmd:"" help:"Deal a dataset's cases out to folds, or check the folds that are there."`
 	Plan       planCmd       `cmd:"" help:"Fingerprint a raw dataset and write its plans, with a recipe's network."`

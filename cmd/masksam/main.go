@@ -122,7 +122,7 @@ func threads() int {
 func commandOf(err error) string {
 	var parse *kong.ParseError
 	if errors.As(err, &parse) && parse.Context != nil && parse.Context.Selected() != nil {
-		return parse.Context.Selected().Name
+		return parse.Context.Selected().Path()
 	}
 	return ""
 }

@@ -27,6 +27,8 @@ var nnunetCommands = map[string]nnunetCommand{
 	"nnUNetv2_plan_experiment":             {"Plan datasets.", func() any { return &nnunetExperiment{} }},
 	"nnUNetv2_preprocess":                  {"Preprocess planned datasets.", func() any { return &nnunetPreprocess{} }},
 	"nnUNetv2_move_plans_between_datasets": {"Give a dataset the plans of another one.", func() any { return &nnunetMovePlans{} }},
+	"nnUNetv2_convert_MSD_dataset":         {"Convert a task of the Medical Segmentation Decathlon.", func() any { return &nnunetConvertMSD{} }},
+	"nnUNetv2_convert_old_nnUNet_dataset":  {"Convert a raw dataset of nnU-Net's first version.", func() any { return &nnunetConvertOld{} }},
 	"nnUNetv2_train":                       {"Train one fold of a configuration.", func() any { return &nnunetTrain{} }},
 	"nnUNetv2_predict":                     {"Label a folder of images with a trained model.", func() any { return &nnunetPredict{} }},
 	"nnUNetv2_evaluate_folder":             {"Score label maps against references.", func() any { return &nnunetEvaluate{} }},

@@ -7,6 +7,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -49,17 +50,23 @@ func TestScripts(t *testing.T) {
 			for _, v := range [][2]string{{"nnUNet_raw", "raw"}, {"nnUNet_preprocessed", "preprocessed"}, {"nnUNet_results", "results"}} {
 				env.Setenv(v[0], filepath.Join(env.WorkDir, v[1]))
 			}
+			self, err := exec.LookPath("masksam")
+			if err != nil {
+				return err
+			}
+			env.Setenv("BIN", filepath.Dir(self)) // a PATH without other programs
 			env.Setenv("TERM", "dumb")
 			env.Setenv("OMP_NUM_THREADS", "1")
 			return nil
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
-			"mkdata":    helper(mkdata),
-			"spoil":     helper(spoil),
-			"appears":   helper(appears),
-			"whole":     helper(whole),
-			"tmpfs":     tmpfs,
-			"nopartial": noPartial,
+			"mkdata":      helper(mkdata),
+			"mkpublished": helper(mkpublished),
+			"spoil":       helper(spoil),
+			"appears":     helper(appears),
+			"whole":       helper(whole),
+			"tmpfs":       tmpfs,
+			"nopartial":   noPartial,
 		},
 		Condition: func(cond string) (bool, error) {
 			if cond != "tmpfs" {

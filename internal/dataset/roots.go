@@ -54,7 +54,19 @@ func (r Roots) Name(idOrName string) (string, error) {
 	if err != nil || id < 0 {
 		return "", fmt.Errorf("dataset %q is neither a number nor a name of the form Dataset027_ACDC", idOrName)
 	}
-	prefix := fmt.Sprintf("Dataset%03d_", id)
+	names := r.Names(id)
+	where := fmt.Sprintf("%s=%q, %s=%q, %s=%q", EnvRaw, r.Raw, EnvPreprocessed, r.Preprocessed, EnvResults, r.Results)
+	switch len(names) {
+	case 0:
+		return "", fmt.Errorf("no dataset %d: no folder %s… in %s", id, prefix(id), where)
+	case 1:
+		return names[0], nil
+	}
+	return "", fmt.Errorf("dataset %d is ambiguous: %s in %s; give the name, or rename one", id, strings.Join(names, ", "), where)
+}
+
+// Names are the distinct names, DatasetXXX_Name, of the folders below any of the roots that have the number, sorted.
+func (r Roots) Names(id int) []string {
 	var names []string
 	for _, root := range []string{r.Preprocessed, r.Raw, r.Results} {
 		if root == "" {
@@ -62,21 +74,13 @@ func (r Roots) Name(idOrName string) (string, error) {
 		}
 		entries, _ := os.ReadDir(root) // a root that is not there holds no dataset
 		for _, e := range entries {
-			if strings.HasPrefix(e.Name(), prefix) && isDir(filepath.Join(root, e.Name())) {
+			if strings.HasPrefix(e.Name(), prefix(id)) && isDir(filepath.Join(root, e.Name())) {
 				names = append(names, e.Name())
 			}
 		}
 	}
 	slices.Sort(names)
-	names = slices.Compact(names)
-	where := fmt.Sprintf("%s=%q, %s=%q, %s=%q", EnvRaw, r.Raw, EnvPreprocessed, r.Preprocessed, EnvResults, r.Results)
-	switch len(names) {
-	case 0:
-		return "", fmt.Errorf("no dataset %d: no folder %s… in %s", id, prefix, where)
-	case 1:
-		return names[0], nil
-	}
-	return "", fmt.Errorf("dataset %d is ambiguous: %s in %s; give the name, or rename one", id, strings.Join(names, ", "), where)
+	return slices.Compact(names)
 }
 
 // RawFolder is the folder of a raw dataset given by its number, its name or the folder itself.
@@ -90,6 +94,7 @@ func (r Roots) RawFolder(dataset string) (string, error) {
 	}
 	return r.RawDir(name)
 }
+func prefix(id int) string { return fmt.Sprintf("Dataset%03d_", id) }
 
 func isDir(path string) bool {
 	info, err := os.Stat(path)

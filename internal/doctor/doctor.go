@@ -18,6 +18,7 @@ import (
 	"github.com/jedib0t/go-pretty/v6/table"
 	"golang.org/x/sys/unix"
 
+	"masksam/internal/convert"
 	"masksam/internal/torch"
 )
 
@@ -49,6 +50,7 @@ func Examine(folders []Folder) *Report {
 	r.processor()
 	r.memory()
 	r.devices()
+	r.programs()
 	for _, f := range folders {
 		r.folder(f)
 	}
@@ -262,6 +264,22 @@ func (r *Report) devices() {
 		}
 		if err != nil {
 			row.Problem, row.Fatal = err.Error(), true
+		}
+	}
+}
+
+// programs are others' that one command runs; without them the machine is usable all the same.
+func (r *Report) programs() {
+	for _, p := range []convert.Program{convert.Dcm2niix, convert.Gdcmconv} {
+		row := r.add("program", p.Name, "not installed")
+		path, err := p.Find()
+		if err != nil {
+			row.Problem = fmt.Sprintf("apt-get install %s; needed only by masksam convert dicom", p.Package)
+			continue
+		}
+		version, err := p.Version(path)
+		if row.Value = version; err != nil {
+			row.Value, row.Problem = path, fmt.Sprintf("does not run: %v; needed only by masksam convert dicom", err)
 		}
 	}
 }

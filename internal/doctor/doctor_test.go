@@ -59,6 +59,24 @@ func TestExamine(t *testing.T) {
 	}
 }
 
+// TestPrograms: what is not installed is told with its package, and does not make the machine unusable.
+func TestPrograms(t *testing.T) {
+	bin := t.TempDir()
+	script := "#!/bin/sh\necho dcm2niiX version v1.0.20220720\nexit 3\n"
+	if err := os.WriteFile(filepath.Join(bin, "dcm2niix"), []byte(script), 0o777); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", bin)
+	r := &Report{}
+	r.programs()
+	if row := find(t, r, "dcm2niix"); row.Value != "1.0.20220720" || row.Problem != "" {
+		t.Errorf("%+v", row)
+	}
+	if row := find(t, r, "gdcmconv"); row.Value != "not installed" || !strings.Contains(row.Problem, "apt-get install libgdcm-tools") || row.Fatal {
+		t.Errorf("%+v", row)
+	}
+}
+
 func TestReaders(t *testing.T) {
 	dir := t.TempDir()
 	write := func(name, text string) string {

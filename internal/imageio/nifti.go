@@ -1,6 +1,7 @@
 package imageio
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -20,8 +21,14 @@ import (
 var nifti = Format{
 	Name:    "NIfTI",
 	Endings: []string{".nii", ".nii.gz", ".hdr", ".hdr.gz", ".img", ".img.gz"},
-	Open:    openNIfTI,
-	Write:   writeNIfTI,
+	Open: func(path string) (Stream, error) {
+		f, err := openNIfTI(path)
+		if err != nil {
+			return nil, err // not f: a nil file is no nil Stream
+		}
+		return f, nil
+	},
+	Write: writeNIfTI,
 }
 
 // NIfTIGeometry is the part of a NIfTI header that says where the voxels lie, in the header's own terms. 32-bit fields
@@ -68,13 +75,20 @@ type niftiHeader struct {
 	offset int64
 }
 
-func openNIfTI(path string) (Stream, error) {
+// niftiFile is an open NIfTI file.
+type niftiFile struct {
+	*stream
+	header []byte // as it is in the file
+}
+
+func openNIfTI(path string) (*niftiFile, error) {
 	headerPath, imagePaths := niftiPair(path)
 	src, err := openSource(headerPath)
 	if err != nil {
 		return nil, err
 	}
-	h, err := readNIfTIHeader(src)
+	var header bytes.Buffer
+	h, err := readNIfTIHeader(io.TeeReader(src, &header))
 	if err != nil {
 		src.Close()
 		return nil, err
@@ -89,7 +103,7 @@ func openNIfTI(path string) (Stream, error) {
 		src.Close()
 		return nil, err
 	}
-	return binaryStream(h.layout, src), nil
+	return &niftiFile{binaryStream(h.layout, src), header.Bytes()}, nil
 }
 
 // openFirst opens the first of a two-file image's possible files of voxels that is there.

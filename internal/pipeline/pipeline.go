@@ -104,8 +104,8 @@ func (o PlanOptions) open(ctx context.Context) (r *raw, err error) {
 }
 
 // Plan reads the raw dataset and writes, below the preprocessed root, the fingerprint (kept when it is there already),
-// nnU-Net's plans, and for a recipe a second plans file: the same data, with the recipe's patch and batch and the
-// network as data.
+// the dataset's own splits if it has any, nnU-Net's plans, and for a recipe a second plans file: the same data, with the
+// recipe's patch and batch and the network as data.
 func Plan(ctx context.Context, o PlanOptions) (*Planned, error) {
 	recipe, err := o.recipe()
 	if err != nil {
@@ -117,6 +117,9 @@ func Plan(ctx context.Context, o PlanOptions) (*Planned, error) {
 	}
 	name, rawDir, dir, ds, fp := r.name, r.rawDir, r.dir, r.ds, r.fp
 	if err := copyFile(filepath.Join(rawDir, dataset.FileName), filepath.Join(dir, dataset.FileName)); err != nil {
+		return nil, err
+	}
+	if err := dataset.CopySplits(rawDir, dir); err != nil {
 		return nil, err
 	}
 	out := &Planned{Dataset: name}

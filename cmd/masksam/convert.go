@@ -1,0 +1,128 @@
+package main
+
+import (
+	"context"
+	"fmt"
+
+	"masksam/internal/convert"
+	"masksam/internal/dataset"
+)
+
+type convertCmd struct {
+	MSD      convertMSD      `cmd:"" name:"msd" help:"A task of the Medical Segmentation Decathlon: TaskNN_Name."`
+	NNUNetV1 convertNNUNetV1 `cmd:"" name:"nnunet-v1" help:"A raw dataset of nnU-Net's first version: TaskNNN_Name."`
+	ACDC     convertACDC     `cmd:"" name:"acdc" help:"ACDC, cine MR of the heart: training/patientPPP/…"`
+	Synapse  convertSynapse  `cmd:"" name:"synapse" help:"BTCV on Synapse, abdominal CT: RawData/Training/img, …/label."`
+	AMOS     convertAMOS     `cmd:"" name:"amos" help:"AMOS22, abdominal CT and MR: dataset.json, imagesTr, imagesVa, …"`
+	DICOM    convertDICOM    `cmd:"" name:"dicom" help:"Series of DICOM files to images CASE_0000.nii.gz."`
+}
+
+// conversion are the flags of the converters that make a dataset.
+type conversion struct {
+	Source  string `arg:"" help:"Folder of the data set as it is published."`
+	ID      int    `help:"Number of the dataset, 1 to 999, instead of its usual one." placeholder:"N"`
+	Name    string `help:"Name of the dataset without its number, instead of its usual one." placeholder:"NAME"`
+	Workers int    `help:"Files at a time; 0: one per core." placeholder:"N"`
+	roots   `embed:""`
+}
+
+func (c *conversion) options(a *app) convert.Options {
+	return convert.Options{Source: c.Source, Roots: c.roots.roots(), ID: c.ID, Name: c.Name, Workers: c.Workers, Progress: a.progress}
+}
+
+type convertMSD struct {
+	conversion `embed:""`
+}
+
+func (c *convertMSD) Run(a *app) error { return a.convert(convert.MSD, c.options(a)) }
+
+type convertNNUNetV1 struct {
+	conversion `embed:""`
+}
+
+func (c *convertNNUNetV1) Run(a *app) error { return a.convert(convert.NNUNetV1, c.options(a)) }
+
+type convertACDC struct {
+	conversion `embed:""`
+}
+
+func (c *convertACDC) Run(a *app) error { return a.convert(convert.ACDC, c.options(a)) }
+
+type convertSynapse struct {
+	conversion `embed:""`
+	Organs     int `help:"13, or the 8 that the benchmark scores, as labels 1 to 8." default:"13" enum:"13,8"`
+}
+
+func (c *convertSynapse) Run(a *app) error {
+	return a.convert(func(ctx context.Context, o convert.Options) (*convert.Result, error) {
+		return convert.Synapse(ctx, o, c.Organs == 8)
+	}, c.options(a))
+}
+
+type convertAMOS struct {
+	conversion `embed:""`
+	Modality   string `help:"ct, or all for CT and MR." default:"ct" enum:"ct,all"`
+}
+
+func (c *convertAMOS) Run(a *app) error {
+	return a.convert(func(ctx context.Context, o convert.Options) (*convert.Result, error) {
+		return convert.AMOS(ctx, o, c.Modality == "all")
+	}, c.options(a))
+}
+
+// convert makes a dataset and tells what it has become.
+func (a *app) convert(run func(context.Context, convert.Options) (*convert.Result, error), o convert.Options) error {
+	r, err := run(a.ctx, o)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(a.out, "made %s: %d training cases, %d test cases\n", r.Dir, r.Training, r.Test)
+	return nil
+}
+
+type convertDICOM struct {
+	Source  string `arg:"" help:"Folder of a series, or of one folder per case."`
+	Output  string `arg:"" help:"Folder for the images."`
+	ID      string `help:"Name of the case, where there is one; by default its folder's." placeholder:"CASE"`
+	Series  string `help:"Instance UID or number of the series to take, where a case has several." placeholder:"UID"`
+	Workers int    `help:"Cases at a time; 0: one per core." placeholder:"N"`
+}
+
+func (c *convertDICOM) Help() string {
+	return "Runs the program dcm2niix (Debian's package dcm2niix), and before it gdcmconv (libgdcm-tools) for files that it cannot read: JPEG-LS, deflated."
+}
+
+func (c *convertDICOM) Run(a *app) error {
+	made, err := convert.DICOM(a.ctx, convert.DICOMOptions{Source: c.Source, Output: c.Output, ID: c.ID, Series: c.Series,
+		Workers: c.Workers, Progress: a.progress})
+	if err != nil {
+		return err
+	}
+	for _, path := range made {
+		fmt.Fprintln(a.out, "wrote", path)
+	}
+	return nil
+}
+
+type nnunetConvertMSD struct {
+	Input   string `name:"i" help:"Folder of the task, named like Task05_Prostate." required:""`
+	ID      int    `name:"overwrite_id" help:"Number of the dataset instead of the task's."`
+	Workers int    `name:"np" help:"Processes." default:"8"`
+}
+
+func (c *nnunetConvertMSD) Run(a *app) error {
+	return a.convert(convert.MSD, convert.Options{Source: c.Input, Roots: dataset.Env(), ID: c.ID, Workers: c.Workers, Progress: a.progress})
+}
+
+type nnunetConvertOld struct {
+	Input string `arg:"" name:"INPUT_FOLDER" help:"Folder of the old dataset, with imagesTr, labelsTr, …"`
+	Name  string `arg:"" name:"OUTPUT_DATASET_NAME" help:"Name of the new one, of the form Dataset005_Prostate."`
+}
+
+func (c *nnunetConvertOld) Run(a *app) error {
+	id, name, err := convert.ParseName(c.Name)
+	if err != nil {
+		return err
+	}
+	return a.convert(convert.NNUNetV1, convert.Options{Source: c.Input, Roots: dataset.Env(), ID: id, Name: name, Progress: a.progress})
+}

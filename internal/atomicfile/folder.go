@@ -1,0 +1,83 @@
+package atomicfile
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+)
+
+// Folder makes a folder that is whole or absent: build fills a temporary folder beside path (hidden, its name ends in
+// Suffix), which takes the final name in one rename. path must not exist, its parent must. On an error nothing stays;
+// what a killed process left behind goes when the same folder is next made. While one process makes a folder, another
+// that tries is refused.
+func Folder(path string, build func(temp string) error) (err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("make %s: %w", path, err)
+		}
+	}()
+	if _, err := os.Lstat(path); err == nil {
+		return fs.ErrExist
+	}
+	temp := filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+Suffix)
+	lock, err := claim(temp)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	defer func() {
+		if err != nil {
+			os.RemoveAll(temp)
+		}
+	}()
+	left, err := os.ReadDir(temp)
+	if err != nil {
+		return err
+	}
+	for _, e := range left {
+		if err := os.RemoveAll(filepath.Join(temp, e.Name())); err != nil {
+			return fmt.Errorf("remove what an earlier run left: %w", err)
+		}
+	}
+	if err := build(temp); err != nil {
+		return err
+	}
+	if err := os.Rename(temp, path); err != nil {
+		return err
+	}
+	return syncFolder(filepath.Dir(path))
+}
+
+// claim makes the folder, or takes over one that a killed process left, and holds a lock on it that ends with the file
+// returned, or with the process.
+func claim(folder string) (*os.File, error) {
+	for {
+		if err := os.Mkdir(folder, 0o777); err != nil && !errors.Is(err, fs.ErrExist) {
+			return nil, err
+		}
+		f, err := os.Open(folder)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // its owner is done with it
+		}
+		if err != nil {
+			return nil, err
+		}
+		// A file system without locks answers with another error; there two processes at once go unnoticed.
+		if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err == syscall.EWOULDBLOCK {
+			f.Close()
+			return nil, errors.New("another process is making it")
+		}
+		mine, err := f.Stat()
+		if err != nil {
+			f.Close()
+			return nil, err
+		}
+		if now, err := os.Stat(folder); err == nil && os.SameFile(mine, now) {
+			return f, nil
+		}
+		f.Close() // between Open and Flock its owner gave it the final name
+	}
+}

@@ -1,0 +1,73 @@
+package atomicfile_test
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"masksam/internal/atomicfile"
+)
+
+func TestFolder(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "set")
+	fill := func(temp string) error {
+		if _, err := os.Stat(path); err == nil {
+			t.Error("the final name is there before the content is whole")
+		}
+		return os.WriteFile(filepath.Join(temp, "a"), []byte("x"), 0o666)
+	}
+
+	boom := errors.New("boom")
+	if err := atomicfile.Folder(path, func(temp string) error { return errors.Join(fill(temp), boom) }); !errors.Is(err, boom) {
+		t.Errorf("error %v, want boom", err)
+	}
+	if left := names(t, dir); len(left) > 0 {
+		t.Errorf("a failure left %v", left)
+	}
+
+	// What a killed process left goes first.
+	old := filepath.Join(dir, ".set"+atomicfile.Suffix)
+	if err := os.MkdirAll(filepath.Join(old, "sub", "file"), 0o777); err != nil {
+		t.Fatal(err)
+	}
+	if err := atomicfile.Folder(path, fill); err != nil {
+		t.Fatal(err)
+	}
+	if got := names(t, dir); len(got) != 1 || got[0] != "set" {
+		t.Errorf("folder holds %v, want only set", got)
+	}
+	if got := names(t, path); len(got) != 1 || got[0] != "a" {
+		t.Errorf("set holds %v, want only a", got)
+	}
+
+	if err := atomicfile.Folder(path, fill); !errors.Is(err, fs.ErrExist) {
+		t.Errorf("over a folder that is there: %v", err)
+	}
+	if err := atomicfile.Folder(filepath.Join(dir, "absent", "set"), fill); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("without the parent: %v", err)
+	}
+}
+
+// TestFolderIsMadeOnce: while one makes it, another is refused and does no harm.
+func TestFolderIsMadeOnce(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "set")
+	err := atomicfile.Folder(path, func(temp string) error {
+		file := filepath.Join(temp, "a")
+		if err := os.WriteFile(file, nil, 0o666); err != nil {
+			return err
+		}
+		second := atomicfile.Folder(path, func(string) error { t.Error("built twice"); return nil })
+		if second == nil || !strings.Contains(second.Error(), "another process") {
+			t.Errorf("the second maker: %v", second)
+		}
+		_, err := os.Stat(file)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}

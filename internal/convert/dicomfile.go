@@ -1,0 +1,236 @@
+package convert
+
+import (
+	"bufio"
+	"compress/flate"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// dicomFile is what converting needs to know of a DICOM file.
+type dicomFile struct {
+	path        string
+	syntax      string // transfer syntax UID
+	series      string // series instance UID
+	number      string // series number
+	modality    string
+	description string // of the series
+	frames      int    // images in it; 0: it is none
+}
+
+// errNotDICOM is a file without DICOM's preamble.
+var errNotDICOM = errors.New("is no DICOM file: DICM is missing at byte 128")
+
+// Transfer syntaxes whose data set is not explicit VR little endian.
+const (
+	implicitLittle   = "1.2.840.10008.1.2"
+	explicitBig      = "1.2.840.10008.1.2.2"
+	deflatedExplicit = "1.2.840.10008.1.2.1.99"
+)
+
+// Tags, group and element in one.
+const (
+	tagSyntax      = 0x0002_0010
+	tagModality    = 0x0008_0060
+	tagDescription = 0x0008_103e
+	tagSeries      = 0x0020_000e
+	tagNumber      = 0x0020_0011
+	tagFrames      = 0x0028_0008
+	tagRows        = 0x0028_0010
+	tagPixels      = 0x7fe0_0010
+	tagItem        = 0xfffe_e000
+	tagItemEnd     = 0xfffe_e00d
+	tagSequenceEnd = 0xfffe_e0dd
+)
+
+const (
+	undefined  = 0xffff_ffff // length of a sequence or item that ends with a delimiter
+	maxNesting = 32          // sequences in sequences
+	maxValue   = 1 << 10     // bytes of a value that is kept
+)
+
+func readDICOMFile(path string) (*dicomFile, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	d, err := readDICOM(f)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	d.path = path
+	return d, nil
+}
+
+// readDICOM reads a file's meta header and its data set to the end of the pixels (DICOM PS3.10 chapter 7, PS3.5 chapter
+// 7): that they are all there is not checked by programs which go on with what they find. What ends early is an error
+// that wraps io.ErrUnexpectedEOF.
+func readDICOM(in io.Reader) (*dicomFile, error) {
+	r := &elements{in: bufio.NewReader(in), order: binary.LittleEndian, explicit: true}
+	head := make([]byte, 132)
+	if n, err := io.ReadFull(r.in, head); n < len(head) || string(head[128:]) != "DICM" {
+		if err != nil && err != io.EOF && err != io.ErrUnexpectedEOF {
+			return nil, err
+		}
+		return nil, errNotDICOM
+	}
+	d := &dicomFile{}
+	for {
+		group, err := r.in.Peek(2)
+		if err == io.EOF || err == nil && binary.LittleEndian.Uint16(group) != 2 {
+			break
+		}
+		if err != nil {
+			return nil, err
+		}
+		tag, value, err := r.element(0, tagSyntax)
+		if err != nil {
+			return nil, fmt.Errorf("meta header: %w", err)
+		}
+		if tag == tagSyntax {
+			d.syntax = value
+		}
+	}
+	switch d.syntax {
+	case "":
+		return nil, errors.New("its meta header names no transfer syntax")
+	case implicitLittle:
+		r.explicit = false
+	case explicitBig:
+		r.order = binary.BigEndian
+	case deflatedExplicit:
+		r.in = bufio.NewReader(flate.NewReader(r.in))
+	}
+	frames := "1"
+	fields := map[uint32]*string{tagModality: &d.modality, tagDescription: &d.description, tagSeries: &d.series,
+		tagNumber: &d.number, tagFrames: &frames}
+	rows := false
+	for {
+		tag, value, err := r.element(0, tagModality, tagDescription, tagSeries, tagNumber, tagFrames)
+		switch {
+		case err == io.EOF:
+			return d, nil
+		case err != nil:
+			return nil, fmt.Errorf("data set: %w", err)
+		case fields[tag] != nil:
+			*fields[tag] = value
+		case tag == tagRows:
+			rows = true
+		case tag == tagPixels && rows:
+			if d.frames, err = strconv.Atoi(frames); err != nil || d.frames < 1 {
+				return nil, fmt.Errorf("its number of frames is %q", frames)
+			}
+			return d, nil
+		}
+	}
+}
+
+// elements reads data elements one after the other.
+type elements struct {
+	in       *bufio.Reader
+	order    binary.ByteOrder
+	explicit bool
+}
+
+// element reads one element and gives its value, without padding, if its tag is among those wanted. io.EOF says that
+// there is none.
+func (r *elements) element(depth int, wanted ...uint32) (tag uint32, value string, err error) {
+	tag, vr, length, err := r.header()
+	if err != nil {
+		return 0, "", err
+	}
+	switch {
+	case length == undefined:
+		// A sequence, or pixel data in fragments, whose items have the same form. Unknown (UN) ones are implicit inside.
+		inner := *r
+		inner.explicit = r.explicit && vr != "UN"
+		return tag, "", inner.skipItems(depth + 1)
+	case !slices.Contains(wanted, tag):
+		return tag, "", r.skip(length)
+	case length > maxValue:
+		return 0, "", fmt.Errorf("the value of %08x is %d bytes long", tag, length)
+	}
+	text := make([]byte, length)
+	if _, err := io.ReadFull(r.in, text); err != nil {
+		return 0, "", early(err)
+	}
+	return tag, strings.Trim(string(text), " \x00"), nil
+}
+
+// header reads an element's tag, its VR in two letters (empty where it is implicit) and its length.
+func (r *elements) header() (tag uint32, vr string, length uint32, err error) {
+	var b [8]byte
+	if _, err := io.ReadFull(r.in, b[:1]); err != nil {
+		return 0, "", 0, err
+	}
+	if _, err := io.ReadFull(r.in, b[1:]); err != nil {
+		return 0, "", 0, early(err)
+	}
+	tag = uint32(r.order.Uint16(b[:]))<<16 | uint32(r.order.Uint16(b[2:]))
+	if !r.explicit || tag>>16 == tagItem>>16 {
+		return tag, "", r.order.Uint32(b[4:]), nil
+	}
+	vr = string(b[4:6])
+	switch vr {
+	case "OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV":
+		if _, err := io.ReadFull(r.in, b[:4]); err != nil {
+			return 0, "", 0, early(err)
+		}
+		return tag, vr, r.order.Uint32(b[:]), nil
+	}
+	if vr[0] < 'A' || vr[0] > 'Z' || vr[1] < 'A' || vr[1] > 'Z' {
+		return 0, "", 0, fmt.Errorf("element %08x has no value representation", tag)
+	}
+	return tag, vr, uint32(r.order.Uint16(b[6:])), nil
+}
+
+// skipItems passes over the items of a sequence of undefined length.
+func (r *elements) skipItems(depth int) error {
+	if depth > maxNesting {
+		return fmt.Errorf("sequences are nested deeper than %d", maxNesting)
+	}
+	for {
+		tag, _, length, err := r.header()
+		if err != nil {
+			return early(err)
+		}
+		switch {
+		case tag == tagSequenceEnd:
+			return nil
+		case tag != tagItem:
+			return fmt.Errorf("%08x stands where an item of a sequence begins", tag)
+		case length != undefined:
+			if err := r.skip(length); err != nil {
+				return err
+			}
+		default:
+			for tag != tagItemEnd {
+				if tag, _, err = r.element(depth); err != nil {
+					return early(err)
+				}
+			}
+		}
+	}
+}
+
+func (r *elements) skip(length uint32) error {
+	_, err := io.CopyN(io.Discard, r.in, int64(length))
+	return early(err)
+}
+
+var errEarly = fmt.Errorf("truncated: %w", io.ErrUnexpectedEOF)
+
+// early makes the end of a file within an element an error that says so.
+func early(err error) error {
+	if err == io.EOF || err == io.ErrUnexpectedEOF {
+		return errEarly
+	}
+	return err
+}

@@ -1,0 +1,132 @@
+package convert
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+
+	"masksam/internal/dataset"
+	"masksam/internal/pyjson"
+)
+
+var (
+	oldTask     = regexp.MustCompile(`^Task([0-9]{3})_(.+)$`)
+	channelFile = regexp.MustCompile(`^(.+)_([0-9]{4})$`)
+)
+
+// NNUNetV1 converts a raw dataset of nnU-Net's first version, TaskNNN_Name with dataset.json, imagesTr, labelsTr and
+// perhaps imagesTs, labelsTs, imagesVal and labelsVal, by nnU-Net's rules (convert_raw_dataset_from_old_nnunet_format.py).
+// The keys of dataset.json that went out of use are dropped, whether or not they are there; numTraining is corrected as
+// in MSD.
+func NNUNetV1(ctx context.Context, o Options) (*Result, error) {
+	base, err := filepath.Abs(o.Source)
+	if err != nil {
+		return nil, err
+	}
+	if m := oldTask.FindStringSubmatch(filepath.Base(base)); m != nil {
+		id, _ := strconv.Atoi(m[1])
+		o = o.or(id, m[2])
+	} else if o.ID == 0 || o.Name == "" {
+		return nil, fmt.Errorf("%s: the folder of an old dataset is named like Task005_Prostate; rename it, or name the new dataset", o.Source)
+	}
+
+	s := look(o.Source)
+	path := filepath.Join(o.Source, dataset.FileName)
+	doc := s.object(path)
+	channels := 0
+	if doc != nil {
+		for _, key := range []string{"tensorImageSize", "numTest", "training", "test"} {
+			doc.Delete(key)
+		}
+		s.channelNames(doc, path)
+		v, _ := doc.Get("channel_names")
+		if names, ok := v.(*pyjson.Object); ok {
+			channels = len(names.Keys())
+		}
+		doc.Set("labels", s.turned(doc, path))
+		doc.Set("file_ending", ending)
+	}
+	images := s.oldImages(imagesTr, channels)
+	s.match(images, s.oldLabels(labelsTr))
+	if doc != nil {
+		s.recount(doc, path, len(images))
+	}
+	for _, part := range []string{"Ts", "Val"} {
+		if folder := "images" + part; isDir(filepath.Join(o.Source, folder)) {
+			s.oldImages(folder, channels)
+		}
+		if folder := "labels" + part; isDir(filepath.Join(o.Source, folder)) {
+			s.oldLabels(folder)
+		}
+	}
+	text, err := pyjson.Marshal(doc)
+	if err != nil {
+		return nil, err
+	}
+	return s.write(ctx, o, text, nil)
+}
+
+// oldImages plans a folder of channel files and checks that each case has all of so many channels, unless that is 0. It
+// returns the first file of each case.
+func (s *survey) oldImages(folder string, channels int) map[string]string {
+	cases := map[string]string{}
+	seen := map[string]bool{}
+	for _, name := range s.niftis(folder) {
+		path := filepath.Join(s.dir, folder, name)
+		id, _ := stem(name)
+		m := channelFile.FindStringSubmatch(id)
+		if m == nil {
+			s.fail("%s: an image is named CASE_0000%s, with four digits for the channel", path, ending)
+			continue
+		}
+		if c, _ := strconv.Atoi(m[2]); channels > 0 && c >= channels {
+			s.fail("%s: channel %d, but modality in dataset.json names %d", path, c, channels)
+		}
+		if cases[m[1]] == "" {
+			cases[m[1]] = path
+		}
+		seen[id] = true
+		s.copy(path, folder+"/"+id+ending)
+	}
+	if len(cases) == 0 {
+		s.fail("%s: no image", filepath.Join(s.dir, folder))
+	}
+	for _, id := range sorted(cases) {
+		for c := range channels {
+			if name := fmt.Sprintf("%s_%04d", id, c); !seen[name] {
+				s.fail("%s: channel file %s%s of case %s is missing", filepath.Join(s.dir, folder), name, ending, id)
+			}
+		}
+	}
+	return cases
+}
+
+// oldLabels plans a folder of label maps and returns them by case.
+func (s *survey) oldLabels(folder string) map[string]string {
+	maps := map[string]string{}
+	for _, name := range s.niftis(folder) {
+		id, _ := stem(name)
+		maps[id] = filepath.Join(s.dir, folder, name)
+	}
+	s.labels(maps, folder)
+	return maps
+}
+
+// niftis lists the NIfTI files of a folder of the source and tells of what else is there.
+func (s *survey) niftis(folder string) []string {
+	var names, others []string
+	for _, name := range s.files(filepath.Join(s.dir, folder)) {
+		if _, ok := stem(name); ok {
+			names = append(names, name)
+		} else {
+			others = append(others, name)
+		}
+	}
+	if len(others) > 0 {
+		s.warn("%s: no NIfTI files, left behind: %s", filepath.Join(s.dir, folder), strings.Join(others, ", "))
+	}
+	return names
+}
