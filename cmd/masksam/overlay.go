@@ -27,8 +27,6 @@ type overlayCmd struct {
 func (c *overlayCmd) Run(a *app) error {
 	style := pipeline.OverlayStyle{Intensity: c.Intensity, Montage: c.Montage || c.Slices > 0, Slices: c.Slices}
 	switch {
-	case c.Slices < 0:
-		return fmt.Errorf("--slices %d: a montage needs one or more", c.Slices)
 	case (c.Image == "") != (c.Label == ""):
 		return errors.New("--image and --label go together")
 	case (c.Image == "") == (c.Dataset == ""):

@@ -76,7 +76,7 @@ type Spread struct {
 
 // Orientation is where the axes x, y, z of so many images point to.
 type Orientation struct {
-	Code  string `json:"code"` // RAS, …; empty: the affine does not say
+	Code  string `json:"code"` // RAS, …; empty: the files do not tell
 	Cases int    `json:"cases"`
 }
 
@@ -180,6 +180,7 @@ func (d *Dataset) problem(id string, err error) {
 // seen is what one case adds.
 type seen struct {
 	grid     volume.Grid
+	code     string // of the orientation
 	channels []values
 	labels   map[int32]int
 	ml       float64 // of a voxel
@@ -246,7 +247,7 @@ func look(ds *dataset.Dataset, c dataset.Case) (*seen, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &seen{grid: im.Grid, channels: make([]values, len(im.Channels)), labels: map[int32]int{}, ml: millilitres(label.Meta),
+	s := &seen{grid: im.Grid, code: orientation(im.Meta), channels: make([]values, len(im.Channels)), labels: map[int32]int{}, ml: millilitres(label.Meta),
 		broken: ds.Inspect(c, im, label)}
 	for ch, data := range im.Channels {
 		s.channels[ch].add(data)
@@ -276,7 +277,7 @@ func (d *Dataset) summarise(ds *dataset.Dataset, all []*seen) {
 		for ch := range min(len(channels), len(s.channels)) {
 			channels[ch].join(s.channels[ch])
 		}
-		codes[s.grid.Orientation()]++
+		codes[s.code]++
 		sizes = append(sizes, [3]float64{float64(s.grid.Size[0]), float64(s.grid.Size[1]), float64(s.grid.Size[2])})
 		spacings = append(spacings, s.grid.Spacing)
 		for value, n := range s.labels {

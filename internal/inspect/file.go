@@ -23,7 +23,7 @@ type File struct {
 	SizeZYX     [3]int        `json:"size_zyx"`              // the same along the array's axes
 	SpacingXYZ  [3]float64    `json:"spacing_xyz_mm"`        // along the file's axes; of a picture the third is made up
 	SpacingZYX  [3]float64    `json:"spacing_zyx_mm"`
-	Orientation string        `json:"orientation"`   // where x, y, z point to, as RAS; empty: the affine does not say
+	Orientation string        `json:"orientation"`   // where x, y, z point to, as RAS; empty: the file does not tell
 	Origin      [3]float64    `json:"origin_ras_mm"` // of the first voxel, to the right, to the front, up
 	Direction   [3][3]float64 `json:"direction_ras"` // row-major; its columns are the file's axes, of length 1
 	Orthonormal bool          `json:"orthonormal"`   // the axes are at right angles
@@ -64,7 +64,7 @@ func ReadFile(path string) (*File, error) {
 	g := im.Grid
 	f := &File{Path: path, Format: format, SampleType: sample, Bytes: info.Size(), Dimensions: im.Dims,
 		SizeXYZ: reversed(g.Size), SizeZYX: g.Size, SpacingXYZ: reversed(g.Spacing), SpacingZYX: g.Spacing,
-		Orientation: g.Orientation(), Orthonormal: g.Orthonormal(), Affine: g.Affine, Warning: im.Warning}
+		Orientation: orientation(im.Meta), Orthonormal: g.Orthonormal(), Affine: g.Affine, Warning: im.Warning}
 	for row := range 3 {
 		f.Origin[row] = g.Affine[row][3] + 0 // no −0
 	}
@@ -137,14 +137,14 @@ func (f *File) Table(w io.Writer) {
 	if f.Dimensions == 2 {
 		dims, made = 2, "; of a picture, which says nothing of the third axis"
 	}
-	orientation := f.Orientation
+	code := f.Orientation
 	switch {
-	case orientation == "":
-		orientation = "unknown: the axes of the affine do not span space"
+	case code == "":
+		code = "unknown: the file does not tell where its axes point to"
 	case !f.Orthonormal:
-		orientation += "; the axes are not at right angles (not orthonormal): ITK refuses such files"
+		code += "; the axes are not at right angles (not orthonormal): ITK refuses such files"
 	case oblique(f.Direction):
-		orientation += ", oblique"
+		code += ", oblique"
 	}
 	direction := ""
 	for row, d := range f.Direction {
@@ -156,7 +156,7 @@ func (f *File) Table(w io.Writer) {
 	fields(w, "format", format,
 		"size", fmt.Sprintf("%s voxels (x, y, z of the file), %s (z, y, x of the array)", times("%d", f.SizeXYZ[:dims]...), times("%d", f.SizeZYX[3-dims:]...)),
 		"spacing", fmt.Sprintf("%s mm (x, y, z)%s", times("%g", f.SpacingXYZ[:dims]...), made),
-		"orientation", orientation,
+		"orientation", code,
 		"origin", fmt.Sprintf("%.6g, %.6g, %.6g mm (to the right, to the front, up)", f.Origin[0], f.Origin[1], f.Origin[2]),
 		"direction", direction,
 		"file", fmt.Sprintf("%d bytes", f.Bytes),

@@ -91,6 +91,14 @@ func (c Channel) cells() (lo, mean, hi, bad string) {
 	return number(c.Min), number(c.Mean), number(c.Max), strings.Join(not, ", ")
 }
 
+// orientation is where the axes x, y, z point to, as RAS; empty if the file does not tell.
+func orientation(m imageio.Meta) string {
+	if !imageio.Oriented(m.Path) {
+		return ""
+	}
+	return m.Grid.Orientation()
+}
+
 // millilitres is the volume of a voxel in ml; 0 for a picture, whose third spacing is made up.
 func millilitres(m imageio.Meta) float64 {
 	if m.Dims == 2 {

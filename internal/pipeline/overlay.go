@@ -1,9 +1,11 @@
 package pipeline
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -39,12 +41,25 @@ type OverlayStyle struct {
 	Slices    int     // a montage of so many slices across the thickest axis instead of the three planes; 0: planes
 }
 
+func (s OverlayStyle) check() error {
+	switch {
+	case !(s.Intensity >= 0) || math.IsInf(s.Intensity, 1):
+		return fmt.Errorf("an intensity of %v: it must be a number from 0 on", s.Intensity)
+	case s.Slices < 0:
+		return fmt.Errorf("%d slices: a montage needs one or more, or 0 for the three planes", s.Slices)
+	}
+	return nil
+}
+
 // sheetRows is how many cases a sheet of a montage shows.
 const sheetRows = 8
 
 // Overlay draws every case of a dataset with its labels: OUT/<id>.png each, or OUT/montage_001.png … Cases that fail are
 // named in the error and do not stop the others; files are what was written.
 func Overlay(ctx context.Context, o OverlayOptions) (files []string, err error) {
+	if err := o.check(); err != nil {
+		return nil, err
+	}
 	name, err := o.Roots.Name(o.Dataset)
 	if err != nil {
 		return nil, err
@@ -98,6 +113,9 @@ func Overlay(ctx context.Context, o OverlayOptions) (files []string, err error) 
 
 // OverlayFile draws one image with its label map.
 func OverlayFile(image, label, out string, channel int, style OverlayStyle) error {
+	if err := style.check(); err != nil {
+		return err
+	}
 	c, err := readPair(new(imageio.Reader), image, label, channel) // as it is stored
 	if err != nil {
 		return err
@@ -127,9 +145,10 @@ type overlaySource struct {
 
 // overlayCase is one channel of a case with its labels.
 type overlayCase struct {
-	grid   volume.Grid
-	image  []float32
-	labels []int32
+	grid     volume.Grid
+	oriented bool // the grid's affine says where the axes point to
+	image    []float32
+	labels   []int32
 }
 
 func rawSource(o OverlayOptions, name string) (*overlaySource, error) {
@@ -197,7 +216,7 @@ func readPair(r *imageio.Reader, image, label string, channel int) (*overlayCase
 	if l.Grid.Size != im.Grid.Size {
 		return nil, fmt.Errorf("sizes differ: %s is %v, %s is %v (z, y, x)", label, l.Grid.Size, image, im.Grid.Size)
 	}
-	return &overlayCase{im.Grid, im.Channels[channel], l.Data}, nil
+	return &overlayCase{im.Grid, imageio.Oriented(image), im.Channels[channel], l.Data}, nil
 }
 
 func storedSource(o OverlayOptions, name string) (*overlaySource, error) {
@@ -261,6 +280,7 @@ func loadStored(k *store.Case, forward [3]int, channel int) (*overlayCase, error
 		c.labels[i] = int32(max(v, 0))
 	}
 	p := k.Properties()
+	c.oriented = imageio.Oriented(p.Meta.Path)
 	c.grid = volume.Turn{Axes: forward}.Grid(p.Meta.Grid)
 	for a := range size {
 		c.grid.Spacing[a] = p.Spacing[forward[a]] * float64(p.ShapeAfterCropping[a]) / float64(size[a])
@@ -282,20 +302,25 @@ func (c *overlayCase) paint(path string, intensity float64) error {
 }
 
 // row cuts a case for a montage, turned so that up is up, the front in front and the right side on the left as one looks
-// at a patient; captions keep the places of the array as read. A case whose affine does not say where up is stays as it is.
+// at a patient; captions keep the places of the array as read. A case that does not say where up is is shown as it is
+// stored, the first row on top.
 func (s OverlayStyle) row(caption string, c *overlayCase) (view.SheetRow, error) {
 	size, spacing := c.grid.Size, c.grid.Spacing
-	code := c.grid.Orientation()
-	if code == "" {
-		code = "unknown orientation"
+	code := ""
+	if c.oriented {
+		code = c.grid.Orientation()
 	}
-	caption = fmt.Sprintf("%s    %s    %d × %d × %d voxels (z, y, x)    %.4g × %.4g × %.4g mm", caption, code,
-		size[0], size[1], size[2], spacing[0], spacing[1], spacing[2])
-	turn, err := c.grid.RAS()
-	if err != nil {
-		turn = volume.Turn{Axes: [3]int{0, 1, 2}}
+	// Slices are drawn from the last row to the first, as the patient's axes want it.
+	turn := volume.Turn{Axes: [3]int{0, 1, 2}, Flip: [3]bool{true, true, false}}
+	if code != "" {
+		var err error
+		if turn, err = c.grid.RAS(); err != nil {
+			return view.SheetRow{}, err
+		}
+		turn.Flip[2] = !turn.Flip[2]
 	}
-	turn.Flip[2] = !turn.Flip[2]
+	caption = fmt.Sprintf("%s    %s    %d × %d × %d voxels (z, y, x)    %.4g × %.4g × %.4g mm", caption,
+		cmp.Or(code, "unknown orientation"), size[0], size[1], size[2], spacing[0], spacing[1], spacing[2])
 	upright := turn.Grid(c.grid)
 	v := view.Case{Size: upright.Size, Spacing: upright.Spacing, Image: volume.Turned(turn, c.image, size),
 		Truth: volume.Turned(turn, c.labels, size)}
@@ -305,12 +330,13 @@ func (s OverlayStyle) row(caption string, c *overlayCase) (view.SheetRow, error)
 			plane = size[from] - 1 - plane
 		}
 		name := [3]string{"axial", "coronal", "sagittal"}[axis]
-		if err != nil {
+		if code == "" {
 			name = "plane"
 		}
 		return fmt.Sprintf("%s, %c = %d", name, "zyx"[from], plane)
 	}
 	var cuts []view.Slice
+	var err error
 	if s.Slices > 0 {
 		thickest := 0
 		for axis, d := range v.Spacing {

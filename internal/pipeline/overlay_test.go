@@ -3,6 +3,7 @@ package pipeline
 import (
 	"math/rand/v2"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -17,7 +18,7 @@ import (
 func TestMontageIsUpright(t *testing.T) {
 	grid := volume.NewGrid([3]int{4, 5, 6}, [3]float64{3, 2, 1})
 	rng := rand.New(rand.NewPCG(1, 2))
-	c := &overlayCase{grid, make([]float32, grid.Len()), make([]int32, grid.Len())}
+	c := &overlayCase{grid, true, make([]float32, grid.Len()), make([]int32, grid.Len())}
 	for i := range c.image {
 		c.image[i], c.labels[i] = rng.Float32(), rng.Int32N(3)
 	}
@@ -34,7 +35,7 @@ func TestMontageIsUpright(t *testing.T) {
 			for a := range turn.Flip {
 				turn.Flip[a] = rapid.Bool().Draw(t, "flip")
 			}
-			got, err := style.row("", &overlayCase{turn.Grid(grid), volume.Turned(turn, c.image, grid.Size), volume.Turned(turn, c.labels, grid.Size)})
+			got, err := style.row("", &overlayCase{turn.Grid(grid), true, volume.Turned(turn, c.image, grid.Size), volume.Turned(turn, c.labels, grid.Size)})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -49,6 +50,18 @@ func TestMontageIsUpright(t *testing.T) {
 				t.Fatalf("turned by %+v the slices differ", turn)
 			}
 		})
+	}
+}
+
+// What does not say where up is, such as a picture, is shown as it is stored.
+func TestMontageOfPicture(t *testing.T) {
+	c := &overlayCase{volume.NewGrid([3]int{1, 2, 3}, [3]float64{999, 1, 1}), false, []float32{1, 2, 3, 4, 5, 6}, make([]int32, 6)}
+	row, err := OverlayStyle{}.row("", c)
+	if err != nil || len(row.Slices) != 1 || !slices.Equal(row.Slices[0].Image, c.image) {
+		t.Errorf("%+v, %v", row, err)
+	}
+	if name := row.Slices[0].Name; name != "plane, z = 0" || !strings.Contains(row.Caption, "unknown orientation") {
+		t.Errorf("%q, %q", row.Caption, name)
 	}
 }
 

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"image"
 	"image/color"
-	"math"
 	"slices"
 
 	"masksam/internal/numpy"
@@ -61,16 +60,13 @@ func BestPlane(labels []int32, size [3]int, axis int) (plane int, ok bool) {
 }
 
 // Paint is nnU-Net's picture of a slice, pixel by pixel (overlay_plots.py: generate_overlay): the grey image from its
-// smallest to its largest value, to the voxels of the n-th label of this slice intensity times Colour(n) added, the
-// lowest label being the 0th, and the whole scaled to its brightest channel again. Proportions are those of the array.
+// smallest to its largest value, to the voxels of the n-th label of this slice intensity (from 0 on) times Colour(n) added,
+// the lowest label being the 0th, and the whole scaled to its brightest channel again. Proportions are those of the array.
 // Where nnU-Net divides by zero or meets values that are no numbers, the image is black there, an infinity the
 // brightest or darkest finite value.
 func Paint(grey []float32, labels []int32, width, height int, intensity float64) (*image.RGBA, error) {
-	switch n := width * height; {
-	case len(grey) != n || len(labels) != n || n == 0:
+	if n := width * height; len(grey) != n || len(labels) != n || n == 0 {
 		return nil, fmt.Errorf("paint %d×%d pixels: %d image values, %d labels", width, height, len(grey), len(labels))
-	case !(intensity >= 0) || math.IsInf(intensity, 1):
-		return nil, fmt.Errorf("paint: an intensity of %v: it must be a number from 0 on", intensity)
 	}
 	rank := map[int32]color.RGBA{}
 	present := slices.Clone(labels)

@@ -3,6 +3,7 @@ package view
 import (
 	"fmt"
 	"math"
+	"slices"
 )
 
 // Slice is one plane of a case. Image, Truth and Pred are row-major with Height rows of Width values; Truth or Pred
@@ -83,17 +84,17 @@ func (c Case) Slices(axis, n int) ([]Slice, error) {
 }
 
 // Planes cuts one plane across each axis, the BestPlane of the reference (else of the prediction); without foreground
-// the middle one. Of an image with a single plane along axis 0 it gives that one only. Rows are as those of Slices.
+// the middle one. An image that is a single plane gives that one only. Rows are as those of Slices.
 func (c Case) Planes() ([]Slice, error) {
 	if err := c.check(); err != nil {
 		return nil, err
 	}
-	axes := 3
-	if c.Size[0] == 1 {
-		axes = 1
+	axes := []int{0, 1, 2}
+	if flat := slices.Index(c.Size[:], 1); flat >= 0 {
+		axes = []int{flat}
 	}
 	var out []Slice
-	for axis := range axes {
+	for _, axis := range axes {
 		plane, ok := BestPlane(c.labels(), c.Size, axis)
 		if !ok {
 			plane = c.Size[axis] / 2

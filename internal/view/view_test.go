@@ -1,11 +1,13 @@
 package view
 
 import (
+	"image"
 	"image/png"
 	"math"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -87,6 +89,70 @@ func TestSliceOrientation(t *testing.T) {
 		if err != nil || len(s) != 1 || !slices.Equal(s[0].Image, w) {
 			t.Errorf("axis %d: %v, %v; want %v", axis, s, err, w)
 		}
+	}
+}
+
+func TestPlanes(t *testing.T) {
+	c := ball()
+	cuts, err := c.Planes()
+	if err != nil || len(cuts) != 3 {
+		t.Fatalf("%d planes, %v", len(cuts), err)
+	}
+	for i, want := range []string{"slice 12", "slice 19", "slice 16"} { // most of both halves; y: 20 has none of the lower
+		if cuts[i].Name != want {
+			t.Errorf("axis %d: %s, want %s", i, cuts[i].Name, want)
+		}
+	}
+	flat := Case{Size: [3]int{2, 1, 2}, Image: make([]float32, 4)}
+	if cuts, err = flat.Planes(); err != nil || len(cuts) != 1 || cuts[0].Width != 2 || cuts[0].Height != 2 {
+		t.Errorf("a single plane: %+v, %v", cuts, err)
+	}
+}
+
+// A sheet is as wide as its slices and as high as its rows, with as many lines of legend as the labels need.
+func TestSheet(t *testing.T) {
+	c := ball()
+	for i := range c.Truth {
+		c.Truth[i] *= int32(i%40) + 1
+	}
+	cuts, err := c.Planes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	sizes := map[int]image.Point{}
+	for rows := 1; rows <= 2; rows++ {
+		for _, name := range []func(int) string{nil, func(v int) string { return "structure " + strconv.Itoa(v) }} {
+			s := Sheet{Title: "balls", Name: name}
+			for range rows {
+				s.Rows = append(s.Rows, SheetRow{Caption: "a ball", Slices: cuts})
+			}
+			path := filepath.Join(t.TempDir(), "sheet.png")
+			if err := s.Write(path); err != nil {
+				t.Fatal(err)
+			}
+			keep(t, path, "sheet.png")
+			f, err := os.Open(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			p, err := png.DecodeConfig(f)
+			f.Close()
+			if err != nil {
+				t.Fatal(err)
+			}
+			key := rows
+			if name == nil {
+				key = -rows
+			}
+			sizes[key] = image.Pt(p.Width, p.Height)
+		}
+	}
+	row := sizes[-2].Y - sizes[-1].Y
+	if row < sheetHeight || sizes[2].Y-sizes[1].Y != row || sizes[1].Y < sizes[-1].Y+3*line || sizes[1].X != sizes[-1].X || sizes[1].X > pictureWidth {
+		t.Errorf("sizes with and without legend: %v", sizes)
+	}
+	if err := (Sheet{}).Write(filepath.Join(t.TempDir(), "x.png")); err == nil {
+		t.Error("a sheet without slices was written")
 	}
 }
 
