@@ -24,3 +24,6 @@ func Describe(path string) (format, sample string, err error) {
 func Oriented(path string) bool {
 	return !slices.Contains([]string{".png", ".bmp", ".tif", ".tiff"}, strings.ToLower(Ending(path)))
 }
+
+// SampleType is the type of a sample as the file stores it, for Describe.
+func (l *layout) SampleType() string { return l.kind.name }

@@ -132,11 +132,8 @@ func (f *File) Table(w io.Writer) {
 	if f.SampleType != "" {
 		format += ", " + f.SampleType
 	}
-	dims := 3
-	made := ""
-	if f.Dimensions == 2 {
-		dims, made = 2, "; of a picture, which says nothing of the third axis"
-	}
+	dims := f.Dimensions
+	forward, backward := "x, y, z"[:3*dims-2], "z, y, x"[9-3*dims:]
 	code := f.Orientation
 	switch {
 	case code == "":
@@ -146,19 +143,21 @@ func (f *File) Table(w io.Writer) {
 	case oblique(f.Direction):
 		code += ", oblique"
 	}
-	direction := ""
-	for row, d := range f.Direction {
-		if row > 0 {
-			direction += "\n"
+	origin, direction := "", ""
+	if f.Orientation != "" {
+		origin = fmt.Sprintf("%.6g, %.6g, %.6g mm (to the right, to the front, up)", f.Origin[0], f.Origin[1], f.Origin[2])
+		for row, d := range f.Direction {
+			if row > 0 {
+				direction += "\n"
+			}
+			direction += fmt.Sprintf("%8.5f %8.5f %8.5f", d[0], d[1], d[2])
 		}
-		direction += fmt.Sprintf("%8.5f %8.5f %8.5f", d[0], d[1], d[2])
 	}
 	fields(w, "format", format,
-		"size", fmt.Sprintf("%s voxels (x, y, z of the file), %s (z, y, x of the array)", times("%d", f.SizeXYZ[:dims]...), times("%d", f.SizeZYX[3-dims:]...)),
-		"spacing", fmt.Sprintf("%s mm (x, y, z)%s", times("%g", f.SpacingXYZ[:dims]...), made),
-		"orientation", code,
-		"origin", fmt.Sprintf("%.6g, %.6g, %.6g mm (to the right, to the front, up)", f.Origin[0], f.Origin[1], f.Origin[2]),
-		"direction", direction,
+		"size", fmt.Sprintf("%s voxels (%s of the file), %s (%s of the array)", times("%d", f.SizeXYZ[:dims]...), forward,
+			times("%d", f.SizeZYX[3-dims:]...), backward),
+		"spacing", fmt.Sprintf("%s mm (%s)", times("%.6g", f.SpacingXYZ[:dims]...), forward),
+		"orientation", code, "origin", origin, "direction", direction,
 		"file", fmt.Sprintf("%d bytes", f.Bytes),
 		"warning", f.Warning)
 	fmt.Fprintln(w)

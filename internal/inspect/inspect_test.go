@@ -220,7 +220,7 @@ func TestFile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := &File{Path: f.Path, Format: "NIfTI-1", SampleType: f.SampleType, Bytes: f.Bytes, Dimensions: 3, SizeXYZ: [3]int{4, 3, 2},
+	want := &File{Path: f.Path, Format: "NIfTI-1", SampleType: "uint8", Bytes: f.Bytes, Dimensions: 3, SizeXYZ: [3]int{4, 3, 2},
 		SizeZYX: [3]int{2, 3, 4}, SpacingXYZ: [3]float64{1, 2, 4}, SpacingZYX: [3]float64{4, 2, 1}, Orientation: "RAS",
 		Direction: [3][3]float64{{1, 0, 0}, {0, 1, 0}, {0, 0, 1}}, Orthonormal: true, Affine: f.Affine,
 		Channels: []Channel{{Min: number(0), Max: number(2), Mean: number(4.0 / 24)}},
