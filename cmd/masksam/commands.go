@@ -36,6 +36,8 @@ type cli struct {
 	Train      trainCmd      `cmd:"" help:"Train one fold, or go on with it."`
 	Predict    predictCmd    `cmd:"" help:"Label a folder of images with a trained model."`
 	Evaluate   evaluateCmd   `cmd:"" help:"Score label maps against references; writes summary.json."`
+	Info       infoCmd       `cmd:"" help:"Tell what an image file holds, or what there is of a dataset."`
+	Overlay    overlayCmd    `cmd:"" help:"Draw cases with their labels, one by one or as a montage."`
 	Verify     verifyCmd     `cmd:"" help:"Compute golden folders again and compare tensor by tensor."`
 	Doctor     doctorCmd     `cmd:"" help:"Examine engine, processor, memory, devices and folders."`
 	Demo       demoCmd       `cmd:"" help:"Go the whole way on one real head: data, training, prediction, score, pictures."`

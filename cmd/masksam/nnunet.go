@@ -32,6 +32,7 @@ var nnunetCommands = map[string]nnunetCommand{
 	"nnUNetv2_train":                       {"Train one fold of a configuration.", func() any { return &nnunetTrain{} }},
 	"nnUNetv2_predict":                     {"Label a folder of images with a trained model.", func() any { return &nnunetPredict{} }},
 	"nnUNetv2_evaluate_folder":             {"Score label maps against references.", func() any { return &nnunetEvaluate{} }},
+	"nnUNetv2_plot_overlay_pngs":           {"Draw every case's slice with most labels.", func() any { return &nnunetOverlay{} }},
 }
 
 // The three steps of nnUNetv2_plan_and_preprocess have commands of their own; the flags that they share are these.

@@ -137,7 +137,8 @@ func parse(doc *pyjson.Object, path string) (*Dataset, []*Finding) {
 }
 
 // Cases lists the training cases in nnU-Net's order: that of the entry "dataset" if there is one, else by code point of
-// the ids in imagesTr. Files whose name is not <id>_<4 digits><ending> are an error. That a case has all its channels and
+// the ids in imagesTr. Files whose name is not <id>_<4 digits><ending> are an
+// error, which comes with the other cases. That a case has all its channels and
 // its label is not checked here.
 func (d *Dataset) Cases() ([]Case, error) {
 	if v, ok := d.Doc.Get("dataset"); ok {
@@ -148,18 +149,19 @@ func (d *Dataset) Cases() ([]Case, error) {
 	switch {
 	case err != nil:
 		return nil, finding("IMAGES_TR_MISSING", dir, "put the training images there", "%s", folderFault(err))
-	case len(strangers) > 0:
-		return nil, &Finding{
-			Code: "BAD_FILE_NAME", Severity: Error, Files: strangers,
-			Text:   fmt.Sprintf("an image is named <case>_<4 digits>%s, e.g. patient1_0000%s", d.FileEnding, d.FileEnding),
-			Remedy: "rename or remove the files",
-		}
-	case len(ids) == 0:
+	case len(ids) == 0 && len(strangers) == 0:
 		return nil, noCases(dir, d.FileEnding)
 	}
 	cases := make([]Case, len(ids))
 	for i, id := range ids {
 		cases[i] = Case{ID: id, Images: files[id], Label: filepath.Join(d.Dir, "labelsTr", id+d.FileEnding)}
+	}
+	if len(strangers) > 0 {
+		return cases, &Finding{
+			Code: "BAD_FILE_NAME", Severity: Error, Files: strangers,
+			Text:   fmt.Sprintf("an image is named <case>_<4 digits>%s, e.g. patient1_0000%s", d.FileEnding, d.FileEnding),
+			Remedy: "rename or remove the files",
+		}
 	}
 	return cases, nil
 }

@@ -169,15 +169,11 @@ func TestColin(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			labels := make([]uint8, len(l.Data))
-			for i, v := range l.Data {
-				labels[i] = uint8(v)
-			}
-			cuts, err := view.Case{Size: im.Grid.Size, Spacing: im.Grid.Spacing, Image: im.Channels[0], Truth: labels}.Slices(1, 5)
+			cuts, err := view.Case{Size: im.Grid.Size, Spacing: im.Grid.Spacing, Image: im.Channels[0], Truth: l.Data}.Slices(1, 5)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if err := view.Overlay(filepath.Join(dir, id+".png"), view.Montage{Title: name, Slices: cuts, Labels: Structures}); err != nil {
+			if err := view.Overlay(filepath.Join(dir, id+".png"), view.Montage{Title: name, Slices: cuts, Name: structure}); err != nil {
 				t.Fatal(err)
 			}
 		}

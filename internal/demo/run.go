@@ -169,32 +169,21 @@ func (r *Result) draw(data *Data) error {
 	if err != nil {
 		return err
 	}
-	read := func(path string) ([]uint8, error) {
-		l, err := imageio.ReadLabel(path)
-		if err != nil {
-			return nil, err
-		}
-		out := make([]uint8, len(l.Data))
-		for i, v := range l.Data {
-			out[i] = uint8(v)
-		}
-		return out, nil
-	}
-	truth, err := read(data.Label)
+	truth, err := imageio.ReadLabel(data.Label)
 	if err != nil {
 		return err
 	}
-	predicted, err := read(r.Prediction)
+	predicted, err := imageio.ReadLabel(r.Prediction)
 	if err != nil {
 		return err
 	}
 	slices, err := view.Case{Size: image.Grid.Size, Spacing: image.Grid.Spacing, Image: image.Channels[0],
-		Truth: truth, Pred: predicted}.Slices(1, 5)
+		Truth: truth.Data, Pred: predicted.Data}.Slices(1, 5)
 	if err != nil {
 		return err
 	}
 	title := fmt.Sprintf("Test hemisphere, coronal: mean Dice %.3f; mirrored left labels %.3f", r.Mean, r.Baseline)
-	return view.Overlay(r.Overlay, view.Montage{Title: title, Slices: slices, Labels: Structures})
+	return view.Overlay(r.Overlay, view.Montage{Title: title, Slices: slices, Name: structure})
 }
 
 // Tell writes what came out, for a person.

@@ -25,6 +25,9 @@ const (
 // Structures are the names of the labels, background first.
 var Structures = []string{"background", "hippocampus", "caudate", "putamen", "pallidum", "thalamus"}
 
+// structure names a label.
+func structure(label int) string { return Structures[label] }
+
 // aalLeft is AAL's value of each structure on the left; the right one is the next (the package's aal.nii.txt).
 var aalLeft = [...]uint8{0, 37, 71, 73, 75, 77}
 

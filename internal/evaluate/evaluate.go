@@ -17,6 +17,7 @@ import (
 
 	"masksam/internal/dataset"
 	"masksam/internal/imageio"
+	"masksam/internal/numpy"
 )
 
 // Class is what is scored: one label, or the union of several.
@@ -391,36 +392,7 @@ func mean(all []Metrics, skipNaN bool) Metrics {
 				n--
 			}
 		}
-		*f.value = pairwiseSum(values) / n
+		*f.value = numpy.Sum(values) / n
 	}
 	return out
-}
-
-// pairwiseSum adds in the order in which NumPy adds contiguous float64 values: eight running sums over blocks of at most
-// 128, blocks in a binary tree.
-func pairwiseSum(v []float64) float64 {
-	if len(v) < 8 {
-		sum := 0.0
-		for _, x := range v {
-			sum += x
-		}
-		return sum
-	}
-	if len(v) > 128 {
-		half := len(v) / 2
-		half -= half % 8
-		return pairwiseSum(v[:half]) + pairwiseSum(v[half:])
-	}
-	r := [8]float64(v)
-	i := 8
-	for ; i+8 <= len(v); i += 8 {
-		for j := range r {
-			r[j] += v[i+j]
-		}
-	}
-	sum := ((r[0] + r[1]) + (r[2] + r[3])) + ((r[4] + r[5]) + (r[6] + r[7]))
-	for ; i < len(v); i++ {
-		sum += v[i]
-	}
-	return sum
 }

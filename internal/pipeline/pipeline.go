@@ -505,6 +505,11 @@ func howToPlan(name, plansName string) string {
 	return "masksam plan " + name
 }
 
+// howToPreprocess is the advice to make the stored cases of a configuration.
+func howToPreprocess(name, plansName, configuration string) string {
+	return fmt.Sprintf("run: masksam preprocess %s --plans %s -c %s", name, plansName, configuration)
+}
+
 // copyFile makes a whole copy with the source's time of change; a copy of that length and time is kept.
 func copyFile(from, to string) error {
 	source, err := os.Stat(from)
@@ -538,7 +543,7 @@ func complete(dir, name, plansName string, c *plan.Configuration) error {
 	if err != nil {
 		return err
 	}
-	advice := fmt.Sprintf("run: masksam preprocess %s --plans %s -c %s", name, plansName, c.Name)
+	advice := howToPreprocess(name, plansName, c.Name)
 	cases, err := labelled(filepath.Join(dir, evaluate.GroundTruth), ds.FileEnding)
 	if err != nil {
 		return fmt.Errorf("%s is not preprocessed: %w; %s", name, err, advice)

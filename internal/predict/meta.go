@@ -95,7 +95,7 @@ func foldDirs(model string, folds []string, checkpointName string) ([]string, er
 	if len(folds) > 0 {
 		return dirs, nil
 	}
-	for _, f := range trainedFolds(model, checkpointName) {
+	for _, f := range TrainedFolds(model, checkpointName) {
 		if f != "all" {
 			dirs = append(dirs, filepath.Join(model, "fold_"+f))
 		}
@@ -107,14 +107,14 @@ func foldDirs(model string, folds []string, checkpointName string) ([]string, er
 }
 
 func trained(model, checkpointName string) string {
-	if folds := trainedFolds(model, checkpointName); len(folds) > 0 {
+	if folds := TrainedFolds(model, checkpointName); len(folds) > 0 {
 		return strings.Join(folds, ", ")
 	}
 	return "none"
 }
 
-// trainedFolds lists the folds that have the checkpoint, by number, "all" last.
-func trainedFolds(model, checkpointName string) []string {
+// TrainedFolds lists the folds that have the checkpoint, by number, "all" last.
+func TrainedFolds(model, checkpointName string) []string {
 	entries, _ := os.ReadDir(model) // a missing folder has no folds
 	var folds []string
 	for _, e := range entries {

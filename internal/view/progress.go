@@ -40,7 +40,7 @@ func Progress(path string, h History) error {
 	for i, c := range plot.Align(panels, tiles, dc) {
 		panels[i][0].Draw(c[0])
 	}
-	return writePNG(path, img.Image())
+	return WritePNG(path, img.Image())
 }
 
 // dataShare of the first panel's height is for the curves, the rest for the legend above them.

@@ -1,11 +1,13 @@
 package view
 
 import (
+	"image"
 	"image/png"
 	"math"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -16,8 +18,8 @@ import (
 func ball() Case {
 	c := Case{Size: [3]int{24, 40, 32}, Spacing: [3]float64{2, 1, 1}}
 	n := 24 * 40 * 32
-	c.Image, c.Truth, c.Pred = make([]float32, n), make([]uint8, n), make([]uint8, n)
-	label := func(z, y, x int) uint8 {
+	c.Image, c.Truth, c.Pred = make([]float32, n), make([]int32, n), make([]int32, n)
+	label := func(z, y, x int) int32 {
 		dz, dy, dx := 2*float64(z-12), float64(y-20), float64(x-16)
 		switch {
 		case dz*dz+dy*dy+dx*dx > 100:
@@ -47,7 +49,7 @@ func TestOverlay(t *testing.T) {
 			t.Fatalf("axis %d: %d slices", axis, len(cuts))
 		}
 		path := filepath.Join(t.TempDir(), "overlay.png")
-		if err := Overlay(path, Montage{Title: "a ball", Slices: cuts, Labels: []string{"background", "lower", "upper"}}); err != nil {
+		if err := Overlay(path, Montage{Title: "a ball", Slices: cuts, Name: func(v int) string { return []string{"", "lower", "upper"}[v] }}); err != nil {
 			t.Fatal(err)
 		}
 		f, err := os.Open(path)
@@ -90,18 +92,82 @@ func TestSliceOrientation(t *testing.T) {
 	}
 }
 
+func TestPlanes(t *testing.T) {
+	c := ball()
+	cuts, err := c.Planes()
+	if err != nil || len(cuts) != 3 {
+		t.Fatalf("%d planes, %v", len(cuts), err)
+	}
+	for i, want := range []string{"slice 12", "slice 19", "slice 16"} { // most of both halves; y: 20 has none of the lower
+		if cuts[i].Name != want {
+			t.Errorf("axis %d: %s, want %s", i, cuts[i].Name, want)
+		}
+	}
+	flat := Case{Size: [3]int{2, 1, 2}, Image: make([]float32, 4)}
+	if cuts, err = flat.Planes(); err != nil || len(cuts) != 1 || cuts[0].Width != 2 || cuts[0].Height != 2 {
+		t.Errorf("a single plane: %+v, %v", cuts, err)
+	}
+}
+
+// A sheet is as wide as its slices and as high as its rows, with as many lines of legend as the labels need.
+func TestSheet(t *testing.T) {
+	c := ball()
+	for i := range c.Truth {
+		c.Truth[i] *= int32(i%40) + 1
+	}
+	cuts, err := c.Planes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	sizes := map[int]image.Point{}
+	for rows := 1; rows <= 2; rows++ {
+		for _, name := range []func(int) string{nil, func(v int) string { return "structure " + strconv.Itoa(v) }} {
+			s := Sheet{Title: "balls", Name: name}
+			for range rows {
+				s.Rows = append(s.Rows, SheetRow{Caption: "a ball", Slices: cuts})
+			}
+			path := filepath.Join(t.TempDir(), "sheet.png")
+			if err := s.Write(path); err != nil {
+				t.Fatal(err)
+			}
+			keep(t, path, "sheet.png")
+			f, err := os.Open(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			p, err := png.DecodeConfig(f)
+			f.Close()
+			if err != nil {
+				t.Fatal(err)
+			}
+			key := rows
+			if name == nil {
+				key = -rows
+			}
+			sizes[key] = image.Pt(p.Width, p.Height)
+		}
+	}
+	row := sizes[-2].Y - sizes[-1].Y
+	if row < sheetHeight || sizes[2].Y-sizes[1].Y != row || sizes[1].Y < sizes[-1].Y+3*line || sizes[1].X != sizes[-1].X || sizes[1].X > pictureWidth {
+		t.Errorf("sizes with and without legend: %v", sizes)
+	}
+	if err := (Sheet{}).Write(filepath.Join(t.TempDir(), "x.png")); err == nil {
+		t.Error("a sheet without slices was written")
+	}
+}
+
 func TestBadPictures(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "x.png")
-	good := Slice{Width: 2, Height: 1, Image: []float32{float32(math.NaN()), float32(math.Inf(1))}, Pred: []uint8{0, 255}}
+	good := Slice{Width: 2, Height: 1, Image: []float32{float32(math.NaN()), float32(math.Inf(1))}, Pred: []int32{0, 255}}
 	if err := Overlay(path, Montage{Slices: []Slice{good}}); err != nil {
 		t.Errorf("values that are no numbers must be drawn: %v", err)
 	}
 	for name, s := range map[string]Slice{
 		"0×1":                    {Height: 1},
 		"1 image values for 2×1": {Width: 2, Height: 1, Image: make([]float32, 1)},
-		"reference labels":       {Width: 1, Height: 1, Image: make([]float32, 1), Truth: make([]uint8, 2)},
-		"predicted labels":       {Width: 1, Height: 1, Image: make([]float32, 1), Pred: make([]uint8, 2)},
+		"reference labels":       {Width: 1, Height: 1, Image: make([]float32, 1), Truth: make([]int32, 2)},
+		"predicted labels":       {Width: 1, Height: 1, Image: make([]float32, 1), Pred: make([]int32, 2)},
 	} {
 		if err := Overlay(path, Montage{Slices: []Slice{s}}); err == nil || !strings.Contains(err.Error(), name) {
 			t.Errorf("%s: error %v", name, err)
@@ -113,7 +179,7 @@ func TestBadPictures(t *testing.T) {
 	if err := Overlay(filepath.Join(path, "below a file.png"), Montage{Slices: []Slice{good}}); err == nil {
 		t.Error("a picture was written below a file")
 	}
-	if _, err := (Case{Size: [3]int{1, 1, 2}, Image: make([]float32, 2), Truth: make([]uint8, 1)}).Slices(0, 1); err == nil {
+	if _, err := (Case{Size: [3]int{1, 1, 2}, Image: make([]float32, 2), Truth: make([]int32, 1)}).Slices(0, 1); err == nil {
 		t.Error("labels of the wrong size were cut")
 	}
 }

@@ -1,0 +1,41 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+
+	"masksam/internal/imageio"
+	"masksam/internal/inspect"
+)
+
+type infoCmd struct {
+	What    string `arg:"" name:"file|dataset" help:"An image file, or a dataset: number, name or folder."`
+	JSON    bool   `help:"As JSON." name:"json"`
+	Workers int    `help:"Cases at a time; 0: one per core." placeholder:"N"`
+	roots   `embed:""`
+}
+
+func (c *infoCmd) Run(a *app) error {
+	var found interface{ Table(w io.Writer) }
+	var err error
+	if info, missing := os.Stat(c.What); missing == nil && !info.IsDir() || missing != nil && imageio.Ending(c.What) != "" {
+		found, err = inspect.ReadFile(c.What)
+	} else {
+		found, err = inspect.ReadDataset(a.ctx, c.What, inspect.Options{Roots: c.roots.roots(), Workers: c.Workers, Progress: a.progress})
+	}
+	if err != nil {
+		return err
+	}
+	if !c.JSON {
+		found.Table(a.out)
+		return nil
+	}
+	text, err := json.MarshalIndent(found, "", "  ")
+	if err != nil {
+		return fmt.Errorf("write as JSON: %w", err)
+	}
+	_, err = fmt.Fprintf(a.out, "%s\n", text)
+	return err
+}

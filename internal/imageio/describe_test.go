@@ -1,0 +1,32 @@
+package imageio_test
+
+import (
+	"path/filepath"
+	"testing"
+
+	"masksam/internal/imageio"
+	"masksam/internal/volume"
+)
+
+func TestDescribe(t *testing.T) {
+	meta := imageio.Meta{Grid: volume.NewGrid([3]int{1, 2, 2}, [3]float64{1, 1, 1}), Dims: 2}
+	for name, want := range map[string]struct {
+		format, sample string
+		oriented       bool
+	}{
+		"a.nii.gz": {"NIfTI", "uint8", true}, "a.mha": {"MetaImage", "uint8", true}, "a.nrrd": {"NRRD", "uint8", true},
+		"a.PNG": {"PNG", "", false}, "a.tif": {"TIFF", "", false},
+	} {
+		path := filepath.Join(t.TempDir(), name)
+		if err := imageio.WriteLabel(path, []int{0, 1, 2, 3}, meta); err != nil {
+			t.Fatal(err)
+		}
+		format, sample, err := imageio.Describe(path)
+		if err != nil || format != want.format || sample != want.sample || imageio.Oriented(path) != want.oriented {
+			t.Errorf("%s: %q of %q, oriented %v, %v", name, format, sample, imageio.Oriented(path), err)
+		}
+	}
+	if _, _, err := imageio.Describe("x.txt"); err == nil {
+		t.Error("a text was described")
+	}
+}
