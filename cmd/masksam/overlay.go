@@ -20,7 +20,7 @@ type overlayCmd struct {
 	Intensity float64 `help:"Brightness of the labels." default:"0.6"`
 	Montage   bool    `help:"Sheets of many cases, three orthogonal planes of each, upright and in true proportions."`
 	Slices    int     `help:"A montage of so many slices of each case instead of the three planes." placeholder:"N"`
-	Workers   int     `help:"Cases at a time; 0: one per core." placeholder:"N"`
+	Workers   int     `help:"Cases at a time at most; 0: one per core." placeholder:"N"`
 	roots     `embed:""`
 }
 
@@ -40,7 +40,7 @@ func (c *overlayCmd) Run(a *app) error {
 	}
 	return a.overlay(pipeline.OverlayOptions{Roots: c.roots.roots(), Dataset: c.Dataset, Out: c.Output,
 		Preprocessed: c.From == "preprocessed", Plans: c.Plans, Configuration: c.Config, Channel: c.Channel,
-		Workers: c.Workers, OverlayStyle: style})
+		Workers: c.Workers, Memory: keepTo(0), OverlayStyle: style})
 }
 
 // overlay draws, and tells what was written even when some cases failed.
@@ -66,6 +66,6 @@ type nnunetOverlay struct {
 
 func (c *nnunetOverlay) Run(a *app) error {
 	return a.overlay(pipeline.OverlayOptions{Roots: dataset.Env(), Dataset: c.Dataset, Out: c.Output, Preprocessed: !c.Raw,
-		Plans: c.Plans, Configuration: c.Config, Channel: c.Channel, Workers: c.Workers,
+		Plans: c.Plans, Configuration: c.Config, Channel: c.Channel, Workers: c.Workers, Memory: keepTo(0),
 		OverlayStyle: pipeline.OverlayStyle{Intensity: c.Intensity}})
 }

@@ -32,7 +32,7 @@ func (b Bytes) Limit() Bytes {
 // Cases is work on cases, of which each stands for itself.
 type Cases struct {
 	IDs     []string
-	Need    func(i int) Bytes // what case i takes at its peak; asked for when its turn comes
+	Need    func(i int) Bytes // what case i takes at its peak; asked for when its turn comes; nil: nothing
 	Kept    func(i int) Bytes // what of it stays when the case is done; nil: nothing
 	Workers int               // cases at a time at most; 0: one per processor that may be used
 	Memory  Bytes             // of all cases at a time (Bytes.Limit)
@@ -76,7 +76,10 @@ func Each(ctx context.Context, c Cases, do func(i int) error) error {
 	begun := 0
 feed:
 	for ; begun < len(c.IDs) && ctx.Err() == nil; begun++ {
-		need := max(c.Need(begun), 0)
+		var need Bytes
+		if c.Need != nil {
+			need = max(c.Need(begun), 0)
+		}
 		if need > limit {
 			slog.Warn("a case needs more memory than the limit: it runs alone", "case", c.IDs[begun], "predicted", need, "limit", limit)
 		}

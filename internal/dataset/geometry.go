@@ -13,27 +13,8 @@ import (
 // axisNames are a file's axes in the order of its affine's columns.
 const axisNames = "xyz"
 
-// points says in words what the letters of orientation stand for.
+// points says in words what the letters of an orientation stand for.
 var points = map[byte]string{'R': "right", 'L': "left", 'A': "anterior", 'P': "posterior", 'S': "superior", 'I': "inferior"}
-
-// orientation names where the file's axes x, y, z point to, such as RAS: right, anterior, superior.
-func orientation(g volume.Grid) string {
-	var out strings.Builder
-	for axis := range 3 {
-		row := 0
-		for r := range 3 {
-			if math.Abs(g.Affine[r][axis]) > math.Abs(g.Affine[row][axis]) {
-				row = r
-			}
-		}
-		letter := "RAS"[row]
-		if g.Affine[row][axis] < 0 {
-			letter = "LPI"[row]
-		}
-		out.WriteByte(letter)
-	}
-	return out.String()
-}
 
 // differing tells which axes of the two orientations point elsewhere; there names where the second one is found.
 func differing(a, b, there string) string {
@@ -53,8 +34,8 @@ func frames(of, like imageio.Meta) (what, text string) {
 	_, otherOrigin, otherDirection := of.Grid.ITK()
 	switch {
 	case !volume.AllClose(direction[:], otherDirection[:]):
-		a, b := orientation(of.Grid), orientation(like.Grid)
-		if a != b {
+		a, b := of.Grid.Orientation(), like.Grid.Orientation()
+		if a != b && a != "" && b != "" {
 			return "DIRECTION", differing(a, b, "in "+like.Path)
 		}
 		var turned []string

@@ -102,7 +102,7 @@ func (c *checker) inspect(k Case, s *seen, seed maphash.Seed) (found []*Finding)
 		found = append(found, c.d.channelCount(k.ID, k.Images, channels))
 	}
 	if whole != nil {
-		s.orientation, s.spacing = orientation(whole.Grid), whole.Grid.Spacing
+		s.orientation, s.spacing = whole.Grid.Orientation(), whole.Grid.Spacing
 	}
 
 	var label *imageio.Label

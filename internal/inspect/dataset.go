@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 
+	"masksam/internal/admit"
 	"masksam/internal/dataset"
 	"masksam/internal/imageio"
 	"masksam/internal/plan"
@@ -119,7 +120,8 @@ type Problem struct {
 // Options say how to look at a dataset.
 type Options struct {
 	Roots    dataset.Roots
-	Workers  int // cases at a time; 0: one per CPU, four at most
+	Workers  int         // cases at a time at most; 0: one per processor
+	Memory   admit.Bytes // for all cases at a time; 0: most of what is free
 	Progress progress.Reporter
 }
 
@@ -209,14 +211,19 @@ func (d *Dataset) raw(ctx context.Context, o Options) error {
 		d.problem("", err)
 	}
 	d.Cases = len(cases)
-	var ids []string
-	for _, c := range cases {
-		ids = append(ids, c.ID)
+	all, errs := make([]*seen, len(cases)), make([]error, len(cases))
+	reporter := o.Progress
+	if reporter == nil {
+		reporter = progress.Nop
 	}
-	all := make([]*seen, len(cases))
-	errs, err := progress.Each(ctx, o.Progress, "reading", ids, o.Workers, func(i int) (err error) {
-		all[i], err = look(ds, cases[i])
-		return err
+	reporter.Start("reading", len(cases))
+	defer reporter.Done()
+	err = admit.Each(ctx, admit.Cases{
+		IDs: dataset.IDs(cases), Need: func(i int) admit.Bytes { return admit.Live(cases[i].LoadBytes()) },
+		Workers: o.Workers, Memory: o.Memory, Progress: reporter,
+	}, func(i int) error {
+		all[i], errs[i] = look(ds, cases[i])
+		return nil
 	})
 	if err != nil {
 		return fmt.Errorf("look at %s: %w", d.Name, err)
@@ -224,9 +231,9 @@ func (d *Dataset) raw(ctx context.Context, o Options) error {
 	for i, s := range all {
 		switch {
 		case errs[i] != nil:
-			d.problem(ids[i], errs[i])
+			d.problem(cases[i].ID, errs[i])
 		case s.broken != nil:
-			d.problem(ids[i], s.broken)
+			d.problem(cases[i].ID, s.broken)
 		}
 	}
 	d.summarise(ds, slices.DeleteFunc(all, func(s *seen) bool { return s == nil }))

@@ -11,7 +11,9 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 
+	"masksam/internal/admit"
 	"masksam/internal/dataset"
 	"masksam/internal/imageio"
 	"masksam/internal/progress"
@@ -30,6 +32,7 @@ type OverlayOptions struct {
 	Configuration string // of the stored cases; empty: 3d_fullres, where there is none 2d
 	Channel       int    // of the image
 	Workers       int
+	Memory        admit.Bytes // for all cases at a time; 0: most of what is free
 	Progress      progress.Reporter
 	OverlayStyle
 }
@@ -79,36 +82,51 @@ func Overlay(ctx context.Context, o OverlayOptions) (files []string, err error) 
 	if err := os.MkdirAll(o.Out, 0o777); err != nil {
 		return nil, fmt.Errorf("make the folder of the pictures: %w", err)
 	}
-	var errs []error
 	if o.Montage {
 		title := fmt.Sprintf("%s, %s, channel %d (%s)", name, s.what, o.Channel, s.channels[o.Channel])
-		files, errs, err = o.sheets(ctx, s, title)
+		files, err = o.sheets(ctx, s, title)
 	} else {
-		errs, err = progress.Each(ctx, o.Progress, "drawing", s.ids, o.Workers, func(i int) error {
+		paths := make([]string, len(s.ids))
+		err = o.each(ctx, s, func(i int) error {
 			c, err := s.load(i)
 			if err != nil {
 				return err
 			}
-			return c.paint(filepath.Join(o.Out, s.ids[i]+".png"), o.Intensity)
+			path := filepath.Join(o.Out, s.ids[i]+".png")
+			if err := c.paint(path, o.Intensity); err != nil {
+				return err
+			}
+			paths[i] = path
+			return nil
 		})
+		files = slices.DeleteFunc(paths, func(path string) bool { return path == "" })
 	}
-	failed := 0
-	var all []error
-	for i, e := range errs {
-		if e != nil {
-			failed++
-			all = append(all, fmt.Errorf("case %s: %w", s.ids[i], e))
-		} else if !o.Montage && err == nil {
-			files = append(files, filepath.Join(o.Out, s.ids[i]+".png"))
-		}
-	}
-	switch {
-	case err != nil:
+	if err != nil {
 		return files, fmt.Errorf("overlay %s: %w", name, err)
-	case failed > 0:
-		return files, fmt.Errorf("overlay %s: %d of %d cases failed:\n%w", name, failed, len(s.ids), errors.Join(all...))
 	}
 	return files, nil
+}
+
+// each draws the cases; the error counts and names those that failed.
+func (o OverlayOptions) each(ctx context.Context, s *overlaySource, draw func(i int) error) error {
+	reporter := o.Progress
+	if reporter == nil {
+		reporter = progress.Nop
+	}
+	reporter.Start("drawing", len(s.ids))
+	defer reporter.Done()
+	var failed atomic.Int32
+	err := admit.Each(ctx, admit.Cases{IDs: s.ids, Need: s.need, Workers: o.Workers, Memory: o.Memory, Progress: reporter}, func(i int) error {
+		err := draw(i)
+		if err != nil {
+			failed.Add(1)
+		}
+		return err
+	})
+	if n := failed.Load(); n > 0 {
+		return fmt.Errorf("%d of %d cases failed:\n%w", n, len(s.ids), err)
+	}
+	return err
 }
 
 // OverlayFile draws one image with its label map.
@@ -141,6 +159,7 @@ type overlaySource struct {
 	channels []string
 	labels   *dataset.Labels
 	load     func(i int) (*overlayCase, error)
+	need     func(i int) admit.Bytes // of load
 }
 
 // overlayCase is one channel of a case with its labels.
@@ -164,10 +183,8 @@ func rawSource(o OverlayOptions, name string) (*overlaySource, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &overlaySource{what: "raw", channels: ds.Channels, labels: ds.Labels}
-	for _, c := range cases {
-		s.ids = append(s.ids, c.ID)
-	}
+	s := &overlaySource{what: "raw", channels: ds.Channels, labels: ds.Labels, ids: dataset.IDs(cases)}
+	s.need = func(i int) admit.Bytes { return admit.Live(cases[i].LoadBytes()) }
 	s.load = func(i int) (*overlayCase, error) {
 		image, channel, err := channelFile(cases[i].Images, o.Channel)
 		if err != nil {
@@ -249,6 +266,14 @@ func storedSource(o OverlayOptions, name string) (*overlaySource, error) {
 	}
 	if len(s.ids) == 0 {
 		return nil, fmt.Errorf("%s holds no preprocessed case; %s", stored.Dir(), advice)
+	}
+	s.need = func(i int) admit.Bytes {
+		k, err := stored.Case(s.ids[i])
+		if err != nil {
+			return 0 // load will tell
+		}
+		n := k.Shape()
+		return admit.Live(4 * (n[0] + 2) * n[1] * n[2] * n[3]) // image and labels, and the labels as stored
 	}
 	s.load = func(i int) (*overlayCase, error) {
 		k, err := stored.Case(s.ids[i])
@@ -352,7 +377,7 @@ func (s OverlayStyle) row(caption string, c *overlayCase) (view.SheetRow, error)
 }
 
 // sheets draws the montage; each sheet is written as soon as its cases are there. Cases that fail are left out of it.
-func (o OverlayOptions) sheets(ctx context.Context, s *overlaySource, title string) (files []string, errs []error, err error) {
+func (o OverlayOptions) sheets(ctx context.Context, s *overlaySource, title string) (files []string, err error) {
 	var mu sync.Mutex
 	var unwritten []error
 	rows := make([]*view.SheetRow, len(s.ids))
@@ -361,7 +386,7 @@ func (o OverlayOptions) sheets(ctx context.Context, s *overlaySource, title stri
 	for n, page := range pages {
 		left[n] = len(page)
 	}
-	errs, err = progress.Each(ctx, o.Progress, "drawing", s.ids, o.Workers, func(i int) error {
+	err = o.each(ctx, s, func(i int) error {
 		c, err := s.load(i)
 		if err == nil {
 			var row view.SheetRow
@@ -402,5 +427,5 @@ func (o OverlayOptions) sheets(ctx context.Context, s *overlaySource, title stri
 		return err
 	})
 	slices.Sort(files)
-	return files, errs, errors.Join(append(unwritten, err)...)
+	return files, errors.Join(append(unwritten, err)...)
 }

@@ -12,6 +12,7 @@ import (
 	"masksam/internal/imageio"
 	"masksam/internal/mt19937"
 	"masksam/internal/ndimage"
+	"masksam/internal/numpy"
 	"masksam/internal/progress"
 )
 
@@ -262,7 +263,8 @@ func describe[T float32 | float64](ctx context.Context, d *drawer, p progress.Re
 	coarse := make([]int, 1<<16)
 	lo, hi := float32(math.Inf(1)), float32(math.Inf(-1))
 	d.rewind()
-	sum := reduce(n, func(n int, buf *[128]T) []T {
+	var buf [128]T
+	sum := numpy.SumStream(n, func(n int) []T {
 		values := d.take(n)
 		for k, v := range values {
 			lo, hi = min(lo, v), max(hi, v)
@@ -295,7 +297,7 @@ func describe[T float32 | float64](ctx context.Context, d *drawer, p progress.Re
 		fine[bins[k]] = make([]int, 1<<16)
 	}
 	d.rewind()
-	squares := reduce(n, func(n int, buf *[128]T) []T {
+	squares := numpy.SumStream(n, func(n int) []T {
 		for k, v := range d.take(n) {
 			u := key(v)
 			if f := fine[u>>16]; f != nil {
@@ -351,47 +353,4 @@ func unkey(u uint32) float32 {
 		return math.Float32frombits(u &^ (1 << 31))
 	}
 	return math.Float32frombits(^u)
-}
-
-// numpyBuffer is how many elements NumPy reduces at a time.
-const numpyBuffer = 8192
-
-// reduce is NumPy's sum of n numbers: buffers of numpyBuffer, each summed pairwise, are added up one after the other.
-// leaf gives the numbers in order, at most 128 at a time and into its buffer.
-func reduce[T float32 | float64](n int, leaf func(n int, buf *[128]T) []T) (total T) {
-	var buf [128]T
-	for ; n > 0; n -= numpyBuffer {
-		total += pairwise(min(n, numpyBuffer), &buf, leaf)
-	}
-	return total
-}
-
-func pairwise[T float32 | float64](n int, buf *[128]T, leaf func(n int, buf *[128]T) []T) T {
-	if n > 128 {
-		half := n / 2
-		half -= half % 8
-		first := pairwise(half, buf, leaf)
-		return first + pairwise(n-half, buf, leaf)
-	}
-	v := leaf(n, buf)
-	if n < 8 {
-		var s T
-		for _, x := range v {
-			s += x
-		}
-		return s
-	}
-	r := [8]T(v)
-	i := 8
-	for ; i+8 <= n; i += 8 {
-		w := v[i : i+8]
-		for k := range r {
-			r[k] += w[k]
-		}
-	}
-	s := ((r[0] + r[1]) + (r[2] + r[3])) + ((r[4] + r[5]) + (r[6] + r[7]))
-	for _, x := range v[i:] {
-		s += x
-	}
-	return s
 }

@@ -1,7 +1,6 @@
 package plan
 
 import (
-	"math"
 	"os"
 	"testing"
 	"time"
@@ -49,24 +48,6 @@ func TestKeyKeepsOrder(t *testing.T) {
 		}
 		if unkey(key(a)) != a {
 			t.Fatalf("%v came back as %v", a, unkey(key(a)))
-		}
-	})
-}
-
-func TestReduce(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		v := rapid.SliceOfN(rapid.Float64Range(-1, 1), 0, 20000).Draw(t, "v")
-		at, want := 0, 0.0
-		for _, x := range v {
-			want += x
-		}
-		got := reduce(len(v), func(n int, buf *[128]float64) []float64 {
-			copy(buf[:n], v[at:at+n])
-			at += n
-			return buf[:n]
-		})
-		if at != len(v) || math.Abs(got-want) > 1e-9 {
-			t.Fatalf("sum of %d numbers is %v after %d, want %v", len(v), got, at, want)
 		}
 	})
 }
