@@ -22,6 +22,20 @@ func spacingFiles(path string) []string {
 	return files
 }
 
+// SpacingFile is the file beside a TIFF that holds its spacing, "" if there is none: what belongs to the image and has to
+// go with it.
+func SpacingFile(path string) string {
+	if f, _ := formatOf(path); f != &tiff {
+		return ""
+	}
+	for _, name := range spacingFiles(path) {
+		if _, err := os.Stat(name); err == nil {
+			return name
+		}
+	}
+	return ""
+}
+
 var channelNumber = regexp.MustCompile(`^_\d{4}$`)
 
 // spacingBeside reads {"spacing": [z, y, x]} in mm from the first of a file's spacingFiles that is there. Beside a picture,

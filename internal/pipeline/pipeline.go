@@ -455,6 +455,11 @@ func copyLabels(ds *dataset.Dataset, dir string) error {
 		if err := copyFile(c.Label, filepath.Join(dir, c.ID+ds.FileEnding)); err != nil {
 			return err
 		}
+		if side := imageio.SpacingFile(c.Label); side != "" {
+			if err := copyFile(side, filepath.Join(dir, c.ID+filepath.Ext(side))); err != nil {
+				return err
+			}
+		}
 	}
 	return nil
 }

@@ -13,6 +13,7 @@ import (
 
 	"masksam/internal/admit"
 	"masksam/internal/dataset"
+	"masksam/internal/imageio"
 	"masksam/internal/plan"
 	"masksam/internal/progress"
 	"masksam/internal/store"
@@ -156,7 +157,13 @@ func sources(c dataset.Case, settings string) (string, error) {
 	h := sha256.New()
 	fmt.Fprintln(h, settings)
 	var missing []error
-	for _, path := range append(slices.Clone(c.Images), c.Label) {
+	files := append(slices.Clone(c.Images), c.Label)
+	for _, path := range files {
+		if side := imageio.SpacingFile(path); side != "" && !slices.Contains(files, side) {
+			files = append(files, side)
+		}
+	}
+	for _, path := range files {
 		info, err := os.Stat(path)
 		if err != nil {
 			what := "image"
