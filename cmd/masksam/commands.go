@@ -75,7 +75,7 @@ type planCmd struct {
 	Clean     bool        `help:"Extract the fingerprint and plan again."`
 	Check     bool        `help:"Check the dataset's integrity first."`
 	Workers   int         `help:"Cases at a time at most; 0: one per core." placeholder:"N"`
-	Memory    admit.Bytes `help:"Memory for the cases at a time: 8GB, 512MiB, or 80% of what is free, the default." placeholder:"SIZE"`
+	Memory    admit.Bytes `help:"Memory for the program with all cases at a time: 8GB, 512MiB, or 80% of what is free, the default." placeholder:"SIZE"`
 	roots     `embed:""`
 }
 
@@ -94,10 +94,14 @@ func (c *planCmd) Run(a *app) error {
 	return nil
 }
 
-// keepTo makes the garbage collector keep to the memory by which cases are admitted, and returns the limit.
-func keepTo(memory admit.Bytes) admit.Bytes {
-	const least = 64 << 20 // with less the collector would only be busy
-	limit := memory.Limit()
+// keepTo makes the garbage collector keep to the memory by which cases are admitted, and returns that: what an amount that
+// was asked for leaves beside the program, or the default.
+func keepTo(asked admit.Bytes) admit.Bytes {
+	limit := asked.Limit()
+	if asked > 0 {
+		limit = max(asked-admit.Resident(), 1)
+	}
+	const least = 64 << 20                                                 // with less the collector would only be busy
 	if soft := max(int64(limit), least); soft < debug.SetMemoryLimit(-1) { // GOMEMLIMIT may have set a lower one
 		debug.SetMemoryLimit(soft)
 	}
@@ -139,7 +143,7 @@ type preprocessCmd struct {
 	Plans   string      `help:"Plans to follow." default:"nnUNetPlans"`
 	Config  []string    `help:"Configurations." default:"3d_fullres" short:"c"`
 	Workers int         `help:"Cases at a time at most; 0: one per core." placeholder:"N"`
-	Memory  admit.Bytes `help:"Memory for the cases at a time: 8GB, 512MiB, or 80% of what is free, the default." placeholder:"SIZE"`
+	Memory  admit.Bytes `help:"Memory for the program with all cases at a time: 8GB, 512MiB, or 80% of what is free, the default." placeholder:"SIZE"`
 	Force   bool        `help:"Also the cases that are done already."`
 	roots   `embed:""`
 }

@@ -150,7 +150,7 @@ func TestEachWarnsOfWhatDoesNotFit(t *testing.T) {
 	if err != nil {
 		t.Error(err)
 	}
-	if text := log.String(); strings.Count(text, "\n") != 1 || !strings.Contains(text, `case=huge predicted="3 GB" limit="1 GB"`) {
+	if text := log.String(); strings.Count(text, "\n") != 1 || !strings.Contains(text, `case=huge predicted="3 GB" left="1 GB"`) {
 		t.Errorf("log %s", text)
 	}
 }
@@ -268,6 +268,21 @@ func TestFree(t *testing.T) {
 			t.Errorf("%d", got)
 		}
 	}
+}
+
+func TestResident(t *testing.T) {
+	before := Resident()
+	if before == 0 {
+		t.Skip("not told here")
+	}
+	touched := make([]byte, 100e6)
+	for i := range touched {
+		touched[i] = 1
+	}
+	if more := Resident() - before; more < 50e6 || more > 1e9 {
+		t.Errorf("%v more after 100 MB", more)
+	}
+	runtime.KeepAlive(touched)
 }
 
 // The machine itself: the default is most of what is free.

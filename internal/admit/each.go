@@ -81,7 +81,7 @@ feed:
 			need = max(c.Need(begun), 0)
 		}
 		if need > limit {
-			slog.Warn("a case needs more memory than the limit: it runs alone", "case", c.IDs[begun], "predicted", need, "limit", limit)
+			slog.Warn("a case needs more memory than the limit leaves: it runs alone", "case", c.IDs[begun], "predicted", need, "left", limit)
 		}
 		for running == c.Workers || running > 0 && need > limit-used {
 			select {

@@ -64,6 +64,20 @@ func (b Bytes) String() string {
 	return fmt.Sprintf("%d B", int64(b))
 }
 
+// Resident is the memory that this process holds, its libraries included; 0 where that cannot be told.
+func Resident() Bytes {
+	text, err := os.ReadFile("/proc/self/statm") // size and resident, in pages
+	if err != nil {
+		return 0
+	}
+	f := strings.Fields(string(text))
+	if len(f) < 2 {
+		return 0
+	}
+	pages, _ := strconv.ParseInt(f[1], 10, 64)
+	return Bytes(pages * int64(os.Getpagesize()))
+}
+
 // Free is the memory that can still be had without swapping: what Linux says is available, or less where a control group
 // (a container) of this process leaves less. Page cache that can be dropped counts as free.
 func Free() (Bytes, error) { return free(os.DirFS("/")) }

@@ -166,6 +166,11 @@ func planCT(t testing.TB, ds *dataset.Dataset, size [3]int, target [3]float64) *
 
 // BenchmarkCaseCT takes a CT of 200×512×512 voxels the whole way from .nii.gz to the store. With MASKSAM_BENCH_DIR the
 // case is kept there, for other programs to be measured by it.
+//
+// moved-MB is what goes through main memory, by hand. A voxel read: of the image 2 bytes in the file, 12 for the array
+// and its growth, 4 inspected, 8 cropped, 9 for mask and holes, 8 normalised, 4 for the range, 4 resized along z; of the
+// label map 13, 4, 6, 5 and 2. Between the axes 16, unless z stays. A voxel written: 8 for the image, 6 for labels and
+// their places, 6 stored.
 func BenchmarkCaseCT(b *testing.B) {
 	dir := os.Getenv("MASKSAM_BENCH_DIR")
 	if dir == "" {
@@ -186,6 +191,12 @@ func BenchmarkCaseCT(b *testing.B) {
 			}
 			b.ReportMetric(float64(peak())/1e6, "peak-MB")
 			b.ReportMetric((processor(b)-start)/float64(b.N), "cpu-s/case")
+			to := resampled(size, spacing, target)
+			moved := 81*size[0]*size[1]*size[2] + 20*to[0]*to[1]*to[2]
+			if to[0] != size[0] {
+				moved += 16 * to[0] * size[1] * size[2]
+			}
+			b.ReportMetric(float64(moved)/1e6, "moved-MB")
 		})
 	}
 }
