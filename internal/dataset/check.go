@@ -196,14 +196,6 @@ func (c *checker) folders() []Case {
 		if badNames = f.Code == "BAD_FILE_NAME"; !badNames {
 			return nil
 		}
-		// Go on with the images whose names are good.
-		ids, files, _, err := group(filepath.Join(c.d.Dir, "imagesTr"), c.d.FileEnding)
-		if err != nil {
-			return nil
-		}
-		for _, id := range ids {
-			cases = append(cases, Case{ID: id, Images: files[id], Label: filepath.Join(labelDir, id+c.d.FileEnding)})
-		}
 	}
 	if !badNames {
 		c.count(cases)
