@@ -146,6 +146,9 @@ func (c *checker) inspect(k Case, s *seen, seed maphash.Seed) (found []*Finding)
 	if what, text := frames(label.Meta, whole.Meta); what != "" {
 		add(what+"_MISMATCH", Warning, k.Label, "correct the header, or turn the voxels", "%s", text)
 	}
+	if s.orientation == "" { // axes that do not span space, which geometry told of
+		return found
+	}
 	s.grid, s.placed, s.oriented = label.Grid, true, oriented(label.Meta)
 	whole.Channels = slices.DeleteFunc(whole.Channels, func(data []float32) bool { return len(data) != len(label.Data) })
 	var flip [3]bool

@@ -16,7 +16,7 @@ import (
 )
 
 // flipped is an array mirrored along some axes.
-func flipped[T any](data []T, size [3]int, axes ...int) []T {
+func flipped[T volume.Sample](data []T, size [3]int, axes ...int) []T {
 	t := volume.Turn{Axes: [3]int{0, 1, 2}}
 	for _, a := range axes {
 		t.Flip[a] = true

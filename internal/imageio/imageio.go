@@ -209,7 +209,7 @@ func WriteFloat(path string, channels [][]float32, like Meta) error {
 }
 
 // asStored undoes the turn of the image that an array lies on.
-func asStored[T any](data []T, like Meta) ([]T, Meta) {
+func asStored[T volume.Sample](data []T, like Meta) ([]T, Meta) {
 	if like.Turn == nil {
 		return data, like
 	}

@@ -85,14 +85,14 @@ func (c *Config) run(im *imageio.Image, label *imageio.Label, files []string) (*
 	channels := make([][]float32, len(im.Channels))
 	for ch, data := range im.Channels {
 		im.Channels[ch] = nil
-		channels[ch] = extract[float32](data, size, box, c.forward)
+		channels[ch] = volume.Extract[float32](data, size, box, volume.Turn{Axes: c.forward})
 	}
 	mask := ndimage.Nonzero(channels, n)
 	var seg []int16
 	labelled := label != nil
 	if labelled {
 		r.Properties.Label = label.Path
-		seg = extract[int16](label.Data, size, box, c.forward)
+		seg = volume.Extract[int16](label.Data, size, box, volume.Turn{Axes: c.forward})
 	} else {
 		seg = make([]int16, len(mask))
 	}

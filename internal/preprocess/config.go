@@ -16,7 +16,6 @@ import (
 	"masksam/internal/ndimage"
 	"masksam/internal/plan"
 	"masksam/internal/pyjson"
-	"masksam/internal/volume"
 )
 
 // Config is how the cases of a dataset are preprocessed. It is immutable and may be shared.
@@ -91,35 +90,6 @@ func (c *Config) Settings() (string, error) {
 func (c *Config) method(r plan.Resampling, from, to [3]float64) ndimage.Method {
 	separate, axis := ndimage.SeparateZ(r.ForceSeparateZ, from, to)
 	return ndimage.Method{Order: r.Order, OrderZ: r.OrderZ, Separate: separate, Axis: axis, Workers: c.Workers}
-}
-
-// extract copies a box out of an array of the given size, so that axis a of the result is axis order[a] of the source.
-func extract[D, S int16 | uint16 | int32 | float32](src []S, size [3]int, box volume.Box, order [3]int) []D {
-	step := permute([3]int{size[1] * size[2], size[2], 1}, order)
-	n := permute(box.Size(), order)
-	first := (box.Lo[0]*size[1]+box.Lo[1])*size[2] + box.Lo[2]
-	dst := make([]D, box.Len())
-	// Along the axis that is contiguous in the source too short a run of writes would miss the cache at every
-	// element: work in blocks of the two inner axes.
-	block := 32
-	if step[2] == 1 {
-		block = n[2]
-	}
-	for z := range n[0] {
-		for y0 := 0; y0 < n[1]; y0 += block {
-			for x0 := 0; x0 < n[2]; x0 += block {
-				for y := y0; y < min(y0+block, n[1]); y++ {
-					to := dst[(z*n[1]+y)*n[2]:][x0:min(x0+block, n[2])]
-					from := first + z*step[0] + y*step[1] + x0*step[2]
-					for i := range to {
-						to[i] = D(src[from])
-						from += step[2]
-					}
-				}
-			}
-		}
-	}
-	return dst
 }
 
 func permute[T any](v [3]T, order [3]int) [3]T {

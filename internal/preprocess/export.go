@@ -117,8 +117,5 @@ func restore[T uint16 | float32](g *geometry, part []T, outside T) []T {
 		}
 	}
 	volume.Paste(whole, n, g.p.BBox, part)
-	if g.cfg.backward == [3]int{0, 1, 2} {
-		return whole
-	}
-	return extract[T](whole, n, volume.Box{Hi: n}, g.cfg.backward)
+	return volume.Turned(volume.Turn{Axes: g.cfg.backward}, whole, n)
 }

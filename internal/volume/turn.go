@@ -43,33 +43,49 @@ func (t Turn) Grid(g Grid) Grid {
 	return out
 }
 
+// Sample is what arrays hold.
+type Sample interface {
+	~int8 | ~uint8 | ~int16 | ~uint16 | ~int32 | ~uint32 | ~int | ~int64 | ~float32
+}
+
 // Turned copies an array of the given size (z, y, x) turned; data itself is given where nothing turns.
-func Turned[T any](t Turn, data []T, size [3]int) []T {
+func Turned[T Sample](t Turn, data []T, size [3]int) []T {
 	if t.Identity() {
 		return data
 	}
+	return Extract[T](data, size, Box{Hi: size}, t)
+}
+
+// Extract copies a box out of an array of the given size (z, y, x), turned, each element converted to D. The box must lie
+// in the array.
+func Extract[D, S Sample](src []S, size [3]int, box Box, t Turn) []D {
 	stride := [3]int{size[1] * size[2], size[2], 1}
 	var n, step [3]int
 	first := 0
 	for a, from := range t.Axes {
-		n[a], step[a] = size[from], stride[from]
+		n[a], step[a] = box.Hi[from]-box.Lo[from], stride[from]
+		at := box.Lo[from]
 		if t.Flip[a] {
-			first += step[a] * (n[a] - 1)
-			step[a] = -step[a]
+			at, step[a] = box.Hi[from]-1, -step[a]
 		}
+		first += at * stride[from]
 	}
-	out := make([]T, len(data))
-	// Where the contiguous axis of the source becomes another one, whole rows would miss the cache at every element: work
+	out := make([]D, box.Len())
+	// Along the axis that is contiguous in the source too short a run of writes would miss the cache at every element: work
 	// in blocks of the two inner axes.
-	const block = 32
+	block := 32
+	if step[2] == 1 {
+		block = max(n[2], 1)
+	}
 	for z := range n[0] {
 		for y0 := 0; y0 < n[1]; y0 += block {
 			for x0 := 0; x0 < n[2]; x0 += block {
 				for y := y0; y < min(y0+block, n[1]); y++ {
-					to := out[(z*n[1]+y)*n[2]:]
-					from := first + z*step[0] + y*step[1]
-					for x := x0; x < min(x0+block, n[2]); x++ {
-						to[x] = data[from+x*step[2]]
+					to := out[(z*n[1]+y)*n[2]:][x0:min(x0+block, n[2])]
+					from := first + z*step[0] + y*step[1] + x0*step[2]
+					for i := range to {
+						to[i] = D(src[from])
+						from += step[2]
 					}
 				}
 			}
