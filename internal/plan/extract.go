@@ -332,7 +332,7 @@ func describe[T float32 | float64](ctx context.Context, d *drawer, p progress.Re
 	return Intensity{
 		Max: float64(hi), Min: float64(lo),
 		Mean:   float64(mean),
-		Median: float64((at[0] + at[1]) / 2),
+		Median: between(at[0], at[1], 0.5), // NumPy's percentile 50, which is float64
 		Low:    between(at[2], at[3], low-math.Floor(low)),
 		High:   between(at[4], at[5], high-math.Floor(high)),
 		Std:    float64(T(math.Sqrt(float64(T(float64(squares) / float64(n)))))),

@@ -10,6 +10,8 @@ import (
 
 	"masksam/internal/dataset"
 	"masksam/internal/golden"
+	"masksam/internal/mt19937"
+	"masksam/internal/progress"
 )
 
 // TestFingerprintLikeNNUNet compares the text of whole fingerprints, made from raw files, to the last digit.
@@ -50,4 +52,17 @@ func TestKeyKeepsOrder(t *testing.T) {
 			t.Fatalf("%v came back as %v", a, unkey(key(a)))
 		}
 	})
+}
+
+// TestDescribe compares with NumPy's percentile of float32 values, whose result is float64.
+func TestDescribe(t *testing.T) {
+	c := &caseFingerprint{foreground: 2, values: [][]float32{{16777216, 1}}, source: []*mt19937.Source{nil}}
+	got, err := describe[float32](t.Context(), &drawer{cases: []*caseFingerprint{c}, draws: 2}, progress.Nop)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Intensity{Max: 16777216, Mean: 8388608, Median: 8388608.5, Min: 1, Low: 83887.075, High: 16693329.925, Std: 8388607.5}
+	if got != want {
+		t.Errorf("%+v, want %+v", got, want)
+	}
 }
