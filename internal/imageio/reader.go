@@ -3,6 +3,7 @@ package imageio
 import (
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 
@@ -16,6 +17,7 @@ type Reader struct {
 	endings []string
 	byName  bool // never chosen by a file's ending
 	turns   bool // brings every image to RAS
+	anew    bool // makes a turned image's header anew
 	// fits says why the class does not read a file of this header; nil: it does.
 	fits func(m Meta) error
 }
@@ -26,7 +28,7 @@ var readers = []*Reader{
 	{Name: "SimpleITKIO", endings: []string{".nii.gz", ".nrrd", ".mha", ".gipl"}, fits: orthonormal},
 	{Name: "Tiff3DIO", endings: []string{".tif", ".tiff"}, fits: solid},
 	{Name: "NibabelIO", endings: []string{".nii", ".nii.gz"}, fits: solidNIfTI},
-	{Name: "NibabelIOWithReorient", endings: []string{".nii", ".nii.gz"}, turns: true, fits: solidNIfTI},
+	{Name: "NibabelIOWithReorient", endings: []string{".nii", ".nii.gz"}, turns: true, anew: true, fits: solidNIfTI},
 	{Name: "SimpleITKIOWithReorient", endings: []string{".nii.gz", ".nrrd", ".mha", ".gipl"}, byName: true, turns: true, fits: orthonormal},
 }
 
@@ -128,6 +130,12 @@ func (r *Reader) turn(m *Meta, each func(t volume.Turn, size [3]int)) error {
 	}
 	each(t, m.Grid.Size)
 	m.Grid, m.Turn = t.Grid(m.Grid), &t
+	if r.anew { // spacings are then the 32-bit lengths of the affine's axes, whatever the file's pixdim said
+		for a := range m.Grid.Spacing {
+			x, y, z := m.Grid.Affine[0][2-a], m.Grid.Affine[1][2-a], m.Grid.Affine[2][2-a]
+			m.Grid.Spacing[a] = float64(float32(math.Sqrt(x*x + y*y + z*z)))
+		}
+	}
 	return nil
 }
 

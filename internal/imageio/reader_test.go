@@ -101,6 +101,32 @@ func TestReorient(t *testing.T) {
 	}
 }
 
+// TestReorientSpacing compares with nnU-Net 2.8.1's classes: after a turn nibabel (5.4.2) measures the spacings in the sform,
+// where ITK takes the file's pixdim.
+func TestReorientSpacing(t *testing.T) {
+	for _, c := range []struct {
+		name, class string
+		want        [3]float64
+	}{
+		{"turn_scaled", "NibabelIOWithReorient", [3]float64{4, 3, 2}},
+		{"turn_scaled", "SimpleITKIOWithReorient", [3]float64{2, 1.5, 1}},
+		{"turn_rounded", "NibabelIOWithReorient", [3]float64{0.5199999809265137, 0.5399999618530273, 0.7700000405311584}},
+		{"turn_rounded", "SimpleITKIOWithReorient", [3]float64{0.5199999809265137, 0.5400000214576721, 0.7699999809265137}},
+	} {
+		r, err := imageio.ChooseReader(c.class, "", "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		im, err := r.Read("testdata/" + c.name + ".nii.gz")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if im.Grid.Spacing != c.want {
+			t.Errorf("%s: %s gives spacing %v, want %v", c.name, c.class, im.Grid.Spacing, c.want)
+		}
+	}
+}
+
 func throughJSON(t *testing.T, m imageio.Meta) (out imageio.Meta) {
 	t.Helper()
 	text, err := json.Marshal(m)
