@@ -399,6 +399,10 @@ func TestLayouts(t *testing.T) {
 		dtype DType
 		tol   float64
 	}{{Float32, 2e-5}, {BFloat16, 4e-2}} {
+		if p.dtype == BFloat16 && !CPU.Narrows() {
+			t.Log("this CPU has no AVX-512: autocast leaves it in float32")
+			continue
+		}
 		for _, o := range diffOps {
 			t.Run(p.dtype.String()+"/"+o.name, func(t *testing.T) {
 				ManualSeed(2) // the numbers do not depend on which tests ran before

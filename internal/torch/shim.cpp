@@ -892,9 +892,24 @@ void shim_use_own_kernels(int when) { own_kernels = when; }
 
 const char *shim_op_name(int op) { return table[op].name; }
 
+int shim_cpu_narrows(void) {
+  static const bool yes = std::strncmp(shim_cpu_capability(), "AVX512", 6) == 0;
+  return yes;
+}
+
+// A call on the CPU does not follow autocast where the CPU lacks what libtorch's
+// kernels for bf16 need: its other ones add up in bf16 itself, which is percents off
+// and slower than float32.
+static bool follows_autocast(const handle *in, int nin) {
+  for (int i = 0; i < nin; i++)
+    if (Tensor t = borrow(in[i]); t.defined()) return !t.is_cpu() || shim_cpu_narrows();
+  return true;
+}
+
 shim_error *shim_call(int op, int grad, int autocast, const handle *in, int nin,
                       const int64_t *ints, int nints, const double *nums,
                       int nnums, handle *out, int nout) {
+  if (autocast && !follows_autocast(in, nin)) autocast = 0;
   Call c{in, nin, ints, nints, nums, nnums, out, nout, 0, autocast};
   auto *e = guard([&] {
     State state(grad, autocast);

@@ -92,6 +92,7 @@ int shim_threads(void);
 shim_error *shim_manual_seed(uint64_t seed);
 const char *shim_version(void);
 const char *shim_cpu_capability(void);
+int shim_cpu_narrows(void);
 int shim_cuda_count(void);
 shim_error *shim_cuda_device(int i, char *name, int len, int64_t *total,
                              int64_t *free);

@@ -166,7 +166,7 @@ func check(failed *C.shim_error, op string, in ...*Tensor) {
 // Mode is the state operations run in.
 type Mode struct {
 	Grad     bool  // record operations on tensors that require gradients
-	Autocast DType // run matrix products and convolutions in BFloat16 or Float16; Float32 is off
+	Autocast DType // run matrix products and convolutions in BFloat16 or Float16 (Device.Narrows); Float32 is off
 }
 
 // Do opens a scope, runs fn in it and frees every tensor made in it that was
@@ -524,6 +524,10 @@ func Threads() int { return int(C.shim_threads()) }
 
 // Version is the version of libtorch, such as "1.13.1".
 func Version() string { return C.GoString(C.shim_version()) }
+
+// Narrows tells whether autocast has an effect on a device: on a CPU it takes AVX-512, which libtorch's kernels for bfloat16
+// need. Elsewhere operations stay in float32: libtorch's other kernels add up in bfloat16 itself.
+func (d Device) Narrows() bool { return d != CPU || C.shim_cpu_narrows() != 0 }
 
 // CPUCapability is the vector instruction set libtorch uses, such as "AVX2".
 func CPUCapability() string { return C.GoString(C.shim_cpu_capability()) }

@@ -171,7 +171,10 @@ func (l *learner) choosePrecision(precision string, b *batch) (chosen, note stri
 	switch precision {
 	case "float32", "bf16":
 		set(precision)
-		return chosen, "", nil
+		if precision == "bf16" && !l.device.Narrows() {
+			note = "bf16 is computed in float32: this CPU has no AVX-512"
+		}
+		return chosen, note, nil
 	case "auto", "":
 	default:
 		return "", "", fmt.Errorf("recipe %s: precision %q is none of auto, float32, bf16", l.recipe.Name, precision)
