@@ -1,6 +1,8 @@
 package volume
 
 import (
+	"encoding/json"
+	"os"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -17,10 +19,29 @@ func TestOrientation(t *testing.T) {
 	if code := (Grid{Size: [3]int{1, 1, 1}}).Orientation(); code != "" {
 		t.Errorf("an affine of zeros points to %s", code)
 	}
-	oblique := lps // x and y both nearest to the same axis: each letter pair is given once
-	oblique.Affine = [4][4]float64{{0.8, 0.75, 0, 0}, {-0.6, 0.66, 0, 0}, {0, 0, 1, 0}, {0, 0, 0, 1}}
-	if code := oblique.Orientation(); code != "RAS" {
-		t.Errorf("an oblique grid points to %s", code)
+}
+
+// TestOrientationsLikeNibabel compares with nibabel 5.4's aff2axcodes for rotated and for sheared axes.
+func TestOrientationsLikeNibabel(t *testing.T) {
+	text, err := os.ReadFile("testdata/orientations.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var grids []struct {
+		Axes  [3][3]float64
+		Codes string
+	}
+	if err := json.Unmarshal(text, &grids); err != nil || len(grids) < 50 {
+		t.Fatal(len(grids), err)
+	}
+	for _, want := range grids {
+		var g Grid
+		for row := range 3 {
+			copy(g.Affine[row][:], want.Axes[row][:])
+		}
+		if code := g.Orientation(); code != want.Codes {
+			t.Errorf("%v point to %s, want %s", want.Axes, code, want.Codes)
+		}
 	}
 }
 

@@ -1,8 +1,10 @@
 package volume
 
 import (
+	"cmp"
 	"errors"
 	"math"
+	"slices"
 )
 
 // Turn brings an array onto other axes without resampling: axis a of the result is axis Axes[a] of the source, backwards
@@ -101,8 +103,15 @@ func (g Grid) RAS() (Turn, error) {
 	if err != nil {
 		return Turn{}, err
 	}
+	// The clearest axis chooses first.
+	var clarity [3]float64
+	for axis := range clarity {
+		clarity[axis] = max(math.Abs(r[0][axis]), math.Abs(r[1][axis]), math.Abs(r[2][axis]))
+	}
+	axes := []int{0, 1, 2} // x, y, z of the file
+	slices.SortStableFunc(axes, func(a, b int) int { return cmp.Compare(clarity[b], clarity[a]) })
 	var t Turn
-	for axis := range 3 { // x, y, z of the file
+	for _, axis := range axes {
 		row := 0
 		for k := range 3 {
 			if math.Abs(r[k][axis]) > math.Abs(r[row][axis]) {
