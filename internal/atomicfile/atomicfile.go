@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 )
 
 // Suffix ends the name of every temporary file of this package.
@@ -53,7 +54,7 @@ func Write(path string, write func(w io.Writer) error) (err error) {
 
 // Sweep removes the temporary files that killed processes left in a folder. Only whoever alone writes there may call it.
 func Sweep(folder string) error {
-	old, err := filepath.Glob(filepath.Join(folder, ".*"+Suffix))
+	old, err := Glob(folder, ".*"+Suffix)
 	if err != nil {
 		return err
 	}
@@ -101,4 +102,10 @@ func syncFolder(folder string) error {
 	}
 	_ = d.Sync()
 	return d.Close()
+}
+
+// Glob is filepath.Glob of a pattern below a folder, whose own name stands for itself.
+func Glob(folder, pattern string) ([]string, error) {
+	folder = strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`).Replace(folder)
+	return filepath.Glob(filepath.Join(folder, pattern))
 }

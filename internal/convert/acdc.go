@@ -94,7 +94,7 @@ func (s *survey) patients(dir string) (images, labels map[string]string) {
 	return images, labels
 }
 
-// PatientFolds is nnU-Net's split of ACDC (Dataset027_ACDC.py): the patients, the first ten letters of the case ids, are
+// PatientFolds is nnU-Net's split of ACDC (Dataset027_ACDC.py): the patients, the first ten characters of the case ids, are
 // shuffled with seed 1234, and fold f validates on patients f, f+5, …; the lists keep the order of cases, which must be
 // sorted. Fewer than five patients make as many folds, a single one makes none.
 func PatientFolds(cases []string) []dataset.Split {

@@ -244,7 +244,7 @@ func (c dicomCase) nifti(ctx context.Context, work string, decompress bool) (str
 	if err := Dcm2niix.run(ctx, "-g", "i", "-b", "n", "-z", "i", "-f", "image", "-o", out, in); err != nil {
 		return "", err
 	}
-	made, err := filepath.Glob(filepath.Join(out, "*"+ending))
+	made, err := atomicfile.Glob(out, "*"+ending)
 	if err != nil {
 		return "", err
 	}

@@ -88,7 +88,14 @@ func (c *checker) describe() []Case {
 	} else {
 		cases = c.folders()
 	}
-	if c.reader, err = imageio.ChooseReader(d.Reader, d.FileEnding, ""); err != nil && len(cases) > 0 {
+	// As nnU-Net, by the first image; one that cannot be opened is told with its case.
+	example := ""
+	if len(cases) > 0 {
+		if _, _, err := imageio.ReadMeta(cases[0].Images[0]); err == nil {
+			example = cases[0].Images[0]
+		}
+	}
+	if c.reader, err = imageio.ChooseReader(d.Reader, d.FileEnding, example); err != nil && len(cases) > 0 {
 		c.add(finding("NO_READER", c.path, "convert the files", "%v", err))
 		return nil
 	}
@@ -225,9 +232,6 @@ func (c *checker) folders() []Case {
 	return cases
 }
 
-// halves are the endings of images in two files, of which dataset.json names one.
-var halves = []string{".hdr", ".img", ".hdr.gz", ".img.gz"}
-
 // passedOver warns of images in a folder that have another ending than the dataset's and so are no part of it.
 func (c *checker) passedOver(dir string) {
 	entries, err := os.ReadDir(dir)
@@ -237,8 +241,7 @@ func (c *checker) passedOver(dir string) {
 	var files []string
 	for _, e := range entries {
 		name, ending := e.Name(), strings.ToLower(imageio.Ending(e.Name()))
-		partner := ending != c.d.FileEnding && slices.Contains(halves, ending) && slices.Contains(halves, c.d.FileEnding)
-		if !e.IsDir() && ending != "" && !strings.HasSuffix(name, c.d.FileEnding) && !partner {
+		if !e.IsDir() && ending != "" && !strings.HasSuffix(name, c.d.FileEnding) {
 			files = append(files, filepath.Join(dir, name))
 		}
 	}

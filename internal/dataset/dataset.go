@@ -264,6 +264,9 @@ func (d *Dataset) declared(v any) ([]Case, error) {
 		e, _ := v.(*pyjson.Object)
 		images, _ := e.Get("images")
 		list, _ := images.([]any)
+		if id == "" || strings.HasPrefix(id, ".") || strings.ContainsAny(id, `/\`) {
+			return nil, wrong("case id %q cannot be a file name", id)
+		}
 		c := Case{ID: id}
 		for _, image := range list {
 			path, ok := image.(string)

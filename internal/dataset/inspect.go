@@ -30,7 +30,7 @@ func oriented(m imageio.Meta) bool {
 	if g := m.NIfTI; g != nil {
 		return g.QForm > 0 || g.SForm > 0
 	}
-	return m.Dims == 3 && !m.Grid.SameFrame(volume.NewGrid(m.Grid.Size, m.Grid.Spacing))
+	return m.Dims == 3 && imageio.Oriented(m.Path)
 }
 
 // inspect checks the files of one case.
@@ -161,12 +161,12 @@ func (c *checker) inspect(k Case, s *seen, seed maphash.Seed) (found []*Finding)
 	return found
 }
 
-// voxels looks for values that are no numbers; infinities only warn, as nnU-Net takes them.
+// voxels looks for values that are no numbers. Infinities only warn: nnU-Net takes them.
 func (c *checker) voxels(k Case, im *imageio.Image) []*Finding {
 	found := c.d.inspectImage(k, im)
 	for _, f := range found {
 		if f.Code == "IMAGE_INF" {
-			f.Severity = Warning
+			f.Severity, f.Remedy = Warning, f.Remedy+": planning and preprocessing refuse them"
 		}
 	}
 	return found

@@ -1,7 +1,7 @@
 // Package imageio reads and writes medical images as nnU-Net's readers do: float32 channels in (z, y, x), spacings along
 // the array axes, and the geometry of the file kept so that a label map can be written back onto it.
 //
-// Everything above this package speaks of Image, Label and Meta; a format registers itself for its file endings.
+// Everything above this package speaks of Image, Label and Meta; a format is chosen by its file endings.
 // Voxel values are not judged (NaN passes in an image); a file that cannot be trusted is refused. Memory grows with the
 // samples that arrive, never with what a header claims.
 package imageio

@@ -70,13 +70,19 @@ func Readers() []string {
 	return names
 }
 
-// ErrNoReader says that no reader class takes a file or an ending.
-var ErrNoReader = errors.New("no reader for it")
+var errNoReader = errors.New("no reader for it")
+
+// halves are the endings of images in two files. A dataset cannot have them: what copies or compares its files would see
+// one half only.
+var halves = []string{".hdr", ".img", ".hdr.gz", ".img.gz", ".mhd", ".nhdr"}
 
 // ChooseReader chooses the class as nnU-Net does: by its name if there is a class of that name; else the first one that
 // has the file ending and takes the example (its header is read). Without an example the ending decides, without an
 // ending ("" stands for any) the example.
 func ChooseReader(name, ending, example string) (*Reader, error) {
+	if slices.Contains(halves, strings.ToLower(ending)) {
+		return nil, fmt.Errorf("file ending %q: %w, for such an image lies in two files; convert the images to .nii.gz, .mha or .nrrd", ending, errNoReader)
+	}
 	if i := slices.IndexFunc(readers, func(r *Reader) bool { return r.Name == name }); i >= 0 {
 		return readers[i], nil
 	}
@@ -102,9 +108,9 @@ func ChooseReader(name, ending, example string) (*Reader, error) {
 		why = append(why, fmt.Sprintf("%s: %v", r.Name, err))
 	}
 	if len(why) == 0 {
-		return nil, fmt.Errorf("file ending %q: %w; the known ones are %s", ending, ErrNoReader, strings.Join(endings(), " "))
+		return nil, fmt.Errorf("file ending %q: %w; the known ones are %s", ending, errNoReader, strings.Join(endings(), " "))
 	}
-	return nil, fmt.Errorf("%s: %w (%s)", example, ErrNoReader, strings.Join(why, "; "))
+	return nil, fmt.Errorf("%s: %w (%s)", example, errNoReader, strings.Join(why, "; "))
 }
 
 // endings that some reader class has.

@@ -29,6 +29,9 @@ func Split(path string, name func(volume int) string) (err error) {
 	bytes := int64(s.meta.Grid.Len()) * int64(s.kind.size)
 	for c := range s.channels {
 		to := name(c)
+		if _, err := os.Lstat(to); err == nil {
+			return fmt.Errorf("split %s: %s is there already", path, to)
+		}
 		if err := s.copyVolume(to, header, bytes); err != nil {
 			return fmt.Errorf("volume %d of %s: %w", c, path, err)
 		}

@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 
+	"masksam/internal/atomicfile"
 	"masksam/internal/dataset"
 	"masksam/internal/evaluate"
 	"masksam/internal/masksam"
@@ -34,7 +35,7 @@ func readPlans(roots dataset.Roots, name, plansName string) (*plan.Plans, string
 	path := filepath.Join(dir, plansName+".json")
 	plans, err := plan.Read(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		made, _ := filepath.Glob(filepath.Join(dir, "*Plans*.json"))
+		made, _ := atomicfile.Glob(dir, "*Plans*.json")
 		for i, p := range made {
 			made[i] = strings.TrimSuffix(filepath.Base(p), ".json")
 		}

@@ -98,7 +98,7 @@ func Create(dir string) (*Store, error) {
 	if err := os.MkdirAll(dir, 0o777); err != nil {
 		return nil, fmt.Errorf("create store: %w", err)
 	}
-	left, err := filepath.Glob(filepath.Join(globEscape(dir), ".*"+ending+".*"+atomicfile.Suffix))
+	left, err := atomicfile.Glob(dir, ".*"+ending+".*"+atomicfile.Suffix)
 	if err != nil {
 		return nil, fmt.Errorf("create store %s: %w", dir, err)
 	}
@@ -108,11 +108,6 @@ func Create(dir string) (*Store, error) {
 		}
 	}
 	return Open(dir)
-}
-
-// globEscape makes a folder's name stand for itself in a pattern.
-func globEscape(dir string) string {
-	return strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`).Replace(dir)
 }
 
 // Open opens an existing store.

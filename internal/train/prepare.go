@@ -297,7 +297,7 @@ func (p *prepared) agree() error {
 		return err
 	}
 	for _, name := range checkpoints {
-		trained, err := filepath.Glob(predict.CheckpointPath(filepath.Join(globEscape(p.model), "fold_*"), name))
+		trained, err := atomicfile.Glob(p.model, predict.CheckpointPath("fold_*", name))
 		if err != nil {
 			return err
 		}
@@ -309,11 +309,6 @@ func (p *prepared) agree() error {
 		}
 	}
 	return nil
-}
-
-// globEscape makes a folder's name stand for itself in a pattern.
-func globEscape(dir string) string {
-	return strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`).Replace(dir)
 }
 
 // folders makes the model's folder with the files that prediction needs.
