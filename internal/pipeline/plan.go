@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"masksam/internal/admit"
+	"masksam/internal/atomicfile"
 	"masksam/internal/dataset"
 	"masksam/internal/imageio"
 	"masksam/internal/masksam"
@@ -253,15 +254,37 @@ func fingerprint(ctx context.Context, ds *dataset.Dataset, path string, o PlanOp
 			slog.Info("the fingerprint is extracted again", "why", why)
 		}
 	}
+	before := identity(ds)
 	fp, err := plan.ExtractFingerprint(ctx, ds, plan.FingerprintOptions{Workers: o.Workers, Memory: o.Memory, Progress: o.Progress})
 	if err != nil {
 		return nil, err
 	}
-	return fp, fp.Write(path)
+	if err := fp.Write(path); err != nil {
+		return nil, err
+	}
+	return fp, atomicfile.WriteBytes(sourcesPath(path), []byte(before+"\n"))
+}
+
+// sourcesPath is the file beside a fingerprint that stands for the files that it was extracted from.
+func sourcesPath(fingerprint string) string {
+	return strings.TrimSuffix(fingerprint, filepath.Ext(fingerprint)) + ".sources"
+}
+
+// identity stands for the dataset's files; empty where some are not at hand.
+func identity(ds *dataset.Dataset) string {
+	cases, err := ds.Cases()
+	if err != nil {
+		return ""
+	}
+	id, err := dataset.Identity(cases)
+	if err != nil {
+		return ""
+	}
+	return id
 }
 
 // stale says why a fingerprint does not describe the dataset (any more), where nnU-Net would take it all the same; empty
-// if it does, or if the images are not at hand.
+// if it does, or if the images are not at hand. One of another program's making is taken for older than files that are newer.
 func stale(ds *dataset.Dataset, fp *plan.Fingerprint, path string) (why string, err error) {
 	made, err := os.Stat(path)
 	if err != nil {
@@ -274,8 +297,24 @@ func stale(ds *dataset.Dataset, fp *plan.Fingerprint, path string) (why string, 
 	if len(cases) != len(fp.Shapes) {
 		return fmt.Sprintf("it is of %d cases, the dataset has %d", len(fp.Shapes), len(cases)), nil
 	}
+	if n := len(fp.Intensity); n != len(ds.Channels) {
+		return fmt.Sprintf("it is of %d channels, the dataset has %d", n, len(ds.Channels)), nil
+	}
+	now := identity(ds)
+	held, err := os.ReadFile(sourcesPath(path))
+	switch {
+	case now == "":
+		return "", nil
+	case err == nil:
+		if strings.TrimSpace(string(held)) != now {
+			return "files of the dataset have changed", nil
+		}
+		return "", nil
+	case !errors.Is(err, fs.ErrNotExist):
+		return "", fmt.Errorf("read fingerprint: %w", err)
+	}
 	for _, c := range cases {
-		for _, file := range append(slices.Clone(c.Images), c.Label) {
+		for _, file := range c.Files() {
 			if info, err := os.Stat(file); err == nil && info.ModTime().After(made.ModTime()) {
 				return file + " is newer", nil
 			}

@@ -2,18 +2,12 @@ package preprocess
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
-	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 
 	"masksam/internal/admit"
 	"masksam/internal/dataset"
-	"masksam/internal/imageio"
 	"masksam/internal/plan"
 	"masksam/internal/progress"
 	"masksam/internal/store"
@@ -68,7 +62,8 @@ func Dataset(ctx context.Context, o Options) (Report, error) {
 	}
 	var todo []job
 	for _, c := range cases {
-		digest, err := sources(c, settings)
+		identity, err := c.Identity()
+		digest := settings + "." + identity
 		if old, ok := out.Digest(c.ID); ok && err == nil && old == digest && !o.Force {
 			report.Kept = append(report.Kept, c.ID)
 			continue
@@ -149,33 +144,6 @@ func removeOthers(s *store.Store, cases []dataset.Case) (removed []string, err e
 		removed = append(removed, id)
 	}
 	return removed, nil
-}
-
-// sources adds, after a dot, the identity of a case's files to the digest of the settings. A file is what it was if its name, size and
-// time of change are: to read all of them would take as long as the work it saves.
-func sources(c dataset.Case, settings string) (string, error) {
-	h := sha256.New()
-	fmt.Fprintln(h, settings)
-	var missing []error
-	files := append(slices.Clone(c.Images), c.Label)
-	for _, path := range files {
-		if side := imageio.SpacingFile(path); side != "" && !slices.Contains(files, side) {
-			files = append(files, side)
-		}
-	}
-	for _, path := range files {
-		info, err := os.Stat(path)
-		if err != nil {
-			what := "image"
-			if path == c.Label {
-				what = "label map"
-			}
-			missing = append(missing, fmt.Errorf("%s is missing: %w", what, err))
-			continue
-		}
-		fmt.Fprintf(h, "%q %d %d\n", filepath.Base(path), info.Size(), info.ModTime().UnixNano())
-	}
-	return settings + "." + hex.EncodeToString(h.Sum(nil)), errors.Join(missing...)
 }
 
 // Current tells whether a stored case's digest says that it was preprocessed with these settings, from whatever files.
