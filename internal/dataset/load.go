@@ -184,10 +184,13 @@ func (l *Labels) allowed() []int {
 	return out
 }
 
-// values counts the voxels of every value.
+// maxValues is more than a label map can hold of declared values: what holds more is none, and is not surveyed further.
+const maxValues = 1 << 16
+
+// values counts the voxels of every value, of maxValues values at most.
 func values(data []int32) map[int32]int {
 	seen := map[int32]int{}
-	for i := 0; i < len(data); {
+	for i := 0; i < len(data) && len(seen) <= maxValues; {
 		v, run := data[i], i
 		for i < len(data) && data[i] == v {
 			i++

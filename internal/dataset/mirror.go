@@ -227,12 +227,15 @@ type region struct {
 	sum, square [3]float64
 }
 
-// regions surveys a label map and gives the box of its foreground.
+// regions surveys a label map, of maxValues values at most, and gives the box of its foreground.
 func regions(data []int32, size [3]int) (map[int32]*region, volume.Box) {
 	out := map[int32]*region{}
 	box := volume.Box{Lo: size}
 	squares := func(n int) float64 { return float64(n) * float64(n+1) * float64(2*n+1) / 6 } // 0² + … + n²
 	for row := range size[0] * size[1] {
+		if len(out) > maxValues {
+			break
+		}
 		z, y := row/size[1], row%size[1]
 		line := data[row*size[2] : (row+1)*size[2]]
 		for x := 0; x < len(line); {

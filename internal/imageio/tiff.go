@@ -419,8 +419,18 @@ func (s *tiffStream) open(path string) error {
 	}
 	kind := tiffKinds[first.kind]
 	s.sample, s.decode, s.channels = kind.size, kind.decoder(s.order), first.samples
-	return s.place(path, first)
+	if err := s.place(path, first); err != nil {
+		return err
+	}
+	size := s.meta.Grid.Size
+	if unpacked := float64(size[0]) * float64(size[1]) * float64(size[2]) * float64(s.channels*s.sample); unpacked > maxPacking*float64(s.size) {
+		return fmt.Errorf("damaged: it speaks of %.0f bytes of samples, more than any packing makes of %d bytes", unpacked, s.size)
+	}
+	return nil
 }
+
+// maxPacking is more than what deflate (1,032) or LZW can make of a byte: where a header claims more, its tiles share bytes.
+const maxPacking = 4096
 
 func (s tiffShape) String() string {
 	return fmt.Sprintf("%d×%d pixels of %d samples, %d bits, format %d", s.width, s.height, s.samples, s.kind.bits, s.kind.format)

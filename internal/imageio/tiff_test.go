@@ -190,6 +190,7 @@ func TestTIFFClaimsCostNothing(t *testing.T) {
 		"colours":    packed(both(wide, set(278, side), set(259, 8), set(277, 3))),
 		"many pages": directory(0, describe("ImageJ=1\nimages=200000\n")),
 		"directory":  []byte("II+\x00\x08\x00\x00\x00\x10\x00\x00\x00\x00\x00\x00\x00\xff\xff\xff\xff\xff\xff\xff\xff"),
+		"shared":     directory(0, both(set(256, 1<<14), set(257, 1<<14), set(278, 1), set(279, 1<<14), set(259, 32773))),
 		"strips":     directory(0, both(wide, set(278, 1), set(273, 8, 8), set(279, 12, 12))),
 	} {
 		t.Run(name, func(t *testing.T) { cheaplyRefused(t, put(t, "a.tif", data), "") })
