@@ -108,7 +108,6 @@ func PatientFolds(cases []string) []dataset.Split {
 	if len(patients) < 2 {
 		return nil
 	}
-	slices.Sort(patients)
 	mt19937.New(1234).Shuffle(len(patients), func(i, j int) { patients[i], patients[j] = patients[j], patients[i] })
 	splits := make([]dataset.Split, min(5, len(patients)))
 	for f := range splits {

@@ -75,6 +75,23 @@ func (o Options) target() (string, error) {
 	return name, nil
 }
 
+// named takes number and name from the source folder's where none were given.
+func (o Options) named(pattern *regexp.Regexp, like string) (Options, error) {
+	base, err := filepath.Abs(o.Source)
+	if err != nil {
+		return o, err
+	}
+	m := pattern.FindStringSubmatch(filepath.Base(base))
+	switch {
+	case m != nil:
+		id, _ := strconv.Atoi(m[1])
+		return o.or(id, m[2]), nil
+	case o.ID == 0 || o.Name == "":
+		return o, fmt.Errorf("%s: such a dataset's folder is named like %s; rename it, or give number and name of the new one (--id, --name)", o.Source, like)
+	}
+	return o, nil
+}
+
 // or gives number and name where the user has given none.
 func (o Options) or(id int, name string) Options {
 	if o.ID == 0 {
@@ -158,7 +175,12 @@ func (s *survey) copy(from, to string) {
 }
 
 // files lists the files of a folder, hidden ones left out, sorted. A folder that cannot be read is a fault.
-func (s *survey) files(folder string) []string {
+func (s *survey) files(folder string) []string { return s.list(folder, false) }
+
+// folders lists the folders in a folder in the same way.
+func (s *survey) folders(folder string) []string { return s.list(folder, true) }
+
+func (s *survey) list(folder string, folders bool) []string {
 	entries, err := os.ReadDir(folder)
 	if err != nil {
 		s.fail("%s: %s", folder, missing(err))
@@ -172,23 +194,7 @@ func (s *survey) files(folder string) []string {
 		switch info, err := os.Stat(filepath.Join(folder, e.Name())); {
 		case err != nil:
 			s.fail("%v", err)
-		case !info.IsDir():
-			names = append(names, e.Name())
-		}
-	}
-	return names
-}
-
-// folders lists the folders in a folder in the same way.
-func (s *survey) folders(folder string) []string {
-	entries, err := os.ReadDir(folder)
-	if err != nil {
-		s.fail("%s: %s", folder, missing(err))
-		return nil
-	}
-	var names []string
-	for _, e := range entries {
-		if !strings.HasPrefix(e.Name(), ".") && isDir(filepath.Join(folder, e.Name())) {
+		case info.IsDir() == folders:
 			names = append(names, e.Name())
 		}
 	}

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"path/filepath"
 	"regexp"
-	"strconv"
 	"strings"
 
 	"masksam/internal/dataset"
@@ -20,15 +19,9 @@ var taskName = regexp.MustCompile(`^Task([0-9]+)_([^_]+)$`)
 // the samples and the geometry of the source. dataset.json keeps all but modality (now channel_names), training and
 // test; a numTraining that does not count the images is corrected, as nnU-Net's planner trusts it.
 func MSD(ctx context.Context, o Options) (*Result, error) {
-	base, err := filepath.Abs(o.Source)
+	o, err := o.named(taskName, "Task05_Prostate")
 	if err != nil {
 		return nil, err
-	}
-	if m := taskName.FindStringSubmatch(filepath.Base(base)); m != nil {
-		id, _ := strconv.Atoi(m[1])
-		o = o.or(id, m[2])
-	} else if o.ID == 0 || o.Name == "" {
-		return nil, fmt.Errorf("%s: a Decathlon task's folder is named like Task05_Prostate; rename it, or give --id and --name", o.Source)
 	}
 
 	s := look(o.Source)
@@ -65,7 +58,7 @@ func (s *survey) msd(folder string, plan func(from, to string)) map[string]strin
 		files[id] = filepath.Join(s.dir, folder, name)
 		plan(files[id], folder+"/"+id)
 	}
-	if len(files) == 0 && folder == imagesTr {
+	if len(files) == 0 && folder == imagesTr && isDir(filepath.Join(s.dir, folder)) {
 		s.fail("%s: no %s file", filepath.Join(s.dir, folder), ending)
 	}
 	return files

@@ -22,15 +22,9 @@ var (
 // The keys of dataset.json that went out of use are dropped, whether or not they are there; numTraining is corrected as
 // in MSD.
 func NNUNetV1(ctx context.Context, o Options) (*Result, error) {
-	base, err := filepath.Abs(o.Source)
+	o, err := o.named(oldTask, "Task005_Prostate")
 	if err != nil {
 		return nil, err
-	}
-	if m := oldTask.FindStringSubmatch(filepath.Base(base)); m != nil {
-		id, _ := strconv.Atoi(m[1])
-		o = o.or(id, m[2])
-	} else if o.ID == 0 || o.Name == "" {
-		return nil, fmt.Errorf("%s: the folder of an old dataset is named like Task005_Prostate; rename it, or name the new dataset", o.Source)
 	}
 
 	s := look(o.Source)

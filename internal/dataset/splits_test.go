@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -181,6 +182,33 @@ func TestCopySplits(t *testing.T) {
 		got, _ := os.ReadFile(filepath.Join(dir, SplitsName))
 		if err != nil || string(got) != c.want {
 			t.Errorf("%s: %q, %v", c.name, got, err)
+		}
+	}
+}
+
+// Groups are dealt out in the order of their names, wherever in the ids the names stand.
+func TestGroupOrder(t *testing.T) {
+	names := strings.Split("abcdefgh", "")
+	want, err := KFold(names, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var cases []string
+	for i, name := range names {
+		cases = append(cases, fmt.Sprintf("%d_%s", 9-i, name)) // sorts the other way round
+	}
+	got, err := KFold(cases, func(id string) string { return id[2:] })
+	if err != nil {
+		t.Fatal(err)
+	}
+	for f := range want {
+		var val []string
+		for _, id := range got[f].Val {
+			val = append(val, id[2:])
+		}
+		slices.Sort(val)
+		if d := cmp.Diff(want[f].Val, val); d != "" {
+			t.Errorf("fold %d: %s", f, d)
 		}
 	}
 }
