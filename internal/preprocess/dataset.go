@@ -60,6 +60,7 @@ func Dataset(ctx context.Context, o Options) (Report, error) {
 	if err != nil {
 		return report, err
 	}
+	defer out.Close()
 	if report.Removed, err = removeOthers(out, cases); err != nil {
 		return report, err
 	}
