@@ -16,6 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
 
+	"masksam/internal/atomicfile"
 	"masksam/internal/dataset"
 	"masksam/internal/imageio"
 	"masksam/internal/plan"
@@ -359,6 +360,34 @@ func TestDatasetStops(t *testing.T) {
 	o.Out = filepath.Join(dir, dataset.FileName, "out")
 	if _, err := Dataset(t.Context(), o); err == nil {
 		t.Error("a store below a file")
+	}
+}
+
+// While one preprocesses into a store, another is refused and leaves its unfinished cases alone.
+func TestDatasetIsMadeOnce(t *testing.T) {
+	dir := t.TempDir()
+	writeCase(t, dir, "a", 1)
+	ds := newDataset(t, dir, 1)
+	o := Options{Dataset: ds, Plans: newPlans(t, ds, [3]float64{2, 1, 1}), Configuration: "3d_fullres", Out: filepath.Join(dir, "out")}
+	first, err := store.Create(o.Out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	unfinished := filepath.Join(o.Out, ".a.case.7.0"+atomicfile.Suffix)
+	if err := os.WriteFile(unfinished, nil, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Dataset(t.Context(), o); err == nil || !strings.Contains(err.Error(), o.Out+": another process is preprocessing it") {
+		t.Errorf("error %v", err)
+	}
+	if _, err := os.Stat(unfinished); err != nil {
+		t.Error(err)
+	}
+	if err := first.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if report, err := Dataset(t.Context(), o); err != nil || len(report.Done) != 1 {
+		t.Error(report, err)
 	}
 }
 
