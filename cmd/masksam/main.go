@@ -92,7 +92,11 @@ func run(name string, args []string, stdout, stderr io.Writer) int {
 
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	context.AfterFunc(ctx, stop) // a second signal ends the program at once
+	silent := context.AfterFunc(ctx, func() {
+		stop()
+		slog.Warn("stopping: finishing what is under way; a second signal ends at once")
+	})
+	defer silent()
 	torch.SetThreads(threads())
 	a := &app{ctx, stdout, bar, level}
 	if c, ok := grammar.(*cli); ok {

@@ -7,9 +7,12 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/fstest"
 
@@ -75,7 +78,7 @@ func TestEachAdmits(t *testing.T) {
 			}
 			return Bytes(keep[i])
 		}
-		err := Each(t.Context(), Cases{
+		failed, err := Each(t.Context(), Cases{
 			IDs: ids(n), Workers: workers, Memory: limit, Progress: progress.Nop, Kept: kept,
 			Need: func(i int) Bytes {
 				if i != asked {
@@ -96,13 +99,18 @@ func TestEachAdmits(t *testing.T) {
 			return nil
 		})
 		var want []string
+		var wantFailed []int
 		for i, fail := range fails {
 			if !w.begun[i] {
 				t.Errorf("case %d was not done", i)
 			}
 			if fail {
+				wantFailed = append(wantFailed, i)
 				want = append(want, fmt.Sprintf("case c%d: broken", i))
 			}
+		}
+		if !slices.Equal(failed, wantFailed) {
+			t.Errorf("failed %v, want %v", failed, wantFailed)
 		}
 		got := ""
 		if err != nil {
@@ -123,7 +131,7 @@ func TestEachFillsTheLimit(t *testing.T) {
 	}{{workers: 8, limit: 30, want: 3}, {workers: 2, limit: 100, want: 2}, {workers: 8, limit: 9, want: 1}} {
 		w := &watch{begun: make([]bool, 12)}
 		full := make(chan bool, 100) // a case waits until as many run as should
-		err := Each(t.Context(), Cases{IDs: ids(12), Need: func(int) Bytes { return 10 }, Workers: c.workers, Memory: c.limit, Progress: progress.Nop},
+		_, err := Each(t.Context(), Cases{IDs: ids(12), Need: func(int) Bytes { return 10 }, Workers: c.workers, Memory: c.limit, Progress: progress.Nop},
 			func(i int) error {
 				if running, _ := w.enter(i, 10); running == c.want {
 					for range c.want {
@@ -145,7 +153,7 @@ func TestEachWarnsOfWhatDoesNotFit(t *testing.T) {
 	var log bytes.Buffer
 	slog.SetDefault(slog.New(slog.NewTextHandler(&log, nil)))
 	need := []Bytes{5e8, 3e9, 5e8}
-	err := Each(t.Context(), Cases{IDs: []string{"a", "huge", "b"}, Need: func(i int) Bytes { return need[i] }, Memory: 1e9, Progress: progress.Nop},
+	_, err := Each(t.Context(), Cases{IDs: []string{"a", "huge", "b"}, Need: func(i int) Bytes { return need[i] }, Memory: 1e9, Progress: progress.Nop},
 		func(int) error { return nil })
 	if err != nil {
 		t.Error(err)
@@ -155,12 +163,57 @@ func TestEachWarnsOfWhatDoesNotFit(t *testing.T) {
 	}
 }
 
+// What the machine does not have is not begun; the others are, and a limit may count on swap.
+func TestEachRefusesWhatTheMachineLacks(t *testing.T) {
+	total, err := Total()
+	if err != nil {
+		t.Skip(err)
+	}
+	need := []Bytes{1, total + 1, 1}
+	var begun [3]bool
+	c := Cases{IDs: ids(3), Need: func(i int) Bytes { return need[i] }, Workers: 1, Memory: 10, Progress: progress.Nop}
+	failed, err := Each(t.Context(), c, func(i int) error { begun[i] = true; return nil })
+	if want := fmt.Sprintf("case c1: needs about %v of memory, this machine has %v;", total+1, total); err == nil || !strings.HasPrefix(err.Error(), want) {
+		t.Errorf("error %v, want %s", err, want)
+	}
+	if begun != [3]bool{true, false, true} || !slices.Equal(failed, []int{1}) {
+		t.Errorf("begun %v, failed %v", begun, failed)
+	}
+	c.Memory = total + 1
+	if _, err := Each(t.Context(), c, func(int) error { return nil }); err != nil {
+		t.Error(err)
+	}
+}
+
+// On a full disk no further case begins.
+func TestEachStopsWithoutRoom(t *testing.T) {
+	for _, full := range []error{syscall.ENOSPC, syscall.EDQUOT, syscall.EROFS} {
+		for _, workers := range []int{1, 2} {
+			w := &watch{begun: make([]bool, 5)}
+			failed, err := Each(t.Context(), Cases{IDs: ids(5), Workers: workers, Progress: progress.Nop}, func(i int) error {
+				w.enter(i, 0)
+				defer w.leave(0, 0)
+				if i >= 1 {
+					return &os.PathError{Op: "write", Path: "x", Err: full}
+				}
+				return nil
+			})
+			if !errors.Is(err, full) || !strings.Contains(err.Error(), "of 5 cases") || failed[0] != 1 {
+				t.Errorf("failed %v, %v", failed, err)
+			}
+			if w.running != 0 || w.begun[4] {
+				t.Errorf("%d still run; begun %v", w.running, w.begun)
+			}
+		}
+	}
+}
+
 // A stopped run waits for what is under way, begins nothing more, even while a case waits for memory, and says so.
 func TestEachStops(t *testing.T) {
 	for _, workers := range []int{1, 4} {
 		ctx, cancel := context.WithCancel(t.Context())
 		w := &watch{begun: make([]bool, 5)}
-		err := Each(ctx, Cases{IDs: ids(5), Need: func(int) Bytes { return 60 }, Workers: workers, Memory: 100, Progress: progress.Nop},
+		_, err := Each(ctx, Cases{IDs: ids(5), Need: func(int) Bytes { return 60 }, Workers: workers, Memory: 100, Progress: progress.Nop},
 			func(i int) error {
 				w.enter(i, 60)
 				if i == 1 {
@@ -180,13 +233,13 @@ func TestEachStops(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	err := Each(ctx, Cases{IDs: ids(2), Progress: progress.Nop}, func(int) error { t.Error("begun"); return nil })
+	_, err := Each(ctx, Cases{IDs: ids(2), Progress: progress.Nop}, func(int) error { t.Error("begun"); return nil })
 	if !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "0 of 2") {
 		t.Errorf("error %v", err)
 	}
 	// All had begun: nothing was stopped.
 	ctx, cancel = context.WithCancel(t.Context())
-	if err := Each(ctx, Cases{IDs: ids(1), Need: func(int) Bytes { return 0 }, Progress: progress.Nop}, func(int) error { cancel(); return nil }); err != nil {
+	if _, err := Each(ctx, Cases{IDs: ids(1), Need: func(int) Bytes { return 0 }, Progress: progress.Nop}, func(int) error { cancel(); return nil }); err != nil {
 		t.Error(err)
 	}
 }
@@ -223,14 +276,15 @@ func FuzzBytesText(f *testing.F) {
 	})
 }
 
-func TestFree(t *testing.T) {
+func TestMemory(t *testing.T) {
 	file := func(s string) *fstest.MapFile { return &fstest.MapFile{Data: []byte(s)} }
 	meminfo := file("MemTotal:       24000000 kB\nMemFree:         1000000 kB\nMemAvailable:   10000000 kB\n")
 	for name, c := range map[string]struct {
 		root fstest.MapFS
-		want Bytes
+		free Bytes
+		all  Bytes
 	}{
-		"no groups": {fstest.MapFS{}, 10000000 << 10},
+		"no groups": {fstest.MapFS{}, 10000000 << 10, 24000000 << 10},
 		"version 2, the group above is the tighter one": {fstest.MapFS{
 			"proc/self/cgroup":                 file("0::/a/b\n"),
 			"sys/fs/cgroup/a/b/memory.max":     file("max\n"),
@@ -238,12 +292,12 @@ func TestFree(t *testing.T) {
 			"sys/fs/cgroup/a/memory.max":       file("4000000000\n"),
 			"sys/fs/cgroup/a/memory.current":   file("3000000000\n"),
 			"sys/fs/cgroup/a/memory.stat":      file("anon 7\ninactive_file 500000000\n"),
-		}, 1500000000},
+		}, 1500000000, 4000000000},
 		"version 2 in a container": {fstest.MapFS{
 			"proc/self/cgroup":             file("0::/host/path\n"),
 			"sys/fs/cgroup/memory.max":     file("2000000000\n"),
 			"sys/fs/cgroup/memory.current": file("2100000000\n"),
-		}, 0},
+		}, 0, 2000000000},
 		"version 1": {fstest.MapFS{
 			"proc/self/cgroup": file("9:cpu,cpuacct:/x\n4:memory:/y\n0::/\n"),
 			"sys/fs/cgroup/memory/y/memory.limit_in_bytes": file("3000000000\n"),
@@ -251,21 +305,21 @@ func TestFree(t *testing.T) {
 			"sys/fs/cgroup/memory/y/memory.stat":           file("cache 9\ntotal_inactive_file 1\n"),
 			"sys/fs/cgroup/memory/memory.limit_in_bytes":   file("9223372036854771712\n"),
 			"sys/fs/cgroup/memory/memory.usage_in_bytes":   file("1\n"),
-		}, 2000000001},
+		}, 2000000001, 3000000000},
 		"a limit above what is available": {fstest.MapFS{
 			"proc/self/cgroup":             file("0::/\n"),
 			"sys/fs/cgroup/memory.max":     file("20000000000\n"),
 			"sys/fs/cgroup/memory.current": file("1\n"),
-		}, 10000000 << 10},
+		}, 10000000 << 10, 20000000000},
 	} {
 		c.root["proc/meminfo"] = meminfo
-		if got, err := free(c.root); err != nil || got != c.want {
-			t.Errorf("%s: %d, %v; want %d", name, got, err, c.want)
+		if free, all, err := memory(c.root); err != nil || free != c.free || all != c.all {
+			t.Errorf("%s: %d of %d, %v; want %d of %d", name, free, all, err, c.free, c.all)
 		}
 	}
-	for _, root := range []fstest.MapFS{{}, {"proc/meminfo": file("MemFree: 1 kB\n")}} {
-		if got, err := free(root); err == nil {
-			t.Errorf("%d", got)
+	for _, root := range []fstest.MapFS{{}, {"proc/meminfo": file("MemFree: 1 kB\n")}, {"proc/meminfo": file("MemAvailable: 1 kB\n")}} {
+		if free, all, err := memory(root); err == nil {
+			t.Errorf("%d of %d", free, all)
 		}
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"math"
 	"runtime"
+	"syscall"
 
 	"masksam/internal/progress"
 )
@@ -41,19 +42,34 @@ type Cases struct {
 }
 
 // Each calls do for every case. A case begins, in order, when a worker is free and its need fits under the limit beside
-// those of the cases under way; one that fits under no circumstances runs alone, with a warning. A failed case does not
-// stop the others. When ctx is done no further case begins, and those under way are waited for.
+// those of the cases under way. One that needs more than the limit runs alone, with a warning; one that needs more than
+// the machine has, too, fails without having begun (a limit above that counts on swap). A failed case does not stop the others, unless it is NoRoom: then, and
+// when ctx is done, no further case begins, and those under way are waited for.
 //
-// The error names the failed cases, in their order, and wraps that of ctx unless all cases had begun.
+// failed are the cases that the error names, both in their order. It wraps the error of ctx unless all cases had begun.
 //
 // The garbage collector must be told of the limit (debug.SetMemoryLimit): by itself it lets garbage take as much as what
 // lives.
-func Each(ctx context.Context, c Cases, do func(i int) error) error {
+func Each(ctx context.Context, c Cases, do func(i int) error) (failed []int, err error) {
 	if c.Workers <= 0 {
 		c.Workers = runtime.GOMAXPROCS(0)
 	}
 	limit := c.Memory.Limit()
+	total, err := Total()
+	if err != nil {
+		total = math.MaxInt64
+	}
 	errs := make([]error, len(c.IDs))
+	noRoom := false
+	ended := func(i int, err error) {
+		note := c.IDs[i]
+		if err != nil {
+			errs[i] = fmt.Errorf("case %s: %w", note, err)
+			note += " failed"
+			noRoom = noRoom || NoRoom(err)
+		}
+		c.Progress.Advance(1, note)
+	}
 	type end struct {
 		i    int
 		need Bytes
@@ -64,21 +80,21 @@ func Each(ctx context.Context, c Cases, do func(i int) error) error {
 	finish := func(e end) {
 		running--
 		used -= e.need
-		note := c.IDs[e.i]
-		if e.err != nil {
-			errs[e.i] = fmt.Errorf("case %s: %w", note, e.err)
-			note += " failed"
-		} else if c.Kept != nil {
+		if e.err == nil && c.Kept != nil {
 			used += c.Kept(e.i)
 		}
-		c.Progress.Advance(1, note)
+		ended(e.i, e.err)
 	}
 	begun := 0
 feed:
-	for ; begun < len(c.IDs) && ctx.Err() == nil; begun++ {
+	for ; begun < len(c.IDs) && ctx.Err() == nil && !noRoom; begun++ {
 		var need Bytes
 		if c.Need != nil {
 			need = max(c.Need(begun), 0)
+		}
+		if need > max(limit, total) {
+			ended(begun, fmt.Errorf("needs about %v of memory, this machine has %v; a limit above the need has it tried all the same", need, total))
+			continue
 		}
 		if need > limit {
 			slog.Warn("a case needs more memory than the limit leaves: it runs alone", "case", c.IDs[begun], "predicted", need, "left", limit)
@@ -90,6 +106,9 @@ feed:
 			case <-ctx.Done():
 				break feed
 			}
+			if noRoom {
+				break feed
+			}
 		}
 		running++
 		used += need
@@ -98,8 +117,22 @@ feed:
 	for running > 0 {
 		finish(<-done)
 	}
-	if begun < len(c.IDs) {
-		errs = append(errs, fmt.Errorf("stopped after %d of %d cases: %w", begun, len(c.IDs), ctx.Err()))
+	for i, err := range errs {
+		if err != nil {
+			failed = append(failed, i)
+		}
 	}
-	return errors.Join(errs...)
+	if begun < len(c.IDs) {
+		why := ctx.Err()
+		if why == nil {
+			why = errors.New("the others would fail alike")
+		}
+		errs = append(errs, fmt.Errorf("stopped after %d of %d cases: %w", begun, len(c.IDs), why))
+	}
+	return failed, errors.Join(errs...)
+}
+
+// NoRoom tells whether an error is of a disk that is full or cannot be written: what else is to go there fails alike.
+func NoRoom(err error) bool {
+	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || errors.Is(err, syscall.EROFS)
 }

@@ -80,18 +80,28 @@ func Resident() Bytes {
 
 // Free is the memory that can still be had without swapping: what Linux says is available, or less where a control group
 // (a container) of this process leaves less. Page cache that can be dropped counts as free.
-func Free() (Bytes, error) { return free(os.DirFS("/")) }
+func Free() (Bytes, error) {
+	free, _, err := memory(os.DirFS("/"))
+	return free, err
+}
 
-func free(root fs.FS) (Bytes, error) {
+// Total is the memory of this machine, or less where a control group of this process may have less.
+func Total() (Bytes, error) {
+	_, total, err := memory(os.DirFS("/"))
+	return total, err
+}
+
+func memory(root fs.FS) (free, total Bytes, err error) {
 	text, err := fs.ReadFile(root, "proc/meminfo")
 	if err != nil {
-		return 0, fmt.Errorf("free memory: %w", err)
+		return 0, 0, fmt.Errorf("free memory: %w", err)
 	}
-	kib, ok := entry(string(text), "MemAvailable:")
-	if !ok {
-		return 0, errors.New("free memory: /proc/meminfo has no MemAvailable")
+	available, ok := entry(string(text), "MemAvailable:")
+	all, known := entry(string(text), "MemTotal:")
+	if !ok || !known {
+		return 0, 0, errors.New("free memory: /proc/meminfo lacks MemAvailable or MemTotal")
 	}
-	least := kib << 10
+	free, total = Bytes(available<<10), Bytes(all<<10)
 	groups, _ := fs.ReadFile(root, "proc/self/cgroup") // none: no limit
 	for line := range strings.Lines(string(groups)) {
 		// hierarchy:controllers:path; version 2 has no controllers
@@ -115,14 +125,15 @@ func free(root fs.FS) (Bytes, error) {
 			if limited && known {
 				stat, _ := fs.ReadFile(root, path.Join(dir, "memory.stat"))
 				droppable, _ := entry(string(stat), cache)
-				least = min(least, max(most-used+droppable, 0))
+				free = min(free, Bytes(max(most-used+droppable, 0)))
+				total = min(total, Bytes(most))
 			}
 			if group == "/" {
 				break
 			}
 		}
 	}
-	return Bytes(least), nil
+	return free, total, nil
 }
 
 // number reads a file of one number; ok is false where there is none ("max", a missing file).

@@ -52,7 +52,8 @@ func Write(path string, write func(w io.Writer) error) (err error) {
 	return syncFolder(filepath.Dir(path))
 }
 
-// Sweep removes the temporary files that killed processes left in a folder. Only whoever alone writes there may call it.
+// Sweep removes the temporary files that killed processes left in a folder. Only whoever alone writes there (Lock)
+// may call it.
 func Sweep(folder string) error {
 	old, err := Glob(folder, ".*"+Suffix)
 	if err != nil {

@@ -3,6 +3,7 @@ package atomicfile
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -65,8 +66,7 @@ func claim(folder string) (*os.File, error) {
 		if err != nil {
 			return nil, err
 		}
-		// A file system without locks answers with another error; there two processes at once go unnoticed.
-		if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err == syscall.EWOULDBLOCK {
+		if !take(f, false) {
 			f.Close()
 			return nil, errors.New("another process is making it")
 		}
@@ -79,5 +79,36 @@ func claim(folder string) (*os.File, error) {
 			return f, nil
 		}
 		f.Close() // between Open and Flock its owner gave it the final name
+	}
+}
+
+// ErrLocked is the error of Lock where another holds the folder.
+var ErrLocked = errors.New("another process holds it")
+
+// Lock takes a folder for the caller alone until the file returned is closed, or the process ends; wait is for one that
+// another has, which else is ErrLocked. It binds only those that call Lock. The lock is on a hidden file that stays.
+func Lock(folder string, wait bool) (io.Closer, error) {
+	f, err := os.OpenFile(filepath.Join(folder, ".lock"), os.O_RDWR|os.O_CREATE, 0o666)
+	if err != nil {
+		return nil, fmt.Errorf("lock: %w", err)
+	}
+	if !take(f, wait) {
+		f.Close()
+		return nil, fmt.Errorf("lock %s: %w", folder, ErrLocked)
+	}
+	return f, nil
+}
+
+// take locks an open file, and is false where another has it. A file system without locks answers with another error;
+// there two processes at once go unnoticed.
+func take(f *os.File, wait bool) bool {
+	how := syscall.LOCK_EX
+	if !wait {
+		how |= syscall.LOCK_NB
+	}
+	for {
+		if err := syscall.Flock(int(f.Fd()), how); err != syscall.EINTR {
+			return err != syscall.EWOULDBLOCK
+		}
 	}
 }

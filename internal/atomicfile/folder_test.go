@@ -6,7 +6,9 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"masksam/internal/atomicfile"
 )
@@ -69,5 +71,37 @@ func TestFolderIsMadeOnce(t *testing.T) {
 	})
 	if err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestLock: a folder is one's alone until it is given up, and who waits gets it then.
+func TestLock(t *testing.T) {
+	dir := t.TempDir()
+	first, err := atomicfile.Lock(dir, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := atomicfile.Lock(dir, false); !errors.Is(err, atomicfile.ErrLocked) || !strings.Contains(err.Error(), dir) {
+		t.Errorf("the second: %v", err)
+	}
+	var given atomic.Bool
+	waited := make(chan error)
+	go func() {
+		l, err := atomicfile.Lock(dir, true)
+		if !given.Load() {
+			err = errors.Join(err, errors.New("had while another has it"))
+		}
+		waited <- errors.Join(err, l.Close())
+	}()
+	time.Sleep(20 * time.Millisecond)
+	given.Store(true)
+	if err := first.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := <-waited; err != nil {
+		t.Error(err)
+	}
+	if _, err := atomicfile.Lock(filepath.Join(dir, "absent"), false); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a folder that is not there: %v", err)
 	}
 }

@@ -260,7 +260,7 @@ func (c *checker) read(ctx context.Context, cases []Case, opt CheckOptions) erro
 	seed := maphash.MakeSeed()
 	opt.Progress.Start("checking", len(cases))
 	defer opt.Progress.Done()
-	err := admit.Each(ctx, admit.Cases{
+	_, err := admit.Each(ctx, admit.Cases{
 		IDs: IDs(cases), Need: func(i int) admit.Bytes { return admit.Live(cases[i].LoadBytes()) },
 		Workers: opt.Workers, Memory: opt.Memory, Progress: opt.Progress,
 	}, func(i int) error {

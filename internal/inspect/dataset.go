@@ -218,7 +218,7 @@ func (d *Dataset) raw(ctx context.Context, o Options) error {
 	}
 	reporter.Start("reading", len(cases))
 	defer reporter.Done()
-	err = admit.Each(ctx, admit.Cases{
+	_, err = admit.Each(ctx, admit.Cases{
 		IDs: dataset.IDs(cases), Need: func(i int) admit.Bytes { return admit.Live(cases[i].LoadBytes()) },
 		Workers: o.Workers, Memory: o.Memory, Progress: reporter,
 	}, func(i int) error {

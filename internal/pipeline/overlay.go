@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 
 	"masksam/internal/admit"
 	"masksam/internal/dataset"
@@ -115,15 +114,8 @@ func (o OverlayOptions) each(ctx context.Context, s *overlaySource, draw func(i 
 	}
 	reporter.Start("drawing", len(s.ids))
 	defer reporter.Done()
-	var failed atomic.Int32
-	err := admit.Each(ctx, admit.Cases{IDs: s.ids, Need: s.need, Workers: o.Workers, Memory: o.Memory, Progress: reporter}, func(i int) error {
-		err := draw(i)
-		if err != nil {
-			failed.Add(1)
-		}
-		return err
-	})
-	if n := failed.Load(); n > 0 {
+	failed, err := admit.Each(ctx, admit.Cases{IDs: s.ids, Need: s.need, Workers: o.Workers, Memory: o.Memory, Progress: reporter}, draw)
+	if n := len(failed); n > 0 {
 		return fmt.Errorf("%d of %d cases failed:\n%w", n, len(s.ids), err)
 	}
 	return err

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"masksam/internal/atomicfile"
 	"masksam/internal/dataset"
 	"masksam/internal/imageio"
 	"masksam/internal/store"
@@ -167,5 +168,28 @@ func TestStacks(t *testing.T) {
 		if err != nil || c.Size()[0] != want {
 			t.Errorf("%s has %v voxels, %v; want %d slices", id, c.Size(), err, want)
 		}
+	}
+
+	// A case that is gone takes its spacing along, and what a killed process left goes too.
+	for _, name := range []string{"imagesTr/b_0000.tif", "imagesTr/b.json", "labelsTr/b.tif", "labelsTr/b.json"} {
+		if err := os.Remove(filepath.Join(raw, filepath.FromSlash(name))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	truth := filepath.Join(pre, "gt_segmentations")
+	if err := os.WriteFile(filepath.Join(truth, ".b.tif.7.0"+atomicfile.Suffix), nil, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	run()
+	entries, err := os.ReadDir(truth)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var left []string
+	for _, e := range entries {
+		left = append(left, e.Name())
+	}
+	if want := []string{".lock", "a.json", "a.tif"}; !slices.Equal(left, want) {
+		t.Errorf("the reference labels are %v, want %v", left, want)
 	}
 }

@@ -133,13 +133,30 @@ func copyLabels(ds *dataset.Dataset, dir string) error {
 	if err := os.MkdirAll(dir, 0o777); err != nil {
 		return fmt.Errorf("copy the reference labels: %w", err)
 	}
+	lock, err := atomicfile.Lock(dir, true) // who prepares another configuration at the same time is soon done here
+	if err != nil {
+		return fmt.Errorf("copy the reference labels: %w", err)
+	}
+	defer lock.Close()
+	if err := atomicfile.Sweep(dir); err != nil {
+		return fmt.Errorf("copy the reference labels: %w", err)
+	}
 	old, err := labelled(dir, ds.FileEnding)
 	if err != nil {
 		return err
 	}
 	for _, id := range old {
-		if name := id + ds.FileEnding; !current[name] {
-			if err := os.Remove(filepath.Join(dir, name)); err != nil {
+		name := id + ds.FileEnding
+		if current[name] {
+			continue
+		}
+		path := filepath.Join(dir, name)
+		gone := []string{path}
+		if side := imageio.SpacingFile(path); side == filepath.Join(dir, id+filepath.Ext(side)) {
+			gone = []string{side, path} // the labels last: by them the spacing is found
+		}
+		for _, path := range gone {
+			if err := os.Remove(path); err != nil {
 				return fmt.Errorf("remove the labels of a case that is gone: %w", err)
 			}
 		}

@@ -46,7 +46,7 @@ func ExtractFingerprint(ctx context.Context, ds *dataset.Dataset, opt Fingerprin
 	read := make([]*caseFingerprint, len(cases))
 	opt.Progress.Start("fingerprint", len(cases)+2*len(ds.Channels))
 	defer opt.Progress.Done()
-	err = admit.Each(ctx, admit.Cases{
+	_, err = admit.Each(ctx, admit.Cases{
 		IDs: dataset.IDs(cases), Workers: opt.Workers, Memory: opt.Memory, Progress: opt.Progress,
 		Need: func(i int) admit.Bytes { return admit.Live(cases[i].LoadBytes()) }, // a channel makes way for its foreground
 		Kept: func(i int) admit.Bytes { return read[i].bytes() },

@@ -29,7 +29,7 @@ func Case(cfg *Config, im *imageio.Image, label *imageio.Label) (*store.Record, 
 
 // Bytes predicts the live memory that a case of the dataset takes at its peak, from its files to its record, by the headers of
 // its images: before the crop is known and as if every voxel were foreground. A case whose headers cannot be read, or
-// that cannot be loaded for another reason, takes nothing.
+// that cannot be loaded for another reason, takes nothing; one that is too large when it is resampled is only loaded.
 //
 // With V voxels in C channels that become N voxels, bytes are
 //
@@ -44,22 +44,36 @@ func (c *Config) Bytes(k dataset.Case) int {
 	spacing := permute(grid.Spacing, c.forward)
 	target := c.plan.Target(spacing)
 	from := permute(grid.Size, c.forward)
-	to := resampled(from, spacing, target)
-	voxels, result := grid.Len(), to[0]*to[1]*to[2]
 	const overhead = 4 << 20 // buffers of files, and what is located in small volumes
+	to, err := resampled(from, spacing, target, channels)
+	if err != nil {
+		return overhead + k.LoadBytes()
+	}
+	voxels, result := grid.Len(), to[0]*to[1]*to[2]
 	return overhead + max(
 		k.LoadBytes(),
 		4*channels*(result+voxels)+2*voxels+ndimage.ResizeBytes(from, to, c.method(c.plan.Data, spacing, target)),
 		4*channels*result+10*result)
 }
 
-// resampled is the size on the target spacing, of one voxel at least: nnU-Net makes an empty array of thin data.
-func resampled(size [3]int, spacing, target [3]float64) [3]int {
+// resampled is the size on the target spacing, of one voxel at least: nnU-Net makes an empty array of thin data. More
+// voxels, in all channels together, than an int32 counts are an error: voxels are located by such numbers.
+func resampled(size [3]int, spacing, target [3]float64, channels int) ([3]int, error) {
+	voxels := float64(channels)
+	var exact [3]float64 // an int may be too small
+	for a := range exact {
+		exact[a] = max(math.RoundToEven(spacing[a]/target[a]*float64(size[a])), 1)
+		voxels *= exact[a]
+	}
+	if !(voxels <= math.MaxInt32) {
+		return [3]int{}, fmt.Errorf("%d × %d × %d voxels of %v × %v × %v mm resampled to %v × %v × %v mm would be %.6g × %.6g × %.6g in %d channels, %.3g in all, and %d are the most: mend the spacing of the file, or plan with a larger one",
+			size[0], size[1], size[2], spacing[0], spacing[1], spacing[2], target[0], target[1], target[2], exact[0], exact[1], exact[2], channels, voxels, math.MaxInt32)
+	}
 	n := plan.NewShape(size, spacing, target)
 	for a := range n {
 		n[a] = max(n[a], 1)
 	}
-	return n
+	return n, nil
 }
 
 // run gives up the image's channels one after the other.
@@ -70,9 +84,13 @@ func (c *Config) run(im *imageio.Image, label *imageio.Label, files []string) (*
 	n := permute(cropped, c.forward)
 	spacing := permute(im.Grid.Spacing, c.forward)
 	target := c.plan.Target(spacing)
+	to, err := resampled(n, spacing, target, len(im.Channels))
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", files[0], err)
+	}
 	r := &store.Record{
 		Channels: len(im.Channels),
-		Size:     resampled(n, spacing, target),
+		Size:     to,
 		Properties: store.Properties{
 			Meta:                im.Meta,
 			Spacing:             im.Grid.Spacing,

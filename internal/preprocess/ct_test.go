@@ -191,7 +191,10 @@ func BenchmarkCaseCT(b *testing.B) {
 			}
 			b.ReportMetric(float64(peak())/1e6, "peak-MB")
 			b.ReportMetric((processor(b)-start)/float64(b.N), "cpu-s/case")
-			to := resampled(size, spacing, target)
+			to, err := resampled(size, spacing, target, 1)
+			if err != nil {
+				b.Fatal(err)
+			}
 			moved := 81*size[0]*size[1]*size[2] + 20*to[0]*to[1]*to[2]
 			if to[0] != size[0] {
 				moved += 16 * to[0] * size[1] * size[2]

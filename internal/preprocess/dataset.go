@@ -54,6 +54,7 @@ func Dataset(ctx context.Context, o Options) (Report, error) {
 	if err != nil {
 		return report, err
 	}
+	defer out.Close()
 	if report.Removed, err = removeOthers(out, cases); err != nil {
 		return report, err
 	}
@@ -76,7 +77,7 @@ func Dataset(ctx context.Context, o Options) (Report, error) {
 	for i, j := range todo {
 		ids[i] = j.ID
 	}
-	err = admit.Each(ctx, admit.Cases{
+	failed, err := admit.Each(ctx, admit.Cases{
 		IDs: ids, Need: func(i int) admit.Bytes { return admit.Live(cfg.Bytes(todo[i].Case)) },
 		Workers: o.Workers, Memory: o.Memory, Progress: o.Progress,
 	}, func(i int) error {
@@ -89,16 +90,20 @@ func Dataset(ctx context.Context, o Options) (Report, error) {
 	})
 	for _, j := range todo {
 		report.Warnings = append(report.Warnings, j.warnings...)
-		switch {
-		case j.err != nil && j.ended:
-			report.Failed = append(report.Failed, j.ID)
-		case j.ended:
+		if j.ended && j.err == nil {
 			report.Done = append(report.Done, j.ID)
 		}
 	}
+	for _, i := range failed {
+		report.Failed = append(report.Failed, ids[i])
+	}
 	switch {
-	case len(report.Failed) > 0:
-		return report, fmt.Errorf("preprocess %s: %d of %d cases failed:\n%w", o.Configuration, len(report.Failed), len(cases), err)
+	case len(failed) > 0:
+		err = fmt.Errorf("preprocess %s: %d of %d cases failed:\n%w", o.Configuration, len(failed), len(cases), err)
+		if admit.NoRoom(err) {
+			err = fmt.Errorf("%w\nfree some space and run it again to go on", err)
+		}
+		return report, err
 	case err != nil:
 		return report, fmt.Errorf("preprocess %s: %w; run it again to go on", o.Configuration, err)
 	}

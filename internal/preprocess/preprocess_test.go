@@ -16,6 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
 
+	"masksam/internal/atomicfile"
 	"masksam/internal/dataset"
 	"masksam/internal/imageio"
 	"masksam/internal/plan"
@@ -159,6 +160,52 @@ func TestThinImageKeepsOneSlice(t *testing.T) {
 	r, err := Case(cfg, im, label)
 	if err != nil || r.Size != [3]int{1, 2, 2} {
 		t.Errorf("size %v, %v", r.Size, err)
+	}
+}
+
+// A spacing far too small is an error of the case before anything of that size is made, and its prediction does not
+// overflow.
+func TestTooManyVoxels(t *testing.T) {
+	dir := t.TempDir()
+	writeCase(t, dir, "a", 1) // 8 × 12 × 14, of which 7 × 10 × 12 are not zero, in 2 channels
+	ds := newDataset(t, dir, 1)
+	cases, err := ds.Cases()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := newPlans(t, ds, [3]float64{2, 1, 1})
+	for _, c := range []struct {
+		spacing []float64
+		want    string // "": it fits
+	}{
+		{[]float64{1e-9, 1e-9, 1e-9}, "would be 1.4e+10 × 1e+10 × 1.2e+10 in 2 channels"},
+		{[]float64{1e-300, 1e-9, 1}, "would be 1.4e+301 ×"}, // no int holds it
+		{[]float64{1e-9, 1e300, 1e300}, "would be 1.4e+10 × 1 × 1 in 2 channels"},
+		{[]float64{1.29e-8, 1e300, 1e300}, "1.08527e+09 × 1 × 1 in 2 channels, 2.17e+09 in all"},
+		{[]float64{2e-3, 1, 1}, ""},
+	} {
+		if err := p.Put("3d_fullres", "spacing", c.spacing); err != nil {
+			t.Fatal(err)
+		}
+		cfg, err := NewConfig(p, "3d_fullres", ds)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := cfg.Bytes(cases[0]); n < cases[0].LoadBytes() || (c.want != "") != (n < 8<<20) {
+			t.Errorf("%v: %d bytes predicted", c.spacing, n)
+		}
+		im, label, _, err := cfg.Load(cases[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = cfg.run(im, label, cases[0].Images)
+		if c.want == "" && err == nil {
+			continue
+		}
+		if err == nil || c.want == "" || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), cases[0].Images[0]) ||
+			!strings.Contains(err.Error(), fmt.Sprintf("resampled to %v × %v × %v mm", c.spacing[0], c.spacing[1], c.spacing[2])) {
+			t.Errorf("%v: %v", c.spacing, err)
+		}
 	}
 }
 
@@ -313,6 +360,34 @@ func TestDatasetStops(t *testing.T) {
 	o.Out = filepath.Join(dir, dataset.FileName, "out")
 	if _, err := Dataset(t.Context(), o); err == nil {
 		t.Error("a store below a file")
+	}
+}
+
+// While one preprocesses into a store, another is refused and leaves its unfinished cases alone.
+func TestDatasetIsMadeOnce(t *testing.T) {
+	dir := t.TempDir()
+	writeCase(t, dir, "a", 1)
+	ds := newDataset(t, dir, 1)
+	o := Options{Dataset: ds, Plans: newPlans(t, ds, [3]float64{2, 1, 1}), Configuration: "3d_fullres", Out: filepath.Join(dir, "out")}
+	first, err := store.Create(o.Out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	unfinished := filepath.Join(o.Out, ".a.case.7.0"+atomicfile.Suffix)
+	if err := os.WriteFile(unfinished, nil, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Dataset(t.Context(), o); err == nil || !strings.Contains(err.Error(), o.Out+": another process is preprocessing it") {
+		t.Errorf("error %v", err)
+	}
+	if _, err := os.Stat(unfinished); err != nil {
+		t.Error(err)
+	}
+	if err := first.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if report, err := Dataset(t.Context(), o); err != nil || len(report.Done) != 1 {
+		t.Error(report, err)
 	}
 }
 

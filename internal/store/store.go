@@ -21,6 +21,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -89,25 +90,37 @@ type Properties struct {
 // Store is a folder of cases. It is safe for concurrent use, and so are its cases.
 type Store struct {
 	dir   string
+	lock  io.Closer // nil: opened
 	mu    sync.Mutex
 	cases map[string]*Case
 }
 
-// Create makes the folder, if need be, and removes what killed writers left in it.
+// Create makes the folder, if need be, and removes what killed writers left in it. Until Close the store may be opened,
+// but not created, by others.
 func Create(dir string) (*Store, error) {
 	if err := os.MkdirAll(dir, 0o777); err != nil {
 		return nil, fmt.Errorf("create store: %w", err)
 	}
-	left, err := atomicfile.Glob(dir, ".*"+ending+".*"+atomicfile.Suffix)
+	lock, err := atomicfile.Lock(dir, false)
+	if errors.Is(err, atomicfile.ErrLocked) {
+		return nil, fmt.Errorf("create store %s: another process is preprocessing it: wait until it is done", dir)
+	}
 	if err != nil {
-		return nil, fmt.Errorf("create store %s: %w", dir, err)
+		return nil, fmt.Errorf("create store: %w", err)
 	}
-	for _, path := range left {
-		if err := os.Remove(path); err != nil {
-			return nil, fmt.Errorf("create store: remove an unfinished case: %w", err)
-		}
+	if err := atomicfile.Sweep(dir); err != nil {
+		lock.Close()
+		return nil, fmt.Errorf("create store: %w", err)
 	}
-	return Open(dir)
+	return &Store{dir: dir, lock: lock, cases: map[string]*Case{}}, nil
+}
+
+// Close lets others create a store that was created; it can still be read.
+func (s *Store) Close() error {
+	if s.lock == nil {
+		return nil
+	}
+	return s.lock.Close()
 }
 
 // Open opens an existing store.

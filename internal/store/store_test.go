@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 
@@ -74,6 +75,7 @@ func TestRoundTrip(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		defer s.Close()
 		if err := s.Put(r); err != nil {
 			t.Fatal(err)
 		}
@@ -239,7 +241,19 @@ func TestUnfinishedIsNotDone(t *testing.T) {
 	if _, ok := s.Digest("a"); ok {
 		t.Error("an unfinished case has a digest")
 	}
-	if _, err := Create(s.Dir()); err != nil {
+	if _, err := Create(s.Dir()); err == nil || !strings.Contains(err.Error(), "another process is preprocessing it") || !strings.Contains(err.Error(), s.Dir()) {
+		t.Errorf("created while another writes: %v", err)
+	}
+	if _, err := os.Stat(left); err != nil {
+		t.Errorf("the other's file is gone: %v", err)
+	}
+	if r, err := Open(s.Dir()); err != nil || r.Close() != nil {
+		t.Errorf("opened while another writes: %v", err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if s, err := Create(s.Dir()); err != nil || s.Close() != nil {
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(left); !errors.Is(err, os.ErrNotExist) {
