@@ -95,6 +95,9 @@ func (o PlanOptions) open(ctx context.Context) (r *raw, err error) {
 // the dataset's own splits if it has any, nnU-Net's plans, and for a recipe a second plans file: the same data, with the
 // recipe's patch and batch and the network as data.
 func Plan(ctx context.Context, o PlanOptions) (*Planned, error) {
+	if err := o.Nnunet.Check(); err != nil {
+		return nil, err
+	}
 	recipe, err := o.recipe()
 	if err != nil {
 		return nil, err
@@ -110,15 +113,6 @@ func Plan(ctx context.Context, o PlanOptions) (*Planned, error) {
 	if err := dataset.CopySplits(rawDir, dir); err != nil {
 		return nil, err
 	}
-	out := &Planned{Dataset: name}
-	write := func(p *plan.Plans) error {
-		path := filepath.Join(dir, p.PlansName+".json")
-		if err := keep(p, path); err != nil {
-			return err
-		}
-		out.Files, out.Plans = append(out.Files, path), p.PlansName
-		return p.Write(path)
-	}
 	nnunet := o.Nnunet
 	if nnunet.Reader, err = reader(ds); err != nil {
 		return nil, err
@@ -131,20 +125,36 @@ func Plan(ctx context.Context, o PlanOptions) (*Planned, error) {
 	if err != nil {
 		return nil, err
 	}
+	out := &Planned{Dataset: name}
+	var fresh []*plan.Plans
+	baseName := base.PlansName
 	if held != nil {
 		base = held
-	} else if err := write(base); err != nil {
-		return nil, err
+	} else {
+		fresh = append(fresh, base)
 	}
-	if recipe == nil {
-		return out, nil
+	if recipe != nil {
+		with, resolved, err := withRecipe(base, ds, *recipe, o)
+		if err != nil {
+			return nil, err
+		}
+		if with.PlansName == baseName {
+			return nil, fmt.Errorf("recipe %s: its plan cannot have the name of the plans that it builds on, %s; choose another by --name", recipe.Name, baseName)
+		}
+		out.Recipe = resolved
+		fresh = append(fresh, with)
 	}
-	with, resolved, err := withRecipe(base, ds, *recipe, o)
-	if err != nil {
-		return nil, err
+	for _, p := range fresh {
+		path := filepath.Join(dir, p.PlansName+".json")
+		if err := keep(p, path); err != nil {
+			return nil, err
+		}
+		if err := p.Write(path); err != nil {
+			return nil, err
+		}
+		out.Files, out.Plans = append(out.Files, path), p.PlansName
 	}
-	out.Recipe = resolved
-	return out, write(with)
+	return out, nil
 }
 
 // reader is the class that nnU-Net reads a dataset's files with: chosen by the first case, or, where the images are not at
@@ -200,8 +210,11 @@ func (o PlanOptions) recipe() (*masksam.Recipe, error) {
 		set = append(slices.Clone(set), fmt.Sprintf("batch=%d", o.Batch))
 	}
 	if o.Recipe == "" {
-		if len(set) > 0 {
+		switch {
+		case len(set) > 0:
 			return nil, fmt.Errorf("%s overrides a recipe: name one with --recipe", set[0])
+		case o.Name != "":
+			return nil, fmt.Errorf("%s is to name a recipe's plan: name one with --recipe, or nnU-Net's plans by --plans", o.Name)
 		}
 		return nil, nil
 	}
@@ -212,7 +225,13 @@ func (o PlanOptions) recipe() (*masksam.Recipe, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &r, override(&r, set)
+	if err := override(&r, set); err != nil {
+		return nil, err
+	}
+	if o.Name != "" {
+		r.Plans = o.Name
+	}
+	return &r, plan.CheckName(r.Plans)
 }
 
 func override(r *masksam.Recipe, set []string) error {
@@ -303,10 +322,7 @@ func withRecipe(plans *plan.Plans, ds *dataset.Dataset, r masksam.Recipe, o Plan
 		cell := r.Network.Encoder.Patch
 		patch = plan.ChoosePatch(median, spacing, [3]int{1, cell, cell}, patchSlices, patchVoxels)
 	}
-	switch {
-	case o.Name != "":
-		r.Plans = o.Name
-	case o.Patch != nil || o.Batch != 0: // as the published recipes' plans are named
+	if o.Name == "" && (o.Patch != nil || o.Batch != 0) { // as the published recipes' plans are named
 		r.Plans = fmt.Sprintf("nnUNetPlans_%d_%d_%d_b%d", patch[0], patch[1], patch[2], r.Batch)
 	}
 	resolved, err := r.Resolve(patch, len(ds.Channels), ds.Labels.Heads())

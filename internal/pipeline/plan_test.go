@@ -221,6 +221,29 @@ func TestPatchAndBatch(t *testing.T) {
 	}
 }
 
+// No plans take the place of another file, or lie elsewhere; what is refused writes nothing.
+func TestPlansNames(t *testing.T) {
+	roots, pre := flatRoots(t)
+	for want, o := range map[string]PlanOptions{
+		"../evil":      {Nnunet: plan.Options{PlansName: "../evil"}},
+		"splits_final": {Recipe: "small", Name: "splits_final"},
+		"a__b":         {Recipe: "small", Set: []string{"plans=a__b"}},
+		"builds on":    {Recipe: "small", Name: "nnUNetPlans"},
+		"--recipe":     {Name: "mine"},
+	} {
+		o.Roots, o.Dataset = roots, "779"
+		if _, err := Plan(t.Context(), o); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%+v: %v; want %s", o, err, want)
+		}
+	}
+	if _, err := MovePlans(roots, "779", "779", "nnUNetPlans", "dataset"); err == nil || !strings.Contains(err.Error(), `"dataset"`) {
+		t.Errorf("moved plans named dataset: %v", err)
+	}
+	if there, err := filepath.Glob(filepath.Join(pre, "*Plans*.json")); err != nil || len(there) > 0 {
+		t.Errorf("written: %v, %v", there, err)
+	}
+}
+
 // Moved plans name the target and its reader; what they would overwrite stays.
 func TestMovePlans(t *testing.T) {
 	roots, _ := flatRoots(t)

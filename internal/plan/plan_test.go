@@ -311,6 +311,19 @@ func TestRecipePlans(t *testing.T) {
 	}
 }
 
+func TestCheckName(t *testing.T) {
+	for _, name := range []string{"nnUNetPlans", "nnUNetPlans_4_256_256_b2", "my-plans.2", "Datasets"} {
+		if err := CheckName(name); err != nil {
+			t.Error(err)
+		}
+	}
+	for _, name := range []string{"", "../evil", "a/b", `a\b`, ".hidden", "..", "a__b", "_a", "a_", "dataset", "dataset_fingerprint", "splits_final"} {
+		if CheckName(name) == nil {
+			t.Errorf("plans may be named %q", name)
+		}
+	}
+}
+
 func TestKeepFrom(t *testing.T) {
 	old, p := small(t), small(t)
 	if err := old.Put("2d", "batch_size", 77); err != nil {

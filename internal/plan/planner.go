@@ -68,14 +68,14 @@ type Options struct {
 	Reader            string // image_reader_writer; default: by overwrite_image_reader_writer and file_ending
 }
 
-// Make plans a dataset of the given name (DatasetXXX_Name) as nnU-Net 2.8.1 does.
-func Make(ds *dataset.Dataset, name string, fp *Fingerprint, opt Options) (*Plans, error) {
+// complete checks what is asked for and gives the rest its default.
+func (opt Options) complete() (Options, planner, error) {
 	if opt.Planner == "" {
 		opt.Planner = DefaultPlanner
 	}
 	i := slices.IndexFunc(planners, func(p planner) bool { return p.class == opt.Planner })
 	if i < 0 {
-		return nil, fmt.Errorf("unknown planner %q; there are %s", opt.Planner, strings.Join(Planners(), ", "))
+		return opt, planner{}, fmt.Errorf("unknown planner %q; there are %s", opt.Planner, strings.Join(Planners(), ", "))
 	}
 	p := planners[i]
 	if opt.PlansName == "" {
@@ -85,10 +85,25 @@ func Make(ds *dataset.Dataset, name string, fp *Fingerprint, opt Options) (*Plan
 		opt.GPUMemoryGB = p.memoryGB
 	}
 	if opt.GPUMemoryGB < 0 {
-		return nil, fmt.Errorf("a GPU memory target of %v GB", opt.GPUMemoryGB)
+		return opt, p, fmt.Errorf("a GPU memory target of %v GB", opt.GPUMemoryGB)
 	}
 	if opt.Spacing != nil && (len(opt.Spacing) != 3 || !(minOf(opt.Spacing) > 0)) {
-		return nil, fmt.Errorf("target spacing %v: give three numbers above 0, in the order of the file's array (z y x)", opt.Spacing)
+		return opt, p, fmt.Errorf("target spacing %v: give three numbers above 0, in the order of the file's array (z y x)", opt.Spacing)
+	}
+	return opt, p, CheckName(opt.PlansName)
+}
+
+// Check reports what no dataset can be planned with.
+func (opt Options) Check() error {
+	_, _, err := opt.complete()
+	return err
+}
+
+// Make plans a dataset of the given name (DatasetXXX_Name) as nnU-Net 2.8.1 does.
+func Make(ds *dataset.Dataset, name string, fp *Fingerprint, opt Options) (*Plans, error) {
+	opt, p, err := opt.complete()
+	if err != nil {
+		return nil, err
 	}
 	if opt.Reader == "" {
 		r, err := imageio.ChooseReader(ds.Reader, ds.FileEnding, "")

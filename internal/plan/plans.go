@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"masksam/internal/atomicfile"
+	"masksam/internal/dataset"
 	"masksam/internal/pyjson"
 )
 
@@ -37,6 +38,20 @@ type Plans struct {
 	Intensity         []Intensity // foreground intensities per channel
 
 	doc *pyjson.Object
+}
+
+// CheckName refuses names that plans cannot have: one becomes a file in the folder of the preprocessed dataset, and part of
+// a model's folder, TRAINER__PLANS__CONFIGURATION.
+func CheckName(name string) error {
+	switch file := name + ".json"; {
+	case strings.ContainsAny(name, `/\`) || strings.HasPrefix(name, "."):
+		return fmt.Errorf("plans cannot be named %q: a file is named so, without / or \\ and with no dot in front", name)
+	case strings.Contains("_"+name+"_", "__"):
+		return fmt.Errorf("plans cannot be named %q: models' folders are TRAINER__PLANS__CONFIGURATION, so no _ at an end and no __ inside", name)
+	case slices.Contains([]string{dataset.FileName, dataset.SplitsName, FingerprintName}, file):
+		return fmt.Errorf("plans cannot be named %q: %s is another file of the dataset", name, file)
+	}
+	return nil
 }
 
 // Read reads a plans.json.
