@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"reflect"
+	"strconv"
 	"strings"
 )
 
@@ -92,4 +93,24 @@ func normalise(args []string, flags map[string]flagInfo) ([]string, error) {
 // isFlag tells a flag from a value, such as the negative number -1.
 func isFlag(arg string) bool {
 	return len(arg) > 1 && arg[0] == '-' && (arg[1] < '0' || arg[1] > '9') && arg[1] != '.'
+}
+
+// workers is a number of cases or files at a time, 0 for one per core.
+type workers int
+
+func (w *workers) UnmarshalText(text []byte) error {
+	n, err := strconv.Atoi(string(text))
+	if err != nil || n < 0 {
+		return fmt.Errorf("%q is no number of workers: give 1 or more, or 0 for one per core", text)
+	}
+	*w = workers(n)
+	return nil
+}
+
+// counts are the numbers themselves.
+func counts(all []workers) (n []int) {
+	for _, w := range all {
+		n = append(n, int(w))
+	}
+	return n
 }

@@ -28,7 +28,7 @@ type PlanOptions struct {
 	Set      []string // key=value overrides of the recipe
 	Name     string   // plans name of the recipe's plan; empty: the recipe's own
 	Patch    []int    // T, H, W in place of the recipe's; the plan is then named by it unless Name is given
-	Batch    int      // in place of the recipe's, likewise; 0: the recipe's
+	Batch    *int     // in place of the recipe's, likewise
 	Nnunet   plan.Options
 	Clean    bool                        // extract the fingerprint again
 	Verify   func(*dataset.Report) error // asks for an integrity check first and is told what it found
@@ -206,8 +206,8 @@ func (o PlanOptions) recipe() (*masksam.Recipe, error) {
 	if o.Patch != nil {
 		set = append(slices.Clone(set), "patch="+strings.ReplaceAll(fmt.Sprint(o.Patch), " ", ","))
 	}
-	if o.Batch != 0 {
-		set = append(slices.Clone(set), fmt.Sprintf("batch=%d", o.Batch))
+	if o.Batch != nil {
+		set = append(slices.Clone(set), fmt.Sprintf("batch=%d", *o.Batch))
 	}
 	if o.Recipe == "" {
 		switch {
@@ -218,8 +218,8 @@ func (o PlanOptions) recipe() (*masksam.Recipe, error) {
 		}
 		return nil, nil
 	}
-	if o.Patch != nil && len(o.Patch) != 3 || o.Batch < 0 {
-		return nil, fmt.Errorf("patch %v, batch %d: a patch has three sizes, slices first, and a batch is above 0", o.Patch, o.Batch)
+	if o.Patch != nil && (len(o.Patch) != 3 || slices.Min(o.Patch) < 1) {
+		return nil, fmt.Errorf("patch %v: a patch has three sizes above 0, slices first", o.Patch)
 	}
 	r, err := masksam.FindRecipe(o.Recipe)
 	if err != nil {
@@ -227,6 +227,13 @@ func (o PlanOptions) recipe() (*masksam.Recipe, error) {
 	}
 	if err := override(&r, set); err != nil {
 		return nil, err
+	}
+	const maxVoxels, maxBatch = 1 << 31, 10_000 // beyond all memory
+	if p := r.Patch; p != [3]int{} && (slices.Min(p[:]) < 1 || float64(p[0])*float64(p[1])*float64(p[2]) > maxVoxels) {
+		return nil, fmt.Errorf("patch %v: its sizes must be above 0, and its voxels at most 2^31", p)
+	}
+	if r.Batch < 1 || r.Batch > maxBatch {
+		return nil, fmt.Errorf("batch %d: it must be 1 to %d", r.Batch, maxBatch)
 	}
 	if o.Name != "" {
 		r.Plans = o.Name
@@ -322,7 +329,7 @@ func withRecipe(plans *plan.Plans, ds *dataset.Dataset, r masksam.Recipe, o Plan
 		cell := r.Network.Encoder.Patch
 		patch = plan.ChoosePatch(median, spacing, [3]int{1, cell, cell}, patchSlices, patchVoxels)
 	}
-	if o.Name == "" && (o.Patch != nil || o.Batch != 0) { // as the published recipes' plans are named
+	if o.Name == "" && (o.Patch != nil || o.Batch != nil) { // as the published recipes' plans are named
 		r.Plans = fmt.Sprintf("nnUNetPlans_%d_%d_%d_b%d", patch[0], patch[1], patch[2], r.Batch)
 	}
 	resolved, err := r.Resolve(patch, len(ds.Channels), ds.Labels.Heads())
