@@ -145,12 +145,15 @@ func (p *Plans) Write(path string) error {
 	return atomicfile.WriteBytes(path, text)
 }
 
-// KeepFrom adds the configurations of an older plans.json that these plans lack, as nnU-Net does when it plans again, so
-// that hand-made ones are not lost.
+// Standard are the configurations that nnU-Net's planners make where a dataset asks for them.
+var Standard = []string{"2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres"}
+
+// KeepFrom adds the configurations of an older plans.json that these plans lack, so that hand-made ones are not lost.
+// nnU-Net keeps Standard ones too; but a low resolution that is not planned any more no longer fits the rest.
 func (p *Plans) KeepFrom(old *Plans) {
 	mine := p.configurations()
 	for _, name := range old.Configurations() {
-		if !mine.Has(name) {
+		if !mine.Has(name) && !slices.Contains(Standard, name) {
 			v, _ := old.configurations().Get(name)
 			mine.Set(name, v)
 		}
