@@ -82,7 +82,7 @@ func run(name string, args []string, stdout, stderr io.Writer) int {
 	if err != nil {
 		panic(err) // the command structs are wrong
 	}
-	if len(args) == 0 {
+	if len(args) == 0 && !isNNUNet {
 		args = []string{"--help"}
 	}
 	parsed, err := parser.Parse(args)
