@@ -76,7 +76,8 @@ func run(name string, args []string, stdout, stderr io.Writer) int {
 			return fail(stderr, name, err, exitUsage)
 		}
 	}
-	parser, err := kong.New(grammar, kong.Name(name), kong.Description(description), kong.Writers(stdout, stderr),
+	out := &output{Writer: stdout}
+	parser, err := kong.New(grammar, kong.Name(name), kong.Description(description), kong.Writers(out, stderr),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true}), kong.Vars{"recipes": recipeNames(), "planners": strings.Join(plan.Planners(), ", "),
 			"demo_cases": strconv.Itoa(demo.DefaultCases), "demo_minutes": strconv.FormatFloat(demo.DefaultMinutes, 'g', -1, 64)})
 	if err != nil {
@@ -94,12 +95,15 @@ func run(name string, args []string, stdout, stderr io.Writer) int {
 	defer stop()
 	context.AfterFunc(ctx, stop) // a second signal ends the program at once
 	torch.SetThreads(threads())
-	a := &app{ctx, stdout, bar, level}
+	a := &app{ctx, out, bar, level}
 	if c, ok := grammar.(*cli); ok {
 		a.say(c.Verbose, false)
 	}
 	err = parsed.Run(a)
 	bar.Done()
+	if err == nil && out.err != nil {
+		err = fmt.Errorf("write the output: %w", out.err)
+	}
 	switch {
 	case err == nil:
 		return exitOK
@@ -108,6 +112,20 @@ func run(name string, args []string, stdout, stderr io.Writer) int {
 	default:
 		return fail(stderr, name, err, exitFailed)
 	}
+}
+
+// output remembers its first error, so that commands may write without looking.
+type output struct {
+	io.Writer
+	err error
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	n, err := o.Writer.Write(p)
+	if o.err == nil {
+		o.err = err
+	}
+	return n, err
 }
 
 // threads of the engine: as many as the variable OMP_NUM_THREADS says, else one for each core that may be used.
