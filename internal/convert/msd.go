@@ -28,7 +28,7 @@ func MSD(ctx context.Context, o Options) (*Result, error) {
 		id, _ := strconv.Atoi(m[1])
 		o = o.or(id, m[2])
 	} else if o.ID == 0 || o.Name == "" {
-		return nil, fmt.Errorf("%s: a Decathlon task's folder is named like Task05_Prostate; rename it, or give --id and --name", o.Source)
+		return nil, fmt.Errorf("%s: a Decathlon task's folder is named like Task05_Prostate; rename it, or choose number and name of the dataset", o.Source)
 	}
 
 	s := look(o.Source)

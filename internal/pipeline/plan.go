@@ -271,7 +271,7 @@ func fingerprint(ctx context.Context, ds *dataset.Dataset, path string, o PlanOp
 		switch why := ""; {
 		case errors.Is(err, fs.ErrNotExist):
 		case err != nil:
-			return nil, fmt.Errorf("%w; remove the file or plan with --clean", err)
+			return nil, fmt.Errorf("%w; remove the file, so that it is extracted again", err)
 		default:
 			if why, err = stale(ds, fp, path); err != nil || why == "" {
 				return fp, err

@@ -104,7 +104,7 @@ func planned(plans *plan.Plans, asked []string) (held []string, err error) {
 		}
 	}
 	if held == nil {
-		return nil, fmt.Errorf("preprocess: plans %s have no configuration %s; there are %s", plans.PlansName, strings.Join(asked, ", "), strings.Join(known, ", "))
+		return nil, fmt.Errorf("preprocess: plans %s have no configuration %s; there are %s: choose one of them by -c", plans.PlansName, strings.Join(asked, ", "), strings.Join(known, ", "))
 	}
 	return held, nil
 }
