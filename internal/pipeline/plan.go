@@ -84,6 +84,10 @@ func (o PlanOptions) open(ctx context.Context) (r *raw, err error) {
 	if r.ds, err = dataset.Read(r.rawDir); err != nil {
 		return nil, err
 	}
+	if cases, err := r.ds.Cases(); err == nil && len(cases) != r.ds.NumTraining {
+		slog.Warn("numTraining in dataset.json is not the number of cases, though plans limit the batch size by it",
+			"numTraining", r.ds.NumTraining, "cases", len(cases))
+	}
 	if err := os.MkdirAll(r.dir, 0o777); err != nil {
 		return nil, fmt.Errorf("make the preprocessed folder: %w", err)
 	}
