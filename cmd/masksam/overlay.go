@@ -29,7 +29,9 @@ func (c *overlayCmd) Run(a *app) error {
 	switch {
 	case (c.Image == "") != (c.Label == ""):
 		return errors.New("--image and --label go together")
-	case (c.Image == "") == (c.Dataset == ""):
+	case c.Image != "" && c.Dataset != "":
+		return errors.New("name a dataset, or one image by --image and --label, not both")
+	case c.Image == "" && c.Dataset == "":
 		return errors.New("name a dataset, or one image by --image and --label")
 	case c.Image != "":
 		if err := pipeline.OverlayFile(c.Image, c.Label, c.Output, c.Channel, style); err != nil {
