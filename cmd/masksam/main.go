@@ -77,8 +77,12 @@ func run(name string, args []string, stdout, stderr io.Writer) int {
 		}
 	}
 	out := &output{Writer: stdout}
+	help, typed := kong.DefaultHelpPrinter, func(text string) string { return text }
+	if isNNUNet {
+		help, typed = helpAsTyped, asTyped
+	}
 	parser, err := kong.New(grammar, kong.Name(name), kong.Description(description), kong.Writers(out, stderr),
-		kong.ConfigureHelp(kong.HelpOptions{Compact: true}), kong.Vars{"recipes": recipeNames(), "planners": strings.Join(plan.Planners(), ", "),
+		kong.Help(help), kong.ConfigureHelp(kong.HelpOptions{Compact: true}), kong.Vars{"recipes": recipeNames(), "planners": strings.Join(plan.Planners(), ", "),
 			"demo_cases": strconv.Itoa(demo.DefaultCases), "demo_minutes": strconv.FormatFloat(demo.DefaultMinutes, 'g', -1, 64)})
 	if err != nil {
 		panic(err) // the command structs are wrong
@@ -88,7 +92,7 @@ func run(name string, args []string, stdout, stderr io.Writer) int {
 	}
 	parsed, err := parser.Parse(args)
 	if err != nil {
-		return fail(stderr, name, fmt.Errorf("%w; see %s --help", err, strings.TrimSpace(name+" "+commandOf(err))), exitUsage)
+		return fail(stderr, name, fmt.Errorf("%s; see %s --help", typed(err.Error()), strings.TrimSpace(name+" "+commandOf(err))), exitUsage)
 	}
 
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
