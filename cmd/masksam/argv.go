@@ -2,8 +2,14 @@ package main
 
 import (
 	"fmt"
+	"io"
 	"reflect"
+	"regexp"
+	"strconv"
 	"strings"
+	"unicode/utf8"
+
+	"github.com/alecthomas/kong"
 )
 
 // nnU-Net's commands are argparse's: long flags with one dash (-tr), lists without commas (-f 0 1 2). kong knows
@@ -89,7 +95,60 @@ func normalise(args []string, flags map[string]flagInfo) ([]string, error) {
 	return out, nil
 }
 
+// kongFlag is a flag with its value as kong writes it, and the gap to the next column.
+var kongFlag = regexp.MustCompile(`--(\w+)=(\S+)( {2,})?`)
+
+// asTyped writes flags with values as one types them, --f=F,... as -f F …, and leaves columns where they are.
+func asTyped(text string) string {
+	return kongFlag.ReplaceAllStringFunc(text, func(flag string) string {
+		m := kongFlag.FindStringSubmatch(flag)
+		value, list := strings.CutSuffix(m[2], ",...")
+		out := "-" + m[1] + " " + value
+		if list {
+			out = strings.ReplaceAll(out, ",", " ") + " …"
+		}
+		if m[3] != "" {
+			out += strings.Repeat(" ", utf8.RuneCountInString(flag)-utf8.RuneCountInString(out))
+		}
+		return out
+	})
+}
+
+// helpAsTyped is kong's help with flags as one types them.
+func helpAsTyped(options kong.HelpOptions, ctx *kong.Context) error {
+	var text strings.Builder
+	out := ctx.Stdout
+	ctx.Stdout = &text
+	err := kong.DefaultHelpPrinter(options, ctx)
+	ctx.Stdout = out
+	if err != nil {
+		return err
+	}
+	_, err = io.WriteString(out, asTyped(text.String()))
+	return err
+}
+
 // isFlag tells a flag from a value, such as the negative number -1.
 func isFlag(arg string) bool {
 	return len(arg) > 1 && arg[0] == '-' && (arg[1] < '0' || arg[1] > '9') && arg[1] != '.'
+}
+
+// workers is a number of cases or files at a time, 0 for one per core.
+type workers int
+
+func (w *workers) UnmarshalText(text []byte) error {
+	n, err := strconv.Atoi(string(text))
+	if err != nil || n < 0 {
+		return fmt.Errorf("%q is no number of workers: give 1 or more, or 0 for one per core", text)
+	}
+	*w = workers(n)
+	return nil
+}
+
+// counts are the numbers themselves.
+func counts(all []workers) (n []int) {
+	for _, w := range all {
+		n = append(n, int(w))
+	}
+	return n
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"maps"
+	"os"
 	"os/exec"
 	"slices"
 	"strings"
@@ -13,6 +14,20 @@ import (
 var testFlags = map[string]flagInfo{
 	"tr": {}, "p": {}, "f": {list: true}, "c": {boolean: true},
 	"num_gpus": {unbuilt: "one device at a time", standard: "1"}, "npz": {boolean: true, unbuilt: "no npz"},
+}
+
+// What cannot be written is an error, though the command itself does not look.
+func TestOutputFails(t *testing.T) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Close()
+	w.Close()
+	var stderr strings.Builder
+	if code := run("masksam", []string{"version"}, w, &stderr); code != exitFailed || !strings.Contains(stderr.String(), "write the output") {
+		t.Errorf("exit code %d, %q", code, stderr.String())
+	}
 }
 
 func TestNormalise(t *testing.T) {

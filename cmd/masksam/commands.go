@@ -67,14 +67,14 @@ type planCmd struct {
 	Name      string      `help:"Name of the recipe's plan, else the recipe's own." placeholder:"PLANS"`
 	Set       []string    `help:"Override a hyper-parameter of the recipe, as encoder.width=32; repeatable." sep:"none" placeholder:"KEY=VALUE"`
 	Patch     []int       `help:"Patch of the recipe in voxels, slices first, as 8,256,256; names the plan, unless --name does." placeholder:"T,H,W"`
-	Batch     int         `help:"Batch size of the recipe; likewise." placeholder:"N"`
+	Batch     *int        `help:"Batch size of the recipe; likewise." placeholder:"N"`
 	Planner   string      `help:"nnU-Net planner: ${planners}." default:"ExperimentPlanner"`
 	GPUMemory float64     `help:"GPU memory in GB that nnU-Net's plans are made for; 0: the planner's own target." name:"gpu-memory" placeholder:"GB"`
 	Spacing   []float64   `help:"Target spacing in mm, in the order of the file's array: slices, rows, columns." placeholder:"Z,Y,X"`
 	Plans     string      `help:"Name of nnU-Net's plans, else the planner's own." placeholder:"PLANS"`
 	Clean     bool        `help:"Extract the fingerprint and plan again."`
 	Check     bool        `help:"Check the dataset's integrity first."`
-	Workers   int         `help:"Cases at a time at most; 0: one per core." placeholder:"N"`
+	Workers   workers     `help:"Cases at a time at most; 0: one per core." placeholder:"N"`
 	Memory    admit.Bytes `help:"Memory for the program with all cases at a time: 8GB, 512MiB, or 80% of what is free, the default." placeholder:"SIZE"`
 	roots     `embed:""`
 }
@@ -86,7 +86,7 @@ func (c *planCmd) Run(a *app) error {
 	planned, err := pipeline.Plan(a.ctx, pipeline.PlanOptions{Roots: c.roots.roots(), Dataset: c.Dataset, Recipe: c.Recipe,
 		Set: c.Set, Name: c.Name, Patch: c.Patch, Batch: c.Batch,
 		Nnunet: plan.Options{Planner: c.Planner, PlansName: c.Plans, GPUMemoryGB: c.GPUMemory, Spacing: c.Spacing},
-		Clean:  c.Clean, Verify: a.verify(c.Check), Workers: c.Workers, Memory: keepTo(c.Memory), Progress: a.progress})
+		Clean:  c.Clean, Verify: a.verify(c.Check), Workers: int(c.Workers), Memory: keepTo(c.Memory), Progress: a.progress})
 	if err != nil {
 		return err
 	}
@@ -142,7 +142,7 @@ type preprocessCmd struct {
 	Dataset string      `arg:"" help:"Number or name of the dataset."`
 	Plans   string      `help:"Plans to follow." default:"nnUNetPlans"`
 	Config  []string    `help:"Configurations." default:"3d_fullres" short:"c"`
-	Workers int         `help:"Cases at a time at most; 0: one per core." placeholder:"N"`
+	Workers workers     `help:"Cases at a time at most; 0: one per core." placeholder:"N"`
 	Memory  admit.Bytes `help:"Memory for the program with all cases at a time: 8GB, 512MiB, or 80% of what is free, the default." placeholder:"SIZE"`
 	Force   bool        `help:"Also the cases that are done already."`
 	roots   `embed:""`
@@ -150,7 +150,7 @@ type preprocessCmd struct {
 
 func (c *preprocessCmd) Run(a *app) error {
 	return pipeline.Preprocess(a.ctx, pipeline.PreprocessOptions{Roots: c.roots.roots(), Dataset: c.Dataset, Plans: c.Plans,
-		Configurations: c.Config, Workers: []int{c.Workers}, Memory: keepTo(c.Memory), Force: c.Force, Progress: a.progress})
+		Configurations: c.Config, Workers: []int{int(c.Workers)}, Memory: keepTo(c.Memory), Force: c.Force, Progress: a.progress})
 }
 
 type trainCmd struct {
@@ -272,12 +272,12 @@ func (a *app) predict(folder string, folds []string, checkpoint, device string, 
 }
 
 type evaluateCmd struct {
-	Reference   string `arg:"" help:"Folder of reference label maps."`
-	Prediction  string `arg:"" help:"Folder of predicted label maps."`
-	DatasetJSON string `help:"The dataset.json; by default the prediction folder's." name:"dataset-json" placeholder:"FILE"`
-	Output      string `help:"Where to write the summary; by default summary.json in the prediction folder." short:"o" placeholder:"FILE"`
-	Chill       bool   `help:"Pass over references without a prediction."`
-	Workers     int    `help:"Cases at a time; 0: one per core." placeholder:"N"`
+	Reference   string  `arg:"" help:"Folder of reference label maps."`
+	Prediction  string  `arg:"" help:"Folder of predicted label maps."`
+	DatasetJSON string  `help:"The dataset.json; by default the prediction folder's." name:"dataset-json" placeholder:"FILE"`
+	Output      string  `help:"Where to write the summary; by default summary.json in the prediction folder." short:"o" placeholder:"FILE"`
+	Chill       bool    `help:"Pass over references without a prediction."`
+	Workers     workers `help:"Cases at a time; 0: one per core." placeholder:"N"`
 }
 
 func (c *evaluateCmd) Run(a *app) error {
@@ -285,7 +285,7 @@ func (c *evaluateCmd) Run(a *app) error {
 		c.DatasetJSON = filepath.Join(c.Prediction, dataset.FileName)
 	}
 	return a.evaluate(pipeline.EvaluateOptions{Reference: c.Reference, Prediction: c.Prediction, Dataset: c.DatasetJSON,
-		Out: c.Output, Chill: c.Chill, Workers: c.Workers})
+		Out: c.Output, Chill: c.Chill, Workers: int(c.Workers)})
 }
 
 func (a *app) evaluate(o pipeline.EvaluateOptions) error {

@@ -19,15 +19,15 @@ type convertCmd struct {
 
 // conversion are the flags of the converters that make a dataset.
 type conversion struct {
-	Source  string `arg:"" help:"Folder of the data set as it is published."`
-	ID      int    `help:"Number of the dataset, 1 to 999, instead of its usual one." placeholder:"N"`
-	Name    string `help:"Name of the dataset without its number, instead of its usual one." placeholder:"NAME"`
-	Workers int    `help:"Files at a time; 0: one per core." placeholder:"N"`
+	Source  string  `arg:"" help:"Folder of the data set as it is published."`
+	ID      int     `help:"Number of the dataset, 1 to 999, instead of its usual one." placeholder:"N"`
+	Name    string  `help:"Name of the dataset without its number, instead of its usual one." placeholder:"NAME"`
+	Workers workers `help:"Files at a time; 0: one per core." placeholder:"N"`
 	roots   `embed:""`
 }
 
 func (c *conversion) options(a *app) convert.Options {
-	return convert.Options{Source: c.Source, Roots: c.roots.roots(), ID: c.ID, Name: c.Name, Workers: c.Workers, Progress: a.progress}
+	return convert.Options{Source: c.Source, Roots: c.roots.roots(), ID: c.ID, Name: c.Name, Workers: int(c.Workers), Progress: a.progress}
 }
 
 type convertMSD struct {
@@ -81,11 +81,11 @@ func (a *app) convert(run func(context.Context, convert.Options) (*convert.Resul
 }
 
 type convertDICOM struct {
-	Source  string `arg:"" help:"Folder of a series, or of one folder per case."`
-	Output  string `arg:"" help:"Folder for the images."`
-	ID      string `help:"Name of the case, where there is one; by default its folder's." placeholder:"CASE"`
-	Series  string `help:"Instance UID or number of the series to take, where a case has several." placeholder:"UID"`
-	Workers int    `help:"Cases at a time; 0: one per core." placeholder:"N"`
+	Source  string  `arg:"" help:"Folder of a series, or of one folder per case."`
+	Output  string  `arg:"" help:"Folder for the images."`
+	ID      string  `help:"Name of the case, where there is one; by default its folder's." placeholder:"CASE"`
+	Series  string  `help:"Instance UID or number of the series to take, where a case has several." placeholder:"UID"`
+	Workers workers `help:"Cases at a time; 0: one per core." placeholder:"N"`
 }
 
 func (c *convertDICOM) Help() string {
@@ -94,7 +94,7 @@ func (c *convertDICOM) Help() string {
 
 func (c *convertDICOM) Run(a *app) error {
 	made, err := convert.DICOM(a.ctx, convert.DICOMOptions{Source: c.Source, Output: c.Output, ID: c.ID, Series: c.Series,
-		Workers: c.Workers, Progress: a.progress})
+		Workers: int(c.Workers), Progress: a.progress})
 	if err != nil {
 		return err
 	}
@@ -105,13 +105,13 @@ func (c *convertDICOM) Run(a *app) error {
 }
 
 type nnunetConvertMSD struct {
-	Input   string `name:"i" help:"Folder of the task, named like Task05_Prostate." required:""`
-	ID      int    `name:"overwrite_id" help:"Number of the dataset instead of the task's."`
-	Workers int    `name:"np" help:"Processes." default:"8"`
+	Input   string  `name:"i" help:"Folder of the task, named like Task05_Prostate." required:""`
+	ID      int     `name:"overwrite_id" help:"Number of the dataset instead of the task's."`
+	Workers workers `name:"np" help:"Processes; 0: one per core." default:"8"`
 }
 
 func (c *nnunetConvertMSD) Run(a *app) error {
-	return a.convert(convert.MSD, convert.Options{Source: c.Input, Roots: dataset.Env(), ID: c.ID, Workers: c.Workers, Progress: a.progress})
+	return a.convert(convert.MSD, convert.Options{Source: c.Input, Roots: dataset.Env(), ID: c.ID, Workers: int(c.Workers), Progress: a.progress})
 }
 
 type nnunetConvertOld struct {

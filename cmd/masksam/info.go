@@ -11,9 +11,9 @@ import (
 )
 
 type infoCmd struct {
-	What    string `arg:"" name:"file|dataset" help:"An image file, or a dataset: number, name or folder."`
-	JSON    bool   `help:"As JSON." name:"json"`
-	Workers int    `help:"Cases at a time at most; 0: one per core." placeholder:"N"`
+	What    string  `arg:"" name:"file|dataset" help:"An image file, or a dataset: number, name or folder."`
+	JSON    bool    `help:"As JSON." name:"json"`
+	Workers workers `help:"Cases at a time at most; 0: one per core." placeholder:"N"`
 	roots   `embed:""`
 }
 
@@ -23,7 +23,7 @@ func (c *infoCmd) Run(a *app) error {
 	if info, missing := os.Stat(c.What); missing == nil && !info.IsDir() || missing != nil && imageio.Ending(c.What) != "" {
 		found, err = inspect.ReadFile(c.What)
 	} else {
-		found, err = inspect.ReadDataset(a.ctx, c.What, inspect.Options{Roots: c.roots.roots(), Workers: c.Workers, Memory: keepTo(0), Progress: a.progress})
+		found, err = inspect.ReadDataset(a.ctx, c.What, inspect.Options{Roots: c.roots.roots(), Workers: int(c.Workers), Memory: keepTo(0), Progress: a.progress})
 	}
 	if err != nil {
 		return err

@@ -76,18 +76,23 @@ func run(name string, args []string, stdout, stderr io.Writer) int {
 			return fail(stderr, name, err, exitUsage)
 		}
 	}
-	parser, err := kong.New(grammar, kong.Name(name), kong.Description(description), kong.Writers(stdout, stderr),
-		kong.ConfigureHelp(kong.HelpOptions{Compact: true}), kong.Vars{"recipes": recipeNames(), "planners": strings.Join(plan.Planners(), ", "),
+	out := &output{Writer: stdout}
+	help, typed := kong.DefaultHelpPrinter, func(text string) string { return text }
+	if isNNUNet {
+		help, typed = helpAsTyped, asTyped
+	}
+	parser, err := kong.New(grammar, kong.Name(name), kong.Description(description), kong.Writers(out, stderr),
+		kong.Help(help), kong.ConfigureHelp(kong.HelpOptions{Compact: true}), kong.Vars{"recipes": recipeNames(), "planners": strings.Join(plan.Planners(), ", "),
 			"demo_cases": strconv.Itoa(demo.DefaultCases), "demo_minutes": strconv.FormatFloat(demo.DefaultMinutes, 'g', -1, 64)})
 	if err != nil {
 		panic(err) // the command structs are wrong
 	}
-	if len(args) == 0 {
+	if len(args) == 0 && !isNNUNet {
 		args = []string{"--help"}
 	}
 	parsed, err := parser.Parse(args)
 	if err != nil {
-		return fail(stderr, name, fmt.Errorf("%w; see %s --help", err, strings.TrimSpace(name+" "+commandOf(err))), exitUsage)
+		return fail(stderr, name, fmt.Errorf("%s; see %s --help", typed(err.Error()), strings.TrimSpace(name+" "+commandOf(err))), exitUsage)
 	}
 
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -98,12 +103,15 @@ func run(name string, args []string, stdout, stderr io.Writer) int {
 	})
 	defer silent()
 	torch.SetThreads(threads())
-	a := &app{ctx, stdout, bar, level}
+	a := &app{ctx, out, bar, level}
 	if c, ok := grammar.(*cli); ok {
 		a.say(c.Verbose, false)
 	}
 	err = parsed.Run(a)
 	bar.Done()
+	if err == nil && out.err != nil {
+		err = fmt.Errorf("write the output: %w", out.err)
+	}
 	switch {
 	case err == nil:
 		return exitOK
@@ -112,6 +120,20 @@ func run(name string, args []string, stdout, stderr io.Writer) int {
 	default:
 		return fail(stderr, name, err, exitFailed)
 	}
+}
+
+// output remembers its first error, so that commands may write without looking.
+type output struct {
+	io.Writer
+	err error
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	n, err := o.Writer.Write(p)
+	if o.err == nil {
+		o.err = err
+	}
+	return n, err
 }
 
 // threads of the engine: as many as the variable OMP_NUM_THREADS says, else one for each core that may be used.

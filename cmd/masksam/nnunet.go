@@ -61,7 +61,7 @@ func (c nnunetPlanning) options() plan.Options {
 
 type nnunetFingerprint struct {
 	Datasets         []string `name:"d" help:"Dataset numbers." required:""`
-	Workers          int      `name:"np" help:"Processes." default:"8" env:"nnUNet_def_n_proc"`
+	Workers          workers  `name:"np" help:"Processes; 0: one per core." default:"8" env:"nnUNet_def_n_proc"`
 	nnunetExtraction `embed:""`
 	nnunetTalk       `embed:""`
 }
@@ -70,7 +70,7 @@ func (c *nnunetFingerprint) Run(a *app) error {
 	a.say(c.Verbose, c.NoBar)
 	for _, id := range c.Datasets {
 		path, err := pipeline.Fingerprint(a.ctx, pipeline.PlanOptions{Roots: dataset.Env(), Dataset: id, Clean: c.Clean,
-			Verify: a.verify(c.Verify), Workers: c.Workers, Memory: keepTo(0), Progress: a.progress})
+			Verify: a.verify(c.Verify), Workers: int(c.Workers), Memory: keepTo(0), Progress: a.progress})
 		if err != nil {
 			return err
 		}
@@ -97,10 +97,10 @@ func (c *nnunetExperiment) Run(a *app) error {
 }
 
 type nnunetPreprocess struct {
-	Datasets   []string `name:"d" help:"Dataset numbers." required:""`
-	Plans      string   `name:"plans_name" help:"Plans to follow." default:"nnUNetPlans"`
-	Configs    []string `name:"c" help:"Configurations; those that the plans lack are passed over." default:"2d,3d_fullres,3d_lowres"`
-	Workers    []int    `name:"np" help:"Cases at a time, for each configuration or one for all; by default one per core."`
+	Datasets   []string  `name:"d" help:"Dataset numbers." required:""`
+	Plans      string    `name:"plans_name" help:"Plans to follow." default:"nnUNetPlans"`
+	Configs    []string  `name:"c" help:"Configurations; those that the plans lack are passed over." default:"2d,3d_fullres,3d_lowres"`
+	Workers    []workers `name:"np" help:"Cases at a time, for each configuration or one for all; 0, the default: one per core."`
 	nnunetTalk `embed:""`
 }
 
@@ -108,7 +108,7 @@ func (c *nnunetPreprocess) Run(a *app) error {
 	a.say(c.Verbose, c.NoBar)
 	for _, id := range c.Datasets {
 		if err := pipeline.Preprocess(a.ctx, pipeline.PreprocessOptions{Roots: dataset.Env(), Dataset: id, Plans: c.Plans,
-			Configurations: c.Configs, Workers: c.Workers, Memory: keepTo(0), Progress: a.progress}); err != nil {
+			Configurations: c.Configs, Workers: counts(c.Workers), Memory: keepTo(0), Progress: a.progress}); err != nil {
 			return err
 		}
 	}
@@ -116,11 +116,11 @@ func (c *nnunetPreprocess) Run(a *app) error {
 }
 
 type nnunetPlan struct {
-	Datasets         []string `name:"d" help:"Dataset numbers." required:""`
-	FPWorkers        int      `name:"npfp" help:"Processes of the fingerprint." default:"8"`
-	NoPreprocess     bool     `name:"no_pp" help:"Plan only."`
-	Configs          []string `name:"c" help:"Configurations to preprocess; those that the plans lack are passed over." default:"2d,3d_fullres,3d_lowres"`
-	Workers          []int    `name:"np" help:"Cases at a time, for each configuration or one for all; by default one per core."`
+	Datasets         []string  `name:"d" help:"Dataset numbers." required:""`
+	FPWorkers        workers   `name:"npfp" help:"Processes of the fingerprint; 0: one per core." default:"8"`
+	NoPreprocess     bool      `name:"no_pp" help:"Plan only."`
+	Configs          []string  `name:"c" help:"Configurations to preprocess; those that the plans lack are passed over." default:"2d,3d_fullres,3d_lowres"`
+	Workers          []workers `name:"np" help:"Cases at a time, for each configuration or one for all; 0, the default: one per core."`
 	nnunetExtraction `embed:""`
 	nnunetPlanning   `embed:""`
 	nnunetTalk       `embed:""`
@@ -133,7 +133,7 @@ func (c *nnunetPlan) Run(a *app) error {
 	var plans []*pipeline.Planned
 	for _, id := range c.Datasets {
 		p, err := pipeline.Plan(a.ctx, pipeline.PlanOptions{Roots: roots, Dataset: id, Clean: c.Clean, Verify: a.verify(c.Verify),
-			Workers: c.FPWorkers, Memory: memory, Progress: a.progress, Nnunet: c.options()})
+			Workers: int(c.FPWorkers), Memory: memory, Progress: a.progress, Nnunet: c.options()})
 		if err != nil {
 			return err
 		}
@@ -145,7 +145,7 @@ func (c *nnunetPlan) Run(a *app) error {
 	}
 	for _, p := range plans {
 		if err := pipeline.Preprocess(a.ctx, pipeline.PreprocessOptions{Roots: roots, Dataset: p.Dataset, Plans: p.Plans,
-			Configurations: c.Configs, Workers: c.Workers, Memory: memory, Progress: a.progress}); err != nil {
+			Configurations: c.Configs, Workers: counts(c.Workers), Memory: memory, Progress: a.progress}); err != nil {
 			return err
 		}
 	}
@@ -243,16 +243,16 @@ func (c *nnunetPredict) Run(a *app) error {
 }
 
 type nnunetEvaluate struct {
-	Reference  string `arg:"" help:"Folder of reference label maps."`
-	Prediction string `arg:"" help:"Folder of predicted label maps."`
-	Dataset    string `name:"djfile" help:"The dataset.json." required:""`
-	Plans      string `name:"pfile" help:"The plans.json; what it tells is not needed here." required:""`
-	Output     string `name:"o" help:"The summary; by default summary.json in the prediction folder."`
-	Workers    int    `name:"np" help:"Processes." default:"8"`
-	Chill      bool   `name:"chill" help:"Pass over references without a prediction."`
+	Reference  string  `arg:"" help:"Folder of reference label maps."`
+	Prediction string  `arg:"" help:"Folder of predicted label maps."`
+	Dataset    string  `name:"djfile" help:"The dataset.json." required:""`
+	Plans      string  `name:"pfile" help:"The plans.json; what it tells is not needed here." required:""`
+	Output     string  `name:"o" help:"The summary; by default summary.json in the prediction folder."`
+	Workers    workers `name:"np" help:"Processes; 0: one per core." default:"8"`
+	Chill      bool    `name:"chill" help:"Pass over references without a prediction."`
 }
 
 func (c *nnunetEvaluate) Run(a *app) error {
 	return a.evaluate(pipeline.EvaluateOptions{Reference: c.Reference, Prediction: c.Prediction, Dataset: c.Dataset,
-		Out: c.Output, Chill: c.Chill, Workers: c.Workers})
+		Out: c.Output, Chill: c.Chill, Workers: int(c.Workers)})
 }

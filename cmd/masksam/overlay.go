@@ -20,7 +20,7 @@ type overlayCmd struct {
 	Intensity float64 `help:"Brightness of the labels." default:"0.6"`
 	Montage   bool    `help:"Sheets of many cases, three orthogonal planes of each, upright and in true proportions."`
 	Slices    int     `help:"A montage of so many slices of each case instead of the three planes." placeholder:"N"`
-	Workers   int     `help:"Cases at a time at most; 0: one per core." placeholder:"N"`
+	Workers   workers `help:"Cases at a time at most; 0: one per core." placeholder:"N"`
 	roots     `embed:""`
 }
 
@@ -29,7 +29,9 @@ func (c *overlayCmd) Run(a *app) error {
 	switch {
 	case (c.Image == "") != (c.Label == ""):
 		return errors.New("--image and --label go together")
-	case (c.Image == "") == (c.Dataset == ""):
+	case c.Image != "" && c.Dataset != "":
+		return errors.New("name a dataset, or one image by --image and --label, not both")
+	case c.Image == "" && c.Dataset == "":
 		return errors.New("name a dataset, or one image by --image and --label")
 	case c.Image != "":
 		if err := pipeline.OverlayFile(c.Image, c.Label, c.Output, c.Channel, style); err != nil {
@@ -40,7 +42,7 @@ func (c *overlayCmd) Run(a *app) error {
 	}
 	return a.overlay(pipeline.OverlayOptions{Roots: c.roots.roots(), Dataset: c.Dataset, Out: c.Output,
 		Preprocessed: c.From == "preprocessed", Plans: c.Plans, Configuration: c.Config, Channel: c.Channel,
-		Workers: c.Workers, Memory: keepTo(0), OverlayStyle: style})
+		Workers: int(c.Workers), Memory: keepTo(0), OverlayStyle: style})
 }
 
 // overlay draws, and tells what was written even when some cases failed.
@@ -56,7 +58,7 @@ func (a *app) overlay(o pipeline.OverlayOptions) error {
 type nnunetOverlay struct {
 	Dataset   string  `name:"d" help:"Dataset number or name." required:""`
 	Output    string  `name:"o" help:"Folder for the pictures." required:""`
-	Workers   int     `name:"np" help:"Cases at a time." default:"8" env:"nnUNet_def_n_proc"`
+	Workers   workers `name:"np" help:"Cases at a time; 0: one per core." default:"8" env:"nnUNet_def_n_proc"`
 	Channel   int     `name:"channel_idx" help:"Channel of the image, from 0." default:"0"`
 	Raw       bool    `name:"use_raw" help:"Draw the raw files, not the preprocessed cases."`
 	Plans     string  `name:"p" help:"Plans of the preprocessed cases." default:"nnUNetPlans"`
@@ -66,6 +68,6 @@ type nnunetOverlay struct {
 
 func (c *nnunetOverlay) Run(a *app) error {
 	return a.overlay(pipeline.OverlayOptions{Roots: dataset.Env(), Dataset: c.Dataset, Out: c.Output, Preprocessed: !c.Raw,
-		Plans: c.Plans, Configuration: c.Config, Channel: c.Channel, Workers: c.Workers, Memory: keepTo(0),
+		Plans: c.Plans, Configuration: c.Config, Channel: c.Channel, Workers: int(c.Workers), Memory: keepTo(0),
 		OverlayStyle: pipeline.OverlayStyle{Intensity: c.Intensity}})
 }

@@ -62,15 +62,19 @@ var nameForm = regexp.MustCompile(`^[A-Za-z0-9]+([_.-]?[A-Za-z0-9]+)*$`)
 // target is the name of the dataset to make, DatasetNNN_Name, when number and name are good and free.
 func (o Options) target() (string, error) {
 	if o.ID < 1 || o.ID > 999 {
-		return "", fmt.Errorf("the number of a dataset is 1 to 999, not %d; choose one by --id", o.ID)
+		return "", fmt.Errorf("the number of a dataset is 1 to 999, not %d; choose another number", o.ID)
 	}
 	if !nameForm.MatchString(o.Name) {
 		return "", fmt.Errorf("%q cannot name a dataset: letters and digits, single _ . - between them", o.Name)
 	}
 	name := fmt.Sprintf("Dataset%03d_%s", o.ID, o.Name)
 	if taken := o.Roots.Names(o.ID); len(taken) > 0 {
-		return "", fmt.Errorf("the number of %s is taken by %s (in %s=%q, %s=%q, %s=%q): choose another by --id, or remove that dataset from all three",
-			name, strings.Join(taken, ", "), dataset.EnvRaw, o.Roots.Raw, dataset.EnvPreprocessed, o.Roots.Preprocessed, dataset.EnvResults, o.Roots.Results)
+		fault := fmt.Sprintf("the number of %s is taken by %s", name, strings.Join(taken, ", "))
+		if slices.Contains(taken, name) {
+			fault = name + " is there already"
+		}
+		return "", fmt.Errorf("%s (in %s=%q, %s=%q, %s=%q): choose another number, or remove that dataset from all three",
+			fault, dataset.EnvRaw, o.Roots.Raw, dataset.EnvPreprocessed, o.Roots.Preprocessed, dataset.EnvResults, o.Roots.Results)
 	}
 	return name, nil
 }
@@ -87,7 +91,7 @@ func (o Options) named(pattern *regexp.Regexp, like string) (Options, error) {
 		id, _ := strconv.Atoi(m[1])
 		return o.or(id, m[2]), nil
 	case o.ID == 0 || o.Name == "":
-		return o, fmt.Errorf("%s: such a dataset's folder is named like %s; rename it, or give number and name of the new one (--id, --name)", o.Source, like)
+		return o, fmt.Errorf("%s: such a dataset's folder is named like %s; rename it, or choose number and name of the dataset", o.Source, like)
 	}
 	return o, nil
 }

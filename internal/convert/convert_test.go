@@ -303,7 +303,7 @@ func TestMSD(t *testing.T) {
 }
 
 func TestMSDRefuses(t *testing.T) {
-	refused(t, convert.MSD, options(t, msdSource(t, "Spleen")), "Task05_Prostate", "--id")
+	refused(t, convert.MSD, options(t, msdSource(t, "Spleen")), "Task05_Prostate", "choose number and name")
 	refused(t, convert.MSD, options(t, msdSource(t, "Task09_Sp_leen")), "Task05_Prostate")
 	refused(t, convert.MSD, options(t, msdSource(t, "Task1234_Spleen")), "1 to 999")
 
@@ -329,14 +329,18 @@ func TestMSDRefuses(t *testing.T) {
 // TestTargetTaken: a number that is in use anywhere is refused, and what is there stays.
 func TestTargetTaken(t *testing.T) {
 	source := msdSource(t, "Task09_Spleen")
-	for _, root := range []string{"raw", "preprocessed", "results"} {
+	for root, name := range map[string]string{"raw": "Dataset009_Spleen", "preprocessed": "Dataset009_Other", "results": "Dataset009_Other"} {
+		fault := "taken by Dataset009_Other"
+		if root == "raw" {
+			fault = "Dataset009_Spleen is there already"
+		}
 		base := t.TempDir()
 		o := convert.Options{Source: source, Roots: dataset.Roots{Raw: filepath.Join(base, "raw"),
 			Preprocessed: filepath.Join(base, "preprocessed"), Results: filepath.Join(base, "results")}}
-		there := filepath.Join(base, root, "Dataset009_Other", "file")
+		there := filepath.Join(base, root, name, "file")
 		put(t, there, "x")
 		_, err := convert.MSD(t.Context(), o)
-		if err == nil || !strings.Contains(err.Error(), "taken by Dataset009_Other") || !strings.Contains(err.Error(), "--id") {
+		if err == nil || !strings.Contains(err.Error(), fault) || !strings.Contains(err.Error(), "choose another number") {
 			t.Errorf("%s: %v", root, err)
 		}
 		if text(t, there) != "x" || len(tree(t, base)) != 1 {

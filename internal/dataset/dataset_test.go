@@ -170,15 +170,18 @@ func TestName(t *testing.T) {
 		}
 	}
 	r := Roots{filepath.Join(root, "raw"), filepath.Join(root, "pre"), filepath.Join(root, "res")}
-	for id, want := range map[string]string{"27": "Dataset027_ACDC", "027": "Dataset027_ACDC", "100": "Dataset100_Y", "1000": "Dataset1000_X", "DatasetFoo": "DatasetFoo"} {
+	for id, want := range map[string]string{"27": "Dataset027_ACDC", "027": "Dataset027_ACDC", "100": "Dataset100_Y", "1000": "Dataset1000_X", "Dataset005_B": "Dataset005_B"} {
 		if got, err := r.Name(id); got != want || err != nil {
 			t.Errorf("%s: %q, %v", id, got, err)
 		}
 	}
-	for id, want := range map[string]string{"5": "Dataset005_A, Dataset005_B", "6": EnvRaw, "x": "neither", "-3": "neither"} {
+	for id, want := range map[string]string{"5": "Dataset005_A, Dataset005_B", "6": EnvRaw, "x": "neither", "-3": "neither", "Dataset006_C": "no dataset Dataset006_C"} {
 		if _, err := r.Name(id); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", id, err)
 		}
+	}
+	if _, err := (Roots{Preprocessed: r.Preprocessed}).Name("Dataset001_A"); err == nil || !strings.Contains(err.Error(), "set the environment variable "+EnvRaw) {
+		t.Errorf("unset raw root: %v", err)
 	}
 	if _, err := (Roots{}).RawDir("Dataset001_A"); err == nil || !strings.Contains(err.Error(), EnvRaw) {
 		t.Errorf("unset root: %v", err)

@@ -3,6 +3,7 @@ package dataset
 import (
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -271,12 +272,15 @@ func TestRawFolder(t *testing.T) {
 	root := t.TempDir()
 	want := filepath.Join(root, "Dataset027_ACDC")
 	r := Roots{Raw: root}
+	if err := os.Mkdir(want, 0o777); err != nil {
+		t.Fatal(err)
+	}
 	for _, given := range []string{"Dataset027_ACDC", want, filepath.Join(root, "other", "..", "Dataset027_ACDC")} {
 		if got, err := r.RawFolder(given); err != nil || filepath.Clean(got) != want {
 			t.Errorf("%s: %q, %v", given, got, err)
 		}
 	}
-	if _, err := r.RawFolder("27"); err == nil {
+	if _, err := r.RawFolder("28"); err == nil {
 		t.Error("a dataset that is not there has a folder")
 	}
 }

@@ -44,21 +44,33 @@ func below(root, variable, flag, name string) (string, error) {
 	return filepath.Join(root, name), nil
 }
 
-// Name finds the name of a dataset, DatasetXXX_Name, below any of the roots from its number ("27", "027"). A text that
-// begins with "Dataset" is a name already. Unlike nnU-Net, 100 does not match Dataset1000_X.
+// Name finds the name of a dataset, DatasetXXX_Name, from that name or its number ("27", "027"); below one of the roots
+// there must be a folder of it. Unlike nnU-Net, 100 does not match Dataset1000_X.
 func (r Roots) Name(idOrName string) (string, error) {
+	where := fmt.Sprintf("%s=%q, %s=%q, %s=%q", EnvRaw, r.Raw, EnvPreprocessed, r.Preprocessed, EnvResults, r.Results)
+	none := func(folder string) error {
+		advice := ""
+		if r.Raw == "" {
+			advice = fmt.Sprintf("; set the environment variable %s or give --raw", EnvRaw)
+		}
+		return fmt.Errorf("no dataset %s: no folder %s in %s%s", idOrName, folder, where, advice)
+	}
 	if strings.HasPrefix(idOrName, "Dataset") {
-		return idOrName, nil
+		for _, root := range []string{r.Raw, r.Preprocessed, r.Results} {
+			if root != "" && isDir(filepath.Join(root, idOrName)) {
+				return idOrName, nil
+			}
+		}
+		return "", none(idOrName)
 	}
 	id, err := strconv.Atoi(idOrName)
 	if err != nil || id < 0 {
 		return "", fmt.Errorf("dataset %q is neither a number nor a name of the form Dataset027_ACDC", idOrName)
 	}
 	names := r.Names(id)
-	where := fmt.Sprintf("%s=%q, %s=%q, %s=%q", EnvRaw, r.Raw, EnvPreprocessed, r.Preprocessed, EnvResults, r.Results)
 	switch len(names) {
 	case 0:
-		return "", fmt.Errorf("no dataset %d: no folder %s… in %s", id, prefix(id), where)
+		return "", none(prefix(id) + "…")
 	case 1:
 		return names[0], nil
 	}
@@ -94,6 +106,7 @@ func (r Roots) RawFolder(dataset string) (string, error) {
 	}
 	return r.RawDir(name)
 }
+
 func prefix(id int) string { return fmt.Sprintf("Dataset%03d_", id) }
 
 func isDir(path string) bool {

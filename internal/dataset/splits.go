@@ -289,9 +289,9 @@ func SaveSplits(path string, splits []Split, force bool) error {
 	case errors.Is(err, fs.ErrNotExist), force:
 		return WriteSplits(path, splits)
 	case err != nil:
-		return fmt.Errorf("save splits: %s: %w; mend, remove or overwrite it", path, err)
+		return fmt.Errorf("save splits: %s: %w; mend or remove it, or overwrite it by --force", path, err)
 	case !reflect.DeepEqual(held, splits):
-		return fmt.Errorf("save splits: %s exists and says something else; models may have been trained by it: remove or overwrite it", path)
+		return fmt.Errorf("save splits: %s exists and says something else; models may have been trained by it: remove it, or overwrite it by --force", path)
 	}
 	return nil
 }

@@ -146,10 +146,6 @@ func ReadDataset(ctx context.Context, which string, o Options) (*Dataset, error)
 				d.Folder = dir
 			}
 		}
-		if d.Folder == "" {
-			return nil, fmt.Errorf("no dataset %s: no such folder in %s=%q, %s=%q, %s=%q", d.Name, dataset.EnvRaw, o.Roots.Raw,
-				dataset.EnvPreprocessed, o.Roots.Preprocessed, dataset.EnvResults, o.Roots.Results)
-		}
 	}
 	if err := d.raw(ctx, o); err != nil {
 		return nil, err

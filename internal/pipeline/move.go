@@ -18,6 +18,12 @@ import (
 // targetPlans names the plans there; empty: as the source's. Plans of that name that say something else are not
 // overwritten.
 func MovePlans(roots dataset.Roots, source, target, sourcePlans, targetPlans string) (path string, err error) {
+	if targetPlans == "" {
+		targetPlans = sourcePlans
+	}
+	if err := plan.CheckName(targetPlans); err != nil {
+		return "", fmt.Errorf("move plans: %w", err)
+	}
 	if source, err = roots.Name(source); err != nil {
 		return "", err
 	}
@@ -50,9 +56,6 @@ func MovePlans(roots dataset.Roots, source, target, sourcePlans, targetPlans str
 	reader, err := imageio.ChooseReader(ds.Reader, "", cases[0].Images[0])
 	if err != nil {
 		return "", fmt.Errorf("move plans: %w", err)
-	}
-	if targetPlans == "" {
-		targetPlans = sourcePlans
 	}
 	moved := plan.Move(plans, target, targetPlans, reader.Name)
 	text, err := moved.JSON()

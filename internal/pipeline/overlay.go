@@ -126,6 +126,9 @@ func OverlayFile(image, label, out string, channel int, style OverlayStyle) erro
 	if err := style.check(); err != nil {
 		return err
 	}
+	if !strings.EqualFold(filepath.Ext(out), ".png") {
+		return fmt.Errorf("the picture %s: it is written as PNG, so its name must end in .png", out)
+	}
 	c, err := readPair(new(imageio.Reader), image, label, channel) // as it is stored
 	if err != nil {
 		return err

@@ -55,7 +55,10 @@ func howToPlan(name, plansName string) string {
 			return fmt.Sprintf("masksam plan %s --recipe %s", name, r.Short)
 		}
 	}
-	return "masksam plan " + name
+	if plansName == "nnUNetPlans" {
+		return "masksam plan " + name
+	}
+	return fmt.Sprintf("masksam plan %s --plans %s", name, plansName)
 }
 
 // howToPreprocess is the advice to make the stored cases of a configuration.

@@ -29,7 +29,7 @@ type PlanOptions struct {
 	Set      []string // key=value overrides of the recipe
 	Name     string   // plans name of the recipe's plan; empty: the recipe's own
 	Patch    []int    // T, H, W in place of the recipe's; the plan is then named by it unless Name is given
-	Batch    int      // in place of the recipe's, likewise; 0: the recipe's
+	Batch    *int     // in place of the recipe's, likewise
 	Nnunet   plan.Options
 	Clean    bool                        // extract the fingerprint again
 	Verify   func(*dataset.Report) error // asks for an integrity check first and is told what it found
@@ -85,6 +85,10 @@ func (o PlanOptions) open(ctx context.Context) (r *raw, err error) {
 	if r.ds, err = dataset.Read(r.rawDir); err != nil {
 		return nil, err
 	}
+	if cases, err := r.ds.Cases(); err == nil && len(cases) != r.ds.NumTraining {
+		slog.Warn("numTraining in dataset.json is not the number of cases, though plans limit the batch size by it",
+			"numTraining", r.ds.NumTraining, "cases", len(cases))
+	}
 	if err := os.MkdirAll(r.dir, 0o777); err != nil {
 		return nil, fmt.Errorf("make the preprocessed folder: %w", err)
 	}
@@ -96,6 +100,9 @@ func (o PlanOptions) open(ctx context.Context) (r *raw, err error) {
 // the dataset's own splits if it has any, nnU-Net's plans, and for a recipe a second plans file: the same data, with the
 // recipe's patch and batch and the network as data.
 func Plan(ctx context.Context, o PlanOptions) (*Planned, error) {
+	if err := o.Nnunet.Check(); err != nil {
+		return nil, err
+	}
 	recipe, err := o.recipe()
 	if err != nil {
 		return nil, err
@@ -111,15 +118,6 @@ func Plan(ctx context.Context, o PlanOptions) (*Planned, error) {
 	if err := dataset.CopySplits(rawDir, dir); err != nil {
 		return nil, err
 	}
-	out := &Planned{Dataset: name}
-	write := func(p *plan.Plans) error {
-		path := filepath.Join(dir, p.PlansName+".json")
-		if err := keep(p, path); err != nil {
-			return err
-		}
-		out.Files, out.Plans = append(out.Files, path), p.PlansName
-		return p.Write(path)
-	}
 	nnunet := o.Nnunet
 	if nnunet.Reader, err = reader(ds); err != nil {
 		return nil, err
@@ -132,20 +130,36 @@ func Plan(ctx context.Context, o PlanOptions) (*Planned, error) {
 	if err != nil {
 		return nil, err
 	}
+	out := &Planned{Dataset: name}
+	var fresh []*plan.Plans
+	baseName := base.PlansName
 	if held != nil {
 		base = held
-	} else if err := write(base); err != nil {
-		return nil, err
+	} else {
+		fresh = append(fresh, base)
 	}
-	if recipe == nil {
-		return out, nil
+	if recipe != nil {
+		with, resolved, err := withRecipe(base, ds, *recipe, o)
+		if err != nil {
+			return nil, err
+		}
+		if with.PlansName == baseName {
+			return nil, fmt.Errorf("recipe %s: its plan cannot have the name of the plans that it builds on, %s; choose another by --name", recipe.Name, baseName)
+		}
+		out.Recipe = resolved
+		fresh = append(fresh, with)
 	}
-	with, resolved, err := withRecipe(base, ds, *recipe, o)
-	if err != nil {
-		return nil, err
+	for _, p := range fresh {
+		path := filepath.Join(dir, p.PlansName+".json")
+		if err := keep(p, path); err != nil {
+			return nil, err
+		}
+		if err := p.Write(path); err != nil {
+			return nil, err
+		}
+		out.Files, out.Plans = append(out.Files, path), p.PlansName
 	}
-	out.Recipe = resolved
-	return out, write(with)
+	return out, nil
 }
 
 // reader is the class that nnU-Net reads a dataset's files with: chosen by the first case, or, where the images are not at
@@ -197,23 +211,39 @@ func (o PlanOptions) recipe() (*masksam.Recipe, error) {
 	if o.Patch != nil {
 		set = append(slices.Clone(set), "patch="+strings.ReplaceAll(fmt.Sprint(o.Patch), " ", ","))
 	}
-	if o.Batch != 0 {
-		set = append(slices.Clone(set), fmt.Sprintf("batch=%d", o.Batch))
+	if o.Batch != nil {
+		set = append(slices.Clone(set), fmt.Sprintf("batch=%d", *o.Batch))
 	}
 	if o.Recipe == "" {
-		if len(set) > 0 {
+		switch {
+		case len(set) > 0:
 			return nil, fmt.Errorf("%s overrides a recipe: name one with --recipe", set[0])
+		case o.Name != "":
+			return nil, fmt.Errorf("%s is to name a recipe's plan: name one with --recipe, or nnU-Net's plans by --plans", o.Name)
 		}
 		return nil, nil
 	}
-	if o.Patch != nil && len(o.Patch) != 3 || o.Batch < 0 {
-		return nil, fmt.Errorf("patch %v, batch %d: a patch has three sizes, slices first, and a batch is above 0", o.Patch, o.Batch)
+	if o.Patch != nil && (len(o.Patch) != 3 || slices.Min(o.Patch) < 1) {
+		return nil, fmt.Errorf("patch %v: a patch has three sizes above 0, slices first", o.Patch)
 	}
 	r, err := masksam.FindRecipe(o.Recipe)
 	if err != nil {
 		return nil, err
 	}
-	return &r, override(&r, set)
+	if err := override(&r, set); err != nil {
+		return nil, err
+	}
+	const maxVoxels, maxBatch = 1 << 31, 10_000 // beyond all memory
+	if p := r.Patch; p != [3]int{} && (slices.Min(p[:]) < 1 || float64(p[0])*float64(p[1])*float64(p[2]) > maxVoxels) {
+		return nil, fmt.Errorf("patch %v: its sizes must be above 0, and its voxels at most 2^31", p)
+	}
+	if r.Batch < 1 || r.Batch > maxBatch {
+		return nil, fmt.Errorf("batch %d: it must be 1 to %d", r.Batch, maxBatch)
+	}
+	if o.Name != "" {
+		r.Plans = o.Name
+	}
+	return &r, plan.CheckName(r.Plans)
 }
 
 func override(r *masksam.Recipe, set []string) error {
@@ -246,7 +276,7 @@ func fingerprint(ctx context.Context, ds *dataset.Dataset, path string, o PlanOp
 		switch why := ""; {
 		case errors.Is(err, fs.ErrNotExist):
 		case err != nil:
-			return nil, fmt.Errorf("%w; remove the file or plan with --clean", err)
+			return nil, fmt.Errorf("%w; remove the file, so that it is extracted again", err)
 		default:
 			if why, err = stale(ds, fp, path); err != nil || why == "" {
 				return fp, err
@@ -342,10 +372,7 @@ func withRecipe(plans *plan.Plans, ds *dataset.Dataset, r masksam.Recipe, o Plan
 		cell := r.Network.Encoder.Patch
 		patch = plan.ChoosePatch(median, spacing, [3]int{1, cell, cell}, patchSlices, patchVoxels)
 	}
-	switch {
-	case o.Name != "":
-		r.Plans = o.Name
-	case o.Patch != nil || o.Batch != 0: // as the published recipes' plans are named
+	if o.Name == "" && (o.Patch != nil || o.Batch != nil) { // as the published recipes' plans are named
 		r.Plans = fmt.Sprintf("nnUNetPlans_%d_%d_%d_b%d", patch[0], patch[1], patch[2], r.Batch)
 	}
 	resolved, err := r.Resolve(patch, len(ds.Channels), ds.Labels.Heads())

@@ -188,9 +188,9 @@ func TestPatchAndBatch(t *testing.T) {
 		patch   []int
 		batch   int
 	}{
-		{PlanOptions{Patch: []int{8, 32, 48}, Batch: 1}, "nnUNetPlans_8_32_48_b1", []int{8, 32, 48}, 1},
+		{PlanOptions{Patch: []int{8, 32, 48}, Batch: new(1)}, "nnUNetPlans_8_32_48_b1", []int{8, 32, 48}, 1},
 		{PlanOptions{Patch: []int{8, 32, 48}, Name: "mine"}, "mine", []int{8, 32, 48}, 2},
-		{PlanOptions{Batch: 3}, "nnUNetPlans_18_48_40_b3", []int{18, 48, 40}, 3},
+		{PlanOptions{Batch: new(3)}, "nnUNetPlans_18_48_40_b3", []int{18, 48, 40}, 3},
 		{PlanOptions{}, "nnUNetPlans_small", []int{18, 48, 40}, 2},
 	} {
 		c.options.Roots, c.options.Dataset, c.options.Recipe = roots, "779", "small"
@@ -210,14 +210,38 @@ func TestPatchAndBatch(t *testing.T) {
 			t.Errorf("%+v: %s with patch %v, batch %d", c, made.Plans, full.PatchSize, full.BatchSize)
 		}
 	}
-	for _, o := range []PlanOptions{{Patch: []int{8, 32}}, {Batch: -1}} {
+	for _, o := range []PlanOptions{{Patch: []int{8, 32}}, {Patch: []int{0, 0, 0}}, {Patch: []int{8, -32, -32}}, {Patch: []int{1 << 40, 1 << 40, 1 << 40}},
+		{Batch: new(-1)}, {Batch: new(0)}, {Batch: new(10001)}, {Set: []string{"batch=0"}}} {
 		o.Roots, o.Dataset, o.Recipe = roots, "779", "small"
 		if _, err := Plan(t.Context(), o); err == nil {
 			t.Errorf("%+v was planned", o)
 		}
 	}
-	if _, err := Plan(t.Context(), PlanOptions{Roots: roots, Dataset: "779", Batch: 2}); err == nil || !strings.Contains(err.Error(), "--recipe") {
+	if _, err := Plan(t.Context(), PlanOptions{Roots: roots, Dataset: "779", Batch: new(2)}); err == nil || !strings.Contains(err.Error(), "--recipe") {
 		t.Errorf("a batch without a recipe: %v", err)
+	}
+}
+
+// No plans take the place of another file, or lie elsewhere; what is refused writes nothing.
+func TestPlansNames(t *testing.T) {
+	roots, pre := flatRoots(t)
+	for want, o := range map[string]PlanOptions{
+		"../evil":      {Nnunet: plan.Options{PlansName: "../evil"}},
+		"splits_final": {Recipe: "small", Name: "splits_final"},
+		"a__b":         {Recipe: "small", Set: []string{"plans=a__b"}},
+		"builds on":    {Recipe: "small", Name: "nnUNetPlans"},
+		"--recipe":     {Name: "mine"},
+	} {
+		o.Roots, o.Dataset = roots, "779"
+		if _, err := Plan(t.Context(), o); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%+v: %v; want %s", o, err, want)
+		}
+	}
+	if _, err := MovePlans(roots, "779", "779", "nnUNetPlans", "dataset"); err == nil || !strings.Contains(err.Error(), `"dataset"`) {
+		t.Errorf("moved plans named dataset: %v", err)
+	}
+	if there, err := filepath.Glob(filepath.Join(pre, "*Plans*.json")); err != nil || len(there) > 0 {
+		t.Errorf("written: %v, %v", there, err)
 	}
 }
 

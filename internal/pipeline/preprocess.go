@@ -97,20 +97,17 @@ func planned(plans *plan.Plans, asked []string) (held []string, err error) {
 		switch {
 		case slices.Contains(known, c):
 			held = append(held, c)
-		case slices.Contains(standard, c):
+		case slices.Contains(plan.Standard, c):
 			slog.Info("not planned for this dataset: passed over", "configuration", c)
 		default:
 			slog.Warn("unknown configuration: passed over", "configuration", c, "known", strings.Join(known, ", "))
 		}
 	}
 	if held == nil {
-		return nil, fmt.Errorf("preprocess: plans %s have no configuration %s; there are %s", plans.PlansName, strings.Join(asked, ", "), strings.Join(known, ", "))
+		return nil, fmt.Errorf("preprocess: plans %s have no configuration %s; there are %s: choose one of them by -c", plans.PlansName, strings.Join(asked, ", "), strings.Join(known, ", "))
 	}
 	return held, nil
 }
-
-// standard are the configurations that nnU-Net's planners make where a dataset asks for them.
-var standard = []string{"2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres"}
 
 // copyLabels makes dir hold the reference labels of the dataset's cases and of no other. It comes before preprocessing:
 // what is there is what has to be done.

@@ -2,6 +2,7 @@ package plan
 
 import (
 	"encoding/json"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -248,6 +249,16 @@ func TestOldPlans(t *testing.T) {
 // small are plans that need no golden.
 func small(t testing.TB) *Plans {
 	t.Helper()
+	ds, fp := smallData(t)
+	p, err := Make(ds, "Dataset001_A", fp, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func smallData(t testing.TB) (*dataset.Dataset, *Fingerprint) {
+	t.Helper()
 	doc, err := pyjson.ParseObject([]byte(`{"channel_names": {"0": "CT", "1": "T1"}, "labels": {"background": 0, "a": 1}, "numTraining": 3, "file_ending": ".nii.gz"}`))
 	if err != nil {
 		t.Fatal(err)
@@ -262,11 +273,7 @@ func small(t testing.TB) *Plans {
 		Shapes:   [][3]int{{20, 200, 180}, {22, 190, 180}, {18, 210, 170}},
 		Spacings: [][3]float64{{5, 1, 1}, {5, 1, 1}, {4, 1.1, 1.1}},
 	}
-	p, err := Make(ds, "Dataset001_A", fp, Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return p
+	return ds, fp
 }
 
 func TestRecipePlans(t *testing.T) {
@@ -311,12 +318,46 @@ func TestRecipePlans(t *testing.T) {
 	}
 }
 
+// TestMakeRefuses what no dataset can be planned with, and plans that could not be read.
+func TestMakeRefuses(t *testing.T) {
+	ds, fp := smallData(t)
+	nan, inf := math.NaN(), math.Inf(1)
+	for want, options := range map[string][]Options{
+		"GPU memory": {{GPUMemoryGB: nan}, {GPUMemoryGB: inf}, {GPUMemoryGB: -1}, {GPUMemoryGB: 1e308}},
+		"three numbers": {{Spacing: []float64{inf, 1, 1}}, {Spacing: []float64{1, nan, 1}}, {Spacing: []float64{1, 1, 0}},
+			{Spacing: []float64{1, 1, -1}}, {Spacing: []float64{1, 1}}},
+		"2^40 voxels": {{Spacing: []float64{1e-6, 1e-6, 1e-6}}, {Spacing: []float64{1e-300, 1, 1}}, {Spacing: []float64{1e-300, 1e-300, 1e-300}}},
+		"of no use":   {{Spacing: []float64{1, 1, 1e300}}, {Spacing: []float64{1e308, 1e308, 1e308}}},
+	} {
+		for _, o := range options {
+			if _, err := Make(ds, "Dataset001_A", fp, o); err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("%+v: %v; want %s", o, err, want)
+			}
+		}
+	}
+}
+
+func TestCheckName(t *testing.T) {
+	for _, name := range []string{"nnUNetPlans", "nnUNetPlans_4_256_256_b2", "my-plans.2", "Datasets"} {
+		if err := CheckName(name); err != nil {
+			t.Error(err)
+		}
+	}
+	for _, name := range []string{"", "../evil", "a/b", `a\b`, ".hidden", "..", "a__b", "_a", "a_", "dataset", "dataset_fingerprint", "splits_final"} {
+		if CheckName(name) == nil {
+			t.Errorf("plans may be named %q", name)
+		}
+	}
+}
+
 func TestKeepFrom(t *testing.T) {
 	old, p := small(t), small(t)
 	if err := old.Put("2d", "batch_size", 77); err != nil {
 		t.Fatal(err)
 	}
 	old.configurations().Set("mine", pyjson.NewObject("inherits_from", "3d_fullres", "batch_size", 9))
+	old.configurations().Set("3d_lowres", pyjson.NewObject("inherits_from", "3d_fullres"))
+	old.configurations().Set("3d_cascade_fullres", pyjson.NewObject("inherits_from", "3d_fullres", "previous_stage", "3d_lowres"))
 	p.KeepFrom(old)
 	if d := cmp.Diff([]string{"2d", "3d_fullres", "mine"}, p.Configurations()); d != "" {
 		t.Error(d)

@@ -47,6 +47,10 @@ const (
 	minBatch        = 2
 	lowresThreshold = 0.25 // share of the median image that a full-resolution patch must cover
 	lowresStep      = 1.03 // growth of the spacing in search of the low resolution
+
+	// What is beyond these, far from any dataset and machine, is a slip of the pen.
+	maxMemoryGB = 10_000
+	maxVoxels   = 1 << 40 // of the median image
 )
 
 // Rules for two and three dimensions.
@@ -68,14 +72,14 @@ type Options struct {
 	Reader            string // image_reader_writer; default: by overwrite_image_reader_writer and file_ending
 }
 
-// Make plans a dataset of the given name (DatasetXXX_Name) as nnU-Net 2.8.1 does.
-func Make(ds *dataset.Dataset, name string, fp *Fingerprint, opt Options) (*Plans, error) {
+// complete checks what is asked for and gives the rest its default.
+func (opt Options) complete() (Options, planner, error) {
 	if opt.Planner == "" {
 		opt.Planner = DefaultPlanner
 	}
 	i := slices.IndexFunc(planners, func(p planner) bool { return p.class == opt.Planner })
 	if i < 0 {
-		return nil, fmt.Errorf("unknown planner %q; there are %s", opt.Planner, strings.Join(Planners(), ", "))
+		return opt, planner{}, fmt.Errorf("unknown planner %q; there are %s", opt.Planner, strings.Join(Planners(), ", "))
 	}
 	p := planners[i]
 	if opt.PlansName == "" {
@@ -84,11 +88,26 @@ func Make(ds *dataset.Dataset, name string, fp *Fingerprint, opt Options) (*Plan
 	if opt.GPUMemoryGB == 0 {
 		opt.GPUMemoryGB = p.memoryGB
 	}
-	if opt.GPUMemoryGB < 0 {
-		return nil, fmt.Errorf("a GPU memory target of %v GB", opt.GPUMemoryGB)
+	if !(opt.GPUMemoryGB > 0 && opt.GPUMemoryGB <= maxMemoryGB) {
+		return opt, p, fmt.Errorf("a GPU memory target of %v GB: it must be above 0 and at most %d", opt.GPUMemoryGB, maxMemoryGB)
 	}
-	if opt.Spacing != nil && (len(opt.Spacing) != 3 || !(minOf(opt.Spacing) > 0)) {
-		return nil, fmt.Errorf("target spacing %v: give three numbers above 0, in the order of the file's array (z y x)", opt.Spacing)
+	if s := opt.Spacing; s != nil && (len(s) != 3 || !(minOf(s) > 0) || math.IsInf(slices.Max(s), 1)) {
+		return opt, p, fmt.Errorf("target spacing %v: give three numbers above 0, in the order of the file's array (z y x)", opt.Spacing)
+	}
+	return opt, p, CheckName(opt.PlansName)
+}
+
+// Check reports what no dataset can be planned with.
+func (opt Options) Check() error {
+	_, _, err := opt.complete()
+	return err
+}
+
+// Make plans a dataset of the given name (DatasetXXX_Name) as nnU-Net 2.8.1 does.
+func Make(ds *dataset.Dataset, name string, fp *Fingerprint, opt Options) (*Plans, error) {
+	opt, p, err := opt.complete()
+	if err != nil {
+		return nil, err
 	}
 	if opt.Reader == "" {
 		r, err := imageio.ChooseReader(ds.Reader, ds.FileEnding, "")
@@ -105,7 +124,16 @@ func Make(ds *dataset.Dataset, name string, fp *Fingerprint, opt Options) (*Plan
 	if j.err != nil {
 		return nil, j.err
 	}
-	return FromDocument(doc)
+	made, err := FromDocument(doc)
+	if err != nil {
+		return nil, err
+	}
+	for _, c := range made.Configurations() {
+		if _, err := made.Configuration(c); err != nil {
+			return nil, fmt.Errorf("these plans would be of no use: %w", err)
+		}
+	}
+	return made, nil
 }
 
 // job is one run of a planner.
@@ -135,6 +163,10 @@ func (j *job) plan() *pyjson.Object {
 	}
 	spacing := permute(target, forward)
 	median := permute(medians(resampled), forward)
+	if !(minOf(median[:]) >= 0 && product(median[:]) <= maxVoxels) { // below 0: more than an integer holds
+		j.err = fmt.Errorf("at a spacing of %v the median image would have more than 2^40 voxels; choose a coarser target spacing", target)
+		return nil
+	}
 	voxels := product(median[:]) * float64(j.ds.NumTraining)
 
 	configurations := pyjson.NewObject()

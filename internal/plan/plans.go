@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"masksam/internal/atomicfile"
+	"masksam/internal/dataset"
 	"masksam/internal/pyjson"
 )
 
@@ -37,6 +38,20 @@ type Plans struct {
 	Intensity         []Intensity // foreground intensities per channel
 
 	doc *pyjson.Object
+}
+
+// CheckName refuses names that plans cannot have: one becomes a file in the folder of the preprocessed dataset, and part of
+// a model's folder, TRAINER__PLANS__CONFIGURATION.
+func CheckName(name string) error {
+	switch file := name + ".json"; {
+	case strings.ContainsAny(name, `/\`) || strings.HasPrefix(name, "."):
+		return fmt.Errorf("plans cannot be named %q: a file is named so, without / or \\ and with no dot in front", name)
+	case strings.Contains("_"+name+"_", "__"):
+		return fmt.Errorf("plans cannot be named %q: models' folders are TRAINER__PLANS__CONFIGURATION, so no _ at an end and no __ inside", name)
+	case slices.Contains([]string{dataset.FileName, dataset.SplitsName, FingerprintName}, file):
+		return fmt.Errorf("plans cannot be named %q: %s is another file of the dataset", name, file)
+	}
+	return nil
 }
 
 // Read reads a plans.json.
@@ -130,12 +145,15 @@ func (p *Plans) Write(path string) error {
 	return atomicfile.WriteBytes(path, text)
 }
 
-// KeepFrom adds the configurations of an older plans.json that these plans lack, as nnU-Net does when it plans again, so
-// that hand-made ones are not lost.
+// Standard are the configurations that nnU-Net's planners make where a dataset asks for them.
+var Standard = []string{"2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres"}
+
+// KeepFrom adds the configurations of an older plans.json that these plans lack, so that hand-made ones are not lost.
+// nnU-Net keeps Standard ones too; but a low resolution that is not planned any more no longer fits the rest.
 func (p *Plans) KeepFrom(old *Plans) {
 	mine := p.configurations()
 	for _, name := range old.Configurations() {
-		if !mine.Has(name) {
+		if !mine.Has(name) && !slices.Contains(Standard, name) {
 			v, _ := old.configurations().Get(name)
 			mine.Set(name, v)
 		}
