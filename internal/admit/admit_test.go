@@ -76,7 +76,7 @@ func TestEachAdmits(t *testing.T) {
 			if fails[i] {
 				return 0
 			}
-			return Bytes(keep[i])
+			return Bytes(min(keep[i], need[i])) // no case keeps more than it took
 		}
 		failed, err := Each(t.Context(), Cases{
 			IDs: ids(n), Workers: workers, Memory: limit, Progress: progress.Nop, Kept: kept,
