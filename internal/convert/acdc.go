@@ -2,6 +2,7 @@ package convert
 
 import (
 	"context"
+	"maps"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -24,14 +25,14 @@ var (
 func ACDC(ctx context.Context, o Options) (*Result, error) {
 	s := look(o.Source)
 	root := o.Source
-	if inner := filepath.Join(root, "database"); !isDir(filepath.Join(root, "training")) && isDir(inner) {
+	if inner := filepath.Join(root, "database"); !dataset.IsDir(filepath.Join(root, "training")) && dataset.IsDir(inner) {
 		root = inner
 	}
 	images, labels := s.patients(filepath.Join(root, "training"))
 	s.match(images, labels)
 	s.images(images, imagesTr)
 	s.labels(labels, labelsTr)
-	if testing := filepath.Join(root, "testing"); isDir(testing) {
+	if testing := filepath.Join(root, "testing"); dataset.IsDir(testing) {
 		images, labels := s.patients(testing)
 		if len(labels) > 0 {
 			s.match(images, labels)
@@ -47,7 +48,7 @@ func ACDC(ctx context.Context, o Options) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	splits := PatientFolds(sorted(labels))
+	splits := PatientFolds(slices.Sorted(maps.Keys(labels)))
 	if splits == nil {
 		s.warn("%s: a single patient cannot be split, so no %s is written", o.Source, dataset.SplitsName)
 	}

@@ -12,8 +12,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -187,7 +187,7 @@ func (s *survey) folders(folder string) []string { return s.list(folder, true) }
 func (s *survey) list(folder string, folders bool) []string {
 	entries, err := os.ReadDir(folder)
 	if err != nil {
-		s.fail("%s: %s", folder, missing(err))
+		s.fail("%s: %s", folder, dataset.FolderFault(err))
 		return nil
 	}
 	var names []string
@@ -203,18 +203,6 @@ func (s *survey) list(folder string, folders bool) []string {
 		}
 	}
 	return names
-}
-
-func missing(err error) string {
-	if errors.Is(err, fs.ErrNotExist) {
-		return "the folder is missing"
-	}
-	return err.Error()
-}
-
-func isDir(path string) bool {
-	info, err := os.Stat(path)
-	return err == nil && info.IsDir()
 }
 
 func isFile(path string) bool {
@@ -408,12 +396,12 @@ func (s stopping) Read(p []byte) (int, error) {
 
 // match finds the images without a label map and the label maps without an image.
 func (s *survey) match(images, labels map[string]string) {
-	for _, id := range sorted(images) {
+	for _, id := range slices.Sorted(maps.Keys(images)) {
 		if labels[id] == "" {
 			s.fail("%s: its label map is missing", images[id])
 		}
 	}
-	for _, id := range sorted(labels) {
+	for _, id := range slices.Sorted(maps.Keys(labels)) {
 		if images[id] == "" {
 			s.fail("%s: a label map without an image", labels[id])
 		}
@@ -422,23 +410,14 @@ func (s *survey) match(images, labels map[string]string) {
 
 // images plans the copies of images of one channel, given by case.
 func (s *survey) images(images map[string]string, to string) {
-	for _, id := range sorted(images) {
+	for _, id := range slices.Sorted(maps.Keys(images)) {
 		s.copy(images[id], to+"/"+id+"_0000"+ending)
 	}
 }
 
 // labels plans the copies of label maps, given by case.
 func (s *survey) labels(labels map[string]string, to string) {
-	for _, id := range sorted(labels) {
+	for _, id := range slices.Sorted(maps.Keys(labels)) {
 		s.copy(labels[id], to+"/"+id+ending)
 	}
-}
-
-func sorted[V any](m map[string]V) []string {
-	keys := make([]string, 0, len(m))
-	for k := range m {
-		keys = append(keys, k)
-	}
-	slices.Sort(keys)
-	return keys
 }

@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"masksam/internal/atomicfile"
@@ -61,7 +63,7 @@ func DICOM(ctx context.Context, o DICOMOptions) ([]string, error) {
 	}
 	var cases []dicomCase
 	o.Progress.Start("reading", 0)
-	for _, name := range sorted(folders) {
+	for _, name := range slices.Sorted(maps.Keys(folders)) {
 		c := dicomCase{id: name}
 		if o.ID != "" {
 			c.id = o.ID
@@ -149,7 +151,7 @@ func (s *survey) series(ctx context.Context, folder string, o DICOMOptions) []*d
 		return nil
 	}
 	var found []string
-	for _, uid := range sorted(all) {
+	for _, uid := range slices.Sorted(maps.Keys(all)) {
 		if o.Series == "" || o.Series == uid || o.Series == all[uid][0].number {
 			found = append(found, uid)
 		}
@@ -160,7 +162,7 @@ func (s *survey) series(ctx context.Context, folder string, o DICOMOptions) []*d
 	case len(all) == 0:
 		s.fail("%s: no DICOM image", folder)
 	case len(found) == 0:
-		s.fail("%s: no series %s; there are\n%s", folder, o.Series, list(all, sorted(all)))
+		s.fail("%s: no series %s; there are\n%s", folder, o.Series, list(all, slices.Sorted(maps.Keys(all))))
 	default:
 		s.fail("%s: %d series, of which --series UID or NUMBER must choose one:\n%s", folder, len(found), list(all, found))
 	}

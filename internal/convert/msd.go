@@ -58,7 +58,7 @@ func (s *survey) msd(folder string, plan func(from, to string)) map[string]strin
 		files[id] = filepath.Join(s.dir, folder, name)
 		plan(files[id], folder+"/"+id)
 	}
-	if len(files) == 0 && folder == imagesTr && isDir(filepath.Join(s.dir, folder)) {
+	if len(files) == 0 && folder == imagesTr && dataset.IsDir(filepath.Join(s.dir, folder)) {
 		s.fail("%s: no %s file", filepath.Join(s.dir, folder), ending)
 	}
 	return files

@@ -3,8 +3,10 @@ package convert
 import (
 	"context"
 	"fmt"
+	"maps"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -49,10 +51,10 @@ func NNUNetV1(ctx context.Context, o Options) (*Result, error) {
 		s.recount(doc, path, len(images))
 	}
 	for _, part := range []string{"Ts", "Val"} {
-		if folder := "images" + part; isDir(filepath.Join(o.Source, folder)) {
+		if folder := "images" + part; dataset.IsDir(filepath.Join(o.Source, folder)) {
 			s.oldImages(folder, channels)
 		}
-		if folder := "labels" + part; isDir(filepath.Join(o.Source, folder)) {
+		if folder := "labels" + part; dataset.IsDir(filepath.Join(o.Source, folder)) {
 			s.oldLabels(folder)
 		}
 	}
@@ -88,7 +90,7 @@ func (s *survey) oldImages(folder string, channels int) map[string]string {
 	if len(cases) == 0 {
 		s.fail("%s: no image", filepath.Join(s.dir, folder))
 	}
-	for _, id := range sorted(cases) {
+	for _, id := range slices.Sorted(maps.Keys(cases)) {
 		for c := range channels {
 			if name := fmt.Sprintf("%s_%04d", id, c); !seen[name] {
 				s.fail("%s: channel file %s%s of case %s is missing", filepath.Join(s.dir, folder), name, ending, id)

@@ -3,9 +3,12 @@ package convert
 import (
 	"context"
 	"fmt"
+	"maps"
 	"path/filepath"
 	"regexp"
+	"slices"
 
+	"masksam/internal/dataset"
 	"masksam/internal/imageio"
 	"masksam/internal/pyjson"
 )
@@ -38,7 +41,7 @@ func Synapse(ctx context.Context, o Options, eight bool) (*Result, error) {
 		for i, v := range benchmark {
 			names.Set(organs[v-1], i+1)
 		}
-		for _, id := range sorted(labels) {
+		for _, id := range slices.Sorted(maps.Keys(labels)) {
 			from, to := labels[id], labelsTr+"/"+id+ending
 			s.add(from, func(_ context.Context, dir string) error { return toBenchmark(from, filepath.Join(dir, to)) }, to)
 		}
@@ -64,19 +67,19 @@ func (s *survey) abdomen() (images, labels, tests map[string]string) {
 	for _, base := range []string{".", "Training", "RawData", "RawData/Training", "Abdomen/RawData/Training", "RawData/RawData/Training"} {
 		for _, pair := range [][2]string{{"img", "label"}, {imagesTr, labelsTr}} {
 			img, label := filepath.Join(s.dir, base, pair[0]), filepath.Join(s.dir, base, pair[1])
-			if !isDir(img) {
+			if !dataset.IsDir(img) {
 				continue
 			}
 			images, labels = s.named(img, abdomenImage, "img0001"), s.named(label, abdomenLabel, "label0001")
 			for _, test := range []string{"../Testing/img", "../Test/img", "Testing/img", imagesTs} {
-				if dir := filepath.Join(s.dir, base, test); isDir(dir) {
+				if dir := filepath.Join(s.dir, base, test); dataset.IsDir(dir) {
 					return images, labels, s.named(dir, abdomenImage, "img0061")
 				}
 			}
 			return images, labels, nil
 		}
 	}
-	if isDir(filepath.Join(s.dir, "averaged-training-images")) {
+	if dataset.IsDir(filepath.Join(s.dir, "averaged-training-images")) {
 		s.fail("%s: averaged-training-images (DET…_avg) is another data set of the same Synapse project, not the abdominal CT; unpack its Abdomen/RawData.zip and give the folder RawData", s.dir)
 	} else {
 		s.fail("%s: no folders img and label here or in RawData/Training", s.dir)

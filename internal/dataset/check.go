@@ -190,7 +190,7 @@ func (c *checker) folders() []Case {
 	labelDir := filepath.Join(c.d.Dir, "labelsTr")
 	labels, labelErr := os.ReadDir(labelDir)
 	if labelErr != nil {
-		c.add(finding("LABELS_TR_MISSING", labelDir, "put the label maps there", "%s", folderFault(labelErr)))
+		c.add(finding("LABELS_TR_MISSING", labelDir, "put the label maps there", "%s", FolderFault(labelErr)))
 	}
 	cases, err := c.d.Cases()
 	badNames := false

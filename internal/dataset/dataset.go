@@ -148,7 +148,7 @@ func (d *Dataset) Cases() ([]Case, error) {
 	ids, files, strangers, err := group(dir, d.FileEnding)
 	switch {
 	case err != nil:
-		return nil, finding("IMAGES_TR_MISSING", dir, "put the training images there", "%s", folderFault(err))
+		return nil, finding("IMAGES_TR_MISSING", dir, "put the training images there", "%s", FolderFault(err))
 	case len(ids) == 0 && len(strangers) == 0:
 		return nil, noCases(dir, d.FileEnding)
 	}
@@ -166,8 +166,8 @@ func (d *Dataset) Cases() ([]Case, error) {
 	return cases, nil
 }
 
-// folderFault says why a folder cannot be listed.
-func folderFault(err error) string {
+// FolderFault says why a folder cannot be listed.
+func FolderFault(err error) string {
 	if errors.Is(err, fs.ErrNotExist) {
 		return "the folder is missing"
 	}

@@ -57,7 +57,7 @@ func (r Roots) Name(idOrName string) (string, error) {
 	}
 	if strings.HasPrefix(idOrName, "Dataset") {
 		for _, root := range []string{r.Raw, r.Preprocessed, r.Results} {
-			if root != "" && isDir(filepath.Join(root, idOrName)) {
+			if root != "" && IsDir(filepath.Join(root, idOrName)) {
 				return idOrName, nil
 			}
 		}
@@ -86,7 +86,7 @@ func (r Roots) Names(id int) []string {
 		}
 		entries, _ := os.ReadDir(root) // a root that is not there holds no dataset
 		for _, e := range entries {
-			if strings.HasPrefix(e.Name(), prefix(id)) && isDir(filepath.Join(root, e.Name())) {
+			if strings.HasPrefix(e.Name(), prefix(id)) && IsDir(filepath.Join(root, e.Name())) {
 				names = append(names, e.Name())
 			}
 		}
@@ -97,7 +97,7 @@ func (r Roots) Names(id int) []string {
 
 // RawFolder is the folder of a raw dataset given by its number, its name or the folder itself.
 func (r Roots) RawFolder(dataset string) (string, error) {
-	if isDir(dataset) || filepath.Base(dataset) != dataset {
+	if IsDir(dataset) || filepath.Base(dataset) != dataset {
 		return dataset, nil
 	}
 	name, err := r.Name(dataset)
@@ -109,7 +109,8 @@ func (r Roots) RawFolder(dataset string) (string, error) {
 
 func prefix(id int) string { return fmt.Sprintf("Dataset%03d_", id) }
 
-func isDir(path string) bool {
+// IsDir tells whether a path is a folder, or a link to one.
+func IsDir(path string) bool {
 	info, err := os.Stat(path)
 	return err == nil && info.IsDir()
 }

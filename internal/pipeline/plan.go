@@ -271,6 +271,7 @@ func verify(ctx context.Context, dir string, o PlanOptions) error {
 }
 
 func fingerprint(ctx context.Context, ds *dataset.Dataset, path string, o PlanOptions) (*plan.Fingerprint, error) {
+	now := identity(ds)
 	if !o.Clean {
 		fp, err := plan.ReadFingerprint(path)
 		switch why := ""; {
@@ -278,13 +279,12 @@ func fingerprint(ctx context.Context, ds *dataset.Dataset, path string, o PlanOp
 		case err != nil:
 			return nil, fmt.Errorf("%w; remove the file, so that it is extracted again", err)
 		default:
-			if why, err = stale(ds, fp, path); err != nil || why == "" {
+			if why, err = stale(ds, fp, path, now); err != nil || why == "" {
 				return fp, err
 			}
 			slog.Info("the fingerprint is extracted again", "why", why)
 		}
 	}
-	before := identity(ds)
 	fp, err := plan.ExtractFingerprint(ctx, ds, plan.FingerprintOptions{Workers: o.Workers, Memory: o.Memory, Progress: o.Progress})
 	if err != nil {
 		return nil, err
@@ -292,7 +292,7 @@ func fingerprint(ctx context.Context, ds *dataset.Dataset, path string, o PlanOp
 	if err := fp.Write(path); err != nil {
 		return nil, err
 	}
-	return fp, atomicfile.WriteBytes(sourcesPath(path), []byte(before+"\n"))
+	return fp, atomicfile.WriteBytes(sourcesPath(path), []byte(now+"\n"))
 }
 
 // sourcesPath is the file beside a fingerprint that stands for the files that it was extracted from.
@@ -314,8 +314,8 @@ func identity(ds *dataset.Dataset) string {
 }
 
 // stale says why a fingerprint does not describe the dataset (any more), where nnU-Net would take it all the same; empty
-// if it does, or if the images are not at hand. One of another program's making is taken for older than files that are newer.
-func stale(ds *dataset.Dataset, fp *plan.Fingerprint, path string) (why string, err error) {
+// if it does, or if the images are not at hand. now is the dataset's identity. One of another program's making is taken for older than files that are newer.
+func stale(ds *dataset.Dataset, fp *plan.Fingerprint, path, now string) (why string, err error) {
 	made, err := os.Stat(path)
 	if err != nil {
 		return "", fmt.Errorf("read fingerprint: %w", err)
@@ -330,7 +330,6 @@ func stale(ds *dataset.Dataset, fp *plan.Fingerprint, path string) (why string, 
 	if n := len(fp.Intensity); n != len(ds.Channels) {
 		return fmt.Sprintf("it is of %d channels, the dataset has %d", n, len(ds.Channels)), nil
 	}
-	now := identity(ds)
 	held, err := os.ReadFile(sourcesPath(path))
 	switch {
 	case now == "":

@@ -327,7 +327,7 @@ func TestStaleFingerprint(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if why, err := stale(ds, fp, path); err != nil || (why == "") != (want == "") || !strings.Contains(why, want) {
+		if why, err := stale(ds, fp, path, identity(ds)); err != nil || (why == "") != (want == "") || !strings.Contains(why, want) {
 			t.Errorf("stale: %q, %v; want %q", why, err, want)
 		}
 	}

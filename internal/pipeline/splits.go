@@ -107,10 +107,7 @@ func (s *toSplit) list() (ids []string, err error) {
 		if err != nil {
 			return nil, err
 		}
-		for _, c := range cases {
-			ids = append(ids, c.ID)
-		}
-		return ids, nil
+		return dataset.IDs(cases), nil
 	}
 	ds, err := dataset.Read(s.dir)
 	if err != nil {
