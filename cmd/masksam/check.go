@@ -3,16 +3,16 @@ package main
 import (
 	"encoding/json"
 
-	"masksam/internal/admit"
 	"masksam/internal/dataset"
+	"masksam/internal/work"
 )
 
 type checkCmd struct {
-	Dataset string      `arg:"" help:"Number, name or folder of the raw dataset."`
-	JSON    bool        `help:"Write everything found as JSON." name:"json"`
-	Workers workers     `help:"Cases at a time at most; 0: one per core." placeholder:"N"`
-	Memory  admit.Bytes `help:"Memory for the program with all cases at a time: 8GB, 512MiB, or 80% of what is free, the default." placeholder:"SIZE"`
-	Raw     string      `help:"Folder of raw datasets." env:"nnUNet_raw" placeholder:"DIR"`
+	Dataset string     `arg:"" help:"Number, name or folder of the raw dataset."`
+	JSON    bool       `help:"Write everything found as JSON." name:"json"`
+	Workers workers    `help:"Cases at a time at most; 0: one per core." placeholder:"N"`
+	Memory  work.Bytes `help:"Memory for the program with all cases at a time: 8GB, 512MiB, or 80% of what is free, the default." placeholder:"SIZE"`
+	Raw     string     `help:"Folder of raw datasets." env:"nnUNet_raw" placeholder:"DIR"`
 }
 
 func (c *checkCmd) Run(a *app) error {

@@ -11,16 +11,16 @@ import (
 
 	"github.com/jedib0t/go-pretty/v6/table"
 
-	"masksam/internal/admit"
 	"masksam/internal/dataset"
 	"masksam/internal/demo"
 	"masksam/internal/doctor"
 	"masksam/internal/masksam"
-	"masksam/internal/pipeline"
 	"masksam/internal/plan"
 	"masksam/internal/predict"
+	"masksam/internal/steps"
 	"masksam/internal/torch"
 	"masksam/internal/train"
+	"masksam/internal/work"
 )
 
 // cli is the grammar of masksam itself.
@@ -62,20 +62,20 @@ func recipeNames() string {
 }
 
 type planCmd struct {
-	Dataset   string      `arg:"" help:"Number or name of the dataset: 4 or Dataset004_Hippocampus."`
-	Recipe    string      `help:"Also plan this recipe: ${recipes}."`
-	Name      string      `help:"Name of the recipe's plan, else the recipe's own." placeholder:"PLANS"`
-	Set       []string    `help:"Override a hyper-parameter of the recipe, as encoder.width=32; repeatable." sep:"none" placeholder:"KEY=VALUE"`
-	Patch     []int       `help:"Patch of the recipe in voxels, slices first, as 8,256,256; names the plan, unless --name does." placeholder:"T,H,W"`
-	Batch     *int        `help:"Batch size of the recipe; likewise." placeholder:"N"`
-	Planner   string      `help:"nnU-Net planner: ${planners}." default:"ExperimentPlanner"`
-	GPUMemory float64     `help:"GPU memory in GB that nnU-Net's plans are made for; 0: the planner's own target." name:"gpu-memory" placeholder:"GB"`
-	Spacing   []float64   `help:"Target spacing in mm, in the order of the file's array: slices, rows, columns." placeholder:"Z,Y,X"`
-	Plans     string      `help:"Name of nnU-Net's plans, else the planner's own." placeholder:"PLANS"`
-	Clean     bool        `help:"Extract the fingerprint and plan again."`
-	Check     bool        `help:"Check the dataset's integrity first."`
-	Workers   workers     `help:"Cases at a time at most; 0: one per core." placeholder:"N"`
-	Memory    admit.Bytes `help:"Memory for the program with all cases at a time: 8GB, 512MiB, or 80% of what is free, the default." placeholder:"SIZE"`
+	Dataset   string     `arg:"" help:"Number or name of the dataset: 4 or Dataset004_Hippocampus."`
+	Recipe    string     `help:"Also plan this recipe: ${recipes}."`
+	Name      string     `help:"Name of the recipe's plan, else the recipe's own." placeholder:"PLANS"`
+	Set       []string   `help:"Override a hyper-parameter of the recipe, as encoder.width=32; repeatable." sep:"none" placeholder:"KEY=VALUE"`
+	Patch     []int      `help:"Patch of the recipe in voxels, slices first, as 8,256,256; names the plan, unless --name does." placeholder:"T,H,W"`
+	Batch     *int       `help:"Batch size of the recipe; likewise." placeholder:"N"`
+	Planner   string     `help:"nnU-Net planner: ${planners}." default:"ExperimentPlanner"`
+	GPUMemory float64    `help:"GPU memory in GB that nnU-Net's plans are made for; 0: the planner's own target." name:"gpu-memory" placeholder:"GB"`
+	Spacing   []float64  `help:"Target spacing in mm, in the order of the file's array: slices, rows, columns." placeholder:"Z,Y,X"`
+	Plans     string     `help:"Name of nnU-Net's plans, else the planner's own." placeholder:"PLANS"`
+	Clean     bool       `help:"Extract the fingerprint and plan again."`
+	Check     bool       `help:"Check the dataset's integrity first."`
+	Workers   workers    `help:"Cases at a time at most; 0: one per core." placeholder:"N"`
+	Memory    work.Bytes `help:"Memory for the program with all cases at a time: 8GB, 512MiB, or 80% of what is free, the default." placeholder:"SIZE"`
 	roots     `embed:""`
 }
 
@@ -83,7 +83,7 @@ func (c *planCmd) Run(a *app) error {
 	if c.Planner == plan.DefaultPlanner {
 		c.Planner = "" // which nobody asked for: a recipe may build on the plans that are there
 	}
-	planned, err := pipeline.Plan(a.ctx, pipeline.PlanOptions{Roots: c.roots.roots(), Dataset: c.Dataset, Recipe: c.Recipe,
+	planned, err := steps.Plan(a.ctx, steps.PlanOptions{Roots: c.roots.roots(), Dataset: c.Dataset, Recipe: c.Recipe,
 		Set: c.Set, Name: c.Name, Patch: c.Patch, Batch: c.Batch,
 		Nnunet: plan.Options{Planner: c.Planner, PlansName: c.Plans, GPUMemoryGB: c.GPUMemory, Spacing: c.Spacing},
 		Clean:  c.Clean, Verify: a.verify(c.Check), Workers: int(c.Workers), Memory: keepTo(c.Memory), Progress: a.progress})
@@ -96,10 +96,10 @@ func (c *planCmd) Run(a *app) error {
 
 // keepTo makes the garbage collector keep to the memory by which cases are admitted, and returns that: what an amount that
 // was asked for leaves beside the program, or the default.
-func keepTo(asked admit.Bytes) admit.Bytes {
+func keepTo(asked work.Bytes) work.Bytes {
 	limit := asked.Limit()
 	if asked > 0 {
-		limit = max(asked-admit.Resident(), 1)
+		limit = max(asked-work.Resident(), 1)
 	}
 	const least = 64 << 20                                                 // with less the collector would only be busy
 	if soft := max(int64(limit), least); soft < debug.SetMemoryLimit(-1) { // GOMEMLIMIT may have set a lower one
@@ -108,7 +108,7 @@ func keepTo(asked admit.Bytes) admit.Bytes {
 	return limit
 }
 
-func (a *app) tellPlanned(p *pipeline.Planned) {
+func (a *app) tellPlanned(p *steps.Planned) {
 	for _, f := range p.Files {
 		fmt.Fprintln(a.out, "wrote", f)
 	}
@@ -130,7 +130,7 @@ func (c *movePlansCmd) Run(a *app) error {
 }
 
 func (a *app) movePlans(roots dataset.Roots, source, target, plans, as string) error {
-	path, err := pipeline.MovePlans(roots, source, target, plans, as)
+	path, err := steps.MovePlans(roots, source, target, plans, as)
 	if err != nil {
 		return err
 	}
@@ -139,17 +139,17 @@ func (a *app) movePlans(roots dataset.Roots, source, target, plans, as string) e
 }
 
 type preprocessCmd struct {
-	Dataset string      `arg:"" help:"Number or name of the dataset."`
-	Plans   string      `help:"Plans to follow." default:"nnUNetPlans"`
-	Config  []string    `help:"Configurations." default:"3d_fullres" short:"c"`
-	Workers workers     `help:"Cases at a time at most; 0: one per core." placeholder:"N"`
-	Memory  admit.Bytes `help:"Memory for the program with all cases at a time: 8GB, 512MiB, or 80% of what is free, the default." placeholder:"SIZE"`
-	Force   bool        `help:"Also the cases that are done already."`
+	Dataset string     `arg:"" help:"Number or name of the dataset."`
+	Plans   string     `help:"Plans to follow." default:"nnUNetPlans"`
+	Config  []string   `help:"Configurations." default:"3d_fullres" short:"c"`
+	Workers workers    `help:"Cases at a time at most; 0: one per core." placeholder:"N"`
+	Memory  work.Bytes `help:"Memory for the program with all cases at a time: 8GB, 512MiB, or 80% of what is free, the default." placeholder:"SIZE"`
+	Force   bool       `help:"Also the cases that are done already."`
 	roots   `embed:""`
 }
 
 func (c *preprocessCmd) Run(a *app) error {
-	return pipeline.Preprocess(a.ctx, pipeline.PreprocessOptions{Roots: c.roots.roots(), Dataset: c.Dataset, Plans: c.Plans,
+	return steps.Preprocess(a.ctx, steps.PreprocessOptions{Roots: c.roots.roots(), Dataset: c.Dataset, Plans: c.Plans,
 		Configurations: c.Config, Workers: []int{int(c.Workers)}, Memory: keepTo(c.Memory), Force: c.Force, Progress: a.progress})
 }
 
@@ -195,7 +195,7 @@ func (a *app) train(roots dataset.Roots, trainer string, set []string, device st
 	if _, err := roots.ResultsDir(o.Dataset); err != nil {
 		return err
 	}
-	recipe, err := pipeline.Recipe(roots, o.Dataset, o.Plans, o.Configuration, trainer, set)
+	recipe, err := steps.Recipe(roots, o.Dataset, o.Plans, o.Configuration, trainer, set)
 	if err != nil {
 		return err
 	}
@@ -241,7 +241,7 @@ func (c *predictCmd) Run(a *app) error {
 	}
 	if c.Model == "" {
 		var err error
-		if c.Model, err = pipeline.FindModel(c.roots.roots(), c.Dataset, c.Recipe, c.Plans, c.Config); err != nil {
+		if c.Model, err = steps.FindModel(c.roots.roots(), c.Dataset, c.Recipe, c.Plans, c.Config); err != nil {
 			return err
 		}
 	}
@@ -284,13 +284,13 @@ func (c *evaluateCmd) Run(a *app) error {
 	if c.DatasetJSON == "" {
 		c.DatasetJSON = filepath.Join(c.Prediction, dataset.FileName)
 	}
-	return a.evaluate(pipeline.EvaluateOptions{Reference: c.Reference, Prediction: c.Prediction, Dataset: c.DatasetJSON,
+	return a.evaluate(steps.EvaluateOptions{Reference: c.Reference, Prediction: c.Prediction, Dataset: c.DatasetJSON,
 		Out: c.Output, Chill: c.Chill, Workers: int(c.Workers)})
 }
 
-func (a *app) evaluate(o pipeline.EvaluateOptions) error {
+func (a *app) evaluate(o steps.EvaluateOptions) error {
 	o.Progress = a.progress
-	summary, names, err := pipeline.Evaluate(a.ctx, o)
+	summary, names, err := steps.Evaluate(a.ctx, o)
 	if err != nil {
 		return err
 	}

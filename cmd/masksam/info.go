@@ -7,7 +7,7 @@ import (
 	"os"
 
 	"masksam/internal/imageio"
-	"masksam/internal/inspect"
+	"masksam/internal/info"
 )
 
 type infoCmd struct {
@@ -20,10 +20,10 @@ type infoCmd struct {
 func (c *infoCmd) Run(a *app) error {
 	var found interface{ Table(w io.Writer) }
 	var err error
-	if info, missing := os.Stat(c.What); missing == nil && !info.IsDir() || missing != nil && imageio.Ending(c.What) != "" {
-		found, err = inspect.ReadFile(c.What)
+	if file, missing := os.Stat(c.What); missing == nil && !file.IsDir() || missing != nil && imageio.Ending(c.What) != "" {
+		found, err = info.ReadFile(c.What)
 	} else {
-		found, err = inspect.ReadDataset(a.ctx, c.What, inspect.Options{Roots: c.roots.roots(), Workers: int(c.Workers), Memory: keepTo(0), Progress: a.progress})
+		found, err = info.ReadDataset(a.ctx, c.What, info.Options{Roots: c.roots.roots(), Workers: int(c.Workers), Memory: keepTo(0), Progress: a.progress})
 	}
 	if err != nil {
 		return err

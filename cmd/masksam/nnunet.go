@@ -8,9 +8,9 @@ import (
 
 	"masksam/internal/dataset"
 	"masksam/internal/masksam"
-	"masksam/internal/pipeline"
 	"masksam/internal/plan"
 	"masksam/internal/predict"
+	"masksam/internal/steps"
 	"masksam/internal/train"
 )
 
@@ -69,7 +69,7 @@ type nnunetFingerprint struct {
 func (c *nnunetFingerprint) Run(a *app) error {
 	a.say(c.Verbose, c.NoBar)
 	for _, id := range c.Datasets {
-		path, err := pipeline.Fingerprint(a.ctx, pipeline.PlanOptions{Roots: dataset.Env(), Dataset: id, Clean: c.Clean,
+		path, err := steps.Fingerprint(a.ctx, steps.PlanOptions{Roots: dataset.Env(), Dataset: id, Clean: c.Clean,
 			Verify: a.verify(c.Verify), Workers: int(c.Workers), Memory: keepTo(0), Progress: a.progress})
 		if err != nil {
 			return err
@@ -86,7 +86,7 @@ type nnunetExperiment struct {
 
 func (c *nnunetExperiment) Run(a *app) error {
 	for _, id := range c.Datasets {
-		p, err := pipeline.Plan(a.ctx, pipeline.PlanOptions{Roots: dataset.Env(), Dataset: id, Memory: keepTo(0),
+		p, err := steps.Plan(a.ctx, steps.PlanOptions{Roots: dataset.Env(), Dataset: id, Memory: keepTo(0),
 			Progress: a.progress, Nnunet: c.options()})
 		if err != nil {
 			return err
@@ -107,7 +107,7 @@ type nnunetPreprocess struct {
 func (c *nnunetPreprocess) Run(a *app) error {
 	a.say(c.Verbose, c.NoBar)
 	for _, id := range c.Datasets {
-		if err := pipeline.Preprocess(a.ctx, pipeline.PreprocessOptions{Roots: dataset.Env(), Dataset: id, Plans: c.Plans,
+		if err := steps.Preprocess(a.ctx, steps.PreprocessOptions{Roots: dataset.Env(), Dataset: id, Plans: c.Plans,
 			Configurations: c.Configs, Workers: counts(c.Workers), Memory: keepTo(0), Progress: a.progress}); err != nil {
 			return err
 		}
@@ -130,9 +130,9 @@ func (c *nnunetPlan) Run(a *app) error {
 	a.say(c.Verbose, c.NoBar)
 	roots := dataset.Env()
 	memory := keepTo(0)
-	var plans []*pipeline.Planned
+	var plans []*steps.Planned
 	for _, id := range c.Datasets {
-		p, err := pipeline.Plan(a.ctx, pipeline.PlanOptions{Roots: roots, Dataset: id, Clean: c.Clean, Verify: a.verify(c.Verify),
+		p, err := steps.Plan(a.ctx, steps.PlanOptions{Roots: roots, Dataset: id, Clean: c.Clean, Verify: a.verify(c.Verify),
 			Workers: int(c.FPWorkers), Memory: memory, Progress: a.progress, Nnunet: c.options()})
 		if err != nil {
 			return err
@@ -144,7 +144,7 @@ func (c *nnunetPlan) Run(a *app) error {
 		return nil
 	}
 	for _, p := range plans {
-		if err := pipeline.Preprocess(a.ctx, pipeline.PreprocessOptions{Roots: roots, Dataset: p.Dataset, Plans: p.Plans,
+		if err := steps.Preprocess(a.ctx, steps.PreprocessOptions{Roots: roots, Dataset: p.Dataset, Plans: p.Plans,
 			Configurations: c.Configs, Workers: counts(c.Workers), Memory: memory, Progress: a.progress}); err != nil {
 			return err
 		}
@@ -229,9 +229,9 @@ func (c *nnunetPredict) Run(a *app) error {
 	if plans == "" {
 		plans = "nnUNetPlans"
 	}
-	model, err := pipeline.FindModel(roots, c.Dataset, c.Trainer, plans, c.Config)
+	model, err := steps.FindModel(roots, c.Dataset, c.Trainer, plans, c.Config)
 	if err != nil && c.Plans == "" {
-		model, err = pipeline.FindModel(roots, c.Dataset, c.Trainer, "", c.Config)
+		model, err = steps.FindModel(roots, c.Dataset, c.Trainer, "", c.Config)
 	}
 	if err != nil {
 		return err
@@ -253,6 +253,6 @@ type nnunetEvaluate struct {
 }
 
 func (c *nnunetEvaluate) Run(a *app) error {
-	return a.evaluate(pipeline.EvaluateOptions{Reference: c.Reference, Prediction: c.Prediction, Dataset: c.Dataset,
+	return a.evaluate(steps.EvaluateOptions{Reference: c.Reference, Prediction: c.Prediction, Dataset: c.Dataset,
 		Out: c.Output, Chill: c.Chill, Workers: int(c.Workers)})
 }

@@ -5,7 +5,7 @@ import (
 	"fmt"
 
 	"masksam/internal/dataset"
-	"masksam/internal/pipeline"
+	"masksam/internal/steps"
 )
 
 type overlayCmd struct {
@@ -25,7 +25,7 @@ type overlayCmd struct {
 }
 
 func (c *overlayCmd) Run(a *app) error {
-	style := pipeline.OverlayStyle{Intensity: c.Intensity, Montage: c.Montage || c.Slices > 0, Slices: c.Slices}
+	style := steps.OverlayStyle{Intensity: c.Intensity, Montage: c.Montage || c.Slices > 0, Slices: c.Slices}
 	switch {
 	case (c.Image == "") != (c.Label == ""):
 		return errors.New("--image and --label go together")
@@ -34,21 +34,21 @@ func (c *overlayCmd) Run(a *app) error {
 	case c.Image == "" && c.Dataset == "":
 		return errors.New("name a dataset, or one image by --image and --label")
 	case c.Image != "":
-		if err := pipeline.OverlayFile(c.Image, c.Label, c.Output, c.Channel, style); err != nil {
+		if err := steps.OverlayFile(c.Image, c.Label, c.Output, c.Channel, style); err != nil {
 			return err
 		}
 		fmt.Fprintln(a.out, "wrote", c.Output)
 		return nil
 	}
-	return a.overlay(pipeline.OverlayOptions{Roots: c.roots.roots(), Dataset: c.Dataset, Out: c.Output,
+	return a.overlay(steps.OverlayOptions{Roots: c.roots.roots(), Dataset: c.Dataset, Out: c.Output,
 		Preprocessed: c.From == "preprocessed", Plans: c.Plans, Configuration: c.Config, Channel: c.Channel,
 		Workers: int(c.Workers), Memory: keepTo(0), OverlayStyle: style})
 }
 
 // overlay draws, and tells what was written even when some cases failed.
-func (a *app) overlay(o pipeline.OverlayOptions) error {
+func (a *app) overlay(o steps.OverlayOptions) error {
 	o.Progress = a.progress
-	files, err := pipeline.Overlay(a.ctx, o)
+	files, err := steps.Overlay(a.ctx, o)
 	if len(files) > 0 {
 		fmt.Fprintf(a.out, "wrote %d pictures to %s\n", len(files), o.Out)
 	}
@@ -67,7 +67,7 @@ type nnunetOverlay struct {
 }
 
 func (c *nnunetOverlay) Run(a *app) error {
-	return a.overlay(pipeline.OverlayOptions{Roots: dataset.Env(), Dataset: c.Dataset, Out: c.Output, Preprocessed: !c.Raw,
+	return a.overlay(steps.OverlayOptions{Roots: dataset.Env(), Dataset: c.Dataset, Out: c.Output, Preprocessed: !c.Raw,
 		Plans: c.Plans, Configuration: c.Config, Channel: c.Channel, Workers: int(c.Workers), Memory: keepTo(0),
-		OverlayStyle: pipeline.OverlayStyle{Intensity: c.Intensity}})
+		OverlayStyle: steps.OverlayStyle{Intensity: c.Intensity}})
 }

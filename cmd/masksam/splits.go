@@ -5,7 +5,7 @@ import (
 
 	"github.com/jedib0t/go-pretty/v6/table"
 
-	"masksam/internal/pipeline"
+	"masksam/internal/steps"
 )
 
 type splitsCmd struct {
@@ -17,10 +17,10 @@ type splitsCmd struct {
 }
 
 func (c *splitsCmd) Run(a *app) error {
-	o := pipeline.SplitsOptions{Roots: c.roots.roots(), Dataset: c.Dataset, GroupBy: c.GroupBy, Force: c.Force}
-	run := pipeline.MakeSplits
+	o := steps.SplitsOptions{Roots: c.roots.roots(), Dataset: c.Dataset, GroupBy: c.GroupBy, Force: c.Force}
+	run := steps.MakeSplits
 	if c.Check {
-		run = pipeline.CheckSplits
+		run = steps.CheckSplits
 	}
 	out, err := run(o)
 	if err != nil {

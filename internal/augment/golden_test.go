@@ -7,19 +7,19 @@ import (
 	"slices"
 	"testing"
 
-	"masksam/internal/golden"
-	"masksam/internal/mt19937"
+	"masksam/internal/goldentest"
+	"masksam/internal/numpy"
 	"masksam/internal/volume"
 )
 
 // sample is the (C, …) image and (1, …) labels of an entry; a 2-D one becomes one slice.
-func sample(t *testing.T, arrays map[string]golden.Array, image, seg string) Sample {
+func sample(t *testing.T, arrays map[string]goldentest.Array, image, seg string) Sample {
 	t.Helper()
 	a := arrays[image]
 	s := Sample{Channels: a.Shape[0], Shape: [3]int{1, 1, 1}, Image: a.Float32()}
 	copy(s.Shape[4-len(a.Shape):], a.Shape[1:])
 	if b, ok := arrays[seg]; ok {
-		s.Seg = golden.To[int16](b.Data)
+		s.Seg = goldentest.To[int16](b.Data)
 	} else {
 		s.Seg = make([]int16, s.Shape[0]*s.Shape[1]*s.Shape[2])
 	}
@@ -57,7 +57,7 @@ func equalLabels(t *testing.T, got, want []int16) {
 	}
 }
 
-func TestGoldenAugmentation(t *testing.T) { golden.Each(t, "nnunet", goldenAugmentation) }
+func TestGoldenAugmentation(t *testing.T) { goldentest.Each(t, "nnunet", goldenAugmentation) }
 
 func goldenAugmentation(t *testing.T, root string) {
 	var entries []struct {
@@ -72,8 +72,8 @@ func goldenAugmentation(t *testing.T, root string) {
 		Multipliers []float64
 		Channels    []int `json:"apply_to_channels"`
 	}
-	golden.ReadJSON(t, filepath.Join(root, "augmentation/augment.json"), &entries)
-	arrays := golden.ReadArrays(t, filepath.Join(root, "augmentation/augment.safetensors"))
+	goldentest.ReadJSON(t, filepath.Join(root, "augmentation/augment.json"), &entries)
+	arrays := goldentest.ReadArrays(t, filepath.Join(root, "augmentation/augment.safetensors"))
 	for _, e := range entries {
 		image, seg := e.Name+".image", e.Name+".seg"
 		var p Params
@@ -116,16 +116,16 @@ func goldenAugmentation(t *testing.T, root string) {
 			out := p.Apply(in, patch)
 			near(t, out.Image, arrays[e.Name+".image_out"].Float32())
 			if want, ok := arrays[e.Name+".seg_out"]; ok {
-				equalLabels(t, out.Seg, golden.To[int16](want.Data))
+				equalLabels(t, out.Seg, goldentest.To[int16](want.Data))
 			}
 		})
 	}
 }
 
-func TestGoldenMirrorAndMask(t *testing.T) { golden.Each(t, "nnunet", goldenMirrorAndMask) }
+func TestGoldenMirrorAndMask(t *testing.T) { goldentest.Each(t, "nnunet", goldenMirrorAndMask) }
 
 func goldenMirrorAndMask(t *testing.T, root string) {
-	arrays := golden.ReadArrays(t, filepath.Join(root, "augmentation/augment.safetensors"))
+	arrays := goldentest.ReadArrays(t, filepath.Join(root, "augmentation/augment.safetensors"))
 	for name, axes := range map[string][3]bool{"0": {true}, "1": {false, true}, "02": {true, false, true}, "012": {true, true, true}} {
 		s := sample(t, arrays, "mirror.image", "")
 		s.Flip(axes)
@@ -134,7 +134,7 @@ func goldenMirrorAndMask(t *testing.T, root string) {
 	s := sample(t, arrays, "mask.image", "mask.seg")
 	s.Finish([]int{1})
 	near(t, s.Image, arrays["mask.image_out"].Float32())
-	equalLabels(t, s.Seg, golden.To[int16](arrays["removelabel.seg_out"].Data))
+	equalLabels(t, s.Seg, goldentest.To[int16](arrays["removelabel.seg_out"].Data))
 }
 
 func TestGoldenSchedule(t *testing.T) {
@@ -152,7 +152,7 @@ func TestGoldenSchedule(t *testing.T) {
 			Mirror  []int   `json:"mirror_axes"`
 		} `json:"initial_patch_size"`
 	}
-	golden.ReadJSON(t, "testdata/tables/schedule.json", &tables)
+	goldentest.ReadJSON(t, "testdata/tables/schedule.json", &tables)
 	for _, e := range tables.Oversample {
 		if got := Forced(e.Batch, e.Percent); !slices.Equal(got, e.Forced) {
 			t.Errorf("batch %d, %g: forced %v, want %v", e.Batch, e.Percent, got, e.Forced)
@@ -183,13 +183,13 @@ func TestGoldenBox(t *testing.T) {
 		Random  [][3]int `json:"random_lower_with_np_random_seed0_first3"`
 		Forced  []struct{ Voxel, Lower, Upper [3]int }
 	}
-	golden.ReadJSON(t, "testdata/misc/bbox.json", &cases)
+	goldentest.ReadJSON(t, "testdata/misc/bbox.json", &cases)
 	for _, c := range cases {
 		lowest, highest := Bounds(c.Shape, c.Patch, c.Final)
 		if lowest != c.Lowest || highest != c.Highest {
 			t.Errorf("%v in %v: bounds %v, %v; want %v, %v", c.Patch, c.Shape, lowest, highest, c.Lowest, c.Highest)
 		}
-		rng := mt19937.New(0)
+		rng := numpy.NewRandom(0)
 		for _, want := range c.Random {
 			if got := RandomBox(rng.Intn, c.Shape, c.Patch, c.Final); got.Lo != want {
 				t.Errorf("%v in %v: random box at %v, want %v", c.Patch, c.Shape, got.Lo, want)
@@ -218,7 +218,7 @@ func TestGoldenForcedClass(t *testing.T) {
 			Lower  [][3]int
 		}
 	}
-	golden.ReadJSON(t, "testdata/misc/forced_class_never_the_annotated_key.json", &table)
+	goldentest.ReadJSON(t, "testdata/misc/forced_class_never_the_annotated_key.json", &table)
 	for i, c := range table.Cases {
 		var classes []Class
 		for _, l := range c.Locations {

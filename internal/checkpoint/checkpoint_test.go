@@ -15,7 +15,7 @@ import (
 	"pgregory.net/rapid"
 
 	"masksam/internal/checkpoint"
-	"masksam/internal/golden"
+	"masksam/internal/goldentest"
 )
 
 // raw is a safetensors file of a header as given and n bytes of data 0, 1, 2 …
@@ -179,7 +179,7 @@ func TestDamageIsNoticed(t *testing.T) {
 
 // The golden files, written by the reference implementation of the format, are all readable.
 func TestGoldenFiles(t *testing.T) {
-	root, n := golden.Path(t, "nnunet"), 0
+	root, n := goldentest.Path(t, "nnunet"), 0
 	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || filepath.Ext(path) != ".safetensors" {
 			return err

@@ -8,7 +8,7 @@ import (
 	"slices"
 
 	"masksam/internal/dataset"
-	"masksam/internal/mt19937"
+	"masksam/internal/numpy"
 	"masksam/internal/pyjson"
 )
 
@@ -109,7 +109,7 @@ func PatientFolds(cases []string) []dataset.Split {
 	if len(patients) < 2 {
 		return nil
 	}
-	mt19937.New(1234).Shuffle(len(patients), func(i, j int) { patients[i], patients[j] = patients[j], patients[i] })
+	numpy.NewRandom(1234).Shuffle(len(patients), func(i, j int) { patients[i], patients[j] = patients[j], patients[i] })
 	splits := make([]dataset.Split, min(5, len(patients)))
 	for f := range splits {
 		for _, id := range cases {

@@ -22,7 +22,7 @@ import (
 	"masksam/internal/atomicfile"
 	"masksam/internal/convert"
 	"masksam/internal/dataset"
-	"masksam/internal/golden"
+	"masksam/internal/goldentest"
 	"masksam/internal/imageio"
 	"masksam/internal/masksam"
 	"masksam/internal/pyjson"
@@ -153,7 +153,7 @@ func sound(t *testing.T, dir string, cases int) *dataset.Dataset {
 }
 
 func TestDatasetJSONGolden(t *testing.T) {
-	raw, err := os.ReadFile(golden.Path(t, "nnunet/misc/generate_dataset_json.json"))
+	raw, err := os.ReadFile(goldentest.Path(t, "nnunet/misc/generate_dataset_json.json"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -205,7 +205,7 @@ func TestMSDGolden(t *testing.T) {
 		Text   string         `json:"target_dataset_json_text"`
 		Target []string       `json:"target_files"`
 	}
-	golden.JSON(t, "nnunet/misc/msd.json", &g)
+	goldentest.JSON(t, "nnunet/misc/msd.json", &g)
 	for _, name := range []string{"Task77_Toy", "Task077_Toy"} {
 		source := filepath.Join(t.TempDir(), name)
 		for _, f := range g.Files {
@@ -248,7 +248,7 @@ func TestMSDGolden(t *testing.T) {
 // goldenSource is the text of a golden's dataset.json with its order of keys.
 func goldenSource(t *testing.T, file, key string) string {
 	t.Helper()
-	doc, err := pyjson.ParseObject([]byte(text(t, golden.Path(t, file))))
+	doc, err := pyjson.ParseObject([]byte(text(t, goldentest.Path(t, file))))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -392,7 +392,7 @@ func TestNNUNetV1Golden(t *testing.T) {
 	var g struct {
 		Text string `json:"after_text"`
 	}
-	golden.JSON(t, "nnunet/misc/old_nnunet_dataset_json.json", &g)
+	goldentest.JSON(t, "nnunet/misc/old_nnunet_dataset_json.json", &g)
 	source := v1Source(t, "Task005_Toy")
 	put(t, filepath.Join(source, dataset.FileName), goldenSource(t, "nnunet/misc/old_nnunet_dataset_json.json", "before"))
 	dir, r := made(t, convert.NNUNetV1, options(t, source))

@@ -10,16 +10,16 @@ import (
 	"slices"
 	"strings"
 
-	"masksam/internal/admit"
 	"masksam/internal/imageio"
 	"masksam/internal/progress"
 	"masksam/internal/pyjson"
+	"masksam/internal/work"
 )
 
 // CheckOptions say how to check a dataset.
 type CheckOptions struct {
-	Workers  int         // cases at a time at most; 0: one per processor
-	Memory   admit.Bytes // for all cases at a time; 0: most of what is free
+	Workers  int        // cases at a time at most; 0: one per processor
+	Memory   work.Bytes // for all cases at a time; 0: most of what is free
 	Progress progress.Reporter
 }
 
@@ -260,8 +260,8 @@ func (c *checker) read(ctx context.Context, cases []Case, opt CheckOptions) erro
 	seed := maphash.MakeSeed()
 	opt.Progress.Start("checking", len(cases))
 	defer opt.Progress.Done()
-	_, err := admit.Each(ctx, admit.Cases{
-		IDs: IDs(cases), Need: func(i int) admit.Bytes { return admit.Live(cases[i].LoadBytes()) },
+	_, err := work.Each(ctx, work.Cases{
+		IDs: IDs(cases), Need: func(i int) work.Bytes { return work.Live(cases[i].LoadBytes()) },
 		Workers: opt.Workers, Memory: opt.Memory, Progress: opt.Progress,
 	}, func(i int) error {
 		found[i] = c.inspect(cases[i], &all[i], seed)

@@ -12,7 +12,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"masksam/internal/golden"
+	"masksam/internal/goldentest"
 )
 
 // copyTree copies the files below from into to.
@@ -49,8 +49,8 @@ func TestCheckTable(t *testing.T) {
 		Severity string   `json:"severity"`
 		Code     string   `json:"code"`
 	}
-	golden.JSON(t, "nnunet/verify/table.json", &rows)
-	base, cases := golden.Path(t, "nnunet/verify/base"), golden.Path(t, "nnunet/verify/cases")
+	goldentest.JSON(t, "nnunet/verify/table.json", &rows)
+	base, cases := goldentest.Path(t, "nnunet/verify/base"), goldentest.Path(t, "nnunet/verify/cases")
 	for _, r := range rows {
 		t.Run(r.ID, func(t *testing.T) {
 			dir := t.TempDir()

@@ -13,7 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
 
-	"masksam/internal/golden"
+	"masksam/internal/goldentest"
 	"masksam/internal/pyjson"
 )
 
@@ -346,7 +346,7 @@ func TestSplitsFile(t *testing.T) {
 
 // TestPublishedSplit makes the split that the owners of MSD's lung dataset published, as the same text.
 func TestPublishedSplit(t *testing.T) {
-	path := golden.Path(t, "nnunet/planner/public_fetched/Dataset006_Lung/splits_final.json")
+	path := goldentest.Path(t, "nnunet/planner/public_fetched/Dataset006_Lung/splits_final.json")
 	published, _, err := ReadSplits(path, nil)
 	if err != nil {
 		t.Fatal(err)

@@ -7,7 +7,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"masksam/internal/golden"
+	"masksam/internal/goldentest"
 	"masksam/internal/pyjson"
 )
 
@@ -90,17 +90,17 @@ func labels(t *testing.T, text string) *Labels {
 	return l
 }
 
-func heads(a golden.Array) [][]float32 {
+func heads(a goldentest.Array) [][]float32 {
 	n := len(a.Data) / a.Shape[0]
 	out := make([][]float32, a.Shape[0])
 	for i := range out {
-		out[i] = golden.To[float32](a.Data[i*n : (i+1)*n])
+		out[i] = goldentest.To[float32](a.Data[i*n : (i+1)*n])
 	}
 	return out
 }
 
 func TestScoresToLabels(t *testing.T) {
-	g := golden.Arrays(t, "nnunet/misc/labels_to_seg.safetensors")
+	g := goldentest.Arrays(t, "nnunet/misc/labels_to_seg.safetensors")
 	plain := labels(t, `{"labels": {"background": 0, "a": 1, "b": 2}}`)
 	regions := labels(t, `{"labels": {"background": 0, "w": [1, 2, 3], "c": [2, 3], "e": 3}, "regions_class_order": [1, 2, 3]}`)
 	turned := labels(t, `{"labels": {"background": 0, "w": [1, 2, 3], "c": [2, 3], "e": 3}, "regions_class_order": [3, 1, 2]}`)
@@ -114,7 +114,7 @@ func TestScoresToLabels(t *testing.T) {
 		for _, h := range scores {
 			d.Add(h)
 		}
-		if diff := cmp.Diff(golden.To[uint16](g[c.out].Data), got); diff != "" {
+		if diff := cmp.Diff(goldentest.To[uint16](g[c.out].Data), got); diff != "" {
 			t.Errorf("%s: %s", c.out, diff)
 		}
 		if c.prob == "" {
@@ -127,7 +127,7 @@ func TestScoresToLabels(t *testing.T) {
 			for k, v := range want[i] {
 				wide[k] = float64(v)
 			}
-			golden.Close(t, c.prob, scores[i], wide, 1e-6)
+			goldentest.Close(t, c.prob, scores[i], wide, 1e-6)
 		}
 	}
 }

@@ -11,7 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
 
-	"masksam/internal/golden"
+	"masksam/internal/goldentest"
 	"masksam/internal/imageio"
 	"masksam/internal/volume"
 )
@@ -28,7 +28,7 @@ func flipped[T volume.Sample](data []T, size [3]int, axes ...int) []T {
 // TestMirroredHippocampi mirrors the label maps, and the images, of real cases: hardly one may pass, none of the sound ones
 // be suspected, and the axes must be the right ones.
 func TestMirroredHippocampi(t *testing.T) {
-	dir := golden.Path(t, "../data/Dataset004_Hippocampus")
+	dir := goldentest.Path(t, "../data/Dataset004_Hippocampus")
 	d, err := Read(dir)
 	if err != nil {
 		t.Fatal(err)

@@ -14,7 +14,7 @@ import (
 	"strings"
 
 	"masksam/internal/atomicfile"
-	"masksam/internal/mt19937"
+	"masksam/internal/numpy"
 	"masksam/internal/pyjson"
 )
 
@@ -55,7 +55,7 @@ func KFold(cases []string, group func(id string) string) ([]Split, error) {
 		return nil, fmt.Errorf("%d cases in %d groups cannot be split: train on fold all", len(cases), len(groups))
 	}
 
-	order := mt19937.New(splitSeed).Perm(len(groups))
+	order := numpy.NewRandom(splitSeed).Perm(len(groups))
 	n := min(folds, len(groups))
 	splits := make([]Split, n)
 	for f := range splits {
@@ -96,7 +96,7 @@ func Fold(splits []Split, cases []string, fold string) (s Split, note string, er
 	if f < len(splits) {
 		return splits[f], "", nil
 	}
-	perm := mt19937.New(uint32(splitSeed + f)).Perm(len(cases))
+	perm := numpy.NewRandom(uint32(splitSeed + f)).Perm(len(cases))
 	n := int(float64(len(cases)) * 0.8)
 	for _, i := range perm[:n] {
 		s.Train = append(s.Train, cases[i])

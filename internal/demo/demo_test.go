@@ -11,9 +11,9 @@ import (
 	"sync"
 	"testing"
 
+	"masksam/internal/draw"
 	"masksam/internal/imageio"
 	"masksam/internal/progress"
-	"masksam/internal/view"
 )
 
 // phantom is the head that the tests share.
@@ -169,11 +169,11 @@ func TestColin(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			cuts, err := view.Case{Size: im.Grid.Size, Spacing: im.Grid.Spacing, Image: im.Channels[0], Truth: l.Data}.Slices(1, 5)
+			cuts, err := draw.Case{Size: im.Grid.Size, Spacing: im.Grid.Spacing, Image: im.Channels[0], Truth: l.Data}.Slices(1, 5)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if err := view.Overlay(filepath.Join(dir, id+".png"), view.Montage{Title: name, Slices: cuts, Name: structure}); err != nil {
+			if err := draw.Overlay(filepath.Join(dir, id+".png"), draw.Montage{Title: name, Slices: cuts, Name: structure}); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -14,14 +14,14 @@ import (
 
 	"masksam/internal/atomicfile"
 	"masksam/internal/dataset"
+	"masksam/internal/draw"
 	"masksam/internal/evaluate"
 	"masksam/internal/imageio"
-	"masksam/internal/pipeline"
 	"masksam/internal/predict"
 	"masksam/internal/progress"
+	"masksam/internal/steps"
 	"masksam/internal/torch"
 	"masksam/internal/train"
-	"masksam/internal/view"
 )
 
 // Defaults of a demo: what two cores manage in about ten minutes.
@@ -106,11 +106,11 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 
 	// A left hemisphere has no mirror image of its own kind: no flips.
 	set := append([]string{"augment.mirror=[]", fmt.Sprintf("minutes=%g", o.Minutes)}, o.Set...)
-	planned, err := pipeline.Plan(ctx, pipeline.PlanOptions{Roots: roots, Dataset: Dataset, Recipe: recipe, Set: set, Progress: o.Progress})
+	planned, err := steps.Plan(ctx, steps.PlanOptions{Roots: roots, Dataset: Dataset, Recipe: recipe, Set: set, Progress: o.Progress})
 	if err != nil {
 		return nil, err
 	}
-	if err := pipeline.Preprocess(ctx, pipeline.PreprocessOptions{Roots: roots, Dataset: Dataset, Plans: planned.Plans,
+	if err := steps.Preprocess(ctx, steps.PreprocessOptions{Roots: roots, Dataset: Dataset, Plans: planned.Plans,
 		Configurations: []string{configuration}, Progress: o.Progress}); err != nil {
 		return nil, err
 	}
@@ -128,7 +128,7 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 	if err := r.predict(ctx, o, filepath.Dir(data.Image), predictions); err != nil {
 		return nil, err
 	}
-	summary, names, err := pipeline.Evaluate(ctx, pipeline.EvaluateOptions{Reference: filepath.Dir(data.Label),
+	summary, names, err := steps.Evaluate(ctx, steps.EvaluateOptions{Reference: filepath.Dir(data.Label),
 		Prediction: predictions, Dataset: data.Folder, Progress: o.Progress})
 	if err != nil {
 		return nil, err
@@ -177,13 +177,13 @@ func (r *Result) draw(data *Data) error {
 	if err != nil {
 		return err
 	}
-	slices, err := view.Case{Size: image.Grid.Size, Spacing: image.Grid.Spacing, Image: image.Channels[0],
+	slices, err := draw.Case{Size: image.Grid.Size, Spacing: image.Grid.Spacing, Image: image.Channels[0],
 		Truth: truth.Data, Pred: predicted.Data}.Slices(1, 5)
 	if err != nil {
 		return err
 	}
 	title := fmt.Sprintf("Test hemisphere, coronal: mean Dice %.3f; mirrored left labels %.3f", r.Mean, r.Baseline)
-	return view.Overlay(r.Overlay, view.Montage{Title: title, Slices: slices, Name: structure})
+	return draw.Overlay(r.Overlay, draw.Montage{Title: title, Slices: slices, Name: structure})
 }
 
 // Tell writes what came out, for a person.

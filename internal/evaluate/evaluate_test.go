@@ -15,7 +15,7 @@ import (
 	"pgregory.net/rapid"
 
 	"masksam/internal/evaluate"
-	"masksam/internal/golden"
+	"masksam/internal/goldentest"
 	"masksam/internal/imageio"
 	"masksam/internal/volume"
 )
@@ -52,7 +52,7 @@ func TestFolderGoldens(t *testing.T) {
 		"regions_ignore": {Classes: []evaluate.Class{evaluate.Region(1, 2), evaluate.Label(2)}, Ignore: &three},
 	} {
 		t.Run(name, func(t *testing.T) {
-			root := golden.Path(t, "nnunet/evaluation/"+name)
+			root := goldentest.Path(t, "nnunet/evaluation/"+name)
 			opt.Ending = ".nii.gz"
 			s, err := evaluate.Folder(context.Background(), filepath.Join(root, "gt"), filepath.Join(root, "pred"), opt)
 			if err != nil {
@@ -64,7 +64,7 @@ func TestFolderGoldens(t *testing.T) {
 }
 
 func TestSimpleGoldens(t *testing.T) {
-	root := golden.Path(t, "nnunet/evaluation/labels")
+	root := goldentest.Path(t, "nnunet/evaluation/labels")
 	three := 3
 	for name, opt := range map[string]evaluate.Options{"summary_simple_l_1_2": {}, "summary_simple_l_1_2_il_3": {Ignore: &three}} {
 		s, err := evaluate.Simple(context.Background(), filepath.Join(root, "gt"), filepath.Join(root, "pred"), []int{1, 2}, opt)
@@ -76,7 +76,7 @@ func TestSimpleGoldens(t *testing.T) {
 }
 
 func TestMissingPrediction(t *testing.T) {
-	root := golden.Path(t, "nnunet/evaluation/labels")
+	root := goldentest.Path(t, "nnunet/evaluation/labels")
 	fresh := t.TempDir()
 	for _, folder := range []string{"gt", "pred"} {
 		if err := os.CopyFS(filepath.Join(fresh, folder), os.DirFS(filepath.Join(root, folder))); err != nil {
@@ -100,7 +100,7 @@ func TestMissingPrediction(t *testing.T) {
 
 // Every summary.json of nnU-Net that is among the golden values survives being read and written.
 func TestReadGoldenSummaries(t *testing.T) {
-	root := golden.Path(t, "nnunet/evaluation")
+	root := goldentest.Path(t, "nnunet/evaluation")
 	n := 0
 	err := filepath.WalkDir(root, func(path string, d os.DirEntry, err error) error {
 		name := filepath.Base(path)

@@ -19,7 +19,7 @@ import (
 	"github.com/klauspost/compress/gzip"
 	"pgregory.net/rapid"
 
-	"masksam/internal/golden"
+	"masksam/internal/goldentest"
 	"masksam/internal/imageio"
 	"masksam/internal/volume"
 )
@@ -131,7 +131,7 @@ func TestPairByEitherName(t *testing.T) {
 }
 
 func TestChainGoldens(t *testing.T) {
-	chain := golden.Path(t, "nnunet/chain")
+	chain := goldentest.Path(t, "nnunet/chain")
 	cases := 0
 	for _, file := range []string{
 		"Dataset901_SynthAniso/nnUNetPlans__3d_fullres", "Dataset902_SynthRegionsIgnore/nnUNetPlans__3d_fullres", "Dataset904_Hippo10/nnUNetPlans__3d_fullres",
@@ -172,7 +172,7 @@ func TestChainGoldens(t *testing.T) {
 }
 
 func TestExportGoldensRoundTrip(t *testing.T) {
-	export := golden.Path(t, "nnunet/export")
+	export := goldentest.Path(t, "nnunet/export")
 	paths, err := filepath.Glob(filepath.Join(export, "*.nii.gz"))
 	if err != nil || len(paths) != 5 {
 		t.Fatalf("%d files, %v; want 5", len(paths), err)

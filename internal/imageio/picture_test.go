@@ -19,7 +19,7 @@ import (
 	"github.com/klauspost/compress/zlib"
 	"pgregory.net/rapid"
 
-	"masksam/internal/golden"
+	"masksam/internal/goldentest"
 	"masksam/internal/imageio"
 	"masksam/internal/volume"
 )
@@ -311,12 +311,12 @@ func TestPictureWriteRefuses(t *testing.T) {
 
 // The colour PNGs of a chain of goldens have the sizes and spacings that nnU-Net noted, and binary label maps.
 func TestPictureGoldens(t *testing.T) {
-	chain := golden.Path(t, "nnunet/chain/Dataset903_Synth2D")
+	chain := goldentest.Path(t, "nnunet/chain/Dataset903_Synth2D")
 	var want map[string]struct {
 		Spacing [3]float64
 		Shape   [3]int `json:"shape_before_cropping"`
 	}
-	golden.JSON(t, "nnunet/chain/Dataset903_Synth2D/nnUNetPlans__2d.properties.json", &want)
+	goldentest.JSON(t, "nnunet/chain/Dataset903_Synth2D/nnUNetPlans__2d.properties.json", &want)
 	if len(want) != 6 {
 		t.Fatalf("%d cases", len(want))
 	}

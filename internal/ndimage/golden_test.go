@@ -8,7 +8,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"masksam/internal/golden"
+	"masksam/internal/goldentest"
 	"masksam/internal/volume"
 )
 
@@ -32,8 +32,8 @@ type resamplingRow struct {
 // TestResamplingLikeNNUNet compares with nnU-Net's resample_data_or_seg_to_shape.
 func TestResamplingLikeNNUNet(t *testing.T) {
 	var rows []resamplingRow
-	golden.JSON(t, "nnunet/arrays/resampling.json", &rows)
-	arrays := golden.Arrays(t, "nnunet/arrays/resampling.safetensors")
+	goldentest.JSON(t, "nnunet/arrays/resampling.json", &rows)
+	arrays := goldentest.Arrays(t, "nnunet/arrays/resampling.safetensors")
 	for _, r := range rows {
 		r.check(t, arrays[r.Name+".in"], arrays[r.Name+".out"])
 	}
@@ -47,7 +47,7 @@ func TestResamplingCommitted(t *testing.T) {
 	}
 	var rows []struct {
 		resamplingRow
-		In, Out golden.Array
+		In, Out goldentest.Array
 	}
 	if err := json.Unmarshal(text, &rows); err != nil {
 		t.Fatal(err)
@@ -57,7 +57,7 @@ func TestResamplingCommitted(t *testing.T) {
 	}
 }
 
-func (r *resamplingRow) check(t *testing.T, in, out golden.Array) {
+func (r *resamplingRow) check(t *testing.T, in, out goldentest.Array) {
 	t.Helper()
 	from := in.Size()
 	separate, axis := SeparateZ(r.Kwargs.Force, r.Old, r.New)
@@ -70,7 +70,7 @@ func (r *resamplingRow) check(t *testing.T, in, out golden.Array) {
 		src, want := in.Data[c*n:(c+1)*n], out.Data[c*k:(c+1)*k]
 		if r.Kwargs.IsSeg {
 			got := make([]float32, k)
-			ResizeLabels(got, golden.To[float32](src), from, r.To, m)
+			ResizeLabels(got, goldentest.To[float32](src), from, r.To, m)
 			bad := 0
 			for i := range got {
 				if float64(got[i]) != want[i] {
@@ -82,8 +82,8 @@ func (r *resamplingRow) check(t *testing.T, in, out golden.Array) {
 			}
 			if r.DType == "int16" {
 				again := make([]int16, k)
-				ResizeLabels(again, golden.To[int16](src), from, r.To, m)
-				if !cmp.Equal(again, golden.To[int16](want)) {
+				ResizeLabels(again, goldentest.To[int16](src), from, r.To, m)
+				if !cmp.Equal(again, goldentest.To[int16](want)) {
 					t.Errorf("%s: int16 differs from float32", r.Name)
 				}
 			}
@@ -94,8 +94,8 @@ func (r *resamplingRow) check(t *testing.T, in, out golden.Array) {
 			tol = 2e-3
 		}
 		got := make([]float32, k)
-		Resize(got, golden.To[float32](src), from, r.To, m)
-		golden.Close(t, r.Name, got, want, tol*golden.Range(out.Data))
+		Resize(got, goldentest.To[float32](src), from, r.To, m)
+		goldentest.Close(t, r.Name, got, want, tol*goldentest.Range(out.Data))
 	}
 }
 
@@ -107,7 +107,7 @@ func TestSeparateZ(t *testing.T) {
 		Separate bool       `json:"separate_z"`
 		Axis     *int       `json:"axis"`
 	}
-	golden.JSON(t, "nnunet/tables/separate_z.json", &rows)
+	goldentest.JSON(t, "nnunet/tables/separate_z.json", &rows)
 	for _, r := range rows {
 		separate, axis := SeparateZ(r.Force, r.Old, r.New)
 		if separate != r.Separate || separate && axis != *r.Axis {
@@ -121,8 +121,8 @@ func TestCropLikeNNUNet(t *testing.T) {
 		Name string    `json:"name"`
 		Box  [3][2]int `json:"bbox"`
 	}
-	golden.JSON(t, "nnunet/arrays/crop.json", &rows)
-	arrays := golden.Arrays(t, "nnunet/arrays/crop.safetensors")
+	goldentest.JSON(t, "nnunet/arrays/crop.json", &rows)
+	arrays := goldentest.Arrays(t, "nnunet/arrays/crop.safetensors")
 	for _, r := range rows {
 		data := arrays[r.Name+".data"]
 		size := data.Size()

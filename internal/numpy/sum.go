@@ -1,4 +1,4 @@
-// Package numpy adds as NumPy does, to the last digit.
+// Package numpy draws random numbers and adds as NumPy does, to the last digit.
 package numpy
 
 // buffer is how many elements NumPy reduces at a time where they do not lie contiguous in memory.

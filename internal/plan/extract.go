@@ -7,19 +7,18 @@ import (
 	"math"
 	"slices"
 
-	"masksam/internal/admit"
 	"masksam/internal/dataset"
 	"masksam/internal/imageio"
-	"masksam/internal/mt19937"
 	"masksam/internal/ndimage"
 	"masksam/internal/numpy"
 	"masksam/internal/progress"
+	"masksam/internal/work"
 )
 
 // FingerprintOptions say how to extract a fingerprint.
 type FingerprintOptions struct {
-	Workers  int         // cases at a time at most; 0: one per processor
-	Memory   admit.Bytes // for all cases at a time; 0: most of what is free
+	Workers  int        // cases at a time at most; 0: one per processor
+	Memory   work.Bytes // for all cases at a time; 0: most of what is free
 	Progress progress.Reporter
 }
 
@@ -46,10 +45,10 @@ func ExtractFingerprint(ctx context.Context, ds *dataset.Dataset, opt Fingerprin
 	read := make([]*caseFingerprint, len(cases))
 	opt.Progress.Start("fingerprint", len(cases)+2*len(ds.Channels))
 	defer opt.Progress.Done()
-	_, err = admit.Each(ctx, admit.Cases{
+	_, err = work.Each(ctx, work.Cases{
 		IDs: dataset.IDs(cases), Workers: opt.Workers, Memory: opt.Memory, Progress: opt.Progress,
-		Need: func(i int) admit.Bytes { return admit.Live(cases[i].LoadBytes()) }, // a channel makes way for its foreground
-		Kept: func(i int) admit.Bytes { return read[i].bytes() },
+		Need: func(i int) work.Bytes { return work.Live(cases[i].LoadBytes()) }, // a channel makes way for its foreground
+		Kept: func(i int) work.Bytes { return read[i].bytes() },
 	}, func(i int) (err error) {
 		read[i], err = newCaseFingerprint(ds, cases[i], draws)
 		return err
@@ -101,13 +100,13 @@ type caseFingerprint struct {
 	// Per channel: the foreground voxels in C order and the generator's state before the draws from them; or, where
 	// there are more voxels than draws, the draws themselves and no generator.
 	values [][]float32
-	source []*mt19937.Source
+	source []*numpy.Random
 }
 
 // bytes is what stays of a case until the statistics are done.
-func (c *caseFingerprint) bytes() (n admit.Bytes) {
+func (c *caseFingerprint) bytes() (n work.Bytes) {
 	for _, v := range c.values {
-		n += admit.Bytes(4 * cap(v))
+		n += work.Bytes(4 * cap(v))
 	}
 	return n
 }
@@ -137,7 +136,7 @@ func newCaseFingerprint(ds *dataset.Dataset, c dataset.Case, draws int) (*caseFi
 			}
 		}
 	})
-	rng := mt19937.New(fingerprintSeed)
+	rng := numpy.NewRandom(fingerprintSeed)
 	for ch, data := range im.Channels {
 		values := make([]float32, 0, out.foreground)
 		rows(func(lo, hi int) {
@@ -189,7 +188,7 @@ type drawer struct {
 
 	next  int // case
 	left  int // draws of the current case
-	rng   mt19937.Source
+	rng   numpy.Random
 	again bool // the current case's draws are drawn again
 	index []uint32
 	rest  []float32 // drawn, not yet given

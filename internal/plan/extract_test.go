@@ -9,8 +9,8 @@ import (
 	"pgregory.net/rapid"
 
 	"masksam/internal/dataset"
-	"masksam/internal/golden"
-	"masksam/internal/mt19937"
+	"masksam/internal/goldentest"
+	"masksam/internal/numpy"
 	"masksam/internal/progress"
 )
 
@@ -18,7 +18,7 @@ import (
 func TestFingerprintLikeNNUNet(t *testing.T) {
 	for _, name := range []string{"901_SynthAniso", "902_SynthRegionsIgnore", "903_Synth2D", "904_Hippo10"} {
 		dir := "nnunet/chain/Dataset" + name
-		ds, err := dataset.Read(golden.Path(t, dir+"/raw"))
+		ds, err := dataset.Read(goldentest.Path(t, dir+"/raw"))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -32,7 +32,7 @@ func TestFingerprintLikeNNUNet(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		want, err := os.ReadFile(golden.Path(t, dir+"/"+FingerprintName))
+		want, err := os.ReadFile(goldentest.Path(t, dir+"/"+FingerprintName))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -56,7 +56,7 @@ func TestKeyKeepsOrder(t *testing.T) {
 
 // TestDescribe compares with NumPy's percentile of float32 values, whose result is float64.
 func TestDescribe(t *testing.T) {
-	c := &caseFingerprint{foreground: 2, values: [][]float32{{16777216, 1}}, source: []*mt19937.Source{nil}}
+	c := &caseFingerprint{foreground: 2, values: [][]float32{{16777216, 1}}, source: []*numpy.Random{nil}}
 	got, err := describe[float32](t.Context(), &drawer{cases: []*caseFingerprint{c}, draws: 2}, progress.Nop)
 	if err != nil {
 		t.Fatal(err)

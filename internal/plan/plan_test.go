@@ -12,7 +12,7 @@ import (
 	"pgregory.net/rapid"
 
 	"masksam/internal/dataset"
-	"masksam/internal/golden"
+	"masksam/internal/goldentest"
 	"masksam/internal/pyjson"
 )
 
@@ -75,7 +75,7 @@ func TestPlansLikeNNUNet(t *testing.T) {
 		raw string
 	}
 	var rows []row
-	golden.JSON(t, "nnunet/planner/index.json", &rows)
+	goldentest.JSON(t, "nnunet/planner/index.json", &rows)
 	for i := range rows {
 		rows[i].Dataset = "planner/" + rows[i].Dataset
 	}
@@ -89,7 +89,7 @@ func TestPlansLikeNNUNet(t *testing.T) {
 		rows = append(rows, r)
 	}
 	for _, r := range rows {
-		dir := golden.Path(t, "nnunet/"+r.Dataset)
+		dir := goldentest.Path(t, "nnunet/"+r.Dataset)
 		ds, err := dataset.Read(filepath.Join(dir, r.raw))
 		if err != nil {
 			t.Fatal(err)
@@ -154,7 +154,7 @@ func sameText(t *testing.T, path string, p *Plans) {
 
 func read(t *testing.T, name string) *Plans {
 	t.Helper()
-	p, err := Read(golden.Path(t, name))
+	p, err := Read(goldentest.Path(t, name))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -166,9 +166,9 @@ func TestMovePlans(t *testing.T) {
 	source := read(t, dir+"source_nnUNetPlans.json")
 	for name, plansName := range map[string]string{"target_nnUNetPlans.json": "", "target_nnUNetPlansFrom901.json": "nnUNetPlansFrom901"} {
 		want := read(t, dir+name)
-		sameText(t, golden.Path(t, dir+name), Move(source, want.DatasetName, plansName, want.Reader))
+		sameText(t, goldentest.Path(t, dir+name), Move(source, want.DatasetName, plansName, want.Reader))
 	}
-	sameText(t, golden.Path(t, dir+"source_nnUNetPlans.json"), source)
+	sameText(t, goldentest.Path(t, dir+"source_nnUNetPlans.json"), source)
 }
 
 func TestInheritance(t *testing.T) {
@@ -179,14 +179,14 @@ func TestInheritance(t *testing.T) {
 		t.Fatal(err)
 	}
 	var want any
-	golden.JSON(t, dir+"resolved_3d_fullres_bs4.json", &want)
+	goldentest.JSON(t, dir+"resolved_3d_fullres_bs4.json", &want)
 	sameValue(t, want, c.Document())
 
 	var rows []struct {
 		Configurations json.RawMessage `json:"configurations"`
 		Requested      string          `json:"requested"`
 	}
-	golden.JSON(t, dir+"errors.json", &rows)
+	goldentest.JSON(t, dir+"errors.json", &rows)
 	for _, r := range rows {
 		p := source.Clone("x")
 		if configurations, err := pyjson.ParseObject(r.Configurations); err == nil {
@@ -214,7 +214,7 @@ func TestOldPlans(t *testing.T) {
 	var want struct {
 		Before, After json.RawMessage
 	}
-	golden.JSON(t, "nnunet/misc/old_plans_converted_3d_fullres.json", &want)
+	goldentest.JSON(t, "nnunet/misc/old_plans_converted_3d_fullres.json", &want)
 	var after any
 	if err := json.Unmarshal(want.After, &after); err != nil {
 		t.Fatal(err)
@@ -226,7 +226,7 @@ func TestOldPlans(t *testing.T) {
 	sameValue(t, after, c.Document())
 
 	// What old and new plans of this dataset both say is equal.
-	dir := golden.Path(t, "nnunet/planner/public_fetched/Dataset102_PETCT")
+	dir := goldentest.Path(t, "nnunet/planner/public_fetched/Dataset102_PETCT")
 	now := read(t, "nnunet/planner/public_fetched/Dataset102_PETCT/nnUNetPlans.json")
 	for _, name := range p.Configurations() {
 		old, _ := p.configurations().Get(name)
@@ -385,11 +385,11 @@ func TestTarget(t *testing.T) {
 }
 
 func TestBadOptions(t *testing.T) {
-	ds, err := dataset.Read(golden.Path(t, "nnunet/chain/Dataset904_Hippo10/raw"))
+	ds, err := dataset.Read(goldentest.Path(t, "nnunet/chain/Dataset904_Hippo10/raw"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	good, err := ReadFingerprint(golden.Path(t, "nnunet/chain/Dataset904_Hippo10/dataset_fingerprint.json"))
+	good, err := ReadFingerprint(goldentest.Path(t, "nnunet/chain/Dataset904_Hippo10/dataset_fingerprint.json"))
 	if err != nil {
 		t.Fatal(err)
 	}

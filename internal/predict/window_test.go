@@ -12,7 +12,7 @@ import (
 
 	"pgregory.net/rapid"
 
-	"masksam/internal/golden"
+	"masksam/internal/goldentest"
 )
 
 func TestGoldenStarts(t *testing.T) {
@@ -21,7 +21,7 @@ func TestGoldenStarts(t *testing.T) {
 		Step        float64
 		Starts      [][]int
 	}
-	golden.ReadJSON(t, "testdata/tables/sliding_steps.json", &table)
+	goldentest.ReadJSON(t, "testdata/tables/sliding_steps.json", &table)
 	for _, e := range table {
 		for d := range e.Image {
 			if got := Starts(e.Image[d], e.Tile[d], e.Step); !slices.Equal(got, e.Starts[d]) {
@@ -31,10 +31,10 @@ func TestGoldenStarts(t *testing.T) {
 	}
 }
 
-func TestGoldenImportance(t *testing.T) { golden.Each(t, "nnunet", goldenImportance) }
+func TestGoldenImportance(t *testing.T) { goldentest.Each(t, "nnunet", goldenImportance) }
 
 func goldenImportance(t *testing.T, root string) {
-	for name, want := range golden.ReadArrays(t, filepath.Join(root, "sliding/gaussian.safetensors")) {
+	for name, want := range goldentest.ReadArrays(t, filepath.Join(root, "sliding/gaussian.safetensors")) {
 		sizes, ok := strings.CutSuffix(name, "_f32")
 		if !ok {
 			continue
@@ -114,7 +114,7 @@ func (c *convolution) Scores(patches []float32, n int) ([]float32, error) {
 	return out, nil
 }
 
-func TestGoldenAggregate(t *testing.T) { golden.Each(t, "nnunet", goldenAggregate) }
+func TestGoldenAggregate(t *testing.T) { goldentest.Each(t, "nnunet", goldenAggregate) }
 
 func goldenAggregate(t *testing.T, root string) {
 	var table struct {
@@ -129,8 +129,8 @@ func goldenAggregate(t *testing.T, root string) {
 			Folds    int
 		}
 	}
-	golden.ReadJSON(t, filepath.Join(root, "sliding/aggregate.json"), &table)
-	arrays := golden.ReadArrays(t, filepath.Join(root, "sliding/aggregate.safetensors"))
+	goldentest.ReadJSON(t, filepath.Join(root, "sliding/aggregate.json"), &table)
+	arrays := goldentest.ReadArrays(t, filepath.Join(root, "sliding/aggregate.safetensors"))
 	for _, c := range table.Cases {
 		t.Run(c.Name, func(t *testing.T) {
 			image := Image{Channels: c.Image[0], Size: [3]int(c.Image[1:])}

@@ -7,8 +7,8 @@ import (
 
 	"masksam/internal/dataset"
 	"masksam/internal/imageio"
-	"masksam/internal/mt19937"
 	"masksam/internal/ndimage"
+	"masksam/internal/numpy"
 	"masksam/internal/plan"
 	"masksam/internal/store"
 	"masksam/internal/volume"
@@ -188,7 +188,7 @@ func (c *Config) locate(seg []int16, size [3]int) []store.Located {
 			at[v+1] = append(at[v+1], int32(i))
 		}
 	}
-	rng := mt19937.New(locationSeed)
+	rng := numpy.NewRandom(locationSeed)
 	plane, row := int32(size[1]*size[2]), int32(size[2])
 	var out []store.Located
 	for _, labels := range wanted {

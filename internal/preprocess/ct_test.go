@@ -16,12 +16,12 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"masksam/internal/admit"
 	"masksam/internal/dataset"
 	"masksam/internal/imageio"
 	"masksam/internal/plan"
 	"masksam/internal/store"
 	"masksam/internal/volume"
+	"masksam/internal/work"
 )
 
 // heap samples the bytes that the heap holds, garbage included, until the returned function gives their peak.
@@ -255,7 +255,7 @@ func TestBytesBoundThePeak(t *testing.T) {
 				t.Fatal(err)
 			}
 			t.Logf("predicted %d kB, took %d kB, %.2f of it", predicted/1000, taken/1000, float64(taken)/float64(predicted))
-			if taken > uint64(admit.Live(int(predicted))) || taken < predicted/2 {
+			if taken > uint64(work.Live(int(predicted))) || taken < predicted/2 {
 				t.Errorf("predicted %d bytes, took %d", predicted, taken)
 			}
 		})

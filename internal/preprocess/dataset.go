@@ -6,11 +6,11 @@ import (
 	"slices"
 	"strings"
 
-	"masksam/internal/admit"
 	"masksam/internal/dataset"
 	"masksam/internal/plan"
 	"masksam/internal/progress"
 	"masksam/internal/store"
+	"masksam/internal/work"
 )
 
 // Options say what Dataset is to do.
@@ -18,9 +18,9 @@ type Options struct {
 	Dataset       *dataset.Dataset
 	Plans         *plan.Plans
 	Configuration string
-	Out           string      // folder of the store; its parent must be writable
-	Workers       int         // cases at a time at most; 0: one per processor
-	Memory        admit.Bytes // for all cases at a time; 0: most of what is free
+	Out           string     // folder of the store; its parent must be writable
+	Workers       int        // cases at a time at most; 0: one per processor
+	Memory        work.Bytes // for all cases at a time; 0: most of what is free
 	Progress      progress.Reporter
 	Force         bool // do again what is done
 }
@@ -77,8 +77,8 @@ func Dataset(ctx context.Context, o Options) (Report, error) {
 	for i, j := range todo {
 		ids[i] = j.ID
 	}
-	failed, err := admit.Each(ctx, admit.Cases{
-		IDs: ids, Need: func(i int) admit.Bytes { return admit.Live(cfg.Bytes(todo[i].Case)) },
+	failed, err := work.Each(ctx, work.Cases{
+		IDs: ids, Need: func(i int) work.Bytes { return work.Live(cfg.Bytes(todo[i].Case)) },
 		Workers: o.Workers, Memory: o.Memory, Progress: o.Progress,
 	}, func(i int) error {
 		j := &todo[i]
@@ -100,7 +100,7 @@ func Dataset(ctx context.Context, o Options) (Report, error) {
 	switch {
 	case len(failed) > 0:
 		err = fmt.Errorf("preprocess %s: %d of %d cases failed:\n%w", o.Configuration, len(failed), len(cases), err)
-		if admit.NoRoom(err) {
+		if work.NoRoom(err) {
 			err = fmt.Errorf("%w\nfree some space and run it again to go on", err)
 		}
 		return report, err

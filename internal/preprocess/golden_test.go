@@ -11,7 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"masksam/internal/dataset"
-	"masksam/internal/golden"
+	"masksam/internal/goldentest"
 	"masksam/internal/imageio"
 	"masksam/internal/plan"
 	"masksam/internal/store"
@@ -36,11 +36,11 @@ func (c chain) dir() string { return "nnunet/chain/" + c.dataset + "/" }
 
 func (c chain) config(t testing.TB) (*Config, map[string]dataset.Case) {
 	t.Helper()
-	ds, err := dataset.Read(golden.Path(t, c.dir()+"raw"))
+	ds, err := dataset.Read(goldentest.Path(t, c.dir()+"raw"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := plan.Read(golden.Path(t, c.dir()+c.plans+".json"))
+	p, err := plan.Read(goldentest.Path(t, c.dir()+c.plans+".json"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -82,9 +82,9 @@ func TestChainLikeNNUNet(t *testing.T) {
 			cfg, cases := c.config(t)
 			cfg.Workers = 2
 			base := c.dir() + c.plans + "__" + c.configuration
-			arrays := golden.Arrays(t, base+".safetensors")
+			arrays := goldentest.Arrays(t, base+".safetensors")
 			var properties map[string]wanted
-			golden.JSON(t, base+".properties.json", &properties)
+			goldentest.JSON(t, base+".properties.json", &properties)
 			for id, want := range properties {
 				im, label, _, err := cfg.dataset.Load(cases[id])
 				if err != nil {
@@ -101,7 +101,7 @@ func TestChainLikeNNUNet(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if !slices.Equal(r.Seg, golden.To[int16](arrays[id+".seg_when_no_label_given"].Data)) || r.Classes != nil {
+				if !slices.Equal(r.Seg, goldentest.To[int16](arrays[id+".seg_when_no_label_given"].Data)) || r.Classes != nil {
 					t.Errorf("%s: the mask differs", id)
 				}
 			}
@@ -109,14 +109,14 @@ func TestChainLikeNNUNet(t *testing.T) {
 	}
 }
 
-func checkCase(t *testing.T, id string, r *store.Record, want wanted, arrays map[string]golden.Array) {
+func checkCase(t *testing.T, id string, r *store.Record, want wanted, arrays map[string]goldentest.Array) {
 	t.Helper()
 	data := arrays[id+".data"]
 	if r.Channels != data.Shape[0] || r.Size != data.Size() {
 		t.Fatalf("%s: %d channels of %v, want %v", id, r.Channels, r.Size, data.Shape)
 	}
-	golden.Close(t, id, r.Image, data.Data, 2e-6*golden.Range(data.Data)) // asked for: 1e-4
-	if seg := golden.To[int16](arrays[id+".seg"].Data); !slices.Equal(r.Seg, seg) {
+	goldentest.Close(t, id, r.Image, data.Data, 2e-6*goldentest.Range(data.Data)) // asked for: 1e-4
+	if seg := goldentest.To[int16](arrays[id+".seg"].Data); !slices.Equal(r.Seg, seg) {
 		t.Errorf("%s: labels differ", id)
 	}
 	var box volume.Box
@@ -150,7 +150,7 @@ func checkCase(t *testing.T, id string, r *store.Record, want wanted, arrays map
 		if w.Tensor == nil {
 			continue
 		}
-		rows := golden.To[int32](arrays[*w.Tensor].Data)
+		rows := goldentest.To[int32](arrays[*w.Tensor].Data)
 		for i, v := range got.Voxels {
 			if [3]int32(rows[4*i+1:4*i+4]) != v {
 				t.Errorf("%s: class %v, voxel %d: %v, want %v", id, key, i, v, rows[4*i+1:4*i+4])
@@ -168,8 +168,8 @@ func TestNormalisationLikeNNUNet(t *testing.T) {
 		Props   *plan.Intensity `json:"props"`
 		Value   *float32        `json:"value"`
 	}
-	golden.JSON(t, "nnunet/arrays/normalisation.json", &rows)
-	arrays := golden.Arrays(t, "nnunet/arrays/normalisation.safetensors")
+	goldentest.JSON(t, "nnunet/arrays/normalisation.json", &rows)
+	arrays := goldentest.Arrays(t, "nnunet/arrays/normalisation.safetensors")
 	for _, r := range rows {
 		if r.Value != nil { // rgb01_error
 			if err := normalizers[plan.RGBTo01]([]float32{*r.Value, *r.Value}, nil, plan.Intensity{}); err == nil {
@@ -180,7 +180,7 @@ func TestNormalisationLikeNNUNet(t *testing.T) {
 		x := arrays[r.Name+".image"].Float32()
 		var seg []int16
 		if r.UseMask {
-			seg = golden.To[int16](arrays[r.Name+".seg"].Data)
+			seg = goldentest.To[int16](arrays[r.Name+".seg"].Data)
 		}
 		var p plan.Intensity
 		if r.Props != nil {
@@ -193,7 +193,7 @@ func TestNormalisationLikeNNUNet(t *testing.T) {
 		if r.Name == "zscore_large_offset_f32_mean" {
 			tol = 2e-4
 		}
-		golden.Close(t, r.Name, x, arrays[r.Name+".out"].Data, tol)
+		goldentest.Close(t, r.Name, x, arrays[r.Name+".out"].Data, tol)
 	}
 }
 
@@ -208,8 +208,8 @@ func TestExportLikeNNUNet(t *testing.T) {
 			File string `json:"file"`
 		} `json:"output"`
 	}
-	golden.JSON(t, "nnunet/export/export.json", &rows)
-	arrays := golden.Arrays(t, "nnunet/export/export.safetensors")
+	goldentest.JSON(t, "nnunet/export/export.json", &rows)
+	arrays := goldentest.Arrays(t, "nnunet/export/export.safetensors")
 	for _, r := range rows {
 		cfg, cases := chain{r.Dataset, r.Plans, r.Configuration}.config(t)
 		c := cases[r.Case]
@@ -232,10 +232,10 @@ func TestExportLikeNNUNet(t *testing.T) {
 			t.Fatal(err)
 		}
 		want := arrays[r.Name+".probabilities"]
-		golden.Close(t, r.Name, prob, want.Data, 1e-3)
+		goldentest.Close(t, r.Name, prob, want.Data, 1e-3)
 		// nnU-Net keeps resampled logits in float16, whose coarse steps make ties. With the same rounding all labels
 		// are equal; without it those that differ are such ties.
-		segmentation := golden.To[uint16](arrays[r.Name+".segmentation"].Data)
+		segmentation := goldentest.To[uint16](arrays[r.Name+".segmentation"].Data)
 		differ := 0
 		for i, v := range segmentation {
 			if v != labels[i] {
@@ -257,7 +257,7 @@ func TestExportLikeNNUNet(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		ref, err := imageio.ReadLabel(golden.Path(t, "nnunet/export/"+r.Output.File))
+		ref, err := imageio.ReadLabel(goldentest.Path(t, "nnunet/export/"+r.Output.File))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -268,7 +268,7 @@ func TestExportLikeNNUNet(t *testing.T) {
 }
 
 // rounded are the labels of scores that are rounded to float16 after resampling.
-func rounded(t *testing.T, cfg *Config, logits golden.Array, p store.Properties) []uint16 {
+func rounded(t *testing.T, cfg *Config, logits goldentest.Array, p store.Properties) []uint16 {
 	t.Helper()
 	g, err := cfg.geometry(logits.Float32(), logits.Size(), p)
 	if err != nil {
@@ -279,7 +279,7 @@ func rounded(t *testing.T, cfg *Config, logits golden.Array, p store.Properties)
 	for k := range g.heads {
 		g.resample(head, k)
 		for i, v := range head {
-			head[i] = golden.Half(v)
+			head[i] = goldentest.Half(v)
 		}
 		decoder.Add(head)
 	}
@@ -289,11 +289,11 @@ func rounded(t *testing.T, cfg *Config, logits golden.Array, p store.Properties)
 // TestDatasetStore runs a golden dataset through files and back.
 func TestDatasetStore(t *testing.T) {
 	c := chains[0]
-	ds, err := dataset.Read(golden.Path(t, c.dir()+"raw"))
+	ds, err := dataset.Read(goldentest.Path(t, c.dir()+"raw"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := plan.Read(golden.Path(t, c.dir()+c.plans+".json"))
+	p, err := plan.Read(goldentest.Path(t, c.dir()+c.plans+".json"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -306,7 +306,7 @@ func TestDatasetStore(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	arrays := golden.Arrays(t, c.dir()+c.plans+"__"+c.configuration+".safetensors")
+	arrays := goldentest.Arrays(t, c.dir()+c.plans+"__"+c.configuration+".safetensors")
 	stored, err := s.Case("synA_03")
 	if err != nil {
 		t.Fatal(err)
@@ -317,7 +317,7 @@ func TestDatasetStore(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := arrays["synA_03.data"].Data
-	golden.Close(t, "synA_03", image, want, 1e-4*golden.Range(want))
+	goldentest.Close(t, "synA_03", image, want, 1e-4*goldentest.Range(want))
 	if d := cmp.Diff(report.Done, mustCases(t, s)); d != "" {
 		t.Error(d)
 	}

@@ -9,8 +9,8 @@ import (
 	"strings"
 	"time"
 
+	"masksam/internal/draw"
 	"masksam/internal/pyjson"
-	"masksam/internal/view"
 )
 
 // runLog is nnU-Net's training_log of one start: lines "YYYY-MM-DD HH:MM:SS.ffffff: " and the words, a space after each.
@@ -89,10 +89,10 @@ func (h history) draw(path string) error {
 		}
 		return out
 	}
-	v := view.History{TrainLoss: floats(h.TrainLoss), ValLoss: floats(h.ValLoss), Dice: floats(h.MeanDice),
+	v := draw.History{TrainLoss: floats(h.TrainLoss), ValLoss: floats(h.ValLoss), Dice: floats(h.MeanDice),
 		EMADice: floats(h.EMADice), LearningRate: floats(h.LR), Seconds: floats(h.EpochEnd)}
 	for i := range v.Seconds {
 		v.Seconds[i] -= float64(h.EpochStart[i])
 	}
-	return view.Progress(path, v)
+	return draw.Progress(path, v)
 }

@@ -1,0 +1,150 @@
+// Package info tells what an image file holds and what there is of a dataset: in the raw folder, preprocessed and
+// trained. Both work on what is broken as far as they can, and say what they could not read.
+package info
+
+import (
+	"fmt"
+	"io"
+	"math"
+	"slices"
+	"strings"
+
+	"github.com/jedib0t/go-pretty/v6/table"
+	"github.com/jedib0t/go-pretty/v6/text"
+
+	"masksam/internal/imageio"
+)
+
+// Channel is what the voxels of one channel hold. Min, Max and Mean are those of the finite values, null without any.
+type Channel struct {
+	Name     string   `json:"name,omitempty"` // from dataset.json
+	Min      *float64 `json:"min"`
+	Max      *float64 `json:"max"`
+	Mean     *float64 `json:"mean"`
+	NaN      int      `json:"nan"`      // voxels that are no number
+	Infinite int      `json:"infinite"` // voxels that are infinite
+}
+
+// values gathers what a Channel tells.
+type values struct {
+	min, max, sum float64
+	n, nan, inf   int
+}
+
+func (v *values) add(data []float32) {
+	for _, x := range data {
+		f := float64(x)
+		switch {
+		case f != f:
+			v.nan++
+			continue
+		case math.IsInf(f, 0):
+			v.inf++
+			continue
+		case v.n == 0:
+			v.min, v.max = f, f
+		}
+		v.min, v.max = min(v.min, f), max(v.max, f)
+		v.sum += f
+		v.n++
+	}
+}
+
+// join adds what another one has gathered.
+func (v *values) join(w values) {
+	switch {
+	case v.n == 0:
+		v.min, v.max = w.min, w.max
+	case w.n > 0:
+		v.min, v.max = min(v.min, w.min), max(v.max, w.max)
+	}
+	v.sum += w.sum
+	v.n += w.n
+	v.nan += w.nan
+	v.inf += w.inf
+}
+
+func (v *values) channel(name string) Channel {
+	c := Channel{Name: name, NaN: v.nan, Infinite: v.inf}
+	if v.n > 0 {
+		mean := v.sum / float64(v.n)
+		c.Min, c.Max, c.Mean = &v.min, &v.max, &mean
+	}
+	return c
+}
+
+// cells are the channel in a table: min, mean, max and what is no number.
+func (c Channel) cells() (lo, mean, hi, bad string) {
+	number := func(v *float64) string {
+		if v == nil {
+			return "–"
+		}
+		return fmt.Sprintf("%.6g", *v)
+	}
+	var not []string
+	if c.NaN > 0 {
+		not = append(not, fmt.Sprintf("%d NaN", c.NaN))
+	}
+	if c.Infinite > 0 {
+		not = append(not, fmt.Sprintf("%d infinite", c.Infinite))
+	}
+	return number(c.Min), number(c.Mean), number(c.Max), strings.Join(not, ", ")
+}
+
+// orientation is where the axes x, y, z point to, as RAS; empty if the file does not tell.
+func orientation(m imageio.Meta) string {
+	if !imageio.Oriented(m.Path) {
+		return ""
+	}
+	return m.Grid.Orientation()
+}
+
+// millilitres is the volume of a voxel in ml; 0 for a picture, whose third spacing is made up.
+func millilitres(m imageio.Meta) float64 {
+	if m.Dims == 2 {
+		return 0
+	}
+	s := m.Grid.Spacing
+	return s[0] * s[1] * s[2] / 1000
+}
+
+// newTable is a table without lines between its columns. The first of them, as many as texts says, are texts; the others
+// numbers, at the right.
+func newTable(w io.Writer, texts int, header ...any) table.Writer {
+	t := table.NewWriter()
+	t.SetOutputMirror(w)
+	style := table.StyleLight
+	style.Options = table.Options{SeparateHeader: true}
+	style.Format.Header = 0
+	t.SetStyle(style)
+	var columns []table.ColumnConfig
+	for i := range header {
+		if i >= texts {
+			columns = append(columns, table.ColumnConfig{Number: i + 1, Align: text.AlignRight, AlignHeader: text.AlignRight})
+		}
+	}
+	t.SetColumnConfigs(columns)
+	t.AppendHeader(header)
+	return t
+}
+
+// fields writes name and value lines.
+func fields(w io.Writer, pairs ...string) {
+	for pair := range slices.Chunk(pairs, 2) {
+		if pair[1] != "" {
+			fmt.Fprintf(w, "  %-12s %s\n", pair[0], strings.ReplaceAll(pair[1], "\n", "\n"+strings.Repeat(" ", 15)))
+		}
+	}
+}
+
+// times joins numbers by ×.
+func times[T any](format string, numbers ...T) string {
+	var out []string
+	for _, n := range numbers {
+		out = append(out, fmt.Sprintf(format, n))
+	}
+	return strings.Join(out, " × ")
+}
+
+// reversed is (z, y, x) of (x, y, z) and the other way round.
+func reversed[T any](v [3]T) [3]T { return [3]T{v[2], v[1], v[0]} }

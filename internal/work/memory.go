@@ -1,0 +1,158 @@
+package work
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"math"
+	"os"
+	"path"
+	"strconv"
+	"strings"
+)
+
+// Bytes is an amount of memory.
+type Bytes int64
+
+var units = []struct {
+	name  string
+	bytes float64
+}{
+	{"kib", 1 << 10}, {"mib", 1 << 20}, {"gib", 1 << 30}, {"tib", 1 << 40},
+	{"kb", 1e3}, {"mb", 1e6}, {"gb", 1e9}, {"tb", 1e12}, {"b", 1},
+}
+
+// Live is the need of n bytes of live memory. Garbage that is not collected yet takes a quarter more.
+func Live(n int) Bytes { return Bytes(n + n/4) }
+
+// UnmarshalText reads 8GB, 512MiB, 8 (GB), or 80%, which is of what is free at this moment.
+func (b *Bytes) UnmarshalText(text []byte) error {
+	s := strings.ToLower(strings.TrimSpace(string(text)))
+	unit := 1e9
+	if number, ok := strings.CutSuffix(s, "%"); ok {
+		free, err := Free()
+		if err != nil {
+			return fmt.Errorf("%s of memory: %w; give an amount, such as 8GB", text, err)
+		}
+		s, unit = number, float64(free)/100
+	} else {
+		for _, u := range units {
+			if number, ok := strings.CutSuffix(s, u.name); ok {
+				s, unit = number, u.bytes
+				break
+			}
+		}
+	}
+	v, err := strconv.ParseFloat(strings.TrimSpace(s), 64)
+	if err != nil || !(v*unit >= 1 && v*unit < math.MaxInt64) {
+		return fmt.Errorf("%q is no amount of memory: write 8GB, 512MiB or 80%%", text)
+	}
+	*b = Bytes(v * unit)
+	return nil
+}
+
+// String is the amount in the largest decimal unit that makes it at least 1, with three figures.
+func (b Bytes) String() string {
+	for _, u := range []struct {
+		name  string
+		bytes Bytes
+	}{{"TB", 1e12}, {"GB", 1e9}, {"MB", 1e6}, {"kB", 1e3}} {
+		if b >= u.bytes {
+			return fmt.Sprintf("%.3g %s", float64(b)/float64(u.bytes), u.name)
+		}
+	}
+	return fmt.Sprintf("%d B", int64(b))
+}
+
+// Resident is the memory that this process holds, its libraries included; 0 where that cannot be told.
+func Resident() Bytes {
+	text, err := os.ReadFile("/proc/self/statm") // size and resident, in pages
+	if err != nil {
+		return 0
+	}
+	f := strings.Fields(string(text))
+	if len(f) < 2 {
+		return 0
+	}
+	pages, _ := strconv.ParseInt(f[1], 10, 64)
+	return Bytes(pages * int64(os.Getpagesize()))
+}
+
+// Free is the memory that can still be had without swapping: what Linux says is available, or less where a control group
+// (a container) of this process leaves less. Page cache that can be dropped counts as free.
+func Free() (Bytes, error) {
+	free, _, err := memory(os.DirFS("/"))
+	return free, err
+}
+
+// Total is the memory of this machine, or less where a control group of this process may have less.
+func Total() (Bytes, error) {
+	_, total, err := memory(os.DirFS("/"))
+	return total, err
+}
+
+func memory(root fs.FS) (free, total Bytes, err error) {
+	text, err := fs.ReadFile(root, "proc/meminfo")
+	if err != nil {
+		return 0, 0, fmt.Errorf("free memory: %w", err)
+	}
+	available, ok := entry(string(text), "MemAvailable:")
+	all, known := entry(string(text), "MemTotal:")
+	if !ok || !known {
+		return 0, 0, errors.New("free memory: /proc/meminfo lacks MemAvailable or MemTotal")
+	}
+	free, total = Bytes(available<<10), Bytes(all<<10)
+	groups, _ := fs.ReadFile(root, "proc/self/cgroup") // none: no limit
+	for line := range strings.Lines(string(groups)) {
+		// hierarchy:controllers:path; version 2 has no controllers
+		parts := strings.SplitN(strings.TrimSpace(line), ":", 3)
+		if len(parts) < 3 {
+			continue
+		}
+		mount, limit, usage, cache := "sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"
+		switch parts[1] {
+		case "":
+		case "memory":
+			mount, limit, usage, cache = "sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"
+		default:
+			continue
+		}
+		// The limits of all groups above hold too. In a container the path may be the host's: only its root is there.
+		for group := path.Join("/", parts[2]); ; group = path.Dir(group) {
+			dir := path.Join(mount, group)
+			most, limited := number(root, path.Join(dir, limit))
+			used, known := number(root, path.Join(dir, usage))
+			if limited && known {
+				stat, _ := fs.ReadFile(root, path.Join(dir, "memory.stat"))
+				droppable, _ := entry(string(stat), cache)
+				free = min(free, Bytes(max(most-used+droppable, 0)))
+				total = min(total, Bytes(most))
+			}
+			if group == "/" {
+				break
+			}
+		}
+	}
+	return free, total, nil
+}
+
+// number reads a file of one number; ok is false where there is none ("max", a missing file).
+func number(root fs.FS, name string) (v int64, ok bool) {
+	text, err := fs.ReadFile(root, name)
+	if err != nil {
+		return 0, false
+	}
+	v, err = strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64)
+	return v, err == nil
+}
+
+// entry finds the number after a key that begins a line.
+func entry(text, key string) (v int64, ok bool) {
+	for line := range strings.Lines(text) {
+		if f := strings.Fields(line); len(f) >= 2 && f[0] == key {
+			v, err := strconv.ParseInt(f[1], 10, 64)
+			return v, err == nil
+		}
+	}
+	return 0, false
+}
