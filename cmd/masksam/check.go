@@ -4,15 +4,15 @@ import (
 	"encoding/json"
 
 	"masksam/internal/dataset"
-	"masksam/internal/work"
+	"masksam/internal/machine"
 )
 
 type checkCmd struct {
-	Dataset string     `arg:"" help:"Number, name or folder of the raw dataset."`
-	JSON    bool       `help:"Write everything found as JSON." name:"json"`
-	Workers workers    `help:"Cases at a time at most; 0: one per core." placeholder:"N"`
-	Memory  work.Bytes `help:"Memory for the program with all cases at a time: 8GB, 512MiB, or 80% of what is free, the default." placeholder:"SIZE"`
-	Raw     string     `help:"Folder of raw datasets." env:"nnUNet_raw" placeholder:"DIR"`
+	Dataset string        `arg:"" help:"Number, name or folder of the raw dataset."`
+	JSON    bool          `help:"Write everything found as JSON." name:"json"`
+	Workers workers       `help:"Cases at a time at most; 0: one per core." placeholder:"N"`
+	Memory  machine.Bytes `help:"Memory for the program with all cases at a time: 8GB, 512MiB, or 80% of what is free, the default." placeholder:"SIZE"`
+	Raw     string        `help:"Folder of raw datasets." env:"nnUNet_raw" placeholder:"DIR"`
 }
 
 func (c *checkCmd) Run(a *app) error {
@@ -20,7 +20,7 @@ func (c *checkCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	report, err := dataset.Check(a.ctx, dir, dataset.CheckOptions{Workers: int(c.Workers), Memory: keepTo(c.Memory), Progress: a.progress})
+	report, err := dataset.Check(a.ctx, dir, dataset.CheckOptions{Work: a.work(c.Workers, c.Memory)})
 	if err != nil {
 		return err
 	}

@@ -14,6 +14,7 @@ import (
 	"masksam/internal/dataset"
 	"masksam/internal/demo"
 	"masksam/internal/doctor"
+	"masksam/internal/machine"
 	"masksam/internal/masksam"
 	"masksam/internal/plan"
 	"masksam/internal/predict"
@@ -62,20 +63,20 @@ func recipeNames() string {
 }
 
 type planCmd struct {
-	Dataset   string     `arg:"" help:"Number or name of the dataset: 4 or Dataset004_Hippocampus."`
-	Recipe    string     `help:"Also plan this recipe: ${recipes}."`
-	Name      string     `help:"Name of the recipe's plan, else the recipe's own." placeholder:"PLANS"`
-	Set       []string   `help:"Override a hyper-parameter of the recipe, as encoder.width=32; repeatable." sep:"none" placeholder:"KEY=VALUE"`
-	Patch     []int      `help:"Patch of the recipe in voxels, slices first, as 8,256,256; names the plan, unless --name does." placeholder:"T,H,W"`
-	Batch     *int       `help:"Batch size of the recipe; likewise." placeholder:"N"`
-	Planner   string     `help:"nnU-Net planner: ${planners}." default:"ExperimentPlanner"`
-	GPUMemory float64    `help:"GPU memory in GB that nnU-Net's plans are made for; 0: the planner's own target." name:"gpu-memory" placeholder:"GB"`
-	Spacing   []float64  `help:"Target spacing in mm, in the order of the file's array: slices, rows, columns." placeholder:"Z,Y,X"`
-	Plans     string     `help:"Name of nnU-Net's plans, else the planner's own." placeholder:"PLANS"`
-	Clean     bool       `help:"Extract the fingerprint and plan again."`
-	Check     bool       `help:"Check the dataset's integrity first."`
-	Workers   workers    `help:"Cases at a time at most; 0: one per core." placeholder:"N"`
-	Memory    work.Bytes `help:"Memory for the program with all cases at a time: 8GB, 512MiB, or 80% of what is free, the default." placeholder:"SIZE"`
+	Dataset   string        `arg:"" help:"Number or name of the dataset: 4 or Dataset004_Hippocampus."`
+	Recipe    string        `help:"Also plan this recipe: ${recipes}."`
+	Name      string        `help:"Name of the recipe's plan, else the recipe's own." placeholder:"PLANS"`
+	Set       []string      `help:"Override a hyper-parameter of the recipe, as encoder.width=32; repeatable." sep:"none" placeholder:"KEY=VALUE"`
+	Patch     []int         `help:"Patch of the recipe in voxels, slices first, as 8,256,256; names the plan, unless --name does." placeholder:"T,H,W"`
+	Batch     *int          `help:"Batch size of the recipe; likewise." placeholder:"N"`
+	Planner   string        `help:"nnU-Net planner: ${planners}." default:"ExperimentPlanner"`
+	GPUMemory float64       `help:"GPU memory in GB that nnU-Net's plans are made for; 0: the planner's own target." name:"gpu-memory" placeholder:"GB"`
+	Spacing   []float64     `help:"Target spacing in mm, in the order of the file's array: slices, rows, columns." placeholder:"Z,Y,X"`
+	Plans     string        `help:"Name of nnU-Net's plans, else the planner's own." placeholder:"PLANS"`
+	Clean     bool          `help:"Extract the fingerprint and plan again."`
+	Check     bool          `help:"Check the dataset's integrity first."`
+	Workers   workers       `help:"Cases at a time at most; 0: one per core." placeholder:"N"`
+	Memory    machine.Bytes `help:"Memory for the program with all cases at a time: 8GB, 512MiB, or 80% of what is free, the default." placeholder:"SIZE"`
 	roots     `embed:""`
 }
 
@@ -86,7 +87,7 @@ func (c *planCmd) Run(a *app) error {
 	planned, err := steps.Plan(a.ctx, steps.PlanOptions{Roots: c.roots.roots(), Dataset: c.Dataset, Recipe: c.Recipe,
 		Set: c.Set, Name: c.Name, Patch: c.Patch, Batch: c.Batch,
 		Nnunet: plan.Options{Planner: c.Planner, PlansName: c.Plans, GPUMemoryGB: c.GPUMemory, Spacing: c.Spacing},
-		Clean:  c.Clean, Verify: a.verify(c.Check), Workers: int(c.Workers), Memory: keepTo(c.Memory), Progress: a.progress})
+		Clean:  c.Clean, Verify: a.verify(c.Check), Work: a.work(c.Workers, c.Memory)})
 	if err != nil {
 		return err
 	}
@@ -94,18 +95,9 @@ func (c *planCmd) Run(a *app) error {
 	return nil
 }
 
-// keepTo makes the garbage collector keep to the memory by which cases are admitted, and returns that: what an amount that
-// was asked for leaves beside the program, or the default.
-func keepTo(asked work.Bytes) work.Bytes {
-	limit := asked.Limit()
-	if asked > 0 {
-		limit = max(asked-work.Resident(), 1)
-	}
-	const least = 64 << 20                                                 // with less the collector would only be busy
-	if soft := max(int64(limit), least); soft < debug.SetMemoryLimit(-1) { // GOMEMLIMIT may have set a lower one
-		debug.SetMemoryLimit(soft)
-	}
-	return limit
+// work is how much of the machine a command's flags give to its step.
+func (a *app) work(w workers, memory machine.Bytes) work.Work {
+	return work.Work{Workers: int(w), Memory: memory, Progress: a.progress}.LeaveRoom()
 }
 
 func (a *app) tellPlanned(p *steps.Planned) {
@@ -139,18 +131,18 @@ func (a *app) movePlans(roots dataset.Roots, source, target, plans, as string) e
 }
 
 type preprocessCmd struct {
-	Dataset string     `arg:"" help:"Number or name of the dataset."`
-	Plans   string     `help:"Plans to follow." default:"nnUNetPlans"`
-	Config  []string   `help:"Configurations." default:"3d_fullres" short:"c"`
-	Workers workers    `help:"Cases at a time at most; 0: one per core." placeholder:"N"`
-	Memory  work.Bytes `help:"Memory for the program with all cases at a time: 8GB, 512MiB, or 80% of what is free, the default." placeholder:"SIZE"`
-	Force   bool       `help:"Also the cases that are done already."`
+	Dataset string        `arg:"" help:"Number or name of the dataset."`
+	Plans   string        `help:"Plans to follow." default:"nnUNetPlans"`
+	Config  []string      `help:"Configurations." default:"3d_fullres" short:"c"`
+	Workers workers       `help:"Cases at a time at most; 0: one per core." placeholder:"N"`
+	Memory  machine.Bytes `help:"Memory for the program with all cases at a time: 8GB, 512MiB, or 80% of what is free, the default." placeholder:"SIZE"`
+	Force   bool          `help:"Also the cases that are done already."`
 	roots   `embed:""`
 }
 
 func (c *preprocessCmd) Run(a *app) error {
 	return steps.Preprocess(a.ctx, steps.PreprocessOptions{Roots: c.roots.roots(), Dataset: c.Dataset, Plans: c.Plans,
-		Configurations: c.Config, Workers: []int{int(c.Workers)}, Memory: keepTo(c.Memory), Force: c.Force, Progress: a.progress})
+		Configurations: c.Config, Force: c.Force, Work: a.work(c.Workers, c.Memory)})
 }
 
 type trainCmd struct {

@@ -23,7 +23,7 @@ func (c *infoCmd) Run(a *app) error {
 	if file, missing := os.Stat(c.What); missing == nil && !file.IsDir() || missing != nil && imageio.Ending(c.What) != "" {
 		found, err = info.ReadFile(c.What)
 	} else {
-		found, err = info.ReadDataset(a.ctx, c.What, info.Options{Roots: c.roots.roots(), Workers: int(c.Workers), Memory: keepTo(0), Progress: a.progress})
+		found, err = info.ReadDataset(a.ctx, c.What, info.Options{Roots: c.roots.roots(), Work: a.work(c.Workers, 0)})
 	}
 	if err != nil {
 		return err

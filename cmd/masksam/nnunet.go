@@ -70,7 +70,7 @@ func (c *nnunetFingerprint) Run(a *app) error {
 	a.say(c.Verbose, c.NoBar)
 	for _, id := range c.Datasets {
 		path, err := steps.Fingerprint(a.ctx, steps.PlanOptions{Roots: dataset.Env(), Dataset: id, Clean: c.Clean,
-			Verify: a.verify(c.Verify), Workers: int(c.Workers), Memory: keepTo(0), Progress: a.progress})
+			Verify: a.verify(c.Verify), Work: a.work(c.Workers, 0)})
 		if err != nil {
 			return err
 		}
@@ -86,8 +86,7 @@ type nnunetExperiment struct {
 
 func (c *nnunetExperiment) Run(a *app) error {
 	for _, id := range c.Datasets {
-		p, err := steps.Plan(a.ctx, steps.PlanOptions{Roots: dataset.Env(), Dataset: id, Memory: keepTo(0),
-			Progress: a.progress, Nnunet: c.options()})
+		p, err := steps.Plan(a.ctx, steps.PlanOptions{Roots: dataset.Env(), Dataset: id, Work: a.work(0, 0), Nnunet: c.options()})
 		if err != nil {
 			return err
 		}
@@ -108,7 +107,7 @@ func (c *nnunetPreprocess) Run(a *app) error {
 	a.say(c.Verbose, c.NoBar)
 	for _, id := range c.Datasets {
 		if err := steps.Preprocess(a.ctx, steps.PreprocessOptions{Roots: dataset.Env(), Dataset: id, Plans: c.Plans,
-			Configurations: c.Configs, Workers: counts(c.Workers), Memory: keepTo(0), Progress: a.progress}); err != nil {
+			Configurations: c.Configs, Processes: counts(c.Workers), Work: a.work(0, 0)}); err != nil {
 			return err
 		}
 	}
@@ -129,11 +128,11 @@ type nnunetPlan struct {
 func (c *nnunetPlan) Run(a *app) error {
 	a.say(c.Verbose, c.NoBar)
 	roots := dataset.Env()
-	memory := keepTo(0)
+	limits := a.work(c.FPWorkers, 0)
 	var plans []*steps.Planned
 	for _, id := range c.Datasets {
 		p, err := steps.Plan(a.ctx, steps.PlanOptions{Roots: roots, Dataset: id, Clean: c.Clean, Verify: a.verify(c.Verify),
-			Workers: int(c.FPWorkers), Memory: memory, Progress: a.progress, Nnunet: c.options()})
+			Work: limits, Nnunet: c.options()})
 		if err != nil {
 			return err
 		}
@@ -145,7 +144,7 @@ func (c *nnunetPlan) Run(a *app) error {
 	}
 	for _, p := range plans {
 		if err := steps.Preprocess(a.ctx, steps.PreprocessOptions{Roots: roots, Dataset: p.Dataset, Plans: p.Plans,
-			Configurations: c.Configs, Workers: counts(c.Workers), Memory: memory, Progress: a.progress}); err != nil {
+			Configurations: c.Configs, Processes: counts(c.Workers), Work: limits}); err != nil {
 			return err
 		}
 	}

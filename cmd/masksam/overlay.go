@@ -42,12 +42,11 @@ func (c *overlayCmd) Run(a *app) error {
 	}
 	return a.overlay(steps.OverlayOptions{Roots: c.roots.roots(), Dataset: c.Dataset, Out: c.Output,
 		Preprocessed: c.From == "preprocessed", Plans: c.Plans, Configuration: c.Config, Channel: c.Channel,
-		Workers: int(c.Workers), Memory: keepTo(0), OverlayStyle: style})
+		Work: a.work(c.Workers, 0), OverlayStyle: style})
 }
 
 // overlay draws, and tells what was written even when some cases failed.
 func (a *app) overlay(o steps.OverlayOptions) error {
-	o.Progress = a.progress
 	files, err := steps.Overlay(a.ctx, o)
 	if len(files) > 0 {
 		fmt.Fprintf(a.out, "wrote %d pictures to %s\n", len(files), o.Out)
@@ -68,6 +67,6 @@ type nnunetOverlay struct {
 
 func (c *nnunetOverlay) Run(a *app) error {
 	return a.overlay(steps.OverlayOptions{Roots: dataset.Env(), Dataset: c.Dataset, Out: c.Output, Preprocessed: !c.Raw,
-		Plans: c.Plans, Configuration: c.Config, Channel: c.Channel, Workers: int(c.Workers), Memory: keepTo(0),
+		Plans: c.Plans, Configuration: c.Config, Channel: c.Channel, Work: a.work(c.Workers, 0),
 		OverlayStyle: steps.OverlayStyle{Intensity: c.Intensity}})
 }

@@ -18,6 +18,7 @@ import (
 	"masksam/internal/imageio"
 	"masksam/internal/progress"
 	"masksam/internal/volume"
+	"masksam/internal/work"
 )
 
 const soundJSON = `{"channel_names": {"0": "T1", "1": "T2"}, "labels": {"background": 0, "left kidney": 1, "right kidney": 2, "tumour": 3}, "numTraining": 8, "file_ending": ".nii.gz"}`
@@ -360,7 +361,7 @@ func TestBrokenDatasets(t *testing.T) {
 			b := broken{t, t.TempDir()}
 			copyTree(t, b.dir, base)
 			f.edit(b)
-			report, err := Check(t.Context(), b.dir, CheckOptions{Workers: 2})
+			report, err := Check(t.Context(), b.dir, CheckOptions{Work: work.Work{Workers: 2}})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -414,12 +415,12 @@ func TestFaultsAtOnce(t *testing.T) {
 		t.Errorf("%d errors, %d warnings: %v", report.Errors, report.Warnings, report.Err())
 	}
 
-	serial, err := Check(t.Context(), b.dir, CheckOptions{Workers: 1})
+	serial, err := Check(t.Context(), b.dir, CheckOptions{Work: work.Work{Workers: 1}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, workers := range []int{2, 3, 16} {
-		parallel, err := Check(t.Context(), b.dir, CheckOptions{Workers: workers})
+		parallel, err := Check(t.Context(), b.dir, CheckOptions{Work: work.Work{Workers: workers}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -447,7 +448,7 @@ func (s *stopper) Advance(n int, note string) {
 func TestCheckStopsHalfway(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	s := &stopper{Reporter: progress.Nop, cancel: cancel}
-	if report, err := Check(ctx, sound(t), CheckOptions{Workers: 2, Progress: s}); !errors.Is(err, context.Canceled) || report != nil {
+	if report, err := Check(ctx, sound(t), CheckOptions{Work: work.Work{Workers: 2, Progress: s}}); !errors.Is(err, context.Canceled) || report != nil {
 		t.Errorf("a stopped check gave %v, %v", report, err)
 	}
 	if s.cases < 1 || s.cases > 5 {

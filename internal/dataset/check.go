@@ -11,16 +11,14 @@ import (
 	"strings"
 
 	"masksam/internal/imageio"
-	"masksam/internal/progress"
+	"masksam/internal/machine"
 	"masksam/internal/pyjson"
 	"masksam/internal/work"
 )
 
 // CheckOptions say how to check a dataset.
 type CheckOptions struct {
-	Workers  int        // cases at a time at most; 0: one per processor
-	Memory   work.Bytes // for all cases at a time; 0: most of what is free
-	Progress progress.Reporter
+	work.Work
 }
 
 // Check finds every broken rule of a raw dataset in one pass: those of nnU-Net's verify_dataset_integrity and those that it
@@ -252,17 +250,11 @@ func (c *checker) passedOver(dir string) {
 
 // read checks every case, in parallel, and then what only shows across cases.
 func (c *checker) read(ctx context.Context, cases []Case, opt CheckOptions) error {
-	if opt.Progress == nil {
-		opt.Progress = progress.Nop
-	}
 	found := make([][]*Finding, len(cases))
 	all := make([]seen, len(cases))
 	seed := maphash.MakeSeed()
-	opt.Progress.Start("checking", len(cases))
-	defer opt.Progress.Done()
-	_, err := work.Each(ctx, work.Cases{
-		IDs: IDs(cases), Need: func(i int) work.Bytes { return work.Live(cases[i].LoadBytes()) },
-		Workers: opt.Workers, Memory: opt.Memory, Progress: opt.Progress,
+	_, err := work.Each(ctx, opt.Work, work.Cases{
+		What: "checking", IDs: IDs(cases), Need: func(i int) machine.Bytes { return work.WithGarbage(cases[i].LoadBytes()) },
 	}, func(i int) error {
 		found[i] = c.inspect(cases[i], &all[i], seed)
 		return nil

@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"masksam/internal/goldentest"
+	"masksam/internal/work"
 )
 
 // copyTree copies the files below from into to.
@@ -63,7 +64,7 @@ func TestCheckTable(t *testing.T) {
 			if _, err := os.Stat(filepath.Join(cases, r.ID)); err == nil {
 				copyTree(t, dir, filepath.Join(cases, r.ID))
 			}
-			report, err := Check(t.Context(), dir, CheckOptions{Workers: 2})
+			report, err := Check(t.Context(), dir, CheckOptions{Work: work.Work{Workers: 2}})
 			if err != nil {
 				t.Fatal(err)
 			}

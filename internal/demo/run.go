@@ -22,6 +22,7 @@ import (
 	"masksam/internal/steps"
 	"masksam/internal/torch"
 	"masksam/internal/train"
+	"masksam/internal/work"
 )
 
 // Defaults of a demo: what two cores manage in about ten minutes.
@@ -106,12 +107,12 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 
 	// A left hemisphere has no mirror image of its own kind: no flips.
 	set := append([]string{"augment.mirror=[]", fmt.Sprintf("minutes=%g", o.Minutes)}, o.Set...)
-	planned, err := steps.Plan(ctx, steps.PlanOptions{Roots: roots, Dataset: Dataset, Recipe: recipe, Set: set, Progress: o.Progress})
+	planned, err := steps.Plan(ctx, steps.PlanOptions{Roots: roots, Dataset: Dataset, Recipe: recipe, Set: set, Work: work.Work{Progress: o.Progress}})
 	if err != nil {
 		return nil, err
 	}
 	if err := steps.Preprocess(ctx, steps.PreprocessOptions{Roots: roots, Dataset: Dataset, Plans: planned.Plans,
-		Configurations: []string{configuration}, Progress: o.Progress}); err != nil {
+		Configurations: []string{configuration}, Work: work.Work{Progress: o.Progress}}); err != nil {
 		return nil, err
 	}
 	trained, err := train.Run(ctx, train.Options{Raw: roots.Raw, Preprocessed: roots.Preprocessed, Results: roots.Results,

@@ -14,9 +14,9 @@ import (
 
 	"masksam/internal/dataset"
 	"masksam/internal/imageio"
+	"masksam/internal/machine"
 	"masksam/internal/plan"
 	"masksam/internal/predict"
-	"masksam/internal/progress"
 	"masksam/internal/pyjson"
 	"masksam/internal/store"
 	"masksam/internal/train"
@@ -119,10 +119,8 @@ type Problem struct {
 
 // Options say how to look at a dataset.
 type Options struct {
-	Roots    dataset.Roots
-	Workers  int        // cases at a time at most; 0: one per processor
-	Memory   work.Bytes // for all cases at a time; 0: most of what is free
-	Progress progress.Reporter
+	Roots dataset.Roots
+	work.Work
 }
 
 // ReadDataset looks at a dataset: its number, its name, or the folder of its dataset.json. Every case is read. What is
@@ -208,15 +206,8 @@ func (d *Dataset) raw(ctx context.Context, o Options) error {
 	}
 	d.Cases = len(cases)
 	all, errs := make([]*seen, len(cases)), make([]error, len(cases))
-	reporter := o.Progress
-	if reporter == nil {
-		reporter = progress.Nop
-	}
-	reporter.Start("reading", len(cases))
-	defer reporter.Done()
-	_, err = work.Each(ctx, work.Cases{
-		IDs: dataset.IDs(cases), Need: func(i int) work.Bytes { return work.Live(cases[i].LoadBytes()) },
-		Workers: o.Workers, Memory: o.Memory, Progress: reporter,
+	_, err = work.Each(ctx, o.Work, work.Cases{
+		What: "reading", IDs: dataset.IDs(cases), Need: func(i int) machine.Bytes { return work.WithGarbage(cases[i].LoadBytes()) },
 	}, func(i int) error {
 		all[i], errs[i] = look(ds, cases[i])
 		return nil

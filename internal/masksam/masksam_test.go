@@ -9,6 +9,7 @@ import (
 	"masksam/internal/nn"
 	"masksam/internal/sam"
 	"masksam/internal/torch"
+
 	"pgregory.net/rapid"
 )
 

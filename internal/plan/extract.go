@@ -9,6 +9,7 @@ import (
 
 	"masksam/internal/dataset"
 	"masksam/internal/imageio"
+	"masksam/internal/machine"
 	"masksam/internal/ndimage"
 	"masksam/internal/numpy"
 	"masksam/internal/progress"
@@ -17,9 +18,7 @@ import (
 
 // FingerprintOptions say how to extract a fingerprint.
 type FingerprintOptions struct {
-	Workers  int        // cases at a time at most; 0: one per processor
-	Memory   work.Bytes // for all cases at a time; 0: most of what is free
-	Progress progress.Reporter
+	work.Work
 }
 
 const (
@@ -38,17 +37,15 @@ func ExtractFingerprint(ctx context.Context, ds *dataset.Dataset, opt Fingerprin
 	if err != nil {
 		return nil, err
 	}
-	if opt.Progress == nil {
-		opt.Progress = progress.Nop
-	}
 	draws := int(fingerprintSamples) / len(cases)
 	read := make([]*caseFingerprint, len(cases))
-	opt.Progress.Start("fingerprint", len(cases)+2*len(ds.Channels))
-	defer opt.Progress.Done()
-	_, err = work.Each(ctx, work.Cases{
-		IDs: dataset.IDs(cases), Workers: opt.Workers, Memory: opt.Memory, Progress: opt.Progress,
-		Need: func(i int) work.Bytes { return work.Live(cases[i].LoadBytes()) }, // a channel makes way for its foreground
-		Kept: func(i int) work.Bytes { return read[i].bytes() },
+	report := opt.Reporter()
+	report.Start("fingerprint", len(cases)+2*len(ds.Channels))
+	defer report.Done()
+	_, err = work.Each(ctx, opt.Work, work.Cases{
+		IDs:  dataset.IDs(cases),
+		Need: func(i int) machine.Bytes { return work.WithGarbage(cases[i].LoadBytes()) }, // a channel makes way for its foreground
+		Kept: func(i int) machine.Bytes { return read[i].bytes() },
 	}, func(i int) (err error) {
 		read[i], err = newCaseFingerprint(ds, cases[i], draws)
 		return err
@@ -78,9 +75,9 @@ func ExtractFingerprint(ctx context.Context, ds *dataset.Dataset, opt Fingerprin
 		// With a case without foreground NumPy's concatenation turns to float64.
 		var i Intensity
 		if wide {
-			i, err = describe[float64](ctx, d, opt.Progress)
+			i, err = describe[float64](ctx, d, report)
 		} else {
-			i, err = describe[float32](ctx, d, opt.Progress)
+			i, err = describe[float32](ctx, d, report)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("extract fingerprint: %w", err)
@@ -104,9 +101,9 @@ type caseFingerprint struct {
 }
 
 // bytes is what stays of a case until the statistics are done.
-func (c *caseFingerprint) bytes() (n work.Bytes) {
+func (c *caseFingerprint) bytes() (n machine.Bytes) {
 	for _, v := range c.values {
-		n += work.Bytes(4 * cap(v))
+		n += machine.Bytes(4 * cap(v))
 	}
 	return n
 }

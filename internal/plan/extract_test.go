@@ -12,6 +12,7 @@ import (
 	"masksam/internal/goldentest"
 	"masksam/internal/numpy"
 	"masksam/internal/progress"
+	"masksam/internal/work"
 )
 
 // TestFingerprintLikeNNUNet compares the text of whole fingerprints, made from raw files, to the last digit.
@@ -23,7 +24,7 @@ func TestFingerprintLikeNNUNet(t *testing.T) {
 			t.Fatal(err)
 		}
 		start := time.Now()
-		fp, err := ExtractFingerprint(t.Context(), ds, FingerprintOptions{Workers: 2})
+		fp, err := ExtractFingerprint(t.Context(), ds, FingerprintOptions{Work: work.Work{Workers: 2}})
 		if err != nil {
 			t.Fatal(err)
 		}

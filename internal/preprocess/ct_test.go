@@ -181,7 +181,7 @@ func BenchmarkCaseCT(b *testing.B) {
 	for _, target := range [][3]float64{{1, 0.8, 0.8}, {1.5, 0.8, 0.8}, {0.8, 0.8, 0.8}, {1.5, 1, 1}} {
 		b.Run(fmt.Sprint(target), func(b *testing.B) {
 			o := Options{Dataset: ds, Plans: planCT(b, ds, size, target), Configuration: "3d_fullres",
-				Out: filepath.Join(dir, "out"), Workers: 1, Force: true}
+				Out: filepath.Join(dir, "out"), Work: work.Work{Workers: 1}, Force: true}
 			runtime.GC()
 			peak, start := heap(), processor(b)
 			for b.Loop() {
@@ -255,7 +255,7 @@ func TestBytesBoundThePeak(t *testing.T) {
 				t.Fatal(err)
 			}
 			t.Logf("predicted %d kB, took %d kB, %.2f of it", predicted/1000, taken/1000, float64(taken)/float64(predicted))
-			if taken > uint64(work.Live(int(predicted))) || taken < predicted/2 {
+			if taken > uint64(work.WithGarbage(int(predicted))) || taken < predicted/2 {
 				t.Errorf("predicted %d bytes, took %d", predicted, taken)
 			}
 		})

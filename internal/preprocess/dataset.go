@@ -7,8 +7,8 @@ import (
 	"strings"
 
 	"masksam/internal/dataset"
+	"masksam/internal/machine"
 	"masksam/internal/plan"
-	"masksam/internal/progress"
 	"masksam/internal/store"
 	"masksam/internal/work"
 )
@@ -18,11 +18,9 @@ type Options struct {
 	Dataset       *dataset.Dataset
 	Plans         *plan.Plans
 	Configuration string
-	Out           string     // folder of the store; its parent must be writable
-	Workers       int        // cases at a time at most; 0: one per processor
-	Memory        work.Bytes // for all cases at a time; 0: most of what is free
-	Progress      progress.Reporter
-	Force         bool // do again what is done
+	Out           string // folder of the store; its parent must be writable
+	work.Work
+	Force bool // do again what is done
 }
 
 // Report says what became of the cases.
@@ -58,9 +56,6 @@ func Dataset(ctx context.Context, o Options) (Report, error) {
 	if report.Removed, err = removeOthers(out, cases); err != nil {
 		return report, err
 	}
-	if o.Progress == nil {
-		o.Progress = progress.Nop
-	}
 	var todo []job
 	for _, c := range cases {
 		identity, err := c.Identity()
@@ -71,15 +66,12 @@ func Dataset(ctx context.Context, o Options) (Report, error) {
 		}
 		todo = append(todo, job{Case: c, digest: digest, err: err})
 	}
-	o.Progress.Start("preprocessing "+o.Configuration, len(todo))
-	defer o.Progress.Done()
 	ids := make([]string, len(todo))
 	for i, j := range todo {
 		ids[i] = j.ID
 	}
-	failed, err := work.Each(ctx, work.Cases{
-		IDs: ids, Need: func(i int) work.Bytes { return work.Live(cfg.Bytes(todo[i].Case)) },
-		Workers: o.Workers, Memory: o.Memory, Progress: o.Progress,
+	failed, err := work.Each(ctx, o.Work, work.Cases{
+		What: "preprocessing " + o.Configuration, IDs: ids, Need: func(i int) machine.Bytes { return work.WithGarbage(cfg.Bytes(todo[i].Case)) },
 	}, func(i int) error {
 		j := &todo[i]
 		if j.err == nil {
@@ -100,7 +92,7 @@ func Dataset(ctx context.Context, o Options) (Report, error) {
 	switch {
 	case len(failed) > 0:
 		err = fmt.Errorf("preprocess %s: %d of %d cases failed:\n%w", o.Configuration, len(failed), len(cases), err)
-		if work.NoRoom(err) {
+		if work.DiskFull(err) {
 			err = fmt.Errorf("%w\nfree some space and run it again to go on", err)
 		}
 		return report, err

@@ -16,6 +16,7 @@ import (
 	"masksam/internal/plan"
 	"masksam/internal/store"
 	"masksam/internal/volume"
+	"masksam/internal/work"
 )
 
 // chain is one dataset and configuration of the chain goldens.
@@ -298,7 +299,7 @@ func TestDatasetStore(t *testing.T) {
 		t.Fatal(err)
 	}
 	out := filepath.Join(t.TempDir(), "store")
-	report, err := Dataset(t.Context(), Options{Dataset: ds, Plans: p, Configuration: c.configuration, Out: out, Workers: 2})
+	report, err := Dataset(t.Context(), Options{Dataset: ds, Plans: p, Configuration: c.configuration, Out: out, Work: work.Work{Workers: 2}})
 	if err != nil || len(report.Done) != 6 {
 		t.Fatalf("%+v %v", report, err)
 	}

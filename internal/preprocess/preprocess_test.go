@@ -23,6 +23,7 @@ import (
 	"masksam/internal/pyjson"
 	"masksam/internal/store"
 	"masksam/internal/volume"
+	"masksam/internal/work"
 )
 
 const describe = `{"channel_names": {"0": "CT", "1": "T1"}, "labels": {"background": 0, "a": 1, "b": 2}, "numTraining": %d, "file_ending": ".nii.gz"}`
@@ -277,7 +278,7 @@ func TestDatasetRuns(t *testing.T) {
 		writeCase(t, dir, id, uint64(i))
 	}
 	ds := newDataset(t, dir, 4)
-	o := Options{Dataset: ds, Plans: newPlans(t, ds, [3]float64{2, 1, 1}), Configuration: "3d_fullres", Out: filepath.Join(dir, "out"), Workers: 2}
+	o := Options{Dataset: ds, Plans: newPlans(t, ds, [3]float64{2, 1, 1}), Configuration: "3d_fullres", Out: filepath.Join(dir, "out"), Work: work.Work{Workers: 2}}
 	file := func(name string) string { return filepath.Join(dir, filepath.FromSlash(name)) }
 	if err := os.Remove(file("labelsTr/b.nii.gz")); err != nil {
 		t.Fatal(err)

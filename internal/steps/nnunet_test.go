@@ -19,6 +19,7 @@ import (
 	"masksam/internal/plan"
 	"masksam/internal/store"
 	"masksam/internal/volume"
+	"masksam/internal/work"
 )
 
 // figures are what nnU-Net made of a case (cases.json.gz).
@@ -72,7 +73,7 @@ func TestLikeNNUNet(t *testing.T) {
 			dir, want := filepath.Join(roots.Preprocessed, m.name), filepath.Join("testdata", "nnunet", m.name)
 			var names []string
 			for i, o := range m.plans {
-				options := PlanOptions{Roots: roots, Dataset: m.name, Nnunet: o, Workers: 1}
+				options := PlanOptions{Roots: roots, Dataset: m.name, Nnunet: o, Work: work.Work{Workers: 1}}
 				if i == 0 {
 					options.Verify = func(*dataset.Report) error { return nil } // an error of the report fails the plan
 				}
@@ -85,7 +86,7 @@ func TestLikeNNUNet(t *testing.T) {
 			}
 			sameText(t, filepath.Join(dir, plan.FingerprintName), want)
 			if err := Preprocess(t.Context(), PreprocessOptions{Roots: roots, Dataset: m.name, Plans: names[0],
-				Configurations: m.configurations, Workers: []int{1}}); err != nil {
+				Configurations: m.configurations, Work: work.Work{Workers: 1}}); err != nil {
 				t.Fatal(err)
 			}
 			plans, _, err := readPlans(roots, m.name, names[0])

@@ -15,7 +15,7 @@ import (
 	"masksam/internal/dataset"
 	"masksam/internal/draw"
 	"masksam/internal/imageio"
-	"masksam/internal/progress"
+	"masksam/internal/machine"
 	"masksam/internal/store"
 	"masksam/internal/volume"
 	"masksam/internal/work"
@@ -30,9 +30,7 @@ type OverlayOptions struct {
 	Plans         string // of the stored cases
 	Configuration string // of the stored cases; empty: 3d_fullres, where there is none 2d
 	Channel       int    // of the image
-	Workers       int
-	Memory        work.Bytes // for all cases at a time; 0: most of what is free
-	Progress      progress.Reporter
+	work.Work
 	OverlayStyle
 }
 
@@ -108,13 +106,7 @@ func Overlay(ctx context.Context, o OverlayOptions) (files []string, err error) 
 
 // each draws the cases; the error counts and names those that failed.
 func (o OverlayOptions) each(ctx context.Context, s *overlaySource, draw func(i int) error) error {
-	reporter := o.Progress
-	if reporter == nil {
-		reporter = progress.Nop
-	}
-	reporter.Start("drawing", len(s.ids))
-	defer reporter.Done()
-	failed, err := work.Each(ctx, work.Cases{IDs: s.ids, Need: s.need, Workers: o.Workers, Memory: o.Memory, Progress: reporter}, draw)
+	failed, err := work.Each(ctx, o.Work, work.Cases{What: "drawing", IDs: s.ids, Need: s.need}, draw)
 	if n := len(failed); n > 0 {
 		return fmt.Errorf("%d of %d cases failed:\n%w", n, len(s.ids), err)
 	}
@@ -154,7 +146,7 @@ type overlaySource struct {
 	channels []string
 	labels   *dataset.Labels
 	load     func(i int) (*overlayCase, error)
-	need     func(i int) work.Bytes // of load
+	need     func(i int) machine.Bytes // of load
 }
 
 // overlayCase is one channel of a case with its labels.
@@ -179,7 +171,7 @@ func rawSource(o OverlayOptions, name string) (*overlaySource, error) {
 		return nil, err
 	}
 	s := &overlaySource{what: "raw", channels: ds.Channels, labels: ds.Labels, ids: dataset.IDs(cases)}
-	s.need = func(i int) work.Bytes { return work.Live(cases[i].LoadBytes()) }
+	s.need = func(i int) machine.Bytes { return work.WithGarbage(cases[i].LoadBytes()) }
 	s.load = func(i int) (*overlayCase, error) {
 		image, channel, err := channelFile(cases[i].Images, o.Channel)
 		if err != nil {
@@ -262,13 +254,13 @@ func storedSource(o OverlayOptions, name string) (*overlaySource, error) {
 	if len(s.ids) == 0 {
 		return nil, fmt.Errorf("%s holds no preprocessed case; %s", stored.Dir(), advice)
 	}
-	s.need = func(i int) work.Bytes {
+	s.need = func(i int) machine.Bytes {
 		k, err := stored.Case(s.ids[i])
 		if err != nil {
 			return 0 // load will tell
 		}
 		n := k.Shape()
-		return work.Live(4 * (n[0] + 2) * n[1] * n[2] * n[3]) // image and labels, and the labels as stored
+		return work.WithGarbage(4 * (n[0] + 2) * n[1] * n[2] * n[3]) // image and labels, and the labels as stored
 	}
 	s.load = func(i int) (*overlayCase, error) {
 		k, err := stored.Case(s.ids[i])

@@ -17,25 +17,22 @@ import (
 	"masksam/internal/imageio"
 	"masksam/internal/masksam"
 	"masksam/internal/plan"
-	"masksam/internal/progress"
 	"masksam/internal/work"
 )
 
 // PlanOptions say what Plan plans.
 type PlanOptions struct {
-	Roots    dataset.Roots
-	Dataset  string   // number or name
-	Recipe   string   // short or trainer name; empty: nnU-Net's own plans only
-	Set      []string // key=value overrides of the recipe
-	Name     string   // plans name of the recipe's plan; empty: the recipe's own
-	Patch    []int    // T, H, W in place of the recipe's; the plan is then named by it unless Name is given
-	Batch    *int     // in place of the recipe's, likewise
-	Nnunet   plan.Options
-	Clean    bool                        // extract the fingerprint again
-	Verify   func(*dataset.Report) error // asks for an integrity check first and is told what it found
-	Workers  int
-	Memory   work.Bytes // for all cases at a time; 0: most of what is free
-	Progress progress.Reporter
+	Roots   dataset.Roots
+	Dataset string   // number or name
+	Recipe  string   // short or trainer name; empty: nnU-Net's own plans only
+	Set     []string // key=value overrides of the recipe
+	Name    string   // plans name of the recipe's plan; empty: the recipe's own
+	Patch   []int    // T, H, W in place of the recipe's; the plan is then named by it unless Name is given
+	Batch   *int     // in place of the recipe's, likewise
+	Nnunet  plan.Options
+	Clean   bool                        // extract the fingerprint again
+	Verify  func(*dataset.Report) error // asks for an integrity check first and is told what it found
+	work.Work
 }
 
 // Planned is what Plan wrote.
@@ -260,7 +257,7 @@ func override(r *masksam.Recipe, set []string) error {
 }
 
 func verify(ctx context.Context, dir string, o PlanOptions) error {
-	report, err := dataset.Check(ctx, dir, dataset.CheckOptions{Workers: o.Workers, Memory: o.Memory, Progress: o.Progress})
+	report, err := dataset.Check(ctx, dir, dataset.CheckOptions{Work: o.Work})
 	if err != nil {
 		return err
 	}
@@ -285,7 +282,7 @@ func fingerprint(ctx context.Context, ds *dataset.Dataset, path string, o PlanOp
 			slog.Info("the fingerprint is extracted again", "why", why)
 		}
 	}
-	fp, err := plan.ExtractFingerprint(ctx, ds, plan.FingerprintOptions{Workers: o.Workers, Memory: o.Memory, Progress: o.Progress})
+	fp, err := plan.ExtractFingerprint(ctx, ds, plan.FingerprintOptions{Work: o.Work})
 	if err != nil {
 		return nil, err
 	}

@@ -173,7 +173,7 @@ func TestPlanned(t *testing.T) {
 		t.Errorf("none held: %v, %v", got, err)
 	}
 	err = Preprocess(t.Context(), PreprocessOptions{Roots: roots, Dataset: "779", Plans: "nnUNetPlans",
-		Configurations: []string{"2d", "3d_fullres"}, Workers: []int{1, 2, 3}})
+		Configurations: []string{"2d", "3d_fullres"}, Processes: []int{1, 2, 3}})
 	if err == nil || !strings.Contains(err.Error(), "3 numbers") {
 		t.Errorf("three numbers of workers for two configurations: %v", err)
 	}

@@ -18,7 +18,6 @@ import (
 	"masksam/internal/imageio"
 	"masksam/internal/plan"
 	"masksam/internal/preprocess"
-	"masksam/internal/progress"
 	"masksam/internal/work"
 )
 
@@ -26,11 +25,10 @@ import (
 type PreprocessOptions struct {
 	Roots          dataset.Roots
 	Dataset, Plans string
-	Configurations []string   // those that the plans lack are passed over, as nnU-Net does; at least one must be there
-	Workers        []int      // cases at a time, for each configuration or one for all; 0 or none: one per core
-	Memory         work.Bytes // for all cases at a time; 0: most of what is free
-	Force          bool       // also the cases that are done
-	Progress       progress.Reporter
+	Configurations []string // those that the plans lack are passed over, as nnU-Net does; at least one must be there
+	Processes      []int    // Workers of each configuration; none: Workers for all
+	work.Work
+	Force bool // also the cases that are done
 }
 
 // Preprocess prepares the dataset's cases for the configurations of a plan, missing and stale ones only, and copies the
@@ -48,7 +46,7 @@ func Preprocess(ctx context.Context, o PreprocessOptions) error {
 	if err != nil {
 		return err
 	}
-	if n := len(o.Workers); n > 1 && n != len(o.Configurations) {
+	if n := len(o.Processes); n > 1 && n != len(o.Configurations) {
 		return fmt.Errorf("%d numbers of workers for %d configurations: give one for all or one each", n, len(o.Configurations))
 	}
 	held, err := planned(plans, o.Configurations)
@@ -73,12 +71,12 @@ func Preprocess(ctx context.Context, o PreprocessOptions) error {
 		if err != nil {
 			return err
 		}
-		workers := 0
-		if len(o.Workers) > 0 {
-			workers = o.Workers[min(i, len(o.Workers)-1)]
+		w := o.Work
+		if len(o.Processes) > 0 {
+			w.Workers = o.Processes[min(i, len(o.Processes)-1)]
 		}
 		report, err := preprocess.Dataset(ctx, preprocess.Options{Dataset: ds, Plans: plans, Configuration: configuration,
-			Out: filepath.Join(dir, c.DataIdentifier), Workers: workers, Memory: o.Memory, Progress: o.Progress, Force: o.Force})
+			Out: filepath.Join(dir, c.DataIdentifier), Work: w, Force: o.Force})
 		for _, w := range report.Warnings {
 			slog.Warn(w)
 		}

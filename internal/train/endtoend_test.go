@@ -20,6 +20,7 @@ import (
 	"masksam/internal/preprocess"
 	"masksam/internal/torch"
 	"masksam/internal/volume"
+	"masksam/internal/work"
 )
 
 // rawBoxes writes n NIfTI cases with two bright boxes (labels 1 and 2) on noise, coarse along x so that the plan turns
@@ -114,7 +115,7 @@ func preprocessed(t testing.TB, raw string, o Options) {
 		t.Fatal(err)
 	}
 	if _, err := preprocess.Dataset(context.Background(), preprocess.Options{Dataset: ds, Plans: plans, Configuration: o.Configuration,
-		Out: filepath.Join(dir, c.DataIdentifier), Workers: 1}); err != nil {
+		Out: filepath.Join(dir, c.DataIdentifier), Work: work.Work{Workers: 1}}); err != nil {
 		t.Fatal(err)
 	}
 }

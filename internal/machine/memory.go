@@ -1,12 +1,15 @@
-package work
+package machine
 
 import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"iter"
+	"log/slog"
 	"math"
 	"os"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -21,9 +24,6 @@ var units = []struct {
 	{"kib", 1 << 10}, {"mib", 1 << 20}, {"gib", 1 << 30}, {"tib", 1 << 40},
 	{"kb", 1e3}, {"mb", 1e6}, {"gb", 1e9}, {"tb", 1e12}, {"b", 1},
 }
-
-// Live is the need of n bytes of live memory. Garbage that is not collected yet takes a quarter more.
-func Live(n int) Bytes { return Bytes(n + n/4) }
 
 // UnmarshalText reads 8GB, 512MiB, 8 (GB), or 80%, which is of what is free at this moment.
 func (b *Bytes) UnmarshalText(text []byte) error {
@@ -64,6 +64,22 @@ func (b Bytes) String() string {
 	return fmt.Sprintf("%d B", int64(b))
 }
 
+// Share of the free memory that is taken where no limit is given.
+const Share = 0.8
+
+// Limit is b, or for 0 the default: Share of what is free now; without a limit where that cannot be told.
+func (b Bytes) Limit() Bytes {
+	if b > 0 {
+		return b
+	}
+	free, err := Free()
+	if err != nil {
+		slog.Warn("memory is not limited", "why", err)
+		return math.MaxInt64
+	}
+	return max(Bytes(Share*float64(free)), 1)
+}
+
 // Resident is the memory that this process holds, its libraries included; 0 where that cannot be told.
 func Resident() Bytes {
 	text, err := os.ReadFile("/proc/self/statm") // size and resident, in pages
@@ -102,38 +118,57 @@ func memory(root fs.FS) (free, total Bytes, err error) {
 		return 0, 0, errors.New("free memory: /proc/meminfo lacks MemAvailable or MemTotal")
 	}
 	free, total = Bytes(available<<10), Bytes(all<<10)
-	groups, _ := fs.ReadFile(root, "proc/self/cgroup") // none: no limit
-	for line := range strings.Lines(string(groups)) {
-		// hierarchy:controllers:path; version 2 has no controllers
-		parts := strings.SplitN(strings.TrimSpace(line), ":", 3)
-		if len(parts) < 3 {
-			continue
+	for g := range groups(root, "memory") {
+		limit, usage, cache := "memory.max", "memory.current", "inactive_file"
+		if !g.unified {
+			limit, usage, cache = "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"
 		}
-		mount, limit, usage, cache := "sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"
-		switch parts[1] {
-		case "":
-		case "memory":
-			mount, limit, usage, cache = "sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"
-		default:
-			continue
-		}
-		// The limits of all groups above hold too. In a container the path may be the host's: only its root is there.
-		for group := path.Join("/", parts[2]); ; group = path.Dir(group) {
-			dir := path.Join(mount, group)
-			most, limited := number(root, path.Join(dir, limit))
-			used, known := number(root, path.Join(dir, usage))
-			if limited && known {
-				stat, _ := fs.ReadFile(root, path.Join(dir, "memory.stat"))
-				droppable, _ := entry(string(stat), cache)
-				free = min(free, Bytes(max(most-used+droppable, 0)))
-				total = min(total, Bytes(most))
-			}
-			if group == "/" {
-				break
-			}
+		most, limited := number(root, path.Join(g.dir, limit))
+		used, known := number(root, path.Join(g.dir, usage))
+		if limited && known {
+			stat, _ := fs.ReadFile(root, path.Join(g.dir, "memory.stat"))
+			droppable, _ := entry(string(stat), cache)
+			free = min(free, Bytes(max(most-used+droppable, 0)))
+			total = min(total, Bytes(most))
 		}
 	}
 	return free, total, nil
+}
+
+// group is a control group that this process is in, directly or by one below.
+type group struct {
+	dir     string // below the root
+	unified bool   // of version 2
+}
+
+// groups gives the control groups of this process that may limit a resource, by the controller's name. The limits of all
+// groups above hold too. In a container the path may be the host's: only its root is there.
+func groups(root fs.FS, controller string) iter.Seq[group] {
+	return func(yield func(group) bool) {
+		list, _ := fs.ReadFile(root, "proc/self/cgroup") // none: no limit
+		for line := range strings.Lines(string(list)) {
+			// hierarchy:controllers:path; version 2 has no controllers
+			parts := strings.SplitN(strings.TrimSpace(line), ":", 3)
+			if len(parts) < 3 {
+				continue
+			}
+			mount, unified := "sys/fs/cgroup", parts[1] == ""
+			if !unified {
+				if !slices.Contains(strings.Split(parts[1], ","), controller) {
+					continue
+				}
+				mount = path.Join(mount, controller)
+			}
+			for at := path.Join("/", parts[2]); ; at = path.Dir(at) {
+				if !yield(group{path.Join(mount, at), unified}) {
+					return
+				}
+				if at == "/" {
+					break
+				}
+			}
+		}
+	}
 }
 
 // number reads a file of one number; ok is false where there is none ("max", a missing file).
