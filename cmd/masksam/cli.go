@@ -1,0 +1,33 @@
+package main
+
+import "masksam/internal/dataset"
+
+// cli is the grammar of masksam itself.
+type cli struct {
+	Verbose bool `help:"Log more." short:"v"`
+
+	Convert    convertCmd    `cmd:"" help:"Bring a published data set into nnU-Net's layout, or DICOM series into NIfTI."`
+	Check      checkCmd      `cmd:"" help:"Check a raw dataset: all that is wrong with it, and what to do."`
+	Splits     splitsCmd     `cmd:"" help:"Deal a dataset's cases out to folds, or check the folds that are there."`
+	Plan       planCmd       `cmd:"" help:"Fingerprint a raw dataset and write its plans, with a recipe's network."`
+	MovePlans  movePlansCmd  `cmd:"" help:"Give a dataset the plans of another one, to train on from its weights."`
+	Preprocess preprocessCmd `cmd:"" help:"Crop, normalise and resample a planned dataset's cases."`
+	Train      trainCmd      `cmd:"" help:"Train one fold, or go on with it."`
+	Predict    predictCmd    `cmd:"" help:"Label a folder of images with a trained model."`
+	Evaluate   evaluateCmd   `cmd:"" help:"Score label maps against references; writes summary.json."`
+	Info       infoCmd       `cmd:"" help:"Tell what an image file holds, or what there is of a dataset."`
+	Overlay    overlayCmd    `cmd:"" help:"Draw cases with their labels, one by one or as a montage."`
+	Verify     verifyCmd     `cmd:"" help:"Compute golden folders again and compare tensor by tensor."`
+	Doctor     doctorCmd     `cmd:"" help:"Examine engine, processor, memory, devices and folders."`
+	Demo       demoCmd       `cmd:"" help:"Go the whole way on one real head: data, training, prediction, score, pictures."`
+	Version    versionCmd    `cmd:"" help:"Tell the version and the engine's."`
+}
+
+// roots are the three folders; a flag wins over its environment variable.
+type roots struct {
+	Raw          string `help:"Folder of raw datasets." env:"nnUNet_raw" placeholder:"DIR"`
+	Preprocessed string `help:"Folder of plans and preprocessed cases." env:"nnUNet_preprocessed" placeholder:"DIR"`
+	Results      string `help:"Folder of trained models." env:"nnUNet_results" placeholder:"DIR"`
+}
+
+func (r roots) roots() dataset.Roots { return dataset.Roots(r) }

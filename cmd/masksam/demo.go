@@ -1,0 +1,39 @@
+package main
+
+import (
+	"masksam/internal/demo"
+	"os"
+	"path/filepath"
+)
+
+type demoCmd struct {
+	Dir     string   `help:"Folder for everything that the demo makes." default:"masksam-demo" placeholder:"DIR"`
+	Cache   string   `help:"Where the head is kept between runs; by default the user's cache folder." placeholder:"DIR"`
+	Cases   int      `help:"Training cases." default:"${demo_cases}"`
+	Minutes float64  `help:"Budget of training time." default:"${demo_minutes}"`
+	Set     []string `help:"Override a hyper-parameter of the recipe small; repeatable." sep:"none" placeholder:"KEY=VALUE"`
+	Seed    uint64   `help:"Seed of cases and weights." default:"1"`
+	Phantom bool     `help:"Use the built-in phantom, not the real head."`
+	Device  string   `help:"cpu, cuda, cuda:1 …; auto takes a GPU if there is one." default:"auto"`
+}
+
+func (c *demoCmd) Run(a *app) error {
+	dev, err := pickDevice(c.Device)
+	if err != nil {
+		return err
+	}
+	if c.Cache == "" {
+		base, err := os.UserCacheDir()
+		if err != nil {
+			base = c.Dir
+		}
+		c.Cache = filepath.Join(base, "masksam")
+	}
+	result, err := demo.Run(a.ctx, demo.Options{Dir: c.Dir, Cache: c.Cache, Cases: c.Cases, Minutes: c.Minutes, Set: c.Set,
+		Seed: c.Seed, Phantom: c.Phantom, Device: dev, Progress: a.progress})
+	if err != nil {
+		return err
+	}
+	result.Tell(a.out)
+	return nil
+}
