@@ -92,7 +92,6 @@ var (
 	Chill        = Option{Name: "chill"}
 	ID           = Option{Name: "id"}
 	Series       = Option{Name: "series"} // with the series to take
-	Uncorrected  = Option{Name: "uncorrected"}
 )
 
 // Command is a command line of masksam: its name ("plan", "convert dicom"), its arguments in order, its options.
