@@ -61,6 +61,11 @@ func Read(path string) (*Dataset, error) {
 	if err != nil {
 		return nil, err
 	}
+	return Parse(doc, path)
+}
+
+// Parse takes the content of a dataset.json; path names it in the error, which joins a *Finding for every broken rule.
+func Parse(doc *pyjson.Object, path string) (*Dataset, error) {
 	d, found := parse(doc, path)
 	if err := join(found); err != nil {
 		return nil, err
