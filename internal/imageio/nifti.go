@@ -13,8 +13,8 @@ import (
 var nifti = Format{
 	Name:    "NIfTI",
 	Endings: []string{".nii", ".nii.gz", ".hdr", ".hdr.gz", ".img", ".img.gz"},
-	Open: func(path string) (Stream, error) {
-		f, err := openNIfTI(path)
+	Open: func(path string, by library) (Stream, error) {
+		f, err := openNIfTI(path, by)
 		if err != nil {
 			return nil, err // not f: a nil file is no nil Stream
 		}
@@ -29,14 +29,18 @@ type niftiFile struct {
 	header []byte // as it is in the file
 }
 
-func openNIfTI(path string) (*niftiFile, error) {
+func openNIfTI(path string, by library) (*niftiFile, error) {
 	headerPath, imagePaths := niftiPair(path)
 	src, err := openSource(headerPath)
 	if err != nil {
 		return nil, err
 	}
 	var header bytes.Buffer
-	h, err := readNIfTIHeader(io.TeeReader(src, &header))
+	raw, err := readNIfTIHeader(io.TeeReader(src, &header))
+	var h *niftiHeader
+	if err == nil {
+		h, err = raw.check(by)
+	}
 	if err != nil {
 		src.Close()
 		return nil, err

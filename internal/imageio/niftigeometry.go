@@ -1,9 +1,11 @@
 package imageio
 
 import (
+	"cmp"
 	"fmt"
 	"masksam/internal/volume"
 	"math"
+	"slices"
 )
 
 // NIfTIGeometry is the part of a NIfTI header that says where the voxels lie, in the header's own terms. 32-bit fields
@@ -18,69 +20,42 @@ type NIfTIGeometry struct {
 	XYZTUnits    int
 }
 
-// place fills spacing and affine. Spacings are pixdim, where nifti_io reads 0 and non-numbers as 1. The affine is
-// nibabel's choice: sform if its code is above 0, else qform; without either ITK's: axes along LPS from 0. Both are
-// brought to mm as ITK does, for headers in m or µm.
-func (raw *rawNIfTI) place(meta *Meta) error {
+// place fills spacing and affine, as the library reads them.
+func (raw *rawNIfTI) place(meta *Meta, by library) error {
 	g := &raw.geometry
-	var spacing [3]float64 // x, y, z
-	for axis := range spacing {
-		spacing[axis] = math.Abs(g.PixDim[axis+1])
-		if spacing[axis] == 0 || !finite(spacing[axis]) {
-			spacing[axis] = 1
-		}
-	}
-	for i, v := range g.PixDim {
-		if !finite(v) {
-			g.PixDim[i] = 1
-		}
-	}
-	if !finite(g.QOffset[:]...) || !finite(g.Quatern[:]...) {
-		if g.QForm > 0 {
-			return fmt.Errorf("qform_code is %d, but the qform holds values that are no numbers", g.QForm)
-		}
-		g.QOffset, g.Quatern = [3]float64{}, [3]float64{}
-	}
-	if !finite(g.SRow[0][:]...) || !finite(g.SRow[1][:]...) || !finite(g.SRow[2][:]...) {
-		if g.SForm > 0 {
-			return fmt.Errorf("sform_code is %d, but the sform holds values that are no numbers", g.SForm)
-		}
-		g.SRow = [3][4]float64{}
-	}
 	meta.NIfTI = g
+	var affine [3][4]float64
+	form, mm := noForm, 1.0
+	if by == byITK {
+		if affine, form, meta.itkRefuses = g.itk(); meta.itkRefuses != "" {
+			by = byNibabel
+		} else {
+			switch g.XYZTUnits & 7 {
+			case 1:
+				mm = 1000
+			case 3:
+				mm = 0.001
+			}
+		}
+	}
+	if by == byNibabel {
+		var err error
+		if affine, form, err = g.nibabel(meta.Grid.Size); err != nil {
+			return err
+		}
+	}
+	for _, row := range affine {
+		if !finite(row[:]...) {
+			return fmt.Errorf("its %s holds values that are no numbers; write the file anew with a sound %[1]s", form)
+		}
+	}
 
 	grid := &meta.Grid
-	switch {
-	case g.SForm > 0:
-		copy(grid.Affine[:], g.SRow[:])
-	case g.QForm > 0:
-		r := rotation(g.Quatern)
-		scale := spacing
-		if g.PixDim[0] < 0 {
-			scale[2] = -scale[2]
-		}
-		for row := range 3 {
-			for axis := range 3 {
-				grid.Affine[row][axis] = r[row][axis] * scale[axis]
-			}
-			grid.Affine[row][3] = g.QOffset[row]
-		}
-	default:
-		grid.Affine[0][0], grid.Affine[1][1], grid.Affine[2][2] = -spacing[0], -spacing[1], spacing[2]
-	}
-
-	mm := 1.0
-	switch g.XYZTUnits & 7 {
-	case 1:
-		mm = 1000
-	case 3:
-		mm = 0.001
-	}
 	for row := range 3 {
 		for column := range 4 {
-			grid.Affine[row][column] *= mm
+			grid.Affine[row][column] = affine[row][column] * mm
 		}
-		grid.Spacing[row] = spacing[2-row] * mm
+		grid.Spacing[row] = g.step(2-row) * mm
 	}
 	grid.Affine[3] = [4]float64{0, 0, 0, 1}
 	if meta.Dims == 2 {
@@ -89,17 +64,253 @@ func (raw *rawNIfTI) place(meta *Meta) error {
 	if !finite(grid.Spacing[:]...) {
 		return fmt.Errorf("spacing %v mm is beyond any image", grid.Spacing)
 	}
+	g.clean()
 	return nil
 }
 
-// rotation is the matrix of the unit quaternion (a, b, c, d) with a ≥ 0, of which a header holds b, c, d.
-func rotation(q [3]float64) [3][3]float64 {
-	b, c, d := q[0], q[1], q[2]
-	a := math.Sqrt(max(0, 1-(b*b+c*c+d*d)))
-	if a*a < 1e-7 { // nifti_io's bound: below it, a is only the rounding of 32-bit b, c, d of half a turn
-		n := math.Sqrt(b*b + c*c + d*d)
-		a, b, c, d = 0, b/n, c/n, d/n
+// Names of a header's transforms.
+const (
+	noForm = "header"
+	qForm  = "qform"
+	sForm  = "sform"
+)
+
+// clean makes numbers of what is none and is not used, so that the header can be kept as JSON.
+func (g *NIfTIGeometry) clean() {
+	for i, v := range g.PixDim {
+		if !finite(v) {
+			g.PixDim[i] = 1
+		}
 	}
+	if !finite(g.QOffset[:]...) || !finite(g.Quatern[:]...) {
+		g.QOffset, g.Quatern = [3]float64{}, [3]float64{}
+	}
+	if !finite(g.SRow[0][:]...) || !finite(g.SRow[1][:]...) || !finite(g.SRow[2][:]...) {
+		g.SRow = [3][4]float64{}
+	}
+}
+
+// step is the spacing along the file's axis: pixdim without its sign, 1 where it is 0 or no number.
+func (g *NIfTIGeometry) step(axis int) float64 {
+	if v := math.Abs(g.PixDim[axis+1]); v != 0 && finite(v) {
+		return v
+	}
+	return 1
+}
+
+// scaled is the affine of axes r that are as long as the spacing, with the qform's origin.
+func (g *NIfTIGeometry) scaled(r [3][3]float64, left bool) (m [3][4]float64) {
+	for row := range 3 {
+		for axis := range 3 {
+			m[row][axis] = r[row][axis] * g.step(axis)
+		}
+		if left {
+			m[row][2] = -m[row][2]
+		}
+		m[row][3] = g.QOffset[row]
+	}
+	return m
+}
+
+// nibabel is the affine that nibabel reads (Nifti1Header.get_best_affine): the sform if it has a code, else the qform,
+// else axes along LAS with the middle of the image at 0. Codes that nibabel does not know are none. It does not convert
+// units.
+func (g *NIfTIGeometry) nibabel(size [3]int) (m [3][4]float64, form string, err error) {
+	known := func(code int) bool { return code >= 1 && code <= 5 }
+	switch {
+	case known(g.SForm):
+		return g.SRow, sForm, nil
+	case known(g.QForm):
+		r, err := g.quat2mat()
+		return g.scaled(r, g.PixDim[0] == -1), qForm, err
+	}
+	for axis := range 3 {
+		m[axis][axis] = g.step(axis)
+		m[axis][3] = -m[axis][axis] * float64(size[2-axis]-1) / 2
+	}
+	m[0][0], m[0][3] = -m[0][0], -m[0][3]
+	return m, noForm, nil
+}
+
+// quat2mat is the rotation of the header's quaternion as nibabel reads it: a longer one than 1 is an error.
+func (g *NIfTIGeometry) quat2mat() ([3][3]float64, error) {
+	epsilon := 0x1p-23 * 3
+	if g.Version == 2 {
+		epsilon = 0x1p-52 * 3
+	}
+	b, c, d := g.Quatern[0], g.Quatern[1], g.Quatern[2]
+	square := 1 - (b*b + c*c + d*d)
+	switch {
+	case square < -epsilon:
+		return [3][3]float64{}, fmt.Errorf("its qform's quaternion (%v, %v, %v) is longer than 1; write the file anew with a sound qform", b, c, d)
+	case square < epsilon:
+		return rotation(0, b, c, d), nil
+	}
+	return rotation(math.Sqrt(square), b, c, d), nil
+}
+
+// itk is the affine that ITK 5.4 reads (NiftiImageIO::SetImageIOOrientationFromNIfTI): the sform if its axes are at right
+// angles and there is no qform, or its code is 1, or the two are alike; else the qform. Without codes the axes are along
+// LPS from 0. A negative pixdim turns its axis round. refused says why ITK does not read the file.
+func (g *NIfTIGeometry) itk() (m [3][4]float64, form, refused string) {
+	if g.Version == 2 {
+		return m, noForm, "it is NIfTI-2, which ITK does not read"
+	}
+	q := g.itkQForm()
+	switch upright := rightAngles(g.SRow); {
+	case g.SForm <= 0 && g.QForm <= 0:
+		m, form = [3][4]float64{{-g.step(0)}, {1: -g.step(1)}, {2: g.step(2)}}, noForm
+	case g.SForm <= 0:
+		m, form = q, qForm
+	case upright && (g.QForm <= 0 || g.SForm == 1 || alike(g.SRow, q)), equal(g.SRow, q):
+		m, form = g.SRow, sForm
+	case g.QForm > 0:
+		m, form = q, qForm
+	default:
+		return m, sForm, "its axes are not at right angles, which ITK refuses"
+	}
+	for axis := range 3 {
+		if v := g.PixDim[axis+1]; v < 0 && finite(v) {
+			for row := range 3 {
+				m[row][axis] = -m[row][axis]
+			}
+		}
+	}
+	return m, form, ""
+}
+
+// itkQForm is the qform as nifti_io has it, in 32 bits; without a code the spacing alone. What is no number counts as 0.
+func (g *NIfTIGeometry) itkQForm() (m [3][4]float64) {
+	if g.QForm <= 0 {
+		return [3][4]float64{{g.step(0)}, {1: g.step(1)}, {2: g.step(2)}}
+	}
+	good := *g
+	for i := range 3 {
+		for _, v := range []*float64{&good.Quatern[i], &good.QOffset[i]} {
+			if !finite(*v) {
+				*v = 0
+			}
+		}
+	}
+	b, c, d := good.Quatern[0], good.Quatern[1], good.Quatern[2]
+	a := math.Sqrt(max(0, 1-(b*b+c*c+d*d)))
+	if a*a < 1e-7 { // below this bound a is only the rounding of 32-bit b, c, d of half a turn
+		a = 0
+	}
+	m = good.scaled(rotation(a, b, c, d), g.PixDim[0] < 0)
+	for row := range m {
+		for column, v := range m[row] {
+			m[row][column] = float64(float32(v))
+		}
+	}
+	return m
+}
+
+// rightAngles tells whether the axes, made as long as 1, are orthonormal to 1e-4.
+func rightAngles(m [3][4]float64) bool {
+	for axis := range 3 {
+		n := norm([]float64{m[0][axis], m[1][axis], m[2][axis]})
+		for row := range 3 {
+			m[row][axis] /= n
+		}
+	}
+	for i := range 3 {
+		for j := range 3 {
+			want := 0.0
+			if i == j {
+				want = 1
+			}
+			if math.Abs(m[i][0]*m[j][0]+m[i][1]*m[j][1]+m[i][2]*m[j][2]-want) > 1e-4 || math.IsNaN(m[i][j]) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// equal is ITK's first comparison of a sform and a qform: element by element.
+func equal(s, q [3][4]float64) bool {
+	shift := 0.0
+	for row := range 3 {
+		for axis := range 3 {
+			if !(math.Abs(s[row][axis]-q[row][axis]) <= 1e-5) {
+				return false
+			}
+		}
+		shift += math.Abs(s[row][3] - q[row][3])
+	}
+	return shift <= 1e-7
+}
+
+// alike is ITK's second comparison of a sform and a qform: the same origin and, in the singular value decompositions of
+// their axes, the same left vectors and values. Axes turned round are alike so.
+func alike(s, q [3][4]float64) bool {
+	const tolerance = 1e-4
+	us, ws := leftVectors(s)
+	uq, wq := leftVectors(q)
+	for i := range 3 {
+		if !(math.Abs(s[i][3]-q[i][3]) <= tolerance && math.Abs(ws[i]-wq[i]) <= tolerance) {
+			return false
+		}
+		for j := range 3 {
+			want := 0.0
+			if i == j {
+				want = 1
+			}
+			if !(math.Abs(us[i][0]*uq[j][0]+us[i][1]*uq[j][1]+us[i][2]*uq[j][2]-want) <= tolerance) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// leftVectors are the left singular vectors (the columns of u) and values, the largest first, of axes at right angles,
+// with the signs of LINPACK's svdc: those of the reflections that make the matrix a triangle.
+func leftVectors(m [3][4]float64) (u [3][3]float64, w [3]float64) {
+	u = [3][3]float64{{1, 0, 0}, {0, 1, 0}, {0, 0, 1}}
+	for axis := range 3 {
+		w[axis] = norm([]float64{m[0][axis], m[1][axis], m[2][axis]})
+	}
+	for k := range 2 {
+		var v [3]float64
+		for row := k; row < 3; row++ {
+			v[row] = m[row][k]
+		}
+		length := math.Copysign(norm(v[:]), v[k]+0)
+		v[k] += length
+		square := v[0]*v[0] + v[1]*v[1] + v[2]*v[2]
+		if square == 0 {
+			continue
+		}
+		for axis := range 3 { // of m from the left, of u from the right
+			left, right := 0.0, 0.0
+			for i := range 3 {
+				left += v[i] * m[i][axis]
+				right += u[axis][i] * v[i]
+			}
+			for i := range 3 {
+				m[i][axis] -= 2 * left / square * v[i]
+				u[axis][i] -= 2 * right / square * v[i]
+			}
+		}
+	}
+	order := []int{0, 1, 2}
+	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(w[b], w[a]) })
+	unsorted, lengths := u, w
+	for to, from := range order {
+		w[to] = lengths[from]
+		for row := range 3 {
+			u[row][to] = unsorted[row][from]
+		}
+	}
+	return u, w
+}
+
+// rotation is the matrix of a quaternion of any length but 0.
+func rotation(a, b, c, d float64) [3][3]float64 {
+	n := math.Sqrt(a*a + b*b + c*c + d*d)
+	a, b, c, d = a/n, b/n, c/n, d/n
 	return [3][3]float64{
 		{a*a + b*b - c*c - d*d, 2 * (b*c - a*d), 2 * (b*d + a*c)},
 		{2 * (b*c + a*d), a*a + c*c - b*b - d*d, 2 * (c*d - a*b)},

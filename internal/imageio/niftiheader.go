@@ -14,18 +14,20 @@ const (
 	nifti2Size = 540
 )
 
+const niftiFloat64 = 64
+
 // niftiKinds are the data types that can be read, by NIfTI code.
 var niftiKinds = map[int]sampleKind{
-	2:    kindUint8,
-	4:    kindInt16,
-	8:    kindInt32,
-	16:   kindFloat32,
-	64:   kindFloat64,
-	256:  kindInt8,
-	512:  kindUint16,
-	768:  kindUint32,
-	1024: kindInt64,
-	1280: kindUint64,
+	2:            kindUint8,
+	4:            kindInt16,
+	8:            kindInt32,
+	16:           kindFloat32,
+	niftiFloat64: kindFloat64,
+	256:          kindInt8,
+	512:          kindUint16,
+	768:          kindUint32,
+	1024:         kindInt64,
+	1280:         kindUint64,
 }
 
 // refusedKinds are data types that NIfTI knows and that are no scalar image here, by NIfTI code.
@@ -41,7 +43,7 @@ type niftiHeader struct {
 }
 
 // readNIfTIHeader reads a header of either version and either byte order.
-func readNIfTIHeader(r io.Reader) (*niftiHeader, error) {
+func readNIfTIHeader(r io.Reader) (*rawNIfTI, error) {
 	var raw [nifti2Size]byte
 	if _, err := io.ReadFull(r, raw[:nifti1Size]); err != nil {
 		if err == io.EOF || err == io.ErrUnexpectedEOF {
@@ -90,8 +92,8 @@ type rawNIfTI struct {
 	pair         bool
 }
 
-func parseNIfTI1(f fields) (*niftiHeader, error) {
-	raw := rawNIfTI{
+func parseNIfTI1(f fields) (*rawNIfTI, error) {
+	raw := &rawNIfTI{
 		kind: f.int16(70), offset: f.float32(108), least: nifti1Size + 4,
 		slope: f.float32(112), inter: f.float32(116), order: f.order,
 		geometry: NIfTIGeometry{Version: 1, QForm: f.int16(252), SForm: f.int16(254), XYZTUnits: int(f.raw[123])},
@@ -117,11 +119,11 @@ func parseNIfTI1(f fields) (*niftiHeader, error) {
 			g.SRow[i][j] = f.float32(280 + 16*i + 4*j)
 		}
 	}
-	return raw.check()
+	return raw, nil
 }
 
-func parseNIfTI2(f fields) (*niftiHeader, error) {
-	raw := rawNIfTI{
+func parseNIfTI2(f fields) (*rawNIfTI, error) {
+	raw := &rawNIfTI{
 		kind: f.int16(12), offset: float64(f.int64(168)), least: nifti2Size + 4,
 		slope: f.float64(176), inter: f.float64(184), order: f.order,
 		geometry: NIfTIGeometry{Version: 2, QForm: f.int32(344), SForm: f.int32(348), XYZTUnits: f.int32(500)},
@@ -145,11 +147,11 @@ func parseNIfTI2(f fields) (*niftiHeader, error) {
 			g.SRow[i][j] = f.float64(400 + 32*i + 8*j)
 		}
 	}
-	return raw.check()
+	return raw, nil
 }
 
-// check turns a header into one that can be relied upon.
-func (raw *rawNIfTI) check() (*niftiHeader, error) {
+// check turns a header, as the library reads it, into one that can be relied upon.
+func (raw *rawNIfTI) check(by library) (*niftiHeader, error) {
 	h := &niftiHeader{layout: layout{order: raw.order, slope: 1}, pair: raw.pair}
 
 	kind, ok := niftiKinds[raw.kind]
@@ -161,14 +163,6 @@ func (raw *rawNIfTI) check() (*niftiHeader, error) {
 		return nil, fmt.Errorf("data type %d (%s) is not supported; convert it to an integer or floating-point type", raw.kind, name)
 	}
 	h.kind = kind
-
-	// nibabel: a slope of 0, or one that is no number, means unscaled.
-	if raw.slope != 0 && finite(raw.slope) {
-		if !finite(raw.inter) {
-			return nil, fmt.Errorf("scl_slope is %v but scl_inter is %v", raw.slope, raw.inter)
-		}
-		h.slope, h.inter = raw.slope, raw.inter
-	}
 
 	least := raw.least
 	if raw.pair {
@@ -189,5 +183,33 @@ func (raw *rawNIfTI) check() (*niftiHeader, error) {
 	if err := h.setSize(raw.dim[1 : raw.dim[0]+1]); err != nil {
 		return nil, err
 	}
-	return h, raw.place(&h.meta)
+	if err := raw.place(&h.meta, by); err != nil {
+		return nil, err
+	}
+	if h.meta.itkRefuses != "" {
+		by = byNibabel
+	}
+	return h, raw.scale(h, by)
+}
+
+// scale fills the scaling. nibabel leaves samples alone where the slope is 0 or no number; ITK then still adds the
+// intercept, and reckons in 32 bits where samples are whole numbers.
+func (raw *rawNIfTI) scale(h *niftiHeader, by library) error {
+	slope, inter := raw.slope, raw.inter
+	switch {
+	case by == byITK:
+		if !finite(slope) || math.Abs(slope) < 0x1p-52 {
+			slope = 1
+		}
+		if !finite(inter) {
+			inter = 0
+		}
+		h.single = raw.kind != niftiFloat64
+	case slope == 0 || !finite(slope):
+		return nil
+	case !finite(inter):
+		return fmt.Errorf("scl_slope is %v but scl_inter is %v; correct the header, or write the file anew", slope, inter)
+	}
+	h.slope, h.inter = slope, inter
+	return nil
 }

@@ -91,7 +91,7 @@ func openPicture(path string, open func(p *picture, size int64) error) (Stream, 
 // smallPNG is the number of pixels up to which a PNG may claim what it likes: decoded they are 32 MB at most.
 const smallPNG = 1 << 22
 
-func openPNG(path string) (Stream, error) {
+func openPNG(path string, _ library) (Stream, error) {
 	return openPicture(path, func(p *picture, size int64) error {
 		config, err := png.DecodeConfig(bufio.NewReader(p.file))
 		if err != nil {
@@ -194,7 +194,7 @@ func (d *pixelData) Read(dst []byte) (int, error) {
 	return n, err
 }
 
-func openBMP(path string) (Stream, error) {
+func openBMP(path string, _ library) (Stream, error) {
 	return openPicture(path, func(p *picture, size int64) error {
 		config, err := bmp.DecodeConfig(bufio.NewReader(p.file))
 		if errors.Is(err, bmp.ErrUnsupported) {

@@ -93,6 +93,7 @@ type layout struct {
 	kind         sampleKind
 	order        binary.ByteOrder
 	slope, inter float64 // 1, 0 where the file is not scaled
+	single       bool    // a sample is rounded to 32 bits before it is scaled
 }
 
 func (l *layout) samples() int64 { return int64(l.channels) * int64(l.meta.Grid.Len()) }
@@ -189,8 +190,11 @@ func (s *stream) Read(dst []float64) (int, error) {
 	}
 	s.left -= int64(len(dst))
 	if s.slope != 1 || s.inter != 0 {
-		for i := range dst {
-			dst[i] = dst[i]*s.slope + s.inter
+		for i, v := range dst {
+			if s.single {
+				v = float64(float32(v))
+			}
+			dst[i] = float64(v*s.slope) + s.inter
 		}
 	}
 	return len(dst), nil

@@ -21,7 +21,7 @@ import (
 var tiff = Format{
 	Name:    "TIFF",
 	Endings: []string{".tif", ".tiff"},
-	Open:    func(path string) (Stream, error) { return openTIFF(path) },
+	Open:    func(path string, _ library) (Stream, error) { return openTIFF(path) },
 	Write:   writeTIFF,
 }
 
