@@ -1,11 +1,9 @@
 package imageio
 
 import (
-	"cmp"
 	"fmt"
 	"masksam/internal/volume"
 	"math"
-	"slices"
 )
 
 // NIfTIGeometry is the part of a NIfTI header that says where the voxels lie, in the header's own terms. 32-bit fields
@@ -170,16 +168,26 @@ func (g *NIfTIGeometry) itk() (m [3][4]float64, form, refused string) {
 		return m, sForm, "its axes are not at right angles, which ITK refuses"
 	}
 	for axis := range 3 {
-		if v := g.PixDim[axis+1]; v < 0 && finite(v) {
+		if g.negative(axis) {
+			length := 1.0
+			if form == qForm { // its axis is of length 1
+				length = g.step(axis)
+			}
 			for row := range 3 {
-				m[row][axis] = -m[row][axis]
+				m[row][axis] *= -length
 			}
 		}
 	}
 	return m, form, ""
 }
 
+// negative tells whether the file's axis has a pixdim below 0.
+func (g *NIfTIGeometry) negative(axis int) bool {
+	return g.PixDim[axis+1] < 0 && finite(g.PixDim[axis+1])
+}
+
 // itkQForm is the qform as nifti_io has it, in 32 bits; without a code the spacing alone. What is no number counts as 0.
+// An axis of negative pixdim has the length 1.
 func (g *NIfTIGeometry) itkQForm() (m [3][4]float64) {
 	if g.QForm <= 0 {
 		return [3][4]float64{{g.step(0)}, {1: g.step(1)}, {2: g.step(2)}}
@@ -199,8 +207,11 @@ func (g *NIfTIGeometry) itkQForm() (m [3][4]float64) {
 	}
 	m = good.scaled(rotation(a, b, c, d), g.PixDim[0] < 0)
 	for row := range m {
-		for column, v := range m[row] {
-			m[row][column] = float64(float32(v))
+		for axis, v := range m[row] {
+			if axis < 3 && g.negative(axis) {
+				v /= g.step(axis)
+			}
+			m[row][axis] = float64(float32(v))
 		}
 	}
 	return m
@@ -249,62 +260,20 @@ func alike(s, q [3][4]float64) bool {
 	us, ws := leftVectors(s)
 	uq, wq := leftVectors(q)
 	for i := range 3 {
-		if !(math.Abs(s[i][3]-q[i][3]) <= tolerance && math.Abs(ws[i]-wq[i]) <= tolerance) {
+		if !(math.Abs(s[i][3]-q[i][3]) <= tolerance && abs(ws[i]-wq[i]) <= tolerance) {
 			return false
 		}
 		for j := range 3 {
-			want := 0.0
+			var want float32
 			if i == j {
 				want = 1
 			}
-			if !(math.Abs(us[i][0]*uq[j][0]+us[i][1]*uq[j][1]+us[i][2]*uq[j][2]-want) <= tolerance) {
+			if !(abs(us[i][0]*uq[j][0]+us[i][1]*uq[j][1]+us[i][2]*uq[j][2]-want) <= tolerance) {
 				return false
 			}
 		}
 	}
 	return true
-}
-
-// leftVectors are the left singular vectors (the columns of u) and values, the largest first, of axes at right angles,
-// with the signs of LINPACK's svdc: those of the reflections that make the matrix a triangle.
-func leftVectors(m [3][4]float64) (u [3][3]float64, w [3]float64) {
-	u = [3][3]float64{{1, 0, 0}, {0, 1, 0}, {0, 0, 1}}
-	for axis := range 3 {
-		w[axis] = norm([]float64{m[0][axis], m[1][axis], m[2][axis]})
-	}
-	for k := range 2 {
-		var v [3]float64
-		for row := k; row < 3; row++ {
-			v[row] = m[row][k]
-		}
-		length := math.Copysign(norm(v[:]), v[k]+0)
-		v[k] += length
-		square := v[0]*v[0] + v[1]*v[1] + v[2]*v[2]
-		if square == 0 {
-			continue
-		}
-		for axis := range 3 { // of m from the left, of u from the right
-			left, right := 0.0, 0.0
-			for i := range 3 {
-				left += v[i] * m[i][axis]
-				right += u[axis][i] * v[i]
-			}
-			for i := range 3 {
-				m[i][axis] -= 2 * left / square * v[i]
-				u[axis][i] -= 2 * right / square * v[i]
-			}
-		}
-	}
-	order := []int{0, 1, 2}
-	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(w[b], w[a]) })
-	unsorted, lengths := u, w
-	for to, from := range order {
-		w[to] = lengths[from]
-		for row := range 3 {
-			u[row][to] = unsorted[row][from]
-		}
-	}
-	return u, w
 }
 
 // rotation is the matrix of a quaternion of any length but 0.
