@@ -142,8 +142,12 @@ type LabelError struct {
 }
 
 func (e *LabelError) Error() string {
-	return fmt.Sprintf("voxel (z, y, x) = %v holds %v, but a label map holds whole numbers from %d to %d",
-		e.Voxel, e.Value, math.MinInt32, math.MaxInt32)
+	held := fmt.Sprint(e.Value)
+	if math.IsInf(e.Value, 0) {
+		held = "infinity"
+	}
+	return fmt.Sprintf("voxel (z, y, x) = %v holds %s, but a label map holds whole numbers from %d to %d",
+		e.Voxel, held, math.MinInt32, math.MaxInt32)
 }
 
 // ReadLabel reads a label map by the rules of Read: one channel of numbers that are whole once they are rounded to 32 bits,
@@ -367,7 +371,7 @@ func collect[T any](s Stream, n int, convert func(dst []T, src []float64) error)
 		chunk := buf[:min(n-len(out), len(buf))]
 		if got, err := s.Read(chunk); got < len(chunk) {
 			if err == nil || err == io.EOF {
-				err = io.ErrUnexpectedEOF
+				err = fmt.Errorf("truncated: it should hold %d samples, and ends early; copy or save the file anew", n)
 			}
 			return nil, err
 		}

@@ -47,7 +47,7 @@ func readNIfTIHeader(r io.Reader) (*rawNIfTI, error) {
 	var raw [nifti2Size]byte
 	if _, err := io.ReadFull(r, raw[:nifti1Size]); err != nil {
 		if err == io.EOF || err == io.ErrUnexpectedEOF {
-			return nil, errors.New("truncated: shorter than a NIfTI header")
+			return nil, errors.New("truncated: shorter than a NIfTI header; copy or save the file anew")
 		}
 		return nil, err
 	}
@@ -58,7 +58,7 @@ func readNIfTIHeader(r io.Reader) (*rawNIfTI, error) {
 			return parseNIfTI1(f)
 		case nifti2Size:
 			if _, err := io.ReadFull(r, raw[nifti1Size:]); err != nil {
-				return nil, errors.New("truncated: shorter than a NIfTI-2 header")
+				return nil, errors.New("truncated: shorter than a NIfTI-2 header; copy or save the file anew")
 			}
 			return parseNIfTI2(f)
 		}

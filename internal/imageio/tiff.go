@@ -258,7 +258,7 @@ func (s *tiffStream) continuePage(p *tiffPage, n int) error {
 		at = offset + size
 	}
 	if bytes > (s.size-s.begin)/int64(n) {
-		return fmt.Errorf("truncated: its description speaks of %d pages of %d bytes, there are %d bytes: %w", n, bytes, s.size-s.begin, io.ErrUnexpectedEOF)
+		return fmt.Errorf("truncated: its description speaks of %d pages of %d bytes, there are %d bytes", n, bytes, s.size-s.begin)
 	}
 	s.pages = slices.Repeat(s.pages, n)
 	return nil

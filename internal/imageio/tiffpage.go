@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"math"
 	"os"
 	"slices"
@@ -92,7 +91,7 @@ type tiffFile struct {
 // bytes reads n bytes from an offset on, if the file has them.
 func (t *tiffFile) bytes(at, n int64) ([]byte, error) {
 	if at < 0 || at > t.size || n > t.size-at {
-		return nil, fmt.Errorf("truncated: it speaks of %d bytes from byte %d on, there are %d in all: %w", n, at, t.size, io.ErrUnexpectedEOF)
+		return nil, fmt.Errorf("truncated: it speaks of %d bytes from byte %d on, there are %d in all", n, at, t.size)
 	}
 	b := make([]byte, n)
 	if _, err := t.file.ReadAt(b, at); err != nil {

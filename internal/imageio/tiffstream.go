@@ -124,7 +124,7 @@ func (t *tiffFile) tile(p *tiffPage, i int, need int64) (offset, size int64, err
 	case v == 0 || n == 0:
 		return 0, 0, errors.New("is missing (a sparse file); write all of it")
 	case v > uint64(t.size) || n > uint64(t.size)-v:
-		return 0, 0, fmt.Errorf("truncated: should be %d bytes from byte %d on, there are %d in all: %w", n, v, t.size, io.ErrUnexpectedEOF)
+		return 0, 0, fmt.Errorf("truncated: should be %d bytes from byte %d on, there are %d in all", n, v, t.size)
 	}
 	return int64(v), int64(n), nil
 }
@@ -147,10 +147,12 @@ func (s *tiffStream) readTile(dst []byte, p *tiffPage, i, rows, columns int) ([]
 	}
 	switch {
 	case err == nil:
-	case errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF):
-		return nil, fmt.Errorf("truncated: its data end after %d of %d bytes: %w", len(dst), need, io.ErrUnexpectedEOF)
+	case err == errOldLZW:
+		return nil, err
+	case isEnd(err):
+		return nil, fmt.Errorf("truncated: its data end after %d of %d bytes", len(dst), need)
 	default:
-		return nil, fmt.Errorf("damaged: %w", reason(err))
+		return nil, damage(err, "compressed data")
 	}
 
 	if p.kind.bits < 8 {
