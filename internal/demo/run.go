@@ -18,7 +18,6 @@ import (
 	"masksam/internal/evaluate"
 	"masksam/internal/imageio"
 	"masksam/internal/predict"
-	"masksam/internal/progress"
 	"masksam/internal/remedy"
 	"masksam/internal/steps"
 	"masksam/internal/torch"
@@ -40,15 +39,15 @@ const (
 
 // Options say how the demo runs.
 type Options struct {
-	Dir      string // for everything it makes
-	Cache    string // for the head's files, kept between runs
-	Cases    int
-	Budget   time.Duration // wall time of training
-	Set      []string      // overrides of the recipe
-	Seed     uint64
-	Phantom  bool
-	Device   torch.Device
-	Progress progress.Reporter
+	work.Work
+	Dir     string // for everything it makes
+	Cache   string // for the head's files, kept between runs
+	Cases   int
+	Budget  time.Duration // wall time of training
+	Set     []string      // overrides of the recipe
+	Seed    uint64
+	Phantom bool
+	Device  torch.Device
 }
 
 // Result is what a demo made.
@@ -100,7 +99,8 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 		return nil, fmt.Errorf("clear the last demo: %w", err)
 	}
 
-	data, err := Build(ctx, BuildOptions{Raw: roots.Raw, Cache: o.Cache, Cases: o.Cases, Seed: o.Seed, Phantom: o.Phantom, Progress: o.Progress})
+	data, err := Build(ctx, BuildOptions{Raw: roots.Raw, Cache: o.Cache, Cases: o.Cases, Seed: o.Seed, Phantom: o.Phantom,
+		Work: o.Work})
 	if err != nil {
 		return nil, err
 	}
@@ -108,12 +108,12 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 
 	// A left hemisphere has no mirror image of its own kind: no flips.
 	set := append([]string{"augment.mirror=[]"}, o.Set...)
-	planned, err := steps.Plan(ctx, steps.PlanOptions{Roots: roots, Dataset: Dataset, Recipe: recipe, Set: set, Work: work.Work{Progress: o.Progress}})
+	planned, err := steps.Plan(ctx, steps.PlanOptions{Roots: roots, Dataset: Dataset, Recipe: recipe, Set: set, Work: o.Work})
 	if err != nil {
 		return nil, err
 	}
 	if err := steps.Preprocess(ctx, steps.PreprocessOptions{Roots: roots, Dataset: Dataset, Plans: planned.Plans,
-		Configurations: []string{configuration}, Work: work.Work{Progress: o.Progress}}); err != nil {
+		Configurations: []string{configuration}, Work: o.Work}); err != nil {
 		return nil, err
 	}
 	trained, err := steps.Train(ctx, steps.TrainOptions{Roots: roots, Dataset: Dataset, Plans: planned.Plans, Configuration: configuration,
@@ -131,7 +131,7 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 		return nil, err
 	}
 	summary, names, err := steps.Evaluate(ctx, steps.EvaluateOptions{Reference: filepath.Dir(data.Label),
-		Prediction: predictions, Dataset: data.Folder, Progress: o.Progress})
+		Prediction: predictions, Dataset: data.Folder, Work: o.Work})
 	if err != nil {
 		return nil, err
 	}

@@ -4,21 +4,24 @@ package steps
 
 import (
 	"context"
+	"fmt"
+	"os"
 	"path/filepath"
 
 	"masksam/internal/dataset"
 	"masksam/internal/evaluate"
-	"masksam/internal/progress"
+	"masksam/internal/pyjson"
+	"masksam/internal/work"
 )
 
 // EvaluateOptions say what Evaluate scores.
 type EvaluateOptions struct {
+	work.Work
 	Reference, Prediction string // folders
 	Dataset               string // dataset.json, or its folder
+	Plans                 string // plans.json, whose reader class is taken where dataset.json names none; empty: no such file
 	Out                   string // summary.json; empty: in the prediction folder
 	Chill                 bool   // references without a prediction are passed over
-	Workers               int
-	Progress              progress.Reporter
 }
 
 // Evaluate scores a folder of label maps against their references and writes summary.json. names gives a class's name
@@ -29,24 +32,24 @@ func Evaluate(ctx context.Context, o EvaluateOptions) (s *evaluate.Summary, name
 		return nil, nil, err
 	}
 	classes, names := evaluate.Classes(ds.Labels)
-	opt := evaluate.Options{Classes: classes, Ending: ds.FileEnding, Chill: o.Chill, Workers: o.Workers}
+	opt := evaluate.Options{Work: o.Work, Classes: classes, Ending: ds.FileEnding, Reader: ds.Reader, Chill: o.Chill}
 	if v, ok := ds.Labels.Ignore(); ok {
 		opt.Ignore = &v
 	}
-	if o.Progress == nil {
-		o.Progress = progress.Nop
-	}
-	started := false
-	opt.Progress = func(done, of int) {
-		if !started {
-			o.Progress.Start("scoring", of)
-			started = true
+	if o.Plans != "" {
+		text, err := os.ReadFile(o.Plans)
+		if err != nil {
+			return nil, nil, err
 		}
-		o.Progress.Advance(1, "")
+		plans, err := pyjson.ParseObject(text) // whatever version wrote them: one key matters
+		if err != nil {
+			return nil, nil, fmt.Errorf("%s: %w", o.Plans, err)
+		}
+		if name, _ := plans.Get("image_reader_writer"); opt.Reader == "" {
+			opt.Reader, _ = name.(string)
+		}
 	}
-	s, err = evaluate.Folder(ctx, o.Reference, o.Prediction, opt)
-	o.Progress.Done()
-	if err != nil {
+	if s, err = evaluate.Folder(ctx, o.Reference, o.Prediction, opt); err != nil {
 		return nil, nil, err
 	}
 	if o.Out == "" {

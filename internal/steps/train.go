@@ -195,7 +195,7 @@ func (v *validation) clear(folder string) error {
 
 // score evaluates a folder of predictions.
 func (v *validation) score(ctx context.Context, folder string) (float64, error) {
-	opt := evaluate.Options{Ending: v.fold.Dataset.FileEnding, Chill: true}
+	opt := evaluate.Options{Ending: v.fold.Dataset.FileEnding, Reader: v.fold.Plans.Reader, Chill: true}
 	opt.Classes, _ = evaluate.Classes(v.fold.Dataset.Labels)
 	summary, err := evaluate.Folder(ctx, filepath.Join(v.fold.Dir, dataset.GroundTruth), folder, opt)
 	if err == nil {
