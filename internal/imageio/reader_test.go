@@ -31,6 +31,7 @@ func readCase(paths []string) (*imageio.Image, []string, error) {
 // TestReorient compares with the arrays and affines that nnU-Net 2.8.1's NibabelIOWithReorient gave; its
 // SimpleITKIOWithReorient gave the same arrays for each of these files.
 func TestReorient(t *testing.T) {
+	t.Parallel()
 	text, err := os.ReadFile("testdata/turned.json")
 	if err != nil {
 		t.Fatal(err)
@@ -104,6 +105,7 @@ func TestReorient(t *testing.T) {
 // TestReorientSpacing compares with nnU-Net 2.8.1's classes: after a turn nibabel (5.4.2) measures the spacings in the sform,
 // where ITK takes the file's pixdim.
 func TestReorientSpacing(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name, class string
 		want        [3]float64
@@ -141,6 +143,7 @@ func throughJSON(t *testing.T, m imageio.Meta) (out imageio.Meta) {
 
 // TestTurns holds for every turn: voxels keep their place in space, and the inverse undoes it.
 func TestTurns(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		turn := volume.Turn{Axes: [3]int(rapid.Permutation([]int{0, 1, 2}).Draw(t, "axes"))}
 		g := volume.NewGrid([3]int{}, [3]float64{})
@@ -185,6 +188,7 @@ func place(g volume.Grid, z, y, x int) (p [3]float64) {
 
 // TestRAS finds every turn again that a grid along RAS, tilted a little, was given.
 func TestRAS(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		g := volume.NewGrid([3]int{3, 4, 5}, [3]float64{1, 2, 3})
 		for _, plane := range [][2]int{{0, 1}, {0, 2}, {1, 2}} {
@@ -209,6 +213,7 @@ func TestRAS(t *testing.T) {
 }
 
 func TestChooseReader(t *testing.T) {
+	t.Parallel()
 	sheared := filepath.Join(t.TempDir(), "sheared.nii.gz")
 	g := volume.NewGrid([3]int{2, 2, 2}, [3]float64{1, 1, 1})
 	g.Affine[0][1] = 2e-4
