@@ -129,6 +129,54 @@ func TestReorientSpacing(t *testing.T) {
 	}
 }
 
+// A class whose library refuses a file reads it by the other's rules, and says so.
+func TestReadCaseBesideTheLibrary(t *testing.T) {
+	t.Parallel()
+	for class, want := range map[string]int{"SimpleITKIO": 1, "NibabelIO": 0} {
+		im, warnings, err := classOf(t, class).ReadCase([]string{"testdata/nifti2_le.nii.gz"})
+		if err != nil || len(warnings) != want || want > 0 && !strings.Contains(warnings[0], "NIfTI-2") || !im.Oriented() {
+			t.Errorf("%s: warnings %q, %v", class, warnings, err)
+		}
+	}
+}
+
+// nibabel refuses what ITK takes for 0; a transform of NaN that is used is refused by either.
+func TestNumbersThatAreNone(t *testing.T) {
+	t.Parallel()
+	nan := math.Float32bits(float32(math.NaN()))
+	for name, c := range map[string]struct {
+		edit  func(h []byte)
+		class string
+		want  string
+	}{
+		"intercept": {func(h []byte) { le.PutUint32(h[112:], math.Float32bits(2)); le.PutUint32(h[116:], nan) }, "NibabelIO", "scl_inter"},
+		"qform":     {func(h []byte) { h[252] = 1; le.PutUint32(h[256:], nan) }, "NibabelIO", "qform"},
+		"sform":     {func(h []byte) { h[254] = 1; le.PutUint32(h[280:], nan) }, "NibabelIO", "sform"},
+	} {
+		path := put(t, "a.nii.gz", zip(t, header(24, c.edit)))
+		if _, err := classOf(t, c.class).Read(path); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s by %s: %v", name, c.class, err)
+		}
+	}
+	unused := put(t, "a.nii.gz", zip(t, header(24, func(h []byte) { h[254] = 1; le.PutUint32(h[256:], nan); h[252] = 1 })))
+	im, err := classOf(t, "NibabelIO").Read(unused)
+	if err != nil {
+		t.Fatal(err)
+	}
+	throughJSON(t, im.Meta)
+}
+
+// A header without transforms does not say where its axes point to, though either library assumes something.
+func TestNIfTIOrientedByItsTransforms(t *testing.T) {
+	t.Parallel()
+	for at, want := range map[int]bool{252: true, 254: true, 38: false} {
+		m, _, err := imageio.ReadMeta(put(t, "a.nii.gz", zip(t, header(24, func(h []byte) { h[at] = 1; le.PutUint32(h[280:], math.Float32bits(1)) }))))
+		if err != nil || m.Oriented() != want {
+			t.Errorf("byte %d: oriented %v, %v", at, m.Oriented(), err)
+		}
+	}
+}
+
 func throughJSON(t *testing.T, m imageio.Meta) (out imageio.Meta) {
 	t.Helper()
 	text, err := json.Marshal(m)
@@ -227,6 +275,9 @@ func TestChooseReader(t *testing.T) {
 		{"", ".nii", "testdata/plain.nii", "NibabelIO"},
 		{"", ".nii.gz", sheared, "NibabelIO"}, // ITK: "only supports orthonormal direction cosines" from 1e-4 on
 		{"", ".nii.gz", "testdata/4d.nii.gz", "SimpleITKIO"},
+		{"", ".nii.gz", "testdata/nifti2_le.nii.gz", "NibabelIO"}, // SimpleITK reads no NIfTI-2
+		{"", "", "testdata/nifti2_be.nii.gz", "NibabelIO"},
+		{"SimpleITKIO", ".nii.gz", "testdata/nifti2_le.nii.gz", "SimpleITKIO"},
 		{"", "", "testdata/i2_le.nii.gz", "SimpleITKIO"},
 		{"", ".mha", "", "SimpleITKIO"},
 		{"", ".png", "", "NaturalImage2DIO"},
