@@ -9,7 +9,7 @@ import (
 )
 
 type infoCmd struct {
-	What    string  `arg:"" name:"file|dataset" help:"An image file, or a dataset: number, name or folder."`
+	What    string  `option:"dataset" arg:"" name:"file|dataset" help:"An image file, or a dataset: number, name or folder."`
 	JSON    bool    `help:"As JSON." name:"json"`
 	Workers workers `help:"Cases at a time at most; 0: one per core." placeholder:"N"`
 	roots   `embed:""`

@@ -21,7 +21,16 @@ func Read(path string) (*Dataset, error) {
 	if IsDir(path) {
 		path = filepath.Join(path, FileName)
 	}
-	d, found := ReadAll(path)
+	doc, wrong := readObject(path)
+	if wrong != nil {
+		return nil, wrong
+	}
+	return Parse(doc, path)
+}
+
+// Parse takes the content of a dataset.json; path names it in the error, which joins a *Finding for every broken rule.
+func Parse(doc *pyjson.Object, path string) (*Dataset, error) {
+	d, found := parse(doc, path)
 	if err := join(found); err != nil {
 		return nil, err
 	}
@@ -35,9 +44,7 @@ func ReadAll(path string) (*Dataset, []*Finding) {
 	if wrong != nil {
 		return nil, []*Finding{wrong}
 	}
-	p := &parser{path: path, d: &Dataset{Dir: filepath.Dir(path), Doc: doc, NumTraining: -1}}
-	p.parse()
-	return p.d, p.found
+	return parse(doc, path)
 }
 
 func readObject(path string) (*pyjson.Object, *Finding) {
@@ -87,8 +94,9 @@ func (p *parser) fail(code, remedy, format string, args ...any) {
 	p.found = append(p.found, NewFinding(code, p.path, remedy, format, args...))
 }
 
-func (p *parser) parse() {
-	d, doc := p.d, p.d.Doc
+func parse(doc *pyjson.Object, path string) (*Dataset, []*Finding) {
+	d := &Dataset{Dir: filepath.Dir(path), Doc: doc, NumTraining: -1}
+	p := &parser{path: path, d: d}
 	repeated := p.repeated()
 	channels := "channel_names"
 	if !doc.Has(channels) && doc.Has("modality") {
@@ -120,6 +128,7 @@ func (p *parser) parse() {
 	if missing := MissingKeys(d, channels, "labels", "numTraining", "file_ending"); missing != nil {
 		p.found = append(p.found, missing)
 	}
+	return d, p.found
 }
 
 // meaning are the keys of a dataset.json that decide something: given twice, nobody knows what is meant.

@@ -68,7 +68,7 @@ func (v *values) channel(name string) Channel {
 
 // orientation is where the axes x, y, z point to, as RAS; empty if the file does not tell.
 func orientation(m imageio.Meta) string {
-	if !imageio.Oriented(m.Path) {
+	if !m.Oriented() {
 		return ""
 	}
 	return m.Grid.Orientation()

@@ -28,10 +28,7 @@ type seen struct {
 
 // oriented tells whether a file says how its axes lie in the patient.
 func oriented(m imageio.Meta) bool {
-	if g := m.NIfTI; g != nil {
-		return g.QForm > 0 || g.SForm > 0
-	}
-	return m.Dims == 3 && imageio.Oriented(m.Path)
+	return (m.Dims == 3 || m.NIfTI != nil) && m.Oriented()
 }
 
 // inspect checks the files of one case.
