@@ -78,6 +78,7 @@ func (o Option) With(value string) Option {
 var (
 	Continue     = Option{Name: "continue"}
 	Clean        = Option{Name: "clean"}
+	Force        = Option{Name: "force"}
 	Name         = Option{Name: "name"}
 	Plans        = Option{Name: "plans"}
 	Trainer      = Option{Name: "recipe"}
