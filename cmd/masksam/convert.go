@@ -106,9 +106,9 @@ func (c *convertDICOM) Run(a *app) error {
 }
 
 type nnunetConvertMSD struct {
-	Input   string  `name:"i" help:"Folder of the task, named like Task05_Prostate." required:""`
-	ID      int     `name:"overwrite_id" help:"Number of the dataset instead of the task's."`
-	Workers workers `name:"np" help:"Processes; 0: one per core." default:"8"`
+	Input   string  `option:"source" name:"i" help:"Folder of the task, named like Task05_Prostate." required:""`
+	ID      int     `option:"id" name:"overwrite_id" help:"Number of the dataset instead of the task's."`
+	Workers workers `option:"workers" name:"np" help:"Processes; 0: one per core." default:"8"`
 }
 
 func (c *nnunetConvertMSD) Run(a *app) error {
@@ -116,7 +116,7 @@ func (c *nnunetConvertMSD) Run(a *app) error {
 }
 
 type nnunetConvertOld struct {
-	Input string `arg:"" name:"INPUT_FOLDER" help:"Folder of the old dataset, with imagesTr, labelsTr, …"`
+	Input string `option:"source" arg:"" name:"INPUT_FOLDER" help:"Folder of the old dataset, with imagesTr, labelsTr, …"`
 	Name  string `arg:"" name:"OUTPUT_DATASET_NAME" help:"Name of the new one, of the form Dataset005_Prostate."`
 }
 

@@ -50,10 +50,10 @@ func (a *app) evaluate(o steps.EvaluateOptions) error {
 type nnunetEvaluate struct {
 	Reference  string  `arg:"" help:"Folder of reference label maps."`
 	Prediction string  `arg:"" help:"Folder of predicted label maps."`
-	Dataset    string  `name:"djfile" help:"The dataset.json." required:""`
+	Dataset    string  `option:"dataset-json" name:"djfile" help:"The dataset.json." required:""`
 	Plans      string  `name:"pfile" help:"The plans.json, whose reader reads the files where dataset.json names none." required:""`
-	Output     string  `name:"o" help:"The summary; by default summary.json in the prediction folder."`
-	Workers    workers `name:"np" help:"Processes; 0: one per core." default:"8"`
+	Output     string  `option:"output" name:"o" help:"The summary; by default summary.json in the prediction folder."`
+	Workers    workers `option:"workers" name:"np" help:"Processes; 0: one per core." default:"8"`
 	Chill      bool    `name:"chill" help:"Pass over references without a prediction."`
 }
 

@@ -294,7 +294,7 @@ func places(ref, pred imageio.Meta, reader *imageio.Reader) (out []Warning) {
 	_, origin, direction := ref.Grid.ITK()
 	_, otherOrigin, otherDirection := pred.Grid.ITK()
 	switch {
-	case ref.Grid.SameFrame(pred.Grid) || !imageio.Oriented(ref.Path):
+	case ref.Grid.SameFrame(pred.Grid) || !ref.Oriented():
 	case a != b:
 		out = append(out, Warning{"prediction and reference are stored in different orientations, and the dataset's reader (" + reader.Name +
 			") compares them as stored, as nnU-Net does: the scores are wrong unless the header is",
