@@ -67,27 +67,27 @@ func (a *app) predict(folder string, folds []string, checkpoint, device string, 
 }
 
 type nnunetPredict struct {
-	Input         string   `name:"i" help:"Folder of images." required:""`
-	Output        string   `name:"o" help:"Folder for the label maps." required:""`
-	Dataset       string   `name:"d" help:"Dataset of the model." required:""`
-	Config        string   `name:"c" help:"Configuration of the model." required:""`
-	Plans         string   `name:"p" help:"Plans of the model; by default nnUNetPlans, else the only ones trained."`
-	Trainer       string   `name:"tr" help:"Trainer of the model." default:"nnUNetTrainer"`
-	Folds         []string `name:"f" help:"Folds; by default all that are trained."`
-	Step          float64  `name:"step_size" help:"Distance of tiles as a share of the patch." default:"0.5"`
+	Input         string   `option:"input" name:"i" help:"Folder of images." required:""`
+	Output        string   `option:"output" name:"o" help:"Folder for the label maps." required:""`
+	Dataset       string   `option:"dataset" name:"d" help:"Dataset of the model." required:""`
+	Config        string   `option:"config" name:"c" help:"Configuration of the model." required:""`
+	Plans         string   `option:"plans" name:"p" help:"Plans of the model; by default nnUNetPlans, else the only ones trained."`
+	Trainer       string   `option:"recipe" name:"tr" help:"Trainer of the model." default:"nnUNetTrainer"`
+	Folds         []string `option:"fold" name:"f" help:"Folds; by default all that are trained."`
+	Step          float64  `option:"step" name:"step_size" help:"Distance of tiles as a share of the patch." default:"0.5"`
 	NoMirror      bool     `name:"disable_tta" help:"No averaging over flips."`
 	Verbose       bool     `name:"verbose" help:"Say more."`
-	Probabilities bool     `name:"save_probabilities" help:"Also save the scores."`
-	Continue      bool     `name:"continue_prediction" help:"Skip the cases whose output exists."`
-	Checkpoint    string   `name:"chk" help:"Checkpoint of each fold." default:"checkpoint_final.pth"`
-	NPP           string   `name:"npp" help:"Processes for preprocessing." default:"3" unbuilt:"cases are prepared by the predicting process"`
-	NPS           string   `name:"nps" help:"Processes for export." default:"3" unbuilt:"label maps are written by the predicting process"`
-	PrevStage     string   `name:"prev_stage_predictions" help:"Predictions of the stage before." unbuilt:"cascades are not built"`
+	Probabilities bool     `option:"probabilities" name:"save_probabilities" help:"Also save the scores."`
+	Continue      bool     `option:"continue" name:"continue_prediction" help:"Skip the cases whose output exists."`
+	Checkpoint    string   `option:"checkpoint" name:"chk" help:"Checkpoint of each fold." default:"checkpoint_final.pth"`
+	NPP           workers  `name:"npp" help:"Processes for preprocessing." default:"3" unused:"one process prepares the cases"`
+	NPS           workers  `name:"nps" help:"Processes for export." default:"3" unused:"one process writes the label maps"`
+	PrevStage     string   `name:"prev_stage_predictions" help:"Predictions of the stage before." refused:"cascades are not built"`
 	Parts         int      `name:"num_parts" help:"Number of parts." default:"1"`
 	Part          int      `name:"part_id" help:"This part, from 0." default:"0"`
 	Device        string   `name:"device" help:"cuda or cpu; auto takes a GPU if there is one." default:"auto"`
 	NoBar         bool     `name:"disable_progress_bar" help:"No progress bar."`
-	NotOnDevice   bool     `name:"not_on_device" help:"Keep the scores in main memory." unbuilt:"choosing where scores are kept is not built"`
+	NotOnDevice   bool     `name:"not_on_device" help:"Keep the scores in main memory." unused:"the scores are always in main memory"`
 }
 
 func (c *nnunetPredict) Run(a *app) error {

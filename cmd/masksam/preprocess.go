@@ -22,10 +22,10 @@ func (c *preprocessCmd) Run(a *app) error {
 }
 
 type nnunetPreprocess struct {
-	Datasets   []string  `name:"d" help:"Dataset numbers." required:""`
-	Plans      string    `name:"plans_name" help:"Plans to follow." default:"nnUNetPlans"`
-	Configs    []string  `name:"c" help:"Configurations; those that the plans lack are passed over." default:"2d,3d_fullres,3d_lowres"`
-	Workers    []workers `name:"np" help:"Cases at a time, for each configuration or one for all; 0, the default: one per core."`
+	Datasets   []string  `option:"dataset" name:"d" help:"Dataset numbers." required:""`
+	Plans      string    `option:"plans" name:"plans_name" help:"Plans to follow." default:"nnUNetPlans"`
+	Configs    []string  `option:"config" name:"c" help:"Configurations; those that the plans lack are passed over." default:"2d,3d_fullres,3d_lowres"`
+	Workers    []workers `option:"workers" name:"np" help:"Cases at a time, for each configuration or one for all; 0, the default: one per core."`
 	nnunetTalk `embed:""`
 }
 

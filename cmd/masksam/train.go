@@ -76,13 +76,13 @@ type nnunetTrain struct {
 	Dataset       string   `arg:"" help:"Dataset number or name."`
 	Config        string   `arg:"" help:"Configuration: 3d_fullres."`
 	Fold          string   `arg:"" help:"Fold: 0 to 4, or all."`
-	Trainer       string   `name:"tr" help:"Trainer: MaskSAM_ACDC, MaskSAM_Synapse, MaskSAM_AMOS or MaskSAM_Small." default:"nnUNetTrainer"`
-	Plans         string   `name:"p" help:"Plans." default:"nnUNetPlans"`
-	Pretrained    string   `name:"pretrained_weights" help:"Weights to start from." unbuilt:"starting from other weights is not built"`
-	GPUs          string   `name:"num_gpus" help:"Number of GPUs." default:"1" unbuilt:"training on several devices is not built; leave it at 1"`
-	NPZ           bool     `name:"npz" help:"Save the scores of the final validation."`
-	Continue      bool     `name:"c" help:"Go on from the newest checkpoint."`
-	Validate      bool     `name:"val" help:"Only the final validation."`
+	Trainer       string   `option:"recipe" name:"tr" help:"Trainer: MaskSAM_ACDC, MaskSAM_Synapse, MaskSAM_AMOS or MaskSAM_Small." default:"nnUNetTrainer"`
+	Plans         string   `option:"plans" name:"p" help:"Plans." default:"nnUNetPlans"`
+	Pretrained    string   `name:"pretrained_weights" help:"Weights to start from." refused:"starting from other weights is not built"`
+	GPUs          string   `name:"num_gpus" help:"Number of GPUs." default:"1" refused:"training on several devices is not built; leave it at 1"`
+	NPZ           bool     `option:"probabilities" name:"npz" help:"Save the scores of the final validation."`
+	Continue      bool     `option:"continue" name:"c" help:"Go on from the newest checkpoint."`
+	Validate      bool     `option:"validate" name:"val" help:"Only the final validation."`
 	ValidateBest  bool     `name:"val_best" help:"Validate checkpoint_best."`
 	NoCheckpoints bool     `name:"disable_checkpointing" help:"Write no checkpoints."`
 	Device        string   `name:"device" help:"cuda or cpu; auto takes a GPU if there is one." default:"auto"`

@@ -1,4 +1,4 @@
-package dataset
+package integrity
 
 import (
 	"context"
@@ -12,12 +12,13 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"masksam/internal/dataset"
 	"masksam/internal/goldentest"
 	"masksam/internal/work"
 )
 
 // copyTree copies the files below from into to.
-func copyTree(t *testing.T, to, from string) {
+func copyTree(t testing.TB, to, from string) {
 	t.Helper()
 	err := filepath.WalkDir(from, func(path string, e fs.DirEntry, err error) error {
 		if err != nil || e.IsDir() {
@@ -43,6 +44,7 @@ func copyTree(t *testing.T, to, from string) {
 
 // TestCheckTable makes every fault of the golden table and wants exactly its code, at its severity.
 func TestCheckTable(t *testing.T) {
+	t.Parallel()
 	var rows []struct {
 		ID       string   `json:"id"`
 		Delete   []string `json:"delete"`
@@ -54,6 +56,7 @@ func TestCheckTable(t *testing.T) {
 	base, cases := goldentest.Path(t, "nnunet/verify/base"), goldentest.Path(t, "nnunet/verify/cases")
 	for _, r := range rows {
 		t.Run(r.ID, func(t *testing.T) {
+			t.Parallel()
 			dir := t.TempDir()
 			copyTree(t, dir, base)
 			for _, name := range append(r.Delete, r.Folders...) {
@@ -64,13 +67,13 @@ func TestCheckTable(t *testing.T) {
 			if _, err := os.Stat(filepath.Join(cases, r.ID)); err == nil {
 				copyTree(t, dir, filepath.Join(cases, r.ID))
 			}
-			report, err := Check(t.Context(), dir, CheckOptions{Work: work.Work{Workers: 2}})
+			report, err := Check(t.Context(), dir, Options{Work: work.Work{Workers: 2}})
 			if err != nil {
 				t.Fatal(err)
 			}
-			severity := Error
+			severity := dataset.Error
 			if r.Severity != "error" {
-				severity = Warning
+				severity = dataset.Warning
 			}
 			var got, texts []string
 			for _, f := range report.Findings {
@@ -101,19 +104,36 @@ func TestCheckTable(t *testing.T) {
 	}
 }
 
+// empty makes a dataset of empty files.
+func empty(t *testing.T, names ...string) string {
+	t.Helper()
+	dir := t.TempDir()
+	b := broken{t, dir}
+	for _, sub := range []string{"imagesTr", "labelsTr"} {
+		b.check(os.Mkdir(b.path(sub), 0o777))
+	}
+	b.write(dataset.FileName, `{"channel_names": {"0": "T1", "1": "T2"}, "labels": {"background": 0, "a": 1}, "numTraining": 2, "file_ending": ".nii.gz"}`)
+	for _, name := range names {
+		b.write(name, "")
+	}
+	return dir
+}
+
 func TestCheckStops(t *testing.T) {
-	dir := tree(t, plainJSON, "imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz")
+	t.Parallel()
+	dir := empty(t, "imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz")
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := Check(ctx, dir, CheckOptions{}); !errors.Is(err, ctx.Err()) || err == nil {
+	if _, err := Check(ctx, dir, Options{}); !errors.Is(err, ctx.Err()) || err == nil {
 		t.Errorf("a stopped check gave %v", err)
 	}
 }
 
 // TestCheckEmptyFiles finds all faults of a dataset of empty files at once.
 func TestCheckEmptyFiles(t *testing.T) {
-	dir := tree(t, plainJSON, "imagesTr/a_0000.nii.gz", "imagesTr/a_0001.nii.gz", "imagesTr/b_0000.nii.gz", "labelsTr/a.nii.gz")
-	report, err := Check(t.Context(), dir, CheckOptions{})
+	t.Parallel()
+	dir := empty(t, "imagesTr/a_0000.nii.gz", "imagesTr/a_0001.nii.gz", "imagesTr/b_0000.nii.gz", "labelsTr/a.nii.gz")
+	report, err := Check(t.Context(), dir, Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

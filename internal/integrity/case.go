@@ -1,4 +1,4 @@
-package dataset
+package integrity
 
 import (
 	"encoding/binary"
@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"masksam/internal/dataset"
 	"masksam/internal/imageio"
 	"masksam/internal/volume"
 )
@@ -27,21 +28,18 @@ type seen struct {
 
 // oriented tells whether a file says how its axes lie in the patient.
 func oriented(m imageio.Meta) bool {
-	if g := m.NIfTI; g != nil {
-		return g.QForm > 0 || g.SForm > 0
-	}
-	return m.Dims == 3 && imageio.Oriented(m.Path)
+	return (m.Dims == 3 || m.NIfTI != nil) && m.Oriented()
 }
 
 // inspect checks the files of one case.
-func (c *checker) inspect(k Case, s *seen, seed maphash.Seed) (found []*Finding) {
-	add := func(code string, severity Severity, file, remedy, format string, args ...any) {
-		f := finding(code, file, remedy, format, args...)
+func (c *checker) examine(k dataset.Case, s *seen, seed maphash.Seed) (found []*dataset.Finding) {
+	add := func(code string, severity dataset.Severity, file, remedy, format string, args ...any) {
+		f := dataset.NewFinding(code, file, remedy, format, args...)
 		f.Severity, f.Case = severity, k.ID
 		found = append(found, f)
 	}
 	unreadable := func(path string, err error) {
-		add("UNREADABLE", Error, path, "replace the file", "%v", strings.TrimPrefix(err.Error(), path+": "))
+		add("UNREADABLE", dataset.Error, path, "replace the file", "%v", strings.TrimPrefix(err.Error(), path+": "))
 	}
 	var whole *imageio.Image // all channels that fit the first
 	var files []imageio.Meta
@@ -62,10 +60,10 @@ func (c *checker) inspect(k Case, s *seen, seed maphash.Seed) (found []*Finding)
 		for _, data := range im.Channels {
 			h := digest(seed, data)
 			if constant(data) {
-				add("IMAGE_CONSTANT", Warning, path, "replace the image, or leave the case out", "%s is %v everywhere", c.d.channel(channels), data[0])
+				add("IMAGE_CONSTANT", dataset.Warning, path, "replace the image, or leave the case out", "%s is %v everywhere", c.d.ChannelName(channels), data[0])
 				blank++
 			} else if twin := slices.Index(hashes, h); twin >= 0 {
-				add("CHANNEL_DUPLICATE", Warning, path, "replace the one that is a copy", "%s is equal to %s", c.d.channel(channels), c.d.channel(twin))
+				add("CHANNEL_DUPLICATE", dataset.Warning, path, "replace the one that is a copy", "%s is equal to %s", c.d.ChannelName(channels), c.d.ChannelName(twin))
 			}
 			hashes = append(hashes, h)
 			channels++
@@ -76,12 +74,12 @@ func (c *checker) inspect(k Case, s *seen, seed maphash.Seed) (found []*Finding)
 		}
 		switch a, b := whole.Grid, im.Grid; {
 		case a.Size != b.Size:
-			add("CHANNEL_SHAPE_MISMATCH", Error, path, "resample the channels onto one grid", "the channel has %v voxels (z, y, x), %s has %v", b.Size, whole.Path, a.Size)
+			add("CHANNEL_SHAPE_MISMATCH", dataset.Error, path, "resample the channels onto one grid", "the channel has %v voxels (z, y, x), %s has %v", b.Size, whole.Path, a.Size)
 		case !a.SameGrid(b):
-			add("CHANNEL_SPACING_MISMATCH", Error, path, "correct the header", "the channel's spacing is %v (z, y, x), that of %s is %v", b.Spacing, whole.Path, a.Spacing)
+			add("CHANNEL_SPACING_MISMATCH", dataset.Error, path, "correct the header", "the channel's spacing is %v (z, y, x), that of %s is %v", b.Spacing, whole.Path, a.Spacing)
 		default:
 			if what, text := frames(im.Meta, whole.Meta); what != "" {
-				add("CHANNEL_"+what+"_MISMATCH", Warning, path, "correct the header", "%s", text)
+				add("CHANNEL_"+what+"_MISMATCH", dataset.Warning, path, "correct the header", "%s", text)
 			}
 		}
 		whole.Channels = append(whole.Channels, im.Channels...)
@@ -97,9 +95,9 @@ func (c *checker) inspect(k Case, s *seen, seed maphash.Seed) (found []*Finding)
 		}
 		found = append(found, c.voxels(k, whole)...)
 	case fourth != "":
-		add("IMAGE_DIMENSIONS", Error, fourth, "write one three-dimensional file per channel", "the file has four dimensions; with it the case has %d channels, dataset.json names %d", channels, want)
+		add("IMAGE_DIMENSIONS", dataset.Error, fourth, "write one three-dimensional file per channel", "the file has four dimensions; with it the case has %d channels, dataset.json names %d", channels, want)
 	default:
-		found = append(found, c.d.channelCount(k.ID, k.Images, channels))
+		found = append(found, c.d.ChannelCount(k.ID, k.Images, channels))
 	}
 	if whole != nil {
 		s.orientation, s.spacing = whole.Grid.Orientation(), whole.Grid.Spacing
@@ -110,7 +108,7 @@ func (c *checker) inspect(k Case, s *seen, seed maphash.Seed) (found []*Finding)
 		var err error
 		var no *imageio.LabelError
 		if label, err = c.reader.ReadLabel(k.Label); errors.As(err, &no) {
-			add("LABEL_VALUE", Error, k.Label, "write whole numbers", "voxel (z, y, x) = %v is %v, which is no label", no.Voxel, no.Value)
+			add("LABEL_VALUE", dataset.Error, k.Label, "write whole numbers", "voxel (z, y, x) = %v is %v, which is no label", no.Voxel, no.Value)
 		} else if err != nil {
 			unreadable(k.Label, err)
 		} else {
@@ -124,7 +122,7 @@ func (c *checker) inspect(k Case, s *seen, seed maphash.Seed) (found []*Finding)
 	var box volume.Box
 	s.labels, box = regions(label.Data, label.Grid.Size)
 	if b := s.labels[0]; b != nil && b.n == len(label.Data) {
-		add("BACKGROUND_ONLY", Warning, k.Label, "leave the case out if nothing is to be learnt from it", "the label map holds only background")
+		add("BACKGROUND_ONLY", dataset.Warning, k.Label, "leave the case out if nothing is to be learnt from it", "the label map holds only background")
 	} else {
 		s.label = digest(seed, label.Data)
 	}
@@ -134,17 +132,17 @@ func (c *checker) inspect(k Case, s *seen, seed maphash.Seed) (found []*Finding)
 		if whole != nil {
 			like = whole
 		}
-		found = append(found, c.d.inspectLabel(k, like, label)...)
+		found = append(found, c.d.CheckLabel(k, like, label)...)
 		ignore, _ = c.d.Labels.Ignore()
 	}
 	if whole == nil || label.Grid.Size != whole.Grid.Size {
 		return found
 	}
 	if !whole.Grid.SameGrid(label.Grid) {
-		add("SPACING_MISMATCH", Error, k.Label, "correct the header", "the label map's spacing is %v (z, y, x), that of %s is %v", label.Grid.Spacing, whole.Path, whole.Grid.Spacing)
+		add("SPACING_MISMATCH", dataset.Error, k.Label, "correct the header", "the label map's spacing is %v (z, y, x), that of %s is %v", label.Grid.Spacing, whole.Path, whole.Grid.Spacing)
 	}
 	if what, text := frames(label.Meta, whole.Meta); what != "" {
-		add(what+"_MISMATCH", Warning, k.Label, "correct the header, or turn the voxels", "%s", text)
+		add(what+"_MISMATCH", dataset.Warning, k.Label, "correct the header, or turn the voxels", "%s", text)
 	}
 	if s.orientation == "" { // axes that do not span space, which geometry told of
 		return found
@@ -154,7 +152,7 @@ func (c *checker) inspect(k Case, s *seen, seed maphash.Seed) (found []*Finding)
 	var flip [3]bool
 	var asIs, asFlip float64
 	if flip, asIs, asFlip, s.mirrored = mirrored(whole, label, box, int32(ignore), sideways(label.Grid)); s.mirrored {
-		add("LABEL_MIRRORED", Warning, k.Label, "look at the case: turn the voxels of the label map or of the image",
+		add("LABEL_MIRRORED", dataset.Warning, k.Label, "look at the case: turn the voxels of the label map or of the image",
 			"the label map seems to be mirrored %s: its borders then lie on steps of the image (%.1f standard deviations above chance; as it is %.1f)",
 			ways(flip, s.orientation), asFlip, asIs)
 	}
@@ -162,19 +160,19 @@ func (c *checker) inspect(k Case, s *seen, seed maphash.Seed) (found []*Finding)
 }
 
 // voxels looks for values that are no numbers. Infinities only warn: nnU-Net takes them.
-func (c *checker) voxels(k Case, im *imageio.Image) []*Finding {
-	found := c.d.inspectImage(k, im)
+func (c *checker) voxels(k dataset.Case, im *imageio.Image) []*dataset.Finding {
+	found := c.d.CheckImage(k, im)
 	for _, f := range found {
 		if f.Code == "IMAGE_INF" {
-			f.Severity, f.Remedy = Warning, f.Remedy+": planning and preprocessing refuse them"
+			f.Severity, f.Remedy = dataset.Warning, f.Remedy+": planning and preprocessing refuse them"
 		}
 	}
 	return found
 }
 
 // channelGap warns if a case's files, as many as there are channels, are not numbered from 0 on.
-func (c *checker) channelGap(k Case) []*Finding {
-	numbers := c.d.numbers(k.Images)
+func (c *checker) channelGap(k dataset.Case) []*dataset.Finding {
+	numbers := c.d.ChannelNumbers(k.Images)
 	gap := false
 	var have []string
 	for i, n := range numbers {
@@ -184,8 +182,8 @@ func (c *checker) channelGap(k Case) []*Finding {
 	if !gap {
 		return nil
 	}
-	return []*Finding{{
-		Code: "CHANNEL_GAP", Severity: Warning, Case: k.ID, Files: k.Images,
+	return []*dataset.Finding{{
+		Code: "CHANNEL_GAP", Severity: dataset.Warning, Case: k.ID, Files: k.Images,
 		Text:   fmt.Sprintf("the channels are numbered %s, not from 0000 on; they are taken in this order", strings.Join(have, ", ")),
 		Remedy: "rename the files, or add the missing one",
 	}}

@@ -1,4 +1,6 @@
-package dataset
+// Package integrity checks a raw dataset: it finds every broken rule of nnU-Net's verify_dataset_integrity and those that
+// it misses.
+package integrity
 
 import (
 	"context"
@@ -10,23 +12,24 @@ import (
 	"slices"
 	"strings"
 
+	"masksam/internal/dataset"
 	"masksam/internal/imageio"
 	"masksam/internal/machine"
 	"masksam/internal/pyjson"
 	"masksam/internal/work"
 )
 
-// CheckOptions say how to check a dataset.
-type CheckOptions struct {
+// Options say how to check a dataset.
+type Options struct {
 	work.Work
 }
 
 // Check finds every broken rule of a raw dataset in one pass: those of nnU-Net's verify_dataset_integrity and those that it
 // misses (verify_dataset_integrity.py). All cases are read. What only follows from another finding is left out. The error
 // is that of ctx.
-func Check(ctx context.Context, dir string, opt CheckOptions) (*Report, error) {
+func Check(ctx context.Context, dir string, opt Options) (*Report, error) {
 	dir = filepath.Clean(dir)
-	c := &checker{path: filepath.Join(dir, FileName)}
+	c := &checker{path: filepath.Join(dir, dataset.FileName)}
 	cases := c.describe()
 	if err := c.read(ctx, cases, opt); err != nil {
 		return nil, fmt.Errorf("check %s: %w", dir, err)
@@ -37,15 +40,15 @@ func Check(ctx context.Context, dir string, opt CheckOptions) (*Report, error) {
 // checker is one run of Check.
 type checker struct {
 	path   string // of dataset.json
-	d      *Dataset
+	d      *dataset.Dataset
 	reader *imageio.Reader
-	found  []*Finding
+	found  []*dataset.Finding
 }
 
-func (c *checker) add(found ...*Finding) { c.found = append(c.found, found...) }
+func (c *checker) add(found ...*dataset.Finding) { c.found = append(c.found, found...) }
 
 func (c *checker) warn(code, id string, files []string, remedy, format string, args ...any) {
-	c.add(&Finding{Code: code, Severity: Warning, Case: id, Files: files, Remedy: remedy, Text: fmt.Sprintf(format, args...)})
+	c.add(&dataset.Finding{Code: code, Severity: dataset.Warning, Case: id, Files: files, Remedy: remedy, Text: fmt.Sprintf(format, args...)})
 }
 
 // keys of dataset.json that mean something to nnU-Net.
@@ -56,16 +59,13 @@ var (
 )
 
 // describe checks all that can be known without opening an image, and lists the cases.
-func (c *checker) describe() []Case {
-	doc, err := readObject(c.path)
-	if err != nil {
-		var f *Finding
-		if errors.As(err, &f) {
-			c.add(f)
-		}
+func (c *checker) describe() []dataset.Case {
+	d, found := dataset.ReadAll(c.path)
+	if d == nil {
+		c.add(found...)
 		return nil
 	}
-	d, found := parse(doc, c.path)
+	doc := d.Doc
 	c.d = d
 	c.keys(doc)
 	for _, f := range found {
@@ -80,7 +80,7 @@ func (c *checker) describe() []Case {
 	if d.FileEnding == "" {
 		return nil
 	}
-	var cases []Case
+	var cases []dataset.Case
 	if doc.Has("dataset") {
 		cases = c.declared()
 	} else {
@@ -93,8 +93,9 @@ func (c *checker) describe() []Case {
 			example = cases[0].Images[0]
 		}
 	}
+	var err error
 	if c.reader, err = imageio.ChooseReader(d.Reader, d.FileEnding, example); err != nil && len(cases) > 0 {
-		c.add(finding("NO_READER", c.path, "convert the files", "%v", err))
+		c.add(dataset.NewFinding("NO_READER", c.path, "convert the files", "%v", err))
 		return nil
 	}
 	return cases
@@ -120,19 +121,19 @@ func (c *checker) keys(doc *pyjson.Object) {
 	if len(unused) > 0 {
 		text += "; keys without a meaning: " + strings.Join(unused, ", ")
 	}
-	c.add(finding("KEYS_MISSING", c.path, "add or rename them", "%s", text))
+	c.add(dataset.NewFinding("KEYS_MISSING", c.path, "add or rename them", "%s", text))
 }
 
 // declared lists the cases of the entry "dataset", whose files must exist.
-func (c *checker) declared() []Case {
+func (c *checker) declared() []dataset.Case {
 	cases, err := c.d.Cases()
-	var f *Finding
+	var f *dataset.Finding
 	if errors.As(err, &f) {
 		c.add(f)
 		return nil
 	}
 	var missing []string
-	var whole []Case
+	var whole []dataset.Case
 	for _, k := range cases {
 		before := len(missing)
 		for _, file := range append(slices.Clone(k.Images), k.Label) {
@@ -145,7 +146,7 @@ func (c *checker) declared() []Case {
 		}
 	}
 	if len(missing) > 0 {
-		c.add(&Finding{Code: "FILE_MISSING", Severity: Error, Files: missing, Text: `the entry "dataset" of dataset.json names files that do not exist`, Remedy: "correct the paths or add the files"})
+		c.add(&dataset.Finding{Code: "FILE_MISSING", Severity: dataset.Error, Files: missing, Text: `the entry "dataset" of dataset.json names files that do not exist`, Remedy: "correct the paths or add the files"})
 	}
 	c.count(cases)
 	c.collisions(cases)
@@ -153,12 +154,12 @@ func (c *checker) declared() []Case {
 }
 
 // count checks the list of cases against dataset.json and against splits that lie beside it.
-func (c *checker) count(cases []Case) {
-	known := c.d.Doc.Has("numTraining") && !slices.ContainsFunc(c.found, func(f *Finding) bool { return f.Code == "NUM_TRAINING_INVALID" })
+func (c *checker) count(cases []dataset.Case) {
+	known := c.d.Doc.Has("numTraining") && !slices.ContainsFunc(c.found, func(f *dataset.Finding) bool { return f.Code == "NUM_TRAINING_INVALID" })
 	if n := len(cases); known && n != c.d.NumTraining {
-		c.add(finding("CASE_COUNT", c.path, "correct numTraining or add the missing cases", "found %d cases, numTraining is %d", n, c.d.NumTraining))
+		c.add(dataset.NewFinding("CASE_COUNT", c.path, "correct numTraining or add the missing cases", "found %d cases, numTraining is %d", n, c.d.NumTraining))
 	}
-	path := filepath.Join(c.d.Dir, SplitsName)
+	path := filepath.Join(c.d.Dir, dataset.SplitsName)
 	if _, err := os.Stat(path); err != nil {
 		return
 	}
@@ -166,12 +167,12 @@ func (c *checker) count(cases []Case) {
 	for i, k := range cases {
 		ids[i] = k.ID
 	}
-	_, found := CheckSplits(path, ids, nil)
+	_, found := dataset.CheckSplits(path, ids, nil)
 	c.add(found...)
 }
 
 // collisions warns of ids that some file systems cannot tell apart.
-func (c *checker) collisions(cases []Case) {
+func (c *checker) collisions(cases []dataset.Case) {
 	first := map[string]string{}
 	for _, k := range cases {
 		folded := strings.ToLower(k.ID)
@@ -184,16 +185,16 @@ func (c *checker) collisions(cases []Case) {
 }
 
 // folders checks imagesTr and labelsTr against each other.
-func (c *checker) folders() []Case {
+func (c *checker) folders() []dataset.Case {
 	labelDir := filepath.Join(c.d.Dir, "labelsTr")
 	labels, labelErr := os.ReadDir(labelDir)
 	if labelErr != nil {
-		c.add(finding("LABELS_TR_MISSING", labelDir, "put the label maps there", "%s", FolderFault(labelErr)))
+		c.add(dataset.NewFinding("LABELS_TR_MISSING", labelDir, "put the label maps there", "%s", dataset.FolderFault(labelErr)))
 	}
 	cases, err := c.d.Cases()
 	badNames := false
 	if err != nil {
-		var f *Finding
+		var f *dataset.Finding
 		if !errors.As(err, &f) {
 			return nil
 		}
@@ -216,7 +217,7 @@ func (c *checker) folders() []Case {
 	for i, k := range cases {
 		known[filepath.Base(k.Label)] = true
 		if _, err := os.Stat(k.Label); err != nil {
-			c.add(&Finding{Code: "LABEL_MISSING", Severity: Error, Case: k.ID, Files: []string{k.Label}, Text: "the case has no label map", Remedy: "add it or remove the case's images"})
+			c.add(&dataset.Finding{Code: "LABEL_MISSING", Severity: dataset.Error, Case: k.ID, Files: []string{k.Label}, Text: "the case has no label map", Remedy: "add it or remove the case's images"})
 			cases[i].Label = ""
 		}
 	}
@@ -249,14 +250,14 @@ func (c *checker) passedOver(dir string) {
 }
 
 // read checks every case, in parallel, and then what only shows across cases.
-func (c *checker) read(ctx context.Context, cases []Case, opt CheckOptions) error {
-	found := make([][]*Finding, len(cases))
+func (c *checker) read(ctx context.Context, cases []dataset.Case, opt Options) error {
+	found := make([][]*dataset.Finding, len(cases))
 	all := make([]seen, len(cases))
 	seed := maphash.MakeSeed()
 	_, err := work.Each(ctx, opt.Work, work.Cases{
-		What: "checking", IDs: IDs(cases), Need: func(i int) machine.Bytes { return work.WithGarbage(cases[i].LoadBytes()) },
+		What: "checking", IDs: dataset.IDs(cases), Need: func(i int) machine.Bytes { return work.WithGarbage(cases[i].LoadBytes()) },
 	}, func(i int) error {
-		found[i] = c.inspect(cases[i], &all[i], seed)
+		found[i] = c.examine(cases[i], &all[i], seed)
 		return nil
 	})
 	if err != nil {
@@ -274,7 +275,7 @@ func (c *checker) read(ctx context.Context, cases []Case, opt CheckOptions) erro
 
 // duplicates warns of cases whose images are equal, and of equal label maps of images that are not. Where many cases
 // have one label map (an atlas on registered images) that is no accident.
-func (c *checker) duplicates(cases []Case, all []seen) {
+func (c *checker) duplicates(cases []dataset.Case, all []seen) {
 	images, labels := map[uint64]int{}, map[uint64][]int{}
 	for i, s := range all {
 		copied := false

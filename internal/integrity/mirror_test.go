@@ -1,16 +1,15 @@
-package dataset
+package integrity
 
 import (
 	"fmt"
 	"math/rand/v2"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
 
+	"masksam/internal/dataset"
 	"masksam/internal/goldentest"
 	"masksam/internal/imageio"
 	"masksam/internal/volume"
@@ -28,8 +27,9 @@ func flipped[T volume.Sample](data []T, size [3]int, axes ...int) []T {
 // TestMirroredHippocampi mirrors the label maps, and the images, of real cases: hardly one may pass, none of the sound ones
 // be suspected, and the axes must be the right ones.
 func TestMirroredHippocampi(t *testing.T) {
+	t.Parallel()
 	dir := goldentest.Path(t, "../data/Dataset004_Hippocampus")
-	d, err := Read(dir)
+	d, err := dataset.Read(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -76,6 +76,7 @@ func TestMirroredHippocampi(t *testing.T) {
 
 // TestUnrelatedLabels lays balls into noise that knows nothing of them.
 func TestUnrelatedLabels(t *testing.T) {
+	t.Parallel()
 	rng := rand.New(rand.NewPCG(1, 2))
 	suspected := 0
 	const trials = 200
@@ -106,6 +107,7 @@ func TestUnrelatedLabels(t *testing.T) {
 
 // TestMirroredDegenerate asks of images that can tell nothing.
 func TestMirroredDegenerate(t *testing.T) {
+	t.Parallel()
 	for _, size := range [][3]int{{1, 1, 1}, {1, 1, 400}, {1, 30, 30}, {2, 2, 2}, {20, 20, 20}} {
 		meta := imageio.Meta{Grid: volume.NewGrid(size, [3]float64{1, 1, 1})}
 		labels := make([]int32, meta.Grid.Len())
@@ -124,6 +126,7 @@ func TestMirroredDegenerate(t *testing.T) {
 }
 
 func TestRegions(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		n := func(what string) int { return rapid.IntRange(1, 5).Draw(t, what) }
 		size := [3]int{n("z"), n("y"), n("x")}
@@ -160,23 +163,24 @@ func around(x float64) *region {
 // sideWarnings runs sides over cases with labels a and b at the given places.
 func sideWarnings(t *testing.T, a, b string, oriented bool, places [][2]float64) (ids []string) {
 	t.Helper()
-	dir := tree(t, fmt.Sprintf(`{"channel_names": {"0": "CT"}, "labels": {"background": 0, %q: 1, %q: 2}, "numTraining": 1, "file_ending": ".nii.gz"}`, a, b))
-	d, err := Read(dir)
+	dir := t.TempDir()
+	broken{t, dir}.write(dataset.FileName, fmt.Sprintf(`{"channel_names": {"0": "CT"}, "labels": {"background": 0, %q: 1, %q: 2}, "numTraining": 1, "file_ending": ".nii.gz"}`, a, b))
+	d, err := dataset.Read(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
 	c := &checker{d: d}
-	var cases []Case
+	var cases []dataset.Case
 	var all []seen
 	for i, p := range places {
-		cases = append(cases, Case{ID: fmt.Sprint("c", i)})
+		cases = append(cases, dataset.Case{ID: fmt.Sprint("c", i)})
 		all = append(all, seen{placed: true, oriented: oriented, labels: map[int32]*region{1: around(p[0]), 2: around(p[1])},
 			grid: volume.NewGrid([3]int{1, 1, 100}, [3]float64{1, 1, 1})})
 	}
 	c.sides(cases, all)
 	for _, f := range c.found {
 		ids = append(ids, f.Case)
-		if f.Code != "SIDES_SWAPPED" || f.Severity != Warning {
+		if f.Code != "SIDES_SWAPPED" || f.Severity != dataset.Warning {
 			t.Errorf("%v", f)
 		}
 	}
@@ -184,6 +188,7 @@ func sideWarnings(t *testing.T, a, b string, oriented bool, places [][2]float64)
 }
 
 func TestSides(t *testing.T) {
+	t.Parallel()
 	usual := func(n int, first ...[2]float64) [][2]float64 {
 		for range n {
 			first = append(first, [2]float64{70, 20})
@@ -214,12 +219,13 @@ func TestSides(t *testing.T) {
 }
 
 func TestSpacings(t *testing.T) {
+	t.Parallel()
 	run := func(values ...[3]float64) (ids []string) {
 		c := &checker{}
-		var cases []Case
+		var cases []dataset.Case
 		var all []seen
 		for i, s := range values {
-			cases = append(cases, Case{ID: fmt.Sprint(i)})
+			cases = append(cases, dataset.Case{ID: fmt.Sprint(i)})
 			all = append(all, seen{orientation: "RAS", spacing: s})
 		}
 		c.spacings(cases, all, "RAS")
@@ -256,31 +262,15 @@ func TestSpacings(t *testing.T) {
 
 // TestTurningReader takes no offence at orientations where the reader turns all images to one.
 func TestTurningReader(t *testing.T) {
+	t.Parallel()
 	b := broken{t, sound(t)}
 	b.grid(func(g *volume.Grid) { g.Affine[2][2] *= -1 }, c3...)
 	b.json(`8`, `8, "overwrite_image_reader_writer": "NibabelIOWithReorient"`)
-	report, err := Check(t.Context(), b.dir, CheckOptions{})
+	report, err := Check(t.Context(), b.dir, Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, f := range report.Findings {
 		t.Errorf("%s: %v", f.Code, f)
-	}
-}
-
-func TestRawFolder(t *testing.T) {
-	root := t.TempDir()
-	want := filepath.Join(root, "Dataset027_ACDC")
-	r := Roots{Raw: root}
-	if err := os.Mkdir(want, 0o777); err != nil {
-		t.Fatal(err)
-	}
-	for _, given := range []string{"Dataset027_ACDC", want, filepath.Join(root, "other", "..", "Dataset027_ACDC")} {
-		if got, err := r.RawFolder(given); err != nil || filepath.Clean(got) != want {
-			t.Errorf("%s: %q, %v", given, got, err)
-		}
-	}
-	if _, err := r.RawFolder("28"); err == nil {
-		t.Error("a dataset that is not there has a folder")
 	}
 }

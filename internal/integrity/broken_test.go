@@ -1,4 +1,4 @@
-package dataset
+package integrity
 
 import (
 	"context"
@@ -15,6 +15,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"masksam/internal/dataset"
 	"masksam/internal/imageio"
 	"masksam/internal/progress"
 	"masksam/internal/volume"
@@ -23,15 +24,44 @@ import (
 
 const soundJSON = `{"channel_names": {"0": "T1", "1": "T2"}, "labels": {"background": 0, "left kidney": 1, "right kidney": 2, "tumour": 3}, "numTraining": 8, "file_ending": ".nii.gz"}`
 
-// sound makes a dataset without a fault: eight cases c0 … c7 of two channels in which two kidneys lie unevenly, one with a
-// tumour, in noise.
+// base is a dataset without a fault, made once: tests copy it.
+var base = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("", "masksam-integrity-")
+	if err != nil {
+		return "", err
+	}
+	return dir, makeSound(dir)
+})
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if dir, err := base(); err == nil {
+		os.RemoveAll(dir)
+	}
+	os.Exit(code)
+}
+
+// sound copies the dataset without a fault.
 func sound(t testing.TB) string {
 	t.Helper()
-	dir := tree(t, soundJSON, "imagesTr/x", "labelsTr/x")
-	for _, sub := range []string{"imagesTr/x", "labelsTr/x"} {
-		if err := os.Remove(filepath.Join(dir, sub)); err != nil {
-			t.Fatal(err)
+	from, err := base()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	copyTree(t, dir, from)
+	return dir
+}
+
+// makeSound makes eight cases c0 … c7 of two channels in which two kidneys lie unevenly, one with a tumour, in noise.
+func makeSound(dir string) error {
+	for _, sub := range []string{"imagesTr", "labelsTr"} {
+		if err := os.Mkdir(filepath.Join(dir, sub), 0o777); err != nil {
+			return err
 		}
+	}
+	if err := os.WriteFile(filepath.Join(dir, dataset.FileName), []byte(soundJSON), 0o666); err != nil {
+		return err
 	}
 	for i := range 8 {
 		rng := rand.New(rand.NewPCG(7, uint64(i)))
@@ -60,13 +90,15 @@ func sound(t testing.TB) string {
 		}
 		meta := imageio.Meta{Grid: g, Dims: 3}
 		for c, image := range images {
-			put(t, filepath.Join(dir, "imagesTr", fmt.Sprintf("c%d_%04d.nii.gz", i, c)), meta, image)
+			if err := imageio.WriteFloat(filepath.Join(dir, "imagesTr", fmt.Sprintf("c%d_%04d.nii.gz", i, c)), [][]float32{image}, meta); err != nil {
+				return err
+			}
 		}
 		if err := imageio.WriteLabel(filepath.Join(dir, "labelsTr", fmt.Sprintf("c%d.nii.gz", i)), label, meta); err != nil {
-			t.Fatal(err)
+			return err
 		}
 	}
-	return dir
+	return nil
 }
 
 func put(t testing.TB, path string, meta imageio.Meta, channels ...[]float32) {
@@ -105,7 +137,7 @@ func (b broken) json(old, new string) {
 	if !strings.Contains(soundJSON, old) {
 		b.t.Fatalf("dataset.json does not hold %s", old)
 	}
-	b.write(FileName, strings.Replace(soundJSON, old, new, 1))
+	b.write(dataset.FileName, strings.Replace(soundJSON, old, new, 1))
 }
 
 // edit changes the voxels, or the grid, of a file.
@@ -165,12 +197,12 @@ var faults = []struct {
 	words string
 	edit  func(b broken)
 }{
-	{"no dataset.json", "DATASET_JSON_MISSING", FileName, func(b broken) { b.remove(FileName) }},
-	{"no JSON", "DATASET_JSON_INVALID", FileName, func(b broken) { b.write(FileName, "{") }},
+	{"no dataset.json", "DATASET_JSON_MISSING", dataset.FileName, func(b broken) { b.remove(dataset.FileName) }},
+	{"no JSON", "DATASET_JSON_INVALID", dataset.FileName, func(b broken) { b.write(dataset.FileName, "{") }},
 	{"a key is missing", "KEYS_MISSING", "numTraining", func(b broken) { b.json(`"numTraining": 8, `, "") }},
-	{"channel_names is a list", "CHANNEL_NAMES_INVALID", FileName, func(b broken) { b.json(`{"0": "T1", "1": "T2"}`, `["T1", "T2"]`) }},
+	{"channel_names is a list", "CHANNEL_NAMES_INVALID", dataset.FileName, func(b broken) { b.json(`{"0": "T1", "1": "T2"}`, `["T1", "T2"]`) }},
 	{"numTraining is a word", "NUM_TRAINING_INVALID", "eight", func(b broken) { b.json(`8`, `"eight"`) }},
-	{"file_ending is a number", "FILE_ENDING_INVALID", FileName, func(b broken) { b.json(`".nii.gz"`, `7`) }},
+	{"file_ending is a number", "FILE_ENDING_INVALID", dataset.FileName, func(b broken) { b.json(`".nii.gz"`, `7`) }},
 	{"a label is a fraction", "LABELS_INVALID", "tumour", func(b broken) { b.json(`"tumour": 3`, `"tumour": 2.5`) }},
 	{"no background", "BACKGROUND_MISSING", "background", func(b broken) { b.json(`"background"`, `"outside"`) }},
 	{"background is not 0", "BACKGROUND_NOT_ZERO", "background is 1", func(b broken) { b.json(`"background": 0, "left kidney": 1`, `"background": 1, "left kidney": 0`) }},
@@ -323,24 +355,25 @@ var faults = []struct {
 		b.json(`"numTraining": 8`, `"numTraining": 1, "dataset": {"c3": {"images": ["imagesTr/c3_0000.nii.gz"]}}`)
 	}},
 	{"splits of another dataset", "SPLITS_UNKNOWN_CASE", "fold 0, val names cases that the dataset has not: d1", func(b broken) {
-		b.write(SplitsName, `[{"train": ["c1", "c2", "c3", "c4", "c5", "c6", "c7"], "val": ["c0", "d1"]}]`)
+		b.write(dataset.SplitsName, `[{"train": ["c1", "c2", "c3", "c4", "c5", "c6", "c7"], "val": ["c0", "d1"]}]`)
 	}},
 }
 
-func severity(code string) Severity {
+func severity(code string) dataset.Severity {
 	for _, mere := range []string{"READER_UNKNOWN", "FILE_PASSED_OVER", "LABEL_WITHOUT_IMAGE", "CASE_NAME_COLLISION", "CHANNEL_GAP", "IMAGE_INF", "IMAGE_CONSTANT",
 		"CHANNEL_DUPLICATE", "CHANNEL_DIRECTION_MISMATCH", "CHANNEL_ORIGIN_MISMATCH", "DIRECTION_MISMATCH", "ORIGIN_MISMATCH", "BACKGROUND_ONLY",
 		"LABEL_NEVER_USED", "ORIENTATION_INCONSISTENT", "NON_ORTHONORMAL", "SPACING_CONTRADICTION", "SPACING_OUTLIER", "LABEL_MIRRORED",
 		"SIDES_SWAPPED", "DUPLICATE_IMAGE", "DUPLICATE_LABEL"} {
 		if code == mere {
-			return Warning
+			return dataset.Warning
 		}
 	}
-	return Error
+	return dataset.Error
 }
 
 func TestSoundDataset(t *testing.T) {
-	report, err := Check(t.Context(), sound(t), CheckOptions{})
+	t.Parallel()
+	report, err := Check(t.Context(), sound(t), Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -352,36 +385,38 @@ func TestSoundDataset(t *testing.T) {
 	}
 }
 
+// words are the findings of a report, files as they are called within the dataset.
+func words(r *Report) string {
+	var b strings.Builder
+	for _, f := range r.Findings {
+		fmt.Fprintf(&b, "case %s, %s: %s; %s\n", f.Case, strings.Join(f.Files, ", "), f.Text, f.Remedy)
+	}
+	return strings.ReplaceAll(b.String(), r.Dir+string(filepath.Separator), "")
+}
+
 // TestBrokenDatasets wants of every fault its own code and no other, and words that say where it is.
 func TestBrokenDatasets(t *testing.T) {
-	base := sound(t)
+	t.Parallel()
 	for _, f := range faults {
 		t.Run(f.name, func(t *testing.T) {
 			t.Parallel()
-			b := broken{t, t.TempDir()}
-			copyTree(t, b.dir, base)
+			b := broken{t, sound(t)}
 			f.edit(b)
-			report, err := Check(t.Context(), b.dir, CheckOptions{Work: work.Work{Workers: 2}})
+			report, err := Check(t.Context(), b.dir, Options{Work: work.Work{Workers: 2}})
 			if err != nil {
 				t.Fatal(err)
 			}
-			var text strings.Builder
-			if err := report.Write(&text); err != nil {
-				t.Fatal(err)
-			}
+			text := words(report)
 			if len(report.Findings) == 0 {
 				t.Fatal("nothing was found")
 			}
 			for _, found := range report.Findings {
 				if found.Code != f.code || found.Severity != severity(f.code) || found.Remedy == "" {
-					t.Errorf("%s %s, want %s %s\n%s", found.Severity, found.Code, severity(f.code), f.code, text.String())
+					t.Errorf("%s %s, want %s %s\n%s", found.Severity, found.Code, severity(f.code), f.code, text)
 				}
 			}
-			if !strings.Contains(text.String(), f.words) {
-				t.Errorf("%q is not in\n%s", f.words, text.String())
-			}
-			if strings.Contains(text.String(), b.dir) {
-				t.Errorf("the folder is repeated:\n%s", text.String())
+			if !strings.Contains(text, f.words) {
+				t.Errorf("%q is not in\n%s", f.words, text)
 			}
 		})
 	}
@@ -390,6 +425,7 @@ func TestBrokenDatasets(t *testing.T) {
 // TestFaultsAtOnce breaks a dataset in its description, its files and its voxels, one case twice, and wants all of it
 // from one check.
 func TestFaultsAtOnce(t *testing.T) {
+	t.Parallel()
 	b := broken{t, sound(t)}
 	b.json(`8`, `9`)
 	b.remove("labelsTr/c0.nii.gz")
@@ -399,7 +435,7 @@ func TestFaultsAtOnce(t *testing.T) {
 	b.mirror("labelsTr/c5.nii.gz")
 	b.value("labelsTr/c6.nii.gz", 9)
 	b.check(os.Truncate(b.path("imagesTr/c7_0000.nii.gz"), 900))
-	report, err := Check(t.Context(), b.dir, CheckOptions{})
+	report, err := Check(t.Context(), b.dir, Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -415,12 +451,12 @@ func TestFaultsAtOnce(t *testing.T) {
 		t.Errorf("%d errors, %d warnings: %v", report.Errors, report.Warnings, report.Err())
 	}
 
-	serial, err := Check(t.Context(), b.dir, CheckOptions{Work: work.Work{Workers: 1}})
+	serial, err := Check(t.Context(), b.dir, Options{Work: work.Work{Workers: 1}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, workers := range []int{2, 3, 16} {
-		parallel, err := Check(t.Context(), b.dir, CheckOptions{Work: work.Work{Workers: workers}})
+		parallel, err := Check(t.Context(), b.dir, Options{Work: work.Work{Workers: workers}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -446,47 +482,13 @@ func (s *stopper) Advance(n int, note string) {
 }
 
 func TestCheckStopsHalfway(t *testing.T) {
+	t.Parallel()
 	ctx, cancel := context.WithCancel(t.Context())
 	s := &stopper{Reporter: progress.Nop, cancel: cancel}
-	if report, err := Check(ctx, sound(t), CheckOptions{Work: work.Work{Workers: 2, Progress: s}}); !errors.Is(err, context.Canceled) || report != nil {
+	if report, err := Check(ctx, sound(t), Options{Work: work.Work{Workers: 2, Progress: s}}); !errors.Is(err, context.Canceled) || report != nil {
 		t.Errorf("a stopped check gave %v, %v", report, err)
 	}
 	if s.cases < 1 || s.cases > 5 {
 		t.Errorf("%d of 8 cases were read", s.cases)
-	}
-}
-
-func TestReportWrite(t *testing.T) {
-	dir := filepath.Join("raw", "D")
-	var found []*Finding
-	for i := range 7 {
-		found = append(found, &Finding{Code: "ODD", Severity: Warning, Case: fmt.Sprint("c", i), Files: []string{filepath.Join(dir, "f")}, Text: "is odd", Remedy: "even it"})
-	}
-	found = append(found, finding("BAD", filepath.Join(dir, "g"), "mend it", "is bad, unlike %s", filepath.Join(dir, "h")))
-	var text strings.Builder
-	if err := NewReport(dir, 3, found).Write(&text); err != nil {
-		t.Fatal(err)
-	}
-	want := `error BAD: 1 finding
-  g: is bad, unlike h
-  remedy: mend it
-
-warning ODD: 7 findings
-  case c0, f: is odd
-  case c1, f: is odd
-  case c2, f: is odd
-  case c3, f: is odd
-  case c4, f: is odd
-  and 2 more
-  remedy: even it
-
-3 cases, 1 error, 7 warnings
-`
-	if d := cmp.Diff(want, text.String()); d != "" {
-		t.Error(d)
-	}
-	text.Reset()
-	if err := NewReport(dir, 0, nil).Write(&text); err != nil || text.String() != "0 cases, 0 errors, 0 warnings\n" {
-		t.Errorf("%q, %v", text.String(), err)
 	}
 }

@@ -1,4 +1,4 @@
-package dataset
+package integrity
 
 import (
 	"fmt"
@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"masksam/internal/dataset"
 	"masksam/internal/imageio"
 	"masksam/internal/volume"
 )
@@ -233,7 +234,7 @@ func regions(data []int32, size [3]int) (map[int32]*region, volume.Box) {
 	box := volume.Box{Lo: size}
 	squares := func(n int) float64 { return float64(n) * float64(n+1) * float64(2*n+1) / 6 } // 0² + … + n²
 	for row := range size[0] * size[1] {
-		if len(out) > maxValues {
+		if len(out) > dataset.MaxValues {
 			break
 		}
 		z, y := row/size[1], row%size[1]
@@ -291,7 +292,7 @@ var counterparts = []struct {
 }
 
 // leftRight are the pairs of labels whose names differ in left and right.
-func (l *Labels) leftRight() map[[2]int32]bool {
+func leftRight(l *dataset.Labels) map[[2]int32]bool {
 	byName := map[string]int32{}
 	for _, v := range l.Foreground() {
 		byName[strings.ToLower(l.Name(v))] = int32(v)
@@ -318,11 +319,11 @@ const (
 
 // sides warns of cases in which labels lie on the other side of each other: image and label map, or the header, may be
 // mirrored.
-func (c *checker) sides(cases []Case, all []seen) {
+func (c *checker) sides(cases []dataset.Case, all []seen) {
 	if c.d == nil || c.d.Labels == nil {
 		return
 	}
-	named := c.d.Labels.leftRight()
+	named := leftRight(c.d.Labels)
 	values := c.d.Labels.Foreground()
 	type lean struct {
 		pair [2]int32

@@ -1,4 +1,4 @@
-package dataset
+package integrity
 
 import (
 	"fmt"
@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"masksam/internal/dataset"
 	"masksam/internal/imageio"
 	"masksam/internal/volume"
 )
@@ -59,7 +60,7 @@ func between(a, b [9]float64, i, j int) float64 {
 }
 
 // geometry finds what is odd in the headers of a case's files, one finding for all files of a kind.
-func geometry(id string, files []imageio.Meta) (found []*Finding) {
+func geometry(id string, files []imageio.Meta) (found []*dataset.Finding) {
 	for _, rule := range []struct {
 		code, remedy string
 		fault        func(imageio.Meta) string
@@ -68,7 +69,7 @@ func geometry(id string, files []imageio.Meta) (found []*Finding) {
 		{"SPACING_CONTRADICTION", "correct the header", contradiction},
 		{"GEOMETRY_ASSUMED", "give the missing part", func(m imageio.Meta) string { return m.Warning }},
 	} {
-		f := &Finding{Code: rule.code, Severity: Warning, Case: id, Remedy: rule.remedy}
+		f := &dataset.Finding{Code: rule.code, Severity: dataset.Warning, Case: id, Remedy: rule.remedy}
 		for _, m := range files {
 			if text := rule.fault(m); text != "" {
 				f.Files = append(f.Files, m.Path)
@@ -120,7 +121,7 @@ func contradiction(m imageio.Meta) string {
 }
 
 // orientations warns of cases whose axes point elsewhere than those of most. It returns what most have.
-func (c *checker) orientations(cases []Case, all []seen) string {
+func (c *checker) orientations(cases []dataset.Case, all []seen) string {
 	members := map[string][]int{}
 	read := 0
 	for i, s := range all {
@@ -162,7 +163,7 @@ const (
 )
 
 // spacings warns of cases whose spacing is far from the others', or is theirs on other axes.
-func (c *checker) spacings(cases []Case, all []seen, usual string) {
+func (c *checker) spacings(cases []dataset.Case, all []seen, usual string) {
 	var read []int
 	for i, s := range all {
 		if s.orientation != "" {
