@@ -117,6 +117,9 @@ var kongWords = []struct {
 	{regexp.MustCompile(`, did you mean (one of )?(.*)\?`), "; did you mean $1$2?"},
 }
 
+// wrongValue is how kong names one of nnU-Net's flags whose value is wrong.
+var wrongValue = regexp.MustCompile(`^--(\w+)(: | must be )`)
+
 // plain is a parse error of kong for people.
 func (g *grammar) plain(err error) string {
 	text := err.Error()
@@ -124,7 +127,7 @@ func (g *grammar) plain(err error) string {
 		text = w.kong.ReplaceAllString(text, w.plain)
 	}
 	if g.nnunet {
-		text = asTyped(text)
+		text = wrongValue.ReplaceAllString(asTyped(text), "-$1$2")
 	}
 	return text
 }

@@ -11,7 +11,7 @@ type evaluateCmd struct {
 	Prediction  string  `arg:"" help:"Folder of predicted label maps."`
 	DatasetJSON string  `help:"The dataset.json; by default the prediction folder's." name:"dataset-json" placeholder:"FILE"`
 	Output      string  `help:"Where to write the summary; by default summary.json in the prediction folder." short:"o" placeholder:"FILE"`
-	Chill       bool    `help:"Pass over references without a prediction."`
+	Chill       bool    `help:"Pass over references without a prediction." name:"skip-missing"`
 	Workers     workers `help:"Cases at a time; 0: one per core." placeholder:"N"`
 }
 
@@ -40,7 +40,7 @@ type nnunetEvaluate struct {
 	Plans      string  `name:"pfile" help:"The plans.json." required:"" unused:"the evaluation needs nothing of it"`
 	Output     string  `option:"output" name:"o" help:"The summary; by default summary.json in the prediction folder."`
 	Workers    workers `option:"workers" name:"np" help:"Processes; 0: one per core." default:"8"`
-	Chill      bool    `name:"chill" help:"Pass over references without a prediction."`
+	Chill      bool    `name:"chill" option:"skip-missing" help:"Pass over references without a prediction."`
 }
 
 func (c *nnunetEvaluate) Run(a *app) error {
