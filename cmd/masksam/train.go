@@ -86,7 +86,7 @@ type nnunetTrain struct {
 	ValidateBest  bool     `name:"val_best" help:"Validate checkpoint_best."`
 	NoCheckpoints bool     `name:"disable_checkpointing" help:"Write no checkpoints."`
 	Device        string   `name:"device" help:"cuda or cpu; auto takes a GPU if there is one." default:"auto"`
-	Set           []string `name:"set" help:"Override a hyper-parameter of training, as epochs=2 (not nnU-Net's)." sep:"none"`
+	Set           []string `own:"" name:"set" help:"Override a hyper-parameter of training, as epochs=2 (not nnU-Net's)." sep:"none"`
 }
 
 func (c *nnunetTrain) Run(a *app) error {
