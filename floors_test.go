@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -71,7 +72,7 @@ func readImports(t *testing.T) map[string][]string {
 	return imports
 }
 
-var floorLine = regexp.MustCompile(`^    (?:floor (\d)|(ground)|(tests))?\s+((?:cmd|internal)/[\w/]+)`)
+var floorLine = regexp.MustCompile(`^    (?:floor (\d+)|(ground)|(tests))?\s+((?:cmd|internal)/[\w/]+)`)
 
 // readFloors gives every package its floor; ground is 0, what only tests import stands below it.
 func readFloors(t *testing.T) map[string]int {
@@ -87,7 +88,7 @@ func readFloors(t *testing.T) map[string]int {
 		}
 		switch {
 		case m[1] != "":
-			floor = int(m[1][0] - '0')
+			floor, _ = strconv.Atoi(m[1]) // digits
 		case m[2] != "":
 			floor = 0
 		case m[3] != "":

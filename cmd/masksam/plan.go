@@ -43,7 +43,7 @@ func (c *planCmd) Run(a *app) error {
 	planned, err := steps.Plan(a.ctx, steps.PlanOptions{Roots: c.roots.roots(), Dataset: c.Dataset, Recipe: c.Recipe,
 		Set: c.Set, Name: c.Name, Patch: c.Patch, Batch: c.Batch,
 		Nnunet: plan.Options{Planner: c.Planner, PlansName: c.Plans, GPUMemoryGB: c.GPUMemory, Spacing: c.Spacing},
-		Clean:  c.Clean, Verify: a.verify(c.Check), Work: a.work(c.Workers, c.Memory)})
+		Clean:  c.Clean, Check: a.check(c.Check), Work: a.work(c.Workers, c.Memory)})
 	if err != nil {
 		return err
 	}
@@ -96,7 +96,7 @@ func (c *nnunetFingerprint) Run(a *app) error {
 	a.say(c.Verbose, c.NoBar)
 	for _, id := range c.Datasets {
 		path, err := steps.Fingerprint(a.ctx, steps.PlanOptions{Roots: dataset.Env(), Dataset: id, Clean: c.Clean,
-			Verify: a.verify(c.Verify), Work: a.work(c.Workers, 0)})
+			Check: a.check(c.Verify), Work: a.work(c.Workers, 0)})
 		if err != nil {
 			return err
 		}
@@ -138,7 +138,7 @@ func (c *nnunetPlan) Run(a *app) error {
 	limits := a.work(c.FPWorkers, 0)
 	var plans []*steps.Planned
 	for _, id := range c.Datasets {
-		p, err := steps.Plan(a.ctx, steps.PlanOptions{Roots: roots, Dataset: id, Clean: c.Clean, Verify: a.verify(c.Verify),
+		p, err := steps.Plan(a.ctx, steps.PlanOptions{Roots: roots, Dataset: id, Clean: c.Clean, Check: a.check(c.Verify),
 			Work: limits, Nnunet: c.options()})
 		if err != nil {
 			return err

@@ -3,8 +3,7 @@ package main
 import (
 	"fmt"
 
-	"github.com/jedib0t/go-pretty/v6/table"
-
+	"masksam/internal/report"
 	"masksam/internal/steps"
 )
 
@@ -26,18 +25,14 @@ func (c *splitsCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	t := a.table("fold", "train", "val")
-	for f, s := range out.Splits {
-		t.AppendRow(table.Row{f, len(s.Train), len(s.Val)})
-	}
-	if len(out.Splits) > 0 {
-		t.Render()
+	if err := report.Splits(a.out, out.Splits); err != nil {
+		return err
 	}
 	if !c.Check {
 		fmt.Fprintln(a.out, "the splits are", out.Path)
 		return nil
 	}
-	if err := out.Report.Write(a.out); err != nil {
+	if err := report.Check(a.out, out.Report); err != nil {
 		return err
 	}
 	return out.Report.Err()

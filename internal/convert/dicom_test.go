@@ -8,15 +8,20 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
+	"maps"
 	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
 
 	"masksam/internal/imageio"
+	"masksam/internal/remedy"
+	"masksam/internal/work"
 )
 
 const (
@@ -73,6 +78,14 @@ type slice struct {
 	syntax, series, description string
 	number, index, count        int // of the series, of the slice, of slices
 	places                      int // after so many slices the places repeat; 0: never
+
+	tilt      float64           // of the gantry, in degrees
+	coronal   bool              // the slices' plane
+	wider     int               // columns more
+	kind      string            // image type; empty: ORIGINAL\\PRIMARY\\AXIAL
+	more      map[uint32]string // further decimal values, of which %d becomes the number of the pass over the places
+	instances int               // distinguishes the instance UIDs of parts of one series
+	none      bool              // no positions, as an old scout or a screen shot has
 }
 
 const columns, rows = 5, 4
@@ -91,7 +104,11 @@ func (s slice) file() []byte {
 	case explicitBig:
 		data.order = binary.BigEndian
 	}
-	instance := fmt.Sprintf("%s.%d", s.series, s.index+1)
+	instance := fmt.Sprintf("%s.%d", s.series, 100*s.instances+s.index+1)
+	if s.kind == "" {
+		s.kind = `ORIGINAL\PRIMARY\AXIAL`
+	}
+	data.text(0x0008_0008, "CS", s.kind)
 	data.text(0x0008_0016, "UI", ctStorage)
 	data.text(0x0008_0018, "UI", instance)
 	data.text(0x0008_0060, "CS", "CT")
@@ -115,18 +132,32 @@ func (s slice) file() []byte {
 	data.text(tagSeries, "UI", s.series)
 	data.text(tagNumber, "IS", strconv.Itoa(s.number))
 	data.text(0x0020_0013, "IS", strconv.Itoa(s.index+1))
-	p := position(s.index)
+	place, pass := s.index, 1
 	if s.places > 0 {
-		p = position(s.index % s.places)
-		data.text(0x0020_0012, "IS", strconv.Itoa(1+s.index/s.places))
+		place, pass = s.index%s.places, 1+s.index/s.places
 	}
-	data.text(0x0020_0032, "DS", fmt.Sprintf(`%g\%g\%g`, p[0], p[1], p[2]))
-	data.text(0x0020_0037, "DS", `1\0\0\0\1\0`)
+	p := position(place)
+	orientation := `1\0\0\0\1\0`
+	if s.coronal {
+		p, orientation = [3]float64{-10, 20 + 2.5*float64(place), 30}, `1\0\0\0\0\-1`
+	}
+	if s.tilt != 0 {
+		sin, cos := math.Sincos(s.tilt * math.Pi / 180)
+		orientation = fmt.Sprintf(`1\0\0\0\%.6f\%.6f`, cos, sin)
+		data.text(0x0018_1120, "DS", fmt.Sprint(-s.tilt))
+	}
+	for _, tag := range slices.Sorted(maps.Keys(s.more)) {
+		data.text(tag, "DS", strings.ReplaceAll(s.more[tag], "%d", strconv.Itoa(pass)))
+	}
+	if !s.none {
+		data.text(0x0020_0032, "DS", fmt.Sprintf(`%g\%g\%g`, p[0], p[1], p[2]))
+		data.text(0x0020_0037, "DS", orientation)
+	}
 	data.text(0x0020_0052, "UI", "1.2.826.0.1.98")
 	data.element(0x0028_0002, "US", data.numbers(1))
 	data.text(0x0028_0004, "CS", "MONOCHROME2")
 	data.element(tagRows, "US", data.numbers(rows))
-	data.element(0x0028_0011, "US", data.numbers(columns))
+	data.element(0x0028_0011, "US", data.numbers(uint16(columns+s.wider)))
 	data.text(0x0028_0030, "DS", `1.5\0.75`)
 	for tag, v := range []uint16{16, 16, 15, 1} {
 		data.element(uint32(0x0028_0100+tag), "US", data.numbers(v))
@@ -135,7 +166,7 @@ func (s slice) file() []byte {
 	data.text(0x0028_1053, "DS", "1")
 	var pixels []uint16
 	for y := range rows {
-		for x := range columns {
+		for x := range columns + s.wider {
 			pixels = append(pixels, pixel(x, y, s.index))
 		}
 	}
@@ -167,7 +198,7 @@ func (s slice) write(t testing.TB, dir string) {
 		t.Fatal(err)
 	}
 	for s.index = range s.count {
-		if err := os.WriteFile(filepath.Join(dir, fmt.Sprintf("%s_%d", s.series, s.count-s.index)), s.file(), 0o666); err != nil {
+		if err := os.WriteFile(filepath.Join(dir, fmt.Sprintf("%s_%d", s.series, s.count-s.index+100*s.instances)), s.file(), 0o666); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -183,7 +214,10 @@ func TestReadDICOM(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%s: %v", syntax, err)
 		}
-		if want := (dicomFile{syntax: syntax, series: s.series, number: "4", modality: "CT", description: s.description, frames: 1}); *d != want {
+		want := dicomFile{syntax: syntax, series: s.series, number: "4", modality: "CT", description: s.description, frames: 1,
+			instance: s.series + ".1", imageType: `ORIGINAL\PRIMARY\AXIAL`, rows: rows, columns: columns, bytes: 2 * rows * columns,
+			placed: true, position: position(0), axes: [6]float64{1, 0, 0, 0, 1, 0}}
+		if *d != want {
 			t.Errorf("%+v, want %+v", *d, want)
 		}
 	}
@@ -300,7 +334,7 @@ func TestDICOM(t *testing.T) {
 			s.write(t, source)
 			files, _ := filepath.Glob(filepath.Join(source, "*"))
 			for _, f := range files {
-				if err := Gdcmconv.run(t.Context(), "--jpegls", f, f); err != nil {
+				if _, err := Gdcmconv.run(t.Context(), "--jpegls", f, f); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -339,7 +373,7 @@ func TestDICOMCases(t *testing.T) {
 	scout.write(t, filepath.Join(source, "b", "scout"))
 
 	_, err := DICOM(t.Context(), DICOMOptions{Source: source, Output: out})
-	for _, want := range []string{"2 series", "--series", `1.2.826.0.1.7: number 4, CT, "Abdomen 2.5", 6 files`, `1.2.826.0.1.8: number 1, CT, "Scout", 2 files`} {
+	for _, want := range []string{"2 series or stacks", `1.2.826.0.1.7: number 4, CT, "Abdomen 2.5", 6 files`, `1.2.826.0.1.8: number 1, CT, "Scout", 2 files`} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("two series: %v", err)
 		}
@@ -353,7 +387,7 @@ func TestDICOMCases(t *testing.T) {
 	if _, err := DICOM(t.Context(), DICOMOptions{Source: source, Output: out, ID: "x"}); err == nil || !strings.Contains(err.Error(), "2 cases") {
 		t.Errorf("one name for two cases: %v", err)
 	}
-	made, err := DICOM(t.Context(), DICOMOptions{Source: source, Output: out, Series: "4", Workers: 2})
+	made, err := DICOM(t.Context(), DICOMOptions{Source: source, Output: out, Series: "4", Work: work.Work{Workers: 2}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -393,24 +427,34 @@ func TestDICOMRefuses(t *testing.T) {
 				t.Fatal(err)
 			}
 		}, "", abdomen.series + "_2: data set: truncated"},
-		"slice twice": {func(dir string) {
+		"one instance, two images": {func(dir string) {
 			abdomen.write(t, dir)
-			if err := os.WriteFile(filepath.Join(dir, "copy"), abdomen.file(), 0o666); err != nil {
+			other := abdomen
+			other.description = "another"
+			if err := os.WriteFile(filepath.Join(dir, "copy"), other.file(), 0o666); err != nil {
 				t.Fatal(err)
 			}
-		}, "", "the series has 7"},
+		}, "", "copy have one SOP instance UID, 1.2.826.0.1.7.1, but are not the same"},
+		"slice twice": {func(dir string) {
+			abdomen.write(t, dir)
+			again := abdomen
+			again.series, again.index = "1.2.826.0.1.7", 3
+			file := bytes.Replace(again.file(), []byte("1.2.826.0.1.7.4\x00"), []byte("1.2.826.0.1.7.9\x00"), 2)
+			if err := os.WriteFile(filepath.Join(dir, "copy"), file, 0o666); err != nil {
+				t.Fatal(err)
+			}
+		}, "", "lie at the same place; remove one"},
 		"two volumes": {func(dir string) {
 			twice := abdomen
 			twice.places = 3
 			twice.write(t, dir)
-		}, "", "its series has 2 volumes"},
+		}, "", "2 volumes, which nothing in the files tells apart"},
 		"no series": {func(dir string) {
 			nameless := abdomen
 			nameless.series = ""
 			nameless.write(t, dir)
 		}, "", "has no series instance UID"},
-		"name":          {func(dir string) { abdomen.write(t, dir) }, "../x", `"../x" cannot name a case`},
-		"missing slice": {func(dir string) { abdomen.write(t, dir); os.Remove(filepath.Join(dir, abdomen.series+"_3")) }, "", "several images"},
+		"name": {func(dir string) { abdomen.write(t, dir) }, "../x", `"../x" cannot name a case`},
 	} {
 		source, out := t.TempDir(), filepath.Join(t.TempDir(), "out")
 		c.fill(source)
@@ -421,6 +465,198 @@ func TestDICOMRefuses(t *testing.T) {
 		if left, _ := os.ReadDir(out); len(left) > 0 {
 			t.Errorf("%s left %v", name, left)
 		}
+	}
+}
+
+// warnings gives what is logged until the test ends.
+func warnings(t *testing.T) *strings.Builder {
+	t.Helper()
+	var text strings.Builder
+	before := slog.Default()
+	slog.SetDefault(slog.New(slog.NewTextHandler(&text, nil)))
+	t.Cleanup(func() { slog.SetDefault(before) })
+	return &text
+}
+
+// TestDICOMUneven: slices that no image can hold at their places are corrected, or taken as they are, with a warning.
+func TestDICOMUneven(t *testing.T) {
+	need(t, Dcm2niix)
+	tilted, backwards, gap, thick := abdomen, abdomen, abdomen, abdomen
+	tilted.tilt, backwards.tilt = 15, -20
+	gap.count = 8
+	for name, c := range map[string]struct {
+		s           slice
+		remove      string // of the files
+		uncorrected bool
+		slices      int
+		want        []string
+	}{
+		"tilt":           {tilted, "", false, 6, []string{"tilted by 15.0°", "interpolated"}},
+		"tilt backwards": {backwards, "", false, 6, []string{"tilted by 20.0°"}},
+		"tilt as stored": {tilted, "", true, 6, []string{"tilted by 15.0°", "as they are stored"}},
+		"gap":            {gap, "_3", false, 8, []string{"2.5 mm apart, but 5 mm between 1.2.826.0.1.7_4 and 1.2.826.0.1.7_2", "interpolated"}},
+		"gap as stored":  {gap, "_3", true, 7, []string{"5 mm between", "as they are stored"}},
+		"tilt and gap":   {tilted, "_3", false, 6, []string{"tilted by 15.0°", "4.83 mm between"}},
+		"even":           {thick, "", false, 6, nil},
+	} {
+		source, out := filepath.Join(t.TempDir(), "a"), filepath.Join(t.TempDir(), "out")
+		c.s.write(t, source)
+		if c.remove != "" {
+			if err := os.Remove(filepath.Join(source, c.s.series+c.remove)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		text := warnings(t)
+		made, err := DICOM(t.Context(), DICOMOptions{Source: source, Output: out, Uncorrected: c.uncorrected})
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		im, err := imageio.Read(made[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if im.Grid.Size[0] != c.slices {
+			t.Errorf("%s: %v voxels, want %d slices", name, im.Grid.Size, c.slices)
+		}
+		if !c.uncorrected {
+			atPlaces(t, name, im, c.s)
+		}
+		for _, want := range c.want {
+			if !strings.Contains(text.String(), want) {
+				t.Errorf("%s: no warning says %q:\n%s", name, want, text)
+			}
+		}
+		if c.want == nil && strings.Contains(text.String(), "places") {
+			t.Errorf("%s: warned of %s", name, text)
+		}
+	}
+}
+
+// atPlaces checks that an image holds, between the slices, what they hold at their places in the patient: pixel is
+// linear in them, so interpolation changes nothing.
+func atPlaces(t *testing.T, name string, im *imageio.Image, s slice) {
+	t.Helper()
+	sin, cos := math.Sincos(s.tilt * math.Pi / 180)
+	compared := 0
+	for n, v := range im.Channels[0] {
+		k, j, i := n/(im.Grid.Size[1]*im.Grid.Size[2]), n/im.Grid.Size[2]%im.Grid.Size[1], n%im.Grid.Size[2]
+		var at [3]float64 // LPS
+		for axis := range at {
+			row := im.Grid.Affine[axis]
+			at[axis] = [3]float64{-1, -1, 1}[axis] * (row[0]*float64(i) + row[1]*float64(j) + row[2]*float64(k) + row[3])
+		}
+		origin := position(0)
+		x, y := (at[0]-origin[0])/0.75, (at[1]-origin[1])/(1.5*cos)
+		z := (at[2] - origin[2] - y*1.5*sin) / 2.5
+		edge := 0.1
+		if s.tilt != 0 {
+			edge = 0.6 // where a slice is missing, its neighbours reach less far
+		}
+		inside := x > -0.01 && x < columns-0.99 && y > edge && y < rows-1-edge && z > 0.1 && z < float64(s.count)-1.1
+		if want := 50*z + 10*y + x; inside {
+			compared++
+			if math.Abs(float64(v)-want) > 0.01 {
+				t.Errorf("%s: voxel %d %d %d holds %v, want %.2f (column %.2f, row %.2f, slice %.2f)", name, i, j, k, v, want, x, y, z)
+				return
+			}
+		}
+	}
+	if compared < 10 {
+		t.Errorf("%s: only %d voxels lie inside", name, compared)
+	}
+}
+
+// TestDICOMTwice: a file that is there twice is left out by name.
+func TestDICOMTwice(t *testing.T) {
+	need(t, Dcm2niix)
+	source, out := filepath.Join(t.TempDir(), "a"), filepath.Join(t.TempDir(), "out")
+	abdomen.write(t, source)
+	if err := os.WriteFile(filepath.Join(source, "copy"), abdomen.file(), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	text := warnings(t)
+	made, err := DICOM(t.Context(), DICOMOptions{Source: source, Output: out})
+	if err != nil {
+		t.Fatal(err)
+	}
+	lies(t, made[0])
+	if !strings.Contains(text.String(), "copy is the same file as "+filepath.Join(source, abdomen.series+"_6")) {
+		t.Errorf("warned of %s", text)
+	}
+}
+
+// TestDICOMStacks: a series that holds more than one image is taken apart, and a part of it can be chosen.
+func TestDICOMStacks(t *testing.T) {
+	need(t, Dcm2niix)
+	planes := abdomen
+	planes.coronal, planes.series = true, abdomen.series
+	wide := abdomen
+	wide.wider = 2
+	derived := abdomen
+	derived.kind, derived.series = `DERIVED\SECONDARY\MIP`, abdomen.series
+	phases := func(tag uint32, value string) slice {
+		s := abdomen
+		s.places, s.more = 3, map[uint32]string{tag: value}
+		return s
+	}
+	for name, c := range map[string]struct {
+		parts  []slice
+		want   []string
+		choose string
+		size   [3]int
+	}{
+		"localizer in two planes": {[]slice{abdomen, planes}, []string{"/1: number 4/1", "6 files, axial, 5 × 4", "6 files, coronal, 5 × 4"}, "4/1", [3]int{6, rows, columns}},
+		"two sizes":               {[]slice{abdomen, wide}, []string{"5 × 4 voxels", "7 × 4 voxels"}, "1.2.826.0.1.7/2", [3]int{6, rows, columns + 2}},
+		"derived images":          {[]slice{abdomen, derived}, []string{"original", "derived"}, "4/1", [3]int{6, rows, columns}},
+		"echoes":                  {[]slice{phases(0x0018_0081, "%d.5")}, []string{"echo time 1.5", "echo time 2.5"}, "4/2", [3]int{3, rows, columns}},
+		"phases by trigger":       {[]slice{phases(0x0018_1060, "%d0")}, []string{"trigger time 10", "trigger time 20"}, "4/1", [3]int{3, rows, columns}},
+		"acquisitions":            {[]slice{phases(0x0020_0012, "%d")}, []string{"acquisition 1", "acquisition 2"}, "4/1", [3]int{3, rows, columns}},
+	} {
+		source, out := filepath.Join(t.TempDir(), "a"), filepath.Join(t.TempDir(), "out")
+		for i, s := range c.parts {
+			s.instances = i
+			s.write(t, source)
+		}
+		_, err := DICOM(t.Context(), DICOMOptions{Source: source, Output: out})
+		for _, want := range append(c.want, "2 series or stacks of slices") {
+			if err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("%s: %v does not say %q", name, err, want)
+			}
+		}
+		if advice := remedy.As(err); !slices.Contains(advice, any(remedy.Series)) {
+			t.Errorf("%s: advice %v", name, advice)
+		}
+		made, err := DICOM(t.Context(), DICOMOptions{Source: source, Output: out, Series: c.choose})
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		im, err := imageio.Read(made[0])
+		if err != nil || im.Grid.Size != c.size {
+			t.Errorf("%s: size %v, %v", name, im.Grid.Size, err)
+		}
+	}
+}
+
+// TestDICOMWarnings: what dcm2niix warns of is passed on, with the case.
+func TestDICOMWarnings(t *testing.T) {
+	need(t, Dcm2niix)
+	source, out := t.TempDir(), t.TempDir()
+	nowhere := abdomen
+	nowhere.none = true
+	nowhere.write(t, filepath.Join(source, "scan 7"))
+	text := warnings(t)
+	if _, err := DICOM(t.Context(), DICOMOptions{Source: source, Output: out}); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"scan 7: dcm2niix says: ", "Unable to determine spatial orientation"} {
+		if !strings.Contains(text.String(), want) {
+			t.Errorf("no warning says %q:\n%s", want, text)
+		}
+	}
+	if strings.Contains(text.String(), "Conversion required") {
+		t.Errorf("bookkeeping is passed on:\n%s", text)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"slices"
 	"strconv"
@@ -22,6 +23,17 @@ type dicomFile struct {
 	modality    string
 	description string // of the series
 	frames      int    // images in it; 0: it is none
+
+	instance      string     // SOP instance UID
+	imageType     string     // ORIGINAL\PRIMARY\AXIAL …
+	echo, trigger string     // times
+	acquisition   string     // number
+	temporal      string     // position in time, a number
+	rows, columns int        // voxels
+	bytes         int        // of the voxels, decompressed
+	placed        bool       // position and axes are known; a file of several frames has them elsewhere
+	position      [3]float64 // of the first voxel, LPS in mm
+	axes          [6]float64 // direction along a row, then along a column
 }
 
 // errNotDICOM is a file without DICOM's preamble.
@@ -37,12 +49,23 @@ const (
 // Tags, group and element in one.
 const (
 	tagSyntax      = 0x0002_0010
+	tagImageType   = 0x0008_0008
+	tagInstance    = 0x0008_0018
 	tagModality    = 0x0008_0060
 	tagDescription = 0x0008_103e
+	tagEcho        = 0x0018_0081
+	tagTrigger     = 0x0018_1060
 	tagSeries      = 0x0020_000e
 	tagNumber      = 0x0020_0011
+	tagAcquisition = 0x0020_0012
+	tagPosition    = 0x0020_0032
+	tagAxes        = 0x0020_0037
+	tagTemporal    = 0x0020_0100
+	tagSamples     = 0x0028_0002
 	tagFrames      = 0x0028_0008
 	tagRows        = 0x0028_0010
+	tagColumns     = 0x0028_0011
+	tagBits        = 0x0028_0100
 	tagPixels      = 0x7fe0_0010
 	tagItem        = 0xfffe_e000
 	tagItemEnd     = 0xfffe_e00d
@@ -95,7 +118,7 @@ func readDICOM(in io.Reader) (*dicomFile, error) {
 			return nil, fmt.Errorf("meta header: %w", err)
 		}
 		if tag == tagSyntax {
-			d.syntax = value
+			d.syntax = strings.Trim(value, " \x00")
 		}
 	}
 	switch d.syntax {
@@ -108,28 +131,49 @@ func readDICOM(in io.Reader) (*dicomFile, error) {
 	case deflatedExplicit:
 		r.in = bufio.NewReader(flate.NewReader(r.in))
 	}
-	frames := "1"
-	fields := map[uint32]*string{tagModality: &d.modality, tagDescription: &d.description, tagSeries: &d.series,
-		tagNumber: &d.number, tagFrames: &frames}
-	rows := false
+	frames, position, axes := "1", "", ""
+	texts := map[uint32]*string{tagImageType: &d.imageType, tagInstance: &d.instance, tagModality: &d.modality,
+		tagDescription: &d.description, tagEcho: &d.echo, tagTrigger: &d.trigger, tagSeries: &d.series, tagNumber: &d.number,
+		tagAcquisition: &d.acquisition, tagPosition: &position, tagAxes: &axes, tagTemporal: &d.temporal, tagFrames: &frames}
+	samples, bits := 1, 16
+	counts := map[uint32]*int{tagSamples: &samples, tagRows: &d.rows, tagColumns: &d.columns, tagBits: &bits}
+	wanted := slices.AppendSeq(slices.Collect(maps.Keys(texts)), maps.Keys(counts))
 	for {
-		tag, value, err := r.element(0, tagModality, tagDescription, tagSeries, tagNumber, tagFrames)
+		tag, value, err := r.element(0, wanted...)
 		switch {
 		case err == io.EOF:
 			return d, nil
 		case err != nil:
 			return nil, fmt.Errorf("data set: %w", err)
-		case fields[tag] != nil:
-			*fields[tag] = value
-		case tag == tagRows:
-			rows = true
-		case tag == tagPixels && rows:
+		case texts[tag] != nil:
+			*texts[tag] = strings.Trim(value, " \x00")
+		case counts[tag] != nil && len(value) >= 2:
+			*counts[tag] = int(r.order.Uint16([]byte(value)))
+		case tag == tagPixels && d.rows > 0:
 			if d.frames, err = strconv.Atoi(frames); err != nil || d.frames < 1 {
 				return nil, fmt.Errorf("its number of frames is %q", frames)
 			}
+			d.bytes = d.frames * d.rows * d.columns * samples * ((bits + 7) / 8)
+			d.placed = d.frames == 1 && decimals(position, d.position[:]) && decimals(axes, d.axes[:])
 			return d, nil
 		}
 	}
+}
+
+// decimals reads numbers that are separated by backslashes; false: they are not as many, or no numbers.
+func decimals(text string, into []float64) bool {
+	parts := strings.Split(text, `\`)
+	if len(parts) != len(into) {
+		return false
+	}
+	for i, part := range parts {
+		v, err := strconv.ParseFloat(strings.TrimSpace(part), 64)
+		if err != nil || v-v != 0 {
+			return false
+		}
+		into[i] = v
+	}
+	return true
 }
 
 // elements reads data elements one after the other.
@@ -139,7 +183,7 @@ type elements struct {
 	explicit bool
 }
 
-// element reads one element and gives its value, without padding, if its tag is among those wanted. io.EOF says that
+// element reads one element and gives its value, as it is stored, if its tag is among those wanted. io.EOF says that
 // there is none.
 func (r *elements) element(depth int, wanted ...uint32) (tag uint32, value string, err error) {
 	tag, vr, length, err := r.header()
@@ -161,7 +205,7 @@ func (r *elements) element(depth int, wanted ...uint32) (tag uint32, value strin
 	if _, err := io.ReadFull(r.in, text); err != nil {
 		return 0, "", early(err)
 	}
-	return tag, strings.Trim(string(text), " \x00"), nil
+	return tag, string(text), nil
 }
 
 // header reads an element's tag, its VR in two letters (empty where it is implicit) and its length.

@@ -57,10 +57,15 @@ func Read(path string) (*Dataset, error) {
 	if info, err := os.Stat(path); err == nil && info.IsDir() {
 		path = filepath.Join(path, FileName)
 	}
-	doc, err := readObject(path)
-	if err != nil {
+	d, found := ReadAll(path)
+	if err := join(found); err != nil {
 		return nil, err
 	}
+	return d, nil
+}
+
+// Parse takes the content of a dataset.json; path names it in the error, which joins a *Finding for every broken rule.
+func Parse(doc *pyjson.Object, path string) (*Dataset, error) {
 	d, found := parse(doc, path)
 	if err := join(found); err != nil {
 		return nil, err
@@ -68,18 +73,27 @@ func Read(path string) (*Dataset, error) {
 	return d, nil
 }
 
-// readObject reads a JSON object; its error is a *Finding.
-func readObject(path string) (*pyjson.Object, error) {
+// ReadAll reads a dataset.json as far as it can be read, and finds all rules that it breaks. What is broken is empty in
+// the dataset; nil stands for a file that is no JSON object.
+func ReadAll(path string) (*Dataset, []*Finding) {
+	doc, wrong := readObject(path)
+	if wrong != nil {
+		return nil, []*Finding{wrong}
+	}
+	return parse(doc, path)
+}
+
+func readObject(path string) (*pyjson.Object, *Finding) {
 	text, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, finding("DATASET_JSON_MISSING", path, "every dataset needs one (channel_names, labels, numTraining, file_ending)", "the file is missing")
+		return nil, NewFinding("DATASET_JSON_MISSING", path, "every dataset needs one (channel_names, labels, numTraining, file_ending)", "the file is missing")
 	}
 	if err != nil {
-		return nil, finding("DATASET_JSON_INVALID", path, "make the file readable", "%v", err)
+		return nil, NewFinding("DATASET_JSON_INVALID", path, "make the file readable", "%v", err)
 	}
 	doc, err := pyjson.ParseObject(text)
 	if err != nil {
-		return nil, finding("DATASET_JSON_INVALID", path, "correct the JSON", "%v", err)
+		return nil, NewFinding("DATASET_JSON_INVALID", path, "correct the JSON", "%v", err)
 	}
 	return doc, nil
 }
@@ -100,7 +114,7 @@ func parse(doc *pyjson.Object, path string) (*Dataset, []*Finding) {
 			d.Channels = append(d.Channels, fmt.Sprint(name))
 		}
 	} else if ok {
-		found = append(found, finding("CHANNEL_NAMES_INVALID", path, `write channel_names as {"0": "CT", …}`, "channel_names names no channel"))
+		found = append(found, NewFinding("CHANNEL_NAMES_INVALID", path, `write channel_names as {"0": "CT", …}`, "channel_names names no channel"))
 	} else {
 		missing = append(missing, "channel_names")
 	}
@@ -118,20 +132,20 @@ func parse(doc *pyjson.Object, path string) (*Dataset, []*Finding) {
 	} else if n, ok := integer(v); ok && n >= 0 {
 		d.NumTraining = n
 	} else {
-		found = append(found, finding("NUM_TRAINING_INVALID", path, "give the number of training cases", "numTraining is %v", v))
+		found = append(found, NewFinding("NUM_TRAINING_INVALID", path, "give the number of training cases", "numTraining is %v", v))
 	}
 
 	if v, ok := doc.Get("file_ending"); !ok {
 		missing = append(missing, "file_ending")
 	} else if d.FileEnding, ok = v.(string); !ok || d.FileEnding == "" {
-		found = append(found, finding("FILE_ENDING_INVALID", path, `give it with its dot, e.g. ".nii.gz"`, "file_ending is %v", v))
+		found = append(found, NewFinding("FILE_ENDING_INVALID", path, `give it with its dot, e.g. ".nii.gz"`, "file_ending is %v", v))
 	}
 
 	if v, ok := doc.Get("overwrite_image_reader_writer"); ok && v != nil && v != "None" {
 		d.Reader = fmt.Sprint(v)
 	}
 	if len(missing) > 0 {
-		found = append(found, finding("KEYS_MISSING", path, "add them", "required keys are missing: %s", strings.Join(missing, ", ")))
+		found = append(found, NewFinding("KEYS_MISSING", path, "add them", "required keys are missing: %s", strings.Join(missing, ", ")))
 	}
 	return d, found
 }
@@ -148,7 +162,7 @@ func (d *Dataset) Cases() ([]Case, error) {
 	ids, files, strangers, err := group(dir, d.FileEnding)
 	switch {
 	case err != nil:
-		return nil, finding("IMAGES_TR_MISSING", dir, "put the training images there", "%s", FolderFault(err))
+		return nil, NewFinding("IMAGES_TR_MISSING", dir, "put the training images there", "%s", FolderFault(err))
 	case len(ids) == 0 && len(strangers) == 0:
 		return nil, noCases(dir, d.FileEnding)
 	}
@@ -178,9 +192,9 @@ func FolderFault(err error) string {
 func noCases(dir, ending string) *Finding {
 	entries, _ := os.ReadDir(dir)
 	if len(entries) == 0 {
-		return finding("NO_CASES", dir, "put the training images there", "the folder holds no image")
+		return NewFinding("NO_CASES", dir, "put the training images there", "the folder holds no image")
 	}
-	return finding("FILE_ENDING", dir, "correct file_ending in dataset.json or rename the files",
+	return NewFinding("FILE_ENDING", dir, "correct file_ending in dataset.json or rename the files",
 		"none of %d files ends in %q, which is dataset.json's file_ending; the first is %s", len(entries), ending, entries[0].Name())
 }
 
@@ -237,7 +251,7 @@ var variable = regexp.MustCompile(`\$(\w+|\{[^}]*\})`)
 // declared reads the entry "dataset": {id: {"images": […], "label": …}}.
 func (d *Dataset) declared(v any) ([]Case, error) {
 	wrong := func(format string, args ...any) error {
-		return finding("DATASET_ENTRY_INVALID", filepath.Join(d.Dir, FileName), `write "dataset" as {case: {"images": […], "label": …}}`, format, args...)
+		return NewFinding("DATASET_ENTRY_INVALID", filepath.Join(d.Dir, FileName), `write "dataset" as {case: {"images": […], "label": …}}`, format, args...)
 	}
 	object, ok := v.(*pyjson.Object)
 	if !ok || len(object.Keys()) == 0 {

@@ -203,6 +203,23 @@ type splitsTable struct {
 }
 
 // ids are n names whose order is that of their numbers.
+func TestRawFolder(t *testing.T) {
+	root := t.TempDir()
+	want := filepath.Join(root, "Dataset027_ACDC")
+	r := Roots{Raw: root}
+	if err := os.Mkdir(want, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	for _, given := range []string{"Dataset027_ACDC", want, filepath.Join(root, "other", "..", "Dataset027_ACDC")} {
+		if got, err := r.RawFolder(given); err != nil || filepath.Clean(got) != want {
+			t.Errorf("%s: %q, %v", given, got, err)
+		}
+	}
+	if _, err := r.RawFolder("28"); err == nil {
+		t.Error("a dataset that is not there has a folder")
+	}
+}
+
 func ids(n int) []string {
 	out := make([]string, n)
 	for i := range out {

@@ -39,7 +39,7 @@ type Region struct {
 func ReadLabels(doc *pyjson.Object, file string) (*Labels, []*Finding) {
 	var found []*Finding
 	fail := func(code, remedy, format string, args ...any) {
-		found = append(found, finding(code, file, remedy, format, args...))
+		found = append(found, NewFinding(code, file, remedy, format, args...))
 	}
 	value, _ := doc.Get("labels")
 	object, ok := value.(*pyjson.Object)

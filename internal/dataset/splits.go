@@ -150,11 +150,11 @@ func listed(names []string) string {
 func CheckSplits(path string, cases []string, group func(id string) string) ([]Split, []*Finding) {
 	splits, err := parseSplits(path)
 	if err != nil {
-		return nil, []*Finding{finding("SPLITS_INVALID", path, `write it as [{"train": [case, …], "val": [case, …]}, …]`, "%v", err)}
+		return nil, []*Finding{NewFinding("SPLITS_INVALID", path, `write it as [{"train": [case, …], "val": [case, …]}, …]`, "%v", err)}
 	}
 	var found []*Finding
 	add := func(code string, severity Severity, remedy, format string, args ...any) {
-		f := finding(code, path, remedy, format, args...)
+		f := NewFinding(code, path, remedy, format, args...)
 		f.Severity = severity
 		found = append(found, f)
 	}

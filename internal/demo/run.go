@@ -18,7 +18,6 @@ import (
 	"masksam/internal/evaluate"
 	"masksam/internal/imageio"
 	"masksam/internal/predict"
-	"masksam/internal/progress"
 	"masksam/internal/steps"
 	"masksam/internal/torch"
 	"masksam/internal/train"
@@ -40,15 +39,15 @@ const (
 
 // Options say how the demo runs.
 type Options struct {
-	Dir      string // for everything it makes
-	Cache    string // for the head's files, kept between runs
-	Cases    int
-	Minutes  float64  // budget of training
-	Set      []string // overrides of the recipe
-	Seed     uint64
-	Phantom  bool
-	Device   torch.Device
-	Progress progress.Reporter
+	work.Work
+	Dir     string // for everything it makes
+	Cache   string // for the head's files, kept between runs
+	Cases   int
+	Minutes float64  // budget of training
+	Set     []string // overrides of the recipe
+	Seed    uint64
+	Phantom bool
+	Device  torch.Device
 }
 
 // Result is what a demo made.
@@ -99,7 +98,8 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 		return nil, fmt.Errorf("clear the last demo: %w", err)
 	}
 
-	data, err := Build(ctx, BuildOptions{Raw: roots.Raw, Cache: o.Cache, Cases: o.Cases, Seed: o.Seed, Phantom: o.Phantom, Progress: o.Progress})
+	data, err := Build(ctx, BuildOptions{Raw: roots.Raw, Cache: o.Cache, Cases: o.Cases, Seed: o.Seed, Phantom: o.Phantom,
+		Work: o.Work})
 	if err != nil {
 		return nil, err
 	}
@@ -107,17 +107,17 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 
 	// A left hemisphere has no mirror image of its own kind: no flips.
 	set := append([]string{"augment.mirror=[]", fmt.Sprintf("minutes=%g", o.Minutes)}, o.Set...)
-	planned, err := steps.Plan(ctx, steps.PlanOptions{Roots: roots, Dataset: Dataset, Recipe: recipe, Set: set, Work: work.Work{Progress: o.Progress}})
+	planned, err := steps.Plan(ctx, steps.PlanOptions{Roots: roots, Dataset: Dataset, Recipe: recipe, Set: set, Work: o.Work})
 	if err != nil {
 		return nil, err
 	}
 	if err := steps.Preprocess(ctx, steps.PreprocessOptions{Roots: roots, Dataset: Dataset, Plans: planned.Plans,
-		Configurations: []string{configuration}, Work: work.Work{Progress: o.Progress}}); err != nil {
+		Configurations: []string{configuration}, Work: o.Work}); err != nil {
 		return nil, err
 	}
 	trained, err := train.Run(ctx, train.Options{Raw: roots.Raw, Preprocessed: roots.Preprocessed, Results: roots.Results,
 		Dataset: Dataset, Plans: planned.Plans, Configuration: configuration, Fold: fold, Recipe: *planned.Recipe,
-		Device: o.Device, Seed: o.Seed, SkipValidation: true, Progress: o.Progress})
+		Device: o.Device, Seed: o.Seed, SkipValidation: true, Progress: o.Reporter()})
 	if err != nil {
 		return nil, err
 	}
@@ -130,7 +130,7 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 		return nil, err
 	}
 	summary, names, err := steps.Evaluate(ctx, steps.EvaluateOptions{Reference: filepath.Dir(data.Label),
-		Prediction: predictions, Dataset: data.Folder, Progress: o.Progress})
+		Prediction: predictions, Dataset: data.Folder, Work: o.Work})
 	if err != nil {
 		return nil, err
 	}
@@ -148,7 +148,7 @@ func (r *Result) predict(ctx context.Context, o Options, images, out string) err
 		return err
 	}
 	defer model.Close()
-	return model.Folder(ctx, predict.Options{Input: images, Output: out, Tiling: predict.Tiling{Mirror: true}, Progress: o.Progress})
+	return model.Folder(ctx, predict.Options{Input: images, Output: out, Tiling: predict.Tiling{Mirror: true}, Progress: o.Reporter()})
 }
 
 // score takes the structures' Dice; one that neither reference nor prediction holds counts as 0.

@@ -1,6 +1,7 @@
 package evaluate
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -87,11 +88,11 @@ func parseSummary(text []byte) (*Summary, error) {
 	err = member(file, "metric_per_case", func(v any) error {
 		list, ok := v.([]any)
 		if !ok {
-			return fmt.Errorf("is a %T, not a list", v)
+			return errors.New("is no list")
 		}
 		for i, v := range list {
 			one, _ := v.(*pyjson.Object)
-			var c Case
+			var c Score
 			if err := member(one, "metrics", func(v any) (err error) { c.Metrics, err = classesOf(v); return err }); err != nil {
 				return fmt.Errorf("case %d: %w", i, err)
 			}
@@ -121,7 +122,7 @@ func member(o *pyjson.Object, key string, read func(v any) error) error {
 func classesOf(v any) (map[string]Metrics, error) {
 	o, ok := v.(*pyjson.Object)
 	if !ok {
-		return nil, fmt.Errorf("is a %T, not an object of labels", v)
+		return nil, errors.New("does not map labels to figures")
 	}
 	out := map[string]Metrics{}
 	for _, key := range o.Keys() {
@@ -136,7 +137,7 @@ func classesOf(v any) (map[string]Metrics, error) {
 func metricsOf(v any) (m Metrics, err error) {
 	o, ok := v.(*pyjson.Object)
 	if !ok {
-		return m, fmt.Errorf("is a %T, not an object of figures", v)
+		return m, errors.New("does not map names to figures")
 	}
 	for _, f := range m.figures() {
 		v, _ := o.Get(f.key)
@@ -148,7 +149,7 @@ func metricsOf(v any) (m Metrics, err error) {
 		case nil:
 			*f.value = math.NaN()
 		default:
-			return m, fmt.Errorf("%s is a %T, not a number", f.key, v)
+			return m, fmt.Errorf("%s is no number", f.key)
 		}
 	}
 	return m, nil

@@ -44,7 +44,9 @@ type metaHeader struct {
 	text, compressed bool
 }
 
-func openMetaImage(path string) (Stream, error) { return openTextHeader(path, readMetaHeader) }
+func openMetaImage(path string, _ library) (Stream, error) {
+	return openTextHeader(path, readMetaHeader)
+}
 
 func (h *metaHeader) voxels() string { return h.dataFile }
 

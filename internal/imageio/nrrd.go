@@ -85,7 +85,7 @@ type nrrdHeader struct {
 	lineSkip, byteSkip int64
 }
 
-func openNRRD(path string) (Stream, error) { return openTextHeader(path, readNRRDHeader) }
+func openNRRD(path string, _ library) (Stream, error) { return openTextHeader(path, readNRRDHeader) }
 
 func (h *nrrdHeader) voxels() string { return h.dataFile }
 

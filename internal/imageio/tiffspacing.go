@@ -47,24 +47,23 @@ func spacingBeside(path string, picture bool) (spacing [3]float64, found bool, e
 			continue
 		}
 		if err != nil {
-			return spacing, false, err
+			return spacing, false, fmt.Errorf("its spacing in %s: %w", name, reason(err))
 		}
 		defer f.Close()
 		text, err := io.ReadAll(io.LimitReader(f, 1<<20))
 		if err != nil {
-			return spacing, false, err
+			return spacing, false, fmt.Errorf("its spacing in %s: %w", name, reason(err))
 		}
 		var beside struct{ Spacing *[]float64 }
-		if err := json.Unmarshal(text, &beside); err != nil {
-			return spacing, false, fmt.Errorf("its spacing in %s: %w", name, err)
-		}
+		err = json.Unmarshal(text, &beside)
 		switch {
+		case err != nil:
 		case beside.Spacing != nil:
 			copy(spacing[:], *beside.Spacing)
 		case picture:
 			continue
 		}
-		if beside.Spacing == nil || len(*beside.Spacing) != 3 || min(spacing[0], spacing[1], spacing[2]) <= 0 {
+		if err != nil || beside.Spacing == nil || len(*beside.Spacing) != 3 || min(spacing[0], spacing[1], spacing[2]) <= 0 {
 			return spacing, false, fmt.Errorf(`its spacing in %s: want {"spacing": [z, y, x]}, three numbers of mm above 0`, name)
 		}
 		return spacing, true, nil

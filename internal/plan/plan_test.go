@@ -16,17 +16,6 @@ import (
 	"masksam/internal/pyjson"
 )
 
-func table(t *testing.T, name string, into any) {
-	t.Helper()
-	text, err := os.ReadFile(filepath.Join("testdata", name))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := json.Unmarshal(text, into); err != nil {
-		t.Fatal(err)
-	}
-}
-
 func TestTopology(t *testing.T) {
 	var rows []struct {
 		Spacing  []float64 `json:"spacing"`
@@ -36,7 +25,7 @@ func TestTopology(t *testing.T) {
 		PatchOut []int     `json:"patch_out"`
 		Div      []int     `json:"divisible_by"`
 	}
-	table(t, "topology.json", &rows)
+	goldentest.JSON(t, "nnunet/tables/topology.json", &rows)
 	for _, r := range rows {
 		got := newTopology(r.Spacing, r.PatchIn)
 		want := topology{patch: r.PatchOut, div: r.Div, strides: r.Strides, kernels: r.Kernels}
@@ -53,7 +42,7 @@ func TestNewShape(t *testing.T) {
 		Target  [3]float64 `json:"new_spacing"`
 		Want    [3]int     `json:"new_shape"`
 	}
-	table(t, "compute_new_shape.json", &rows)
+	goldentest.JSON(t, "nnunet/tables/compute_new_shape.json", &rows)
 	for _, r := range rows {
 		if got := NewShape(r.Size, r.Spacing, r.Target); got != r.Want {
 			t.Errorf("%+v: got %v", r, got)

@@ -16,10 +16,10 @@ import (
 
 // Case preprocesses an image, with its label map in training, without (nil) in prediction. The image is left as it is.
 // Of the record, ID, Digest and Chunk are left empty. Without a label map the labels of the record are 0 inside the
-// nonzero mask and −1 outside. Errors are those of dataset.Inspect.
+// nonzero mask and −1 outside. Errors are those of dataset.CheckCase.
 func Case(cfg *Config, im *imageio.Image, label *imageio.Label) (*store.Record, error) {
 	files := []string{im.Path}
-	if err := cfg.dataset.Inspect(dataset.Case{Images: files}, im, label); err != nil {
+	if err := cfg.dataset.CheckCase(dataset.Case{Images: files}, im, label); err != nil {
 		return nil, err
 	}
 	given := *im

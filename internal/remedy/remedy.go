@@ -89,6 +89,9 @@ var (
 	Raw          = Option{Name: "raw"}
 	Preprocessed = Option{Name: "preprocessed"}
 	Results      = Option{Name: "results"}
+	SkipMissing  = Option{Name: "skip-missing"}
+	ID           = Option{Name: "id"}
+	Series       = Option{Name: "series"} // with the series to take
 )
 
 // Command is a command line of masksam: its name ("plan", "convert dicom"), its arguments in order, its options.

@@ -16,6 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"masksam/internal/dataset"
+	"masksam/internal/integrity"
 	"masksam/internal/plan"
 	"masksam/internal/store"
 	"masksam/internal/volume"
@@ -75,7 +76,7 @@ func TestLikeNNUNet(t *testing.T) {
 			for i, o := range m.plans {
 				options := PlanOptions{Roots: roots, Dataset: m.name, Nnunet: o, Work: work.Work{Workers: 1}}
 				if i == 0 {
-					options.Verify = func(*dataset.Report) error { return nil } // an error of the report fails the plan
+					options.Check = func(*integrity.Report) error { return nil } // an error of the report fails the plan
 				}
 				planned, err := Plan(t.Context(), options)
 				if err != nil {

@@ -220,7 +220,7 @@ func readPair(r *imageio.Reader, image, label string, channel int) (*overlayCase
 	if l.Grid.Size != im.Grid.Size {
 		return nil, fmt.Errorf("sizes differ: %s is %v, %s is %v (z, y, x)", label, l.Grid.Size, image, im.Grid.Size)
 	}
-	return &overlayCase{im.Grid, imageio.Oriented(image), im.Channels[channel], l.Data}, nil
+	return &overlayCase{im.Grid, im.Oriented(), im.Channels[channel], l.Data}, nil
 }
 
 func storedSource(o OverlayOptions, name string) (*overlaySource, error) {
@@ -292,7 +292,7 @@ func loadStored(k *store.Case, forward [3]int, channel int) (*overlayCase, error
 		c.labels[i] = int32(max(v, 0))
 	}
 	p := k.Properties()
-	c.oriented = imageio.Oriented(p.Meta.Path)
+	c.oriented = p.Meta.Oriented()
 	c.grid = volume.Turn{Axes: forward}.Grid(p.Meta.Grid)
 	for a := range size {
 		c.grid.Spacing[a] = p.Spacing[forward[a]] * float64(p.ShapeAfterCropping[a]) / float64(size[a])

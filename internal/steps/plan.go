@@ -15,6 +15,7 @@ import (
 	"masksam/internal/atomicfile"
 	"masksam/internal/dataset"
 	"masksam/internal/imageio"
+	"masksam/internal/integrity"
 	"masksam/internal/masksam"
 	"masksam/internal/plan"
 	"masksam/internal/work"
@@ -30,8 +31,8 @@ type PlanOptions struct {
 	Patch   []int    // T, H, W in place of the recipe's; the plan is then named by it unless Name is given
 	Batch   *int     // in place of the recipe's, likewise
 	Nnunet  plan.Options
-	Clean   bool                        // extract the fingerprint again
-	Verify  func(*dataset.Report) error // asks for an integrity check first and is told what it found
+	Clean   bool                          // extract the fingerprint again
+	Check   func(*integrity.Report) error // asks for an integrity check first and gets what it found
 	work.Work
 }
 
@@ -62,7 +63,7 @@ type raw struct {
 
 func (r *raw) fingerprintPath() string { return filepath.Join(r.dir, plan.FingerprintName) }
 
-// open reads the raw dataset, checks it if Verify asks for it, and sees to its fingerprint.
+// open reads the raw dataset, checks it if Check asks for it, and sees to its fingerprint.
 func (o PlanOptions) open(ctx context.Context) (r *raw, err error) {
 	r = &raw{}
 	if r.name, err = o.Roots.Name(o.Dataset); err != nil {
@@ -74,8 +75,8 @@ func (o PlanOptions) open(ctx context.Context) (r *raw, err error) {
 	if r.dir, err = o.Roots.PreprocessedDir(r.name); err != nil {
 		return nil, err
 	}
-	if o.Verify != nil {
-		if err := verify(ctx, r.rawDir, o); err != nil {
+	if o.Check != nil {
+		if err := check(ctx, r.rawDir, o); err != nil {
 			return nil, err
 		}
 	}
@@ -256,12 +257,12 @@ func override(r *masksam.Recipe, set []string) error {
 	return nil
 }
 
-func verify(ctx context.Context, dir string, o PlanOptions) error {
-	report, err := dataset.Check(ctx, dir, dataset.CheckOptions{Work: o.Work})
+func check(ctx context.Context, dir string, o PlanOptions) error {
+	report, err := integrity.Check(ctx, dir, integrity.Options{Work: o.Work})
 	if err != nil {
 		return err
 	}
-	if err := o.Verify(report); err != nil {
+	if err := o.Check(report); err != nil {
 		return err
 	}
 	return report.Err()

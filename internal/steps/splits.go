@@ -7,6 +7,7 @@ import (
 
 	"masksam/internal/dataset"
 	"masksam/internal/evaluate"
+	"masksam/internal/integrity"
 )
 
 // SplitsOptions say whose cases are dealt out to folds, and how.
@@ -21,7 +22,7 @@ type SplitsOptions struct {
 type Splits struct {
 	Path   string
 	Splits []dataset.Split
-	Report *dataset.Report // of CheckSplits
+	Report *integrity.Report // of CheckSplits
 }
 
 // MakeSplits writes the splits of a dataset, nnU-Net's unless groups are to stay together, into its preprocessed folder.
@@ -64,7 +65,7 @@ func CheckSplits(o SplitsOptions) (*Splits, error) {
 		path = raw
 	}
 	splits, found := dataset.CheckSplits(path, s.cases, s.group)
-	return &Splits{Path: path, Splits: splits, Report: dataset.NewReport(filepath.Dir(path), len(s.cases), found)}, nil
+	return &Splits{Path: path, Splits: splits, Report: integrity.NewReport(filepath.Dir(path), len(s.cases), found)}, nil
 }
 
 // toSplit is a dataset whose cases are dealt out.

@@ -26,7 +26,7 @@ func TestGoldenPolyAndEMA(t *testing.T) {
 			EMA  []string `json:"ema_fg_dice"`
 		}
 	}
-	goldentest.ReadJSON(t, "testdata/tables/schedule.json", &tables)
+	goldentest.JSON(t, "nnunet/tables/schedule.json", &tables)
 	for _, p := range tables.Poly {
 		train := masksam.Train{LR: p.LR, Power: 0.9, Epochs: p.Total, Iterations: 250}
 		for i, epoch := range p.Epochs {
@@ -69,8 +69,8 @@ func TestGoldenPseudoDice(t *testing.T) {
 		Dice       []float64 `json:"dice_per_class"`
 		Mean       float64
 	}
-	goldentest.ReadJSON(t, "testdata/misc/pseudo_dice.json", &want)
-	f, err := checkpoint.Open("testdata/misc/pseudo_dice.safetensors")
+	goldentest.JSON(t, "nnunet/misc/pseudo_dice.json", &want)
+	f, err := checkpoint.Open(goldentest.Path(t, "nnunet/misc/pseudo_dice.safetensors"))
 	if err != nil {
 		t.Fatal(err)
 	}
