@@ -8,7 +8,7 @@ import (
 )
 
 // NIfTIGeometry is the part of a NIfTI header that says where the voxels lie, in the header's own terms. 32-bit fields
-// are widened; fields of a transform whose code is 0 are 0 where the file holds no finite number.
+// are widened; fields of a transform that is not used are 0 where the file holds no finite number.
 type NIfTIGeometry struct {
 	Version      int // 1 or 2
 	QForm, SForm int // transform codes

@@ -1,7 +1,7 @@
 package volume
 
-// Orientation names where the file's axes x, y, z point to most nearly, such as RAS: right, anterior, superior. It is
-// empty for an affine whose axes do not span space.
+// Orientation names where the file's axes x, y, z point to most nearly, such as RAS: right, anterior, superior. It is empty
+// for an affine whose axes do not span space.
 func (g Grid) Orientation() string {
 	turn, err := g.RAS()
 	if err != nil {
