@@ -34,7 +34,7 @@ type Meta struct {
 
 	Warning string `json:"-"` // what of the geometry had to be assumed, or which bits were dropped; empty: nothing
 
-	itkRefuses string // why SimpleITK does not read the file; empty: it does, or it is not asked
+	ITKRefuses string `json:"-"` // why SimpleITK does not read the file; empty: it does, or was not asked
 }
 
 // Image is a file, or the files of one case, one channel after the other.

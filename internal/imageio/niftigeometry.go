@@ -26,7 +26,7 @@ func (raw *rawNIfTI) place(meta *Meta, by library) error {
 	var affine [3][4]float64
 	form, mm := noForm, 1.0
 	if by == byITK {
-		if affine, form, meta.itkRefuses = g.itk(); meta.itkRefuses != "" {
+		if affine, form, meta.ITKRefuses = g.itk(); meta.ITKRefuses != "" {
 			by = byNibabel
 		} else {
 			switch g.XYZTUnits & 7 {

@@ -189,7 +189,7 @@ func (raw *rawNIfTI) check(by library) (*niftiHeader, error) {
 	if err := raw.place(&h.meta, by); err != nil {
 		return nil, err
 	}
-	if h.meta.itkRefuses != "" {
+	if h.meta.ITKRefuses != "" {
 		by = byNibabel
 	}
 	return h, raw.scale(h, by)

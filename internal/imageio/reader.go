@@ -62,8 +62,8 @@ func solidNIfTI(m Meta) error {
 }
 
 func readByITK(m Meta) error {
-	if m.itkRefuses != "" {
-		return errors.New(m.itkRefuses)
+	if m.ITKRefuses != "" {
+		return errors.New(m.ITKRefuses)
 	}
 	return nil
 }
@@ -201,9 +201,9 @@ func (r *Reader) ReadCase(paths []string) (im *Image, warnings []string, err err
 		if next.Warning != "" {
 			warnings = append(warnings, path+": "+next.Warning)
 		}
-		if next.itkRefuses != "" {
+		if next.ITKRefuses != "" {
 			warnings = append(warnings, fmt.Sprintf("%s: %s; it is read as nibabel does, but nnU-Net's %s stops at it",
-				path, next.itkRefuses, r.Name))
+				path, next.ITKRefuses, r.Name))
 		}
 		if im == nil {
 			im = next
