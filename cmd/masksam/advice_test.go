@@ -177,8 +177,9 @@ func parses(t *testing.T, advice string) {
 
 // Every option, advised by every command, is a flag which that command takes, or a whole command line that has it.
 func TestEveryOptionParses(t *testing.T) {
+	all := options(t)
 	for _, a := range everyCommand() {
-		for variable, o := range options(t) {
+		for variable, o := range all {
 			var flag *kong.Flag
 			for _, n := range append([]*kong.Node{a.node()}, a.near()...) {
 				if flag = flagFor(n, o.Name); flag != nil {
