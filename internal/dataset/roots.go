@@ -9,7 +9,7 @@ import (
 	"strings"
 )
 
-// Roots are the three folders below which nnU-Net keeps datasets; an empty one is not known.
+// Roots are the three folders below which nnU-Net keeps datasets; an empty path is one that nobody has named.
 type Roots struct{ Raw, Preprocessed, Results string }
 
 // Environment variables of the roots.
