@@ -69,6 +69,14 @@ func (m Meta) Oriented() bool {
 	return f != &pngFormat && f != &bmpFormat && f != &tiff
 }
 
+// Orientation is where the axes x, y, z point to, as RAS; empty if the file does not tell.
+func (m Meta) Orientation() string {
+	if !m.Oriented() {
+		return ""
+	}
+	return m.Grid.Orientation()
+}
+
 // library is whose rules a file is read by, where they differ: those of a NIfTI header's transforms, units and scaling.
 type library int
 

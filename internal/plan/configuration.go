@@ -125,13 +125,10 @@ func newConfiguration(name string, doc *pyjson.Object) (*Configuration, error) {
 	c := &Configuration{Name: name, doc: doc}
 	var errs []error
 	get := func(key string, required bool, into any) {
-		v, ok := doc.Get(key)
-		if !ok {
-			if required {
-				errs = append(errs, fmt.Errorf("key %s is missing", key))
-			}
-		} else if err := pyjson.Decode(v, into); err != nil {
-			errs = append(errs, fmt.Errorf("key %s: %w", key, err))
+		if ok, err := doc.Decode(key, into); err != nil {
+			errs = append(errs, err)
+		} else if !ok && required {
+			errs = append(errs, fmt.Errorf("key %s is missing", key))
 		}
 	}
 	get("data_identifier", true, &c.DataIdentifier)
@@ -188,14 +185,10 @@ func (c *Configuration) Document() *pyjson.Object { return c.doc }
 
 // Extra decodes a key of this program's own, such as "masksam"; ok is false if the configuration lacks it.
 func (c *Configuration) Extra(key string, into any) (ok bool, err error) {
-	v, ok := c.doc.Get(key)
-	if !ok {
-		return false, nil
+	if ok, err = c.doc.Decode(key, into); err != nil {
+		return true, fmt.Errorf("configuration %s: %w", c.Name, err)
 	}
-	if err := pyjson.Decode(v, into); err != nil {
-		return true, fmt.Errorf("configuration %s: key %s: %w", c.Name, key, err)
-	}
-	return true, nil
+	return ok, nil
 }
 
 // Target is the spacing to resample a case of the given spacing (transposed order) to: a 2-D configuration keeps the

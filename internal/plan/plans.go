@@ -78,14 +78,16 @@ func Parse(text []byte) (*Plans, error) {
 
 // FromDocument takes over the document of a plans.json.
 func FromDocument(doc *pyjson.Object) (*Plans, error) {
+	if twice := pyjson.Repeated(doc); len(twice) > 0 {
+		return nil, &pyjson.RepeatedError{Paths: twice}
+	}
 	p := &Plans{doc: doc}
 	var errs []error
 	need := func(key string, into any) {
-		v, ok := doc.Get(key)
-		if !ok {
+		if ok, err := doc.Decode(key, into); err != nil {
+			errs = append(errs, err)
+		} else if !ok {
 			errs = append(errs, fmt.Errorf("key %s is missing", key))
-		} else if err := pyjson.Decode(v, into); err != nil {
-			errs = append(errs, fmt.Errorf("key %s: %w", key, err))
 		}
 	}
 	need("dataset_name", &p.DatasetName)

@@ -78,6 +78,7 @@ func (o Option) With(value string) Option {
 var (
 	Continue     = Option{Name: "continue"}
 	Clean        = Option{Name: "clean"}
+	Force        = Option{Name: "force"}
 	Name         = Option{Name: "name"}
 	Plans        = Option{Name: "plans"}
 	Trainer      = Option{Name: "recipe"}
@@ -89,7 +90,7 @@ var (
 	Raw          = Option{Name: "raw"}
 	Preprocessed = Option{Name: "preprocessed"}
 	Results      = Option{Name: "results"}
-	Chill        = Option{Name: "chill"}
+	SkipMissing  = Option{Name: "skip-missing"}
 	ID           = Option{Name: "id"}
 	Series       = Option{Name: "series"} // with the series to take
 )

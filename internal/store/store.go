@@ -141,6 +141,25 @@ func (s *Store) Cases() ([]string, error) {
 	return ids, nil
 }
 
+// Orientations counts the cases by where the axes of their images point to, as they were read for preprocessing
+// (imageio.Meta.Orientation). A model predicts voxels as they are stored, so an image that lies otherwise than these is
+// predicted badly.
+func (s *Store) Orientations() (volume.Orientations, error) {
+	ids, err := s.Cases()
+	if err != nil {
+		return nil, err
+	}
+	out := volume.Orientations{}
+	for _, id := range ids {
+		c, err := s.Case(id)
+		if err != nil {
+			return nil, err
+		}
+		out[c.Properties().Meta.Orientation()]++
+	}
+	return out, nil
+}
+
 func (s *Store) path(id string) (string, error) {
 	if id == "" || strings.HasPrefix(id, ".") || strings.ContainsAny(id, "/\x00") || filepath.Base(id) != id {
 		return "", fmt.Errorf("case id %q cannot be a file name", id)
