@@ -18,7 +18,7 @@ type Reader struct {
 	by      library
 	byName  bool // never chosen by a file's ending
 	turns   bool // brings every image to RAS
-	anew    bool // makes a turned image's header anew
+	anew    bool // writes a new header for an image that it reoriented
 	// fits says why the class does not read a file of this header; nil: it does.
 	fits func(m Meta) error
 }

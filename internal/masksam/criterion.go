@@ -92,7 +92,9 @@ func targets(seg []uint8, frames, h, w, classes int) ([]target, error) {
 
 // Losses returns the weighted total, a scalar on the graph, and its parts in
 // the order of the published code. seg holds the labels 0..K-1 of the frames,
-// (B·T, H, W) on the host. A label outside that range is an error.
+// (B·T, H, W) on the host. A label outside that range is an error. The class loss is the mean over queries, weighted by
+// class; every other loss is the sum over matched pairs divided by the number of targets, where a pair's mask loss is the
+// mean over its points, and boxes are in shares of the frame.
 func (c *Criterion) Losses(s *torch.Scope, o *Output, seg []uint8, u Uniform) (*torch.Tensor, []Part, error) {
 	total, parts, _, err := c.losses(s, o, seg, u)
 	return total, parts, err

@@ -46,7 +46,7 @@ type Planned struct {
 }
 
 // Fingerprint reads the raw dataset's cases and writes dataset_fingerprint.json below the preprocessed root, unless it is
-// there and Clean is not asked for. Of the options those of the planner and the recipe are not used.
+// there and Clean is false. It does not use the options of planner and recipe.
 func Fingerprint(ctx context.Context, o PlanOptions) (path string, err error) {
 	r, err := o.open(ctx)
 	if err != nil {
