@@ -6,6 +6,7 @@ import (
 
 	"masksam/internal/dataset"
 	"masksam/internal/machine"
+	"masksam/internal/report"
 	"masksam/internal/steps"
 )
 
@@ -43,8 +44,7 @@ func (a *app) evaluate(o steps.EvaluateOptions) error {
 	if err != nil {
 		return err
 	}
-	summary.Table(a.out, names)
-	return nil
+	return report.Summary(a.out, summary, names)
 }
 
 type nnunetEvaluate struct {

@@ -3,7 +3,6 @@ package evaluate_test
 import (
 	"context"
 	"encoding/binary"
-	"io"
 	"log/slog"
 	"math"
 	"os"
@@ -161,14 +160,6 @@ func TestFiguresByHand(t *testing.T) {
 	}
 	if *bar != (counter{1, 1}) {
 		t.Errorf("progress: %d of %d cases", bar.done, bar.of)
-	}
-
-	var text strings.Builder
-	s.Table(&text, map[string]string{"1": "liver"})
-	for _, want := range []string{"liver", "0.5000", "(2, 300)", "–"} {
-		if !strings.Contains(text.String(), want) {
-			t.Errorf("table lacks %q:\n%s", want, text.String())
-		}
 	}
 }
 
@@ -470,6 +461,5 @@ func FuzzReadSummary(f *testing.F) {
 		if twice := read(t, path); twice != once {
 			t.Fatalf("a summary changes by being read and written:\n%s\n%s", once, twice)
 		}
-		s.Table(io.Discard, nil)
 	})
 }
