@@ -13,7 +13,6 @@ import (
 	"path/filepath"
 	"reflect"
 	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -319,9 +318,19 @@ var spelled = map[string]string{
 	"internal/convert/synapse.go":  "the record in dataset.json of what wrote it",
 }
 
-// pending are files whose advice is being made values; this list is to become empty.
-var pending = []string{"internal/convert/dicom.go", "internal/dataset/", "internal/demo/run.go", "internal/doctor/", "internal/evaluate/", "internal/info/",
-	"internal/steps/", "internal/train/"}
+// pending are files whose advice is still to be made values; this list is to become empty.
+var pending = map[string]bool{
+	"internal/dataset/roots.go":    true,
+	"internal/dataset/splits.go":   true,
+	"internal/demo/run.go":         true,
+	"internal/doctor/doctor.go":    true,
+	"internal/steps/plan.go":       true,
+	"internal/steps/preprocess.go": true,
+	"internal/steps/splits.go":     true,
+	"internal/steps/steps.go":      true,
+	"internal/train/loop.go":       true,
+	"internal/train/prepare.go":    true,
+}
 
 // No package but cmd spells a flag or a command line: the command that was called knows its own.
 func TestNoFlagBelowCmd(t *testing.T) {
@@ -338,11 +347,13 @@ func TestNoFlagBelowCmd(t *testing.T) {
 				return true
 			}
 			if found := commandWords.FindString(text); found != "" {
+				used[f.path] = true
 				report := t.Errorf
-				if slices.ContainsFunc(pending, func(p string) bool { return strings.HasPrefix(f.path, p) }) {
+				if pending[f.path] {
 					report = t.Logf
 				}
-				if used[f.path] = true; spelled[f.path] == "" || strings.ContainsAny(found, " (") && !strings.HasPrefix(text, "masksam") {
+				// a flag of another program is a text by itself, a record begins with the command
+				if spelled[f.path] == "" || strings.ContainsAny(found, " (") && !strings.HasPrefix(text, "masksam") {
 					report("%s: %q spells %q", at.Position(lit.Pos()), text, found)
 				}
 			}
@@ -352,6 +363,11 @@ func TestNoFlagBelowCmd(t *testing.T) {
 	for path := range spelled {
 		if !used[path] {
 			t.Errorf("%s needs no exception", path)
+		}
+	}
+	for path := range pending {
+		if !used[path] {
+			t.Logf("%s is done", path)
 		}
 	}
 }

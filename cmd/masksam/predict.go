@@ -11,13 +11,13 @@ import (
 )
 
 type predictCmd struct {
+	Dataset       string   `arg:"" optional:"" help:"Number or name of the dataset that the model was trained on; or name the model by --model."`
 	Input         string   `help:"Folder of images CASE_0000.nii.gz …" short:"i" required:"" placeholder:"DIR"`
 	Output        string   `help:"Folder for the label maps." short:"o" required:"" placeholder:"DIR"`
-	Model         string   `help:"Folder of the model: TRAINER__PLANS__CONFIGURATION." short:"m" placeholder:"DIR"`
-	Dataset       string   `help:"Instead of --model: number or name of the dataset that it was trained on." short:"d"`
-	Recipe        string   `help:"With --dataset: recipe or trainer of the model."`
-	Plans         string   `help:"With --dataset: plans of the model." short:"p"`
-	Config        string   `help:"With --dataset: configuration of the model." short:"c" default:"3d_fullres"`
+	Model         string   `help:"Instead of a dataset: folder of the model, TRAINER__PLANS__CONFIGURATION." short:"m" placeholder:"DIR"`
+	Recipe        string   `help:"With a dataset: recipe or trainer of the model." short:"r"`
+	Plans         string   `help:"With a dataset: plans of the model." short:"p"`
+	Config        string   `help:"With a dataset: configuration of the model." short:"c" default:"3d_fullres"`
 	Fold          []string `help:"Folds to average; none: all that are trained." short:"f"`
 	Checkpoint    string   `help:"Checkpoint of each fold." default:"checkpoint_final"`
 	Step          float64  `help:"Distance of tiles as a share of the patch." default:"0.5"`
@@ -32,7 +32,7 @@ type predictCmd struct {
 
 func (c *predictCmd) Run(a *app) error {
 	if (c.Model == "") == (c.Dataset == "") {
-		return errors.New("name the model by --model or by --dataset, one of the two")
+		return errors.New("name the dataset of the model, or the model's folder by --model, one of the two")
 	}
 	if c.Model == "" {
 		var err error

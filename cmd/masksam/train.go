@@ -12,16 +12,16 @@ import (
 
 type trainCmd struct {
 	Dataset           string   `arg:"" help:"Number or name of the dataset."`
-	Config            string   `arg:"" optional:"" help:"Configuration." default:"3d_fullres"`
-	Fold              string   `arg:"" optional:"" help:"Fold: a number or all." default:"0"`
+	Config            string   `help:"Configuration." default:"3d_fullres" short:"c"`
+	Fold              string   `help:"Fold: a number or all." default:"0" short:"f"`
 	Recipe            string   `help:"Recipe, whose plans are trained unless --plans names others: ${recipes}." default:"small" short:"r"`
 	Plans             string   `help:"Plans to train, else the recipe's own." short:"p"`
 	Set               []string `help:"Override a hyper-parameter of training, as epochs=2; repeatable." sep:"none" placeholder:"KEY=VALUE"`
 	Minutes           float64  `help:"Budget of training time; short for --set minutes=…" placeholder:"N"`
-	Continue          bool     `help:"Go on from the newest checkpoint." short:"c"`
+	Continue          bool     `help:"Go on from the newest checkpoint."`
 	Validate          bool     `help:"Only the final validation of a finished run."`
 	SkipValidation    bool     `help:"End after the last checkpoint."`
-	SaveProbabilities bool     `help:"Keep the scores of the final validation."`
+	SaveProbabilities bool     `help:"Keep the scores of the final validation." name:"probabilities"`
 	Device            string   `help:"cpu, cuda, cuda:1 …; auto takes a GPU if there is one." default:"auto"`
 	Seed              uint64   `help:"Seed of weights, batches and sampled points." default:"12345"`
 	roots             `embed:""`
@@ -86,7 +86,7 @@ type nnunetTrain struct {
 	ValidateBest  bool     `name:"val_best" help:"Validate checkpoint_best."`
 	NoCheckpoints bool     `name:"disable_checkpointing" help:"Write no checkpoints."`
 	Device        string   `name:"device" help:"cuda or cpu; auto takes a GPU if there is one." default:"auto"`
-	Set           []string `name:"set" help:"Override a hyper-parameter of training, as epochs=2 (not nnU-Net's)." sep:"none"`
+	Set           []string `own:"" name:"set" help:"Override a hyper-parameter of training, as epochs=2 (not nnU-Net's)." sep:"none"`
 }
 
 func (c *nnunetTrain) Run(a *app) error {

@@ -216,7 +216,7 @@ func pairs(gtDir, predDir string, opt Options) ([]string, error) {
 	}
 	if lost := without(references, predictions); len(lost) > 0 && !opt.Chill {
 		err := fmt.Errorf("%s: no prediction for %d of %d references in %s: %s", predDir, len(lost), len(references), gtDir, some(lost))
-		return nil, remedy.Add(err, "score the others with ", remedy.Chill)
+		return nil, remedy.Add(err, "score the others with ", remedy.SkipMissing)
 	}
 	return predictions, nil
 }

@@ -311,7 +311,8 @@ func quaternion(r [3][3]float64) [3]float64 {
 	return q
 }
 
-// geometryOf describes a grid of another format in NIfTI's terms, as ITK writes it: qform and sform, both with code 1.
+// geometryOf describes a grid of another format in NIfTI's terms, as ITK writes it: qform and sform, both with code 1. Axes
+// that are not at right angles have no qform.
 func geometryOf(g volume.Grid) NIfTIGeometry {
 	out := NIfTIGeometry{Version: 1, QForm: 1, SForm: 1, XYZTUnits: 2}
 	var r [3][3]float64
@@ -334,5 +335,8 @@ func geometryOf(g volume.Grid) NIfTIGeometry {
 		}
 	}
 	out.Quatern = quaternion(r)
+	if !g.Orthonormal() {
+		out.QForm, out.Quatern, out.QOffset = 0, [3]float64{}, [3]float64{}
+	}
 	return out
 }

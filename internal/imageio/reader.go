@@ -27,7 +27,7 @@ type Reader struct {
 var readers = []*Reader{
 	{Name: "NaturalImage2DIO", endings: []string{".png", ".bmp", ".tif"}, fits: flat},
 	{Name: "SimpleITKIO", endings: []string{".nii.gz", ".nrrd", ".mha", ".gipl"}, fits: readByITK},
-	{Name: "Tiff3DIO", endings: []string{".tif", ".tiff"}, fits: solid},
+	{Name: "Tiff3DIO", endings: []string{".tif", ".tiff"}, fits: solidTIFF},
 	{Name: "NibabelIO", endings: []string{".nii", ".nii.gz"}, by: byNibabel, fits: solidNIfTI},
 	{Name: "NibabelIOWithReorient", endings: []string{".nii", ".nii.gz"}, by: byNibabel, turns: true, anew: true, fits: solidNIfTI},
 	{Name: "SimpleITKIOWithReorient", endings: []string{".nii.gz", ".nrrd", ".mha", ".gipl"}, byName: true, turns: true, fits: readByITK},
@@ -45,6 +45,13 @@ func solid(m Meta) error {
 		return fmt.Errorf("it has %d dimensions, not 3", m.Dims)
 	}
 	return nil
+}
+
+func solidTIFF(m Meta) error {
+	if f, _ := formatOf(m.Path); f != &tiff {
+		return errors.New("it is no TIFF file")
+	}
+	return solid(m)
 }
 
 func solidNIfTI(m Meta) error {

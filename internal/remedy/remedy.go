@@ -90,7 +90,7 @@ var (
 	Raw          = Option{Name: "raw"}
 	Preprocessed = Option{Name: "preprocessed"}
 	Results      = Option{Name: "results"}
-	Chill        = Option{Name: "chill"}
+	SkipMissing  = Option{Name: "skip-missing"}
 	ID           = Option{Name: "id"}
 	Series       = Option{Name: "series"} // with the series to take
 )

@@ -1,40 +1,12 @@
 package report
 
 import (
-	"math"
 	"strings"
 	"testing"
 
 	"masksam/internal/dataset"
 	"masksam/internal/doctor"
-	"masksam/internal/evaluate"
 )
-
-func TestSummary(t *testing.T) {
-	t.Parallel()
-	class := func(dice float64) evaluate.Metrics {
-		return evaluate.Metrics{Dice: dice, IoU: dice / 2, FP: 1, NRef: 3}
-	}
-	s := &evaluate.Summary{
-		Mean:           map[string]evaluate.Metrics{"10": class(0.5), "2": class(0.25), "(2, 10)": class(math.NaN())},
-		ForegroundMean: class(0.375),
-		Cases:          []evaluate.Score{{Metrics: map[string]evaluate.Metrics{"2": class(1), "10": {}}}, {}},
-	}
-	var out strings.Builder
-	if err := Summary(&out, s, map[string]string{"10": "liver"}); err != nil {
-		t.Fatal(err)
-	}
-	lines := strings.Split(strings.TrimSpace(out.String()), "\n")
-	for i, want := range []string{"label name Dice IoU FP FN cases", "─", "2 0.2500 0.1250 1.0 0.0 1", "10 liver 0.5000 0.2500 1.0 0.0 0", "(2, 10) – – 1.0 0.0 0", "─",
-		"mean 0.3750 0.1875 1.0 0.0 2"} {
-		if i >= len(lines) || !strings.HasPrefix(strings.Join(strings.Fields(lines[i]), " "), want) {
-			t.Errorf("line %d is not %q:\n%s", i, want, out.String())
-		}
-	}
-	if err := Summary(full{}, s, nil); err == nil {
-		t.Error("no room, and no error")
-	}
-}
 
 func TestDoctor(t *testing.T) {
 	t.Parallel()

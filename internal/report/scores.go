@@ -8,18 +8,22 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/jedib0t/go-pretty/v6/table"
-
 	"masksam/internal/evaluate"
 )
 
-// Summary tells the mean scores of every class and their mean; names, which may be nil, gives a class's name by its key.
+// Scores writes the mean scores of every class and their mean; names, which may be nil, gives a class's name by its key.
 // "cases" counts those that have the class in the reference.
-func Summary(w io.Writer, s *evaluate.Summary, names map[string]string) error {
+func Scores(w io.Writer, s *evaluate.Summary, names map[string]string) error {
 	p := newPage(w)
 	t := p.table(2, "label", "name", "Dice", "IoU", "FP", "FN", "cases")
-	row := func(label, name string, m evaluate.Metrics, cases any) table.Row {
-		return table.Row{label, name, decimal(m.Dice, 4), decimal(m.IoU, 4), decimal(m.FP, 1), decimal(m.FN, 1), cases}
+	row := func(label, name string, m evaluate.Metrics, cases int) []any {
+		number := func(v float64, digits int) string {
+			if math.IsNaN(v) {
+				return "–"
+			}
+			return strconv.FormatFloat(v, 'f', digits, 64)
+		}
+		return []any{label, name, number(m.Dice, 4), number(m.IoU, 4), number(m.FP, 1), number(m.FN, 1), cases}
 	}
 	for _, key := range slices.SortedFunc(maps.Keys(s.Mean), byNumber) {
 		present := 0
@@ -33,14 +37,6 @@ func Summary(w io.Writer, s *evaluate.Summary, names map[string]string) error {
 	t.AppendFooter(row("mean", "", s.ForegroundMean, len(s.Cases)))
 	t.Render()
 	return p.Flush()
-}
-
-// decimal writes a number with so many digits behind the point, a dash for one that is not known.
-func decimal(v float64, digits int) string {
-	if math.IsNaN(v) {
-		return "–"
-	}
-	return strconv.FormatFloat(v, 'f', digits, 64)
 }
 
 // byNumber sorts plain labels by value, before regions, which are sorted as text.
