@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"masksam/internal/masksam"
+	"masksam/internal/recipe"
 	"masksam/internal/torch"
 
 	"github.com/jedib0t/go-pretty/v6/table"
@@ -19,7 +20,7 @@ func (c *verifyCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	opt := masksam.VerifyOptions{Device: dev, Autocast: torch.Float32}
+	opt := masksam.VerifyOptions{Device: dev, Autocast: torch.Float32, Recipe: recipe.Published}
 	if c.Autocast == "bf16" {
 		opt.Autocast = torch.BFloat16
 	}

@@ -51,9 +51,6 @@ func (c Class) Key() string {
 	return "(" + strings.Join(texts, ", ") + ")"
 }
 
-// GroundTruth is the folder of a preprocessed dataset that holds copies of the reference labels.
-const GroundTruth = "gt_segmentations"
-
 // Classes are what is scored of a dataset: its regions if it has any, else its foreground labels. names gives a class's
 // name by its Key.
 func Classes(labels *dataset.Labels) (classes []Class, names map[string]string) {

@@ -198,29 +198,6 @@ func (p *Plans) Clone(plansName string) *Plans {
 	return &out
 }
 
-// WithRecipe are these plans for a network of this program: under a name of its own (nnUNetPlans_4_256_256_b2), with
-// patch and batch of the recipe in the configuration 3d_fullres and further keys, such as the network's description, in
-// it. Fingerprint, spacing and normalisation stay, and so does data_identifier: the preprocessed data is shared.
-func (p *Plans) WithRecipe(plansName string, patch [3]int, batch int, extra map[string]any) (*Plans, error) {
-	const configuration = "3d_fullres"
-	out := p.Clone(plansName)
-	set := map[string]any{"patch_size": patch, "batch_size": batch}
-	for k, v := range extra {
-		set[k] = v
-	}
-	var keys []string
-	for k := range set {
-		keys = append(keys, k)
-	}
-	slices.Sort(keys)
-	for _, k := range keys {
-		if err := out.Put(configuration, k, set[k]); err != nil {
-			return nil, err
-		}
-	}
-	return out, nil
-}
-
 // Move are these plans for another dataset, as nnU-Net's move_plans makes them: spacing, transpose and statistics stay
 // the source's. plansName may be empty: the source's. reader is the class that reads the target's files.
 func Move(source *Plans, targetDataset, plansName, reader string) *Plans {

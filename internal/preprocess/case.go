@@ -27,6 +27,11 @@ func Case(cfg *Config, im *imageio.Image, label *imageio.Label) (*store.Record, 
 	return cfg.run(&given, label, files)
 }
 
+// Prepare preprocesses, for prediction, an image that Load gave and thereby checked. The image's channels are given up.
+func (c *Config) Prepare(im *imageio.Image) (*store.Record, error) {
+	return c.run(im, nil, []string{im.Path})
+}
+
 // Bytes predicts the live memory that a case of the dataset takes at its peak, from its files to its record, by the headers of
 // its images: before the crop is known and as if every voxel were foreground. A case whose headers cannot be read, or
 // that cannot be loaded for another reason, takes nothing; one that is too large when it is resampled is only loaded.
