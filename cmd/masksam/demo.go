@@ -2,6 +2,7 @@ package main
 
 import (
 	"masksam/internal/demo"
+	"masksam/internal/torch"
 	"os"
 	"path/filepath"
 )
@@ -18,7 +19,7 @@ type demoCmd struct {
 }
 
 func (c *demoCmd) Run(a *app) error {
-	dev, err := pickDevice(c.Device)
+	dev, err := torch.ParseDevice(c.Device)
 	if err != nil {
 		return err
 	}

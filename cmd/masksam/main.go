@@ -27,6 +27,7 @@ import (
 )
 
 func main() {
+	torch.WaitPassively()
 	os.Exit(run(filepath.Base(os.Args[0]), os.Args[1:], os.Stdout, os.Stderr))
 }
 
@@ -156,15 +157,4 @@ func commandOf(err error) string {
 func fail(stderr io.Writer, name string, err error, code int) int {
 	fmt.Fprintf(stderr, "%s: %v\n", name, err)
 	return code
-}
-
-// pickDevice turns auto, cpu, cuda or cuda:N into a device; auto is the first GPU, else the processor.
-func pickDevice(name string) (torch.Device, error) {
-	if name != "auto" {
-		return torch.ParseDevice(name)
-	}
-	if torch.CUDACount() > 0 {
-		return torch.CUDA(0), nil
-	}
-	return torch.Device{}, nil
 }

@@ -6,6 +6,7 @@ import (
 	"masksam/internal/dataset"
 	"masksam/internal/predict"
 	"masksam/internal/steps"
+	"masksam/internal/torch"
 	"path/filepath"
 	"strings"
 )
@@ -49,7 +50,7 @@ func (a *app) predict(folder string, folds []string, checkpoint, device string, 
 	if !(o.Tiling.Step > 0) { // in the package 0 stands for the default
 		return fmt.Errorf("a step of %g: the distance of tiles must be above 0 and at most 1", o.Tiling.Step)
 	}
-	dev, err := pickDevice(device)
+	dev, err := torch.ParseDevice(device)
 	if err != nil {
 		return err
 	}

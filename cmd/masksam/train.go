@@ -6,6 +6,7 @@ import (
 	"masksam/internal/dataset"
 	"masksam/internal/masksam"
 	"masksam/internal/steps"
+	"masksam/internal/torch"
 	"masksam/internal/train"
 	"math"
 )
@@ -56,7 +57,7 @@ func (a *app) train(roots dataset.Roots, trainer string, set []string, device st
 	if err != nil {
 		return err
 	}
-	if o.Device, err = pickDevice(device); err != nil {
+	if o.Device, err = torch.ParseDevice(device); err != nil {
 		return err
 	}
 	o.Raw, o.Preprocessed, o.Results = roots.Raw, roots.Preprocessed, roots.Results

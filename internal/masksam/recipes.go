@@ -72,9 +72,9 @@ type Train struct {
 func NewOptimizer(t Train, params []*torch.Tensor) (*torch.Optimizer, error) {
 	switch t.Optimizer {
 	case "sgd":
-		return torch.NewOptimizer(torch.SGD{LR: t.LR, Momentum: t.Momentum, WeightDecay: t.WeightDecay, Nesterov: t.Nesterov}, params), nil
+		return torch.NewOptimizer(torch.SGD{Momentum: t.Momentum, WeightDecay: t.WeightDecay, Nesterov: t.Nesterov}, params), nil
 	case "adamw":
-		return torch.NewOptimizer(torch.AdamW{LR: t.LR, Beta1: t.Beta1, Beta2: t.Beta2, Eps: t.Eps, WeightDecay: t.WeightDecay}, params), nil
+		return torch.NewOptimizer(torch.AdamW{Beta1: t.Beta1, Beta2: t.Beta2, Eps: t.Eps, WeightDecay: t.WeightDecay}, params), nil
 	}
 	return nil, fmt.Errorf("optimizer %q is neither sgd nor adamw", t.Optimizer)
 }
