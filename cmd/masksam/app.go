@@ -1,6 +1,8 @@
 package main
 
 import (
+	"encoding/json"
+
 	"masksam/internal/machine"
 	"masksam/internal/work"
 
@@ -22,4 +24,12 @@ func (a *app) table(header ...any) table.Writer {
 	t.SetStyle(style)
 	t.AppendHeader(header)
 	return t
+}
+
+// json writes a value for programs.
+func (a *app) json(v any) error {
+	to := json.NewEncoder(a.out)
+	to.SetIndent("", "  ")
+	to.SetEscapeHTML(false)
+	return to.Encode(v)
 }

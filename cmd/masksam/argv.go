@@ -3,8 +3,8 @@ package main
 import (
 	"fmt"
 	"io"
-	"reflect"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -12,87 +12,193 @@ import (
 	"github.com/alecthomas/kong"
 )
 
-// nnU-Net's commands are argparse's: long flags with one dash (-tr), lists without commas (-f 0 1 2). kong knows
-// neither, so an nnU-Net command's arguments are first rewritten by the command's own flags: every -x and --x to --x,
-// every list to one --x=VALUE per value. A flag the command has not is an error here, before anything runs.
+// nnU-Net's commands read their arguments by Python's argparse: long flags with one dash (-tr), lists without commas
+// (-f 0 1 2), unambiguous beginnings of flags (--verify). kong knows none of these, so the arguments of an nnU-Net
+// command are first read by argparse's rules and written out for kong: every flag once, as --x=VALUE, every list as
+// one --x=VALUE per value, then the positional arguments.
 
-// flagInfo is what rewriting needs to know of a flag.
-type flagInfo struct {
-	boolean, list bool
-	unbuilt       string // why the flag is refused when it is given another value than its default
-	standard      string // the default
-}
-
-// flagsOf reads a command struct's flags from its kong tags.
-func flagsOf(command any) map[string]flagInfo {
-	flags := map[string]flagInfo{"help": {boolean: true}, "h": {boolean: true}}
-	var walk func(t reflect.Type)
-	walk = func(t reflect.Type) {
-		for i := range t.NumField() {
-			f := t.Field(i)
-			if _, embedded := f.Tag.Lookup("embed"); embedded || f.Anonymous {
-				walk(f.Type)
-				continue
-			}
-			if _, argument := f.Tag.Lookup("arg"); argument {
-				continue
-			}
-			if name, ok := f.Tag.Lookup("name"); ok {
-				flags[name] = flagInfo{f.Type.Kind() == reflect.Bool, f.Type.Kind() == reflect.Slice,
-					f.Tag.Get("unbuilt"), f.Tag.Get("default")}
-			}
-		}
-	}
-	walk(reflect.TypeOf(command).Elem())
-	return flags
+// argument is one word of a command line as argparse sees it: a flag, perhaps with a value in the same word, or a
+// value.
+type argument struct {
+	flag     *kong.Flag // nil for a value
+	text     string
+	value    string
+	attached bool // the value is in the same word
 }
 
 // normalise rewrites the arguments of an nnU-Net command for kong.
-func normalise(args []string, flags map[string]flagInfo) ([]string, error) {
-	var out []string
-	for i := 0; i < len(args); i++ {
-		arg := args[i]
-		if !isFlag(arg) {
-			out = append(out, arg)
+func normalise(args []string, node *kong.Node) ([]string, error) {
+	var list []argument
+	rest := []string(nil) // behind --
+	for i, arg := range args {
+		if arg == "--" {
+			rest = args[i+1:]
+			break
+		}
+		a, err := classify(arg, node.Flags)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, a)
+	}
+	given := map[*kong.Flag][]string{}
+	var positional []string
+	for i := 0; i < len(list); i++ {
+		a := list[i]
+		if a.flag == nil {
+			positional = append(positional, a.text)
 			continue
 		}
-		name, value, assigned := strings.Cut(strings.TrimLeft(arg, "-"), "=")
-		info, known := flags[name]
-		if !known {
-			return nil, fmt.Errorf("unknown flag %s", strings.SplitN(arg, "=", 2)[0])
-		}
-		if info.boolean {
-			if assigned {
-				return nil, fmt.Errorf("%s takes no value", arg)
+		if a.flag.IsBool() {
+			if a.attached {
+				return nil, fmt.Errorf("%s takes no value", dashed(a.flag))
 			}
-			if name == "h" {
-				name = "help"
+			if refusal := a.flag.Tag.Get("refused"); refusal != "" {
+				return nil, fmt.Errorf("%s is refused: %s", dashed(a.flag), refusal)
 			}
-			if info.unbuilt != "" {
-				return nil, fmt.Errorf("%s is refused: %s", arg, info.unbuilt)
-			}
-			out = append(out, "--"+name)
+			given[a.flag] = nil
 			continue
 		}
-		values := []string{value}
-		if !assigned {
+		values := []string{a.value}
+		if !a.attached {
 			values = nil
-			for i+1 < len(args) && !isFlag(args[i+1]) && (info.list || len(values) == 0) {
+			for i+1 < len(list) && list[i+1].flag == nil && (a.flag.IsSlice() || len(values) == 0) {
 				i++
-				values = append(values, args[i])
+				values = append(values, list[i].text)
 			}
 			if len(values) == 0 {
-				return nil, fmt.Errorf("%s needs a value", arg)
+				return nil, fmt.Errorf("%s needs a value", dashed(a.flag))
 			}
 		}
-		if info.unbuilt != "" && strings.Join(values, " ") != info.standard {
-			return nil, fmt.Errorf("%s %s is refused: %s", strings.SplitN(arg, "=", 2)[0], strings.Join(values, " "), info.unbuilt)
+		if refusal := a.flag.Tag.Get("refused"); refusal != "" && strings.Join(values, " ") != a.flag.Default {
+			return nil, fmt.Errorf("%s %s is refused: %s", dashed(a.flag), strings.Join(values, " "), refusal)
+		}
+		given[a.flag] = values // the last one wins
+	}
+	var out []string
+	for _, f := range node.Flags {
+		values, there := given[f]
+		if there && f.IsBool() {
+			out = append(out, "--"+f.Name)
 		}
 		for _, v := range values {
-			out = append(out, "--"+name+"="+v)
+			out = append(out, "--"+f.Name+"="+v)
 		}
 	}
+	if positional = append(positional, rest...); len(positional) > 0 {
+		out = append(append(out, "--"), positional...)
+	}
 	return out, nil
+}
+
+// negative is what argparse takes for a negative number.
+var negative = regexp.MustCompile(`^-\d+$|^-\d*\.\d+$`)
+
+// classify follows argparse's _parse_optional. Beyond argparse it takes a flag with the other number of dashes, -npz for
+// --npz, where argparse would find no flag, or the value "pz" of a flag -n.
+func classify(arg string, flags []*kong.Flag) (argument, error) {
+	if len(arg) < 2 || arg[0] != '-' {
+		return argument{text: arg}, nil
+	}
+	name, value, assigned := strings.Cut(arg, "=")
+	bare := strings.TrimLeft(name, "-")
+	for _, f := range flags {
+		if slices.Contains(spellings(f), name) || f.Name == bare && len(bare) > 1 {
+			return argument{f, name, value, assigned}, nil
+		}
+	}
+	var found []argument
+	var names []string
+	for _, f := range flags {
+		for _, s := range spellings(f) {
+			switch {
+			case arg[1] != '-' && s == arg[:2]:
+				found = append(found, argument{f, s, arg[2:], true})
+			case arg[1] != '-' && strings.HasPrefix(s, arg):
+				found = append(found, argument{flag: f, text: s})
+			case arg[1] == '-' && strings.HasPrefix(s, name):
+				found = append(found, argument{f, s, value, assigned})
+			default:
+				continue
+			}
+			names = append(names, s)
+		}
+	}
+	switch {
+	case len(found) == 1:
+		return found[0], nil
+	case len(found) > 1:
+		return argument{}, fmt.Errorf("%s is ambiguous: it could be %s", name, strings.Join(names, " or "))
+	case negative.MatchString(arg), strings.Contains(arg, " "):
+		return argument{text: arg}, nil
+	}
+	for _, f := range flags {
+		if f.Name == bare {
+			return argument{f, name, value, assigned}, nil
+		}
+	}
+	var all []string
+	for _, f := range flags {
+		all = append(all, dashed(f))
+	}
+	return argument{}, fmt.Errorf("unknown flag %s%s", name, didYouMean(name, all))
+}
+
+// spellings of one of nnU-Net's flags: those with a value have one dash, switches have two.
+func spellings(f *kong.Flag) []string {
+	if f.Name == "help" {
+		return []string{"-h", "--help"}
+	}
+	return []string{dashed(f)}
+}
+
+func dashed(f *kong.Flag) string {
+	if f.IsBool() {
+		return "--" + f.Name
+	}
+	return "-" + f.Name
+}
+
+// didYouMean names the words of all that are nearest to a mistyped one, empty where none is near. A word is near when
+// its beginning is: argparse's flags are long, and people shorten them.
+func didYouMean(typed string, all []string) string {
+	typed = strings.TrimLeft(typed, "-")
+	least, near := min(2, len(typed)/2)+1, []string(nil)
+	for _, word := range all {
+		switch d := distance(typed, strings.TrimLeft(word, "-")); {
+		case d < least:
+			least, near = d, []string{word}
+		case d == least && near != nil:
+			near = append(near, word)
+		}
+	}
+	if near == nil {
+		return ""
+	}
+	return "; did you mean " + strings.Join(near, " or ") + "?"
+}
+
+// distance is the least number of letters to insert, drop or replace that turns a into b or a beginning of b.
+func distance(a, b string) int {
+	row := make([]int, len(a)+1) // row[i]: from a[:i] to the part of b so far
+	for i := range row {
+		row[i] = i
+	}
+	least := row[len(a)]
+	for _, letter := range []byte(b) {
+		diagonal := row[0]
+		row[0]++
+		for i := range len(a) {
+			change := diagonal
+			if a[i] != letter {
+				change++
+			}
+			diagonal = row[i+1]
+			row[i+1] = min(change, row[i]+1, row[i+1]+1)
+		}
+		least = min(least, row[len(a)])
+	}
+	return least
 }
 
 // kongFlag is a flag with its value as kong writes it, and the gap to the next column.
@@ -126,11 +232,6 @@ func helpAsTyped(options kong.HelpOptions, ctx *kong.Context) error {
 	}
 	_, err = io.WriteString(out, asTyped(text.String()))
 	return err
-}
-
-// isFlag tells a flag from a value, such as the negative number -1.
-func isFlag(arg string) bool {
-	return len(arg) > 1 && arg[0] == '-' && (arg[1] < '0' || arg[1] > '9') && arg[1] != '.'
 }
 
 // workers is a number of cases or files at a time, 0 for one per core.

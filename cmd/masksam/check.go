@@ -1,10 +1,10 @@
 package main
 
 import (
-	"encoding/json"
-
 	"masksam/internal/dataset"
+	"masksam/internal/integrity"
 	"masksam/internal/machine"
+	"masksam/internal/report"
 )
 
 type checkCmd struct {
@@ -20,28 +20,25 @@ func (c *checkCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	report, err := dataset.Check(a.ctx, dir, dataset.CheckOptions{Work: a.work(c.Workers, c.Memory)})
+	found, err := integrity.Check(a.ctx, dir, integrity.Options{Work: a.work(c.Workers, c.Memory)})
 	if err != nil {
 		return err
 	}
 	if c.JSON {
-		to := json.NewEncoder(a.out)
-		to.SetIndent("", "  ")
-		to.SetEscapeHTML(false)
-		err = to.Encode(report)
+		err = a.json(found)
 	} else {
-		err = report.Write(a.out)
+		err = report.Check(a.out, found)
 	}
 	if err != nil {
 		return err
 	}
-	return report.Err()
+	return found.Err()
 }
 
-// verify is the integrity check that a command's flag asks for; its report goes where the command's output goes.
-func (a *app) verify(asked bool) func(*dataset.Report) error {
+// check is the integrity check that a command's flag asks for; its report goes where the command's output goes.
+func (a *app) check(asked bool) func(*integrity.Report) error {
 	if !asked {
 		return nil
 	}
-	return func(r *dataset.Report) error { return r.Write(a.out) }
+	return func(r *integrity.Report) error { return report.Check(a.out, r) }
 }

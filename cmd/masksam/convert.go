@@ -6,6 +6,7 @@ import (
 
 	"masksam/internal/convert"
 	"masksam/internal/dataset"
+	"masksam/internal/machine"
 )
 
 type convertCmd struct {
@@ -19,15 +20,16 @@ type convertCmd struct {
 
 // conversion are the flags of the converters that make a dataset.
 type conversion struct {
-	Source  string  `arg:"" help:"Folder of the data set as it is published."`
-	ID      int     `help:"Number of the dataset, 1 to 999, instead of its usual one." placeholder:"N"`
-	Name    string  `help:"Name of the dataset without its number, instead of its usual one." placeholder:"NAME"`
-	Workers workers `help:"Files at a time; 0: one per core." placeholder:"N"`
+	Source  string        `arg:"" help:"Folder of the data set as it is published."`
+	ID      int           `help:"Number of the dataset, 1 to 999, instead of its usual one." placeholder:"N"`
+	Name    string        `help:"Name of the dataset without its number, instead of its usual one." placeholder:"NAME"`
+	Workers workers       `help:"Files at a time; 0: one per core." placeholder:"N"`
+	Memory  machine.Bytes `help:"Memory for the program with all files at a time: 8GB, 512MiB, or 80% of what is free, the default." placeholder:"SIZE"`
 	roots   `embed:""`
 }
 
 func (c *conversion) options(a *app) convert.Options {
-	return convert.Options{Source: c.Source, Roots: c.roots.roots(), ID: c.ID, Name: c.Name, Workers: int(c.Workers), Progress: a.progress}
+	return convert.Options{Source: c.Source, Roots: c.roots.roots(), ID: c.ID, Name: c.Name, Work: a.work(c.Workers, c.Memory)}
 }
 
 type convertMSD struct {
@@ -81,11 +83,13 @@ func (a *app) convert(run func(context.Context, convert.Options) (*convert.Resul
 }
 
 type convertDICOM struct {
-	Source  string  `arg:"" help:"Folder of a series, or of one folder per case."`
-	Output  string  `arg:"" help:"Folder for the images."`
-	ID      string  `help:"Name of the case, where there is one; by default its folder's." placeholder:"CASE"`
-	Series  string  `help:"Instance UID or number of the series to take, where a case has several." placeholder:"UID"`
-	Workers workers `help:"Cases at a time; 0: one per core." placeholder:"N"`
+	Source      string        `arg:"" help:"Folder of a series, or of one folder per case."`
+	Output      string        `arg:"" help:"Folder for the images."`
+	ID          string        `help:"Name of the case, where there is one; by default its folder's." placeholder:"CASE"`
+	Series      string        `help:"Instance UID or number of the series to take, where a case has several; with /1, /2 … where the series has several stacks of slices." placeholder:"UID"`
+	Uncorrected bool          `help:"Take the slices as they are stored where the gantry was tilted or slices are missing; by default they are sheared back and interpolated to even steps, as an image's header can hold no other places."`
+	Workers     workers       `help:"Cases at a time; 0: one per core." placeholder:"N"`
+	Memory      machine.Bytes `help:"Memory for the cases at a time: 8GB, 512MiB, or 80% of what is free, the default." placeholder:"SIZE"`
 }
 
 func (c *convertDICOM) Help() string {
@@ -94,28 +98,25 @@ func (c *convertDICOM) Help() string {
 
 func (c *convertDICOM) Run(a *app) error {
 	made, err := convert.DICOM(a.ctx, convert.DICOMOptions{Source: c.Source, Output: c.Output, ID: c.ID, Series: c.Series,
-		Workers: int(c.Workers), Progress: a.progress})
-	if err != nil {
-		return err
-	}
+		Uncorrected: c.Uncorrected, Work: a.work(c.Workers, c.Memory)})
 	for _, path := range made {
 		fmt.Fprintln(a.out, "wrote", path)
 	}
-	return nil
+	return err
 }
 
 type nnunetConvertMSD struct {
-	Input   string  `name:"i" help:"Folder of the task, named like Task05_Prostate." required:""`
-	ID      int     `name:"overwrite_id" help:"Number of the dataset instead of the task's."`
-	Workers workers `name:"np" help:"Processes; 0: one per core." default:"8"`
+	Input   string  `option:"source" name:"i" help:"Folder of the task, named like Task05_Prostate." required:""`
+	ID      int     `option:"id" name:"overwrite_id" help:"Number of the dataset instead of the task's."`
+	Workers workers `option:"workers" name:"np" help:"Processes; 0: one per core." default:"8"`
 }
 
 func (c *nnunetConvertMSD) Run(a *app) error {
-	return a.convert(convert.MSD, convert.Options{Source: c.Input, Roots: dataset.Env(), ID: c.ID, Workers: int(c.Workers), Progress: a.progress})
+	return a.convert(convert.MSD, convert.Options{Source: c.Input, Roots: dataset.Env(), ID: c.ID, Work: a.work(c.Workers, 0)})
 }
 
 type nnunetConvertOld struct {
-	Input string `arg:"" name:"INPUT_FOLDER" help:"Folder of the old dataset, with imagesTr, labelsTr, …"`
+	Input string `option:"source" arg:"" name:"INPUT_FOLDER" help:"Folder of the old dataset, with imagesTr, labelsTr, …"`
 	Name  string `arg:"" name:"OUTPUT_DATASET_NAME" help:"Name of the new one, of the form Dataset005_Prostate."`
 }
 
@@ -124,5 +125,5 @@ func (c *nnunetConvertOld) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	return a.convert(convert.NNUNetV1, convert.Options{Source: c.Input, Roots: dataset.Env(), ID: id, Name: name, Progress: a.progress})
+	return a.convert(convert.NNUNetV1, convert.Options{Source: c.Input, Roots: dataset.Env(), ID: id, Name: name, Work: a.work(0, 0)})
 }

@@ -1,10 +1,12 @@
 package main
 
 import (
-	"masksam/internal/demo"
-	"masksam/internal/torch"
 	"os"
 	"path/filepath"
+
+	"masksam/internal/demo"
+	"masksam/internal/torch"
+	"masksam/internal/work"
 )
 
 type demoCmd struct {
@@ -30,8 +32,8 @@ func (c *demoCmd) Run(a *app) error {
 		}
 		c.Cache = filepath.Join(base, "masksam")
 	}
-	result, err := demo.Run(a.ctx, demo.Options{Dir: c.Dir, Cache: c.Cache, Cases: c.Cases, Minutes: c.Minutes, Set: c.Set,
-		Seed: c.Seed, Phantom: c.Phantom, Device: dev, Progress: a.progress})
+	result, err := demo.Run(a.ctx, demo.Options{Dir: c.Dir, Cache: c.Cache, Cases: c.Cases, Budget: minutes(c.Minutes), Set: c.Set,
+		Seed: c.Seed, Phantom: c.Phantom, Device: dev, Work: work.Work{Progress: a.progress}})
 	if err != nil {
 		return err
 	}

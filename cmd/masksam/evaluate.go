@@ -1,49 +1,63 @@
 package main
 
 import (
-	"masksam/internal/dataset"
-	"masksam/internal/steps"
+	"os"
 	"path/filepath"
+
+	"masksam/internal/dataset"
+	"masksam/internal/machine"
+	"masksam/internal/report"
+	"masksam/internal/steps"
 )
 
 type evaluateCmd struct {
-	Reference   string  `arg:"" help:"Folder of reference label maps."`
-	Prediction  string  `arg:"" help:"Folder of predicted label maps."`
-	DatasetJSON string  `help:"The dataset.json; by default the prediction folder's." name:"dataset-json" placeholder:"FILE"`
-	Output      string  `help:"Where to write the summary; by default summary.json in the prediction folder." short:"o" placeholder:"FILE"`
-	Chill       bool    `help:"Pass over references without a prediction."`
-	Workers     workers `help:"Cases at a time; 0: one per core." placeholder:"N"`
+	Reference   string        `arg:"" help:"Folder of reference label maps."`
+	Prediction  string        `arg:"" help:"Folder of predicted label maps."`
+	DatasetJSON string        `help:"The dataset.json; by default the prediction folder's." name:"dataset-json" placeholder:"FILE"`
+	PlansJSON   string        `help:"The plans.json, whose reader reads the files where dataset.json names none; by default the prediction folder's, if it has one." name:"plans-json" placeholder:"FILE"`
+	Output      string        `help:"Where to write the summary; by default summary.json in the prediction folder." short:"o" placeholder:"FILE"`
+	Chill       bool          `help:"Pass over references without a prediction." name:"skip-missing"`
+	Workers     workers       `help:"Cases at a time; 0: one per core." placeholder:"N"`
+	Memory      machine.Bytes `help:"Memory for the program with all cases at a time: 8GB, 512MiB, or 80% of what is free, the default." placeholder:"SIZE"`
 }
 
 func (c *evaluateCmd) Run(a *app) error {
 	if c.DatasetJSON == "" {
 		c.DatasetJSON = filepath.Join(c.Prediction, dataset.FileName)
 	}
+	if c.PlansJSON == "" {
+		if path := filepath.Join(c.Prediction, "plans.json"); exists(path) {
+			c.PlansJSON = path
+		}
+	}
 	return a.evaluate(steps.EvaluateOptions{Reference: c.Reference, Prediction: c.Prediction, Dataset: c.DatasetJSON,
-		Out: c.Output, Chill: c.Chill, Workers: int(c.Workers)})
+		Plans: c.PlansJSON, Out: c.Output, Chill: c.Chill, Work: a.work(c.Workers, c.Memory)})
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
 }
 
 func (a *app) evaluate(o steps.EvaluateOptions) error {
-	o.Progress = a.progress
 	summary, names, err := steps.Evaluate(a.ctx, o)
 	if err != nil {
 		return err
 	}
-	summary.Table(a.out, names)
-	return nil
+	return report.Scores(a.out, summary, names)
 }
 
 type nnunetEvaluate struct {
 	Reference  string  `arg:"" help:"Folder of reference label maps."`
 	Prediction string  `arg:"" help:"Folder of predicted label maps."`
-	Dataset    string  `name:"djfile" help:"The dataset.json." required:""`
-	Plans      string  `name:"pfile" help:"The plans.json; what it tells is not needed here." required:""`
-	Output     string  `name:"o" help:"The summary; by default summary.json in the prediction folder."`
-	Workers    workers `name:"np" help:"Processes; 0: one per core." default:"8"`
-	Chill      bool    `name:"chill" help:"Pass over references without a prediction."`
+	Dataset    string  `option:"dataset-json" name:"djfile" help:"The dataset.json." required:""`
+	Plans      string  `name:"pfile" help:"The plans.json, whose reader reads the files where dataset.json names none." required:""`
+	Output     string  `option:"output" name:"o" help:"The summary; by default summary.json in the prediction folder."`
+	Workers    workers `option:"workers" name:"np" help:"Processes; 0: one per core." default:"8"`
+	Chill      bool    `name:"chill" option:"skip-missing" help:"Pass over references without a prediction."`
 }
 
 func (c *nnunetEvaluate) Run(a *app) error {
 	return a.evaluate(steps.EvaluateOptions{Reference: c.Reference, Prediction: c.Prediction, Dataset: c.Dataset,
-		Out: c.Output, Chill: c.Chill, Workers: int(c.Workers)})
+		Plans: c.Plans, Out: c.Output, Chill: c.Chill, Work: a.work(c.Workers, 0)})
 }

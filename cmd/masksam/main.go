@@ -9,19 +9,13 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"runtime"
 	"strconv"
-	"strings"
-	"syscall"
 	"time"
 
-	"github.com/alecthomas/kong"
 	"github.com/lmittmann/tint"
 
-	"masksam/internal/demo"
-	"masksam/internal/plan"
 	"masksam/internal/progress"
 	"masksam/internal/torch"
 )
@@ -60,55 +54,27 @@ func (a *app) say(more, noBar bool) {
 
 // run is the whole program but for the exit itself: name is what it was called by.
 func run(name string, args []string, stdout, stderr io.Writer) int {
+	out := &output{Writer: stdout}
+	g := newGrammar(name, out, stderr)
+	advice := newAdviser(g, nil)
 	bar := progress.New(stderr)
 	level := new(slog.LevelVar)
-	slog.SetDefault(slog.New(tint.NewTextHandler(bar, &tint.Options{
-		Level: level, TimeFormat: time.TimeOnly, NoColor: !progress.IsTerminal(stderr)})))
+	slog.SetDefault(slog.New(tint.NewTextHandler(bar, &tint.Options{Level: level, TimeFormat: time.TimeOnly,
+		NoColor: !progress.IsTerminal(stderr), ReplaceAttr: advice.attr})))
 
-	var (
-		grammar     any = &cli{}
-		description     = "Trains MaskSAM on your own volumes, predicts with it and scores the result."
-	)
-	command, isNNUNet := nnunetCommands[strings.TrimSuffix(name, ".exe")]
-	if isNNUNet {
-		grammar, description = command.new(), command.help
-		var err error
-		if args, err = normalise(args, flagsOf(grammar)); err != nil {
-			return fail(stderr, name, err, exitUsage)
-		}
+	var err error
+	if advice.ctx, err = g.read(args); err != nil {
+		return advice.fail(stderr, err, exitUsage)
 	}
-	out := &output{Writer: stdout}
-	help, typed := kong.DefaultHelpPrinter, func(text string) string { return text }
-	if isNNUNet {
-		help, typed = helpAsTyped, asTyped
-	}
-	parser, err := kong.New(grammar, kong.Name(name), kong.Description(description), kong.Writers(out, stderr),
-		kong.Help(help), kong.ConfigureHelp(kong.HelpOptions{Compact: true}), kong.Vars{"recipes": recipeNames(), "planners": strings.Join(plan.Planners(), ", "),
-			"demo_cases": strconv.Itoa(demo.DefaultCases), "demo_minutes": strconv.FormatFloat(demo.DefaultMinutes, 'g', -1, 64)})
-	if err != nil {
-		panic(err) // the command structs are wrong
-	}
-	if len(args) == 0 && !isNNUNet {
-		args = []string{"--help"}
-	}
-	parsed, err := parser.Parse(args)
-	if err != nil {
-		return fail(stderr, name, fmt.Errorf("%s; see %s --help", typed(err.Error()), strings.TrimSpace(name+" "+commandOf(err))), exitUsage)
-	}
-
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	silent := context.AfterFunc(ctx, func() {
-		stop()
-		slog.Warn("stopping: finishing what is under way; a second signal ends at once")
-	})
-	defer silent()
+	ctx, signals := untilSignal()
+	defer signals.stop()
 	torch.SetThreads(threads())
 	a := &app{ctx, out, bar, level}
-	if c, ok := grammar.(*cli); ok {
+	if c, ok := g.root.(*cli); ok {
 		a.say(c.Verbose, false)
 	}
-	err = parsed.Run(a)
+	tellUnused(advice.ctx)
+	err = advice.ctx.Run(a)
 	bar.Done()
 	if err == nil && out.err != nil {
 		err = fmt.Errorf("write the output: %w", out.err)
@@ -117,9 +83,9 @@ func run(name string, args []string, stdout, stderr io.Writer) int {
 	case err == nil:
 		return exitOK
 	case errors.Is(err, context.Canceled) && ctx.Err() != nil:
-		return fail(stderr, name, fmt.Errorf("stopped by a signal: %w", err), exitInterrupted)
+		return advice.fail(stderr, stopped{err, signals.got()}, exitInterrupted)
 	default:
-		return fail(stderr, name, err, exitFailed)
+		return advice.fail(stderr, err, exitFailed)
 	}
 }
 
@@ -143,18 +109,4 @@ func threads() int {
 		return n
 	}
 	return runtime.GOMAXPROCS(0)
-}
-
-// commandOf is the command that a parse error belongs to, empty at the top.
-func commandOf(err error) string {
-	var parse *kong.ParseError
-	if errors.As(err, &parse) && parse.Context != nil && parse.Context.Selected() != nil {
-		return parse.Context.Selected().Path()
-	}
-	return ""
-}
-
-func fail(stderr io.Writer, name string, err error, code int) int {
-	fmt.Fprintf(stderr, "%s: %v\n", name, err)
-	return code
 }

@@ -1,42 +1,52 @@
 package main
 
-// nnunetCommand is one of nnU-Net's commands, with its flags under their own names. A flag tagged unbuilt is known but
-// refused by name when it asks for more than its default.
+import (
+	"maps"
+	"slices"
+)
+
+// nnunetCommand is one of nnU-Net's commands, with its flags under their own names. Tags say more of a flag: option, what
+// masksam calls it; refused, why nothing but its default is taken; unused, why it is taken without effect.
 type nnunetCommand struct {
+	twin string // the masksam command that does the same
+	part string // else the one that does it as a part
 	help string
 	new  func() any
 }
 
 var nnunetCommands = map[string]nnunetCommand{
-	"nnUNetv2_plan_and_preprocess":         {"Fingerprint, plan and preprocess datasets.", func() any { return &nnunetPlan{} }},
-	"nnUNetv2_extract_fingerprint":         {"Extract the fingerprints of datasets.", func() any { return &nnunetFingerprint{} }},
-	"nnUNetv2_plan_experiment":             {"Plan datasets.", func() any { return &nnunetExperiment{} }},
-	"nnUNetv2_preprocess":                  {"Preprocess planned datasets.", func() any { return &nnunetPreprocess{} }},
-	"nnUNetv2_move_plans_between_datasets": {"Give a dataset the plans of another one.", func() any { return &nnunetMovePlans{} }},
-	"nnUNetv2_convert_MSD_dataset":         {"Convert a task of the Medical Segmentation Decathlon.", func() any { return &nnunetConvertMSD{} }},
-	"nnUNetv2_convert_old_nnUNet_dataset":  {"Convert a raw dataset of nnU-Net's first version.", func() any { return &nnunetConvertOld{} }},
-	"nnUNetv2_train":                       {"Train one fold of a configuration.", func() any { return &nnunetTrain{} }},
-	"nnUNetv2_predict":                     {"Label a folder of images with a trained model.", func() any { return &nnunetPredict{} }},
-	"nnUNetv2_evaluate_folder":             {"Score label maps against references.", func() any { return &nnunetEvaluate{} }},
-	"nnUNetv2_plot_overlay_pngs":           {"Draw every case's slice with most labels.", func() any { return &nnunetOverlay{} }},
+	"nnUNetv2_plan_and_preprocess":         {twin: "plan", help: "Fingerprint, plan and preprocess datasets.", new: func() any { return &nnunetPlan{} }},
+	"nnUNetv2_extract_fingerprint":         {part: "plan", help: "Extract the fingerprints of datasets.", new: func() any { return &nnunetFingerprint{} }},
+	"nnUNetv2_plan_experiment":             {part: "plan", help: "Plan datasets.", new: func() any { return &nnunetExperiment{} }},
+	"nnUNetv2_preprocess":                  {twin: "preprocess", help: "Preprocess planned datasets.", new: func() any { return &nnunetPreprocess{} }},
+	"nnUNetv2_move_plans_between_datasets": {twin: "move-plans", help: "Give a dataset the plans of another one.", new: func() any { return &nnunetMovePlans{} }},
+	"nnUNetv2_convert_MSD_dataset":         {twin: "convert msd", help: "Convert a task of the Medical Segmentation Decathlon.", new: func() any { return &nnunetConvertMSD{} }},
+	"nnUNetv2_convert_old_nnUNet_dataset":  {twin: "convert nnunet-v1", help: "Convert a raw dataset of nnU-Net's first version.", new: func() any { return &nnunetConvertOld{} }},
+	"nnUNetv2_train":                       {twin: "train", help: "Train one fold of a configuration.", new: func() any { return &nnunetTrain{} }},
+	"nnUNetv2_predict":                     {twin: "predict", help: "Label a folder of images with a trained model.", new: func() any { return &nnunetPredict{} }},
+	"nnUNetv2_evaluate_folder":             {twin: "evaluate", help: "Score label maps against references.", new: func() any { return &nnunetEvaluate{} }},
+	"nnUNetv2_plot_overlay_pngs":           {twin: "overlay", help: "Draw every case's slice with most labels.", new: func() any { return &nnunetOverlay{} }},
 }
 
 // The three steps of nnUNetv2_plan_and_preprocess have commands of their own; the flags that they share are these.
 type (
 	nnunetExtraction struct {
-		Extractor string `name:"fpe" help:"Fingerprint extractor." default:"DatasetFingerprintExtractor" unbuilt:"there is one extractor"`
-		Verify    bool   `name:"verify_dataset_integrity" help:"Check the datasets first."`
+		Extractor string `name:"fpe" help:"Fingerprint extractor." default:"DatasetFingerprintExtractor" refused:"there is no other extractor"`
+		Verify    bool   `option:"check" name:"verify_dataset_integrity" help:"Check the datasets first."`
 		Clean     bool   `name:"clean" help:"Extract the fingerprints again."`
 	}
 	nnunetPlanning struct {
-		Planner      string    `name:"pl" help:"Planner: ${planners}." default:"ExperimentPlanner"`
-		Memory       float64   `name:"gpu_memory_target" help:"GPU memory to plan for in GB; 0: the planner's own target." default:"0"`
-		Preprocessor string    `name:"preprocessor_name" help:"Preprocessor." default:"DefaultPreprocessor" unbuilt:"there is one preprocessor"`
-		Spacing      []float64 `name:"overwrite_target_spacing" help:"Target spacing in mm, in the order of the file's array (z y x)."`
-		PlansName    string    `name:"overwrite_plans_name" help:"Name of the plans."`
+		Planner      string    `option:"planner" name:"pl" help:"Planner: ${planners}." default:"ExperimentPlanner"`
+		Memory       float64   `option:"gpu-memory" name:"gpu_memory_target" help:"GPU memory to plan for in GB; 0: the planner's own target." default:"0"`
+		Preprocessor string    `name:"preprocessor_name" help:"Preprocessor." default:"DefaultPreprocessor" refused:"there is no other preprocessor"`
+		Spacing      []float64 `option:"spacing" name:"overwrite_target_spacing" help:"Target spacing in mm, in the order of the file's array (z y x)."`
+		PlansName    string    `option:"plans" name:"overwrite_plans_name" help:"Name of the plans."`
 	}
 	nnunetTalk struct {
 		Verbose bool `name:"verbose" help:"Say more."`
 		NoBar   bool `name:"no_pbar" help:"No progress bar."`
 	}
 )
+
+// nnunetNames lists the commands by name.
+func nnunetNames() []string { return slices.Sorted(maps.Keys(nnunetCommands)) }

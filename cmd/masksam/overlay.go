@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"masksam/internal/dataset"
+	"masksam/internal/draw"
 	"masksam/internal/steps"
 )
 
@@ -25,7 +26,7 @@ type overlayCmd struct {
 }
 
 func (c *overlayCmd) Run(a *app) error {
-	style := steps.OverlayStyle{Intensity: c.Intensity, Montage: c.Montage || c.Slices > 0, Slices: c.Slices}
+	style := draw.Style{Intensity: c.Intensity, Montage: c.Montage || c.Slices > 0, Slices: c.Slices}
 	switch {
 	case (c.Image == "") != (c.Label == ""):
 		return errors.New("--image and --label go together")
@@ -42,7 +43,7 @@ func (c *overlayCmd) Run(a *app) error {
 	}
 	return a.overlay(steps.OverlayOptions{Roots: c.roots.roots(), Dataset: c.Dataset, Out: c.Output,
 		Preprocessed: c.From == "preprocessed", Plans: c.Plans, Configuration: c.Config, Channel: c.Channel,
-		Work: a.work(c.Workers, 0), OverlayStyle: style})
+		Work: a.work(c.Workers, 0), Style: style})
 }
 
 // overlay draws, and tells what was written even when some cases failed.
@@ -55,18 +56,18 @@ func (a *app) overlay(o steps.OverlayOptions) error {
 }
 
 type nnunetOverlay struct {
-	Dataset   string  `name:"d" help:"Dataset number or name." required:""`
-	Output    string  `name:"o" help:"Folder for the pictures." required:""`
-	Workers   workers `name:"np" help:"Cases at a time; 0: one per core." default:"8" env:"nnUNet_def_n_proc"`
-	Channel   int     `name:"channel_idx" help:"Channel of the image, from 0." default:"0"`
+	Dataset   string  `option:"dataset" name:"d" help:"Dataset number or name." required:""`
+	Output    string  `option:"output" name:"o" help:"Folder for the pictures." required:""`
+	Workers   workers `option:"workers" name:"np" help:"Cases at a time; 0: one per core." default:"8" env:"nnUNet_def_n_proc"`
+	Channel   int     `option:"channel" name:"channel_idx" help:"Channel of the image, from 0." default:"0"`
 	Raw       bool    `name:"use_raw" help:"Draw the raw files, not the preprocessed cases."`
-	Plans     string  `name:"p" help:"Plans of the preprocessed cases." default:"nnUNetPlans"`
-	Config    string  `name:"c" help:"Configuration of the preprocessed cases; by default 3d_fullres, where there is none 2d."`
-	Intensity float64 `name:"overlay_intensity" help:"Brightness of the labels." default:"0.6"`
+	Plans     string  `option:"plans" name:"p" help:"Plans of the preprocessed cases." default:"nnUNetPlans"`
+	Config    string  `option:"config" name:"c" help:"Configuration of the preprocessed cases; by default 3d_fullres, where there is none 2d."`
+	Intensity float64 `option:"intensity" name:"overlay_intensity" help:"Brightness of the labels." default:"0.6"`
 }
 
 func (c *nnunetOverlay) Run(a *app) error {
 	return a.overlay(steps.OverlayOptions{Roots: dataset.Env(), Dataset: c.Dataset, Out: c.Output, Preprocessed: !c.Raw,
 		Plans: c.Plans, Configuration: c.Config, Channel: c.Channel, Work: a.work(c.Workers, 0),
-		OverlayStyle: steps.OverlayStyle{Intensity: c.Intensity}})
+		Style: draw.Style{Intensity: c.Intensity}})
 }

@@ -4,15 +4,15 @@ import (
 	"fmt"
 	"masksam/internal/dataset"
 	"masksam/internal/machine"
-	"masksam/internal/masksam"
 	"masksam/internal/plan"
+	"masksam/internal/recipe"
 	"masksam/internal/steps"
 	"strings"
 )
 
 func recipeNames() string {
 	var names []string
-	for _, r := range masksam.Recipes() {
+	for _, r := range recipe.All() {
 		names = append(names, r.Short)
 	}
 	return strings.Join(names, ", ")
@@ -20,7 +20,7 @@ func recipeNames() string {
 
 type planCmd struct {
 	Dataset   string        `arg:"" help:"Number or name of the dataset: 4 or Dataset004_Hippocampus."`
-	Recipe    string        `help:"Also plan this recipe: ${recipes}."`
+	Recipe    string        `help:"Also plan this recipe: ${recipes}." short:"r"`
 	Name      string        `help:"Name of the recipe's plan, else the recipe's own." placeholder:"PLANS"`
 	Set       []string      `help:"Override a hyper-parameter of the recipe, as encoder.width=32; repeatable." sep:"none" placeholder:"KEY=VALUE"`
 	Patch     []int         `help:"Patch of the recipe in voxels, slices first, as 8,256,256; names the plan, unless --name does." placeholder:"T,H,W"`
@@ -28,7 +28,7 @@ type planCmd struct {
 	Planner   string        `help:"nnU-Net planner: ${planners}." default:"ExperimentPlanner"`
 	GPUMemory float64       `help:"GPU memory in GB that nnU-Net's plans are made for; 0: the planner's own target." name:"gpu-memory" placeholder:"GB"`
 	Spacing   []float64     `help:"Target spacing in mm, in the order of the file's array: slices, rows, columns." placeholder:"Z,Y,X"`
-	Plans     string        `help:"Name of nnU-Net's plans, else the planner's own." placeholder:"PLANS"`
+	Plans     string        `help:"Name of nnU-Net's plans, else the planner's own." placeholder:"PLANS" short:"p"`
 	Clean     bool          `help:"Extract the fingerprint and plan again."`
 	Check     bool          `help:"Check the dataset's integrity first."`
 	Workers   workers       `help:"Cases at a time at most; 0: one per core." placeholder:"N"`
@@ -43,7 +43,7 @@ func (c *planCmd) Run(a *app) error {
 	planned, err := steps.Plan(a.ctx, steps.PlanOptions{Roots: c.roots.roots(), Dataset: c.Dataset, Recipe: c.Recipe,
 		Set: c.Set, Name: c.Name, Patch: c.Patch, Batch: c.Batch,
 		Nnunet: plan.Options{Planner: c.Planner, PlansName: c.Plans, GPUMemoryGB: c.GPUMemory, Spacing: c.Spacing},
-		Clean:  c.Clean, Verify: a.verify(c.Check), Work: a.work(c.Workers, c.Memory)})
+		Clean:  c.Clean, Check: a.check(c.Check), Work: a.work(c.Workers, c.Memory)})
 	if err != nil {
 		return err
 	}
@@ -86,8 +86,8 @@ func (c nnunetPlanning) options() plan.Options {
 }
 
 type nnunetFingerprint struct {
-	Datasets         []string `name:"d" help:"Dataset numbers." required:""`
-	Workers          workers  `name:"np" help:"Processes; 0: one per core." default:"8" env:"nnUNet_def_n_proc"`
+	Datasets         []string `option:"dataset" name:"d" help:"Dataset numbers." required:""`
+	Workers          workers  `option:"workers" name:"np" help:"Processes; 0: one per core." default:"8" env:"nnUNet_def_n_proc"`
 	nnunetExtraction `embed:""`
 	nnunetTalk       `embed:""`
 }
@@ -96,7 +96,7 @@ func (c *nnunetFingerprint) Run(a *app) error {
 	a.say(c.Verbose, c.NoBar)
 	for _, id := range c.Datasets {
 		path, err := steps.Fingerprint(a.ctx, steps.PlanOptions{Roots: dataset.Env(), Dataset: id, Clean: c.Clean,
-			Verify: a.verify(c.Verify), Work: a.work(c.Workers, 0)})
+			Check: a.check(c.Verify), Work: a.work(c.Workers, 0)})
 		if err != nil {
 			return err
 		}
@@ -106,7 +106,7 @@ func (c *nnunetFingerprint) Run(a *app) error {
 }
 
 type nnunetExperiment struct {
-	Datasets       []string `name:"d" help:"Dataset numbers." required:""`
+	Datasets       []string `option:"dataset" name:"d" help:"Dataset numbers." required:""`
 	nnunetPlanning `embed:""`
 }
 
@@ -122,11 +122,11 @@ func (c *nnunetExperiment) Run(a *app) error {
 }
 
 type nnunetPlan struct {
-	Datasets         []string  `name:"d" help:"Dataset numbers." required:""`
+	Datasets         []string  `option:"dataset" name:"d" help:"Dataset numbers." required:""`
 	FPWorkers        workers   `name:"npfp" help:"Processes of the fingerprint; 0: one per core." default:"8"`
 	NoPreprocess     bool      `name:"no_pp" help:"Plan only."`
-	Configs          []string  `name:"c" help:"Configurations to preprocess; those that the plans lack are passed over." default:"2d,3d_fullres,3d_lowres"`
-	Workers          []workers `name:"np" help:"Cases at a time, for each configuration or one for all; 0, the default: one per core."`
+	Configs          []string  `option:"config" name:"c" help:"Configurations to preprocess; those that the plans lack are passed over." default:"2d,3d_fullres,3d_lowres"`
+	Workers          []workers `option:"workers" name:"np" help:"Cases at a time, for each configuration or one for all; 0, the default: one per core."`
 	nnunetExtraction `embed:""`
 	nnunetPlanning   `embed:""`
 	nnunetTalk       `embed:""`
@@ -138,7 +138,7 @@ func (c *nnunetPlan) Run(a *app) error {
 	limits := a.work(c.FPWorkers, 0)
 	var plans []*steps.Planned
 	for _, id := range c.Datasets {
-		p, err := steps.Plan(a.ctx, steps.PlanOptions{Roots: roots, Dataset: id, Clean: c.Clean, Verify: a.verify(c.Verify),
+		p, err := steps.Plan(a.ctx, steps.PlanOptions{Roots: roots, Dataset: id, Clean: c.Clean, Check: a.check(c.Verify),
 			Work: limits, Nnunet: c.options()})
 		if err != nil {
 			return err
@@ -159,10 +159,10 @@ func (c *nnunetPlan) Run(a *app) error {
 }
 
 type nnunetMovePlans struct {
-	Source      string `name:"s" help:"Dataset whose plans they are." required:""`
-	Target      string `name:"t" help:"Dataset to give them to." required:""`
-	SourcePlans string `name:"sp" help:"Plans to move." required:""`
-	TargetPlans string `name:"tp" help:"Their name there, else the same."`
+	Source      string `option:"source" name:"s" help:"Dataset whose plans they are." required:""`
+	Target      string `option:"target" name:"t" help:"Dataset to give them to." required:""`
+	SourcePlans string `option:"plans" name:"sp" help:"Plans to move." required:""`
+	TargetPlans string `option:"as" name:"tp" help:"Their name there, else the same."`
 }
 
 func (c *nnunetMovePlans) Run(a *app) error {

@@ -8,11 +8,11 @@ import (
 
 type preprocessCmd struct {
 	Dataset string        `arg:"" help:"Number or name of the dataset."`
-	Plans   string        `help:"Plans to follow." default:"nnUNetPlans"`
+	Plans   string        `help:"Plans to follow." default:"nnUNetPlans" short:"p"`
 	Config  []string      `help:"Configurations." default:"3d_fullres" short:"c"`
 	Workers workers       `help:"Cases at a time at most; 0: one per core." placeholder:"N"`
 	Memory  machine.Bytes `help:"Memory for the program with all cases at a time: 8GB, 512MiB, or 80% of what is free, the default." placeholder:"SIZE"`
-	Force   bool          `help:"Also the cases that are done already."`
+	Force   bool          `help:"Also the cases that are done already." name:"clean"`
 	roots   `embed:""`
 }
 
@@ -22,10 +22,10 @@ func (c *preprocessCmd) Run(a *app) error {
 }
 
 type nnunetPreprocess struct {
-	Datasets   []string  `name:"d" help:"Dataset numbers." required:""`
-	Plans      string    `name:"plans_name" help:"Plans to follow." default:"nnUNetPlans"`
-	Configs    []string  `name:"c" help:"Configurations; those that the plans lack are passed over." default:"2d,3d_fullres,3d_lowres"`
-	Workers    []workers `name:"np" help:"Cases at a time, for each configuration or one for all; 0, the default: one per core."`
+	Datasets   []string  `option:"dataset" name:"d" help:"Dataset numbers." required:""`
+	Plans      string    `option:"plans" name:"plans_name" help:"Plans to follow." default:"nnUNetPlans"`
+	Configs    []string  `option:"config" name:"c" help:"Configurations; those that the plans lack are passed over." default:"2d,3d_fullres,3d_lowres"`
+	Workers    []workers `option:"workers" name:"np" help:"Cases at a time, for each configuration or one for all; 0, the default: one per core."`
 	nnunetTalk `embed:""`
 }
 

@@ -4,12 +4,15 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"maps"
 	"math"
 	"math/rand/v2"
 	"os"
-	"os/exec"
 	"path/filepath"
+	"runtime/debug"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -22,15 +25,17 @@ import (
 	"masksam/internal/volume"
 )
 
-// The scripts run the program itself under all its names.
+// TestMain lets the scripts run the program itself, too, under all its names.
 func TestMain(m *testing.M) {
-	commands := map[string]func(){
-		"masksam": func() { os.Exit(run("masksam", os.Args[1:], os.Stdout, os.Stderr)) },
+	if slices.Contains(names(), filepath.Base(os.Args[0])) {
+		main()
 	}
-	for name := range nnunetCommands {
-		commands[name] = func() { os.Exit(run(name, os.Args[1:], os.Stdout, os.Stderr)) }
-	}
-	testscript.Main(m, commands)
+	os.Exit(m.Run())
+}
+
+// names are those that the program is called by.
+func names() []string {
+	return append(slices.Sorted(maps.Keys(nnunetCommands)), "masksam")
 }
 
 // helper makes a script command of f, whose last argument is a path.
@@ -44,30 +49,43 @@ func helper(f func(args []string) error) func(ts *testscript.TestScript, neg boo
 }
 
 func TestScripts(t *testing.T) {
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	scripts, err := filepath.Abs("testdata/script") // commands change the folder
+	if err != nil {
+		t.Fatal(err)
+	}
+	bin := t.TempDir()
+	commands := map[string]func(ts *testscript.TestScript, neg bool, args []string){
+		"mkdata":      helper(mkdata),
+		"mkpublished": helper(mkpublished),
+		"spoil":       helper(spoil),
+		"appears":     helper(appears),
+		"whole":       helper(whole),
+		"tmpfs":       tmpfs,
+		"nopartial":   noPartial,
+	}
+	for _, name := range names() {
+		if err := os.Symlink(self, filepath.Join(bin, name)); err != nil {
+			t.Fatal(err)
+		}
+		commands[name] = program(name)
+	}
 	testscript.Run(t, testscript.Params{
-		Dir: "testdata/script",
+		Dir: scripts,
 		Setup: func(env *testscript.Env) error {
 			for _, v := range [][2]string{{"nnUNet_raw", "raw"}, {"nnUNet_preprocessed", "preprocessed"}, {"nnUNet_results", "results"}} {
 				env.Setenv(v[0], filepath.Join(env.WorkDir, v[1]))
 			}
-			self, err := exec.LookPath("masksam")
-			if err != nil {
-				return err
-			}
-			env.Setenv("BIN", filepath.Dir(self)) // a PATH without other programs
+			env.Setenv("BIN", bin) // a PATH without other programs
+			env.Setenv("PATH", bin+string(filepath.ListSeparator)+env.Getenv("PATH"))
 			env.Setenv("TERM", "dumb")
 			env.Setenv("OMP_NUM_THREADS", "1")
 			return nil
 		},
-		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
-			"mkdata":      helper(mkdata),
-			"mkpublished": helper(mkpublished),
-			"spoil":       helper(spoil),
-			"appears":     helper(appears),
-			"whole":       helper(whole),
-			"tmpfs":       tmpfs,
-			"nopartial":   noPartial,
-		},
+		Cmds: commands,
 		Condition: func(cond string) (bool, error) {
 			if cond != "tmpfs" {
 				return false, fmt.Errorf("unknown condition %s", cond)
@@ -79,6 +97,50 @@ func TestScripts(t *testing.T) {
 			return true, unix.Unmount(dir, 0)
 		},
 	})
+}
+
+// oneAtATime is held by a command that runs in the test's own process, whose folder and environment it takes.
+var oneAtATime sync.Mutex
+
+// program runs the program in the test's own process: libtorch's start takes more time than most commands. The scripts
+// that train run it as processes of their own, which keeps the other core busy; so do help, which ends the process, and
+// exec in any script.
+func program(name string) func(ts *testscript.TestScript, neg bool, args []string) {
+	return func(ts *testscript.TestScript, neg bool, args []string) {
+		ends := len(args) == 0 || slices.ContainsFunc(args, func(a string) bool { return a == "--help" || a == "-h" || a == "--version" })
+		var failed bool
+		if ends || slices.Contains([]string{"small", "recipes", "demo"}, ts.Name()) {
+			failed = ts.Exec(name, args...) != nil
+		} else {
+			failed = inProcess(ts, name, args) != exitOK
+		}
+		if failed != neg {
+			ts.Fatalf("%s failed: %v, want %v", name, failed, neg)
+		}
+	}
+}
+
+func inProcess(ts *testscript.TestScript, name string, args []string) int {
+	oneAtATime.Lock()
+	defer oneAtATime.Unlock()
+	defer debug.SetMemoryLimit(debug.SetMemoryLimit(-1)) // which --memory lowers
+	before, err := os.Getwd()
+	ts.Check(err)
+	defer os.Chdir(before)
+	ts.Check(os.Chdir(ts.MkAbs(".")))
+	for _, v := range []string{"nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results", "nnUNet_def_n_proc", "PATH", "TERM", "OMP_NUM_THREADS"} {
+		if before, set := os.LookupEnv(v); set {
+			defer os.Setenv(v, before)
+		} else {
+			defer os.Unsetenv(v)
+		}
+		if value := ts.Getenv(v); value != "" {
+			ts.Check(os.Setenv(v, value))
+		} else {
+			ts.Check(os.Unsetenv(v))
+		}
+	}
+	return run(name, args, ts.Stdout(), ts.Stderr())
 }
 
 // tmpfs DIR SIZE mounts a file system of that size for the rest of the script, or gives the one that is there that size.

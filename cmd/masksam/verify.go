@@ -12,7 +12,7 @@ import (
 type verifyCmd struct {
 	Dirs     []string `arg:"" name:"dir" help:"Golden folders: spec.json with its tensors."`
 	Device   string   `help:"cpu, cuda, cuda:1 …" default:"cpu"`
-	Autocast string   `help:"Compute under autocast, with looser tolerances." enum:"float32,bf16" default:"float32"`
+	Autocast string   `help:"Compute under autocast, with looser tolerances." enum:"float32,bf16" default:"float32" name:"precision"`
 }
 
 func (c *verifyCmd) Run(a *app) error {

@@ -3,7 +3,6 @@ package augment
 import (
 	"encoding/json"
 	"math"
-	"path/filepath"
 	"slices"
 	"testing"
 
@@ -57,9 +56,7 @@ func equalLabels(t *testing.T, got, want []int16) {
 	}
 }
 
-func TestGoldenAugmentation(t *testing.T) { goldentest.Each(t, "nnunet", goldenAugmentation) }
-
-func goldenAugmentation(t *testing.T, root string) {
+func TestGoldenAugmentation(t *testing.T) {
 	var entries []struct {
 		Name        string
 		Transform   string
@@ -72,8 +69,8 @@ func goldenAugmentation(t *testing.T, root string) {
 		Multipliers []float64
 		Channels    []int `json:"apply_to_channels"`
 	}
-	goldentest.ReadJSON(t, filepath.Join(root, "augmentation/augment.json"), &entries)
-	arrays := goldentest.ReadArrays(t, filepath.Join(root, "augmentation/augment.safetensors"))
+	goldentest.JSON(t, "nnunet/augmentation/augment.json", &entries)
+	arrays := goldentest.Arrays(t, "nnunet/augmentation/augment.safetensors")
 	for _, e := range entries {
 		image, seg := e.Name+".image", e.Name+".seg"
 		var p Params
@@ -122,10 +119,8 @@ func goldenAugmentation(t *testing.T, root string) {
 	}
 }
 
-func TestGoldenMirrorAndMask(t *testing.T) { goldentest.Each(t, "nnunet", goldenMirrorAndMask) }
-
-func goldenMirrorAndMask(t *testing.T, root string) {
-	arrays := goldentest.ReadArrays(t, filepath.Join(root, "augmentation/augment.safetensors"))
+func TestGoldenMirrorAndMask(t *testing.T) {
+	arrays := goldentest.Arrays(t, "nnunet/augmentation/augment.safetensors")
 	for name, axes := range map[string][3]bool{"0": {true}, "1": {false, true}, "02": {true, false, true}, "012": {true, true, true}} {
 		s := sample(t, arrays, "mirror.image", "")
 		s.Flip(axes)
@@ -152,7 +147,7 @@ func TestGoldenSchedule(t *testing.T) {
 			Mirror  []int   `json:"mirror_axes"`
 		} `json:"initial_patch_size"`
 	}
-	goldentest.ReadJSON(t, "testdata/tables/schedule.json", &tables)
+	goldentest.JSON(t, "nnunet/tables/schedule.json", &tables)
 	for _, e := range tables.Oversample {
 		if got := Forced(e.Batch, e.Percent); !slices.Equal(got, e.Forced) {
 			t.Errorf("batch %d, %g: forced %v, want %v", e.Batch, e.Percent, got, e.Forced)
@@ -163,9 +158,9 @@ func TestGoldenSchedule(t *testing.T) {
 			continue
 		}
 		patch := [3]int(e.Patch)
-		c := NNUNet(patch)
-		if c.Dummy2D != e.Dummy2D || c.Rotate[0] != e.Degrees || !slices.Equal(c.Mirror, e.Mirror) {
-			t.Errorf("patch %v: dummy %v, %v°, mirror %v; want %v, %v°, %v", patch, c.Dummy2D, c.Rotate, c.Mirror, e.Dummy2D, e.Degrees, e.Mirror)
+		c := nnunet(patch)
+		if c.InPlane() != e.Dummy2D || c.Rotate[0] != e.Degrees || !slices.Equal(c.Mirror, e.Mirror) {
+			t.Errorf("patch %v: dummy %v, %v°, mirror %v; want %v, %v°, %v", patch, c.InPlane(), *c.Rotate, c.Mirror, e.Dummy2D, e.Degrees, e.Mirror)
 		}
 		if got := c.InitialPatch(patch); got != [3]int(e.Initial) {
 			t.Errorf("patch %v: initial patch %v, want %v", patch, got, e.Initial)
@@ -183,7 +178,7 @@ func TestGoldenBox(t *testing.T) {
 		Random  [][3]int `json:"random_lower_with_np_random_seed0_first3"`
 		Forced  []struct{ Voxel, Lower, Upper [3]int }
 	}
-	goldentest.ReadJSON(t, "testdata/misc/bbox.json", &cases)
+	goldentest.JSON(t, "nnunet/misc/bbox.json", &cases)
 	for _, c := range cases {
 		lowest, highest := Bounds(c.Shape, c.Patch, c.Final)
 		if lowest != c.Lowest || highest != c.Highest {
@@ -218,7 +213,7 @@ func TestGoldenForcedClass(t *testing.T) {
 			Lower  [][3]int
 		}
 	}
-	goldentest.ReadJSON(t, "testdata/misc/forced_class_never_the_annotated_key.json", &table)
+	goldentest.JSON(t, "nnunet/misc/forced_class_never_the_annotated_key.json", &table)
 	for i, c := range table.Cases {
 		var classes []Class
 		for _, l := range c.Locations {

@@ -29,14 +29,16 @@ func ACDC(ctx context.Context, o Options) (*Result, error) {
 		root = inner
 	}
 	images, labels := s.patients(filepath.Join(root, "training"))
-	s.match(images, labels)
+	s.match(lists(images), labels)
+	s.pair(lists(images), labels)
 	s.images(images, imagesTr)
 	s.labels(labels, labelsTr)
 	if testing := filepath.Join(root, "testing"); dataset.IsDir(testing) {
 		images, labels := s.patients(testing)
 		if len(labels) > 0 {
-			s.match(images, labels)
+			s.match(lists(images), labels)
 		}
+		s.pair(lists(images), labels)
 		s.images(images, imagesTs)
 		s.labels(labels, labelsTs)
 	}
@@ -60,7 +62,7 @@ func (s *survey) patients(dir string) (images, labels map[string]string) {
 	images, labels = map[string]string{}, map[string]string{}
 	patients := s.folders(dir)
 	if patients != nil && !slices.ContainsFunc(patients, patientDir.MatchString) {
-		s.fail("%s: no folder patient001 …", dir)
+		s.fail(ruleMissing, "%s: no folder patient001 …", dir)
 	}
 	for _, patient := range patients {
 		if !patientDir.MatchString(patient) {
@@ -75,7 +77,7 @@ func (s *survey) patients(dir string) (images, labels map[string]string) {
 			}
 			m := frameFile.FindStringSubmatch(id)
 			if m == nil || m[2] != patient {
-				s.fail("%s: the frames of a patient are named %s_frame01%s and %s_frame01_gt%s", path, patient, ending, patient, ending)
+				s.fail(ruleNames, "%s: the frames of a patient are named %s_frame01%s and %s_frame01_gt%s", path, patient, ending, patient, ending)
 				continue
 			}
 			found := images
@@ -83,13 +85,13 @@ func (s *survey) patients(dir string) (images, labels map[string]string) {
 				found = labels
 			}
 			if found[m[1]] != "" {
-				s.fail("%s and %s are the same; remove one", found[m[1]], path)
+				s.fail(ruleTwice, "%s and %s are the same; remove one", found[m[1]], path)
 			}
 			found[m[1]] = path
 			frames++
 		}
 		if frames == 0 {
-			s.fail("%s: no frame of this patient", filepath.Join(dir, patient))
+			s.fail(ruleMissing, "%s: no frame of this patient", filepath.Join(dir, patient))
 		}
 	}
 	return images, labels

@@ -19,7 +19,7 @@ func AMOS(ctx context.Context, o Options, all bool) (*Result, error) {
 	path := filepath.Join(o.Source, dataset.FileName)
 	doc := s.object(path)
 	count := 0
-	labels := pyjson.NewObject()
+	names := pyjson.NewObject()
 	if doc != nil {
 		for _, part := range []struct {
 			key, suffix, to string
@@ -29,22 +29,28 @@ func AMOS(ctx context.Context, o Options, all bool) (*Result, error) {
 				id, ok := stem(name)
 				n, err := strconv.Atoi(id[strings.LastIndexByte(id, '_')+1:])
 				if !ok || err != nil {
-					s.fail("%s: %q in %q is not named like amos_0001%s", path, name, part.key, ending)
+					s.fail(ruleNames, "%s: %q in %q is not named like amos_0001%s", path, name, part.key, ending)
 					continue
 				}
 				if n > part.lastCT && !all {
 					continue
 				}
-				s.require(filepath.Join(o.Source, "images"+part.suffix, name), part.to+"/"+id+"_0000"+ending)
+				c := source{id: id}
+				if image := filepath.Join(o.Source, "images"+part.suffix, name); s.require(id, image, part.to+"/"+id+"_0000"+ending) {
+					c.images = []string{image}
+				}
 				if part.to == imagesTr {
-					s.require(filepath.Join(o.Source, "labels"+part.suffix, name), labelsTr+"/"+id+ending)
+					if label := filepath.Join(o.Source, "labels"+part.suffix, name); s.require(id, label, labelsTr+"/"+id+ending) {
+						c.label = label
+					}
 					count++
 				}
+				s.cases = append(s.cases, c)
 			}
 		}
-		labels = s.turned(doc, path)
+		names = s.turned(doc, path)
 		if count == 0 {
-			s.fail("%s: lists no case for training", path)
+			s.fail(ruleMissing, "%s: lists no case for training", path)
 		}
 	}
 	channel, id, name := "CT", 52, "AMOS22_OnlyCT"
@@ -52,7 +58,7 @@ func AMOS(ctx context.Context, o Options, all bool) (*Result, error) {
 		channel, id, name = "either_CT_or_MR", 53, "AMOS22"
 	}
 	text, err := DatasetJSON(Description{
-		Channels: []string{channel}, Labels: labels, NumTraining: count, FileEnding: ending, Name: name,
+		Channels: []string{channel}, Labels: names, NumTraining: count, FileEnding: ending, Name: name,
 		Reference: "AMOS: multi-modality abdominal multi-organ segmentation challenge 2022", Licence: "see the data's source",
 		ConvertedBy: "masksam convert amos", Reader: "NibabelIOWithReorient",
 		Description: "The release after the challenge; its validation cases are training cases here.",
@@ -70,7 +76,7 @@ func (s *survey) listed(doc *pyjson.Object, path, key string) []string {
 	list, isList := v.([]any)
 	if !isList {
 		if ok || key == "training" {
-			s.fail("%s: %q is not a list of cases", path, key)
+			s.fail(ruleDescription, "%s: %q is not a list of cases", path, key)
 		}
 		return nil
 	}
@@ -81,7 +87,7 @@ func (s *survey) listed(doc *pyjson.Object, path, key string) []string {
 		}
 		image, ok := v.(string)
 		if !ok {
-			s.fail("%s: entry %d of %q names no image", path, i+1, key)
+			s.fail(ruleDescription, "%s: entry %d of %q names no image", path, i+1, key)
 			continue
 		}
 		names = append(names, image[strings.LastIndexByte(image, '/')+1:])
@@ -89,11 +95,12 @@ func (s *survey) listed(doc *pyjson.Object, path, key string) []string {
 	return names
 }
 
-// require plans the copy of a file that must be there.
-func (s *survey) require(from, to string) {
+// require plans the copy of a case's file that must be there.
+func (s *survey) require(id, from, to string) bool {
 	if !isFile(from) {
-		s.fail("%s: the file is missing", from)
-		return
+		s.fail(ruleMissing, "%s: the file is missing", from)
+		return false
 	}
-	s.copy(from, to)
+	s.copy(id, from, to)
+	return true
 }

@@ -30,6 +30,7 @@ func NNUNetV1(ctx context.Context, o Options) (*Result, error) {
 	}
 
 	s := look(o.Source)
+	s.apart = true
 	path := filepath.Join(o.Source, dataset.FileName)
 	doc := s.object(path)
 	channels := 0
@@ -46,17 +47,22 @@ func NNUNetV1(ctx context.Context, o Options) (*Result, error) {
 		doc.Set("file_ending", ending)
 	}
 	images := s.oldImages(imagesTr, channels)
-	s.match(images, s.oldLabels(labelsTr))
+	labels := s.oldLabels(labelsTr)
+	s.match(images, labels)
+	s.pair(images, labels)
 	if doc != nil {
 		s.recount(doc, path, len(images))
 	}
 	for _, part := range []string{"Ts", "Val"} {
+		var images map[string][]string
+		var labels map[string]string
 		if folder := "images" + part; dataset.IsDir(filepath.Join(o.Source, folder)) {
-			s.oldImages(folder, channels)
+			images = s.oldImages(folder, channels)
 		}
 		if folder := "labels" + part; dataset.IsDir(filepath.Join(o.Source, folder)) {
-			s.oldLabels(folder)
+			labels = s.oldLabels(folder)
 		}
+		s.pair(images, labels)
 	}
 	text, err := pyjson.Marshal(doc)
 	if err != nil {
@@ -66,34 +72,32 @@ func NNUNetV1(ctx context.Context, o Options) (*Result, error) {
 }
 
 // oldImages plans a folder of channel files and checks that each case has all of so many channels, unless that is 0. It
-// returns the first file of each case.
-func (s *survey) oldImages(folder string, channels int) map[string]string {
-	cases := map[string]string{}
+// returns the files of each case.
+func (s *survey) oldImages(folder string, channels int) map[string][]string {
+	cases := map[string][]string{}
 	seen := map[string]bool{}
 	for _, name := range s.niftis(folder) {
 		path := filepath.Join(s.dir, folder, name)
 		id, _ := stem(name)
 		m := channelFile.FindStringSubmatch(id)
 		if m == nil {
-			s.fail("%s: an image is named CASE_0000%s, with four digits for the channel", path, ending)
+			s.fail(ruleNames, "%s: an image is named CASE_0000%s, with four digits for the channel", path, ending)
 			continue
 		}
 		if c, _ := strconv.Atoi(m[2]); channels > 0 && c >= channels {
-			s.fail("%s: channel %d, but modality in dataset.json names %d", path, c, channels)
+			s.fail(ruleChannels, "%s: channel %d, but modality in dataset.json names %d", path, c, channels)
 		}
-		if cases[m[1]] == "" {
-			cases[m[1]] = path
-		}
+		cases[m[1]] = append(cases[m[1]], path)
 		seen[id] = true
-		s.copy(path, folder+"/"+id+ending)
+		s.copy(m[1], path, folder+"/"+id+ending)
 	}
 	if len(cases) == 0 {
-		s.fail("%s: no image", filepath.Join(s.dir, folder))
+		s.fail(ruleMissing, "%s: no image", filepath.Join(s.dir, folder))
 	}
 	for _, id := range slices.Sorted(maps.Keys(cases)) {
 		for c := range channels {
 			if name := fmt.Sprintf("%s_%04d", id, c); !seen[name] {
-				s.fail("%s: channel file %s%s of case %s is missing", filepath.Join(s.dir, folder), name, ending, id)
+				s.fail(ruleMissing, "%s: channel file %s%s of case %s is missing", filepath.Join(s.dir, folder), name, ending, id)
 			}
 		}
 	}

@@ -1,16 +1,17 @@
 package convert
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"os/exec"
 	"regexp"
+	"slices"
+	"strings"
 	"time"
 )
 
-// Program is a program of others that converting DICOM runs.
+// Program is an external program that the conversion of DICOM series runs.
 type Program struct {
 	Name    string
 	Package string // Debian's package that has it
@@ -46,24 +47,39 @@ func (p Program) Version(path string) (string, error) {
 	return "", errors.Join(errors.New("it tells no version"), err)
 }
 
-// run runs the program, an error ending in the last lines that it wrote.
-func (p Program) run(ctx context.Context, args ...string) error {
+// bookkeeping are the lines of the programs that tell nothing of the data.
+var bookkeeping = regexp.MustCompile(`^(Chris Rorden's dcm2nii|v[0-9.]+$|Defaults ignored|Found [0-9]+ DICOM|Convert [0-9]+ DICOM|` +
+	`Conversion required|Compress|Gantry Tilt (based|Correction)|Warning: Note these images have gantry tilt)`)
+
+// run runs the program and gives the lines that it wrote, but for bookkeeping; an error ends in the last ones.
+func (p Program) run(ctx context.Context, args ...string) (said []string, err error) {
 	path, err := p.Find()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	out, err := exec.CommandContext(ctx, path, args...).CombinedOutput()
 	if ctx.Err() != nil {
-		return ctx.Err()
+		return nil, ctx.Err()
 	}
-	if err != nil {
-		return fmt.Errorf("%s: %w: %s", p.Name, err, tail(out))
+	for line := range strings.Lines(string(out)) {
+		if line = strings.TrimSpace(line); line != "" && !bookkeeping.MatchString(line) && !slices.Contains(said, line) {
+			said = append(said, line)
+		}
 	}
-	return nil
+	var exit *exec.ExitError
+	switch {
+	case errors.As(err, &exit) && exit.ExitCode() >= 0:
+		err = fmt.Errorf("%s ended with exit code %d: %s", p.Name, exit.ExitCode(), tail(said))
+	case err != nil:
+		err = fmt.Errorf("%s was stopped (%w): %s", p.Name, err, tail(said))
+	}
+	return said, err
 }
 
-// tail is the end of what a program wrote.
-func tail(out []byte) []byte {
-	lines := bytes.Split(bytes.TrimSpace(out), []byte("\n"))
-	return bytes.Join(lines[max(0, len(lines)-3):], []byte("; "))
+// tail are the last lines of what a program wrote.
+func tail(said []string) string {
+	if len(said) == 0 {
+		return "it says nothing more"
+	}
+	return strings.Join(said[max(0, len(said)-3):], "; ")
 }

@@ -35,7 +35,12 @@ func Synapse(ctx context.Context, o Options, eight bool) (*Result, error) {
 	images, labels, tests := s.abdomen()
 	s.images(images, imagesTr)
 	s.images(tests, imagesTs)
-	s.match(images, labels)
+	s.match(lists(images), labels)
+	s.pair(lists(images), labels)
+	s.pair(lists(tests), nil)
+	for v := range len(organs) + 1 {
+		s.values = append(s.values, v)
+	}
 	names := pyjson.NewObject("background", 0)
 	if eight {
 		for i, v := range benchmark {
@@ -43,7 +48,11 @@ func Synapse(ctx context.Context, o Options, eight bool) (*Result, error) {
 		}
 		for _, id := range slices.Sorted(maps.Keys(labels)) {
 			from, to := labels[id], labelsTr+"/"+id+ending
-			s.add(from, func(_ context.Context, dir string) error { return toBenchmark(from, filepath.Join(dir, to)) }, to)
+			st := step{id: id, run: func(_ context.Context, dir string) error { return toBenchmark(from, filepath.Join(dir, to)) }}
+			if meta, _, err := imageio.ReadMeta(from); err == nil {
+				st.need = labelBytes(meta)
+			}
+			s.add(from, st, to)
 		}
 	} else {
 		for i, organ := range organs {
@@ -80,9 +89,9 @@ func (s *survey) abdomen() (images, labels, tests map[string]string) {
 		}
 	}
 	if dataset.IsDir(filepath.Join(s.dir, "averaged-training-images")) {
-		s.fail("%s: averaged-training-images (DET…_avg) is another data set of the same Synapse project, not the abdominal CT; unpack its Abdomen/RawData.zip and give the folder RawData", s.dir)
+		s.fail(ruleMissing, "%s: averaged-training-images (DET…_avg) is another data set of the same Synapse project, not the abdominal CT; unpack its Abdomen/RawData.zip and give the folder RawData", s.dir)
 	} else {
-		s.fail("%s: no folders img and label here or in RawData/Training", s.dir)
+		s.fail(ruleMissing, "%s: no folders img and label here or in RawData/Training", s.dir)
 	}
 	return nil, nil, nil
 }
@@ -98,17 +107,17 @@ func (s *survey) named(dir string, form *regexp.Regexp, example string) map[stri
 		path := filepath.Join(dir, name)
 		m := form.FindStringSubmatch(id)
 		if m == nil {
-			s.fail("%s: the files of this folder are named like %s%s", path, example, ending)
+			s.fail(ruleNames, "%s: the files of this folder are named like %s%s", path, example, ending)
 			continue
 		}
 		id = "img" + m[1]
 		if cases[id] != "" {
-			s.fail("%s and %s are the same; remove one", cases[id], path)
+			s.fail(ruleTwice, "%s and %s are the same; remove one", cases[id], path)
 		}
 		cases[id] = path
 	}
 	if len(cases) == 0 {
-		s.fail("%s: no file like %s%s", dir, example, ending)
+		s.fail(ruleMissing, "%s: no file like %s%s", dir, example, ending)
 	}
 	return cases
 }

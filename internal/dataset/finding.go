@@ -41,8 +41,8 @@ func (f *Finding) Error() string {
 	return b.String()
 }
 
-// finding makes an error finding about a file.
-func finding(code, file, remedy, format string, args ...any) *Finding {
+// NewFinding makes an error finding about a file.
+func NewFinding(code, file, remedy, format string, args ...any) *Finding {
 	return &Finding{Code: code, Severity: Error, Files: []string{file}, Remedy: remedy, Text: fmt.Sprintf(format, args...)}
 }
 

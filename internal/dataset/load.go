@@ -17,7 +17,7 @@ import (
 // error joins a finding for every broken rule; warnings tell where channels disagree in origin or direction.
 func (d *Dataset) Load(c Case) (im *imageio.Image, label *imageio.Label, warnings []string, err error) {
 	if n := len(d.Channels); len(c.Images) == 0 || len(c.Images) > n {
-		return nil, nil, nil, d.channelCount(c.ID, c.Images, len(c.Images))
+		return nil, nil, nil, d.ChannelCount(c.ID, c.Images, len(c.Images))
 	}
 	reader, err := imageio.ChooseReader(d.Reader, d.FileEnding, c.Images[0])
 	if err != nil {
@@ -31,7 +31,7 @@ func (d *Dataset) Load(c Case) (im *imageio.Image, label *imageio.Label, warning
 			return nil, nil, nil, err
 		}
 	}
-	if err := d.Inspect(c, im, label); err != nil {
+	if err := d.CheckCase(c, im, label); err != nil {
 		return nil, nil, nil, err
 	}
 	return im, label, warnings, nil
@@ -63,49 +63,49 @@ func (c Case) LoadBytes() int {
 	return 4 * grid.Len() * (channels + 2)
 }
 
-// Inspect checks a case in memory as Load does; label may be nil.
-func (d *Dataset) Inspect(c Case, im *imageio.Image, label *imageio.Label) error {
-	found := d.inspectImage(c, im)
+// CheckCase checks a case in memory as Load does; label may be nil.
+func (d *Dataset) CheckCase(c Case, im *imageio.Image, label *imageio.Label) error {
+	found := d.CheckImage(c, im)
 	if label != nil {
-		found = append(found, d.inspectLabel(c, im, label)...)
+		found = append(found, d.CheckLabel(c, im, label)...)
 	}
 	return join(found)
 }
 
-// channelCount says which channels a case of n lacks, and which it has beyond those of dataset.json.
-func (d *Dataset) channelCount(id string, files []string, n int) *Finding {
+// ChannelCount says which channels a case of n lacks, and which it has beyond those of dataset.json.
+func (d *Dataset) ChannelCount(id string, files []string, n int) *Finding {
 	f := &Finding{
 		Code: "CHANNEL_COUNT", Severity: Error, Case: id, Files: files,
 		Text:   fmt.Sprintf("%d channels, but dataset.json names %d (%s)", n, len(d.Channels), strings.Join(d.Channels, ", ")),
 		Remedy: "add or remove channel files",
 	}
-	numbers := d.numbers(files)
+	numbers := d.ChannelNumbers(files)
 	if len(numbers) != n {
 		return f
 	}
 	for i := range d.Channels {
 		if !slices.Contains(numbers, i) {
-			f.Text += fmt.Sprintf("; %s is missing", d.channel(i))
+			f.Text += fmt.Sprintf("; %s is missing", d.ChannelName(i))
 		}
 	}
 	for _, i := range numbers {
 		if i >= len(d.Channels) {
-			f.Text += fmt.Sprintf("; %s is one too many", d.channel(i))
+			f.Text += fmt.Sprintf("; %s is one too many", d.ChannelName(i))
 		}
 	}
 	return f
 }
 
-// channel names a channel by its number in file names and, if it has one, its name.
-func (d *Dataset) channel(i int) string {
+// ChannelName names a channel by its number in file names and, if it has one, its name.
+func (d *Dataset) ChannelName(i int) string {
 	if i < len(d.Channels) {
 		return fmt.Sprintf("channel %04d (%s)", i, d.Channels[i])
 	}
 	return fmt.Sprintf("channel %04d", i)
 }
 
-// numbers are the channel numbers in the names of a case's files, nil if a name holds none.
-func (d *Dataset) numbers(files []string) (out []int) {
+// ChannelNumbers are the channel numbers in the names of a case's files, nil if a name holds none.
+func (d *Dataset) ChannelNumbers(files []string) (out []int) {
 	for _, path := range files {
 		m := suffix.FindStringSubmatch(strings.TrimSuffix(filepath.Base(path), d.FileEnding))
 		if m == nil {
@@ -117,9 +117,10 @@ func (d *Dataset) numbers(files []string) (out []int) {
 	return out
 }
 
-func (d *Dataset) inspectImage(c Case, im *imageio.Image) (found []*Finding) {
+// CheckImage finds what of an image breaks a rule: the number of channels, NaN (IMAGE_NAN), infinities (IMAGE_INF).
+func (d *Dataset) CheckImage(c Case, im *imageio.Image) (found []*Finding) {
 	if n := len(im.Channels); n != len(d.Channels) {
-		return []*Finding{d.channelCount(c.ID, c.Images, n)}
+		return []*Finding{d.ChannelCount(c.ID, c.Images, n)}
 	}
 	for ch, data := range im.Channels {
 		nan, inf := 0, 0
@@ -141,7 +142,7 @@ func (d *Dataset) inspectImage(c Case, im *imageio.Image) (found []*Finding) {
 			n          int
 		}{{"IMAGE_NAN", "NaN", nan}, {"IMAGE_INF", "infinite", inf}} {
 			if bad.n > 0 {
-				f := finding(bad.code, file, "replace the values", "channel %s has %d voxels that are %s", d.Channels[ch], bad.n, bad.what)
+				f := NewFinding(bad.code, file, "replace the values", "channel %s has %d voxels that are %s", d.Channels[ch], bad.n, bad.what)
 				f.Case = c.ID
 				found = append(found, f)
 			}
@@ -150,7 +151,8 @@ func (d *Dataset) inspectImage(c Case, im *imageio.Image) (found []*Finding) {
 	return found
 }
 
-func (d *Dataset) inspectLabel(c Case, im *imageio.Image, label *imageio.Label) (found []*Finding) {
+// CheckLabel finds what of a label map breaks a rule: another size than its image, values that dataset.json lacks.
+func (d *Dataset) CheckLabel(c Case, im *imageio.Image, label *imageio.Label) (found []*Finding) {
 	if label.Grid.Size != im.Grid.Size {
 		found = append(found, &Finding{
 			Code: "SHAPE_MISMATCH", Severity: Error, Case: c.ID, Files: []string{label.Path},
@@ -184,13 +186,14 @@ func (l *Labels) allowed() []int {
 	return out
 }
 
-// maxValues is more than a label map can hold of declared values: what holds more is none, and is not surveyed further.
-const maxValues = 1 << 16
+// MaxValues is the largest number of values that can be declared. An image with more values is no label map, and counting
+// them stops there.
+const MaxValues = 1 << 16
 
-// values counts the voxels of every value, of maxValues values at most.
+// values counts the voxels of every value, of MaxValues values at most.
 func values(data []int32) map[int32]int {
 	seen := map[int32]int{}
-	for i := 0; i < len(data) && len(seen) <= maxValues; {
+	for i := 0; i < len(data) && len(seen) <= MaxValues; {
 		v, run := data[i], i
 		for i < len(data) && data[i] == v {
 			i++

@@ -1,4 +1,4 @@
-// Package demo makes a small dataset from one real head and runs the whole way on it: plan, preprocess, train, predict,
+// Package demo makes a small dataset from one real head and runs every step on it: plan, preprocess, train, predict,
 // evaluate, pictures.
 //
 // The training cases are random relatives of the head's left hemisphere; the test case is its untouched right
@@ -15,15 +15,13 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"runtime"
-	"sync"
-	"sync/atomic"
 
 	"masksam/internal/atomicfile"
 	"masksam/internal/evaluate"
 	"masksam/internal/imageio"
-	"masksam/internal/progress"
+	"masksam/internal/machine"
 	"masksam/internal/volume"
+	"masksam/internal/work"
 )
 
 // Dataset is the name of the demo's dataset.
@@ -34,12 +32,12 @@ const testCase = "right"
 
 // BuildOptions say what Build makes.
 type BuildOptions struct {
-	Raw      string // nnUNet_raw; the dataset's folder is made below it
-	Cache    string // where the package's files are kept between runs
-	Cases    int    // training cases
-	Seed     uint64
-	Phantom  bool // do not look for the package
-	Progress progress.Reporter
+	work.Work
+	Raw     string // nnUNet_raw; the dataset's folder is made below it
+	Cache   string // where the package's files are kept between runs
+	Cases   int    // training cases
+	Seed    uint64
+	Phantom bool // do not look for the package
 }
 
 // Data is a built dataset.
@@ -97,35 +95,19 @@ func loadHead(ctx context.Context, opt BuildOptions) (*head, error) {
 
 // writeTraining makes the training cases; each has its own random numbers, so their order does not matter.
 func (d *Data) writeTraining(ctx context.Context, left hemisphere, opt BuildOptions) error {
-	opt.Progress.Start("demo cases", opt.Cases)
-	defer opt.Progress.Done()
-	var (
-		wg    sync.WaitGroup
-		next  atomic.Int64
-		once  sync.Once
-		first error
-	)
-	for range min(runtime.GOMAXPROCS(0), opt.Cases) {
-		wg.Go(func() {
-			for {
-				i := int(next.Add(1))
-				if i > opt.Cases || ctx.Err() != nil {
-					return
-				}
-				s := left.varied(rand.New(rand.NewPCG(opt.Seed, uint64(i))))
-				if _, _, err := d.write("Tr", fmt.Sprintf("left_%03d", i), s); err != nil {
-					once.Do(func() { first = err })
-					return
-				}
-				opt.Progress.Advance(1, "")
-			}
-		})
+	ids := make([]string, opt.Cases)
+	for i := range ids {
+		ids[i] = fmt.Sprintf("left_%03d", i+1)
 	}
-	wg.Wait()
-	if first != nil {
-		return first
-	}
-	return ctx.Err()
+	// A case in memory takes about 25 bytes per voxel: fields of displacements, the image, the labels, what is written.
+	voxels := caseSize[0] * caseSize[1] * caseSize[2]
+	need := func(int) machine.Bytes { return work.WithGarbage(25 * voxels) }
+	_, err := work.Each(ctx, opt.Work, work.Cases{What: "demo cases", IDs: ids, Need: need}, func(i int) error {
+		s := left.varied(rand.New(rand.NewPCG(opt.Seed, uint64(i+1))))
+		_, _, err := d.write("Tr", ids[i], s)
+		return err
+	})
+	return err
 }
 
 // write saves a case in imagesTr and labelsTr, or imagesTs and labelsTs.

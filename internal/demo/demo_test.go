@@ -13,7 +13,6 @@ import (
 
 	"masksam/internal/draw"
 	"masksam/internal/imageio"
-	"masksam/internal/progress"
 )
 
 // phantom is the head that the tests share.
@@ -87,7 +86,6 @@ func TestSamplingIsLinear(t *testing.T) {
 
 func build(t *testing.T, opt BuildOptions) *Data {
 	t.Helper()
-	opt.Progress = progress.Nop
 	d, err := Build(t.Context(), opt)
 	if err != nil {
 		t.Fatal(err)
@@ -137,7 +135,7 @@ func TestBuildUnwritable(t *testing.T) {
 	if err := os.WriteFile(file, nil, 0o666); err != nil {
 		t.Fatal(err)
 	}
-	_, err := Build(t.Context(), BuildOptions{Raw: file, Cases: 1, Phantom: true, Progress: progress.Nop})
+	_, err := Build(t.Context(), BuildOptions{Raw: file, Cases: 1, Phantom: true})
 	if err == nil || !strings.Contains(err.Error(), file) {
 		t.Errorf("a folder below a file: %v", err)
 	}

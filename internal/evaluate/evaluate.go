@@ -1,23 +1,27 @@
 // Package evaluate scores label maps against reference label maps as nnU-Net does (evaluation/evaluate_predictions.py)
-// and keeps its summary.json. Unlike nnU-Net it compares only images on the same grid.
+// and keeps its summary.json. Unlike nnU-Net it compares only images of one size and spacing, and it warns where two
+// files lie at different places.
 package evaluate
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 
 	"masksam/internal/dataset"
 	"masksam/internal/imageio"
+	"masksam/internal/machine"
 	"masksam/internal/numpy"
+	"masksam/internal/remedy"
+	"masksam/internal/volume"
+	"masksam/internal/work"
 )
 
 // Class is what is scored: one label, or the union of several.
@@ -47,9 +51,6 @@ func (c Class) Key() string {
 	return "(" + strings.Join(texts, ", ") + ")"
 }
 
-// GroundTruth is the folder of a preprocessed dataset that holds copies of the reference labels.
-const GroundTruth = "gt_segmentations"
-
 // Classes are what is scored of a dataset: its regions if it has any, else its foreground labels. names gives a class's
 // name by its Key.
 func Classes(labels *dataset.Labels) (classes []Class, names map[string]string) {
@@ -72,13 +73,12 @@ func Classes(labels *dataset.Labels) (classes []Class, names map[string]string) 
 
 // Options say what Folder scores, and how.
 type Options struct {
+	work.Work
 	Classes []Class // the foreground labels, or the regions if the dataset has any
 	Ignore  *int    // voxels whose reference is this label count nowhere
 	Ending  string  // of the files, such as ".nii.gz"
+	Reader  string  // the dataset's reader class; empty or unknown: chosen by Ending and the first reference, as nnU-Net does
 	Chill   bool    // references without a prediction are passed over; else they are an error
-	Workers int     // cases at a time; 0: one per CPU
-	// Progress, if set, is called after each case, never twice at a time.
-	Progress func(done, of int)
 }
 
 // Metrics are the figures of one class. Counts are of voxels: whole numbers in a case, fractions in a mean. Dice and IoU
@@ -88,21 +88,29 @@ type Metrics struct {
 	TP, FP, FN, TN, NPred, NRef float64
 }
 
-// Case is one pair of files.
-type Case struct {
+// Score is what one pair of files scores.
+type Score struct {
 	Prediction, Reference string // paths, as built from the folders that were given
 	Metrics               map[string]Metrics
+	Warnings              []Warning // not in summary.json
+}
+
+// Warning is a reason to doubt a score.
+type Warning struct {
+	Kind string // the same text for every case of the kind
+	Text string // what it is in this case
 }
 
 // Summary is the content of summary.json. Metrics are keyed by Class.Key.
 type Summary struct {
 	ForegroundMean Metrics            // plain mean over the classes except label 0; NaN if one of them is
 	Mean           map[string]Metrics // of each figure, over the cases in which it is a number
-	Cases          []Case             // by file name
+	Cases          []Score            // by file name
 }
 
 // Folder is nnU-Net's evaluate_folder: it scores every file with opt.Ending in predDir against the file of the same name
-// in gtDir. The two must agree in size and spacing. Cases run in parallel; if some fail, the error names each of them.
+// in gtDir. Both are read by the reader class, which may turn them to one orientation, and must agree in size and
+// spacing. A warning is logged for each kind of doubt, with its cases. If some cases fail, the error names each of them.
 func Folder(ctx context.Context, gtDir, predDir string, opt Options) (*Summary, error) {
 	if len(opt.Classes) == 0 {
 		return nil, errors.New("no labels to score")
@@ -111,49 +119,58 @@ func Folder(ctx context.Context, gtDir, predDir string, opt Options) (*Summary, 
 	if err != nil {
 		return nil, err
 	}
-
-	workers := opt.Workers
-	if workers <= 0 {
-		workers = runtime.GOMAXPROCS(0)
-	}
-	cases := make([]Case, len(names))
-	failures := make([]error, len(names))
-	var (
-		wg   sync.WaitGroup
-		mu   sync.Mutex
-		done int
-	)
-	next := make(chan int)
-	for range min(workers, len(names)) {
-		wg.Go(func() {
-			for i := range next {
-				cases[i], failures[i] = Pair(join(gtDir, names[i]), join(predDir, names[i]), opt.Classes, opt.Ignore)
-				mu.Lock()
-				done++
-				if opt.Progress != nil {
-					opt.Progress(done, len(names))
-				}
-				mu.Unlock()
-			}
-		})
-	}
-feed:
-	for i := range names {
-		select {
-		case next <- i:
-		case <-ctx.Done():
-			break feed
-		}
-	}
-	close(next)
-	wg.Wait()
-	if err := ctx.Err(); err != nil {
-		return nil, fmt.Errorf("evaluate %s: %w", predDir, err)
-	}
-	if err := errors.Join(failures...); err != nil {
+	reader, err := imageio.ChooseReader(opt.Reader, opt.Ending, join(gtDir, names[0]))
+	if err != nil {
 		return nil, err
 	}
-	return Summarize(cases, opt.Classes), nil
+	ids := make([]string, len(names))
+	for i, name := range names {
+		ids[i] = strings.TrimSuffix(name, opt.Ending)
+	}
+	scores := make([]Score, len(names))
+	_, err = work.Each(ctx, opt.Work, work.Cases{What: "scoring", IDs: ids, Need: func(i int) machine.Bytes {
+		return need(join(gtDir, names[i]), join(predDir, names[i]))
+	}}, func(i int) (err error) {
+		scores[i], err = Pair(reader, join(gtDir, names[i]), join(predDir, names[i]), opt.Classes, opt.Ignore)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("evaluate %s: %w", predDir, err)
+	}
+	tell(ids, scores)
+	return Summarize(scores, opt.Classes), nil
+}
+
+// need predicts the memory that a pair takes: two label maps, and as much as the larger one while it is read or turned.
+func need(reference, prediction string) machine.Bytes {
+	var voxels [2]int
+	for i, path := range []string{reference, prediction} {
+		meta, _, err := imageio.ReadMeta(path)
+		if err != nil {
+			return 0 // reading it fails
+		}
+		voxels[i] = meta.Grid.Len()
+	}
+	return work.WithGarbage(4 * (voxels[0] + voxels[1] + max(voxels[0], voxels[1])))
+}
+
+// tell logs every kind of warning once, with its cases.
+func tell(ids []string, scores []Score) {
+	var kinds []string
+	cases, first := map[string][]string{}, map[string]string{}
+	for i, s := range scores {
+		for _, w := range s.Warnings {
+			if cases[w.Kind] == nil {
+				kinds, first[w.Kind] = append(kinds, w.Kind), w.Text
+			}
+			if !slices.Contains(cases[w.Kind], ids[i]) {
+				cases[w.Kind] = append(cases[w.Kind], ids[i])
+			}
+		}
+	}
+	for _, kind := range kinds {
+		slog.Warn(kind, "cases", len(cases[kind]), "of", len(ids), "which", some(cases[kind]), "example", first[kind])
+	}
 }
 
 // Simple is nnU-Net's evaluate_simple: labels instead of opt.Classes, and the ending of the first image in gtDir.
@@ -195,8 +212,8 @@ func pairs(gtDir, predDir string, opt Options) ([]string, error) {
 		return nil, fmt.Errorf("%s: no reference for %d of %d predictions in %s: %s", gtDir, len(lost), len(predictions), predDir, some(lost))
 	}
 	if lost := without(references, predictions); len(lost) > 0 && !opt.Chill {
-		return nil, fmt.Errorf("%s: no prediction for %d of %d references in %s: %s; allow it with --chill to score the others",
-			predDir, len(lost), len(references), gtDir, some(lost))
+		err := fmt.Errorf("%s: no prediction for %d of %d references in %s: %s", predDir, len(lost), len(references), gtDir, some(lost))
+		return nil, remedy.Add(err, "score the others with ", remedy.SkipMissing)
 	}
 	return predictions, nil
 }
@@ -240,22 +257,97 @@ func join(dir, name string) string {
 	return dir + string(filepath.Separator) + name
 }
 
-// Pair scores one case from its two files. Sizes and spacings that differ are an error that names both files.
-func Pair(reference, prediction string, classes []Class, ignore *int) (Case, error) {
-	c := Case{Prediction: prediction, Reference: reference}
-	ref, err := imageio.ReadLabel(reference)
+// Pair scores one case from its two files, both read by a reader class. Sizes and spacings that differ are an error that
+// names both files.
+func Pair(reader *imageio.Reader, reference, prediction string, classes []Class, ignore *int) (Score, error) {
+	s := Score{Prediction: prediction, Reference: reference}
+	ref, err := reader.ReadLabel(reference)
 	if err != nil {
-		return c, err
+		return s, err
 	}
-	pred, err := imageio.ReadLabel(prediction)
+	pred, err := reader.ReadLabel(prediction)
 	if err != nil {
-		return c, err
+		return s, err
 	}
 	if err := imageio.SameGrid(ref.Meta, pred.Meta); err != nil {
-		return c, fmt.Errorf("prediction and reference cannot be compared: %w", err)
+		if a, b := ref.Grid.Orientation(), pred.Grid.Orientation(); a != b {
+			err = fmt.Errorf("%w; the reference's axes x, y, z point to %s, the prediction's to %s, and the reader %s compares them as stored", err, a, b, reader.Name)
+		}
+		return s, fmt.Errorf("prediction and reference cannot be compared: %w", err)
 	}
-	c.Metrics = Count(ref.Data, pred.Data, classes, ignore)
-	return c, nil
+	s.Metrics = Count(ref.Data, pred.Data, classes, ignore)
+	s.Warnings = append(places(ref.Meta, pred.Meta, reader), strangers(ref, pred, classes, ignore, s.Metrics)...)
+	return s, nil
+}
+
+// places are the warnings about where two label maps of one size and spacing lie.
+func places(ref, pred imageio.Meta, reader *imageio.Reader) (out []Warning) {
+	for _, m := range []imageio.Meta{ref, pred} {
+		if m.Warning != "" {
+			out = append(out, Warning{"the geometry of a label map had to be assumed: it may be compared at the wrong places", m.Path + ": " + m.Warning})
+		}
+	}
+	if placed(ref) != placed(pred) {
+		without := pred.Path
+		if placed(pred) {
+			without = ref.Path
+		}
+		out = append(out, Warning{"one of prediction and reference says nowhere where it lies: its axes may point elsewhere", without + " has neither qform nor sform"})
+	}
+	a, b := ref.Grid.Orientation(), pred.Grid.Orientation()
+	_, origin, direction := ref.Grid.ITK()
+	_, otherOrigin, otherDirection := pred.Grid.ITK()
+	switch {
+	case ref.Grid.SameFrame(pred.Grid) || !ref.Oriented():
+	case a != b:
+		out = append(out, Warning{"prediction and reference are stored in different orientations, and the dataset's reader (" + reader.Name +
+			") compares them as stored, as nnU-Net does: the scores are wrong unless the header is",
+			fmt.Sprintf("the axes x, y, z of %s point to %s, those of %s to %s", pred.Path, b, ref.Path, a)})
+	case !volume.AllClose(direction[:], otherDirection[:]):
+		out = append(out, Warning{"the axes of prediction and reference point to different directions: they are compared voxel by voxel all the same",
+			pred.Path + " and " + ref.Path})
+	case !volume.AllClose(origin[:], otherOrigin[:]):
+		out = append(out, Warning{"prediction and reference have different origins: they are compared voxel by voxel all the same",
+			fmt.Sprintf("%s lies at %v, %s at %v (x, y, z in LPS, mm)", pred.Path, otherOrigin, ref.Path, origin)})
+	}
+	return out
+}
+
+// placed tells whether a file says where its voxels lie, which a NIfTI header need not do.
+func placed(m imageio.Meta) bool { return m.NIfTI == nil || m.NIfTI.QForm > 0 || m.NIfTI.SForm > 0 }
+
+// strangers warns where one of the two holds none of the classes but other values: it then scores 0 for its numbers, such
+// as a mask of 0 and 255.
+func strangers(ref, pred *imageio.Label, classes []Class, ignore *int, metrics map[string]Metrics) (out []Warning) {
+	known := []int{0}
+	for _, c := range classes {
+		known = append(known, c.Values...)
+	}
+	if ignore != nil {
+		known = append(known, *ignore)
+	}
+	var inRef, inPred float64
+	for _, m := range metrics {
+		inRef, inPred = inRef+m.NRef, inPred+m.NPred
+	}
+	for _, side := range []struct {
+		label  *imageio.Label
+		scored float64
+	}{{ref, inRef}, {pred, inPred}} {
+		if side.scored > 0 {
+			continue
+		}
+		var values []int32
+		for _, v := range side.label.Data {
+			if len(values) < 10 && !slices.Contains(known, int(v)) && !slices.Contains(values, v) {
+				values = append(values, v)
+			}
+		}
+		if slices.Sort(values); len(values) > 0 {
+			out = append(out, Warning{"a label map holds none of the labels that are scored, but others", fmt.Sprintf("%s holds %v", side.label.Path, values)})
+		}
+	}
+	return out
 }
 
 // Count scores one case from label maps of equal length.
@@ -361,7 +453,7 @@ type figure struct {
 }
 
 // Summarize takes the means over cases, in NumPy's order of summation, so that they are nnU-Net's to the last bit.
-func Summarize(cases []Case, classes []Class) *Summary {
+func Summarize(cases []Score, classes []Class) *Summary {
 	s := &Summary{Mean: map[string]Metrics{}, Cases: cases}
 	var foreground []Metrics
 	for _, c := range classes {

@@ -2,7 +2,8 @@ package evaluate_test
 
 import (
 	"context"
-	"io"
+	"encoding/binary"
+	"log/slog"
 	"math"
 	"os"
 	"path/filepath"
@@ -141,8 +142,8 @@ func TestFiguresByHand(t *testing.T) {
 	write(t, pred, "é.nii.gz", 1, 1, 0, 1, 2, 1, 300)
 	nine := 9
 	opt := evaluate.Options{Classes: []evaluate.Class{evaluate.Label(1), evaluate.Region(2, 300), evaluate.Label(5)}, Ignore: &nine, Ending: ".nii.gz"}
-	calls := 0
-	opt.Progress = func(done, of int) { calls++ }
+	bar := &counter{}
+	opt.Progress = bar
 	s, err := evaluate.Folder(context.Background(), gt, pred, opt)
 	if err != nil {
 		t.Fatal(err)
@@ -157,16 +158,128 @@ func TestFiguresByHand(t *testing.T) {
 	if !math.IsNaN(m["5"].Dice) || !math.IsNaN(s.ForegroundMean.Dice) || s.ForegroundMean.FP != 1.0/3 {
 		t.Errorf("absent label: %+v, foreground mean %+v", m["5"], s.ForegroundMean)
 	}
-	if calls != 1 {
-		t.Errorf("progress told %d times", calls)
+	if *bar != (counter{1, 1}) {
+		t.Errorf("progress: %d of %d cases", bar.done, bar.of)
+	}
+}
+
+// counter is a progress bar that counts.
+type counter struct{ of, done int }
+
+func (c *counter) Start(_ string, total int) { c.of += total }
+func (c *counter) Advance(n int, _ string)   { c.done += n }
+func (c *counter) Done()                     {}
+
+// logged gives what is logged until the test ends.
+func logged(t *testing.T) *strings.Builder {
+	t.Helper()
+	var text strings.Builder
+	before := slog.Default()
+	slog.SetDefault(slog.New(slog.NewTextHandler(&text, nil)))
+	t.Cleanup(func() { slog.SetDefault(before) })
+	return &text
+}
+
+// TestOrientation compares the same places, stored from other corners: a reader class that turns files scores them as
+// equal, one that does not compares them as stored and warns. That is what nnU-Net's compute_metrics does.
+func TestOrientation(t *testing.T) {
+	dir := t.TempDir()
+	gt, pred := filepath.Join(dir, "gt"), filepath.Join(dir, "pred")
+	labels := []int{1, 1, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0}
+	g := volume.NewGrid([3]int{1, 3, 4}, [3]float64{3, 1.5, 1.5})
+	save := func(dir string, labels []int, g volume.Grid) {
+		t.Helper()
+		if err := os.MkdirAll(dir, 0o777); err != nil {
+			t.Fatal(err)
+		}
+		if err := imageio.WriteLabel(filepath.Join(dir, "a.nii.gz"), labels, imageio.Meta{Grid: g, Dims: 3}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	flipped := slices.Clone(labels)
+	slices.Reverse(flipped) // y and x
+	other := g
+	other.Affine[0][0], other.Affine[0][3] = -1.5, 4.5
+	other.Affine[1][1], other.Affine[1][3] = -1.5, 3
+	far := g
+	far.Affine[2][3] = 40
+	oblique := g
+	sin, cos := math.Sincos(0.02)
+	oblique.Affine[0][0], oblique.Affine[1][0], oblique.Affine[0][1], oblique.Affine[1][1] = 1.5*cos, 1.5*sin, -1.5*sin, 1.5*cos
+	save(gt, labels, g)
+	opt := evaluate.Options{Classes: []evaluate.Class{evaluate.Label(1), evaluate.Label(2)}, Ending: ".nii.gz"}
+	for name, c := range map[string]struct {
+		reader string
+		labels []int
+		grid   volume.Grid
+		dice   float64
+		warns  []string
+	}{
+		"the same":              {"", labels, g, 1, nil},
+		"turned, reoriented":    {"NibabelIOWithReorient", flipped, other, 1, nil},
+		"turned, as stored":     {"SimpleITKIO", flipped, other, 0, []string{"different orientations", "SimpleITKIO", "point to LPS", "to RAS"}},
+		"turned, reader chosen": {"", flipped, other, 0, []string{"different orientations"}},
+		"origin":                {"SimpleITKIO", labels, far, 1, []string{"different origins"}},
+		"oblique":               {"", labels, oblique, 1, []string{"different directions"}},
+		"scaled values":         {"", []int{255, 255, 0, 0, 0, 254, 0, 0, 0, 0, 0, 0}, g, 0, []string{"none of the labels that are scored", "[254 255]"}},
+	} {
+		save(pred, c.labels, c.grid)
+		opt.Reader = c.reader
+		text := logged(t)
+		s, err := evaluate.Folder(t.Context(), gt, pred, opt)
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if s.ForegroundMean.Dice != c.dice {
+			t.Errorf("%s: Dice %v, want %v", name, s.ForegroundMean.Dice, c.dice)
+		}
+		if c.warns == nil && text.String() != "" {
+			t.Errorf("%s: warned of %s", name, text)
+		}
+		for _, want := range c.warns {
+			if !strings.Contains(text.String(), want) {
+				t.Errorf("%s: no warning says %q: %s", name, want, text)
+			}
+		}
 	}
 
-	var text strings.Builder
-	s.Table(&text, map[string]string{"1": "liver"})
-	for _, want := range []string{"liver", "0.5000", "(2, 300)", "–"} {
-		if !strings.Contains(text.String(), want) {
-			t.Errorf("table lacks %q:\n%s", want, text.String())
+	// Axes in another order change the size: an error that says so, unless the class turns them.
+	swapped := volume.NewGrid([3]int{1, 4, 3}, [3]float64{3, 1.5, 1.5})
+	swapped.Affine[0], swapped.Affine[1] = swapped.Affine[1], swapped.Affine[0]
+	var turned []int
+	for x := range 4 {
+		for y := range 3 {
+			turned = append(turned, labels[4*y+x])
 		}
+	}
+	save(pred, turned, swapped)
+	opt.Reader = "NibabelIO"
+	if _, err := evaluate.Folder(t.Context(), gt, pred, opt); err == nil || !strings.Contains(err.Error(), "the prediction's to ARS") {
+		t.Errorf("axes in another order: %v", err)
+	}
+	opt.Reader = "NibabelIOWithReorient"
+	if s, err := evaluate.Folder(t.Context(), gt, pred, opt); err != nil || s.ForegroundMean.Dice != 1 {
+		t.Errorf("axes in another order, reoriented: %v", err)
+	}
+}
+
+// TestNoGeometry: one file without a place of its own, of which the other has one.
+func TestNoGeometry(t *testing.T) {
+	dir := t.TempDir()
+	gt, pred := filepath.Join(dir, "gt"), filepath.Join(dir, "pred")
+	path := write(t, gt, "a.nii", 1, 0, 1, 2)
+	write(t, pred, "a.nii", 1, 0, 1, 2)
+	b := []byte(read(t, path))
+	binary.LittleEndian.PutUint32(b[252:], 0) // qform_code, sform_code
+	if err := os.WriteFile(path, b, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	text := logged(t)
+	if _, err := evaluate.Folder(t.Context(), gt, pred, evaluate.Options{Classes: []evaluate.Class{evaluate.Label(1)}, Ending: ".nii"}); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(text.String(), path+" has neither qform nor sform") {
+		t.Errorf("no warning: %s", text)
 	}
 }
 
@@ -303,7 +416,7 @@ func TestMeansSumAsNumPyDoes(t *testing.T) {
 		{300, 0.02094221293433168, 0.018520752585788926},
 		{1000, 0.007485470860550345, 0.0067636319125703335},
 	} {
-		cases := make([]evaluate.Case, want.n)
+		cases := make([]evaluate.Score, want.n)
 		for i := range cases {
 			v := 1 / float64(i+1)
 			m := evaluate.Metrics{Dice: v, IoU: v}
@@ -348,6 +461,5 @@ func FuzzReadSummary(f *testing.F) {
 		if twice := read(t, path); twice != once {
 			t.Fatalf("a summary changes by being read and written:\n%s\n%s", once, twice)
 		}
-		s.Table(io.Discard, nil)
 	})
 }

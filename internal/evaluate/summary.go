@@ -1,16 +1,10 @@
 package evaluate
 
 import (
+	"errors"
 	"fmt"
-	"io"
-	"maps"
 	"math"
 	"os"
-	"slices"
-	"strconv"
-	"strings"
-
-	"github.com/jedib0t/go-pretty/v6/table"
 
 	"masksam/internal/atomicfile"
 	"masksam/internal/pyjson"
@@ -87,11 +81,11 @@ func parseSummary(text []byte) (*Summary, error) {
 	err = member(file, "metric_per_case", func(v any) error {
 		list, ok := v.([]any)
 		if !ok {
-			return fmt.Errorf("is a %T, not a list", v)
+			return errors.New("is no list")
 		}
 		for i, v := range list {
 			one, _ := v.(*pyjson.Object)
-			var c Case
+			var c Score
 			if err := member(one, "metrics", func(v any) (err error) { c.Metrics, err = classesOf(v); return err }); err != nil {
 				return fmt.Errorf("case %d: %w", i, err)
 			}
@@ -121,7 +115,7 @@ func member(o *pyjson.Object, key string, read func(v any) error) error {
 func classesOf(v any) (map[string]Metrics, error) {
 	o, ok := v.(*pyjson.Object)
 	if !ok {
-		return nil, fmt.Errorf("is a %T, not an object of labels", v)
+		return nil, errors.New("does not map labels to figures")
 	}
 	out := map[string]Metrics{}
 	for _, key := range o.Keys() {
@@ -136,7 +130,7 @@ func classesOf(v any) (map[string]Metrics, error) {
 func metricsOf(v any) (m Metrics, err error) {
 	o, ok := v.(*pyjson.Object)
 	if !ok {
-		return m, fmt.Errorf("is a %T, not an object of figures", v)
+		return m, errors.New("does not map names to figures")
 	}
 	for _, f := range m.figures() {
 		v, _ := o.Get(f.key)
@@ -148,53 +142,8 @@ func metricsOf(v any) (m Metrics, err error) {
 		case nil:
 			*f.value = math.NaN()
 		default:
-			return m, fmt.Errorf("%s is a %T, not a number", f.key, v)
+			return m, fmt.Errorf("%s is no number", f.key)
 		}
 	}
 	return m, nil
-}
-
-// Table prints the mean scores of every class and their mean; names, which may be nil, gives a class's name by its key.
-// "cases" counts those that have the class in the reference.
-func (s *Summary) Table(w io.Writer, names map[string]string) {
-	t := table.NewWriter()
-	t.SetOutputMirror(w)
-	t.SetStyle(table.StyleLight)
-	t.AppendHeader(table.Row{"label", "name", "Dice", "IoU", "FP", "FN", "cases"})
-	row := func(label, name string, m Metrics, cases any) table.Row {
-		number := func(v float64, digits int) string {
-			if math.IsNaN(v) {
-				return "–"
-			}
-			return strconv.FormatFloat(v, 'f', digits, 64)
-		}
-		return table.Row{label, name, number(m.Dice, 4), number(m.IoU, 4), number(m.FP, 1), number(m.FN, 1), cases}
-	}
-	keys := slices.SortedFunc(maps.Keys(s.Mean), byNumber)
-	for _, key := range keys {
-		present := 0
-		for _, c := range s.Cases {
-			if c.Metrics[key].NRef > 0 {
-				present++
-			}
-		}
-		t.AppendRow(row(key, names[key], s.Mean[key], present))
-	}
-	t.AppendFooter(row("mean", "", s.ForegroundMean, len(s.Cases)))
-	t.Render()
-}
-
-// byNumber sorts plain labels by value, before regions, which are sorted as text.
-func byNumber(a, b string) int {
-	x, errX := strconv.Atoi(a)
-	y, errY := strconv.Atoi(b)
-	switch {
-	case errX == nil && errY == nil:
-		return x - y
-	case errX == nil:
-		return -1
-	case errY == nil:
-		return 1
-	}
-	return strings.Compare(a, b)
 }

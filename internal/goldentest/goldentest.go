@@ -1,38 +1,139 @@
-// Package goldentest lets tests read the reference figures in ../shared/golden, beside the repository. Tests that need them
-// are skipped, with a word why, where that folder is absent.
+// Package goldentest lets tests read reference values, which nnU-Net and the published networks computed. Package testdata
+// holds a part of them that covers every kind; the whole lies in ../shared/golden, beside the repository, where somebody
+// has put it there.
 package goldentest
 
 import (
+	"bytes"
+	"compress/gzip"
 	"encoding/binary"
 	"encoding/json"
+	"fmt"
+	"io"
+	"io/fs"
 	"math"
 	"os"
 	"path/filepath"
+	"regexp"
+	"sync"
 	"testing"
 )
 
-// Path is the place of a golden file or folder; the test is skipped if it is not there.
-func Path(t testing.TB, name string) string {
-	t.Helper()
+// module is the folder that holds go.mod.
+var module = sync.OnceValue(func() string {
 	dir, err := os.Getwd()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for {
+	for err == nil {
 		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
-			break
+			return dir
 		}
 		up := filepath.Dir(dir)
 		if up == dir {
-			t.Fatal("no go.mod above the test")
+			err = fmt.Errorf("no go.mod above %s", dir)
 		}
 		dir = up
 	}
-	path := filepath.Join(filepath.Dir(dir), "shared", "golden", filepath.FromSlash(name))
-	if _, err := os.Stat(path); err != nil {
-		t.Skipf("the golden values are not beside the repository: %v", err)
+	panic(err)
+})
+
+// Each runs a test on the committed part of a golden folder and, where it is at hand, on the whole.
+func Each(t *testing.T, folder string, test func(t *testing.T, root string)) {
+	t.Run("part", func(t *testing.T) {
+		root, err := part(t, folder)
+		if err != nil {
+			t.Fatal(err)
+		}
+		test(t, root)
+	})
+	t.Run("whole", func(t *testing.T) {
+		root, err := whole(folder)
+		if err != nil {
+			skip(t, err)
+		}
+		test(t, root)
+	})
+}
+
+// Path is the place of a golden file or folder: of the whole, or else of the committed part. The test is skipped where
+// neither is there.
+func Path(t testing.TB, name string) string {
+	t.Helper()
+	path, err := whole(name)
+	if err == nil {
+		return path
+	}
+	path, missing := part(t, name)
+	if missing != nil {
+		skip(t, err)
 	}
 	return path
+}
+
+func whole(name string) (string, error) {
+	path := filepath.Join(filepath.Dir(module()), "shared", "golden", filepath.FromSlash(name))
+	_, err := os.Stat(path)
+	return path, err
+}
+
+// packed are the files that testdata holds compressed, each under its name and ".gz".
+var packed = regexp.MustCompile(`\.(json|safetensors)\.gz$`)
+
+// part copies a committed file or folder to one of the test's own, and unpacks what is packed.
+func part(t testing.TB, name string) (string, error) {
+	t.Helper()
+	from := filepath.Join(module(), "internal", "goldentest", "testdata", filepath.FromSlash(name))
+	if _, err := os.Stat(from); err != nil {
+		if _, err := os.Stat(from + ".gz"); err != nil {
+			return "", err
+		}
+		from += ".gz"
+	}
+	to := filepath.Join(t.TempDir(), filepath.Base(from))
+	err := filepath.WalkDir(from, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		target := to + path[len(from):]
+		if d.IsDir() {
+			return os.MkdirAll(target, 0o777)
+		}
+		data, err := os.ReadFile(path)
+		if err == nil && packed.MatchString(path) {
+			target = target[:len(target)-len(".gz")]
+			data, err = unzip(data)
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", path, err)
+		}
+		return os.WriteFile(target, data, 0o666)
+	})
+	if packed.MatchString(to) {
+		to = to[:len(to)-len(".gz")]
+	}
+	return to, err
+}
+
+func unzip(data []byte) ([]byte, error) {
+	r, err := gzip.NewReader(bytes.NewReader(data))
+	if err != nil {
+		return nil, err
+	}
+	return io.ReadAll(r)
+}
+
+// skip skips a test and notes its name in the file that GOLDEN_SKIPPED names, from which make counts them.
+func skip(t testing.TB, why error) {
+	t.Helper()
+	if path := os.Getenv("GOLDEN_SKIPPED"); path != "" {
+		f, err := os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o666)
+		if err == nil {
+			_, err = fmt.Fprintln(f, filepath.Base(os.Args[0]), t.Name())
+			f.Close()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Skipf("the golden values are not beside the repository: %v", why)
 }
 
 // JSON reads a golden file into v.
@@ -51,13 +152,6 @@ func ReadJSON(t testing.TB, path string, v any) {
 	if err := json.Unmarshal(text, v); err != nil {
 		t.Fatalf("%s: %v", path, err)
 	}
-}
-
-// Each runs a test on the reference values kept in the package's testdata and, where it is at hand, on the whole of a
-// golden folder.
-func Each(t *testing.T, folder string, test func(t *testing.T, root string)) {
-	t.Run("testdata", func(t *testing.T) { test(t, "testdata") })
-	t.Run("shared", func(t *testing.T) { test(t, Path(t, folder)) })
 }
 
 // Array is a tensor, whatever its type, as float64 (which holds all of them exactly).

@@ -1,13 +1,8 @@
 package imageio
 
-import (
-	"slices"
-	"strings"
-)
-
 // Describe tells the format of a file ("NIfTI") and, where the format knows it, how a sample is stored ("int16").
 func Describe(path string) (format, sample string, err error) {
-	s, err := open(path)
+	s, err := open(path, byITK)
 	if err != nil {
 		return "", "", err
 	}
@@ -17,12 +12,6 @@ func Describe(path string) (format, sample string, err error) {
 	}
 	f, _ := formatOf(path)
 	return f.Name, sample, nil
-}
-
-// Oriented tells whether the format of a file says where the axes point to. Pictures and TIFF stacks do not; their grid's
-// affine is made up.
-func Oriented(path string) bool {
-	return !slices.Contains([]string{".png", ".bmp", ".tif", ".tiff"}, strings.ToLower(Ending(path)))
 }
 
 // SampleType is the type of a sample as the file stores it, for Describe.

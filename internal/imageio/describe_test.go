@@ -9,6 +9,7 @@ import (
 )
 
 func TestDescribe(t *testing.T) {
+	t.Parallel()
 	meta := imageio.Meta{Grid: volume.NewGrid([3]int{1, 2, 2}, [3]float64{1, 1, 1}), Dims: 2}
 	for name, want := range map[string]struct {
 		format, sample string
@@ -22,8 +23,9 @@ func TestDescribe(t *testing.T) {
 			t.Fatal(err)
 		}
 		format, sample, err := imageio.Describe(path)
-		if err != nil || format != want.format || sample != want.sample || imageio.Oriented(path) != want.oriented {
-			t.Errorf("%s: %q of %q, oriented %v, %v", name, format, sample, imageio.Oriented(path), err)
+		m, _, metaErr := imageio.ReadMeta(path)
+		if err != nil || metaErr != nil || format != want.format || sample != want.sample || m.Oriented() != want.oriented {
+			t.Errorf("%s: %q of %q, oriented %v, %v, %v", name, format, sample, m.Oriented(), err, metaErr)
 		}
 	}
 	if _, _, err := imageio.Describe("x.txt"); err == nil {

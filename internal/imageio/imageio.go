@@ -1,5 +1,5 @@
-// Package imageio reads and writes medical images as nnU-Net's readers do: float32 channels in (z, y, x), spacings along
-// the array axes, and the geometry of the file kept so that a label map can be written back onto it.
+// Package imageio reads and writes medical images as nnU-Net's readers do: float32 channels in (z, y, x), spacings
+// along the array axes, and the geometry of the file kept so that a label map can be written back onto it.
 //
 // Everything above this package speaks of Image, Label and Meta; a format is chosen by its file endings.
 // Voxel values are not judged (NaN passes in an image); a file that cannot be trusted is refused. Memory grows with the
@@ -28,11 +28,13 @@ type Meta struct {
 	// NIfTI is the geometry just as a NIfTI header holds it, to be written back; nil for files of other formats.
 	NIfTI *NIfTIGeometry `json:",omitempty"`
 
-	// Turn brought the file's voxels to Grid, where a reader class turned them (Reader); a label map is turned back before
-	// it is written.
+	// Turn brought the file's voxels to Grid, where a reader class turned them (Reader); a label map is turned back
+	// before it is written.
 	Turn *volume.Turn `json:",omitempty"`
 
 	Warning string `json:"-"` // what of the geometry had to be assumed, or which bits were dropped; empty: nothing
+
+	ITKRefuses string `json:"-"` // why SimpleITK does not read the file; empty: it does, or was not asked
 }
 
 // Image is a file, or the files of one case, one channel after the other.
@@ -57,9 +59,39 @@ type Integer interface {
 	~int8 | ~uint8 | ~int16 | ~uint16 | ~int32 | ~uint32 | ~int | ~int64
 }
 
-// Read reads an image. A 4-D file's fourth axis becomes channels.
-func Read(path string) (*Image, error) {
-	s, err := open(path)
+// Oriented tells whether the file says where its axes point to. Pictures and TIFF stacks do not, nor do NIfTI files
+// without a transform: the affine of their grid is the reading library's assumption.
+func (m Meta) Oriented() bool {
+	if g := m.NIfTI; g != nil {
+		return g.QForm > 0 || g.SForm > 0
+	}
+	f, _ := formatOf(m.Path)
+	return f != &pngFormat && f != &bmpFormat && f != &tiff
+}
+
+// Orientation is where the axes x, y, z point to, as RAS; empty if the file does not tell.
+func (m Meta) Orientation() string {
+	if !m.Oriented() {
+		return ""
+	}
+	return m.Grid.Orientation()
+}
+
+// library is whose rules a file is read by, where they differ: those of a NIfTI header's transforms, units and scaling.
+type library int
+
+const (
+	// byITK are SimpleITK's rules, by which nnU-Net reads first; a header that ITK refuses is read by nibabel's.
+	byITK library = iota
+	byNibabel
+)
+
+// Read reads an image as SimpleITK does, and one that SimpleITK refuses as nibabel does; a Reader reads as its class
+// does. A 4-D file's fourth axis becomes channels.
+func Read(path string) (*Image, error) { return read(path, byITK) }
+
+func read(path string, by library) (*Image, error) {
+	s, err := open(path, by)
 	if err != nil {
 		return nil, err
 	}
@@ -84,9 +116,12 @@ func Read(path string) (*Image, error) {
 	return im, nil
 }
 
-// ReadMeta reads a header only: the geometry and the number of channels. That the voxels are all there is not checked.
-func ReadMeta(path string) (Meta, int, error) {
-	s, err := open(path)
+// ReadMeta reads a header only, by the rules of Read: the geometry and the number of channels. That the voxels are all
+// there is not checked.
+func ReadMeta(path string) (Meta, int, error) { return readMeta(path, byITK) }
+
+func readMeta(path string, by library) (Meta, int, error) {
+	s, err := open(path, by)
 	if err != nil {
 		return Meta{}, 0, err
 	}
@@ -103,7 +138,8 @@ func SameGrid(a, b Meta) error {
 	case a.Grid.Size != b.Grid.Size:
 		return fmt.Errorf("sizes differ: %s is %v, %s is %v (z, y, x)", a.Path, a.Grid.Size, b.Path, b.Grid.Size)
 	case !a.Grid.SameGrid(b.Grid):
-		return fmt.Errorf("spacings differ: %s has %v, %s has %v (mm along z, y, x)", a.Path, a.Grid.Spacing, b.Path, b.Grid.Spacing)
+		return fmt.Errorf("spacings differ: %s has %v, %s has %v (mm along z, y, x)",
+			a.Path, a.Grid.Spacing, b.Path, b.Grid.Spacing)
 	}
 	return nil
 }
@@ -115,14 +151,21 @@ type LabelError struct {
 }
 
 func (e *LabelError) Error() string {
-	return fmt.Sprintf("voxel (z, y, x) = %v holds %v, but a label map holds whole numbers from %d to %d",
-		e.Voxel, e.Value, math.MinInt32, math.MaxInt32)
+	held := fmt.Sprint(e.Value)
+	if math.IsInf(e.Value, 0) {
+		held = "infinity"
+	}
+	return fmt.Sprintf("voxel (z, y, x) = %v holds %s, but a label map holds whole numbers from %d to %d",
+		e.Voxel, held, math.MinInt32, math.MaxInt32)
 }
 
-// ReadLabel reads a label map: one channel of whole numbers (negative ones pass; dataset.json decides about them). A
-// voxel that holds anything else is a *LabelError.
-func ReadLabel(path string) (*Label, error) {
-	s, err := open(path)
+// ReadLabel reads a label map by the rules of Read: one channel of numbers that are whole once they are rounded to 32
+// bits, as nnU-Net holds them (negative ones pass; dataset.json decides about them). A voxel that holds anything else
+// is a *LabelError.
+func ReadLabel(path string) (*Label, error) { return readLabel(path, byITK) }
+
+func readLabel(path string, by library) (*Label, error) {
+	s, err := open(path, by)
 	if err != nil {
 		return nil, err
 	}
@@ -135,8 +178,8 @@ func ReadLabel(path string) (*Label, error) {
 	seen := 0
 	l.Data, err = collect(s, l.Grid.Len(), func(dst []int32, src []float64) error {
 		for i, v := range src {
-			label := int32(v)
-			if float64(label) != v {
+			label := int32(float32(v))
+			if float32(label) != float32(v) {
 				size, at := l.Grid.Size, seen+i
 				return &LabelError{v, [3]int{at / (size[1] * size[2]), at / size[2] % size[1], at % size[2]}}
 			}
@@ -192,7 +235,8 @@ func WriteFloat(path string, channels [][]float32, like Meta) error {
 	}
 	for c, data := range channels {
 		if len(data) != like.Grid.Len() {
-			return fmt.Errorf("write %s: %d values in channel %d for %v voxels (z, y, x)", path, len(data), c, like.Grid.Size)
+			return fmt.Errorf("write %s: %d values in channel %d for %v voxels (z, y, x)",
+				path, len(data), c, like.Grid.Size)
 		}
 	}
 	stored := like
@@ -271,7 +315,7 @@ type Stream interface {
 type Format struct {
 	Name    string
 	Endings []string // lower case, with the dot
-	Open    func(path string) (Stream, error)
+	Open    func(path string, by library) (Stream, error)
 	// Write makes the file, whole or not at all; nil if the format is only read.
 	Write func(path string, s Samples, like Meta) error
 }
@@ -305,12 +349,12 @@ func errUnknown(path string) error {
 	return fmt.Errorf("%s: no reader for this file ending; known are %s", path, strings.Join(known, " "))
 }
 
-func open(path string) (Stream, error) {
+func open(path string, by library) (Stream, error) {
 	f, _ := formatOf(path)
 	if f == nil {
 		return nil, errUnknown(path)
 	}
-	s, err := f.Open(path)
+	s, err := f.Open(path, by)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
@@ -337,7 +381,7 @@ func collect[T any](s Stream, n int, convert func(dst []T, src []float64) error)
 		chunk := buf[:min(n-len(out), len(buf))]
 		if got, err := s.Read(chunk); got < len(chunk) {
 			if err == nil || err == io.EOF {
-				err = io.ErrUnexpectedEOF
+				err = fmt.Errorf("truncated: it should hold %d samples, and ends early; copy or save the file anew", n)
 			}
 			return nil, err
 		}

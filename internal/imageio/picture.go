@@ -10,6 +10,7 @@ import (
 	"image/png"
 	"io"
 	"os"
+	"strings"
 
 	"github.com/klauspost/compress/zlib"
 	"golang.org/x/image/bmp"
@@ -19,15 +20,16 @@ import (
 )
 
 // Pictures are one slice of one channel (grey), three (RGB) or four (RGBA, not premultiplied), with the values that
-// skimage.io.imread gives nnU-Net's NaturalImage2DIO: grey of one bit is 0 and 1, grey of two or four bits is stretched to
-// 255, of 16 bits kept; a palette becomes RGB and the transparency of a palette or of one colour is dropped; 16 bits per
-// colour lose the lower 8 (and Meta.Warning tells). Written are label maps of one slice.
+// skimage.io.imread gives nnU-Net's NaturalImage2DIO: grey of one bit is 0 and 1, grey of two or four bits is stretched
+// to 255, of 16 bits kept; a palette becomes RGB and the transparency of a palette or of one colour is dropped; 16 bits
+// per colour lose the lower 8 (and Meta.Warning tells). Written are label maps of one slice.
 var (
 	pngFormat = Format{Name: "PNG", Endings: []string{".png"}, Open: openPNG, Write: writePNG}
 	bmpFormat = Format{Name: "BMP", Endings: []string{".bmp"}, Open: openBMP, Write: writeBMP}
 )
 
-// PictureGrid is the grid of a picture, which has no geometry of its own: one slice, spacing (999, 1, 1) (NaturalImage2DIO).
+// PictureGrid is the grid of a picture, which has no geometry of its own: one slice, spacing (999, 1, 1)
+// (NaturalImage2DIO).
 func PictureGrid(height, width int) volume.Grid {
 	return volume.NewGrid([3]int{1, height, width}, [3]float64{999, 1, 1})
 }
@@ -50,7 +52,7 @@ func (p *picture) Close() error  { return p.file.Close() }
 func (p *picture) Read(dst []float64) (n int, err error) {
 	if p.sample == nil {
 		if p.sample, err = p.decode(); err != nil {
-			return 0, pictureError(err)
+			return 0, err
 		}
 	}
 	for pixels := p.meta.Grid.Len(); n < len(dst); n++ {
@@ -66,12 +68,28 @@ func (p *picture) Read(dst []float64) (n int, err error) {
 	return n, nil
 }
 
-// pictureError says of a decoder's error what it means for the file.
-func pictureError(err error) error {
-	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-		return fmt.Errorf("truncated: %w", io.ErrUnexpectedEOF)
+// pngDamage is damage for errors of the PNG decoder.
+func pngDamage(err error) error {
+	if bad, ok := errors.AsType[png.FormatError](err); ok {
+		switch {
+		case strings.Contains(string(bad), "not a PNG"):
+			return errors.New("not a PNG file")
+		case strings.Contains(string(bad), "non-positive"):
+			return errors.New("zero size")
+		case strings.Contains(string(bad), "not enough"):
+			err = io.EOF
+		}
 	}
-	return reason(err)
+	return damage(noEOF(err), "PNG file")
+}
+
+// bmpDamage is damage for errors of the BMP decoder.
+func bmpDamage(file *os.File, err error) error {
+	var magic [2]byte
+	if n, _ := file.ReadAt(magic[:], 0); n == len(magic) && string(magic[:]) != "BM" {
+		return errors.New("not a BMP file")
+	}
+	return damage(noEOF(err), "BMP file")
 }
 
 // openPicture opens a picture whose header is read by open.
@@ -83,7 +101,7 @@ func openPicture(path string, open func(p *picture, size int64) error) (Stream, 
 	p := &picture{file: f, meta: Meta{Dims: 2}}
 	if err := open(p, size); err != nil {
 		f.Close()
-		return nil, pictureError(err)
+		return nil, err
 	}
 	return p, nil
 }
@@ -91,15 +109,15 @@ func openPicture(path string, open func(p *picture, size int64) error) (Stream, 
 // smallPNG is the number of pixels up to which a PNG may claim what it likes: decoded they are 32 MB at most.
 const smallPNG = 1 << 22
 
-func openPNG(path string) (Stream, error) {
+func openPNG(path string, _ library) (Stream, error) {
 	return openPicture(path, func(p *picture, size int64) error {
 		config, err := png.DecodeConfig(bufio.NewReader(p.file))
 		if err != nil {
-			return err
+			return pngDamage(err)
 		}
 		var form [2]byte // bits per sample, colour type
 		if _, err := p.file.ReadAt(form[:], 24); err != nil {
-			return err
+			return pngDamage(err)
 		}
 		bits, stored := int(form[0]), 0 // samples per pixel
 		switch form[1] {
@@ -116,7 +134,8 @@ func openPNG(path string) (Stream, error) {
 		}
 		p.meta.Grid = PictureGrid(config.Height, config.Width)
 		if int64(p.meta.Grid.Len())/8 > 1032*size { // deflate cannot do better
-			return fmt.Errorf("its header speaks of %d×%d pixels, too many for %d bytes: %w", config.Width, config.Height, size, io.ErrUnexpectedEOF)
+			return fmt.Errorf("truncated: its header speaks of %d×%d pixels, too many for %d bytes",
+				config.Width, config.Height, size)
 		}
 		if bits == 16 && p.channels > 1 {
 			p.meta.Warning = "the lower 8 of its 16 bits per colour are dropped, as in nnU-Net"
@@ -124,7 +143,7 @@ func openPNG(path string) (Stream, error) {
 		p.decode = func() (func(pixel, channel int) float64, error) {
 			if pixels := p.meta.Grid.Len(); pixels > smallPNG {
 				if err := inflates(p.file, int64(pixels)*int64(stored*bits)/8); err != nil {
-					return nil, fmt.Errorf("its header speaks of %d×%d pixels: %w", config.Width, config.Height, err)
+					return nil, err
 				}
 			}
 			if _, err := p.file.Seek(0, io.SeekStart); err != nil {
@@ -132,7 +151,7 @@ func openPNG(path string) (Stream, error) {
 			}
 			decoded, err := png.Decode(bufio.NewReaderSize(p.file, 1<<16))
 			if err != nil {
-				return nil, err
+				return nil, pngDamage(err)
 			}
 			return samplesOf(decoded, p.channels == 1, bits), nil
 		}
@@ -146,15 +165,10 @@ func inflates(file *os.File, want int64) error {
 		return err
 	}
 	z, err := zlib.NewReader(&pixelData{in: bufio.NewReaderSize(file, 1<<16)})
-	if err != nil {
-		return err
+	if err == nil {
+		_, err = io.CopyN(io.Discard, z, want)
 	}
-	if n, err := io.CopyN(io.Discard, z, want); err == io.EOF {
-		return fmt.Errorf("its data end after %d of at least %d bytes: %w", n, want, io.ErrUnexpectedEOF)
-	} else if err != nil {
-		return err
-	}
-	return nil
+	return pngDamage(err)
 }
 
 const pngSignature = "\x89PNG\r\n\x1a\n"
@@ -194,18 +208,18 @@ func (d *pixelData) Read(dst []byte) (int, error) {
 	return n, err
 }
 
-func openBMP(path string) (Stream, error) {
+func openBMP(path string, _ library) (Stream, error) {
 	return openPicture(path, func(p *picture, size int64) error {
 		config, err := bmp.DecodeConfig(bufio.NewReader(p.file))
 		if errors.Is(err, bmp.ErrUnsupported) {
 			return errors.New("is a kind of BMP that is not supported (compressed, or of 16 bits); convert it to PNG")
 		}
 		if err != nil {
-			return err
+			return bmpDamage(p.file, err)
 		}
 		var head [34]byte
 		if _, err := p.file.ReadAt(head[:], 0); err != nil {
-			return err
+			return bmpDamage(p.file, err)
 		}
 		offset, bits := int64(le.Uint32(head[10:])), int64(le.Uint16(head[28:]))
 		pixels := int64(config.Width) * int64(config.Height)
@@ -213,7 +227,8 @@ func openBMP(path string) (Stream, error) {
 			return errors.New("zero size")
 		}
 		if pixels > 8*size || size < offset+(int64(config.Width)*bits+31)/32*4*int64(config.Height) {
-			return fmt.Errorf("its header speaks of %d×%d pixels of %d bits, there are %d bytes: %w", config.Width, config.Height, bits, size, io.ErrUnexpectedEOF)
+			return fmt.Errorf("truncated: its header speaks of %d×%d pixels of %d bits, there are %d bytes",
+				config.Width, config.Height, bits, size)
 		}
 		p.meta.Grid = PictureGrid(config.Height, config.Width)
 		grey, scale := greyPalette(config.ColorModel)
@@ -231,7 +246,7 @@ func openBMP(path string) (Stream, error) {
 			}
 			decoded, err := bmp.Decode(bufio.NewReaderSize(p.file, 1<<16))
 			if err != nil {
-				return nil, err
+				return nil, bmpDamage(p.file, err)
 			}
 			sample := samplesOf(decoded, false, 8)
 			if grey {
@@ -243,8 +258,8 @@ func openBMP(path string) (Stream, error) {
 	})
 }
 
-// greyPalette tells whether skimage takes a BMP's palette for grey: black and white for 0 and 1, or every entry the grey
-// of its number. A grey is divided by scale.
+// greyPalette tells whether skimage takes a BMP's palette for grey: black and white for 0 and 1, or every entry the
+// grey of its number. A grey is divided by scale.
 func greyPalette(m color.Model) (grey bool, scale float64) {
 	palette, ok := m.(color.Palette)
 	if !ok {
@@ -263,8 +278,8 @@ func greyPalette(m color.Model) (grey bool, scale float64) {
 	return true, scale
 }
 
-// samplesOf gives access to a decoded picture, pixel by pixel along its rows. Grey is decoded as colour where one shade is
-// transparent.
+// samplesOf gives access to a decoded picture, pixel by pixel along its rows. Grey is decoded as colour where one shade
+// is transparent.
 func samplesOf(im image.Image, grey bool, bits int) func(pixel, channel int) float64 {
 	var pix []byte
 	var step int // bytes per pixel

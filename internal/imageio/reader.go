@@ -10,14 +10,15 @@ import (
 	"masksam/internal/volume"
 )
 
-// Reader is one of nnU-Net's reader classes. Here a file's format alone decides how it is decoded; the class decides
-// whether an image is turned, and is what plans.json names.
+// Reader is one of nnU-Net's reader classes. Here a file's format decides how it is decoded; the class decides by which
+// library's rules a NIfTI header is read and whether an image is turned, and is what plans.json names.
 type Reader struct {
 	Name    string
 	endings []string
+	by      library
 	byName  bool // never chosen by a file's ending
 	turns   bool // brings every image to RAS
-	anew    bool // makes a turned image's header anew
+	anew    bool // writes a new header for an image that it reoriented
 	// fits says why the class does not read a file of this header; nil: it does.
 	fits func(m Meta) error
 }
@@ -25,11 +26,11 @@ type Reader struct {
 // readers in the order in which nnU-Net tries them (reader_writer_registry.py).
 var readers = []*Reader{
 	{Name: "NaturalImage2DIO", endings: []string{".png", ".bmp", ".tif"}, fits: flat},
-	{Name: "SimpleITKIO", endings: []string{".nii.gz", ".nrrd", ".mha", ".gipl"}, fits: orthonormal},
-	{Name: "Tiff3DIO", endings: []string{".tif", ".tiff"}, fits: solid},
-	{Name: "NibabelIO", endings: []string{".nii", ".nii.gz"}, fits: solidNIfTI},
-	{Name: "NibabelIOWithReorient", endings: []string{".nii", ".nii.gz"}, turns: true, anew: true, fits: solidNIfTI},
-	{Name: "SimpleITKIOWithReorient", endings: []string{".nii.gz", ".nrrd", ".mha", ".gipl"}, byName: true, turns: true, fits: orthonormal},
+	{Name: "SimpleITKIO", endings: []string{".nii.gz", ".nrrd", ".mha", ".gipl"}, fits: readByITK},
+	{Name: "Tiff3DIO", endings: []string{".tif", ".tiff"}, fits: solidTIFF},
+	{Name: "NibabelIO", endings: []string{".nii", ".nii.gz"}, by: byNibabel, fits: solidNIfTI},
+	{Name: "NibabelIOWithReorient", endings: []string{".nii", ".nii.gz"}, by: byNibabel, turns: true, anew: true, fits: solidNIfTI},
+	{Name: "SimpleITKIOWithReorient", endings: []string{".nii.gz", ".nrrd", ".mha", ".gipl"}, byName: true, turns: true, fits: readByITK},
 }
 
 func flat(m Meta) error {
@@ -46,6 +47,13 @@ func solid(m Meta) error {
 	return nil
 }
 
+func solidTIFF(m Meta) error {
+	if f, _ := formatOf(m.Path); f != &tiff {
+		return errors.New("it is no TIFF file")
+	}
+	return solid(m)
+}
+
 func solidNIfTI(m Meta) error {
 	if m.NIfTI == nil {
 		return errors.New("it is no NIfTI file")
@@ -53,10 +61,9 @@ func solidNIfTI(m Meta) error {
 	return solid(m)
 }
 
-// ITK refuses NIfTI files whose axes are not at right angles; of qform and sform it takes one that is.
-func orthonormal(m Meta) error {
-	if m.NIfTI != nil && !m.Grid.Orthonormal() {
-		return errors.New("its axes are not at right angles, which ITK refuses")
+func readByITK(m Meta) error {
+	if m.ITKRefuses != "" {
+		return errors.New(m.ITKRefuses)
 	}
 	return nil
 }
@@ -72,8 +79,8 @@ func Readers() []string {
 
 var errNoReader = errors.New("no reader for it")
 
-// halves are the endings of images in two files. A dataset cannot have them: what copies or compares its files would see
-// one half only.
+// halves are the endings of images in two files. A dataset cannot have them: what copies or compares its files would
+// see one half only.
 var halves = []string{".hdr", ".img", ".hdr.gz", ".img.gz", ".mhd", ".nhdr"}
 
 // ChooseReader chooses the class as nnU-Net does: by its name if there is a class of that name; else the first one that
@@ -81,7 +88,8 @@ var halves = []string{".hdr", ".img", ".hdr.gz", ".img.gz", ".mhd", ".nhdr"}
 // ending ("" stands for any) the example.
 func ChooseReader(name, ending, example string) (*Reader, error) {
 	if slices.Contains(halves, strings.ToLower(ending)) {
-		return nil, fmt.Errorf("file ending %q: %w, for such an image lies in two files; convert the images to .nii.gz, .mha or .nrrd", ending, errNoReader)
+		return nil, fmt.Errorf("file ending %q: %w, for such an image lies in two files; convert the images to "+
+			".nii.gz, .mha or .nrrd", ending, errNoReader)
 	}
 	if i := slices.IndexFunc(readers, func(r *Reader) bool { return r.Name == name }); i >= 0 {
 		return readers[i], nil
@@ -108,7 +116,8 @@ func ChooseReader(name, ending, example string) (*Reader, error) {
 		why = append(why, fmt.Sprintf("%s: %v", r.Name, err))
 	}
 	if len(why) == 0 {
-		return nil, fmt.Errorf("file ending %q: %w; the known ones are %s", ending, errNoReader, strings.Join(endings(), " "))
+		return nil, fmt.Errorf("file ending %q: %w; the known ones are %s",
+			ending, errNoReader, strings.Join(endings(), " "))
 	}
 	return nil, fmt.Errorf("%s: %w (%s)", example, errNoReader, strings.Join(why, "; "))
 }
@@ -134,6 +143,9 @@ func (r *Reader) turn(m *Meta, each func(t volume.Turn, size [3]int)) error {
 	if t.Identity() {
 		return nil
 	}
+	if !r.anew { // a step is then as long as the spacing, whatever the file's transform says
+		m.Grid = withSteps(m.Grid)
+	}
 	each(t, m.Grid.Size)
 	m.Grid, m.Turn = t.Grid(m.Grid), &t
 	if r.anew { // spacings are then the 32-bit lengths of the affine's axes, whatever the file's pixdim said
@@ -145,9 +157,15 @@ func (r *Reader) turn(m *Meta, each func(t volume.Turn, size [3]int)) error {
 	return nil
 }
 
+// withSteps is the grid with the columns of its affine as long as the spacings.
+func withSteps(g volume.Grid) volume.Grid {
+	spacing, origin, direction := g.ITK()
+	return volume.FromITK(g.Size, spacing, origin, direction)
+}
+
 // Read reads an image. A 4-D file's fourth axis becomes channels.
 func (r *Reader) Read(path string) (*Image, error) {
-	im, err := Read(path)
+	im, err := read(path, r.by)
 	if err != nil {
 		return nil, err
 	}
@@ -158,10 +176,10 @@ func (r *Reader) Read(path string) (*Image, error) {
 	})
 }
 
-// ReadLabel reads a label map: one channel of whole numbers (negative ones pass; dataset.json decides about them). A
-// voxel that holds anything else is a *LabelError.
+// ReadLabel reads a label map: one channel of numbers that are whole once they are rounded to 32 bits, as nnU-Net holds
+// them (negative ones pass; dataset.json decides about them). A voxel that holds anything else is a *LabelError.
 func (r *Reader) ReadLabel(path string) (*Label, error) {
-	l, err := ReadLabel(path)
+	l, err := readLabel(path, r.by)
 	if err != nil {
 		return nil, err
 	}
@@ -183,6 +201,10 @@ func (r *Reader) ReadCase(paths []string) (im *Image, warnings []string, err err
 		if next.Warning != "" {
 			warnings = append(warnings, path+": "+next.Warning)
 		}
+		if next.ITKRefuses != "" {
+			warnings = append(warnings, fmt.Sprintf("%s: %s; it is read as nibabel does, but nnU-Net's %s stops at it",
+				path, next.ITKRefuses, r.Name))
+		}
 		if im == nil {
 			im = next
 			continue
@@ -191,7 +213,8 @@ func (r *Reader) ReadCase(paths []string) (im *Image, warnings []string, err err
 			return nil, nil, err
 		}
 		if !im.Grid.SameFrame(next.Grid) {
-			warnings = append(warnings, fmt.Sprintf("%s and %s: origin or direction differ; the first file's are kept", im.Path, path))
+			warnings = append(warnings, fmt.Sprintf("%s and %s: origin or direction differ; the first file's are kept",
+				im.Path, path))
 		}
 		im.Channels = append(im.Channels, next.Channels...)
 	}

@@ -20,7 +20,7 @@ func Split(path string, name func(volume int) string) (err error) {
 	if f, _ := formatOf(path); f != &nifti {
 		return fmt.Errorf("split %s: only NIfTI files (%s) can be split", path, strings.Join(nifti.Endings, " "))
 	}
-	s, err := openNIfTI(path)
+	s, err := openNIfTI(path, byITK)
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}

@@ -14,7 +14,6 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zlib"
 )
 
@@ -26,8 +25,9 @@ const zipLevel = 3
 
 // sampleKind is a data type of a file.
 type sampleKind struct {
-	name    string
-	size    int // bytes
+	name    string // NumPy's
+	words   string // what the text of a voxel should be
+	size    int    // bytes
 	decoder func(order binary.ByteOrder) func(dst []float64, src []byte)
 	parse   func(text string) (float64, error)
 }
@@ -53,8 +53,10 @@ func kindOf[T sample]() sampleKind {
 	var zero T
 	k := sampleKind{name: fmt.Sprintf("%T", zero), size: binary.Size(zero), decoder: decoder[T]}
 	bits := 8 * k.size
+	k.words = fmt.Sprintf("whole number of %d bits", bits)
 	switch any(zero).(type) {
 	case float32, float64:
+		k.words = "number"
 		k.parse = func(text string) (float64, error) { return strconv.ParseFloat(text, bits) }
 	case int8, int16, int32, int64:
 		k.parse = func(text string) (float64, error) {
@@ -62,6 +64,7 @@ func kindOf[T sample]() sampleKind {
 			return float64(v), err
 		}
 	default:
+		k.words += " without sign"
 		k.parse = func(text string) (float64, error) {
 			v, err := strconv.ParseUint(text, 10, bits)
 			return float64(v), err
@@ -93,6 +96,7 @@ type layout struct {
 	kind         sampleKind
 	order        binary.ByteOrder
 	slope, inter float64 // 1, 0 where the file is not scaled
+	single       bool    // a sample is rounded to 32 bits before it is scaled
 }
 
 func (l *layout) samples() int64 { return int64(l.channels) * int64(l.meta.Grid.Len()) }
@@ -164,7 +168,7 @@ func textStream(l layout, src *source) *stream {
 				return i, err
 			}
 			if dst[i], err = l.kind.parse(text); err != nil {
-				return i, fmt.Errorf("damaged: voxel text %q is no %s", text, l.kind.name)
+				return i, fmt.Errorf("damaged: voxel text %q is no %s", text, l.kind.words)
 			}
 		}
 		return len(dst), nil
@@ -183,14 +187,18 @@ func (s *stream) Read(dst []float64) (int, error) {
 	if got, err := s.next(dst); err != nil {
 		if err == io.EOF || err == io.ErrUnexpectedEOF {
 			total := s.samples()
-			err = fmt.Errorf("truncated: its header speaks of %d samples, the data end after %d", total, total-s.left+int64(got))
+			err = fmt.Errorf("truncated: its header speaks of %d samples, the data end after %d",
+				total, total-s.left+int64(got))
 		}
 		return 0, err
 	}
 	s.left -= int64(len(dst))
 	if s.slope != 1 || s.inter != 0 {
-		for i := range dst {
-			dst[i] = dst[i]*s.slope + s.inter
+		for i, v := range dst {
+			if s.single {
+				v = float64(float32(v))
+			}
+			dst[i] = float64(v*s.slope) + s.inter
 		}
 	}
 	return len(dst), nil
@@ -220,8 +228,6 @@ func openSource(path string) (*source, error) {
 	}
 	return s, nil
 }
-
-const gzipMagic = "\x1f\x8b"
 
 func openPlain(path string) (*source, error) {
 	f, size, err := openFile(path)
@@ -255,7 +261,7 @@ func (s *source) unpack(packing string) (err error) {
 	s.packing, s.size, s.at = packing, -1, 0
 	switch packing {
 	case "gzip":
-		s.packed, err = gzip.NewReader(s.in)
+		s.packed, err = openMembers(s.in)
 	case "zlib":
 		s.packed, err = zlib.NewReader(s.in)
 	case "bzip2":
@@ -263,10 +269,7 @@ func (s *source) unpack(packing string) (err error) {
 	default:
 		s.packed = hex.NewDecoder(noSpace{s.in})
 	}
-	if err == io.EOF {
-		err = io.ErrUnexpectedEOF
-	}
-	return s.packingError(err)
+	return damage(noEOF(err), s.packing+" stream")
 }
 
 // noSpace leaves out white space.
@@ -284,36 +287,13 @@ func (r noSpace) Read(p []byte) (int, error) {
 
 func isSpace(b byte) bool { return b == ' ' || '\t' <= b && b <= '\r' }
 
-// reason drops the path that an error of package os repeats.
-func reason(err error) error {
-	if p, ok := errors.AsType[*os.PathError](err); ok {
-		return p.Err
-	}
-	return err
-}
-
-func (s *source) packingError(err error) error {
-	bad, ok := errors.AsType[bzip2.StructuralError](err)
-	switch {
-	case err == nil || err == io.EOF:
-		return err
-	case errors.Is(err, io.ErrUnexpectedEOF):
-		return fmt.Errorf("truncated: the %s stream ends early: %w", s.packing, err)
-	case errors.Is(err, gzip.ErrChecksum), errors.Is(err, zlib.ErrChecksum), ok && strings.Contains(bad.Error(), "checksum"):
-		return fmt.Errorf("damaged: the %s checksum does not hold: %w", s.packing, err)
-	}
-	return fmt.Errorf("damaged: not a sound %s stream: %w", s.packing, err)
-}
-
 func (s *source) Read(p []byte) (n int, err error) {
 	if s.packed == nil {
 		n, err = s.in.Read(p)
-		if err != nil && err != io.EOF {
-			err = reason(err)
-		}
+		err = reason(err)
 	} else {
 		n, err = s.packed.Read(p)
-		err = s.packingError(err)
+		err = damage(err, s.packing+" stream")
 	}
 	s.at += int64(n)
 	return n, err
@@ -366,10 +346,11 @@ func (s *source) reach(offset, bytes int64) error {
 	if need := offset + bytes; s.size >= 0 && s.size < need {
 		return fmt.Errorf("truncated: its header speaks of %d bytes, there are %d", need, s.size)
 	}
-	if _, err := io.CopyN(io.Discard, s, offset-s.at); err != nil {
-		return fmt.Errorf("truncated before the voxels, which begin at byte %d: %w", offset, err)
+	_, err := io.CopyN(io.Discard, s, offset-s.at)
+	if err == io.EOF {
+		err = fmt.Errorf("truncated before the voxels, which begin at byte %d", offset)
 	}
-	return nil
+	return err
 }
 
 // drain reads a packed file to its end, where its checksum is, and returns io.EOF if all is well. Bytes after the

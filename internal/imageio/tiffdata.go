@@ -35,12 +35,14 @@ func halfDecoder(order binary.ByteOrder) func([]float64, []byte) {
 	}
 }
 
+var errOldLZW = errors.New("LZW of the old kind, with its bits reversed; save it uncompressed or with deflate (zlib)")
+
 // unpack is the content of the tile that in stands at.
 func (s *tiffStream) unpack(compression uint64) (io.Reader, error) {
 	switch compression {
 	case tiffLZW:
 		if head, _ := s.in.Peek(2); len(head) == 2 && head[0] == 0 && head[1]&1 == 1 {
-			return nil, errors.New("LZW of the old kind, with its bits reversed; save it uncompressed or with deflate (zlib)")
+			return nil, errOldLZW
 		}
 		return lzw.NewReader(s.in, lzw.MSB, 8), nil
 	case tiffDeflate, tiffDeflateOld:
@@ -147,8 +149,8 @@ func addLeft(line []byte, pixel, size int, order binary.ByteOrder) {
 	}
 }
 
-// joinFloats undoes predictor 3: the first bytes of all samples (those with the sign) come first, then all second ones, and
-// every byte is stored as its difference to the one a pixel to the left.
+// joinFloats undoes predictor 3: the first bytes of all samples (those with the sign) come first, then all second ones,
+// and every byte is stored as its difference to the one a pixel to the left.
 func (s *tiffStream) joinFloats(line []byte, pixel int) []byte {
 	addLeft(line, pixel, 1, s.order)
 	n := len(line) / s.sample

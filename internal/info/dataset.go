@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -15,11 +14,10 @@ import (
 	"masksam/internal/dataset"
 	"masksam/internal/imageio"
 	"masksam/internal/machine"
+	"masksam/internal/model"
 	"masksam/internal/plan"
-	"masksam/internal/predict"
 	"masksam/internal/pyjson"
 	"masksam/internal/store"
-	"masksam/internal/train"
 	"masksam/internal/volume"
 	"masksam/internal/work"
 )
@@ -241,8 +239,8 @@ func look(ds *dataset.Dataset, c dataset.Case) (*seen, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &seen{grid: im.Grid, code: orientation(im.Meta), channels: make([]values, len(im.Channels)), labels: map[int32]int{}, ml: millilitres(label.Meta),
-		broken: ds.Inspect(c, im, label)}
+	s := &seen{grid: im.Grid, code: im.Orientation(), channels: make([]values, len(im.Channels)), labels: map[int32]int{}, ml: millilitres(label.Meta),
+		broken: ds.CheckCase(c, im, label)}
 	for ch, data := range im.Channels {
 		s.channels[ch].add(data)
 	}
@@ -431,123 +429,21 @@ func (d *Dataset) count(dir string) (n int) {
 
 // results looks at the folder of trained models.
 func (d *Dataset) results(dir string) {
-	entries, err := os.ReadDir(dir)
+	names, err := model.List(dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		d.problem("", err)
 	}
-	for _, e := range entries {
-		parts := strings.Split(e.Name(), "__")
-		if !e.IsDir() || len(parts) != 3 {
-			continue
-		}
-		model := filepath.Join(dir, e.Name())
-		m := Model{Trainer: parts[0], Plans: parts[1], Configuration: parts[2], Unfinished: []string{},
-			Trained: append([]string{}, predict.TrainedFolds(model, train.CheckpointFinal)...)}
-		for _, name := range []string{train.CheckpointLatest, train.CheckpointBest} {
-			for _, fold := range predict.TrainedFolds(model, name) {
+	for _, n := range names {
+		folder := filepath.Join(dir, n.String())
+		m := Model{Trainer: n.Trainer, Plans: n.Plans, Configuration: n.Configuration, Unfinished: []string{},
+			Trained: append([]string{}, model.TrainedFolds(folder, model.Final)...)}
+		for _, name := range model.Checkpoints {
+			for _, fold := range model.TrainedFolds(folder, name) {
 				if !slices.Contains(m.Trained, fold) && !slices.Contains(m.Unfinished, fold) {
 					m.Unfinished = append(m.Unfinished, fold)
 				}
 			}
 		}
 		d.Models = append(d.Models, m)
-	}
-}
-
-// Table writes what there is to know as text.
-func (d *Dataset) Table(w io.Writer) {
-	fmt.Fprintln(w, d.Name)
-	cases := fmt.Sprint(d.Cases)
-	if d.Readable < d.Cases {
-		cases += fmt.Sprintf(", %d of them cannot be read", d.Cases-d.Readable)
-	}
-	if d.NumTraining != d.Cases {
-		cases += fmt.Sprintf(" (dataset.json: numTraining is %d)", d.NumTraining)
-	}
-	if d.TestCases > 0 {
-		cases += fmt.Sprintf(", and %d to test", d.TestCases)
-	}
-	var regions, codes []string
-	for _, r := range d.Regions {
-		regions = append(regions, fmt.Sprintf("%s %v", r.Name, r.Labels))
-	}
-	for _, o := range d.Orientations {
-		codes = append(codes, fmt.Sprintf("%s %d", cmp.Or(o.Code, "unknown"), o.Cases))
-	}
-	ignore := ""
-	if d.Ignore != nil {
-		ignore = fmt.Sprint(*d.Ignore)
-	}
-	fields(w, "folder", d.Folder, "files", d.FileEnding, "cases", cases, "regions", strings.Join(regions, ", "),
-		"ignore label", ignore, "orientation", strings.Join(codes, ", "))
-	if len(d.Channels) > 0 {
-		fmt.Fprintln(w)
-		t := newTable(w, 2, "channel", "name", "min", "mean", "max", "")
-		for i, c := range d.Channels {
-			lo, mean, hi, bad := c.cells()
-			t.AppendRow([]any{i, c.Name, lo, mean, hi, bad})
-		}
-		t.Render()
-	}
-	if len(d.Labels) > 0 {
-		fmt.Fprintln(w)
-		t := newTable(w, 2, "label", "name", "cases", "voxels", "share", "ml in all", "ml in a case: min", "median", "max")
-		for _, l := range d.Labels {
-			if !l.Declared {
-				l.Name = "not declared"
-			}
-			t.AppendRow([]any{l.Value, l.Name, l.Cases, l.Voxels, percent(l.Voxels, d.Voxels), volumeText(l.ML),
-				volumeText(l.MinML), volumeText(l.MedianML), volumeText(l.MaxML)})
-		}
-		t.Render()
-	}
-	if d.Sizes != nil {
-		fmt.Fprintln(w)
-		t := newTable(w, 1, "along z, y, x", "min", "median", "max")
-		t.AppendRow([]any{"voxels", times("%g", d.Sizes.Min[:]...), times("%g", d.Sizes.Median[:]...), times("%g", d.Sizes.Max[:]...)})
-		t.AppendRow([]any{"spacing in mm", times("%.4g", d.Spacings.Min[:]...), times("%.4g", d.Spacings.Median[:]...), times("%.4g", d.Spacings.Max[:]...)})
-		t.Render()
-	}
-	d.work(w)
-	if len(d.Problems) > 0 {
-		fmt.Fprintf(w, "\nproblems: %d\n", len(d.Problems))
-		for _, p := range d.Problems {
-			if p.Case != "" {
-				p.Text = "case " + p.Case + ": " + p.Text
-			}
-			fmt.Fprintln(w, " ", p.Text)
-		}
-	}
-}
-
-// work tells what was made of the dataset.
-func (d *Dataset) work(w io.Writer) {
-	made := []string{}
-	if d.Fingerprint {
-		made = append(made, "fingerprint")
-	}
-	if d.Splits > 0 {
-		made = append(made, fmt.Sprintf("split into %d folds", d.Splits))
-	}
-	fmt.Fprintln(w)
-	fields(w, "made", cmp.Or(strings.Join(made, ", "), "nothing yet: masksam plan "+d.Name))
-	if len(d.Plans) > 0 {
-		fmt.Fprintln(w)
-		t := newTable(w, 2, "plans", "configuration", "patch", "batch", "spacing in mm", "median size", "preprocessed")
-		for _, p := range d.Plans {
-			for _, c := range p.Configurations {
-				t.AppendRow([]any{p.Name, c.Name, times("%d", c.Patch...), c.Batch, times("%.4g", c.Spacing...),
-					times("%.4g", c.MedianSize...), c.Preprocessed})
-			}
-		}
-		t.Render()
-	}
-	if len(d.Models) > 0 {
-		fmt.Fprintln(w)
-		t := newTable(w, 5, "trainer", "plans", "configuration", "folds trained", "unfinished")
-		for _, m := range d.Models {
-			t.AppendRow([]any{m.Trainer, m.Plans, m.Configuration, strings.Join(m.Trained, " "), strings.Join(m.Unfinished, " ")})
-		}
-		t.Render()
 	}
 }

@@ -1,8 +1,6 @@
 package info
 
 import (
-	"fmt"
-	"io"
 	"math"
 	"os"
 	"path/filepath"
@@ -64,7 +62,7 @@ func ReadFile(path string) (*File, error) {
 	g := im.Grid
 	f := &File{Path: path, Format: format, SampleType: sample, Bytes: info.Size(), Dimensions: im.Dims,
 		SizeXYZ: reversed(g.Size), SizeZYX: g.Size, SpacingXYZ: reversed(g.Spacing), SpacingZYX: g.Spacing,
-		Orientation: orientation(im.Meta), Orthonormal: g.Orthonormal(), Affine: g.Affine, Warning: im.Warning}
+		Orientation: im.Orientation(), Orthonormal: g.Orthonormal(), Affine: g.Affine, Warning: im.Warning}
 	for row := range 3 {
 		f.Origin[row] = g.Affine[row][3] + 0 // no −0
 	}
@@ -123,84 +121,4 @@ func name(labels []LabelInFile, path string) {
 			labels[i].Name = ds.Labels.Name(l.Value)
 		}
 	}
-}
-
-// Table writes what there is to know as text.
-func (f *File) Table(w io.Writer) {
-	fmt.Fprintln(w, f.Path)
-	format := f.Format
-	if f.SampleType != "" {
-		format += ", " + f.SampleType
-	}
-	dims := f.Dimensions
-	forward, backward := "x, y, z"[:3*dims-2], "z, y, x"[9-3*dims:]
-	code := f.Orientation
-	switch {
-	case code == "":
-		code = "unknown: the file does not tell where its axes point to"
-	case !f.Orthonormal:
-		code += "; the axes are not at right angles (not orthonormal): ITK refuses such files"
-	case oblique(f.Direction):
-		code += ", oblique"
-	}
-	origin, direction := "", ""
-	if f.Orientation != "" {
-		origin = fmt.Sprintf("%.6g, %.6g, %.6g mm (to the right, to the front, up)", f.Origin[0], f.Origin[1], f.Origin[2])
-		for row, d := range f.Direction {
-			if row > 0 {
-				direction += "\n"
-			}
-			direction += fmt.Sprintf("%8.5f %8.5f %8.5f", d[0], d[1], d[2])
-		}
-	}
-	fields(w, "format", format,
-		"size", fmt.Sprintf("%s voxels (%s of the file), %s (%s of the array)", times("%d", f.SizeXYZ[:dims]...), forward,
-			times("%d", f.SizeZYX[3-dims:]...), backward),
-		"spacing", fmt.Sprintf("%s mm (%s)", times("%.6g", f.SpacingXYZ[:dims]...), forward),
-		"orientation", code, "origin", origin, "direction", direction,
-		"file", fmt.Sprintf("%d bytes", f.Bytes),
-		"warning", f.Warning)
-	fmt.Fprintln(w)
-	t := newTable(w, 0, "channel", "min", "mean", "max", "")
-	for i, c := range f.Channels {
-		lo, mean, hi, bad := c.cells()
-		t.AppendRow([]any{i, lo, mean, hi, bad})
-	}
-	t.Render()
-	if f.Labels == nil {
-		return
-	}
-	fmt.Fprintln(w)
-	total := 0
-	for _, l := range f.Labels {
-		total += l.Voxels
-	}
-	t = newTable(w, 2, "label", "name", "voxels", "share", "ml")
-	for _, l := range f.Labels {
-		t.AppendRow([]any{l.Value, l.Name, l.Voxels, percent(l.Voxels, total), volumeText(l.ML)})
-	}
-	t.Render()
-}
-
-// oblique says that some axis runs along none of those of the body.
-func oblique(direction [3][3]float64) bool {
-	for axis := range 3 {
-		along := 0.0
-		for row := range 3 {
-			along = max(along, math.Abs(direction[row][axis]))
-		}
-		if along < 1-1e-4 {
-			return true
-		}
-	}
-	return false
-}
-
-func percent(n, of int) string { return fmt.Sprintf("%.3g %%", 100*float64(n)/float64(max(of, 1))) }
-
-func volumeText(ml float64) string {
-	if ml == 0 {
-		return "–"
-	}
-	return fmt.Sprintf("%.4g", ml)
 }

@@ -3,14 +3,7 @@
 package info
 
 import (
-	"fmt"
-	"io"
 	"math"
-	"slices"
-	"strings"
-
-	"github.com/jedib0t/go-pretty/v6/table"
-	"github.com/jedib0t/go-pretty/v6/text"
 
 	"masksam/internal/imageio"
 )
@@ -73,32 +66,6 @@ func (v *values) channel(name string) Channel {
 	return c
 }
 
-// cells are the channel in a table: min, mean, max and what is no number.
-func (c Channel) cells() (lo, mean, hi, bad string) {
-	number := func(v *float64) string {
-		if v == nil {
-			return "–"
-		}
-		return fmt.Sprintf("%.6g", *v)
-	}
-	var not []string
-	if c.NaN > 0 {
-		not = append(not, fmt.Sprintf("%d NaN", c.NaN))
-	}
-	if c.Infinite > 0 {
-		not = append(not, fmt.Sprintf("%d infinite", c.Infinite))
-	}
-	return number(c.Min), number(c.Mean), number(c.Max), strings.Join(not, ", ")
-}
-
-// orientation is where the axes x, y, z point to, as RAS; empty if the file does not tell.
-func orientation(m imageio.Meta) string {
-	if !imageio.Oriented(m.Path) {
-		return ""
-	}
-	return m.Grid.Orientation()
-}
-
 // millilitres is the volume of a voxel in ml; 0 for a picture, whose third spacing is made up.
 func millilitres(m imageio.Meta) float64 {
 	if m.Dims == 2 {
@@ -106,44 +73,6 @@ func millilitres(m imageio.Meta) float64 {
 	}
 	s := m.Grid.Spacing
 	return s[0] * s[1] * s[2] / 1000
-}
-
-// newTable is a table without lines between its columns. The first of them, as many as texts says, are texts; the others
-// numbers, at the right.
-func newTable(w io.Writer, texts int, header ...any) table.Writer {
-	t := table.NewWriter()
-	t.SetOutputMirror(w)
-	style := table.StyleLight
-	style.Options = table.Options{SeparateHeader: true}
-	style.Format.Header = 0
-	t.SetStyle(style)
-	var columns []table.ColumnConfig
-	for i := range header {
-		if i >= texts {
-			columns = append(columns, table.ColumnConfig{Number: i + 1, Align: text.AlignRight, AlignHeader: text.AlignRight})
-		}
-	}
-	t.SetColumnConfigs(columns)
-	t.AppendHeader(header)
-	return t
-}
-
-// fields writes name and value lines.
-func fields(w io.Writer, pairs ...string) {
-	for pair := range slices.Chunk(pairs, 2) {
-		if pair[1] != "" {
-			fmt.Fprintf(w, "  %-12s %s\n", pair[0], strings.ReplaceAll(pair[1], "\n", "\n"+strings.Repeat(" ", 15)))
-		}
-	}
-}
-
-// times joins numbers by ×.
-func times[T any](format string, numbers ...T) string {
-	var out []string
-	for _, n := range numbers {
-		out = append(out, fmt.Sprintf(format, n))
-	}
-	return strings.Join(out, " × ")
 }
 
 // reversed is (z, y, x) of (x, y, z) and the other way round.

@@ -21,6 +21,22 @@ type Part struct {
 	Value float64
 }
 
+// Loss is the criterion's configuration (docs/network.md §1, §6).
+type Loss struct {
+	Class    float64 `json:"class"` // weight of the class cross-entropy
+	Mask     float64 `json:"mask"`  // … of the masks' binary cross-entropy
+	Dice     float64 `json:"dice"`
+	AuxMask  float64 `json:"aux_mask"`
+	AuxDice  float64 `json:"aux_dice"`
+	AuxBox   float64 `json:"aux_box"` // L1 of the auxiliary boxes
+	AuxGIoU  float64 `json:"aux_giou"`
+	NoObject float64 `json:"no_object"` // class weight of "no object"
+	// Points sampled per mask; 0: every pixel of the frame, no sampling.
+	Points     int     `json:"points"`
+	Oversample float64 `json:"oversample"` // candidates per sampled point
+	Importance float64 `json:"importance"` // share taken by uncertainty
+}
+
 // Criterion matches queries to the labels of each frame and sums MaskSAM's
 // losses (docs/network.md §6).
 type Criterion struct {

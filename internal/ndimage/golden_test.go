@@ -1,8 +1,7 @@
 package ndimage
 
 import (
-	"encoding/json"
-	"os"
+	"path/filepath"
 	"slices"
 	"testing"
 
@@ -29,31 +28,22 @@ type resamplingRow struct {
 	DType    string `json:"in_dtype"`
 }
 
-// TestResamplingLikeNNUNet compares with nnU-Net's resample_data_or_seg_to_shape.
+// TestResamplingLikeNNUNet compares with nnU-Net's resample_data_or_seg_to_shape. The committed part has the first channel
+// of each row.
 func TestResamplingLikeNNUNet(t *testing.T) {
-	var rows []resamplingRow
-	goldentest.JSON(t, "nnunet/arrays/resampling.json", &rows)
-	arrays := goldentest.Arrays(t, "nnunet/arrays/resampling.safetensors")
-	for _, r := range rows {
-		r.check(t, arrays[r.Name+".in"], arrays[r.Name+".out"])
-	}
+	goldentest.Each(t, "nnunet/arrays", resamplingLikeNNUNet)
 }
 
-// TestResamplingCommitted does the same with the smallest arrays, one channel each, which lie in testdata.
-func TestResamplingCommitted(t *testing.T) {
-	text, err := os.ReadFile("testdata/resampling.json")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var rows []struct {
-		resamplingRow
-		In, Out goldentest.Array
-	}
-	if err := json.Unmarshal(text, &rows); err != nil {
-		t.Fatal(err)
-	}
+func resamplingLikeNNUNet(t *testing.T, root string) {
+	var rows []resamplingRow
+	goldentest.ReadJSON(t, filepath.Join(root, "resampling.json"), &rows)
+	arrays := goldentest.ReadArrays(t, filepath.Join(root, "resampling.safetensors"))
 	for _, r := range rows {
-		r.check(t, r.In, r.Out)
+		in, out := arrays[r.Name+".in"], arrays[r.Name+".out"]
+		if len(in.Data) == 0 || len(out.Data) == 0 {
+			t.Fatalf("%s has no arrays", r.Name)
+		}
+		r.check(t, in, out)
 	}
 }
 

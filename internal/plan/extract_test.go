@@ -2,8 +2,8 @@ package plan
 
 import (
 	"os"
+	"path/filepath"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
@@ -18,28 +18,29 @@ import (
 // TestFingerprintLikeNNUNet compares the text of whole fingerprints, made from raw files, to the last digit.
 func TestFingerprintLikeNNUNet(t *testing.T) {
 	for _, name := range []string{"901_SynthAniso", "902_SynthRegionsIgnore", "903_Synth2D", "904_Hippo10"} {
-		dir := "nnunet/chain/Dataset" + name
-		ds, err := dataset.Read(goldentest.Path(t, dir+"/raw"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		start := time.Now()
-		fp, err := ExtractFingerprint(t.Context(), ds, FingerprintOptions{Work: work.Work{Workers: 2}})
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Logf("%s: %v", name, time.Since(start))
-		got, err := fp.JSON()
-		if err != nil {
-			t.Fatal(err)
-		}
-		want, err := os.ReadFile(goldentest.Path(t, dir+"/"+FingerprintName))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if d := cmp.Diff(indented(t, want), string(got)); d != "" {
-			t.Errorf("%s: %s", name, d)
-		}
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir := goldentest.Path(t, "nnunet/chain/Dataset"+name)
+			ds, err := dataset.Read(filepath.Join(dir, "raw"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			fp, err := ExtractFingerprint(t.Context(), ds, FingerprintOptions{Work: work.Work{Workers: 2}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := fp.JSON()
+			if err != nil {
+				t.Fatal(err)
+			}
+			want, err := os.ReadFile(filepath.Join(dir, FingerprintName))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if d := cmp.Diff(indented(t, want), string(got)); d != "" {
+				t.Error(d)
+			}
+		})
 	}
 }
 

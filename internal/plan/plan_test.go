@@ -16,17 +16,6 @@ import (
 	"masksam/internal/pyjson"
 )
 
-func table(t *testing.T, name string, into any) {
-	t.Helper()
-	text, err := os.ReadFile(filepath.Join("testdata", name))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := json.Unmarshal(text, into); err != nil {
-		t.Fatal(err)
-	}
-}
-
 func TestTopology(t *testing.T) {
 	var rows []struct {
 		Spacing  []float64 `json:"spacing"`
@@ -36,7 +25,7 @@ func TestTopology(t *testing.T) {
 		PatchOut []int     `json:"patch_out"`
 		Div      []int     `json:"divisible_by"`
 	}
-	table(t, "topology.json", &rows)
+	goldentest.JSON(t, "nnunet/tables/topology.json", &rows)
 	for _, r := range rows {
 		got := newTopology(r.Spacing, r.PatchIn)
 		want := topology{patch: r.PatchOut, div: r.Div, strides: r.Strides, kernels: r.Kernels}
@@ -53,7 +42,7 @@ func TestNewShape(t *testing.T) {
 		Target  [3]float64 `json:"new_spacing"`
 		Want    [3]int     `json:"new_shape"`
 	}
-	table(t, "compute_new_shape.json", &rows)
+	goldentest.JSON(t, "nnunet/tables/compute_new_shape.json", &rows)
 	for _, r := range rows {
 		if got := NewShape(r.Size, r.Spacing, r.Target); got != r.Want {
 			t.Errorf("%+v: got %v", r, got)
@@ -276,16 +265,18 @@ func smallData(t testing.TB) (*dataset.Dataset, *Fingerprint) {
 	return ds, fp
 }
 
-func TestRecipePlans(t *testing.T) {
+func TestOwnKeys(t *testing.T) {
 	p := small(t)
 	before, err := p.JSON()
 	if err != nil {
 		t.Fatal(err)
 	}
 	type network struct{ Width int }
-	r, err := p.WithRecipe("nnUNetPlans_4_64_64_b3", [3]int{4, 64, 64}, 3, map[string]any{"masksam": network{32}})
-	if err != nil {
-		t.Fatal(err)
+	r := p.Clone("nnUNetPlans_4_64_64_b3")
+	for key, value := range map[string]any{"patch_size": []int{4, 64, 64}, "batch_size": 3, "masksam": network{32}} {
+		if err := r.Put("3d_fullres", key, value); err != nil {
+			t.Fatal(err)
+		}
 	}
 	text, err := r.JSON()
 	if err != nil {

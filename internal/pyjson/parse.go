@@ -1,9 +1,11 @@
 package pyjson
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"unicode/utf8"
 )
@@ -22,23 +24,38 @@ func (e *SyntaxError) Error() string {
 }
 
 // Parse reads one JSON value; errors are of type *SyntaxError. A key that comes twice keeps its last value, as in
-// Python.
+// Python; Repeated tells of it.
 func Parse(text []byte) (any, error) {
-	p := &parser{text: strings.TrimPrefix(string(text), "\ufeff")}
-	if !utf8.ValidString(p.text) {
-		return nil, p.fail("the text is not UTF-8")
+	if bytes.HasPrefix(text, []byte("\xff\xfe")) || bytes.HasPrefix(text, []byte("\xfe\xff")) {
+		return nil, &SyntaxError{Line: 1, Column: 1, Msg: "the text is UTF-16; save the file as UTF-8"}
+	}
+	p := &parser{text: strings.TrimPrefix(string(text), bom)}
+	if valid := strings.ToValidUTF8(p.text, "\x00"); valid != p.text {
+		for p.at < len(p.text) && p.text[p.at] == valid[p.at] {
+			p.at++
+		}
+		return nil, p.fail("the text is not UTF-8 here; save the file as UTF-8")
+	}
+	if p.space(); p.at == len(p.text) {
+		return nil, p.fail("the text is empty")
 	}
 	v, err := p.value(0)
 	if err != nil {
 		return nil, err
 	}
 	if p.space(); p.at < len(p.text) {
-		return nil, p.fail("more text behind the value")
+		return nil, p.fail("the text goes on behind its end, %s", p.found())
 	}
 	return v, nil
 }
 
-// ParseObject is Parse for a text that must be an object.
+// bom is the mark that some editors put before a UTF-8 text.
+const bom = "\ufeff"
+
+// HasBOM tells whether a text begins with the mark of some editors for UTF-8, at which Python's json stops.
+func HasBOM(text []byte) bool { return bytes.HasPrefix(text, []byte(bom)) }
+
+// ParseObject is Parse for a text that must be an object; another value is a *TypeError.
 func ParseObject(text []byte) (*Object, error) {
 	v, err := Parse(text)
 	if err != nil {
@@ -46,7 +63,7 @@ func ParseObject(text []byte) (*Object, error) {
 	}
 	o, ok := v.(*Object)
 	if !ok {
-		return nil, &SyntaxError{Line: 1, Column: 1, Msg: "the text is not an object {…}"}
+		return nil, &TypeError{Value: v, Want: "an object {…}"}
 	}
 	return o, nil
 }
@@ -114,9 +131,41 @@ func (p *parser) value(depth int) (any, error) {
 	text := p.text[start:p.at]
 	if !json.Valid([]byte(text)) {
 		p.at = start
-		return nil, p.fail("no JSON value begins here")
+		return nil, p.fail("%s", p.stray())
 	}
 	return number(text)
+}
+
+// found says what stands where something else was expected.
+func (p *parser) found() string {
+	if p.space(); p.at == len(p.text) {
+		return "but the text ends"
+	}
+	r, _ := utf8.DecodeRuneInString(p.text[p.at:])
+	return fmt.Sprintf("found %c", r)
+}
+
+// stray says what is wrong where no JSON value begins.
+func (p *parser) stray() string {
+	word := p.text[p.at:]
+	if end := strings.IndexAny(word, " \t\r\n,:]}"); end > 0 {
+		word = word[:end]
+	}
+	switch {
+	case word == "True" || word == "False":
+		return fmt.Sprintf("%s is Python's word: write %s", word, strings.ToLower(word))
+	case word == "None":
+		return "None is Python's word: write null"
+	case word[0] == '\'':
+		return `JSON has no single quotes: write "`
+	case strings.HasPrefix(word, "//") || word[0] == '#' || strings.HasPrefix(word, "/*"):
+		return "JSON has no comments: remove it"
+	case word[0] == ']' || word[0] == '}':
+		return "a value is missing before " + word[:1]
+	case word[0] == ',':
+		return "a value is missing before the comma"
+	}
+	return fmt.Sprintf("%.40q is no JSON value: a text needs double quotes, a number its digits as in 0.5", word)
 }
 
 func (p *parser) object(depth int) (any, error) {
@@ -126,25 +175,35 @@ func (p *parser) object(depth int) (any, error) {
 	}
 	for {
 		if !p.take(`"`) {
-			return nil, p.fail("expected a key in double quotes")
+			if p.take("}") {
+				p.at--
+				return nil, p.fail("a comma stands before the closing }: remove it")
+			}
+			if p.at < len(p.text) && strings.IndexByte("'/#", p.text[p.at]) >= 0 {
+				return nil, p.fail("%s", p.stray())
+			}
+			return nil, p.fail("expected a key in double quotes, %s", p.found())
 		}
 		key, err := p.str()
 		if err != nil {
 			return nil, err
 		}
 		if !p.take(":") {
-			return nil, p.fail("expected : behind the key %q", key)
+			return nil, p.fail("expected : behind the key %q, %s", key, p.found())
 		}
 		v, err := p.value(depth + 1)
 		if err != nil {
 			return nil, err
+		}
+		if o.Has(key) && !slices.Contains(o.repeated, key) {
+			o.repeated = append(o.repeated, key)
 		}
 		o.Set(key, v)
 		if p.take("}") {
 			return o, nil
 		}
 		if !p.take(",") {
-			return nil, p.fail("expected , or } behind the value of %q", key)
+			return nil, p.fail("expected , or } behind the value of %q, %s", key, p.found())
 		}
 	}
 }
@@ -164,7 +223,7 @@ func (p *parser) list(depth int) (any, error) {
 			return list, nil
 		}
 		if !p.take(",") {
-			return nil, p.fail("expected , or ] behind element %d", len(list))
+			return nil, p.fail("expected , or ] behind element %d, %s", len(list), p.found())
 		}
 	}
 }
@@ -181,7 +240,7 @@ func (p *parser) str() (string, error) {
 			var s string
 			if err := json.Unmarshal([]byte(p.text[start-1:p.at]), &s); err != nil {
 				p.at = start
-				return "", p.fail("broken text")
+				return "", p.fail(`broken text: \ must stand before one of "\\/bfnrtu, and line breaks are written \n`)
 			}
 			return s, nil
 		default:
@@ -189,5 +248,5 @@ func (p *parser) str() (string, error) {
 		}
 	}
 	p.at = start
-	return "", p.fail("a text without an end")
+	return "", p.fail(`a text without its closing "`)
 }

@@ -21,8 +21,9 @@ import (
 
 // Object is a JSON object that remembers the order of its keys.
 type Object struct {
-	keys   []string
-	values map[string]any
+	keys     []string
+	values   map[string]any
+	repeated []string // keys that the text gives more than once
 }
 
 // NewObject makes an object of alternating keys and values.
@@ -110,15 +111,6 @@ func (o *Object) MarshalJSON() ([]byte, error) {
 	}
 	b.WriteByte('}')
 	return b.Bytes(), nil
-}
-
-// Decode turns a value of this package into a Go value by encoding/json's rules.
-func Decode(v any, into any) error {
-	text, err := json.Marshal(v)
-	if err != nil {
-		return err
-	}
-	return json.Unmarshal(text, into)
 }
 
 // Encode turns any Go value into a value of this package by encoding/json's rules: structs become objects in the order

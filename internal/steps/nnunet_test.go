@@ -16,7 +16,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"masksam/internal/dataset"
+	"masksam/internal/integrity"
 	"masksam/internal/plan"
+	"masksam/internal/recipe"
 	"masksam/internal/store"
 	"masksam/internal/volume"
 	"masksam/internal/work"
@@ -75,7 +77,7 @@ func TestLikeNNUNet(t *testing.T) {
 			for i, o := range m.plans {
 				options := PlanOptions{Roots: roots, Dataset: m.name, Nnunet: o, Work: work.Work{Workers: 1}}
 				if i == 0 {
-					options.Verify = func(*dataset.Report) error { return nil } // an error of the report fails the plan
+					options.Check = func(*integrity.Report) error { return nil } // an error of the report fails the plan
 				}
 				planned, err := Plan(t.Context(), options)
 				if err != nil {
@@ -89,7 +91,7 @@ func TestLikeNNUNet(t *testing.T) {
 				Configurations: m.configurations, Work: work.Work{Workers: 1}}); err != nil {
 				t.Fatal(err)
 			}
-			plans, _, err := readPlans(roots, m.name, names[0])
+			plans, _, err := recipe.ReadPlans(roots, m.name, names[0])
 			if err != nil {
 				t.Fatal(err)
 			}

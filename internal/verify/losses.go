@@ -10,11 +10,12 @@ import (
 	"masksam/internal/checkpoint"
 	"masksam/internal/masksam"
 	"masksam/internal/nn"
+	"masksam/internal/recipe"
 	"masksam/internal/torch"
 )
 
 // losses matches and sums with the folder's targets and random numbers.
-func (g *golden) losses(s *torch.Scope, dev torch.Device, r masksam.Recipe, out *masksam.Output) (*torch.Tensor, error) {
+func (g *golden) losses(s *torch.Scope, dev torch.Device, r recipe.Recipe, out *masksam.Output) (*torch.Tensor, error) {
 	g.seen["target.seg"] = true
 	seg, kind, shape, err := g.file.Bytes("target.seg")
 	if err != nil {
@@ -150,8 +151,8 @@ func (g *golden) grads(p *nn.Params, tol float64) error {
 }
 
 // step clips and takes the recipe's first optimiser step.
-func (g *golden) step(p *nn.Params, t masksam.Train) error {
-	opt, err := masksam.NewOptimizer(t, p.Trainable())
+func (g *golden) step(p *nn.Params, t recipe.Train) error {
+	opt, err := t.NewOptimizer(p.Trainable())
 	if err != nil {
 		return err
 	}

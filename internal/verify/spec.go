@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 
 	"masksam/internal/masksam"
 	"masksam/internal/nn"
+	"masksam/internal/recipe"
 	"masksam/internal/sam"
 	"masksam/internal/torch"
 )
@@ -105,20 +107,19 @@ func (g *golden) weights(name string) ([]float32, []int, error) {
 }
 
 // recipe is the published recipe whose topology the folder uses, at the folder's sizes.
-func (g *golden) recipe() (masksam.Recipe, error) {
+func (g *golden) recipe() (recipe.Recipe, error) {
 	sp := g.spec
-	var r masksam.Recipe
-	switch sp.Variant {
-	case "acdc1024":
-		r = masksam.ACDC()
-	case "synapse256":
-		r = masksam.Synapse()
-	case "amos512":
-		r = masksam.AMOS()
-	default:
-		return r, fmt.Errorf("spec.json: variant %q is none of acdc1024, synapse256, amos512", sp.Variant)
+	name, ok := map[string]string{"acdc1024": "acdc", "synapse256": "synapse", "amos512": "amos"}[sp.Variant]
+	if !ok {
+		return recipe.Recipe{}, fmt.Errorf("spec.json: variant %q is none of acdc1024, synapse256, amos512", sp.Variant)
+	}
+	r, err := recipe.Find(name)
+	if err != nil {
+		return r, err
 	}
 	n := &r.Network
+	n.Frames, n.Height, n.Width, n.Channels, n.Classes = sp.Frames, sp.Height, sp.Width, sp.Channels, sp.Classes
+	n.Generator.Stages = slices.Clone(n.Generator.Stages)
 	n.Queries, n.Encoder = sp.Queries, g.vit(n.Encoder.Out)
 	n.DepthAxis, n.AuxLogits = sam.DepthReference, masksam.AuxReference
 	if p := sp.Plan; p != nil {
@@ -156,7 +157,7 @@ func (g *golden) recipe() (masksam.Recipe, error) {
 		l := &r.Loss
 		l.Class, l.Mask, l.Dice, l.AuxMask, l.AuxDice, l.AuxBox, l.AuxGIoU = w["loss_ce"], w["loss_mask"], w["loss_dice"], w["loss_aux_mask"], w["loss_aux_dice"], w["loss_aux_bbox"], w["loss_aux_giou"]
 	}
-	return r.Resolve([3]int{sp.Frames, sp.Height, sp.Width}, sp.Channels, sp.Classes)
+	return r, n.Validate()
 }
 
 // prompts are the golden ones: the boxes always, the masks where the folder holds every pixel that the mask prompt sees.

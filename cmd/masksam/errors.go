@@ -1,0 +1,155 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"regexp"
+	"strings"
+	"sync/atomic"
+	"syscall"
+
+	"github.com/alecthomas/kong"
+)
+
+// fail writes an error for people: the problem, then what to do about it, one line each.
+func (a *adviser) fail(stderr io.Writer, err error, code int) int {
+	fmt.Fprintf(stderr, "%s: %s\n", a.called.Model.Name, sentence(err))
+	for _, advice := range a.all(err) {
+		fmt.Fprintf(stderr, "what to do: %s\n", advice)
+	}
+	return code
+}
+
+// attr gives an error in a log record its advice.
+func (a *adviser) attr(_ []string, attr slog.Attr) slog.Attr {
+	err, ok := attr.Value.Any().(error)
+	if !ok {
+		return attr
+	}
+	text := sentence(err)
+	for _, advice := range a.all(err) {
+		text += "; what to do: " + advice
+	}
+	return slog.String(attr.Key, text)
+}
+
+// sentence is an error's text without Go's words for a stop.
+func sentence(err error) string {
+	text := err.Error()
+	if errors.Is(err, context.Canceled) {
+		text = strings.ReplaceAll(text, ": "+context.Canceled.Error(), "")
+		text = strings.ReplaceAll(text, context.Canceled.Error(), "stopped")
+	}
+	return text
+}
+
+// stopped is the error of a command that a signal stopped.
+type stopped struct {
+	error
+	signal os.Signal
+}
+
+func (s stopped) Unwrap() error { return s.error }
+
+func (s stopped) Error() string {
+	by := "stopped by Ctrl-C"
+	if s.signal != os.Interrupt {
+		by = "stopped by a request to end (SIGTERM)"
+	}
+	if s.error == context.Canceled {
+		return by
+	}
+	return by + ": " + s.error.Error()
+}
+
+// signals remembers the signal that ended the context of untilSignal.
+type signals struct {
+	stop  func()
+	which atomic.Value
+}
+
+func (s *signals) got() os.Signal {
+	which, _ := s.which.Load().(os.Signal)
+	return which
+}
+
+// untilSignal is a context that Ctrl-C or SIGTERM ends; a second signal then ends the program at once.
+func untilSignal() (context.Context, *signals) {
+	ctx, cancel := context.WithCancel(context.Background())
+	arrived := make(chan os.Signal, 1)
+	signal.Notify(arrived, os.Interrupt, syscall.SIGTERM)
+	s := &signals{}
+	done := make(chan struct{})
+	go func() {
+		select {
+		case which := <-arrived:
+			signal.Stop(arrived)
+			s.which.Store(which)
+			slog.Warn("stopping: finishing what is under way; a second signal ends at once")
+			cancel()
+		case <-done:
+		}
+	}()
+	s.stop = func() {
+		signal.Stop(arrived)
+		close(done)
+		cancel()
+	}
+	return ctx, s
+}
+
+// kongWords are phrases of kong's errors and what they say to people.
+var kongWords = []struct {
+	kong  *regexp.Regexp
+	plain string
+}{
+	{regexp.MustCompile(`expected a valid \d+ bit uint but got ("[^"]*")`), "$1 is not a whole number from 0 on"},
+	{regexp.MustCompile(`expected (?:a valid \d+ bit int|an int) but got ("[^"]*")( \(\w+\))?`), "$1 is not a whole number"},
+	{regexp.MustCompile(`expected a float but got ("[^"]*")( \(\w+\))?`), "$1 is not a number"},
+	{regexp.MustCompile(`bool value must be true, 1, yes, false, 0 or no but got`), "write yes or no, not"},
+	{regexp.MustCompile(`missing value, expecting .*|expected \S+ value but got "EOL".*`), "a value is missing"},
+	{regexp.MustCompile(`expected \S+ value but got "(-[^"]*)".*`), "a value is missing before $1"},
+	{regexp.MustCompile(`expected one of (.*)`), "name one of $1"},
+	{regexp.MustCompile(`(?:expected "|missing positional arguments )(<[^"]*>)"?`), "$1 is missing"},
+	{regexp.MustCompile(`missing flags: (.*)`), "$1 is missing"},
+	{regexp.MustCompile(`unexpected argument (\S+), did you mean`), "unknown command $1, did you mean"},
+	{regexp.MustCompile(`, did you mean (one of )?(.*)\?`), "; did you mean $1$2?"},
+}
+
+// wrongValue is how kong names one of nnU-Net's flags whose value is wrong.
+var wrongValue = regexp.MustCompile(`^--(\w+)(: | must be )`)
+
+// plain is a parse error of kong for people.
+func (g *grammar) plain(err error) string {
+	text := err.Error()
+	for _, w := range kongWords {
+		text = w.kong.ReplaceAllString(text, w.plain)
+	}
+	if g.nnunet {
+		text = wrongValue.ReplaceAllString(asTyped(text), "-$1$2")
+	}
+	return text
+}
+
+// commandOf is the command that a parse error belongs to, empty at the top.
+func commandOf(err error) string {
+	var parse *kong.ParseError
+	if errors.As(err, &parse) && parse.Context != nil && parse.Context.Selected() != nil {
+		return parse.Context.Selected().Path()
+	}
+	return ""
+}
+
+// tellUnused logs which of the flags that were given have no effect here.
+func tellUnused(ctx *kong.Context) {
+	for _, p := range ctx.Path {
+		if p.Flag != nil && p.Flag.Tag.Has("unused") {
+			slog.Info(dashed(p.Flag) + " has no effect: " + p.Flag.Tag.Get("unused"))
+		}
+	}
+}

@@ -1,0 +1,59 @@
+// Package steps joins the packages into the steps that a person takes, each a function: plan, preprocess, train, predict,
+// evaluate. The command line and the demo are thin callers of it.
+package steps
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"masksam/internal/dataset"
+	"masksam/internal/evaluate"
+	"masksam/internal/pyjson"
+	"masksam/internal/work"
+)
+
+// EvaluateOptions say what Evaluate scores.
+type EvaluateOptions struct {
+	work.Work
+	Reference, Prediction string // folders
+	Dataset               string // dataset.json, or its folder
+	Plans                 string // plans.json, whose reader class is taken where dataset.json names none; empty: no such file
+	Out                   string // summary.json; empty: in the prediction folder
+	Chill                 bool   // references without a prediction are passed over
+}
+
+// Evaluate scores a folder of label maps against their references and writes summary.json. names gives a class's name
+// by its key in the summary.
+func Evaluate(ctx context.Context, o EvaluateOptions) (s *evaluate.Summary, names map[string]string, err error) {
+	ds, err := dataset.Read(o.Dataset)
+	if err != nil {
+		return nil, nil, err
+	}
+	classes, names := evaluate.Classes(ds.Labels)
+	opt := evaluate.Options{Work: o.Work, Classes: classes, Ending: ds.FileEnding, Reader: ds.Reader, Chill: o.Chill}
+	if v, ok := ds.Labels.Ignore(); ok {
+		opt.Ignore = &v
+	}
+	if o.Plans != "" {
+		text, err := os.ReadFile(o.Plans)
+		if err != nil {
+			return nil, nil, err
+		}
+		plans, err := pyjson.ParseObject(text) // whatever version wrote them: one key matters
+		if err != nil {
+			return nil, nil, fmt.Errorf("%s: %w", o.Plans, err)
+		}
+		if name, _ := plans.Get("image_reader_writer"); opt.Reader == "" {
+			opt.Reader, _ = name.(string)
+		}
+	}
+	if s, err = evaluate.Folder(ctx, o.Reference, o.Prediction, opt); err != nil {
+		return nil, nil, err
+	}
+	if o.Out == "" {
+		o.Out = filepath.Join(o.Prediction, "summary.json")
+	}
+	return s, names, s.WriteJSON(o.Out)
+}
