@@ -3,7 +3,6 @@
 package doctor
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
 	"math"
@@ -14,9 +13,8 @@ import (
 	"strconv"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
 	"masksam/internal/convert"
+	"masksam/internal/machine"
 	"masksam/internal/torch"
 )
 
@@ -63,7 +61,8 @@ func (r *Report) add(part, name, value string) *Row {
 func (r *Report) engine() {
 	r.add("engine", "libtorch", torch.Version())
 	r.add("engine", "kernels", torch.CPUCapability())
-	blas := r.add("engine", "BLAS", loadedBLAS("/proc/self/maps"))
+	maps, _ := os.ReadFile("/proc/self/maps") // without it the build says enough
+	blas := r.add("engine", "BLAS", cpuBLAS(torch.Config(), string(maps)))
 	if strings.Contains(blas.Value, "pthread") {
 		blas.Problem = "this OpenBLAS ignores libtorch's thread count and oversubscribes the cores; install libopenblas0-openmp"
 	}
@@ -100,34 +99,40 @@ func selfTest(dev torch.Device) error {
 	return nil
 }
 
-// loadedBLAS names the BLAS library that the process has mapped.
-func loadedBLAS(maps string) string {
-	f, err := os.Open(maps)
-	if err != nil {
-		return "unknown"
+// cpuBLAS names the library that multiplies matrices on the processor, from what libtorch says of its build and from the
+// files that the process has mapped. A build with MKL holds it inside; else the file's folder tells OpenBLAS's threading:
+// …/openblas-openmp/libblas.so.3. A CUDA build maps cuBLAS as well, which serves the devices.
+func cpuBLAS(config, maps string) string {
+	for line := range strings.Lines(config) {
+		for _, name := range []string{"Intel(R) oneAPI Math Kernel Library Version ", "Intel(R) Math Kernel Library Version "} {
+			if _, rest, ok := strings.Cut(line, name); ok {
+				return "MKL " + strings.FieldsFunc(rest, func(c rune) bool { return c == '-' || c == ' ' })[0]
+			}
+		}
 	}
-	defer f.Close()
 	var found []string
-	for sc := bufio.NewScanner(f); sc.Scan(); {
-		fields := strings.Fields(sc.Text())
+	for line := range strings.Lines(maps) {
+		fields := strings.Fields(line)
 		if len(fields) < 6 {
 			continue
 		}
-		path := fields[5]
-		base := filepath.Base(path)
-		for _, lib := range []string{"libopenblas", "libblas", "libmkl_core", "libblis", "libcublas."} {
-			// The folder tells OpenBLAS's threading: …/openblas-openmp/libblas.so.3. One file of each folder will do.
-			name := filepath.Join(filepath.Base(filepath.Dir(path)), base)
-			same := func(other string) bool { return filepath.Dir(other) == filepath.Dir(name) }
+		folder, base := filepath.Split(fields[5])
+		for _, lib := range []string{"libopenblas", "libblas", "libmkl_core", "libblis"} {
+			name := filepath.Join(filepath.Base(folder), base)
+			same := func(other string) bool { return filepath.Dir(other) == filepath.Dir(name) } // one file of a folder will do
 			if strings.HasPrefix(base, lib) && !slices.ContainsFunc(found, same) {
 				found = append(found, name)
 			}
 		}
 	}
-	if len(found) == 0 {
-		return "inside libtorch"
+	if len(found) > 0 {
+		return strings.Join(found, ", ")
 	}
-	return strings.Join(found, ", ")
+	if _, rest, ok := strings.Cut(config, "BLAS_INFO="); ok {
+		name, _, _ := strings.Cut(rest, ",")
+		return name + ", inside libtorch"
+	}
+	return "inside libtorch"
 }
 
 // wanted are the processor features that matter, with what lacks without them.
@@ -139,90 +144,42 @@ var wanted = []struct{ flag, name, lack string }{
 }
 
 func (r *Report) processor() {
-	model, flags := cpuInfo("/proc/cpuinfo")
-	cores := fmt.Sprintf("%d", runtime.NumCPU())
-	if quota := cpuQuota("/sys/fs/cgroup/cpu.max"); quota > 0 {
+	cpu := machine.Processor()
+	cores := strconv.Itoa(machine.Cores())
+	if quota := machine.Quota(); quota > 0 {
 		cores += fmt.Sprintf(" (%.1f by the container's quota)", quota)
 	}
-	r.add("processor", "model", model)
+	r.add("processor", "model", cpu.Model)
 	r.add("processor", "cores", cores)
 	if runtime.GOARCH != "amd64" {
 		return
 	}
 	for _, f := range wanted {
 		row := r.add("processor", f.name, "yes")
-		if !flags[f.flag] {
+		if !cpu.Flags[f.flag] {
 			row.Value, row.Problem = "no", f.lack
 		}
 	}
 }
 
-// cpuInfo reads the model and the flags of the first processor.
-func cpuInfo(path string) (model string, flags map[string]bool) {
-	model, flags = runtime.GOARCH, map[string]bool{}
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return model, flags
-	}
-	first, _, _ := strings.Cut(string(data), "\n\n")
-	for line := range strings.Lines(first) {
-		key, value, _ := strings.Cut(line, ":")
-		switch strings.TrimSpace(key) {
-		case "model name":
-			model = strings.TrimSpace(value)
-		case "flags":
-			for f := range strings.FieldsSeq(value) {
-				flags[f] = true
-			}
-		}
-	}
-	return model, flags
-}
-
-// cpuQuota is the number of cores that a cgroup allows, 0 when it sets no limit.
-func cpuQuota(path string) float64 {
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return 0
-	}
-	var quota, period float64
-	if n, _ := fmt.Sscan(string(data), &quota, &period); n != 2 || period <= 0 {
-		return 0 // "max 100000"
-	}
-	return quota / period
-}
+// enough is the memory that the small recipe trains in.
+const enough machine.Bytes = 2e9
 
 func (r *Report) memory() {
-	total, free, err := memInfo("/proc/meminfo")
+	free, err := machine.Free()
 	if err != nil {
 		r.add("memory", "main", "unknown").Problem = err.Error()
 		return
 	}
-	row := r.add("memory", "main", fmt.Sprintf("%s, %s free", size(total), size(free)))
-	if free < 2<<30 {
-		row.Problem = "the small recipe trains in about 2 GB; close other programs"
-	}
-}
-
-// memInfo reads the total and the available memory in bytes.
-func memInfo(path string) (total, free int64, err error) {
-	data, err := os.ReadFile(path)
+	total, err := machine.Total()
 	if err != nil {
-		return 0, 0, err
+		r.add("memory", "main", "unknown").Problem = err.Error()
+		return
 	}
-	for line := range strings.Lines(string(data)) {
-		var kb int64
-		if n, _ := fmt.Sscanf(line, "MemTotal: %d kB", &kb); n == 1 {
-			total = kb << 10
-		}
-		if n, _ := fmt.Sscanf(line, "MemAvailable: %d kB", &kb); n == 1 {
-			free = kb << 10
-		}
+	row := r.add("memory", "main", fmt.Sprintf("%v, %v free", total, free))
+	if free < enough {
+		row.Problem = fmt.Sprintf("the small recipe trains in about %v; close other programs", enough)
 	}
-	if total == 0 {
-		return 0, 0, fmt.Errorf("%s names no MemTotal", path)
-	}
-	return total, free, nil
 }
 
 func (r *Report) devices() {
@@ -234,7 +191,7 @@ func (r *Report) devices() {
 		row := r.add("device", fmt.Sprintf("cuda:%d", i), "")
 		name, total, free, err := torch.CUDADevice(i)
 		if err == nil {
-			row.Value = fmt.Sprintf("%s, %s, %s free", name, size(total), size(free))
+			row.Value = fmt.Sprintf("%s, %v, %v free", name, machine.Bytes(total), machine.Bytes(free))
 			err = selfTest(torch.CUDA(i))
 		}
 		if err != nil {
@@ -287,16 +244,7 @@ func (r *Report) folder(f Folder) {
 		probe.Close()
 		os.Remove(probe.Name())
 	}
-	var disk unix.Statfs_t
-	if err := unix.Statfs(f.Path, &disk); err == nil {
-		row.Value += fmt.Sprintf(" (%s free)", size(int64(disk.Bavail)*disk.Bsize))
+	if free, err := machine.Disk(f.Path); err == nil {
+		row.Value += fmt.Sprintf(" (%v free)", free)
 	}
-}
-
-// size writes bytes as GB or MB of 10^9 and 10^6.
-func size(bytes int64) string {
-	if bytes < 1e9 {
-		return fmt.Sprintf("%.0f MB", float64(bytes)/1e6)
-	}
-	return fmt.Sprintf("%.1f GB", float64(bytes)/1e9)
 }

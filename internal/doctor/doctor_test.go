@@ -1,8 +1,12 @@
 package doctor
 
 import (
+	"masksam/internal/machine"
+	"masksam/internal/torch"
 	"os"
 	"path/filepath"
+	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -28,10 +32,35 @@ func TestExamine(t *testing.T) {
 	if !good.Usable() {
 		t.Errorf("a sound machine is called unusable: %+v", good.Rows)
 	}
-	for _, name := range []string{"libtorch", "threads", "main", "model", "cores"} {
-		if find(t, good, name).Value == "" {
-			t.Errorf("nothing is said about %s", name)
+	for name, want := range map[string]string{
+		"libtorch":  torch.Version(),
+		"kernels":   torch.CPUCapability(),
+		"threads":   strconv.Itoa(torch.Threads()),
+		"model":     machine.Processor().Model,
+		"self-test": "a product and its gradient are right",
+		"raw":       dir + " (",
+		"unset":     "not set",
+	} {
+		if got := find(t, good, name).Value; !strings.HasPrefix(got, want) {
+			t.Errorf("%s is %q, want %q", name, got, want)
 		}
+	}
+	if got := find(t, good, "cores").Value; strings.Fields(got)[0] != strconv.Itoa(machine.Cores()) || strings.Contains(got, "quota") != (machine.Quota() > 0) {
+		t.Errorf("cores: %q of %d with a quota of %v", got, machine.Cores(), machine.Quota())
+	}
+	if total, err := machine.Total(); err == nil && !strings.HasPrefix(find(t, good, "main").Value, total.String()+", ") {
+		t.Errorf("memory: %q of %v", find(t, good, "main").Value, total)
+	}
+	if runtime.GOARCH == "amd64" {
+		flags := machine.Processor().Flags
+		for flag, name := range map[string]string{"avx2": "AVX2", "avx512f": "AVX-512", "amx_bf16": "bf16 (AMX)"} {
+			if got := find(t, good, name).Value; (got == "yes") != flags[flag] {
+				t.Errorf("%s: %q, the processor's flag is %v", name, got, flags[flag])
+			}
+		}
+	}
+	if row := find(t, good, "new"); row.Fatal || !strings.Contains(row.Problem, "does not exist yet") {
+		t.Errorf("a folder that is made later: %+v", row)
 	}
 	if !strings.Contains(find(t, good, "results").Value, " free)") {
 		t.Error("free space is not told")
@@ -71,36 +100,45 @@ func TestPrograms(t *testing.T) {
 	}
 }
 
-func TestReaders(t *testing.T) {
-	dir := t.TempDir()
-	write := func(name, text string) string {
-		path := filepath.Join(dir, name)
-		if err := os.WriteFile(path, []byte(text), 0o666); err != nil {
-			t.Fatal(err)
+// What libtorch says of its build, as Debian's 1.13.1 and a 2.x build for CUDA do, shortened.
+const (
+	debianConfig = `PyTorch built with:
+  - GCC 12.2
+  - C++ Version: 201402
+  - Intel(R) MKL-DNN v2.6.3 (Git Hash N/A)
+  - OpenMP 201511 (a.k.a. OpenMP 4.5)
+  - LAPACK is enabled (usually provided by MKL)
+  - CPU capability usage: AVX2
+  - Build settings: BLAS_INFO=generic, BUILD_TYPE=RelWithDebInfo, LAPACK_INFO=generic, TORCH_VERSION=1.13.0, USE_CUDA=OFF, USE_OPENMP=ON, 
+`
+	cudaConfig = `PyTorch built with:
+  - GCC 12.4
+  - C++ Version: 201703
+  - Intel(R) oneAPI Math Kernel Library Version 2024.2.2-Product Build 20240823 for Intel(R) 64 architecture applications
+  - OpenMP 201511 (a.k.a. OpenMP 4.5)
+  - LAPACK is enabled (usually provided by MKL)
+  - CPU capability usage: AVX2
+  - CUDA Runtime 12.8
+  - CuDNN 90.7.1  (built against CUDA 12.8)
+  - Build settings: BLAS_INFO=mkl, BUILD_TYPE=Release, CUDA_VERSION=12.0, USE_CUDA=1, 
+`
+)
+
+func TestCPUBLAS(t *testing.T) {
+	const (
+		openblas = "7f00-7f01 r-xp 0 08:01 1 /usr/lib/x/openblas-openmp/libblas.so.3\n7f01-7f02 r-xp 0 08:01 1 /usr/lib/x/openblas-openmp/libopenblas.so.0\n7f03-7f04 rw-p 0 0 0\n"
+		cublas   = "7f00-7f01 r-xp 0 08:01 1 /venv/nvidia/cublas/lib/libcublas.so.12\n7f01-7f02 r-xp 0 08:01 1 /venv/nvidia/cublas/lib/libcublasLt.so.12\n"
+	)
+	for _, c := range []struct{ config, maps, want string }{
+		{debianConfig, openblas, "openblas-openmp/libblas.so.3"},
+		{debianConfig, "", "generic, inside libtorch"},
+		{cudaConfig, cublas, "MKL 2024.2.2"},
+		{strings.Replace(cudaConfig, "oneAPI ", "", 1), cublas, "MKL 2024.2.2"},
+		{strings.NewReplacer("Intel(R) oneAPI", "No", "=mkl", "=open").Replace(cudaConfig), cublas, "open, inside libtorch"},
+		{"", cublas, "inside libtorch"},
+	} {
+		if got := cpuBLAS(c.config, c.maps); got != c.want {
+			t.Errorf("BLAS is %q, want %q, for\n%s%s", got, c.want, c.config, c.maps)
 		}
-		return path
-	}
-	model, flags := cpuInfo(write("cpuinfo", "model name\t: Some CPU\nflags\t\t: fpu avx2 avx512f\n\nmodel name\t: Other\nflags: amx_bf16\n"))
-	if model != "Some CPU" || !flags["avx2"] || !flags["avx512f"] || flags["amx_bf16"] {
-		t.Errorf("%q %v", model, flags)
-	}
-	if total, free, err := memInfo(write("meminfo", "MemTotal:  2048 kB\nMemFree: 1 kB\nMemAvailable:   1024 kB\n")); err != nil || total != 2<<20 || free != 1<<20 {
-		t.Errorf("%d %d %v", total, free, err)
-	}
-	if _, _, err := memInfo(write("empty", "")); err == nil {
-		t.Error("an empty meminfo was read")
-	}
-	if q := cpuQuota(write("max", "150000 100000\n")); q != 1.5 {
-		t.Errorf("quota %v", q)
-	}
-	if q := cpuQuota(write("nomax", "max 100000\n")); q != 0 {
-		t.Errorf("no quota read as %v", q)
-	}
-	maps := write("maps", "7f00-7f01 r-xp 0 08:01 1 /usr/lib/x/openblas-pthread/libblas.so.3\n7f01-7f02 r-xp 0 08:01 1 /usr/lib/x/openblas-pthread/libblas.so.3\n7f03-7f04 rw-p 0 0 0\n")
-	if b := loadedBLAS(maps); b != "openblas-pthread/libblas.so.3" {
-		t.Errorf("BLAS %q", b)
-	}
-	if b := loadedBLAS(filepath.Join(dir, "none")); b != "unknown" {
-		t.Errorf("BLAS %q", b)
 	}
 }

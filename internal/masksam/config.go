@@ -1,6 +1,6 @@
-// Package masksam is the MaskSAM network (ICCV 2025, arXiv 2403.14103), its
-// matcher and its criterion, as docs/network.md states them. Everything a network is made of is data in Config: the published
-// topologies differ in values only.
+// Package masksam is the MaskSAM network (ICCV 2025, arXiv 2403.14103), its matcher and its criterion, as
+// docs/network.md states them. Everything a network is made of is data in Config: the published topologies differ in
+// values only.
 package masksam
 
 import (
@@ -10,8 +10,7 @@ import (
 	"masksam/internal/sam"
 )
 
-// Config is all that is needed to build a network again. It is kept in
-// plans.json and in every checkpoint.
+// Config is all that is needed to build a network again. It is kept in plans.json and in every checkpoint.
 type Config struct {
 	Frames   int `json:"frames"`   // T, slices of a patch
 	Height   int `json:"height"`   // H, W in pixels
@@ -35,9 +34,8 @@ type Config struct {
 
 	NormEps float64 `json:"norm_eps"`    // of the 3-D instance norms
 	Slope   float64 `json:"leaky_slope"` // of the 3-D blocks' leaky ReLU
-	// AuxLogits says what the losses of the auxiliary masks see: "reference"
-	// their sigmoid used as if it were a logit (the published code squashes
-	// twice), "raw" the real logits.
+	// AuxLogits says what the losses of the auxiliary masks see: "reference" their sigmoid used as if it were a logit
+	// (the published code squashes twice), "raw" the real logits.
 	AuxLogits AuxLogits `json:"aux_logits"`
 	// TrainAll trains every parameter; else SAM's own are frozen (section 1).
 	TrainAll bool `json:"train_all"`
@@ -61,13 +59,11 @@ type Layer struct {
 	Kernel [3]int `json:"kernel"` // of block and conv
 }
 
-// Generator describes the prompt generator, a decoder over the encoder's maps.
-// Every stage but the first doubles the resolution and takes a skip from one of
-// the encoder's global maps, stage 2 from the deepest.
+// Generator describes the prompt generator, a decoder over the encoder's maps. Every stage but the first doubles the
+// resolution and takes a skip from one of the encoder's global maps, stage 2 from the deepest.
 type Generator struct {
 	Stages []Stage `json:"stages"`
-	// Fusions follow the stages at their last resolution and share the last
-	// stage's skip branch (ACDC).
+	// Fusions follow the stages at their last resolution and share the last stage's skip branch (ACDC).
 	Fusions []Fusion `json:"fusions"`
 }
 
@@ -104,8 +100,7 @@ func (c Config) Tokens() (h, w int) {
 	return c.Height * f / c.Encoder.Patch, c.Width * f / c.Encoder.Patch
 }
 
-// pool is the edge of the pooled map behind the classifier tokens: its square
-// is the prompt width (16 for SAM's 256).
+// pool is the edge of the pooled map behind the classifier tokens: its square is the prompt width (16 for SAM's 256).
 func (c Config) pool() int { return int(math.Round(math.Sqrt(float64(c.Encoder.Out)))) }
 
 // maxClasses is what labels of one byte can tell apart; a batch keeps them so.

@@ -37,16 +37,14 @@ type Loss struct {
 	Importance float64 `json:"importance"` // share taken by uncertainty
 }
 
-// Criterion matches queries to the labels of each frame and sums MaskSAM's
-// losses (docs/network.md §6).
+// Criterion matches queries to the labels of each frame and sums MaskSAM's losses (docs/network.md §6).
 type Criterion struct {
 	loss    Loss
 	classes int
 	aux     AuxLogits
 }
 
-// NewCriterion makes the criterion of a network with the given classes
-// (background included).
+// NewCriterion makes the criterion of a network with the given classes (background included).
 func NewCriterion(loss Loss, cfg Config) *Criterion {
 	return &Criterion{loss: loss, classes: cfg.Classes, aux: cfg.AuxLogits}
 }
@@ -57,8 +55,7 @@ type Target struct {
 	Boxes  [][4]float32 // x1 y1 x2 y2 of the label's pixels, over the size
 }
 
-// targets reads the labels of seg (F, H, W); the box holds the largest index,
-// not one beyond it.
+// targets reads the labels of seg (F, H, W); the box holds the largest index, not one beyond it.
 func targets(seg []uint8, frames, h, w, classes int) ([]Target, error) {
 	if len(seg) != frames*h*w {
 		return nil, fmt.Errorf("target: %d labels for %d frames of %d×%d pixels", len(seg), frames, h, w)
@@ -90,11 +87,11 @@ func targets(seg []uint8, frames, h, w, classes int) ([]Target, error) {
 	return out, nil
 }
 
-// Losses gives the weighted total, a scalar on the graph, and its parts in the order of the published code. seg holds the
-// labels 0…K-1 of the frames, (B·T, H, W) on the host; a label beyond them is an error. Units: the class loss is the
-// weighted mean over all queries of all frames; each of the others is the sum over matched pairs, divided by the number of
-// labels in all frames, of the mean cross-entropy over pixels (or sampled points), of 1 - Dice, of the L1 distance of the
-// boxes' corners in shares of the frame, or of 1 - GIoU.
+// Losses gives the weighted total, a scalar on the graph, and its parts in the order of the published code. seg holds
+// the labels 0…K-1 of the frames, (B·T, H, W) on the host; a label beyond them is an error. Units: the class loss is
+// the weighted mean over all queries of all frames; each of the others is the sum over matched pairs, divided by the
+// number of labels in all frames, of the mean cross-entropy over pixels (or sampled points), of 1 - Dice, of the L1
+// distance of the boxes' corners in shares of the frame, or of 1 - GIoU.
 func (c *Criterion) Losses(s *torch.Scope, o *Output, seg []uint8, u Uniform) (*torch.Tensor, []Part, error) {
 	total, parts, _, err := c.Trace(s, o, seg, u)
 	return total, parts, err
@@ -279,9 +276,8 @@ func sample(s *torch.Scope, x, grid *torch.Tensor) *torch.Tensor {
 	return s.Squeeze(s.GridSample(x, g), 2)
 }
 
-// pairwise returns the mean binary cross-entropy and the dice cost between
-// every query's logits x (F, Q, P) and every class's mask t (F, K, P), both
-// (F, Q, K) on the host.
+// pairwise returns the mean binary cross-entropy and the dice cost between every query's logits x (F, Q, P) and every
+// class's mask t (F, K, P), both (F, Q, K) on the host.
 func pairwise(s *torch.Scope, x, t *torch.Tensor) (bce, dice []float32) {
 	tt := s.Transpose(t, 1, 2)
 	// -t·log σ(x) - (1-t)·log(1-σ(x)) = softplus(x) - t·x
@@ -294,9 +290,8 @@ func pairwise(s *torch.Scope, x, t *torch.Tensor) (bce, dice []float32) {
 	return b.Float32s(), d.Float32s()
 }
 
-// maskLosses returns the mean cross-entropy and the dice loss of logits x
-// (P, H, W) against masks t, summed over pairs times norm. With sampling the
-// points are the most uncertain of twice as many, plus fresh random ones.
+// maskLosses returns the mean cross-entropy and the dice loss of logits x (P, H, W) against masks t, summed over pairs
+// times norm. With sampling the points are the most uncertain of twice as many, plus fresh random ones.
 func (c *Criterion) maskLosses(s *torch.Scope, x, t *torch.Tensor, norm float64, u Uniform) (bce, dice *torch.Tensor) {
 	x, t = s.Unsqueeze(x, 1), s.Unsqueeze(t, 1)
 	var grid *torch.Tensor
@@ -312,9 +307,8 @@ func (c *Criterion) maskLosses(s *torch.Scope, x, t *torch.Tensor, norm float64,
 	return bce, dice
 }
 
-// uncertain picks points (P, n, 2) for logits x (P, 1, H, W): of
-// Oversample·n random ones the Importance share with the smallest |logit|,
-// the rest drawn anew (PointRend's rule).
+// uncertain picks points (P, n, 2) for logits x (P, 1, H, W): of Oversample·n random ones the Importance share with the
+// smallest |logit|, the rest drawn anew (PointRend's rule).
 func (c *Criterion) uncertain(s *torch.Scope, x *torch.Tensor, u Uniform) *torch.Tensor {
 	n := x.Dim(0)
 	pool := int(float64(c.loss.Points) * c.loss.Oversample)

@@ -8,9 +8,8 @@ import (
 	"masksam/internal/torch"
 )
 
-// generator is the prompt generator ("image decoder", docs/network.md §4): a decoder
-// over the encoder's maps that predicts auxiliary masks, boxes and classifier
-// tokens for every query.
+// generator is the prompt generator ("image decoder", docs/network.md §4): a decoder over the encoder's maps that
+// predicts auxiliary masks, boxes and classifier tokens for every query.
 type generator struct {
 	cfg     Config
 	stages  []nn.Block
@@ -22,8 +21,7 @@ type generator struct {
 	token   nn.Block
 }
 
-// branch brings an encoder map to a stage's resolution: transposed convolution
-// and block, repeated.
+// branch brings an encoder map to a stage's resolution: transposed convolution and block, repeated.
 type branch struct {
 	ups    []nn.Conv
 	blocks []nn.Block
@@ -89,8 +87,7 @@ type generated struct {
 	tokens *torch.Tensor // (B·T·Q, 1, Out) auxiliary classifier tokens
 }
 
-// forward decodes the encoder's list: global maps (B·T, D, h, w), then the neck
-// map (B·T, Out, h, w).
+// forward decodes the encoder's list: global maps (B·T, D, h, w), then the neck map (B·T, Out, h, w).
 func (g *generator) forward(s *torch.Scope, maps []*torch.Tensor, probe sam.Probe) generated {
 	t := g.cfg.Frames
 	volume := func(m *torch.Tensor) *torch.Tensor { // (B·T, C, h, w) to (B, C, T, h, w)

@@ -38,8 +38,7 @@ func tiny() small {
 	}
 }
 
-// syntheticBatch returns an input (B, 1, T, H, W) of noise and labels with
-// every class a box in every frame.
+// syntheticBatch returns an input (B, 1, T, H, W) of noise and labels with every class a box in every frame.
 func syntheticBatch(b int, patch [3]int, classes int) ([]float32, []uint8) {
 	rng := rand.New(rand.NewPCG(1, 2))
 	n := b * patch[0] * patch[1] * patch[2]
@@ -162,8 +161,7 @@ func TestSemseg(t *testing.T) {
 	}
 }
 
-// TestLossesFall: a few steps on one batch lower the loss, and a label beyond
-// the classes is an error.
+// TestLossesFall: a few steps on one batch lower the loss, and a label beyond the classes is an error.
 func TestLossesFall(t *testing.T) {
 	for _, points := range []int{0, 64} {
 		r := tiny()

@@ -8,9 +8,8 @@ const nanCost = 100
 // Pair is one query matched to one label of a frame, the index Target in its Target's Labels.
 type Pair struct{ Frame, Query, Target int }
 
-// hungarian solves the assignment problem for cost (rows × cols, row-major) by
-// shortest augmenting paths (Jonker and Volgenant 1987), O(min²·max). It
-// returns for every row its column or -1; min(rows, cols) of them are set.
+// hungarian solves the assignment problem for cost (rows × cols, row-major) by shortest augmenting paths (Jonker and
+// Volgenant 1987), O(min²·max). It returns for every row its column or -1; min(rows, cols) of them are set.
 func hungarian(cost []float64, rows, cols int) []int {
 	if rows > cols {
 		t := make([]float64, len(cost))

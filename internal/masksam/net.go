@@ -107,8 +107,8 @@ type Prompts struct {
 	Boxes *torch.Tensor // (B·T, Q, 4), x1 y1 x2 y2 in [0,1]
 }
 
-// Trace is Forward for comparing stage by stage: probe sees the value of every stage, and the decoder runs twice, without
-// gradient on the network's own prompts and as s says on given ones, of which a nil field is the network's own.
+// Trace is Forward for comparing stage by stage: probe sees the value of every stage, and the decoder runs twice,
+// without gradient on the network's own prompts and as s says on given ones, of which a nil field is the network's own.
 func (n *Net) Trace(s *torch.Scope, x *torch.Tensor, given Prompts, probe sam.Probe) (own, traced *Output) {
 	f := n.features(s, x, probe)
 	own = n.decode(s.NoGrad(), f, f.prompts, nil)
@@ -178,9 +178,8 @@ func (n *Net) decode(s *torch.Scope, f features, p Prompts, probe sam.Probe) *Ou
 	return out
 }
 
-// Semseg returns the score volume (B, K, T, H, W) for a batch of B patches:
-// Σ_q softmax(class)[q, :K]·sigmoid(mask)[q]. These are scores in [0, Q], not
-// logits, and must never be soft-maxed (docs/network.md §5).
+// Semseg returns the score volume (B, K, T, H, W) for a batch of B patches: Σ_q softmax(class)[q, :K]·sigmoid(mask)[q].
+// These are scores in [0, Q], not logits, and must never be soft-maxed (docs/network.md §5).
 func (o *Output) Semseg(s *torch.Scope, batch int) *torch.Tensor {
 	s = s.Autocast(torch.Float32)
 	p := s.Softmax(s.To(o.Classes, torch.Float32), -1)
@@ -192,9 +191,8 @@ func (o *Output) Semseg(s *torch.Scope, batch int) *torch.Tensor {
 	return s.Permute(v, 0, 2, 1, 3, 4)
 }
 
-// auxBoxes turns the box head's maps g (B·T, Q, 2, 2) and the auxiliary masks
-// into boxes (B·T, Q, 4), the mean of the head's box and the tight box of the
-// binarised mask, and returns the binarised masks as well (float32, no gradient).
+// auxBoxes turns the box head's maps g (B·T, Q, 2, 2) and the auxiliary masks into boxes (B·T, Q, 4), the mean of the
+// head's box and the tight box of the binarised mask, and returns the binarised masks as well (float32, no gradient).
 func auxBoxes(s *torch.Scope, g, masks *torch.Tensor) (boxes, hard *torch.Tensor) {
 	g = s.To(g, torch.Float32)
 	l := s.Select(g, 2, 0) // (B·T, Q, 2): lower corner x, y

@@ -101,8 +101,7 @@ func Normal(std float64) Init {
 	}
 }
 
-// FanIn draws from U(-1/√fanIn, 1/√fanIn), PyTorch's default for linear and
-// convolution layers.
+// FanIn draws from U(-1/√fanIn, 1/√fanIn), PyTorch's default for linear and convolution layers.
 func FanIn(fanIn int) Init {
 	b := 1 / math.Sqrt(float64(fanIn))
 	return func(d []float32, rng *rand.Rand) {
@@ -135,8 +134,8 @@ func NewBuilder(s *torch.Scope, p *Params, dev torch.Device, seed uint64, trains
 	return &Builder{scope: s, params: p, dev: dev, seed: seed, trains: trains}
 }
 
-// Empty returns b making parameters whose values are not set, for Params.Load to set them all: drawing random ones takes
-// half a minute for ViT-H.
+// Empty returns b making parameters whose values are not set, for Params.Load to set them all: drawing random ones
+// takes half a minute for ViT-H.
 func (b *Builder) Empty() *Builder {
 	c := *b
 	c.empty = true
@@ -214,8 +213,7 @@ func (n Norm) Last(s *torch.Scope, x *torch.Tensor) *torch.Tensor {
 	return s.LayerNorm(x, n.W, n.B, n.Eps)
 }
 
-// Channels normalises every position of a map (B, C, …) over its channels
-// (SAM's LayerNorm2d, and its 3-D kin).
+// Channels normalises every position of a map (B, C, …) over its channels (SAM's LayerNorm2d, and its 3-D kin).
 func (n Norm) Channels(s *torch.Scope, x *torch.Tensor) *torch.Tensor {
 	return s.ChannelNorm(x, n.W, n.B, n.Eps)
 }
@@ -278,8 +276,8 @@ func NewUp2d(b *Builder, in, out int) Conv {
 	}
 }
 
-// Forward convolves a map (B, C, H, W) or (B, C, T, H, W). Along each axis n becomes (n + 2·padding − kernel)/stride + 1,
-// rounded down; a transposed convolution multiplies n by its stride.
+// Forward convolves a map (B, C, H, W) or (B, C, T, H, W). Along each axis n becomes (n + 2·padding − kernel)/stride +
+// 1, rounded down; a transposed convolution multiplies n by its stride.
 func (c Conv) Forward(s *torch.Scope, x *torch.Tensor) *torch.Tensor {
 	switch flat := c.W.Rank() == 4; {
 	case flat && c.Transposed:

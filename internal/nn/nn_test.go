@@ -159,7 +159,8 @@ func TestBlock(t *testing.T) {
 		}
 		p.Lookup("stage.convs.0.conv.weight").Value.CopyFrom32([]float32{3, -3})
 		p.Lookup("stage.convs.1.conv.weight").Value.CopyFrom32([]float32{1, 0, 0, 1})
-		// ±1 after the first norm, whatever the scale; leaky ReLU makes 1 and -½ of it, which the second norm makes ±1 again.
+		// ±1 after the first norm, whatever the scale; leaky ReLU makes 1 and -½ of it, which the second norm makes ±1
+		// again.
 		got := blk.Forward(s, s.Float32s(torch.CPU, []float32{10, 20, 10, 20}, 1, 1, 1, 2, 2)).Float32s()
 		for i, want := range []float32{-0.5, 1, -0.5, 1, 1, -0.5, 1, -0.5} {
 			if math.Abs(float64(got[i]-want)) > 1e-3 {

@@ -7,9 +7,8 @@ import (
 
 const adapterNormEps = 1e-6
 
-// convAdapter is the depth-convolution adapter ("DConvAdapter", docs/network.md §3):
-// a bottleneck of a quarter of the width with a depthwise 3×3×3 convolution
-// over slices and the slice's plane beside it.
+// convAdapter is the depth-convolution adapter ("DConvAdapter", docs/network.md §3): a bottleneck of a quarter of the
+// width with a depthwise 3×3×3 convolution over slices and the slice's plane beside it.
 type convAdapter struct {
 	fc1, fc2 nn.Linear
 	conv     nn.Conv

@@ -1,7 +1,6 @@
-// Package sam is Segment Anything's image encoder, prompt encoder and mask
-// decoder with MaskSAM's adapters as parts of them (docs/network.md,
-// sections 3 and 5; Kirillov et al., ICCV 2023). Parameters carry the names of
-// SAM's own checkpoints.
+// Package sam is Segment Anything's image encoder, prompt encoder and mask decoder with MaskSAM's adapters as parts of
+// them (docs/network.md, sections 3 and 5; Kirillov et al., ICCV 2023). Parameters carry the names of SAM's own
+// checkpoints.
 package sam
 
 import (
@@ -56,8 +55,7 @@ func (e Encoder) Validate() error {
 	return nil
 }
 
-// Decoder describes the two-way transformer and the heads of the mask decoder;
-// its width is the encoder's Out.
+// Decoder describes the two-way transformer and the heads of the mask decoder; its width is the encoder's Out.
 type Decoder struct {
 	Depth int `json:"depth"` // two-way blocks
 	Heads int `json:"heads"` // attention heads; cross-attention is half as wide

@@ -45,8 +45,7 @@ type twoWay struct {
 	adaptToToken               convAdapter
 }
 
-// MaskDecoder is SAM's mask decoder with MaskSAM's adapters and classifier
-// token (docs/network.md §5).
+// MaskDecoder is SAM's mask decoder with MaskSAM's adapters and classifier token (docs/network.md §5).
 type MaskDecoder struct {
 	width, frames, queries int
 	iou, masks, class      *torch.Tensor
@@ -124,10 +123,9 @@ func NewMaskDecoder(b *nn.Builder, cfg Decoder, width, frames, queries, classes 
 	return d
 }
 
-// Forward decodes one mask and one class per frame and query (N = B·T·Q,
-// ordered B, T, Q). neck (B·T, C, h, w), dense (N, C, h, w), grid (T, h·w, C),
-// sparse (N, 2, C), class (N, 1, C) give mask logits (N, 1, 4h, 4w) and class
-// logits (N, K+1).
+// Forward decodes one mask and one class per frame and query (N = B·T·Q, ordered B, T, Q). neck (B·T, C, h, w), dense
+// (N, C, h, w), grid (T, h·w, C), sparse (N, 2, C), class (N, 1, C) give mask logits (N, 1, 4h, 4w) and class logits
+// (N, K+1).
 func (d *MaskDecoder) Forward(s *torch.Scope, neck, dense, grid, sparse, class *torch.Tensor, probe Probe) (masks, classes *torch.Tensor) {
 	n, c, h, w := dense.Dim(0), dense.Dim(1), dense.Dim(2), dense.Dim(3)
 	hw := h * w

@@ -33,8 +33,8 @@ type block struct {
 	depthAxis     DepthAxis
 }
 
-// NewImageEncoder makes the encoder (SAM's image_encoder with MaskSAM's temporal embedding and adapters) for patches of so
-// many frames. The parameters are added to b under SAM's names. axis says over which axis the depth convolution of a
+// NewImageEncoder makes the encoder (SAM's image_encoder with MaskSAM's temporal embedding and adapters) for patches of
+// so many frames. The parameters are added to b under SAM's names. axis says over which axis the depth convolution of a
 // windowed block runs.
 func NewImageEncoder(b *nn.Builder, cfg Encoder, frames int, axis DepthAxis) *ImageEncoder {
 	gh, gw := cfg.Grid()
@@ -86,9 +86,10 @@ func (p Probe) See(name string, x *torch.Tensor) {
 	}
 }
 
-// Forward encodes frames x (B·T, 3, H', W'), float, into the maps after the global blocks (B·T, D, h, w) and, last, the neck
-// map (B·T, Out, h, w). H' and W' are multiples of the token's edge Patch and at most the canvas; h = H'/Patch, w = W'/Patch. The
-// stem's output is taken as it is, without SAM's mean and standard deviation. probe, if not nil, sees intermediate maps.
+// Forward encodes frames x (B·T, 3, H', W'), float, into the maps after the global blocks (B·T, D, h, w) and, last, the
+// neck map (B·T, Out, h, w). H' and W' are multiples of the token's edge Patch and at most the canvas; h = H'/Patch, w
+// = W'/Patch. The stem's output is taken as it is, without SAM's mean and standard deviation. probe, if not nil, sees
+// intermediate maps.
 func (e *ImageEncoder) Forward(s *torch.Scope, x *torch.Tensor, probe Probe) []*torch.Tensor {
 	x = s.Permute(e.patchEmbed.Forward(s, x), 0, 2, 3, 1)
 	n, h, w, d := x.Dim(0), x.Dim(1), x.Dim(2), x.Dim(3)
@@ -174,11 +175,9 @@ func (b *block) foldWindows(s *torch.Scope, n int) (fold, unfold func(*torch.Ten
 	return fold, unfold
 }
 
-// attention is multi-head self-attention over the h·w tokens of x (N, h, w, D)
-// with decomposed relative positions. The biased logit
-// (q·d^-½)·k + rel_h[q, row(k)] + rel_w[q, col(k)] is one dot product of
-// q' = [q·d^-½, rel_h, rel_w] with k' = [k, onehot(row), onehot(col)], so no
-// N×N bias is ever made.
+// attention is multi-head self-attention over the h·w tokens of x (N, h, w, D) with decomposed relative positions. The
+// biased logit (q·d^-½)·k + rel_h[q, row(k)] + rel_w[q, col(k)] is one dot product of q' = [q·d^-½, rel_h, rel_w] with
+// k' = [k, onehot(row), onehot(col)], so no N×N bias is ever made.
 func (b *block) attention(s *torch.Scope, x *torch.Tensor) *torch.Tensor {
 	n, h, w, d := x.Dim(0), x.Dim(1), x.Dim(2), x.Dim(3)
 	c := d / b.heads

@@ -12,8 +12,7 @@ func sqrt(n int) float64 { return math.Sqrt(float64(n)) }
 // maskChannels are the widths of SAM's mask prompt branch.
 const maskChannels = 16
 
-// PromptEncoder turns auxiliary boxes and masks into sparse and dense prompts
-// (docs/network.md §5).
+// PromptEncoder turns auxiliary boxes and masks into sparse and dense prompts (docs/network.md §5).
 type PromptEncoder struct {
 	width    int
 	frame    Frame
@@ -35,13 +34,11 @@ type Frame struct {
 	Height, Width int // pixels of the frame
 	H, W          int // its tokens
 	Scale         int // pixels of the canvas to a pixel of the frame
-	// Stretch: prompts lie on the frame stretched to the canvas; else it is the
-	// canvas's top-left part.
+	// Stretch: prompts lie on the frame stretched to the canvas; else it is the canvas's top-left part.
 	Stretch bool
 }
 
-// NewPromptEncoder makes the prompt encoder for patches of the given number of
-// frames.
+// NewPromptEncoder makes the prompt encoder for patches of the given number of frames.
 func NewPromptEncoder(b *nn.Builder, e Encoder, frames int, f Frame) *PromptEncoder {
 	gh, gw := e.Grid()
 	p := &PromptEncoder{
@@ -73,9 +70,8 @@ func NewPromptEncoder(b *nn.Builder, e Encoder, frames int, f Frame) *PromptEnco
 	return p
 }
 
-// encode maps coordinates c (…, 2) as (x, y) in [0,1] to random Fourier
-// features (…, width), in float32 whatever the autocast: the phases reach many
-// turns, of which 8 bits would keep none.
+// encode maps coordinates c (…, 2) as (x, y) in [0,1] to random Fourier features (…, width), in float32 whatever the
+// autocast: the phases reach many turns, of which 8 bits would keep none.
 func (p *PromptEncoder) encode(s *torch.Scope, c *torch.Tensor) *torch.Tensor {
 	s = s.Autocast(torch.Float32)
 	c = s.AddScalar(s.MulScalar(c, 2), -1)
@@ -83,9 +79,8 @@ func (p *PromptEncoder) encode(s *torch.Scope, c *torch.Tensor) *torch.Tensor {
 	return s.Cat(-1, s.Sin(c), s.Cos(c))
 }
 
-// Boxes encodes boxes (N, 4) as x1 y1 x2 y2 in [0,1] of the frame into sparse
-// prompts (N, 2, width). Corners are floored to pixels of the frame, as the
-// published code does.
+// Boxes encodes boxes (N, 4) as x1 y1 x2 y2 in [0,1] of the frame into sparse prompts (N, 2, width). Corners are
+// floored to pixels of the frame, as the published code does.
 func (p *PromptEncoder) Boxes(s *torch.Scope, boxes *torch.Tensor) *torch.Tensor {
 	pair := func(v [2]float32) *torch.Tensor { return s.Float32s(boxes.Device(), v[:], 2) }
 	c := s.Mul(s.Reshape(s.Detach(boxes), -1, 2, 2), pair([2]float32{float32(p.frame.Width), float32(p.frame.Height)}))

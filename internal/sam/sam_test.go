@@ -20,8 +20,8 @@ func noise(n int) []float32 {
 	return x
 }
 
-// encode runs a fresh encoder on x (frames, 3, h, w), after change has altered its parameters, and gives the maps and what
-// the probe saw.
+// encode runs a fresh encoder on x (frames, 3, h, w), after change has altered its parameters, and gives the maps and
+// what the probe saw.
 func encode(t *testing.T, cfg Encoder, frames int, axis DepthAxis, x []float32, h, w int, change func(p *nn.Params)) (maps [][]float32, seen map[string][]float32) {
 	t.Helper()
 	seen = map[string][]float32{}
@@ -55,8 +55,8 @@ func set(p *nn.Params, name string, f func(i int) float32) {
 
 func constant(v float32) func(int) float32 { return func(int) float32 { return v } }
 
-// TestEncoderByHand: with a patch of one pixel whose embedding copies its channels, and attention, perceptron and adapters
-// that give nothing, a block passes its tokens on: a global block's map is input + position + frame.
+// TestEncoderByHand: with a patch of one pixel whose embedding copies its channels, and attention, perceptron and
+// adapters that give nothing, a block passes its tokens on: a global block's map is input + position + frame.
 func TestEncoderByHand(t *testing.T) {
 	cfg := Encoder{Width: 4, Depth: 1, Heads: 1, Global: []int{0}, Window: 2, Patch: 1, Canvas: [2]int{3, 4}, Out: 2}
 	const frames, h, w = 2, 2, 3 // smaller than the canvas: its top-left part
@@ -144,8 +144,8 @@ func TestAttentionByHand(t *testing.T) {
 	}
 }
 
-// TestWindowPadding: a window that reaches beyond the frame is filled with tokens of zeros before norm1, which become its
-// bias and take part in attention, as SAM does it.
+// TestWindowPadding: a window that reaches beyond the frame is filled with tokens of zeros before norm1, which become
+// its bias and take part in attention, as SAM does it.
 func TestWindowPadding(t *testing.T) {
 	cfg := Encoder{Width: 4, Depth: 1, Heads: 1, Global: []int{}, Window: 2, Patch: 1, Canvas: [2]int{1, 1}, Out: 2}
 	const beta = 8

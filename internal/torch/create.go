@@ -54,8 +54,7 @@ func (s *Scope) Empty(dev Device, d DType, shape ...int) *Tensor {
 	return s.op(C.op_Empty, nil, options(dev, d, shape...))
 }
 
-// Generator is a source of random numbers on one device. It is not safe for
-// concurrent use.
+// Generator is a source of random numbers on one device. It is not safe for concurrent use.
 type Generator struct{ h C.handle }
 
 // NewGenerator is a generator of its own, seeded; Free releases it.

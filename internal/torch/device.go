@@ -99,8 +99,8 @@ func Config() string { return C.GoString(C.shim_config()) }
 // Version is the version of libtorch, such as "1.13.1".
 func Version() string { return C.GoString(C.shim_version()) }
 
-// HasFastBF16 tells whether autocast to BFloat16 has an effect on d. On a CPU libtorch's kernels for it require AVX-512;
-// on a CPU without, operations stay in float32, because libtorch's other kernels add up in bfloat16 itself.
+// HasFastBF16 tells whether autocast to BFloat16 has an effect on d. On a CPU libtorch's kernels for it require
+// AVX-512; on a CPU without, operations stay in float32, because libtorch's other kernels add up in bfloat16 itself.
 func (d Device) HasFastBF16() bool { return d != CPU || C.shim_cpu_has_fast_bf16() != 0 }
 
 // CPUCapability is the vector instruction set libtorch uses, such as "AVX2".

@@ -270,8 +270,7 @@ func TestGradientsAgainstFiniteDifferences(t *testing.T) {
 	}
 }
 
-// An input's gradient does not depend on whether the others require one, as
-// frozen weights and constant inputs do not.
+// An input's gradient does not depend on whether the others require one, as frozen weights and constant inputs do not.
 func TestGradientsOfSingleInputs(t *testing.T) {
 	r := rand.New(rand.NewPCG(7, 8))
 	for _, kind := range []DType{Float64, Float32} {
@@ -306,8 +305,7 @@ func TestGradientsOfSingleInputs(t *testing.T) {
 	}
 }
 
-// layouts give a tensor another memory layout. expanded ones repeat its first
-// slices, so their values differ from x's.
+// layouts give a tensor another memory layout. expanded ones repeat its first slices, so their values differ from x's.
 var layouts = []struct {
 	name     string
 	expanded bool
@@ -355,9 +353,8 @@ var layouts = []struct {
 	}},
 }
 
-// Values and gradients in float32, and in bfloat16 under autocast, equal
-// float64's whatever the memory layouts of inputs and incoming gradient. Finite
-// differences alone cannot see a kernel that is wrong for one layout: libtorch
+// Values and gradients in float32, and in bfloat16 under autocast, equal float64's whatever the memory layouts of
+// inputs and incoming gradient. Finite differences alone cannot see a kernel that is wrong for one layout: libtorch
 // 1.13.1's own GELU node fails here in both types.
 func TestLayouts(t *testing.T) {
 	useOwnKernels(2)

@@ -98,8 +98,8 @@ func (s *Scope) AdaptiveAvgPool2d(x *Tensor, h, w int) *Tensor {
 // Interp is a way to interpolate.
 type Interp int8
 
-// The ways to interpolate, in the order the shim reads them. The linear ones take samples for the centres of their cells
-// (PyTorch's align_corners=False).
+// The ways to interpolate, in the order the shim reads them. The linear ones take samples for the centres of their
+// cells (PyTorch's align_corners=False).
 const (
 	Nearest  Interp = iota // (B,C,H,W); source index ⌊i·in/out⌋
 	Linear                 // (B,C,L)
@@ -116,8 +116,7 @@ func (s *Scope) Interpolate(x *Tensor, mode Interp, size ...int) *Tensor {
 // name the last dimension of x first.
 func (s *Scope) GridSample(x, grid *Tensor) *Tensor { return s.op(C.op_GridSample, ts{x, grid}, nil) }
 
-// BCEWithLogits is the binary cross-entropy of logits x to targets t in [0, 1],
-// element by element, not reduced.
+// BCEWithLogits is the binary cross-entropy of logits x to targets t in [0, 1], element by element, not reduced.
 func (s *Scope) BCEWithLogits(x, t *Tensor) *Tensor { return s.op(C.op_BCEWithLogits, ts{x, t}, nil) }
 
 // CrossEntropy is the cross-entropy of logits (N,C) to classes target (N) int64,

@@ -3,9 +3,8 @@ package torch
 // #include "shim.h"
 import "C"
 
-// Every operation is a method of Scope; its result belongs to the scope.
-// Dimensions may be negative and then count from the end. Two tensors broadcast
-// as in PyTorch: shapes are aligned at their last dimension, and size 1 stretches.
+// Every operation is a method of Scope; its result belongs to the scope. Dimensions may be negative and then count from
+// the end. Two tensors broadcast as in PyTorch: shapes are aligned at their last dimension, and size 1 stretches.
 
 var opNames = func() (names [C.op_count]string) {
 	for i := range names {

@@ -18,8 +18,7 @@ func inPlace(code C.int, in []*Tensor, ints []int, nums ...float64) {
 // Copy fills dst with src, converted to dst's dtype and device and broadcast to its shape.
 func Copy(dst, src *Tensor) { inPlace(C.op_Copy, ts{dst, src}, nil) }
 
-// LerpInto moves each of dst toward src: dst += w·(src - dst). It keeps an
-// exponential average of weights.
+// LerpInto moves each of dst toward src: dst += w·(src - dst). It keeps an exponential average of weights.
 func LerpInto(dst, src []*Tensor, w float64) {
 	if len(dst) != len(src) {
 		panic(&Error{Op: "LerpInto", Msg: fmt.Sprintf("%d tensors into %d", len(src), len(dst))})
@@ -31,11 +30,9 @@ func LerpInto(dst, src []*Tensor, w float64) {
 	inPlace(C.op_LerpInto, in, nil, w)
 }
 
-// ClipGradNorm scales the gradients of params, taken as one vector, to at most
-// the 2-norm max, and returns the norm they had: PyTorch's clip_grad_norm_, with
-// factor max/(norm+1e-6) where that is below 1. Parameters without gradient do
-// not count. A norm that is not finite makes the gradients NaN, so look at it
-// before a step.
+// ClipGradNorm scales the gradients of params, taken as one vector, to at most the 2-norm max, and returns the norm
+// they had: PyTorch's clip_grad_norm_, with factor max/(norm+1e-6) where that is below 1. Parameters without gradient
+// do not count. A norm that is not finite makes the gradients NaN, so look at it before a step.
 func ClipGradNorm(params []*Tensor, max float64) (norm float64) {
 	var out [1]C.handle
 	call(Mode{}, C.op_ClipGradNorm, params, nil, []float64{max}, nil, out[:])
@@ -63,8 +60,7 @@ func (r SGD) step(in []*Tensor, _ []int, lr float64) {
 	inPlace(C.op_SGDStep, in, nil, lr, r.Momentum, r.WeightDecay, float64(flag(r.Nesterov)))
 }
 
-// AdamW is Adam with decoupled weight decay (Loshchilov & Hutter 2019) as
-// PyTorch's AdamW.
+// AdamW is Adam with decoupled weight decay (Loshchilov & Hutter 2019) as PyTorch's AdamW.
 type AdamW struct{ Beta1, Beta2, Eps, WeightDecay float64 }
 
 func (r AdamW) buffers() []string { return []string{"exp_avg", "exp_avg_sq"} }
@@ -112,9 +108,8 @@ func (o *Optimizer) ZeroGrad() {
 	}
 }
 
-// State is the tensors a checkpoint needs: per parameter i "momentum.i" (SGD) or
-// "exp_avg.i" and "exp_avg_sq.i" (AdamW), of the parameter's shape and owned by
-// the optimiser, and "step", int64 (parameters), which belongs to s.
+// State is the tensors a checkpoint needs: per parameter i "momentum.i" (SGD) or "exp_avg.i" and "exp_avg_sq.i"
+// (AdamW), of the parameter's shape and owned by the optimiser, and "step", int64 (parameters), which belongs to s.
 func (o *Optimizer) State(s *Scope) map[string]*Tensor {
 	steps := make([]int64, len(o.steps))
 	for i, n := range o.steps {

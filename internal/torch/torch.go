@@ -96,10 +96,9 @@ type Mode struct {
 	Autocast DType // run matrix products and convolutions in BFloat16 or Float16 (Device.HasFastBF16); Float32 is off
 }
 
-// Do opens a scope, runs fn in it and frees every tensor made in it that was
-// not kept. It holds the OS thread meanwhile, as OpenMP keeps a pool of threads
-// for each. The error is fn's, or the *Error or *OutOfMemory of the operation
-// that failed; other panics pass on.
+// Do opens a scope, runs fn in it and frees every tensor made in it that was not kept. It holds the OS thread
+// meanwhile, as OpenMP keeps a pool of threads for each. The error is fn's, or the *Error or *OutOfMemory of the
+// operation that failed; other panics pass on.
 func Do(m Mode, fn func(s *Scope) error) (err error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -399,8 +398,7 @@ func (t *Tensor) CopyFrom32(data []float32) {
 	check(C.shim_fill_from_host(t.handle("CopyFrom32"), (*C.float)(unsafe.SliceData(data))), "CopyFrom32", t)
 }
 
-// call runs an operation in mode m and writes its results' handles to out. A nil
-// tensor among in is an absent one.
+// call runs an operation in mode m and writes its results' handles to out. A nil tensor among in is an absent one.
 func call(m Mode, code C.int, in []*Tensor, ints []int, nums []float64, handles, out []C.handle) []C.handle {
 	handles = handles[:0]
 	for _, t := range in {

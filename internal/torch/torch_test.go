@@ -360,8 +360,7 @@ func TestSharedTensor(t *testing.T) {
 	}
 }
 
-// libtorch 2.15 returns garbage for the weight gradient of a bf16 convolution over
-// a map smaller than its kernel.
+// libtorch 2.15 returns garbage for the weight gradient of a bf16 convolution over a map smaller than its kernel.
 func TestShallowConvolution(t *testing.T) {
 	for _, shape := range [][]int{{1, 4, 2, 64, 64}, {2, 16, 2, 64, 64}, {1, 4, 1, 64, 64}, {2, 32, 3, 2, 64}, {2, 16, 64, 64, 2}} {
 		err := Do(Mode{Grad: true}, func(s *Scope) error {

@@ -43,11 +43,11 @@ func (g *golden) losses(s *torch.Scope, dev torch.Device, r recipe.Recipe, out *
 	}
 	k := 0
 	for f, t := range m.Targets {
-		labels, _, err := g.int64s(fmt.Sprintf("target.Labels.%d", f))
+		labels, _, err := g.int64s(fmt.Sprintf("target.labels.%d", f))
 		if err != nil {
 			return nil, err
 		}
-		g.exact(fmt.Sprintf("target.Labels.%d", f), labels, t.Labels)
+		g.exact(fmt.Sprintf("target.labels.%d", f), labels, t.Labels)
 		var boxes []float64
 		for _, b := range t.Boxes {
 			for _, v := range b {

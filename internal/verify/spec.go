@@ -109,21 +109,18 @@ func (g *golden) weights(name string) ([]float32, []int, error) {
 // recipe is the published recipe whose topology the folder uses, at the folder's sizes.
 func (g *golden) recipe() (recipe.Recipe, error) {
 	sp := g.spec
-	var r recipe.Recipe
-	switch sp.Variant {
-	case "acdc1024":
-		r = recipe.ACDC()
-	case "synapse256":
-		r = recipe.Synapse()
-	case "amos512":
-		r = recipe.AMOS()
-	default:
-		return r, fmt.Errorf("spec.json: variant %q is none of acdc1024, synapse256, amos512", sp.Variant)
+	name, ok := map[string]string{"acdc1024": "acdc", "synapse256": "synapse", "amos512": "amos"}[sp.Variant]
+	if !ok {
+		return recipe.Recipe{}, fmt.Errorf("spec.json: variant %q is none of acdc1024, synapse256, amos512", sp.Variant)
+	}
+	r, err := recipe.Find(name)
+	if err != nil {
+		return r, err
 	}
 	n := &r.Network
 	n.Frames, n.Height, n.Width, n.Channels, n.Classes = sp.Frames, sp.Height, sp.Width, sp.Channels, sp.Classes
-	n.Queries, n.Encoder = sp.Queries, g.vit(n.Encoder.Out)
 	n.Generator.Stages = slices.Clone(n.Generator.Stages)
+	n.Queries, n.Encoder = sp.Queries, g.vit(n.Encoder.Out)
 	n.DepthAxis, n.AuxLogits = sam.DepthReference, masksam.AuxReference
 	if p := sp.Plan; p != nil {
 		n.NormEps, n.Slope = p.NormEps, p.Slope

@@ -140,11 +140,11 @@ func (g *golden) encoder(s *torch.Scope, dev torch.Device) error {
 // network verifies a folder with a whole network, its losses, gradients and one optimiser step.
 func (g *golden) network(s *torch.Scope, dev torch.Device) error {
 	sp := g.spec
-	recipe, err := g.recipe()
+	r, err := g.recipe()
 	if err != nil {
 		return err
 	}
-	net, err := masksam.Load(recipe.Network, dev, g.weights)
+	net, err := masksam.Load(r.Network, dev, g.weights)
 	if err != nil {
 		return err
 	}
@@ -155,7 +155,7 @@ func (g *golden) network(s *torch.Scope, dev torch.Device) error {
 	x := s.Float32s(dev, fill("input", sp.Channels*sp.Frames*sp.Height*sp.Width, 0, 1.7), 1, sp.Channels, sp.Frames, sp.Height, sp.Width)
 
 	// Stage by stage, with the golden prompts fed in.
-	given, err := g.prompts(s, dev, recipe.Network)
+	given, err := g.prompts(s, dev, r.Network)
 	if err != nil {
 		return err
 	}
@@ -191,7 +191,7 @@ func (g *golden) network(s *torch.Scope, dev torch.Device) error {
 	if _, _, ok := g.file.Info("loss.total"); !ok {
 		return nil
 	}
-	total, err := g.losses(s, dev, recipe, out)
+	total, err := g.losses(s, dev, r, out)
 	if err != nil {
 		return err
 	}
@@ -202,5 +202,5 @@ func (g *golden) network(s *torch.Scope, dev torch.Device) error {
 	if err := g.grads(net.Params, g.tol.grad); err != nil {
 		return err
 	}
-	return g.step(net.Params, recipe.Train)
+	return g.step(net.Params, r.Train)
 }
