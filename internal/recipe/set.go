@@ -233,10 +233,13 @@ func assign(node any, path []string, val any) bool {
 	return false
 }
 
-// keys lists the paths below node that can be set.
+// keys lists the paths below node that Set takes.
 func keys(prefix string, node map[string]any) []string {
 	var out []string
 	for k, v := range node {
+		if slices.Contains(resolved, strings.TrimPrefix(prefix+k, "network.")) {
+			continue
+		}
 		if sub, ok := v.(map[string]any); ok && k != "split" {
 			out = append(out, keys(prefix+k+".", sub)...)
 			continue
