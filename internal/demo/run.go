@@ -108,7 +108,9 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 
 	// A left hemisphere has no mirror image of its own kind: no flips.
 	set := append([]string{"augment.mirror=[]"}, o.Set...)
-	planned, err := steps.Plan(ctx, steps.PlanOptions{Roots: roots, Dataset: Dataset, Recipe: recipe, Set: set, Work: o.Work})
+	planned, err := steps.Plan(ctx, steps.PlanOptions{
+		FingerprintOptions: steps.FingerprintOptions{Roots: roots, Dataset: Dataset, Work: o.Work},
+		RecipeOptions:      steps.RecipeOptions{Recipe: recipe, Set: set}})
 	if err != nil {
 		return nil, err
 	}
