@@ -10,9 +10,11 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"reflect"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -177,8 +179,9 @@ func parses(t *testing.T, advice string) {
 
 // Every option, advised by every command, is a flag which that command takes, or a whole command line that has it.
 func TestEveryOptionParses(t *testing.T) {
+	all := options(t)
 	for _, a := range everyCommand() {
-		for variable, o := range options(t) {
+		for variable, o := range all {
 			var flag *kong.Flag
 			for _, n := range append([]*kong.Node{a.node()}, a.near()...) {
 				if flag = flagFor(n, o.Name); flag != nil {
@@ -320,8 +323,6 @@ var spelled = map[string]string{
 
 // pending are files whose advice is still to be made values; this list is to become empty.
 var pending = map[string]bool{
-	"internal/dataset/roots.go":    true,
-	"internal/dataset/splits.go":   true,
 	"internal/demo/run.go":         true,
 	"internal/doctor/doctor.go":    true,
 	"internal/steps/plan.go":       true,
@@ -434,5 +435,44 @@ func TestFail(t *testing.T) {
 		if got := sentence(stopped{c.err, nil}); got != c.want {
 			t.Errorf("%q, want %q", got, c.want)
 		}
+	}
+}
+
+// commandLine finds masksam's and nnU-Net's command lines in a page: lines of their own, and in backquotes.
+var commandLine = regexp.MustCompile("(?m)^    ((?:masksam|nnUNetv2_\\w+) \\S.*)$|`((?:masksam|nnUNetv2_\\w+) [^`]*)`")
+
+// The command lines in the documents are such; in a sentence a command may stand without its arguments.
+func TestDocumentedCommands(t *testing.T) {
+	pages, err := filepath.Glob("../../docs/*.md")
+	if err != nil || len(pages) == 0 {
+		t.Fatal(pages, err)
+	}
+	seen := 0
+	for _, page := range append(pages, "../../README.md") {
+		text, err := os.ReadFile(page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if filepath.Base(page) == "commands.md" {
+			continue // generated
+		}
+		for _, m := range commandLine.FindAllStringSubmatch(string(text), -1) {
+			typed, _, _ := strings.Cut(strings.ReplaceAll(m[1]+m[2], "\n", " "), " #")
+			for _, one := range regexp.MustCompile(` && | \| |; `).Split(typed, -1) {
+				words := shellWords(strings.Join(strings.Fields(one), " "))
+				_, nnunet := nnunetCommands[words[0]]
+				if strings.ContainsAny(one, "…$<[") || !nnunet && words[0] != "masksam" || slices.Contains(words, "--help") || slices.Contains(words, "COMMAND") {
+					continue
+				}
+				seen++
+				_, err := reader(words[0]).read(words[1:])
+				if err != nil && (m[1] != "" || !strings.Contains(err.Error(), "is missing") && !strings.Contains(err.Error(), "name one of")) {
+					t.Errorf("%s: %s: %v", page, one, err)
+				}
+			}
+		}
+	}
+	if seen < 20 {
+		t.Errorf("only %d command lines found", seen)
 	}
 }

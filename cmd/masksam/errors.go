@@ -114,6 +114,9 @@ var kongWords = []struct {
 	{regexp.MustCompile(`bool value must be true, 1, yes, false, 0 or no but got`), "write yes or no, not"},
 	{regexp.MustCompile(`missing value, expecting .*|expected \S+ value but got "EOL".*`), "a value is missing"},
 	{regexp.MustCompile(`expected \S+ value but got "(-[^"]*)".*`), "a value is missing before $1"},
+	{regexp.MustCompile(`expected one of (.*)`), "name one of $1"},
+	{regexp.MustCompile(`(?:expected "|missing positional arguments )(<[^"]*>)"?`), "$1 is missing"},
+	{regexp.MustCompile(`missing flags: (.*)`), "$1 is missing"},
 	{regexp.MustCompile(`unexpected argument (\S+), did you mean`), "unknown command $1, did you mean"},
 	{regexp.MustCompile(`, did you mean (one of )?(.*)\?`), "; did you mean $1$2?"},
 }

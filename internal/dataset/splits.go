@@ -334,10 +334,10 @@ func SaveSplits(path string, splits []Split, force bool) error {
 	case errors.Is(err, fs.ErrNotExist), force:
 		return WriteSplits(path, splits)
 	case err != nil:
-		return remedy.Add(fmt.Errorf("save splits: %s: %w", path, err), "mend or remove it, or overwrite it: ", remedy.Force)
+		return remedy.Add(fmt.Errorf("save splits: %s: %w", path, err), "mend or remove it, or overwrite it: ", remedy.Clean)
 	case !reflect.DeepEqual(held, splits):
 		return remedy.Add(fmt.Errorf("save splits: %s exists and says something else; models may have been trained by it", path),
-			"remove it, or overwrite it: ", remedy.Force)
+			"remove it, or overwrite it: ", remedy.Clean)
 	}
 	return nil
 }

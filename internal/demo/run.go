@@ -66,7 +66,7 @@ type Result struct {
 	Curve      string
 }
 
-// Run makes the dataset and goes the whole way on it. Earlier results of a demo in the same folder are replaced.
+// Run makes the dataset and runs every step on it. Earlier results of a demo in the same folder are replaced.
 func Run(ctx context.Context, o Options) (*Result, error) {
 	begin := time.Now()
 	roots := dataset.Roots{Raw: filepath.Join(o.Dir, "nnUNet_raw"), Preprocessed: filepath.Join(o.Dir, "nnUNet_preprocessed"),

@@ -46,7 +46,7 @@ type Plans struct {
 func CheckName(name string) error {
 	switch file := name + ".json"; {
 	case strings.ContainsAny(name, `/\`) || strings.HasPrefix(name, "."):
-		return fmt.Errorf("plans cannot be named %q: a file is named so, without / or \\ and with no dot in front", name)
+		return fmt.Errorf("plans cannot be named %q: the name becomes a file name, which may hold neither / nor \\ and may not begin with a dot", name)
 	case strings.Contains("_"+name+"_", "__"):
 		return fmt.Errorf("plans cannot be named %q: models' folders are TRAINER__PLANS__CONFIGURATION, so no _ at an end and no __ inside", name)
 	case slices.Contains([]string{dataset.FileName, dataset.SplitsName, FingerprintName}, file):

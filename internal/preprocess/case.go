@@ -14,8 +14,8 @@ import (
 	"masksam/internal/volume"
 )
 
-// Case preprocesses an image, with its label map in training, without (nil) in prediction. The image is left as it is.
-// Of the record, ID, Digest and Chunk are left empty. Without a label map the labels of the record are 0 inside the
+// Case preprocesses an image, with its label map in training, without (nil) in prediction. The image is not changed.
+// The caller fills the record's ID, Digest and Chunk. Without a label map the labels of the record are 0 inside the
 // nonzero mask and −1 outside. Errors are those of dataset.CheckCase.
 func Case(cfg *Config, im *imageio.Image, label *imageio.Label) (*store.Record, error) {
 	files := []string{im.Path}

@@ -78,7 +78,6 @@ func (o Option) With(value string) Option {
 var (
 	Continue      = Option{Name: "continue"}
 	Clean         = Option{Name: "clean"}
-	Force         = Option{Name: "force"}
 	Name          = Option{Name: "name"}
 	Plans         = Option{Name: "plans"}
 	Trainer       = Option{Name: "recipe"}

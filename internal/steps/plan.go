@@ -55,7 +55,7 @@ type Planned struct {
 }
 
 // Fingerprint reads the raw dataset's cases and writes dataset_fingerprint.json below the preprocessed root, unless it is
-// there and Clean is not asked for.
+// there and Clean is false.
 func Fingerprint(ctx context.Context, o FingerprintOptions) (path string, err error) {
 	r, err := o.open(ctx)
 	if err != nil {
