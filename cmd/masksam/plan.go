@@ -6,6 +6,7 @@ import (
 	"masksam/internal/machine"
 	"masksam/internal/plan"
 	"masksam/internal/recipe"
+	"masksam/internal/report"
 	"masksam/internal/steps"
 	"strings"
 )
@@ -49,17 +50,7 @@ func (c *planCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	a.tellPlanned(planned)
-	return nil
-}
-
-func (a *app) tellPlanned(p *steps.Planned) {
-	for _, f := range p.Files {
-		fmt.Fprintln(a.out, "wrote", f)
-	}
-	if r := p.Recipe; r != nil {
-		fmt.Fprintf(a.out, "recipe %s: plans %s, patch %v, batch %d\n", r.Name, r.Plans, r.Patch, r.Batch)
-	}
+	return report.Planned(a.out, planned)
 }
 
 type movePlansCmd struct {
@@ -119,7 +110,9 @@ func (c *nnunetExperiment) Run(a *app) error {
 		if err != nil {
 			return err
 		}
-		a.tellPlanned(p)
+		if err := report.Planned(a.out, p); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -146,7 +139,9 @@ func (c *nnunetPlan) Run(a *app) error {
 		if err != nil {
 			return err
 		}
-		a.tellPlanned(p)
+		if err := report.Planned(a.out, p); err != nil {
+			return err
+		}
 		plans = append(plans, p)
 	}
 	if c.NoPreprocess {
