@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 
 	"masksam/internal/demo"
+	"masksam/internal/report"
 	"masksam/internal/torch"
 	"masksam/internal/work"
 )
@@ -37,6 +38,5 @@ func (c *demoCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	result.Tell(a.out)
-	return nil
+	return report.Demo(a.out, result)
 }

@@ -6,6 +6,7 @@ import (
 	"masksam/internal/machine"
 	"masksam/internal/plan"
 	"masksam/internal/recipe"
+	"masksam/internal/report"
 	"masksam/internal/steps"
 	"strings"
 )
@@ -40,24 +41,16 @@ func (c *planCmd) Run(a *app) error {
 	if c.Planner == plan.DefaultPlanner {
 		c.Planner = "" // which nobody asked for: a recipe may build on the plans that are there
 	}
-	planned, err := steps.Plan(a.ctx, steps.PlanOptions{Roots: c.roots.roots(), Dataset: c.Dataset, Recipe: c.Recipe,
-		Set: c.Set, Name: c.Name, Patch: c.Patch, Batch: c.Batch,
-		Nnunet: plan.Options{Planner: c.Planner, PlansName: c.Plans, GPUMemoryGB: c.GPUMemory, Spacing: c.Spacing},
-		Clean:  c.Clean, Check: a.check(c.Check), Work: a.work(c.Workers, c.Memory)})
+	planned, err := steps.Plan(a.ctx, steps.PlanOptions{
+		FingerprintOptions: steps.FingerprintOptions{Roots: c.roots.roots(), Dataset: c.Dataset, Clean: c.Clean,
+			Check: a.check(c.Check), Work: a.work(c.Workers, c.Memory)},
+		RecipeOptions: steps.RecipeOptions{Recipe: c.Recipe, Set: c.Set, Name: c.Name, Patch: c.Patch, Batch: c.Batch},
+		Nnunet:        plan.Options{Planner: c.Planner, PlansName: c.Plans, GPUMemoryGB: c.GPUMemory, Spacing: c.Spacing},
+	})
 	if err != nil {
 		return err
 	}
-	a.tellPlanned(planned)
-	return nil
-}
-
-func (a *app) tellPlanned(p *steps.Planned) {
-	for _, f := range p.Files {
-		fmt.Fprintln(a.out, "wrote", f)
-	}
-	if r := p.Recipe; r != nil {
-		fmt.Fprintf(a.out, "recipe %s: plans %s, patch %v, batch %d\n", r.Name, r.Plans, r.Patch, r.Batch)
-	}
+	return report.Planned(a.out, planned)
 }
 
 type movePlansCmd struct {
@@ -95,7 +88,7 @@ type nnunetFingerprint struct {
 func (c *nnunetFingerprint) Run(a *app) error {
 	a.say(c.Verbose, c.NoBar)
 	for _, id := range c.Datasets {
-		path, err := steps.Fingerprint(a.ctx, steps.PlanOptions{Roots: dataset.Env(), Dataset: id, Clean: c.Clean,
+		path, err := steps.Fingerprint(a.ctx, steps.FingerprintOptions{Roots: dataset.Env(), Dataset: id, Clean: c.Clean,
 			Check: a.check(c.Verify), Work: a.work(c.Workers, 0)})
 		if err != nil {
 			return err
@@ -112,11 +105,14 @@ type nnunetExperiment struct {
 
 func (c *nnunetExperiment) Run(a *app) error {
 	for _, id := range c.Datasets {
-		p, err := steps.Plan(a.ctx, steps.PlanOptions{Roots: dataset.Env(), Dataset: id, Work: a.work(0, 0), Nnunet: c.options()})
+		p, err := steps.Plan(a.ctx, steps.PlanOptions{Nnunet: c.options(),
+			FingerprintOptions: steps.FingerprintOptions{Roots: dataset.Env(), Dataset: id, Work: a.work(0, 0)}})
 		if err != nil {
 			return err
 		}
-		a.tellPlanned(p)
+		if err := report.Planned(a.out, p); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -138,12 +134,14 @@ func (c *nnunetPlan) Run(a *app) error {
 	limits := a.work(c.FPWorkers, 0)
 	var plans []*steps.Planned
 	for _, id := range c.Datasets {
-		p, err := steps.Plan(a.ctx, steps.PlanOptions{Roots: roots, Dataset: id, Clean: c.Clean, Check: a.check(c.Verify),
-			Work: limits, Nnunet: c.options()})
+		p, err := steps.Plan(a.ctx, steps.PlanOptions{Nnunet: c.options(), FingerprintOptions: steps.FingerprintOptions{Roots: roots,
+			Dataset: id, Clean: c.Clean, Check: a.check(c.Verify), Work: limits}})
 		if err != nil {
 			return err
 		}
-		a.tellPlanned(p)
+		if err := report.Planned(a.out, p); err != nil {
+			return err
+		}
 		plans = append(plans, p)
 	}
 	if c.NoPreprocess {

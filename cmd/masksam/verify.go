@@ -3,8 +3,7 @@ package main
 import (
 	"fmt"
 
-	"github.com/jedib0t/go-pretty/v6/table"
-
+	"masksam/internal/report"
 	"masksam/internal/torch"
 	"masksam/internal/verify"
 )
@@ -30,19 +29,14 @@ func (c *verifyCmd) Run(a *app) error {
 		if err != nil {
 			return fmt.Errorf("verify %s: %w", dir, err)
 		}
-		t := a.table("tensor", "error", "tolerance", "measure", "")
-		bad := 0
 		for _, r := range rows {
-			verdict := "ok"
 			if !r.OK() {
-				verdict = "MISS"
-				bad++
+				missed++
 			}
-			t.AppendRow(table.Row{r.Name, fmt.Sprintf("%.2e", r.Error), fmt.Sprintf("%.0e", r.Tolerance), r.Measure, verdict})
 		}
-		t.Render()
-		fmt.Fprintf(a.out, "%s: %d of %d within tolerance\n", dir, len(rows)-bad, len(rows))
-		missed += bad
+		if err := report.Verify(a.out, dir, rows); err != nil {
+			return err
+		}
 	}
 	if missed > 0 {
 		return fmt.Errorf("%d tensors miss their tolerance", missed)

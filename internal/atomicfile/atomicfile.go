@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 )
 
 // Suffix ends the name of every temporary file of this package.
@@ -73,6 +74,33 @@ func WriteBytes(path string, data []byte) error {
 		_, err := w.Write(data)
 		return err
 	})
+}
+
+// Copy makes a whole copy of a file with the source's time of change; a copy of that length and time is kept.
+func Copy(from, to string) error {
+	source, err := os.Stat(from)
+	if err != nil {
+		return fmt.Errorf("copy: %w", err)
+	}
+	if have, err := os.Stat(to); err == nil && have.Size() == source.Size() && have.ModTime().Equal(source.ModTime()) {
+		return nil
+	}
+	f, err := os.Open(from)
+	if err != nil {
+		return fmt.Errorf("copy: %w", err)
+	}
+	defer f.Close()
+	err = Write(to, func(w io.Writer) error {
+		_, err := io.Copy(w, f)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if err := os.Chtimes(to, time.Time{}, source.ModTime()); err != nil {
+		return fmt.Errorf("copy %s: %w", from, err)
+	}
+	return nil
 }
 
 // create opens a fresh temporary file beside path. It is not os.CreateTemp, whose files only the owner may read.

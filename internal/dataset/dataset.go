@@ -143,7 +143,11 @@ func ListImages(dir, ending string) ([]Case, error) {
 	case len(strangers) > 0:
 		return nil, fmt.Errorf("list images: %s: an image is named <case>_<4 digits>%s; rename or remove the files", strings.Join(strangers, ", "), ending)
 	case len(ids) == 0:
-		return nil, fmt.Errorf("list images: %s: no file ends in %q", dir, ending)
+		err := fmt.Errorf("list images: %s: no file ends in %q", dir, ending)
+		if found, n := commonEnding(dir); n > 0 {
+			err = fmt.Errorf("%w, as the training images do; %d end in %q: convert them", err, n, found)
+		}
+		return nil, err
 	}
 	cases := make([]Case, len(ids))
 	for i, id := range ids {

@@ -156,9 +156,9 @@ func TestListImages(t *testing.T) {
 	if err != nil || len(cases) != 2 || cases[0].ID != "a" || len(cases[0].Images) != 2 {
 		t.Errorf("%v, %v", cases, err)
 	}
-	for _, ending := range []string{".txt", ".png"} {
-		if _, err := ListImages(dir, ending); err == nil {
-			t.Errorf("%s: no error", ending)
+	for ending, want := range map[string]string{".txt": "c.txt: an image is named", ".png": "3 end in \".nii.gz\": convert them", ".nii": "3 end in \".nii.gz\""} {
+		if _, err := ListImages(dir, ending); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %s", ending, err, want)
 		}
 	}
 }

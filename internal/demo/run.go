@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"log/slog"
 	"math"
@@ -108,7 +107,9 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 
 	// A left hemisphere has no mirror image of its own kind: no flips.
 	set := append([]string{"augment.mirror=[]"}, o.Set...)
-	planned, err := steps.Plan(ctx, steps.PlanOptions{Roots: roots, Dataset: Dataset, Recipe: recipe, Set: set, Work: o.Work})
+	planned, err := steps.Plan(ctx, steps.PlanOptions{
+		FingerprintOptions: steps.FingerprintOptions{Roots: roots, Dataset: Dataset, Work: o.Work},
+		RecipeOptions:      steps.RecipeOptions{Recipe: recipe, Set: set}})
 	if err != nil {
 		return nil, err
 	}
@@ -177,19 +178,4 @@ func (r *Result) draw(data *Data) error {
 	}
 	title := fmt.Sprintf("Test hemisphere, coronal: mean Dice %.3f; mirrored left labels %.3f", r.Mean, r.Baseline)
 	return draw.Overlay(r.Overlay, draw.Montage{Title: title, Slices: slices, Name: structure})
-}
-
-// Tell writes what came out, for a person.
-func (r *Result) Tell(w io.Writer) {
-	fmt.Fprintf(w, "\nThis was one head, a demonstration that the way works, and no measure of quality on other people.\n")
-	fmt.Fprintf(w, "source:      %s\n", r.Source)
-	fmt.Fprintf(w, "dataset:     %s\nmodel:       %s\nprediction:  %s\nscores:      %s\noverlay:     %s\ncurves:      %s\n\n",
-		r.Dataset, r.Model, r.Prediction, r.Summary, r.Overlay, r.Curve)
-	for _, name := range Structures[1:] {
-		fmt.Fprintf(w, "  %-12s Dice %.3f\n", name, r.Dice[name])
-	}
-	fmt.Fprintf(w, "\ntrained %d steps, %.1f minutes in all\n", r.Steps, r.Took.Minutes())
-	fmt.Fprintf(w, "baseline: %.3f (the left hemisphere's labels, mirrored onto the right one on the template's aligned grid;\n", r.Baseline)
-	fmt.Fprintf(w, "          the network is not told the alignment)\n")
-	fmt.Fprintf(w, "mean Dice: %.3f\n", r.Mean)
 }

@@ -55,9 +55,12 @@ func (p *Plans) resolve(name string, heirs []string) (*pyjson.Object, error) {
 			return nil, fmt.Errorf("plans %s: circular inheritance: %s → %s", p.PlansName, strings.Join(heirs, " → "), name)
 		}
 	}
-	v, _ := p.configurations().Get(name)
+	v, there := p.configurations().Get(name)
 	own, ok := v.(*pyjson.Object)
 	if !ok {
+		if there {
+			return nil, fmt.Errorf("plans %s: configurations.%s is %s, not an object", p.PlansName, name, pyjson.Describe(v))
+		}
 		if len(heirs) > 0 {
 			return nil, fmt.Errorf("configuration %s inherits: %w", heirs[len(heirs)-1], p.unknown(name))
 		}

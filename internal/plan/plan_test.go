@@ -411,13 +411,22 @@ func TestBrokenPlans(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	twice := strings.Replace(string(good), `"plans_name"`, `"plans_name": "x", "plans_name"`, 1)
+	if _, err := Parse([]byte(twice)); err == nil || err.Error() != "plans_name is given more than once; keep one" {
+		t.Errorf("a key twice: %v", err)
+	}
+	if p, err := Parse([]byte(strings.Replace(string(good), `"2d": {`, `"odd": [1], "2d": {`, 1))); err != nil {
+		t.Error(err)
+	} else if _, err := p.Configuration("odd"); err == nil || !strings.Contains(err.Error(), "configurations.odd is [1], not an object") {
+		t.Errorf("a configuration that is a list: %v", err)
+	}
 	for want, change := range map[string]func(doc *pyjson.Object){
-		"dataset_name":      func(doc *pyjson.Object) { doc.Delete("dataset_name") },
-		"undo each other":   func(doc *pyjson.Object) { doc.Set("transpose_forward", []any{2, 0, 1}) },
-		"transpose_forward": func(doc *pyjson.Object) { doc.Set("transpose_forward", []any{9, 0, 1}) },
-		"configurations":    func(doc *pyjson.Object) { doc.Set("configurations", 3) },
-		"foreground":        func(doc *pyjson.Object) { doc.Delete("foreground_intensity_properties_per_channel") },
-		"plans_name":        func(doc *pyjson.Object) { doc.Set("plans_name", 3) },
+		"dataset_name":                func(doc *pyjson.Object) { doc.Delete("dataset_name") },
+		"undo each other":             func(doc *pyjson.Object) { doc.Set("transpose_forward", []any{2, 0, 1}) },
+		"transpose_forward":           func(doc *pyjson.Object) { doc.Set("transpose_forward", []any{9, 0, 1}) },
+		"configurations":              func(doc *pyjson.Object) { doc.Set("configurations", 3) },
+		"foreground":                  func(doc *pyjson.Object) { doc.Delete("foreground_intensity_properties_per_channel") },
+		"plans_name is 3, not a text": func(doc *pyjson.Object) { doc.Set("plans_name", 3) },
 	} {
 		doc, err := pyjson.ParseObject(good)
 		if err != nil {
@@ -435,7 +444,9 @@ func TestBrokenPlans(t *testing.T) {
 		"order 2":          {"resampling_fn_data_kwargs", pyjson.NewObject("order", 2)},
 		"torch":            {"resampling_fn_seg", "resample_torch_fornnunet"},
 		"inherits_from is": {"inherits_from", 3},
-		"inherits: plans":  {"inherits_from", "no"},
+		`batch_size is "2", not a whole number: write 2 without quotes`: {"batch_size", "2"},
+		"patch_size[1] is 2.5, not a whole number":                      {"patch_size", []any{1, 2.5, 3}},
+		"inherits: plans": {"inherits_from", "no"},
 	} {
 		p, err := Parse(good)
 		if err != nil {

@@ -6,6 +6,7 @@ package plan
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"slices"
 	"strings"
@@ -198,34 +199,15 @@ func (p *Plans) Clone(plansName string) *Plans {
 	return &out
 }
 
-// Move are these plans for another dataset, as nnU-Net's move_plans makes them: spacing, transpose and statistics stay
-// the source's. plansName may be empty: the source's. reader is the class that reads the target's files.
-func Move(source *Plans, targetDataset, plansName, reader string) *Plans {
-	if plansName == "" {
-		plansName = source.PlansName
+// KeepFromFile is KeepFrom of the plans at path, if there are any.
+func (p *Plans) KeepFromFile(path string) error {
+	old, err := Read(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
 	}
-	out := source.Clone(plansName)
-	out.DatasetName, out.Reader = targetDataset, reader
-	out.doc.Set("dataset_name", targetDataset)
-	out.doc.Set("image_reader_writer", reader)
-	if plansName == source.PlansName {
-		return out
+	if err != nil {
+		return fmt.Errorf("%w; mend or remove it to plan again", err)
 	}
-	for _, name := range out.Configurations() {
-		v, _ := out.configurations().Get(name)
-		c, ok := v.(*pyjson.Object)
-		if !ok {
-			continue
-		}
-		identifier, _ := c.Get("data_identifier")
-		if text, ok := identifier.(string); ok {
-			if rest, own := strings.CutPrefix(text, source.PlansName); own {
-				text = plansName + rest
-			} else {
-				text = plansName + "_" + text
-			}
-			c.Set("data_identifier", text)
-		}
-	}
-	return out
+	p.KeepFrom(old)
+	return nil
 }

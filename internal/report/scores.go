@@ -3,7 +3,6 @@ package report
 import (
 	"io"
 	"maps"
-	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -17,13 +16,7 @@ func Scores(w io.Writer, s *evaluate.Summary, names map[string]string) error {
 	p := newPage(w)
 	t := p.table(2, "label", "name", "Dice", "IoU", "FP", "FN", "cases")
 	row := func(label, name string, m evaluate.Metrics, cases int) []any {
-		number := func(v float64, digits int) string {
-			if math.IsNaN(v) {
-				return "–"
-			}
-			return strconv.FormatFloat(v, 'f', digits, 64)
-		}
-		return []any{label, name, number(m.Dice, 4), number(m.IoU, 4), number(m.FP, 1), number(m.FN, 1), cases}
+		return []any{label, name, decimal(m.Dice, 4), decimal(m.IoU, 4), decimal(m.FP, 1), decimal(m.FN, 1), cases}
 	}
 	for _, key := range slices.SortedFunc(maps.Keys(s.Mean), byNumber) {
 		present := 0

@@ -78,7 +78,7 @@ func boxes(t testing.TB, n int, set ...string) TrainOptions {
 	const name = "Dataset778_RawBoxes"
 	roots := dataset.Roots{Raw: filepath.Join(root, "raw"), Preprocessed: filepath.Join(root, "pre"), Results: filepath.Join(root, "results")}
 	rawBoxes(t, filepath.Join(roots.Raw, name), n)
-	planned, err := Plan(t.Context(), PlanOptions{Roots: roots, Dataset: "778", Recipe: "small", Set: append(slices.Clone(shrunk), set...)})
+	planned, err := Plan(t.Context(), PlanOptions{FingerprintOptions: FingerprintOptions{Roots: roots, Dataset: "778"}, RecipeOptions: RecipeOptions{Recipe: "small", Set: append(slices.Clone(shrunk), set...)}})
 	if err != nil {
 		t.Fatal(err)
 	}

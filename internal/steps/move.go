@@ -1,15 +1,11 @@
 package steps
 
 import (
-	"bytes"
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 
 	"masksam/internal/dataset"
-	"masksam/internal/imageio"
 	"masksam/internal/plan"
 	"masksam/internal/recipe"
 )
@@ -47,32 +43,16 @@ func MovePlans(roots dataset.Roots, source, target, sourcePlans, targetPlans str
 	if err != nil {
 		return "", err
 	}
-	if n := len(ds.Channels); n != len(plans.Intensity) {
-		return "", fmt.Errorf("move plans: %s has %d channels, %s of %s are for %d", target, n, sourcePlans, source, len(plans.Intensity))
-	}
-	cases, err := ds.Cases()
+	moved, err := plan.MoveTo(plans, ds, target, targetPlans)
 	if err != nil {
 		return "", err
-	}
-	reader, err := imageio.ChooseReader(ds.Reader, "", cases[0].Images[0])
-	if err != nil {
-		return "", fmt.Errorf("move plans: %w", err)
-	}
-	moved := plan.Move(plans, target, targetPlans, reader.Name)
-	text, err := moved.JSON()
-	if err != nil {
-		return "", err
-	}
-	path = filepath.Join(dir, targetPlans+".json")
-	old, err := os.ReadFile(path)
-	switch {
-	case err == nil && !bytes.Equal(old, text):
-		return "", fmt.Errorf("move plans: %s exists and says something else; give the moved plans another name, or remove it", path)
-	case err != nil && !errors.Is(err, fs.ErrNotExist):
-		return "", fmt.Errorf("move plans: %w", err)
 	}
 	if err := os.MkdirAll(dir, 0o777); err != nil {
 		return "", fmt.Errorf("move plans: %w", err)
 	}
-	return path, moved.Write(path)
+	path = filepath.Join(dir, targetPlans+".json")
+	if err := moved.WriteNew(path); err != nil {
+		return "", fmt.Errorf("move plans: %w", err)
+	}
+	return path, nil
 }

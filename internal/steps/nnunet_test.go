@@ -75,7 +75,7 @@ func TestLikeNNUNet(t *testing.T) {
 			dir, want := filepath.Join(roots.Preprocessed, m.name), filepath.Join("testdata", "nnunet", m.name)
 			var names []string
 			for i, o := range m.plans {
-				options := PlanOptions{Roots: roots, Dataset: m.name, Nnunet: o, Work: work.Work{Workers: 1}}
+				options := PlanOptions{FingerprintOptions: FingerprintOptions{Roots: roots, Dataset: m.name, Work: work.Work{Workers: 1}}, Nnunet: o}
 				if i == 0 {
 					options.Check = func(*integrity.Report) error { return nil } // an error of the report fails the plan
 				}

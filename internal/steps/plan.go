@@ -14,7 +14,6 @@ import (
 
 	"masksam/internal/atomicfile"
 	"masksam/internal/dataset"
-	"masksam/internal/imageio"
 	"masksam/internal/integrity"
 	"masksam/internal/plan"
 	"masksam/internal/recipe"
@@ -22,19 +21,29 @@ import (
 	"masksam/internal/work"
 )
 
-// PlanOptions say what Plan plans.
-type PlanOptions struct {
+// FingerprintOptions say of which dataset a fingerprint is wanted.
+type FingerprintOptions struct {
 	Roots   dataset.Roots
-	Dataset string   // number or name
-	Recipe  string   // short or trainer name; empty: nnU-Net's own plans only
-	Set     []string // key=value overrides of the recipe
-	Name    string   // plans name of the recipe's plan; empty: the recipe's own
-	Patch   []int    // T, H, W in place of the recipe's; the plan is then named by it unless Name is given
-	Batch   *int     // in place of the recipe's, likewise
-	Nnunet  plan.Options
-	Clean   bool                          // extract the fingerprint again
+	Dataset string                        // number or name
+	Clean   bool                          // extract it again
 	Check   func(*integrity.Report) error // asks for an integrity check first and gets what it found
 	work.Work
+}
+
+// RecipeOptions choose and change a recipe.
+type RecipeOptions struct {
+	Recipe string   // short or trainer name; empty: nnU-Net's own plans only
+	Set    []string // key=value overrides of the recipe
+	Name   string   // plans name of the recipe's plan; empty: the recipe's own
+	Patch  []int    // T, H, W in place of the recipe's; the plan is then named by it unless Name is given
+	Batch  *int     // in place of the recipe's, likewise
+}
+
+// PlanOptions say what Plan plans.
+type PlanOptions struct {
+	FingerprintOptions
+	RecipeOptions
+	Nnunet plan.Options
 }
 
 // Planned is what Plan wrote.
@@ -46,8 +55,8 @@ type Planned struct {
 }
 
 // Fingerprint reads the raw dataset's cases and writes dataset_fingerprint.json below the preprocessed root, unless it is
-// there and Clean is false. It does not use the options of planner and recipe.
-func Fingerprint(ctx context.Context, o PlanOptions) (path string, err error) {
+// there and Clean is false.
+func Fingerprint(ctx context.Context, o FingerprintOptions) (path string, err error) {
 	r, err := o.open(ctx)
 	if err != nil {
 		return "", err
@@ -65,7 +74,7 @@ type raw struct {
 func (r *raw) fingerprintPath() string { return filepath.Join(r.dir, plan.FingerprintName) }
 
 // open reads the raw dataset, checks it if Check asks for it, and sees to its fingerprint.
-func (o PlanOptions) open(ctx context.Context) (r *raw, err error) {
+func (o FingerprintOptions) open(ctx context.Context) (r *raw, err error) {
 	r = &raw{}
 	if r.name, err = o.Roots.Name(o.Dataset); err != nil {
 		return nil, err
@@ -77,7 +86,7 @@ func (o PlanOptions) open(ctx context.Context) (r *raw, err error) {
 		return nil, err
 	}
 	if o.Check != nil {
-		if err := check(ctx, r.rawDir, o); err != nil {
+		if err := check(ctx, r.rawDir, o.Work, o.Check); err != nil {
 			return nil, err
 		}
 	}
@@ -91,7 +100,7 @@ func (o PlanOptions) open(ctx context.Context) (r *raw, err error) {
 	if err := os.MkdirAll(r.dir, 0o777); err != nil {
 		return nil, fmt.Errorf("make the preprocessed folder: %w", err)
 	}
-	r.fp, err = fingerprint(ctx, r.ds, r.fingerprintPath(), o)
+	r.fp, err = plan.CurrentFingerprint(ctx, r.ds, r.fingerprintPath(), o.Clean, plan.FingerprintOptions{Work: o.Work})
 	return r, err
 }
 
@@ -111,23 +120,25 @@ func Plan(ctx context.Context, o PlanOptions) (*Planned, error) {
 		return nil, err
 	}
 	name, rawDir, dir, ds, fp := r.name, r.rawDir, r.dir, r.ds, r.fp
-	if err := copyFile(filepath.Join(rawDir, dataset.FileName), filepath.Join(dir, dataset.FileName)); err != nil {
+	if err := atomicfile.Copy(filepath.Join(rawDir, dataset.FileName), filepath.Join(dir, dataset.FileName)); err != nil {
 		return nil, err
 	}
 	if err := dataset.CopySplits(rawDir, dir); err != nil {
 		return nil, err
 	}
 	nnunet := o.Nnunet
-	if nnunet.Reader, err = reader(ds); err != nil {
+	if nnunet.Reader, err = plan.Reader(ds); err != nil {
 		return nil, err
 	}
 	base, err := plan.Make(ds, name, fp, nnunet)
 	if err != nil {
 		return nil, fmt.Errorf("plan %s: %w", name, err)
 	}
-	held, err := heldPlans(dir, base, o)
-	if err != nil {
-		return nil, err
+	var held *plan.Plans
+	if chosen != nil && !o.Clean {
+		if held, err = heldPlans(dir, base, o.Nnunet); err != nil {
+			return nil, err
+		}
 	}
 	out := &Planned{Dataset: name}
 	var fresh []*plan.Plans
@@ -138,7 +149,7 @@ func Plan(ctx context.Context, o PlanOptions) (*Planned, error) {
 		fresh = append(fresh, base)
 	}
 	if chosen != nil {
-		with, resolved, err := withRecipe(base, ds, *chosen, o)
+		with, resolved, err := o.into(base, ds, *chosen)
 		if err != nil {
 			return nil, err
 		}
@@ -151,7 +162,7 @@ func Plan(ctx context.Context, o PlanOptions) (*Planned, error) {
 	}
 	for _, p := range fresh {
 		path := filepath.Join(dir, p.PlansName+".json")
-		if err := keep(p, path); err != nil {
+		if err := p.KeepFromFile(path); err != nil {
 			return nil, err
 		}
 		if err := p.Write(path); err != nil {
@@ -162,27 +173,12 @@ func Plan(ctx context.Context, o PlanOptions) (*Planned, error) {
 	return out, nil
 }
 
-// reader is the class that nnU-Net reads a dataset's files with: chosen by the first case, or, where the images are not at
-// hand (a kept fingerprint is enough to plan), by the file ending.
-func reader(ds *dataset.Dataset) (string, error) {
-	example := ""
-	if cases, err := ds.Cases(); err == nil {
-		example = cases[0].Images[0]
-	}
-	r, err := imageio.ChooseReader(ds.Reader, ds.FileEnding, example)
-	if err != nil {
-		return "", fmt.Errorf("choose a reader: %w", err)
-	}
-	return r.Name, nil
-}
-
 // heldPlans are the plans that a recipe starts from in place of fresh: those that are there under its name, which may
-// have been made with other options or by hand. None where planning anew is asked for, by no recipe, Clean or the
-// planner's options, or where they are of other channels.
-func heldPlans(dir string, fresh *plan.Plans, o PlanOptions) (*plan.Plans, error) {
-	asked := o.Nnunet
+// have been made with other options or by hand. None where the planner's options ask for planning anew, or where they are
+// of other channels.
+func heldPlans(dir string, fresh *plan.Plans, asked plan.Options) (*plan.Plans, error) {
 	asked.PlansName = ""
-	if o.Recipe == "" || o.Clean || !reflect.DeepEqual(asked, plan.Options{}) {
+	if !reflect.DeepEqual(asked, plan.Options{}) {
 		return nil, nil
 	}
 	held, err := plan.Read(filepath.Join(dir, fresh.PlansName+".json"))
@@ -192,21 +188,8 @@ func heldPlans(dir string, fresh *plan.Plans, o PlanOptions) (*plan.Plans, error
 	return held, err
 }
 
-// keep takes over the configurations that only the plans at path have, which new ones replace.
-func keep(p *plan.Plans, path string) error {
-	old, err := plan.Read(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("%w; mend or remove it to plan again", err)
-	}
-	p.KeepFrom(old)
-	return nil
-}
-
 // recipe is the named recipe with its overrides, nil for no name.
-func (o PlanOptions) recipe() (*recipe.Recipe, error) {
+func (o RecipeOptions) recipe() (*recipe.Recipe, error) {
 	set := o.Set
 	if o.Patch != nil {
 		set = append(slices.Clone(set), "patch="+strings.ReplaceAll(fmt.Sprint(o.Patch), " ", ","))
@@ -244,97 +227,16 @@ func (o PlanOptions) recipe() (*recipe.Recipe, error) {
 	return &r, plan.CheckName(r.Plans)
 }
 
-func check(ctx context.Context, dir string, o PlanOptions) error {
-	report, err := integrity.Check(ctx, dir, integrity.Options{Work: o.Work})
+// check checks the dataset, lets told see what was found, and fails for an error.
+func check(ctx context.Context, dir string, w work.Work, told func(*integrity.Report) error) error {
+	report, err := integrity.Check(ctx, dir, integrity.Options{Work: w})
 	if err != nil {
 		return err
 	}
-	if err := o.Check(report); err != nil {
+	if err := told(report); err != nil {
 		return err
 	}
 	return report.Err()
-}
-
-func fingerprint(ctx context.Context, ds *dataset.Dataset, path string, o PlanOptions) (*plan.Fingerprint, error) {
-	now := identity(ds)
-	if !o.Clean {
-		fp, err := plan.ReadFingerprint(path)
-		switch why := ""; {
-		case errors.Is(err, fs.ErrNotExist):
-		case err != nil:
-			return nil, fmt.Errorf("%w; remove the file, so that it is extracted again", err)
-		default:
-			if why, err = stale(ds, fp, path, now); err != nil || why == "" {
-				return fp, err
-			}
-			slog.Info("the fingerprint is extracted again", "why", why)
-		}
-	}
-	fp, err := plan.ExtractFingerprint(ctx, ds, plan.FingerprintOptions{Work: o.Work})
-	if err != nil {
-		return nil, err
-	}
-	if err := fp.Write(path); err != nil {
-		return nil, err
-	}
-	return fp, atomicfile.WriteBytes(sourcesPath(path), []byte(now+"\n"))
-}
-
-// sourcesPath is the file beside a fingerprint that stands for the files that it was extracted from.
-func sourcesPath(fingerprint string) string {
-	return strings.TrimSuffix(fingerprint, filepath.Ext(fingerprint)) + ".sources"
-}
-
-// identity stands for the dataset's files; empty where some are not at hand.
-func identity(ds *dataset.Dataset) string {
-	cases, err := ds.Cases()
-	if err != nil {
-		return ""
-	}
-	id, err := dataset.Identity(cases)
-	if err != nil {
-		return ""
-	}
-	return id
-}
-
-// stale says why a fingerprint does not describe the dataset (any more), where nnU-Net would take it all the same; empty
-// if it does, or if the images are not at hand. now is the dataset's identity. One of another program's making is taken for older than files that are newer.
-func stale(ds *dataset.Dataset, fp *plan.Fingerprint, path, now string) (why string, err error) {
-	made, err := os.Stat(path)
-	if err != nil {
-		return "", fmt.Errorf("read fingerprint: %w", err)
-	}
-	cases, err := ds.Cases()
-	if err != nil {
-		return "", nil
-	}
-	if len(cases) != len(fp.Shapes) {
-		return fmt.Sprintf("it is of %d cases, the dataset has %d", len(fp.Shapes), len(cases)), nil
-	}
-	if n := len(fp.Intensity); n != len(ds.Channels) {
-		return fmt.Sprintf("it is of %d channels, the dataset has %d", n, len(ds.Channels)), nil
-	}
-	held, err := os.ReadFile(sourcesPath(path))
-	switch {
-	case now == "":
-		return "", nil
-	case err == nil:
-		if strings.TrimSpace(string(held)) != now {
-			return "files of the dataset have changed", nil
-		}
-		return "", nil
-	case !errors.Is(err, fs.ErrNotExist):
-		return "", fmt.Errorf("read fingerprint: %w", err)
-	}
-	for _, c := range cases {
-		for _, file := range c.Files() {
-			if info, err := os.Stat(file); err == nil && info.ModTime().After(made.ModTime()) {
-				return file + " is newer", nil
-			}
-		}
-	}
-	return "", nil
 }
 
 // The patch of a recipe without one of its own: a slab of slices, and as many voxels as let a step take a second or less
@@ -344,8 +246,8 @@ const (
 	patchVoxels = 36_000
 )
 
-// withRecipe adds the recipe, resolved for the dataset, to a copy of the plans.
-func withRecipe(plans *plan.Plans, ds *dataset.Dataset, r recipe.Recipe, o PlanOptions) (*plan.Plans, *recipe.Recipe, error) {
+// into adds the recipe, resolved for the dataset, to a copy of the plans.
+func (o RecipeOptions) into(plans *plan.Plans, ds *dataset.Dataset, r recipe.Recipe) (*plan.Plans, *recipe.Recipe, error) {
 	full, err := plans.Configuration("3d_fullres")
 	if err != nil {
 		return nil, nil, fmt.Errorf("recipe %s: %w", r.Name, err)

@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"masksam/internal/dataset"
 	"masksam/internal/imageio"
@@ -46,7 +45,7 @@ func flatRoots(t *testing.T) (roots dataset.Roots, pre string) {
 // configurations that only they have.
 func TestPlanKeepsPlans(t *testing.T) {
 	roots, pre := flatRoots(t)
-	options := PlanOptions{Roots: roots, Dataset: "779", Nnunet: plan.Options{Spacing: []float64{2, 2, 2}}}
+	options := PlanOptions{FingerprintOptions: FingerprintOptions{Roots: roots, Dataset: "779"}, Nnunet: plan.Options{Spacing: []float64{2, 2, 2}}}
 	if _, err := Plan(context.Background(), options); err != nil {
 		t.Fatal(err)
 	}
@@ -91,7 +90,7 @@ func TestPlanKeepsPlans(t *testing.T) {
 // patch_size and batch_size edited in the plan's file win over the recipe beside them, whose network follows.
 func TestEditedPlan(t *testing.T) {
 	roots, pre := flatRoots(t)
-	planned, err := Plan(context.Background(), PlanOptions{Roots: roots, Dataset: "779", Recipe: "small"})
+	planned, err := Plan(context.Background(), PlanOptions{FingerprintOptions: FingerprintOptions{Roots: roots, Dataset: "779"}, RecipeOptions: RecipeOptions{Recipe: "small"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -164,7 +163,7 @@ func fill(t *testing.T, pre, identifier string, ids ...string) {
 
 func TestPlanned(t *testing.T) {
 	roots, _ := flatRoots(t)
-	if _, err := Plan(t.Context(), PlanOptions{Roots: roots, Dataset: "779"}); err != nil {
+	if _, err := Plan(t.Context(), PlanOptions{FingerprintOptions: FingerprintOptions{Roots: roots, Dataset: "779"}}); err != nil {
 		t.Fatal(err)
 	}
 	p, _, err := recipe.ReadPlans(roots, "Dataset779_Flat", "nnUNetPlans")
@@ -188,18 +187,18 @@ func TestPlanned(t *testing.T) {
 func TestPatchAndBatch(t *testing.T) {
 	roots, _ := flatRoots(t)
 	for _, c := range []struct {
-		options PlanOptions
+		options RecipeOptions
 		plans   string
 		patch   []int
 		batch   int
 	}{
-		{PlanOptions{Patch: []int{8, 32, 48}, Batch: new(1)}, "nnUNetPlans_8_32_48_b1", []int{8, 32, 48}, 1},
-		{PlanOptions{Patch: []int{8, 32, 48}, Name: "mine"}, "mine", []int{8, 32, 48}, 2},
-		{PlanOptions{Batch: new(3)}, "nnUNetPlans_18_48_40_b3", []int{18, 48, 40}, 3},
-		{PlanOptions{}, "nnUNetPlans_small", []int{18, 48, 40}, 2},
+		{RecipeOptions{Patch: []int{8, 32, 48}, Batch: new(1)}, "nnUNetPlans_8_32_48_b1", []int{8, 32, 48}, 1},
+		{RecipeOptions{Patch: []int{8, 32, 48}, Name: "mine"}, "mine", []int{8, 32, 48}, 2},
+		{RecipeOptions{Batch: new(3)}, "nnUNetPlans_18_48_40_b3", []int{18, 48, 40}, 3},
+		{RecipeOptions{}, "nnUNetPlans_small", []int{18, 48, 40}, 2},
 	} {
-		c.options.Roots, c.options.Dataset, c.options.Recipe = roots, "779", "small"
-		made, err := Plan(t.Context(), c.options)
+		c.options.Recipe = "small"
+		made, err := Plan(t.Context(), PlanOptions{FingerprintOptions: FingerprintOptions{Roots: roots, Dataset: "779"}, RecipeOptions: c.options})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -215,14 +214,14 @@ func TestPatchAndBatch(t *testing.T) {
 			t.Errorf("%+v: %s with patch %v, batch %d", c, made.Plans, full.PatchSize, full.BatchSize)
 		}
 	}
-	for _, o := range []PlanOptions{{Patch: []int{8, 32}}, {Patch: []int{0, 0, 0}}, {Patch: []int{8, -32, -32}}, {Patch: []int{1 << 40, 1 << 40, 1 << 40}},
+	for _, o := range []RecipeOptions{{Patch: []int{8, 32}}, {Patch: []int{0, 0, 0}}, {Patch: []int{8, -32, -32}}, {Patch: []int{1 << 40, 1 << 40, 1 << 40}},
 		{Batch: new(-1)}, {Batch: new(0)}, {Batch: new(10001)}, {Set: []string{"batch=0"}}} {
-		o.Roots, o.Dataset, o.Recipe = roots, "779", "small"
-		if _, err := Plan(t.Context(), o); err == nil {
+		o.Recipe = "small"
+		if _, err := Plan(t.Context(), PlanOptions{FingerprintOptions: FingerprintOptions{Roots: roots, Dataset: "779"}, RecipeOptions: o}); err == nil {
 			t.Errorf("%+v was planned", o)
 		}
 	}
-	if _, err := Plan(t.Context(), PlanOptions{Roots: roots, Dataset: "779", Batch: new(2)}); err == nil || !strings.Contains(err.Error(), "overrides a recipe") {
+	if _, err := Plan(t.Context(), PlanOptions{FingerprintOptions: FingerprintOptions{Roots: roots, Dataset: "779"}, RecipeOptions: RecipeOptions{Batch: new(2)}}); err == nil || !strings.Contains(err.Error(), "overrides a recipe") {
 		t.Errorf("a batch without a recipe: %v", err)
 	}
 }
@@ -232,10 +231,10 @@ func TestPlansNames(t *testing.T) {
 	roots, pre := flatRoots(t)
 	for want, o := range map[string]PlanOptions{
 		"../evil":            {Nnunet: plan.Options{PlansName: "../evil"}},
-		"splits_final":       {Recipe: "small", Name: "splits_final"},
-		"a__b":               {Recipe: "small", Set: []string{"plans=a__b"}},
-		"builds on":          {Recipe: "small", Name: "nnUNetPlans"},
-		"no recipe is named": {Name: "mine"},
+		"splits_final":       {RecipeOptions: RecipeOptions{Recipe: "small", Name: "splits_final"}},
+		"a__b":               {RecipeOptions: RecipeOptions{Recipe: "small", Set: []string{"plans=a__b"}}},
+		"builds on":          {RecipeOptions: RecipeOptions{Recipe: "small", Name: "nnUNetPlans"}},
+		"no recipe is named": {RecipeOptions: RecipeOptions{Name: "mine"}},
 	} {
 		o.Roots, o.Dataset = roots, "779"
 		if _, err := Plan(t.Context(), o); err == nil || !strings.Contains(err.Error(), want) {
@@ -253,7 +252,7 @@ func TestPlansNames(t *testing.T) {
 // Moved plans name the target and its reader; what they would overwrite stays.
 func TestMovePlans(t *testing.T) {
 	roots, _ := flatRoots(t)
-	if _, err := Plan(t.Context(), PlanOptions{Roots: roots, Dataset: "779"}); err != nil {
+	if _, err := Plan(t.Context(), PlanOptions{FingerprintOptions: FingerprintOptions{Roots: roots, Dataset: "779"}}); err != nil {
 		t.Fatal(err)
 	}
 	target := filepath.Join(roots.Raw, "Dataset780_Target")
@@ -282,7 +281,7 @@ func TestMovePlans(t *testing.T) {
 			t.Errorf("%+v, %v", c, err)
 		}
 	}
-	if _, err := Plan(t.Context(), PlanOptions{Roots: roots, Dataset: "779", Nnunet: plan.Options{Spacing: []float64{2, 2, 2}}}); err != nil {
+	if _, err := Plan(t.Context(), PlanOptions{FingerprintOptions: FingerprintOptions{Roots: roots, Dataset: "779"}, Nnunet: plan.Options{Spacing: []float64{2, 2, 2}}}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := MovePlans(roots, "779", "780", "nnUNetPlans", "theirs"); err == nil || !strings.Contains(err.Error(), "theirs.json") {
@@ -291,70 +290,4 @@ func TestMovePlans(t *testing.T) {
 	if _, err := MovePlans(roots, "779", "780", "none", ""); err == nil || !strings.Contains(err.Error(), "none.json") {
 		t.Errorf("no such plans: %v", err)
 	}
-}
-
-// A fingerprint is kept as long as it is of the cases that are there, and no file is newer.
-func TestStaleFingerprint(t *testing.T) {
-	dir := t.TempDir()
-	path := filepath.Join(dir, plan.FingerprintName)
-	raw := filepath.Join(dir, "raw")
-	write := func(name string) string {
-		file := filepath.Join(raw, name)
-		if err := os.MkdirAll(filepath.Dir(file), 0o777); err != nil {
-			t.Fatal(err)
-		}
-		text := ""
-		if name == dataset.FileName {
-			text = `{"channel_names": {"0": "MR"}, "labels": {"background": 0, "organ": 1}, "numTraining": 2, "file_ending": ".nii.gz"}`
-		}
-		if err := os.WriteFile(file, []byte(text), 0o666); err != nil {
-			t.Fatal(err)
-		}
-		return file
-	}
-	write(dataset.FileName)
-	fp := &plan.Fingerprint{Intensity: make([]plan.Intensity, 1), RelativeSize: 1}
-	for range 2 {
-		fp.Shapes, fp.Spacings = append(fp.Shapes, [3]int{3, 3, 3}), append(fp.Spacings, [3]float64{1, 1, 1})
-	}
-	ds, err := dataset.Read(raw)
-	if err != nil {
-		t.Fatal(err)
-	}
-	check := func(want string) {
-		t.Helper()
-		if err := fp.Write(path); err != nil {
-			t.Fatal(err)
-		}
-		later := time.Now().Add(time.Hour)
-		if want == "newer" {
-			if err := os.Chtimes(filepath.Join(raw, "labelsTr/b.nii.gz"), later, later); err != nil {
-				t.Fatal(err)
-			}
-		}
-		if why, err := stale(ds, fp, path, identity(ds)); err != nil || (why == "") != (want == "") || !strings.Contains(why, want) {
-			t.Errorf("stale: %q, %v; want %q", why, err, want)
-		}
-	}
-	check("") // no images at hand
-	write("imagesTr/a_0000.nii.gz")
-	check("of 2 cases, the dataset has 1")
-	write("imagesTr/b_0000.nii.gz")
-	write("labelsTr/a.nii.gz")
-	write("labelsTr/b.nii.gz")
-	check("")
-	check("newer")
-
-	// Beside a fingerprint of this program's making lies what it was made from: older files are found out as well.
-	if err := os.WriteFile(sourcesPath(path), []byte(identity(ds)+"\n"), 0o666); err != nil {
-		t.Fatal(err)
-	}
-	check("")
-	long := time.Now().Add(-time.Hour)
-	if err := os.Chtimes(filepath.Join(raw, "imagesTr/a_0000.nii.gz"), long, long); err != nil {
-		t.Fatal(err)
-	}
-	check("have changed")
-	fp.Intensity = append(fp.Intensity, plan.Intensity{})
-	check("of 2 channels, the dataset has 1")
 }

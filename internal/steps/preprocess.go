@@ -2,19 +2,14 @@ package steps
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
-	"time"
 
 	"masksam/internal/atomicfile"
 	"masksam/internal/dataset"
-	"masksam/internal/imageio"
 	"masksam/internal/plan"
 	"masksam/internal/preprocess"
 	"masksam/internal/recipe"
@@ -58,10 +53,10 @@ func Preprocess(ctx context.Context, o PreprocessOptions) error {
 	if err != nil {
 		return err
 	}
-	if err := copyFile(filepath.Join(rawDir, dataset.FileName), filepath.Join(dir, dataset.FileName)); err != nil {
+	if err := atomicfile.Copy(filepath.Join(rawDir, dataset.FileName), filepath.Join(dir, dataset.FileName)); err != nil {
 		return err
 	}
-	if err := copyLabels(ds, filepath.Join(dir, dataset.GroundTruth)); err != nil {
+	if err := preprocess.CopyLabels(ds, filepath.Join(dir, dataset.GroundTruth)); err != nil {
 		return err
 	}
 	for i, configuration := range o.Configurations {
@@ -107,93 +102,4 @@ func planned(plans *plan.Plans, asked []string) (held []string, err error) {
 		return nil, remedy.Add(err, "choose one of them with ", remedy.Configuration.With(known[len(known)-1]))
 	}
 	return held, nil
-}
-
-// copyLabels makes dir hold the reference labels of the dataset's cases and of no other. It comes before preprocessing:
-// what is there is what has to be done.
-func copyLabels(ds *dataset.Dataset, dir string) error {
-	cases, err := ds.Cases()
-	if err != nil {
-		return err
-	}
-	var missing []error
-	current := map[string]bool{}
-	for _, c := range cases {
-		current[c.ID+ds.FileEnding] = true
-		if _, err := os.Stat(c.Label); err != nil {
-			missing = append(missing, fmt.Errorf("case %s: label map: %w", c.ID, err))
-		}
-	}
-	if len(missing) > 0 {
-		return fmt.Errorf("preprocess: %w", errors.Join(missing...))
-	}
-	if err := os.MkdirAll(dir, 0o777); err != nil {
-		return fmt.Errorf("copy the reference labels: %w", err)
-	}
-	lock, err := atomicfile.Lock(dir, true) // who prepares another configuration at the same time is soon done here
-	if err != nil {
-		return fmt.Errorf("copy the reference labels: %w", err)
-	}
-	defer lock.Close()
-	if err := atomicfile.Sweep(dir); err != nil {
-		return fmt.Errorf("copy the reference labels: %w", err)
-	}
-	old, err := dataset.Labelled(dir, ds.FileEnding)
-	if err != nil {
-		return err
-	}
-	for _, id := range old {
-		name := id + ds.FileEnding
-		if current[name] {
-			continue
-		}
-		path := filepath.Join(dir, name)
-		gone := []string{path}
-		if side := imageio.SpacingFile(path); side == filepath.Join(dir, id+filepath.Ext(side)) {
-			gone = []string{side, path} // the labels last: by them the spacing is found
-		}
-		for _, path := range gone {
-			if err := os.Remove(path); err != nil {
-				return fmt.Errorf("remove the labels of a case that is gone: %w", err)
-			}
-		}
-	}
-	for _, c := range cases {
-		if err := copyFile(c.Label, filepath.Join(dir, c.ID+ds.FileEnding)); err != nil {
-			return err
-		}
-		if side := imageio.SpacingFile(c.Label); side != "" {
-			if err := copyFile(side, filepath.Join(dir, c.ID+filepath.Ext(side))); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-// copyFile makes a whole copy with the source's time of change; a copy of that length and time is kept.
-func copyFile(from, to string) error {
-	source, err := os.Stat(from)
-	if err != nil {
-		return fmt.Errorf("copy: %w", err)
-	}
-	if have, err := os.Stat(to); err == nil && have.Size() == source.Size() && have.ModTime().Equal(source.ModTime()) {
-		return nil
-	}
-	f, err := os.Open(from)
-	if err != nil {
-		return fmt.Errorf("copy: %w", err)
-	}
-	defer f.Close()
-	err = atomicfile.Write(to, func(w io.Writer) error {
-		_, err := io.Copy(w, f)
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	if err := os.Chtimes(to, time.Time{}, source.ModTime()); err != nil {
-		return fmt.Errorf("copy %s: %w", from, err)
-	}
-	return nil
 }

@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"masksam/internal/atomicfile"
 	"masksam/internal/dataset"
@@ -17,7 +16,7 @@ import (
 )
 
 func TestChosen(t *testing.T) {
-	r, err := PlanOptions{Recipe: "small", Set: []string{"epochs=3", "encoder.width=64"}}.recipe()
+	r, err := RecipeOptions{Recipe: "small", Set: []string{"epochs=3", "encoder.width=64"}}.recipe()
 	if err != nil || r.Train.Epochs != 3 || r.Network.Encoder.Width != 64 {
 		t.Errorf("%+v, %v", r, err)
 	}
@@ -30,43 +29,9 @@ func TestChosen(t *testing.T) {
 		if c.set != "" {
 			set = []string{c.set}
 		}
-		if _, err := (PlanOptions{Recipe: c.name, Set: set}).recipe(); err == nil || !strings.Contains(err.Error(), c.want) {
+		if _, err := (RecipeOptions{Recipe: c.name, Set: set}).recipe(); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%+v: error %v", c, err)
 		}
-	}
-}
-
-func TestCopyFile(t *testing.T) {
-	dir := t.TempDir()
-	from, to := filepath.Join(dir, "from"), filepath.Join(dir, "to")
-	read := func() string {
-		data, err := os.ReadFile(to)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return string(data)
-	}
-	write := func(path, text string) {
-		if err := os.WriteFile(path, []byte(text), 0o666); err != nil {
-			t.Fatal(err)
-		}
-	}
-	write(from, "one")
-	if err := copyFile(from, to); err != nil || read() != "one" {
-		t.Errorf("%q, %v", read(), err)
-	}
-	for _, age := range []time.Duration{time.Hour, -time.Hour} { // an older source too is another one than the copied
-		write(from, age.String())
-		if err := os.Chtimes(from, time.Time{}, time.Now().Add(-age)); err != nil {
-			t.Fatal(err)
-		}
-		write(to, strings.Repeat("x", len(age.String()))) // as long
-		if err := copyFile(from, to); err != nil || read() != age.String() {
-			t.Errorf("a source of another time was not copied: %q, %v", read(), err)
-		}
-	}
-	if err := copyFile(filepath.Join(dir, "none"), to); err == nil {
-		t.Error("a missing file was copied")
 	}
 }
 
@@ -101,7 +66,7 @@ func TestStacks(t *testing.T) {
 			}
 		}
 	}
-	planned, err := Plan(t.Context(), PlanOptions{Roots: roots, Dataset: "781"})
+	planned, err := Plan(t.Context(), PlanOptions{FingerprintOptions: FingerprintOptions{Roots: roots, Dataset: "781"}})
 	if err != nil {
 		t.Fatal(err)
 	}

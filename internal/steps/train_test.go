@@ -110,8 +110,7 @@ func TestValidations(t *testing.T) {
 // A wrong value under "masksam" in a plan is told in plain words; an old resolved recipe is read as it was written.
 func TestRecipeOfThePlan(t *testing.T) {
 	roots, pre := flatRoots(t)
-	planned, err := Plan(t.Context(), PlanOptions{Roots: roots, Dataset: "779", Recipe: "synapse", Patch: []int{8, 32, 32},
-		Set: []string{"encoder.canvas=[32,32]", "encoder.global=[7,15,23,31]"}})
+	planned, err := Plan(t.Context(), PlanOptions{FingerprintOptions: FingerprintOptions{Roots: roots, Dataset: "779"}, RecipeOptions: RecipeOptions{Recipe: "synapse", Patch: []int{8, 32, 32}, Set: []string{"encoder.canvas=[32,32]", "encoder.global=[7,15,23,31]"}}})
 	if err != nil {
 		t.Fatal(err)
 	}
