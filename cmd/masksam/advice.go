@@ -83,8 +83,8 @@ func (a *adviser) node() *kong.Node {
 // near are masksam's commands, the twin of the nnU-Net command that was called before the others.
 func (a *adviser) near() []*kong.Node {
 	all := a.masksam.commands()
-	if twin := a.masksam.node(nnunetCommands[a.called.Model.Name].twin); a.called.nnunet && twin != nil {
-		all = append([]*kong.Node{twin}, all...)
+	if command, ok := nnunetCommands[a.called.Model.Name]; ok {
+		all = append([]*kong.Node{a.masksam.node(command.twin + command.part)}, all...)
 	}
 	return all
 }

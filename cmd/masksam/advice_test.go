@@ -10,6 +10,7 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"reflect"
 	"regexp"
@@ -178,8 +179,9 @@ func parses(t *testing.T, advice string) {
 
 // Every option, advised by every command, is a flag which that command takes, or a whole command line that has it.
 func TestEveryOptionParses(t *testing.T) {
+	all := options(t)
 	for _, a := range everyCommand() {
-		for variable, o := range options(t) {
+		for variable, o := range all {
 			var flag *kong.Flag
 			for _, n := range append([]*kong.Node{a.node()}, a.near()...) {
 				if flag = flagFor(n, o.Name); flag != nil {
@@ -319,9 +321,17 @@ var spelled = map[string]string{
 	"internal/convert/synapse.go":  "the record in dataset.json of what wrote it",
 }
 
-// pending are files whose advice is being made values; this list is to become empty.
-var pending = []string{"internal/convert/dicom.go", "internal/dataset/", "internal/demo/run.go", "internal/doctor/", "internal/evaluate/", "internal/info/",
-	"internal/steps/", "internal/train/"}
+// pending are files whose advice is still to be made values; this list is to become empty.
+var pending = map[string]bool{
+	"internal/demo/run.go":         true,
+	"internal/doctor/doctor.go":    true,
+	"internal/steps/plan.go":       true,
+	"internal/steps/preprocess.go": true,
+	"internal/steps/splits.go":     true,
+	"internal/steps/steps.go":      true,
+	"internal/train/loop.go":       true,
+	"internal/train/prepare.go":    true,
+}
 
 // No package but cmd spells a flag or a command line: the command that was called knows its own.
 func TestNoFlagBelowCmd(t *testing.T) {
@@ -338,11 +348,13 @@ func TestNoFlagBelowCmd(t *testing.T) {
 				return true
 			}
 			if found := commandWords.FindString(text); found != "" {
+				used[f.path] = true
 				report := t.Errorf
-				if slices.ContainsFunc(pending, func(p string) bool { return strings.HasPrefix(f.path, p) }) {
+				if pending[f.path] {
 					report = t.Logf
 				}
-				if used[f.path] = true; spelled[f.path] == "" || strings.ContainsAny(found, " (") && !strings.HasPrefix(text, "masksam") {
+				// a flag of another program is a text by itself, a record begins with the command
+				if spelled[f.path] == "" || strings.ContainsAny(found, " (") && !strings.HasPrefix(text, "masksam") {
 					report("%s: %q spells %q", at.Position(lit.Pos()), text, found)
 				}
 			}
@@ -352,6 +364,11 @@ func TestNoFlagBelowCmd(t *testing.T) {
 	for path := range spelled {
 		if !used[path] {
 			t.Errorf("%s needs no exception", path)
+		}
+	}
+	for path := range pending {
+		if !used[path] {
+			t.Logf("%s is done", path)
 		}
 	}
 }
@@ -418,5 +435,44 @@ func TestFail(t *testing.T) {
 		if got := sentence(stopped{c.err, nil}); got != c.want {
 			t.Errorf("%q, want %q", got, c.want)
 		}
+	}
+}
+
+// commandLine finds masksam's and nnU-Net's command lines in a page: lines of their own, and in backquotes.
+var commandLine = regexp.MustCompile("(?m)^    ((?:masksam|nnUNetv2_\\w+) \\S.*)$|`((?:masksam|nnUNetv2_\\w+) [^`]*)`")
+
+// The command lines in the documents are such; in a sentence a command may stand without its arguments.
+func TestDocumentedCommands(t *testing.T) {
+	pages, err := filepath.Glob("../../docs/*.md")
+	if err != nil || len(pages) == 0 {
+		t.Fatal(pages, err)
+	}
+	seen := 0
+	for _, page := range append(pages, "../../README.md") {
+		text, err := os.ReadFile(page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if filepath.Base(page) == "commands.md" {
+			continue // generated
+		}
+		for _, m := range commandLine.FindAllStringSubmatch(string(text), -1) {
+			typed, _, _ := strings.Cut(strings.ReplaceAll(m[1]+m[2], "\n", " "), " #")
+			for _, one := range regexp.MustCompile(` && | \| |; `).Split(typed, -1) {
+				words := shellWords(strings.Join(strings.Fields(one), " "))
+				_, nnunet := nnunetCommands[words[0]]
+				if strings.ContainsAny(one, "…$<[") || !nnunet && words[0] != "masksam" || slices.Contains(words, "--help") || slices.Contains(words, "COMMAND") {
+					continue
+				}
+				seen++
+				_, err := reader(words[0]).read(words[1:])
+				if err != nil && (m[1] != "" || !strings.Contains(err.Error(), "is missing") && !strings.Contains(err.Error(), "name one of")) {
+					t.Errorf("%s: %s: %v", page, one, err)
+				}
+			}
+		}
+	}
+	if seen < 20 {
+		t.Errorf("only %d command lines found", seen)
 	}
 }

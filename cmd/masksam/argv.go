@@ -114,7 +114,9 @@ func classify(arg string, flags []*kong.Flag) (argument, error) {
 			switch {
 			case arg[1] != '-' && s == arg[:2]:
 				found = append(found, argument{f, s, arg[2:], true})
-			case strings.HasPrefix(s, name):
+			case arg[1] != '-' && strings.HasPrefix(s, arg):
+				found = append(found, argument{flag: f, text: s})
+			case arg[1] == '-' && strings.HasPrefix(s, name):
 				found = append(found, argument{f, s, value, assigned})
 			default:
 				continue

@@ -31,7 +31,7 @@ func (c *demoCmd) Run(a *app) error {
 		}
 		c.Cache = filepath.Join(base, "masksam")
 	}
-	result, err := demo.Run(a.ctx, demo.Options{Dir: c.Dir, Cache: c.Cache, Cases: c.Cases, Minutes: c.Minutes, Set: c.Set,
+	result, err := demo.Run(a.ctx, demo.Options{Dir: c.Dir, Cache: c.Cache, Cases: c.Cases, Budget: minutes(c.Minutes), Set: c.Set,
 		Seed: c.Seed, Phantom: c.Phantom, Device: dev, Work: work.Work{Progress: a.progress}})
 	if err != nil {
 		return err

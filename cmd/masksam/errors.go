@@ -111,11 +111,18 @@ var kongWords = []struct {
 	{regexp.MustCompile(`expected a valid \d+ bit uint but got ("[^"]*")`), "$1 is not a whole number from 0 on"},
 	{regexp.MustCompile(`expected (?:a valid \d+ bit int|an int) but got ("[^"]*")( \(\w+\))?`), "$1 is not a whole number"},
 	{regexp.MustCompile(`expected a float but got ("[^"]*")( \(\w+\))?`), "$1 is not a number"},
-	{regexp.MustCompile(`expected \S+ value but got "EOL".*`), "a value is missing"},
+	{regexp.MustCompile(`bool value must be true, 1, yes, false, 0 or no but got`), "write yes or no, not"},
+	{regexp.MustCompile(`missing value, expecting .*|expected \S+ value but got "EOL".*`), "a value is missing"},
 	{regexp.MustCompile(`expected \S+ value but got "(-[^"]*)".*`), "a value is missing before $1"},
+	{regexp.MustCompile(`expected one of (.*)`), "name one of $1"},
+	{regexp.MustCompile(`(?:expected "|missing positional arguments )(<[^"]*>)"?`), "$1 is missing"},
+	{regexp.MustCompile(`missing flags: (.*)`), "$1 is missing"},
 	{regexp.MustCompile(`unexpected argument (\S+), did you mean`), "unknown command $1, did you mean"},
 	{regexp.MustCompile(`, did you mean (one of )?(.*)\?`), "; did you mean $1$2?"},
 }
+
+// wrongValue is how kong names one of nnU-Net's flags whose value is wrong.
+var wrongValue = regexp.MustCompile(`^--(\w+)(: | must be )`)
 
 // plain is a parse error of kong for people.
 func (g *grammar) plain(err error) string {
@@ -124,7 +131,7 @@ func (g *grammar) plain(err error) string {
 		text = w.kong.ReplaceAllString(text, w.plain)
 	}
 	if g.nnunet {
-		text = asTyped(text)
+		text = wrongValue.ReplaceAllString(asTyped(text), "-$1$2")
 	}
 	return text
 }

@@ -6,6 +6,7 @@ import (
 
 	"masksam/internal/dataset"
 	"masksam/internal/machine"
+	"masksam/internal/report"
 	"masksam/internal/steps"
 )
 
@@ -15,7 +16,7 @@ type evaluateCmd struct {
 	DatasetJSON string        `help:"The dataset.json; by default the prediction folder's." name:"dataset-json" placeholder:"FILE"`
 	PlansJSON   string        `help:"The plans.json, whose reader reads the files where dataset.json names none; by default the prediction folder's, if it has one." name:"plans-json" placeholder:"FILE"`
 	Output      string        `help:"Where to write the summary; by default summary.json in the prediction folder." short:"o" placeholder:"FILE"`
-	Chill       bool          `help:"Pass over references without a prediction."`
+	Chill       bool          `help:"Pass over references without a prediction." name:"skip-missing"`
 	Workers     workers       `help:"Cases at a time; 0: one per core." placeholder:"N"`
 	Memory      machine.Bytes `help:"Memory for the program with all cases at a time: 8GB, 512MiB, or 80% of what is free, the default." placeholder:"SIZE"`
 }
@@ -43,8 +44,7 @@ func (a *app) evaluate(o steps.EvaluateOptions) error {
 	if err != nil {
 		return err
 	}
-	summary.Table(a.out, names)
-	return nil
+	return report.Scores(a.out, summary, names)
 }
 
 type nnunetEvaluate struct {
@@ -54,7 +54,7 @@ type nnunetEvaluate struct {
 	Plans      string  `name:"pfile" help:"The plans.json, whose reader reads the files where dataset.json names none." required:""`
 	Output     string  `option:"output" name:"o" help:"The summary; by default summary.json in the prediction folder."`
 	Workers    workers `option:"workers" name:"np" help:"Processes; 0: one per core." default:"8"`
-	Chill      bool    `name:"chill" help:"Pass over references without a prediction."`
+	Chill      bool    `name:"chill" option:"skip-missing" help:"Pass over references without a prediction."`
 }
 
 func (c *nnunetEvaluate) Run(a *app) error {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"strconv"
@@ -44,15 +45,19 @@ func (g *grammar) read(args []string) (*kong.Context, error) {
 	if len(args) == 0 && !g.nnunet {
 		args = []string{"--help"}
 	}
-	var err error
+	rewrite := g.renew
 	if g.nnunet {
-		if args, err = normalise(args, g.Model.Node); err != nil {
-			return nil, err
-		}
+		rewrite = func(args []string) ([]string, error) { return normalise(args, g.Model.Node) }
 	}
-	ctx, err := g.Parse(args)
-	if err != nil {
+	args, err := rewrite(args)
+	var ctx *kong.Context
+	if err == nil {
+		ctx, err = g.Parse(args)
+	}
+	if err != nil && !strings.Contains(err.Error(), "did you mean") {
 		return nil, fmt.Errorf("%s; see %s --help", g.plain(err), strings.TrimSpace(g.Model.Name+" "+commandOf(err)))
+	} else if err != nil {
+		return nil, errors.New(g.plain(err))
 	}
 	return ctx, nil
 }

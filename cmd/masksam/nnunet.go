@@ -9,22 +9,23 @@ import (
 // masksam calls it; refused, why nothing but its default is taken; unused, why it is taken without effect.
 type nnunetCommand struct {
 	twin string // the masksam command that does the same
+	part string // else the one that does it as a part
 	help string
 	new  func() any
 }
 
 var nnunetCommands = map[string]nnunetCommand{
-	"nnUNetv2_plan_and_preprocess":         {"plan", "Fingerprint, plan and preprocess datasets.", func() any { return &nnunetPlan{} }},
-	"nnUNetv2_extract_fingerprint":         {"", "Extract the fingerprints of datasets.", func() any { return &nnunetFingerprint{} }},
-	"nnUNetv2_plan_experiment":             {"", "Plan datasets.", func() any { return &nnunetExperiment{} }},
-	"nnUNetv2_preprocess":                  {"preprocess", "Preprocess planned datasets.", func() any { return &nnunetPreprocess{} }},
-	"nnUNetv2_move_plans_between_datasets": {"move-plans", "Give a dataset the plans of another one.", func() any { return &nnunetMovePlans{} }},
-	"nnUNetv2_convert_MSD_dataset":         {"convert msd", "Convert a task of the Medical Segmentation Decathlon.", func() any { return &nnunetConvertMSD{} }},
-	"nnUNetv2_convert_old_nnUNet_dataset":  {"convert nnunet-v1", "Convert a raw dataset of nnU-Net's first version.", func() any { return &nnunetConvertOld{} }},
-	"nnUNetv2_train":                       {"train", "Train one fold of a configuration.", func() any { return &nnunetTrain{} }},
-	"nnUNetv2_predict":                     {"predict", "Label a folder of images with a trained model.", func() any { return &nnunetPredict{} }},
-	"nnUNetv2_evaluate_folder":             {"evaluate", "Score label maps against references.", func() any { return &nnunetEvaluate{} }},
-	"nnUNetv2_plot_overlay_pngs":           {"overlay", "Draw every case's slice with most labels.", func() any { return &nnunetOverlay{} }},
+	"nnUNetv2_plan_and_preprocess":         {twin: "plan", help: "Fingerprint, plan and preprocess datasets.", new: func() any { return &nnunetPlan{} }},
+	"nnUNetv2_extract_fingerprint":         {part: "plan", help: "Extract the fingerprints of datasets.", new: func() any { return &nnunetFingerprint{} }},
+	"nnUNetv2_plan_experiment":             {part: "plan", help: "Plan datasets.", new: func() any { return &nnunetExperiment{} }},
+	"nnUNetv2_preprocess":                  {twin: "preprocess", help: "Preprocess planned datasets.", new: func() any { return &nnunetPreprocess{} }},
+	"nnUNetv2_move_plans_between_datasets": {twin: "move-plans", help: "Give a dataset the plans of another one.", new: func() any { return &nnunetMovePlans{} }},
+	"nnUNetv2_convert_MSD_dataset":         {twin: "convert msd", help: "Convert a task of the Medical Segmentation Decathlon.", new: func() any { return &nnunetConvertMSD{} }},
+	"nnUNetv2_convert_old_nnUNet_dataset":  {twin: "convert nnunet-v1", help: "Convert a raw dataset of nnU-Net's first version.", new: func() any { return &nnunetConvertOld{} }},
+	"nnUNetv2_train":                       {twin: "train", help: "Train one fold of a configuration.", new: func() any { return &nnunetTrain{} }},
+	"nnUNetv2_predict":                     {twin: "predict", help: "Label a folder of images with a trained model.", new: func() any { return &nnunetPredict{} }},
+	"nnUNetv2_evaluate_folder":             {twin: "evaluate", help: "Score label maps against references.", new: func() any { return &nnunetEvaluate{} }},
+	"nnUNetv2_plot_overlay_pngs":           {twin: "overlay", help: "Draw every case's slice with most labels.", new: func() any { return &nnunetOverlay{} }},
 }
 
 // The three steps of nnUNetv2_plan_and_preprocess have commands of their own; the flags that they share are these.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"masksam/internal/dataset"
+	"masksam/internal/draw"
 	"masksam/internal/steps"
 )
 
@@ -25,7 +26,7 @@ type overlayCmd struct {
 }
 
 func (c *overlayCmd) Run(a *app) error {
-	style := steps.OverlayStyle{Intensity: c.Intensity, Montage: c.Montage || c.Slices > 0, Slices: c.Slices}
+	style := draw.Style{Intensity: c.Intensity, Montage: c.Montage || c.Slices > 0, Slices: c.Slices}
 	switch {
 	case (c.Image == "") != (c.Label == ""):
 		return errors.New("--image and --label go together")
@@ -42,7 +43,7 @@ func (c *overlayCmd) Run(a *app) error {
 	}
 	return a.overlay(steps.OverlayOptions{Roots: c.roots.roots(), Dataset: c.Dataset, Out: c.Output,
 		Preprocessed: c.From == "preprocessed", Plans: c.Plans, Configuration: c.Config, Channel: c.Channel,
-		Work: a.work(c.Workers, 0), OverlayStyle: style})
+		Work: a.work(c.Workers, 0), Style: style})
 }
 
 // overlay draws, and tells what was written even when some cases failed.
@@ -68,5 +69,5 @@ type nnunetOverlay struct {
 func (c *nnunetOverlay) Run(a *app) error {
 	return a.overlay(steps.OverlayOptions{Roots: dataset.Env(), Dataset: c.Dataset, Out: c.Output, Preprocessed: !c.Raw,
 		Plans: c.Plans, Configuration: c.Config, Channel: c.Channel, Work: a.work(c.Workers, 0),
-		OverlayStyle: steps.OverlayStyle{Intensity: c.Intensity}})
+		Style: draw.Style{Intensity: c.Intensity}})
 }

@@ -4,15 +4,15 @@ import (
 	"fmt"
 	"masksam/internal/dataset"
 	"masksam/internal/machine"
-	"masksam/internal/masksam"
 	"masksam/internal/plan"
+	"masksam/internal/recipe"
 	"masksam/internal/steps"
 	"strings"
 )
 
 func recipeNames() string {
 	var names []string
-	for _, r := range masksam.Recipes() {
+	for _, r := range recipe.All() {
 		names = append(names, r.Short)
 	}
 	return strings.Join(names, ", ")
@@ -20,7 +20,7 @@ func recipeNames() string {
 
 type planCmd struct {
 	Dataset   string        `arg:"" help:"Number or name of the dataset: 4 or Dataset004_Hippocampus."`
-	Recipe    string        `help:"Also plan this recipe: ${recipes}."`
+	Recipe    string        `help:"Also plan this recipe: ${recipes}." short:"r"`
 	Name      string        `help:"Name of the recipe's plan, else the recipe's own." placeholder:"PLANS"`
 	Set       []string      `help:"Override a hyper-parameter of the recipe, as encoder.width=32; repeatable." sep:"none" placeholder:"KEY=VALUE"`
 	Patch     []int         `help:"Patch of the recipe in voxels, slices first, as 8,256,256; names the plan, unless --name does." placeholder:"T,H,W"`
@@ -28,7 +28,7 @@ type planCmd struct {
 	Planner   string        `help:"nnU-Net planner: ${planners}." default:"ExperimentPlanner"`
 	GPUMemory float64       `help:"GPU memory in GB that nnU-Net's plans are made for; 0: the planner's own target." name:"gpu-memory" placeholder:"GB"`
 	Spacing   []float64     `help:"Target spacing in mm, in the order of the file's array: slices, rows, columns." placeholder:"Z,Y,X"`
-	Plans     string        `help:"Name of nnU-Net's plans, else the planner's own." placeholder:"PLANS"`
+	Plans     string        `help:"Name of nnU-Net's plans, else the planner's own." placeholder:"PLANS" short:"p"`
 	Clean     bool          `help:"Extract the fingerprint and plan again."`
 	Check     bool          `help:"Check the dataset's integrity first."`
 	Workers   workers       `help:"Cases at a time at most; 0: one per core." placeholder:"N"`

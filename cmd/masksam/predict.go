@@ -3,21 +3,21 @@ package main
 import (
 	"errors"
 	"fmt"
+
 	"masksam/internal/dataset"
+	"masksam/internal/model"
 	"masksam/internal/predict"
 	"masksam/internal/steps"
-	"path/filepath"
-	"strings"
 )
 
 type predictCmd struct {
+	Dataset       string   `arg:"" optional:"" help:"Number or name of the dataset that the model was trained on; or name the model by --model."`
 	Input         string   `help:"Folder of images CASE_0000.nii.gz …" short:"i" required:"" placeholder:"DIR"`
 	Output        string   `help:"Folder for the label maps." short:"o" required:"" placeholder:"DIR"`
-	Model         string   `help:"Folder of the model: TRAINER__PLANS__CONFIGURATION." short:"m" placeholder:"DIR"`
-	Dataset       string   `help:"Instead of --model: number or name of the dataset that it was trained on." short:"d"`
-	Recipe        string   `help:"With --dataset: recipe or trainer of the model."`
-	Plans         string   `help:"With --dataset: plans of the model." short:"p"`
-	Config        string   `help:"With --dataset: configuration of the model." short:"c" default:"3d_fullres"`
+	Model         string   `help:"Instead of a dataset: folder of the model, TRAINER__PLANS__CONFIGURATION." short:"m" placeholder:"DIR"`
+	Recipe        string   `help:"With a dataset: recipe or trainer of the model." short:"r"`
+	Plans         string   `help:"With a dataset: plans of the model." short:"p"`
+	Config        string   `help:"With a dataset: configuration of the model." short:"c" default:"3d_fullres"`
 	Fold          []string `help:"Folds to average; none: all that are trained." short:"f"`
 	Checkpoint    string   `help:"Checkpoint of each fold." default:"checkpoint_final"`
 	Step          float64  `help:"Distance of tiles as a share of the patch." default:"0.5"`
@@ -32,34 +32,24 @@ type predictCmd struct {
 
 func (c *predictCmd) Run(a *app) error {
 	if (c.Model == "") == (c.Dataset == "") {
-		return errors.New("name the model by --model or by --dataset, one of the two")
+		return errors.New("name the dataset of the model, or the model's folder by --model, one of the two")
 	}
-	if c.Model == "" {
-		var err error
-		if c.Model, err = steps.FindModel(c.roots.roots(), c.Dataset, c.Recipe, c.Plans, c.Config); err != nil {
-			return err
-		}
-	}
-	return a.predict(c.Model, c.Fold, c.Checkpoint, c.Device, predict.Options{Input: c.Input, Output: c.Output,
-		Tiling:            predict.Tiling{Step: c.Step, Mirror: c.Mirror, Batch: c.Batch, Precision: c.Precision},
-		SaveProbabilities: c.Probabilities, Continue: c.Continue})
+	return a.predict(c.Device, steps.PredictOptions{Model: c.Model, Folds: c.Fold, Checkpoint: c.Checkpoint,
+		Query: model.Query{Roots: c.roots.roots(), Dataset: c.Dataset, Trainer: c.Recipe, Plans: c.Plans, Configuration: c.Config},
+		Options: predict.Options{Input: c.Input, Output: c.Output,
+			Tiling:            predict.Tiling{Step: c.Step, Mirror: c.Mirror, Batch: c.Batch, Precision: c.Precision},
+			SaveProbabilities: c.Probabilities, Continue: c.Continue}})
 }
 
-func (a *app) predict(folder string, folds []string, checkpoint, device string, o predict.Options) error {
+func (a *app) predict(device string, o steps.PredictOptions) (err error) {
 	if !(o.Tiling.Step > 0) { // in the package 0 stands for the default
 		return fmt.Errorf("a step of %g: the distance of tiles must be above 0 and at most 1", o.Tiling.Step)
 	}
-	dev, err := pickDevice(device)
-	if err != nil {
+	if o.Device, err = pickDevice(device); err != nil {
 		return err
 	}
-	model, err := predict.Open(folder, folds, checkpoint, dev)
-	if err != nil {
-		return err
-	}
-	defer model.Close()
 	o.Progress = a.progress
-	if err := model.Folder(a.ctx, o); err != nil {
+	if _, err := steps.Predict(a.ctx, o); err != nil {
 		return err
 	}
 	fmt.Fprintln(a.out, "predictions are in", o.Output)
@@ -95,20 +85,8 @@ func (c *nnunetPredict) Run(a *app) error {
 	if c.Parts < 1 || c.Part < 0 || c.Part >= c.Parts {
 		return fmt.Errorf("-part_id %d is not below -num_parts %d", c.Part, c.Parts)
 	}
-	roots := dataset.Env()
-	plans := c.Plans
-	if plans == "" {
-		plans = "nnUNetPlans"
-	}
-	model, err := steps.FindModel(roots, c.Dataset, c.Trainer, plans, c.Config)
-	if err != nil && c.Plans == "" {
-		model, err = steps.FindModel(roots, c.Dataset, c.Trainer, "", c.Config)
-	}
-	if err != nil {
-		return err
-	}
-	checkpoint := strings.TrimSuffix(c.Checkpoint, filepath.Ext(c.Checkpoint))
-	return a.predict(model, c.Folds, checkpoint, c.Device, predict.Options{Input: c.Input, Output: c.Output,
-		Tiling:            predict.Tiling{Step: c.Step, Mirror: !c.NoMirror},
-		SaveProbabilities: c.Probabilities, Continue: c.Continue, Parts: c.Parts, Part: c.Part})
+	return a.predict(c.Device, steps.PredictOptions{Folds: c.Folds, Checkpoint: c.Checkpoint,
+		Query: model.Query{Roots: dataset.Env(), Dataset: c.Dataset, Trainer: c.Trainer, Plans: c.Plans, Prefer: "nnUNetPlans", Configuration: c.Config},
+		Options: predict.Options{Input: c.Input, Output: c.Output, Tiling: predict.Tiling{Step: c.Step, Mirror: !c.NoMirror},
+			SaveProbabilities: c.Probabilities, Continue: c.Continue, Parts: c.Parts, Part: c.Part}})
 }

@@ -8,11 +8,11 @@ import (
 
 type preprocessCmd struct {
 	Dataset string        `arg:"" help:"Number or name of the dataset."`
-	Plans   string        `help:"Plans to follow." default:"nnUNetPlans"`
+	Plans   string        `help:"Plans to follow." default:"nnUNetPlans" short:"p"`
 	Config  []string      `help:"Configurations." default:"3d_fullres" short:"c"`
 	Workers workers       `help:"Cases at a time at most; 0: one per core." placeholder:"N"`
 	Memory  machine.Bytes `help:"Memory for the program with all cases at a time: 8GB, 512MiB, or 80% of what is free, the default." placeholder:"SIZE"`
-	Force   bool          `help:"Also the cases that are done already."`
+	Force   bool          `help:"Also the cases that are done already." name:"clean"`
 	roots   `embed:""`
 }
 

@@ -11,7 +11,7 @@ type splitsCmd struct {
 	Dataset string `arg:"" help:"Number or name of the dataset."`
 	GroupBy string `help:"Keep cases together whose ids agree in what this matches (in its first group, if it has one), as '^patient[0-9]+'." placeholder:"REGEX"`
 	Check   bool   `help:"Check the splits that are there; write nothing."`
-	Force   bool   `help:"Overwrite splits that say something else."`
+	Force   bool   `help:"Overwrite splits that say something else." name:"clean"`
 	roots   `embed:""`
 }
 

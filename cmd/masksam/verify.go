@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"masksam/internal/masksam"
+	"masksam/internal/recipe"
 	"masksam/internal/torch"
 
 	"github.com/jedib0t/go-pretty/v6/table"
@@ -11,7 +12,7 @@ import (
 type verifyCmd struct {
 	Dirs     []string `arg:"" name:"dir" help:"Golden folders: spec.json with its tensors."`
 	Device   string   `help:"cpu, cuda, cuda:1 …" default:"cpu"`
-	Autocast string   `help:"Compute under autocast, with looser tolerances." enum:"float32,bf16" default:"float32"`
+	Autocast string   `help:"Compute under autocast, with looser tolerances." enum:"float32,bf16" default:"float32" name:"precision"`
 }
 
 func (c *verifyCmd) Run(a *app) error {
@@ -19,7 +20,7 @@ func (c *verifyCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	opt := masksam.VerifyOptions{Device: dev, Autocast: torch.Float32}
+	opt := masksam.VerifyOptions{Device: dev, Autocast: torch.Float32, Recipe: recipe.Published}
 	if c.Autocast == "bf16" {
 		opt.Autocast = torch.BFloat16
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"maps"
 	"os"
@@ -246,8 +247,12 @@ func stem(name string) (string, bool) {
 // object reads a JSON object of the source; what is wrong with it is a fault.
 func (s *survey) object(path string) *pyjson.Object {
 	text, err := os.ReadFile(path)
-	if err != nil {
-		s.fail(ruleMissing, "%s: %s; the data set needs it", path, dataset.FolderFault(err))
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		s.fail(ruleMissing, "%s: the file is missing; the data set needs it", path)
+		return nil
+	case err != nil:
+		s.fail(ruleUnreadable, "%w", err)
 		return nil
 	}
 	o, err := pyjson.ParseObject(text)

@@ -10,8 +10,10 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
+	"masksam/internal/imageio"
 	"masksam/internal/pyjson"
 )
 
@@ -20,7 +22,7 @@ type Dataset struct {
 	Dir         string   // folder of dataset.json
 	Channels    []string // names in the order of the file; their order is the channels' order
 	Labels      *Labels
-	NumTraining int
+	NumTraining int    // −1: not known
 	FileEnding  string // with the dot
 	Reader      string // overwrite_image_reader_writer; empty: to be chosen by the ending
 	Doc         *pyjson.Object
@@ -49,107 +51,6 @@ func IDs(cases []Case) []string {
 	return ids
 }
 
-// FileName is the name of the description in a dataset's folder.
-const FileName = "dataset.json"
-
-// Read reads a dataset.json, or the one in a folder. The error joins a *Finding for every broken rule.
-func Read(path string) (*Dataset, error) {
-	if info, err := os.Stat(path); err == nil && info.IsDir() {
-		path = filepath.Join(path, FileName)
-	}
-	d, found := ReadAll(path)
-	if err := join(found); err != nil {
-		return nil, err
-	}
-	return d, nil
-}
-
-// Parse takes the content of a dataset.json; path names it in the error, which joins a *Finding for every broken rule.
-func Parse(doc *pyjson.Object, path string) (*Dataset, error) {
-	d, found := parse(doc, path)
-	if err := join(found); err != nil {
-		return nil, err
-	}
-	return d, nil
-}
-
-// ReadAll reads a dataset.json as far as it can be read, and finds all rules that it breaks. What is broken is empty in
-// the dataset; nil stands for a file that is no JSON object.
-func ReadAll(path string) (*Dataset, []*Finding) {
-	doc, wrong := readObject(path)
-	if wrong != nil {
-		return nil, []*Finding{wrong}
-	}
-	return parse(doc, path)
-}
-
-func readObject(path string) (*pyjson.Object, *Finding) {
-	text, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, NewFinding("DATASET_JSON_MISSING", path, "every dataset needs one (channel_names, labels, numTraining, file_ending)", "the file is missing")
-	}
-	if err != nil {
-		return nil, NewFinding("DATASET_JSON_INVALID", path, "make the file readable", "%v", err)
-	}
-	doc, err := pyjson.ParseObject(text)
-	if err != nil {
-		return nil, NewFinding("DATASET_JSON_INVALID", path, "correct the JSON", "%v", err)
-	}
-	return doc, nil
-}
-
-// parse reads what all work on a dataset needs; the integrity check asks for more.
-func parse(doc *pyjson.Object, path string) (*Dataset, []*Finding) {
-	d := &Dataset{Dir: filepath.Dir(path), Doc: doc}
-	var found []*Finding
-	var missing []string
-
-	channels, ok := doc.Get("channel_names")
-	if !ok {
-		channels, ok = doc.Get("modality")
-	}
-	if names, isObject := channels.(*pyjson.Object); isObject && len(names.Keys()) > 0 {
-		for _, key := range names.Keys() {
-			name, _ := names.Get(key)
-			d.Channels = append(d.Channels, fmt.Sprint(name))
-		}
-	} else if ok {
-		found = append(found, NewFinding("CHANNEL_NAMES_INVALID", path, `write channel_names as {"0": "CT", …}`, "channel_names names no channel"))
-	} else {
-		missing = append(missing, "channel_names")
-	}
-
-	if doc.Has("labels") {
-		labels, wrong := ReadLabels(doc, path)
-		d.Labels = labels
-		found = append(found, wrong...)
-	} else {
-		missing = append(missing, "labels")
-	}
-
-	if v, ok := doc.Get("numTraining"); !ok {
-		missing = append(missing, "numTraining")
-	} else if n, ok := integer(v); ok && n >= 0 {
-		d.NumTraining = n
-	} else {
-		found = append(found, NewFinding("NUM_TRAINING_INVALID", path, "give the number of training cases", "numTraining is %v", v))
-	}
-
-	if v, ok := doc.Get("file_ending"); !ok {
-		missing = append(missing, "file_ending")
-	} else if d.FileEnding, ok = v.(string); !ok || d.FileEnding == "" {
-		found = append(found, NewFinding("FILE_ENDING_INVALID", path, `give it with its dot, e.g. ".nii.gz"`, "file_ending is %v", v))
-	}
-
-	if v, ok := doc.Get("overwrite_image_reader_writer"); ok && v != nil && v != "None" {
-		d.Reader = fmt.Sprint(v)
-	}
-	if len(missing) > 0 {
-		found = append(found, NewFinding("KEYS_MISSING", path, "add them", "required keys are missing: %s", strings.Join(missing, ", ")))
-	}
-	return d, found
-}
-
 // Cases lists the training cases in nnU-Net's order: that of the entry "dataset" if there is one, else by code point of
 // the ids in imagesTr. Files whose name is not <id>_<4 digits><ending> are an
 // error, which comes with the other cases. That a case has all its channels and
@@ -174,10 +75,25 @@ func (d *Dataset) Cases() ([]Case, error) {
 		return cases, &Finding{
 			Code: "BAD_FILE_NAME", Severity: Error, Files: strangers,
 			Text:   fmt.Sprintf("an image is named <case>_<4 digits>%s, e.g. patient1_0000%s", d.FileEnding, d.FileEnding),
-			Remedy: "rename or remove the files",
+			Remedy: "rename or remove the files, as " + d.rename(strangers[0]),
 		}
 	}
 	return cases, nil
+}
+
+// rename says what an image's name may have been meant for: a channel number with fewer digits, or, where a label map has
+// the name, a case without one.
+func (d *Dataset) rename(path string) string {
+	name := filepath.Base(path)
+	stem := strings.TrimSuffix(name, d.FileEnding)
+	right := stem + "_0000"
+	if _, err := os.Stat(filepath.Join(d.Dir, "labelsTr", name)); err != nil {
+		if m := number.FindStringSubmatch(stem); m != nil {
+			n, _ := strconv.Atoi(m[2]) // three digits at most
+			right = fmt.Sprintf("%s_%04d", m[1], n)
+		}
+	}
+	return fmt.Sprintf("%s to %s%s", name, right, d.FileEnding)
 }
 
 // FolderFault says why a folder cannot be listed.
@@ -194,8 +110,27 @@ func noCases(dir, ending string) *Finding {
 	if len(entries) == 0 {
 		return NewFinding("NO_CASES", dir, "put the training images there", "the folder holds no image")
 	}
-	return NewFinding("FILE_ENDING", dir, "correct file_ending in dataset.json or rename the files",
+	f := NewFinding("FILE_ENDING", dir, "correct file_ending in dataset.json, or convert the files",
 		"none of %d files ends in %q, which is dataset.json's file_ending; the first is %s", len(entries), ending, entries[0].Name())
+	if found, n := commonEnding(dir); n > 0 {
+		f.Text += fmt.Sprintf("; %d end in %s", n, found)
+		f.Remedy = fmt.Sprintf(`write "file_ending": %q in dataset.json, or convert the files`, found)
+	}
+	return f
+}
+
+// commonEnding is the file ending that most images of a folder have, as they write it, and how many have it.
+func commonEnding(dir string) (ending string, n int) {
+	entries, _ := os.ReadDir(dir) // no folder has no images
+	counts := map[string]int{}
+	for _, e := range entries {
+		if found := imageio.Ending(e.Name()); found != "" && !e.IsDir() {
+			if counts[found]++; counts[found] > n {
+				ending, n = found, counts[found]
+			}
+		}
+	}
+	return ending, n
 }
 
 // ListImages groups the images of a folder by case, as for prediction: every file that ends in ending must be named
@@ -217,7 +152,10 @@ func ListImages(dir, ending string) ([]Case, error) {
 	return cases, nil
 }
 
-var suffix = regexp.MustCompile(`^(.+)_([0-9]{4})$`)
+var (
+	suffix = regexp.MustCompile(`^(.+)_([0-9]{4})$`)
+	number = regexp.MustCompile(`^(.+)_([0-9]{1,3})$`)
+)
 
 // group finds the channel files of each case in a folder; strangers have the ending but not the form of a name.
 func group(dir, ending string) (ids []string, files map[string][]string, strangers []string, err error) {
@@ -291,7 +229,10 @@ func (d *Dataset) declared(v any) ([]Case, error) {
 		}
 		label, _ := e.Get("label")
 		path, ok := label.(string)
-		if !ok || len(list) == 0 {
+		switch {
+		case e != nil && e.Has("images") && list == nil:
+			return nil, wrong("the images of case %q are %s, not a list of paths", id, pyjson.Describe(images))
+		case !ok || len(list) == 0:
 			return nil, wrong("case %q needs images and a label", id)
 		}
 		c.Label = place(path)

@@ -15,6 +15,7 @@ import (
 
 	"masksam/internal/goldentest"
 	"masksam/internal/pyjson"
+	"masksam/internal/remedy"
 )
 
 // tree makes empty files; a name ending in dataset.json gets the text.
@@ -180,11 +181,11 @@ func TestName(t *testing.T) {
 			t.Errorf("%s: %v", id, err)
 		}
 	}
-	if _, err := (Roots{Preprocessed: r.Preprocessed}).Name("Dataset001_A"); err == nil || !strings.Contains(err.Error(), "set the environment variable "+EnvRaw) {
-		t.Errorf("unset raw root: %v", err)
+	if _, err := (Roots{Preprocessed: r.Preprocessed}).Name("Dataset001_A"); err == nil || !slices.Contains(remedy.As(err), any(remedy.Raw)) {
+		t.Errorf("unset raw root: %v, advice %v", err, remedy.As(err))
 	}
-	if _, err := (Roots{}).RawDir("Dataset001_A"); err == nil || !strings.Contains(err.Error(), EnvRaw) {
-		t.Errorf("unset root: %v", err)
+	if _, err := (Roots{}).RawDir("Dataset001_A"); err == nil || !cmp.Equal(remedy.As(err), remedy.Remedy{"set the environment variable " + EnvRaw + " or give ", remedy.Raw}) {
+		t.Errorf("unset root: %v, advice %v", err, remedy.As(err))
 	}
 }
 
@@ -400,11 +401,16 @@ func FuzzRead(f *testing.F) {
 	f.Add([]byte(plainJSON))
 	f.Add([]byte(`{"modality": {"0": 1}, "labels": {"background": "0", "r": [1, 2], "ignore": 3}, "regions_class_order": [1], "numTraining": 1.0, "file_ending": ".png", "dataset": {"a": {"images": ["$HOME"], "label": ""}}}`))
 	f.Fuzz(func(t *testing.T, text []byte) {
-		doc, err := pyjson.ParseObject(text)
-		if err != nil {
-			return
+		path := filepath.Join(t.TempDir(), FileName)
+		if err := os.WriteFile(path, text, 0o666); err != nil {
+			t.Fatal(err)
 		}
-		d, found := parse(doc, filepath.Join(t.TempDir(), FileName))
+		d, found := ReadAll(path)
+		for _, f := range found {
+			if f.Text == "" || f.Remedy == "" || f.Severity != Error {
+				t.Errorf("%+v", f)
+			}
+		}
 		if len(found) > 0 {
 			return
 		}

@@ -44,12 +44,25 @@ func ReadLabels(doc *pyjson.Object, file string) (*Labels, []*Finding) {
 	value, _ := doc.Get("labels")
 	object, ok := value.(*pyjson.Object)
 	if !ok {
-		fail("LABELS_INVALID", `write labels as {"background": 0, "name": 1, …}`, "labels is not an object")
+		remedy := `write labels as {"background": 0, "name": 1, …}`
+		if list, isList := value.([]any); isList && len(list) > 0 && list[0] == "background" {
+			named := pyjson.NewObject()
+			for i, name := range list {
+				named.Set(fmt.Sprint(name), i)
+			}
+			remedy = "write labels as " + oneLine(named)
+		}
+		fail("LABELS_INVALID", remedy, "labels is %s, not an object of names and numbers", pyjson.Describe(value))
+		return nil, found
+	}
+	if right := reversed(object); right != nil {
+		fail("LABELS_REVERSED", "write labels as "+oneLine(right), "names and numbers of labels are the wrong way round, as nnU-Net 1 and the Medical Segmentation Decathlon had them")
 		return nil, found
 	}
 
 	l := &Labels{ignore: -1}
 	set := map[int]bool{}
+	whole := true // no label is missing in what follows
 	for _, name := range object.Keys() {
 		value, _ := object.Get(name)
 		e := entry{name: name}
@@ -65,8 +78,8 @@ func ReadLabels(doc *pyjson.Object, file string) (*Labels, []*Finding) {
 		}
 		switch {
 		case !good:
-			text, _ := pyjson.Marshal(value)
-			fail("LABELS_INVALID", "a label is a whole number from 0 to 65535, a region a list of them", "label %q is %s", name, strings.Join(strings.Fields(string(text)), " "))
+			fail("LABELS_INVALID", "a label is a whole number from 0 to 65535, a region a list of them", "label %q is %s", name, oneLine(value))
+			whole = false
 			continue
 		case name == "ignore" && !e.scalar:
 			fail("IGNORE_NOT_INT", "give it one number, the highest label + 1", "the ignore label is a list")
@@ -87,7 +100,15 @@ func ReadLabels(doc *pyjson.Object, file string) (*Labels, []*Finding) {
 	slices.Sort(l.all)
 
 	if bg := slices.IndexFunc(l.entries, func(e entry) bool { return e.name == "background" }); bg < 0 {
-		if !object.Has("background") {
+		zero := slices.IndexFunc(l.entries, func(e entry) bool { return slices.Equal(e.values, []int{0}) })
+		switch {
+		case object.Has("background"): // with a value that is no label
+		case zero >= 0 && strings.EqualFold(strings.TrimSpace(l.entries[zero].name), "background"):
+			fail("BACKGROUND_MISSING", fmt.Sprintf(`rename %q to "background"`, l.entries[zero].name), "labels do not declare background; label 0 is %q", l.entries[zero].name)
+		case zero >= 0:
+			fail("BACKGROUND_MISSING", fmt.Sprintf(`write "background" for %q, or number that label from 1 on, in the label files too`, l.entries[zero].name),
+				"labels do not declare background; label 0 is %q", l.entries[zero].name)
+		default:
 			fail("BACKGROUND_MISSING", `add "background": 0`, "labels do not declare background")
 		}
 	} else if e := l.entries[bg]; !e.scalar {
@@ -95,10 +116,10 @@ func ReadLabels(doc *pyjson.Object, file string) (*Labels, []*Finding) {
 	} else if e.values[0] != 0 {
 		fail("BACKGROUND_NOT_ZERO", "give background the value 0, in the label files too", "background is %d, must be 0", e.values[0])
 	}
-	if n := len(l.all); l.ignore >= 0 && n > 0 && l.ignore != l.all[n-1]+1 {
+	if n := len(l.all); whole && l.ignore >= 0 && n > 0 && l.ignore != l.all[n-1]+1 {
 		fail("IGNORE_NOT_HIGHEST", fmt.Sprintf("give ignore the value %d, in the label files too", l.all[n-1]+1),
 			"the ignore label is %d, but must follow the highest label, %d", l.ignore, l.all[n-1])
-	} else if gaps := l.gaps(); gaps != "" {
+	} else if gaps := l.gaps(); whole && gaps != "" {
 		fail("LABELS_NOT_CONSECUTIVE", "number the labels 0, 1, 2, … in dataset.json and in the label files", "labels %v have a gap before %s", l.all, gaps)
 	}
 	if l.regions {
@@ -110,9 +131,12 @@ func ReadLabels(doc *pyjson.Object, file string) (*Labels, []*Finding) {
 			l.classOrder = append(l.classOrder, n)
 		}
 		switch want := len(l.Regions()); {
-		case !ok || !isList:
+		case !ok:
 			fail("REGIONS_ORDER_MISSING", "add regions_class_order: the label to paint for each region, in their order",
-				"labels define regions, but regions_class_order is not a list of labels")
+				"labels define regions, but regions_class_order is missing")
+		case !isList:
+			fail("REGIONS_ORDER_MISSING", "write regions_class_order as a list: the label to paint for each region, in their order",
+				"regions_class_order is %s, not a list of labels", oneLine(order))
 		case len(list) != want:
 			fail("REGIONS_ORDER_LENGTH", "give one label per foreground region, in their order",
 				"regions_class_order has %d entries for %d foreground regions", len(list), want)
@@ -122,6 +146,24 @@ func ReadLabels(doc *pyjson.Object, file string) (*Labels, []*Finding) {
 		return nil, found
 	}
 	return l, nil
+}
+
+// reversed is the right way round of labels written as {"0": "background", …}; nil for others.
+func reversed(labels *pyjson.Object) *pyjson.Object {
+	right := pyjson.NewObject()
+	for _, key := range labels.Keys() {
+		value, _ := labels.Get(key)
+		number, isNumber := integer(key)
+		name, isName := value.(string)
+		if _, counts := integer(value); !isNumber || !isName || counts {
+			return nil
+		}
+		right.Set(name, number)
+	}
+	if len(right.Keys()) == 0 {
+		return nil
+	}
+	return right
 }
 
 // integer is Python's int() for what JSON can hold.

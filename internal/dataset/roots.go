@@ -7,9 +7,11 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"masksam/internal/remedy"
 )
 
-// Roots are the three folders below which nnU-Net keeps datasets; an empty one is not known.
+// Roots are the three folders below which nnU-Net keeps datasets; an empty path is one that nobody has named.
 type Roots struct{ Raw, Preprocessed, Results string }
 
 // Environment variables of the roots.
@@ -25,21 +27,21 @@ func Env() Roots {
 }
 
 // RawDir is the raw folder of a dataset of the given name.
-func (r Roots) RawDir(name string) (string, error) { return below(r.Raw, EnvRaw, "--raw", name) }
+func (r Roots) RawDir(name string) (string, error) { return below(r.Raw, EnvRaw, remedy.Raw, name) }
 
 // PreprocessedDir is the preprocessed folder of a dataset.
 func (r Roots) PreprocessedDir(name string) (string, error) {
-	return below(r.Preprocessed, EnvPreprocessed, "--preprocessed", name)
+	return below(r.Preprocessed, EnvPreprocessed, remedy.Preprocessed, name)
 }
 
 // ResultsDir is the results folder of a dataset.
 func (r Roots) ResultsDir(name string) (string, error) {
-	return below(r.Results, EnvResults, "--results", name)
+	return below(r.Results, EnvResults, remedy.Results, name)
 }
 
-func below(root, variable, flag, name string) (string, error) {
+func below(root, variable string, option remedy.Option, name string) (string, error) {
 	if root == "" {
-		return "", fmt.Errorf("the folder for %s is not known: set the environment variable %s or give %s", name, variable, flag)
+		return "", remedy.Add(fmt.Errorf("the folder for %s is not known", name), "set the environment variable "+variable+" or give ", option)
 	}
 	return filepath.Join(root, name), nil
 }
@@ -49,11 +51,11 @@ func below(root, variable, flag, name string) (string, error) {
 func (r Roots) Name(idOrName string) (string, error) {
 	where := fmt.Sprintf("%s=%q, %s=%q, %s=%q", EnvRaw, r.Raw, EnvPreprocessed, r.Preprocessed, EnvResults, r.Results)
 	none := func(folder string) error {
-		advice := ""
+		err := fmt.Errorf("no dataset %s: no folder %s in %s", idOrName, folder, where)
 		if r.Raw == "" {
-			advice = fmt.Sprintf("; set the environment variable %s or give --raw", EnvRaw)
+			return remedy.Add(err, "set the environment variable "+EnvRaw+" or give ", remedy.Raw)
 		}
-		return fmt.Errorf("no dataset %s: no folder %s in %s%s", idOrName, folder, where, advice)
+		return err
 	}
 	if strings.HasPrefix(idOrName, "Dataset") {
 		for _, root := range []string{r.Raw, r.Preprocessed, r.Results} {

@@ -16,6 +16,7 @@ import (
 	"masksam/internal/atomicfile"
 	"masksam/internal/numpy"
 	"masksam/internal/pyjson"
+	"masksam/internal/remedy"
 )
 
 // Split is one fold: ids of the cases to train on and to validate on.
@@ -137,9 +138,9 @@ func GroupBy(pattern string, cases []string) (group func(id string) string, err 
 }
 
 // listed names things, at most ten.
-func listed(names []string) string {
-	text := strings.Join(names[:min(len(names), 10)], ", ")
-	if more := len(names) - 10; more > 0 {
+func listed(list []string) string {
+	text := strings.Join(list[:min(len(list), 10)], ", ")
+	if more := len(list) - 10; more > 0 {
 		text += fmt.Sprintf(" and %d more", more)
 	}
 	return text
@@ -179,7 +180,11 @@ func CheckSplits(path string, cases []string, group func(id string) string) ([]S
 				}
 			}
 			if len(unknown) > 0 {
-				add("SPLITS_UNKNOWN_CASE", Error, "correct the names or add the cases", "fold %d, %s names cases that the dataset has not: %s", f, part.name, listed(unknown))
+				remedy := "correct the names or add the cases"
+				if named := exists.stem(unknown[0]); named != "" {
+					remedy = fmt.Sprintf("name cases without channel number and file ending: %s", named)
+				}
+				add("SPLITS_UNKNOWN_CASE", Error, remedy, "fold %d, %s names cases that the dataset does not have: %s", f, part.name, listed(unknown))
 			}
 			if len(twice) > 0 {
 				add("SPLITS_REPEATED", Error, "name each once", "fold %d, %s repeats %s", f, part.name, listed(twice))
@@ -218,9 +223,24 @@ func CheckSplits(path string, cases []string, group func(id string) string) ([]S
 	return splits, found
 }
 
-func set(names []string) map[string]bool {
-	out := map[string]bool{}
-	for _, n := range names {
+// names is a set of them.
+type names map[string]bool
+
+// stem is the name in the set of which id is a file name; empty if there is none.
+func (n names) stem(id string) string {
+	base, _, _ := strings.Cut(filepath.Base(id), ".")
+	if m := suffix.FindStringSubmatch(base); m != nil && n[m[1]] {
+		return m[1]
+	}
+	if n[base] {
+		return base
+	}
+	return ""
+}
+
+func set(list []string) names {
+	out := names{}
+	for _, n := range list {
 		out[n] = true
 	}
 	return out
@@ -232,13 +252,38 @@ func parseSplits(path string) (splits []Split, err error) {
 		return nil, err
 	}
 	v, err := pyjson.Parse(text)
-	if err == nil {
-		err = pyjson.Decode(v, &splits)
+	if err != nil {
+		return nil, err
 	}
-	if err == nil && len(splits) == 0 {
-		err = errors.New("it holds no fold")
+	list, ok := v.([]any)
+	switch {
+	case !ok:
+		return nil, fmt.Errorf("it is %s, not a list of folds", pyjson.Describe(v))
+	case len(list) == 0:
+		return nil, errors.New("it holds no fold")
 	}
-	return splits, err
+	for f, v := range list {
+		fold, ok := v.(*pyjson.Object)
+		if !ok {
+			return nil, fmt.Errorf("fold %d is %s, not an object of train and val", f, pyjson.Describe(v))
+		}
+		if twice := pyjson.Repeated(fold); len(twice) > 0 {
+			return nil, fmt.Errorf("fold %d: %w", f, &pyjson.RepeatedError{Paths: twice})
+		}
+		for _, part := range []string{"train", "val"} {
+			for _, key := range fold.Keys() {
+				if !fold.Has(part) && key != "train" && key != "val" {
+					return nil, fmt.Errorf("fold %d has no %q, but %q", f, part, key)
+				}
+			}
+		}
+		var s Split
+		if err := pyjson.Decode(fold, &s); err != nil {
+			return nil, fmt.Errorf("fold %d: %w", f, err)
+		}
+		splits = append(splits, s)
+	}
+	return splits, nil
 }
 
 // ReadSplits reads a splits file. The error joins the errors that CheckSplits finds, the warnings tell the rest.
@@ -289,9 +334,10 @@ func SaveSplits(path string, splits []Split, force bool) error {
 	case errors.Is(err, fs.ErrNotExist), force:
 		return WriteSplits(path, splits)
 	case err != nil:
-		return fmt.Errorf("save splits: %s: %w; mend or remove it, or overwrite it by --force", path, err)
+		return remedy.Add(fmt.Errorf("save splits: %s: %w", path, err), "mend or remove it, or overwrite it: ", remedy.Clean)
 	case !reflect.DeepEqual(held, splits):
-		return fmt.Errorf("save splits: %s exists and says something else; models may have been trained by it: remove it, or overwrite it by --force", path)
+		return remedy.Add(fmt.Errorf("save splits: %s exists and says something else; models may have been trained by it", path),
+			"remove it, or overwrite it: ", remedy.Clean)
 	}
 	return nil
 }

@@ -3,15 +3,8 @@ package evaluate
 import (
 	"errors"
 	"fmt"
-	"io"
-	"maps"
 	"math"
 	"os"
-	"slices"
-	"strconv"
-	"strings"
-
-	"github.com/jedib0t/go-pretty/v6/table"
 
 	"masksam/internal/atomicfile"
 	"masksam/internal/pyjson"
@@ -153,49 +146,4 @@ func metricsOf(v any) (m Metrics, err error) {
 		}
 	}
 	return m, nil
-}
-
-// Table prints the mean scores of every class and their mean; names, which may be nil, gives a class's name by its key.
-// "cases" counts those that have the class in the reference.
-func (s *Summary) Table(w io.Writer, names map[string]string) {
-	t := table.NewWriter()
-	t.SetOutputMirror(w)
-	t.SetStyle(table.StyleLight)
-	t.AppendHeader(table.Row{"label", "name", "Dice", "IoU", "FP", "FN", "cases"})
-	row := func(label, name string, m Metrics, cases any) table.Row {
-		number := func(v float64, digits int) string {
-			if math.IsNaN(v) {
-				return "–"
-			}
-			return strconv.FormatFloat(v, 'f', digits, 64)
-		}
-		return table.Row{label, name, number(m.Dice, 4), number(m.IoU, 4), number(m.FP, 1), number(m.FN, 1), cases}
-	}
-	keys := slices.SortedFunc(maps.Keys(s.Mean), byNumber)
-	for _, key := range keys {
-		present := 0
-		for _, c := range s.Cases {
-			if c.Metrics[key].NRef > 0 {
-				present++
-			}
-		}
-		t.AppendRow(row(key, names[key], s.Mean[key], present))
-	}
-	t.AppendFooter(row("mean", "", s.ForegroundMean, len(s.Cases)))
-	t.Render()
-}
-
-// byNumber sorts plain labels by value, before regions, which are sorted as text.
-func byNumber(a, b string) int {
-	x, errX := strconv.Atoi(a)
-	y, errY := strconv.Atoi(b)
-	switch {
-	case errX == nil && errY == nil:
-		return x - y
-	case errX == nil:
-		return -1
-	case errY == nil:
-		return 1
-	}
-	return strings.Compare(a, b)
 }

@@ -9,6 +9,7 @@ import (
 )
 
 func TestDescribe(t *testing.T) {
+	t.Parallel()
 	meta := imageio.Meta{Grid: volume.NewGrid([3]int{1, 2, 2}, [3]float64{1, 1, 1}), Dims: 2}
 	for name, want := range map[string]struct {
 		format, sample string

@@ -17,11 +17,9 @@ import (
 	"testing"
 
 	"github.com/klauspost/compress/zlib"
-	"pgregory.net/rapid"
 
 	"masksam/internal/goldentest"
 	"masksam/internal/imageio"
-	"masksam/internal/volume"
 )
 
 // asNNUNet is what nnU-Net 2.8.1 reads in a file of testdata/pictures (scikit-image 0.26.0, Pillow 13.0.0, tifffile
@@ -51,6 +49,7 @@ func picturesAsNNUNet(t testing.TB) map[string]asNNUNet {
 }
 
 func TestReadAsNNUNet(t *testing.T) {
+	t.Parallel()
 	for name, want := range picturesAsNNUNet(t) {
 		t.Run(name, func(t *testing.T) {
 			im, err := imageio.Read(filepath.Join("testdata/pictures", name))
@@ -165,73 +164,9 @@ func deflated(t testing.TB, b []byte) string {
 	return out.String()
 }
 
-func TestPictureRefused(t *testing.T) {
-	read := func(name string) []byte {
-		b, err := os.ReadFile("testdata/pictures/" + name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return b
-	}
-	good, sound := read("rgb8.png"), read("rgb24.bmp")
-	flipped := slices.Clone(good)
-	flipped[50] ^= 1
-	compressed := slices.Clone(sound)
-	compressed[30] = 1
-	for name, c := range map[string]struct {
-		file string
-		data []byte
-		want string
-	}{
-		"empty":             {"a.png", nil, "truncated"},
-		"text":              {"a.png", bytes.Repeat([]byte("no image "), 50), "not a PNG file"},
-		"header only":       {"a.png", good[:33], "truncated"},
-		"cut":               {"a.png", good[:len(good)-30], "not enough pixel data"},
-		"no end":            {"a.png", good[:len(good)-12], "truncated"},
-		"checksum":          {"a.png", flipped, "checksum"},
-		"zero size":         {"a.png", chunked("IHDR", pngHeader(0, 3, 8, 0)), "non-positive"},
-		"grey with alpha":   {"a.png", chunked("IHDR", pngHeader(1, 1, 8, 4), "IDAT", deflated(t, make([]byte, 3)), "IEND", ""), "without alpha"},
-		"too few rows":      {"a.png", chunked("IHDR", pngHeader(2, 3, 8, 0), "IDAT", deflated(t, make([]byte, 6)), "IEND", ""), "not enough pixel data"},
-		"too many rows":     {"a.png", chunked("IHDR", pngHeader(2, 3, 8, 0), "IDAT", deflated(t, make([]byte, 12)), "IEND", ""), "too much"},
-		"no pixels":         {"a.png", chunked("IHDR", pngHeader(2, 3, 8, 0), "IEND", ""), "png"},
-		"empty BMP":         {"a.bmp", nil, "truncated"},
-		"BMP header only":   {"a.bmp", sound[:54], "truncated"},
-		"BMP cut":           {"a.bmp", sound[:len(sound)-1], "truncated"},
-		"a PNG as BMP":      {"a.bmp", good, "bmp"},
-		"compressed BMP":    {"a.bmp", compressed, "convert it to PNG"},
-		"BMP of zero size":  {"a.bmp", append(append(slices.Clone(sound[:18]), make([]byte, 8)...), sound[26:]...), "zero size"},
-		"BMP of 16 bits":    {"a.bmp", append(append(slices.Clone(sound[:28]), 16), sound[29:]...), "convert it to PNG"},
-		"palette too short": {"a.bmp", append(read("colours8.bmp")[:118], bytes.Repeat([]byte{200}, 60)...), "palette"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			refused(t, put(t, c.file, c.data), c.want)
-		})
-	}
-	if _, err := imageio.ReadLabel("testdata/pictures/rgb8.png"); err == nil || !strings.Contains(err.Error(), "3 channels") {
-		t.Errorf("a label map in colour: %v", err)
-	}
-}
-
-func TestPictureClaimsCostNothing(t *testing.T) {
-	claim, err := os.ReadFile("testdata/pictures/rgb24.bmp")
-	if err != nil {
-		t.Fatal(err)
-	}
-	le.PutUint32(claim[18:], 1<<15)
-	le.PutUint32(claim[22:], 1<<15)
-	end := []string{"IEND", ""}
-	for name, data := range map[string][]byte{
-		"a.png": chunked(append([]string{"IHDR", pngHeader(1<<15, 1<<15, 8, 6), "IDAT", deflated(t, make([]byte, 1<<20)), "IDAT", "more"}, end...)...),
-		"b.png": chunked(append([]string{"IHDR", pngHeader(1<<30, 1<<30, 16, 6), "IDAT", "x"}, end...)...),
-		"c.png": chunked(append([]string{"IHDR", pngHeader(1<<12, 1<<12, 16, 2), "tIME", "1234567", "IDAT", deflated(t, make([]byte, 1<<17))}, end...)...),
-		"a.bmp": claim,
-	} {
-		t.Run(name, func(t *testing.T) { cheaplyRefused(t, put(t, name, data), "") })
-	}
-}
-
 // A picture whose pixels are counted first, because they are many.
 func TestLargePNG(t *testing.T) {
+	t.Parallel()
 	im := image.NewGray(image.Rect(0, 0, 2500, 2000))
 	for i := range im.Pix {
 		im.Pix[i] = byte(i / 97)
@@ -250,6 +185,7 @@ func TestLargePNG(t *testing.T) {
 }
 
 func TestColoursOf16Bits(t *testing.T) {
+	t.Parallel()
 	for name, warns := range map[string]bool{"rgb16.png": true, "rgba16.png": true, "rgb8.png": false, "grey16.png": false} {
 		_, warnings, err := readCase([]string{"testdata/pictures/" + name})
 		if err != nil || warns != (len(warnings) == 1) {
@@ -258,59 +194,9 @@ func TestColoursOf16Bits(t *testing.T) {
 	}
 }
 
-// Labels of a slice are read back as they were written, and their type is the one that WriteLabel chooses.
-func TestPictureRoundTrip(t *testing.T) {
-	dir := t.TempDir()
-	rapid.Check(t, func(t *rapid.T) {
-		ending := rapid.SampledFrom([]string{".png", ".bmp", ".PNG"}).Draw(t, "ending")
-		most := rapid.SampledFrom([]int{1, 254, 255, 65535}).Draw(t, "most")
-		size := [3]int{1, rapid.IntRange(1, 20).Draw(t, "y"), rapid.IntRange(1, 20).Draw(t, "x")}
-		like := imageio.Meta{Grid: volume.NewGrid(size, [3]float64{999, 1, 1}), Dims: 2}
-		labels := make([]int, like.Grid.Len())
-		for i := range labels {
-			labels[i] = rapid.IntRange(0, most).Draw(t, "label")
-		}
-		path := filepath.Join(dir, "a"+ending)
-		err := imageio.WriteLabel(path, labels, like)
-		if wide := slices.Max(labels) >= 255; ending == ".bmp" && wide {
-			if err == nil || !strings.Contains(err.Error(), "254") {
-				t.Fatalf("a BMP of labels up to %d: %v", slices.Max(labels), err)
-			}
-			return
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		got, err := imageio.ReadLabel(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if got.Grid != like.Grid || got.Dims != 2 || !slices.EqualFunc(got.Data, labels, func(a int32, b int) bool { return int(a) == b }) {
-			t.Fatalf("read %v %v, want %v %v", got.Grid, got.Data, like.Grid, labels)
-		}
-	})
-}
-
-func TestPictureWriteRefuses(t *testing.T) {
-	dir := t.TempDir()
-	solid := imageio.Meta{Grid: volume.NewGrid([3]int{2, 1, 2}, [3]float64{1, 1, 1}), Dims: 3}
-	flat := imageio.Meta{Grid: volume.NewGrid([3]int{1, 2, 2}, [3]float64{999, 1, 1}), Dims: 2}
-	for name, err := range map[string]error{
-		"slices":    imageio.WriteLabel(filepath.Join(dir, "a.png"), make([]uint8, 4), solid),
-		"fractions": imageio.WriteFloat(filepath.Join(dir, "a.png"), [][]float32{make([]float32, 4)}, flat),
-		"BMP":       imageio.WriteFloat(filepath.Join(dir, "a.bmp"), [][]float32{make([]float32, 4)}, flat),
-	} {
-		if err == nil || !strings.Contains(err.Error(), dir) {
-			t.Errorf("%s: %v", name, err)
-		}
-	}
-	if entries, err := os.ReadDir(dir); err != nil || len(entries) > 0 {
-		t.Errorf("left behind: %v %v", entries, err)
-	}
-}
-
 // The colour PNGs of a chain of goldens have the sizes and spacings that nnU-Net noted, and binary label maps.
 func TestPictureGoldens(t *testing.T) {
+	t.Parallel()
 	chain := goldentest.Path(t, "nnunet/chain/Dataset903_Synth2D")
 	var want map[string]struct {
 		Spacing [3]float64
@@ -337,5 +223,57 @@ func TestPictureGoldens(t *testing.T) {
 		if len(im.Channels) != 3 || slices.Max(l.Data) != 1 || slices.Min(l.Data) != 0 {
 			t.Errorf("%s: %d channels, labels from %d to %d", id, len(im.Channels), slices.Min(l.Data), slices.Max(l.Data))
 		}
+	}
+}
+
+func pictureRefusals(t testing.TB) map[string]refusal {
+	read := func(name string) []byte {
+		b, err := os.ReadFile("testdata/pictures/" + name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	good, sound := read("rgb8.png"), read("rgb24.bmp")
+	flipped := slices.Clone(good)
+	flipped[50] ^= 1
+	compressed := slices.Clone(sound)
+	compressed[30] = 1
+	return map[string]refusal{
+		"empty":             {"a.png", nil, "truncated"},
+		"text":              {"a.png", bytes.Repeat([]byte("no image "), 50), "not a PNG file"},
+		"header only":       {"a.png", good[:33], "truncated"},
+		"cut":               {"a.png", good[:len(good)-30], "truncated"},
+		"no end":            {"a.png", good[:len(good)-12], "truncated"},
+		"checksum":          {"a.png", flipped, "checksum"},
+		"zero size":         {"a.png", chunked("IHDR", pngHeader(0, 3, 8, 0)), "zero size"},
+		"grey with alpha":   {"a.png", chunked("IHDR", pngHeader(1, 1, 8, 4), "IDAT", deflated(t, make([]byte, 3)), "IEND", ""), "without alpha"},
+		"too few rows":      {"a.png", chunked("IHDR", pngHeader(2, 3, 8, 0), "IDAT", deflated(t, make([]byte, 6)), "IEND", ""), "truncated"},
+		"too many rows":     {"a.png", chunked("IHDR", pngHeader(2, 3, 8, 0), "IDAT", deflated(t, make([]byte, 12)), "IEND", ""), "damaged"},
+		"no pixels":         {"a.png", chunked("IHDR", pngHeader(2, 3, 8, 0), "IEND", ""), "damaged"},
+		"empty BMP":         {"a.bmp", nil, "truncated"},
+		"BMP header only":   {"a.bmp", sound[:54], "truncated"},
+		"BMP cut":           {"a.bmp", sound[:len(sound)-1], "truncated"},
+		"a PNG as BMP":      {"a.bmp", good, "not a BMP file"},
+		"compressed BMP":    {"a.bmp", compressed, "convert it to PNG"},
+		"BMP of zero size":  {"a.bmp", append(append(slices.Clone(sound[:18]), make([]byte, 8)...), sound[26:]...), "zero size"},
+		"BMP of 16 bits":    {"a.bmp", append(append(slices.Clone(sound[:28]), 16), sound[29:]...), "convert it to PNG"},
+		"palette too short": {"a.bmp", append(read("colours8.bmp")[:118], bytes.Repeat([]byte{200}, 60)...), "palette"},
+	}
+}
+
+func pictureClaims(t testing.TB) map[string][]byte {
+	claim, err := os.ReadFile("testdata/pictures/rgb24.bmp")
+	if err != nil {
+		t.Fatal(err)
+	}
+	le.PutUint32(claim[18:], 1<<15)
+	le.PutUint32(claim[22:], 1<<15)
+	end := []string{"IEND", ""}
+	return map[string][]byte{
+		"a.png": chunked(append([]string{"IHDR", pngHeader(1<<15, 1<<15, 8, 6), "IDAT", deflated(t, make([]byte, 1<<20)), "IDAT", "more"}, end...)...),
+		"b.png": chunked(append([]string{"IHDR", pngHeader(1<<30, 1<<30, 16, 6), "IDAT", "x"}, end...)...),
+		"c.png": chunked(append([]string{"IHDR", pngHeader(1<<12, 1<<12, 16, 2), "tIME", "1234567", "IDAT", deflated(t, make([]byte, 1<<17))}, end...)...),
+		"a.bmp": claim,
 	}
 }

@@ -31,6 +31,7 @@ func readCase(paths []string) (*imageio.Image, []string, error) {
 // TestReorient compares with the arrays and affines that nnU-Net 2.8.1's NibabelIOWithReorient gave; its
 // SimpleITKIOWithReorient gave the same arrays for each of these files.
 func TestReorient(t *testing.T) {
+	t.Parallel()
 	text, err := os.ReadFile("testdata/turned.json")
 	if err != nil {
 		t.Fatal(err)
@@ -101,9 +102,10 @@ func TestReorient(t *testing.T) {
 	}
 }
 
-// TestReorientSpacing compares with nnU-Net 2.8.1's classes: after a turn nibabel (5.4.2) measures the spacings in the sform,
-// where ITK takes the file's pixdim.
+// TestReorientSpacing compares with nnU-Net 2.8.1's classes: after a turn nibabel (5.4.2) measures the spacings in the
+// sform, where ITK takes the file's pixdim.
 func TestReorientSpacing(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name, class string
 		want        [3]float64
@@ -127,6 +129,54 @@ func TestReorientSpacing(t *testing.T) {
 	}
 }
 
+// A class whose library refuses a file reads it by the other's rules, and says so.
+func TestReadCaseBesideTheLibrary(t *testing.T) {
+	t.Parallel()
+	for class, want := range map[string]int{"SimpleITKIO": 1, "NibabelIO": 0} {
+		im, warnings, err := classOf(t, class).ReadCase([]string{"testdata/nifti2_le.nii.gz"})
+		if err != nil || len(warnings) != want || want > 0 && !strings.Contains(warnings[0], "NIfTI-2") || !im.Oriented() {
+			t.Errorf("%s: warnings %q, %v", class, warnings, err)
+		}
+	}
+}
+
+// nibabel refuses what ITK takes for 0; a transform of NaN that is used is refused by either.
+func TestNumbersThatAreNone(t *testing.T) {
+	t.Parallel()
+	nan := math.Float32bits(float32(math.NaN()))
+	for name, c := range map[string]struct {
+		edit  func(h []byte)
+		class string
+		want  string
+	}{
+		"intercept": {func(h []byte) { le.PutUint32(h[112:], math.Float32bits(2)); le.PutUint32(h[116:], nan) }, "NibabelIO", "scl_inter"},
+		"qform":     {func(h []byte) { h[252] = 1; le.PutUint32(h[256:], nan) }, "NibabelIO", "qform"},
+		"sform":     {func(h []byte) { h[254] = 1; le.PutUint32(h[280:], nan) }, "NibabelIO", "sform"},
+	} {
+		path := put(t, "a.nii.gz", zip(t, header(24, c.edit)))
+		if _, err := classOf(t, c.class).Read(path); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s by %s: %v", name, c.class, err)
+		}
+	}
+	unused := put(t, "a.nii.gz", zip(t, header(24, func(h []byte) { h[254] = 1; le.PutUint32(h[256:], nan); h[252] = 1 })))
+	im, err := classOf(t, "NibabelIO").Read(unused)
+	if err != nil {
+		t.Fatal(err)
+	}
+	throughJSON(t, im.Meta)
+}
+
+// A header without transforms does not say where its axes point to, though either library assumes something.
+func TestNIfTIOrientedByItsTransforms(t *testing.T) {
+	t.Parallel()
+	for at, want := range map[int]bool{252: true, 254: true, 38: false} {
+		m, _, err := imageio.ReadMeta(put(t, "a.nii.gz", zip(t, header(24, func(h []byte) { h[at] = 1; le.PutUint32(h[280:], math.Float32bits(1)) }))))
+		if err != nil || m.Oriented() != want {
+			t.Errorf("byte %d: oriented %v, %v", at, m.Oriented(), err)
+		}
+	}
+}
+
 func throughJSON(t *testing.T, m imageio.Meta) (out imageio.Meta) {
 	t.Helper()
 	text, err := json.Marshal(m)
@@ -141,6 +191,7 @@ func throughJSON(t *testing.T, m imageio.Meta) (out imageio.Meta) {
 
 // TestTurns holds for every turn: voxels keep their place in space, and the inverse undoes it.
 func TestTurns(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		turn := volume.Turn{Axes: [3]int(rapid.Permutation([]int{0, 1, 2}).Draw(t, "axes"))}
 		g := volume.NewGrid([3]int{}, [3]float64{})
@@ -185,6 +236,7 @@ func place(g volume.Grid, z, y, x int) (p [3]float64) {
 
 // TestRAS finds every turn again that a grid along RAS, tilted a little, was given.
 func TestRAS(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		g := volume.NewGrid([3]int{3, 4, 5}, [3]float64{1, 2, 3})
 		for _, plane := range [][2]int{{0, 1}, {0, 2}, {1, 2}} {
@@ -209,6 +261,7 @@ func TestRAS(t *testing.T) {
 }
 
 func TestChooseReader(t *testing.T) {
+	t.Parallel()
 	sheared := filepath.Join(t.TempDir(), "sheared.nii.gz")
 	g := volume.NewGrid([3]int{2, 2, 2}, [3]float64{1, 1, 1})
 	g.Affine[0][1] = 2e-4
@@ -222,6 +275,9 @@ func TestChooseReader(t *testing.T) {
 		{"", ".nii", "testdata/plain.nii", "NibabelIO"},
 		{"", ".nii.gz", sheared, "NibabelIO"}, // ITK: "only supports orthonormal direction cosines" from 1e-4 on
 		{"", ".nii.gz", "testdata/4d.nii.gz", "SimpleITKIO"},
+		{"", ".nii.gz", "testdata/nifti2_le.nii.gz", "NibabelIO"}, // SimpleITK reads no NIfTI-2
+		{"", "", "testdata/nifti2_be.nii.gz", "NibabelIO"},
+		{"SimpleITKIO", ".nii.gz", "testdata/nifti2_le.nii.gz", "SimpleITKIO"},
 		{"", "", "testdata/i2_le.nii.gz", "SimpleITKIO"},
 		{"", ".mha", "", "SimpleITKIO"},
 		{"", ".png", "", "NaturalImage2DIO"},

@@ -25,6 +25,7 @@ func names(dir string) func(int) string {
 // TestSplitKeepsEverything: whatever the sample type, byte order, scaling and version, a volume holds the source's bytes
 // and lies where the source lies.
 func TestSplitKeepsEverything(t *testing.T) {
+	t.Parallel()
 	sizes := map[int]int{2: 1, 4: 2, 8: 4, 16: 4, 64: 8, 256: 1, 512: 2, 768: 4, 1024: 8, 1280: 8}
 	rapid.Check(t, func(r *rapid.T) {
 		order := rapid.SampledFrom([]binary.ByteOrder{binary.LittleEndian, binary.BigEndian}).Draw(r, "order")
@@ -115,6 +116,7 @@ func TestSplitKeepsEverything(t *testing.T) {
 
 // TestSplitPair: a two-file image becomes one-file volumes; a 3-D one is its only volume.
 func TestSplitPair(t *testing.T) {
+	t.Parallel()
 	for _, name := range []string{"pair.hdr", "pair_be.img", "i2_be.nii.gz", "4d.nii.gz", "2d.nii.gz", "nifti2_be.nii.gz"} {
 		dir := t.TempDir()
 		source := filepath.Join("testdata", name)
@@ -136,6 +138,7 @@ func TestSplitPair(t *testing.T) {
 }
 
 func TestSplitRefuses(t *testing.T) {
+	t.Parallel()
 	file := header(4*24, func(h []byte) { le.PutUint16(h[40:], 4); le.PutUint16(h[48:], 4) })
 	zipped := zip(t, file)
 	flipped := slices.Clone(zipped)

@@ -2,17 +2,12 @@ package imageio_test
 
 import (
 	"bytes"
-	"errors"
-	"fmt"
-	"io/fs"
 	"math"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
-
-	"pgregory.net/rapid"
 
 	"masksam/internal/imageio"
 	"masksam/internal/volume"
@@ -80,7 +75,7 @@ func both(edits ...func(map[uint16]entry)) func(map[uint16]entry) {
 	}
 }
 
-func TestTIFFRefused(t *testing.T) {
+func tiffRefusals(t testing.TB) map[string]refusal {
 	good := directory(0, nil)
 	deflated, err := os.ReadFile("testdata/pictures/deflate.tif")
 	if err != nil {
@@ -92,69 +87,59 @@ func TestTIFFRefused(t *testing.T) {
 		first := directory(0, nil)
 		return append(directory(uint32(len(first)+20), nil), moved(directory(0, second), len(first))...)
 	}
-	for name, c := range map[string]struct {
-		data []byte
-		want string
-	}{
-		"empty":                  {nil, "truncated"},
-		"header only":            {good[:8], "truncated"},
-		"half a directory":       {good[:60], "truncated"},
-		"text":                   {bytes.Repeat([]byte("no image "), 50), "not a TIFF file"},
-		"version":                {[]byte("II\x2c\x00\x08\x00\x00\x00"), "version 44"},
-		"no page":                {[]byte("II*\x00\x00\x00\x00\x00"), "no page"},
-		"no tags":                {[]byte("II*\x00\x08\x00\x00\x00\x00\x00\x00\x00\x00\x00"), "0 tags"},
-		"circle":                 {directory(20, nil), "circle"},
-		"next beyond":            {directory(1<<20, nil), "truncated"},
-		"no width":               {directory(0, func(tags map[uint16]entry) { delete(tags, 256) }), "zero size"},
-		"zero height":            {directory(0, set(257, 0)), "zero size"},
-		"huge":                   {directory(0, both(set(256, 1<<30), set(257, 1<<30))), "beyond"},
-		"two samples":            {directory(0, set(277, 2)), "2 samples"},
-		"bits differ":            {directory(0, both(set(277, 3), set(258, 8, 8, 16))), "differ"},
-		"formats differ":         {directory(0, both(set(277, 3), set(339, 1, 1, 3))), "differ"},
-		"12 bits":                {directory(0, set(258, 12)), "12 bits"},
-		"float of 8 bits":        {directory(0, both(set(258, 8), set(339, 3))), "8 bits in format 3"},
-		"complex":                {directory(0, both(set(258, 64), set(339, 6))), "format 6"},
-		"JPEG":                   {directory(0, set(259, 7)), "JPEG compression"},
-		"WebP":                   {directory(0, set(259, 50001)), "WebP"},
-		"Zstandard":              {directory(0, set(259, 50000)), "deflate (zlib)"},
-		"unknown compression":    {directory(0, set(259, 99)), "compression 99"},
-		"predictor":              {directory(0, set(317, 4)), "predictor 4"},
-		"predictor of floats":    {directory(0, set(317, 3)), "predictor 3"},
-		"predictor of bits":      {directory(0, both(set(258, 4), set(317, 2))), "predictor 2"},
-		"reversed":               {directory(0, set(266, 2)), "reversed"},
-		"YCbCr":                  {directory(0, both(set(277, 3), set(258, 8), set(262, 6))), "YCbCr"},
-		"depth":                  {directory(0, set(32997, 5)), "5 slices"},
-		"MetaMorph":              {directory(0, set(33629, 1, 2, 3)), "MetaMorph"},
-		"strips missing":         {directory(0, set(278, 1)), "take 2"},
-		"sparse":                 {directory(0, set(273, 0)), "sparse"},
-		"empty strip":            {directory(0, set(279, 0)), "sparse"},
-		"strip beyond":           {directory(0, set(273, 1<<20)), "truncated"},
-		"strip too long":         {directory(0, set(279, 1<<20)), "truncated"},
-		"strip too short":        {directory(0, set(279, 11)), "after 11 of 12"},
-		"tiles of nothing":       {directory(0, both(set(322, 0), set(323, 16))), "tiles of 0"},
-		"tiles too wide":         {directory(0, both(set(322, 1<<20), set(323, 16))), "tiles of"},
-		"old LZW":                {directory(0, set(259, 5)), "old kind"},
-		"no deflate":             {directory(0, set(259, 8)), "damaged"},
-		"deflate checksum":       {checksum, "checksum"},
-		"deflate cut":            {slices.Concat(deflated[:200], deflated[len(deflated)-1:]), "truncated"},
-		"four axes":              {directory(0, describe("ImageJ=1\nimages=6\nslices=2\nframes=3\n")), "2 axes"},
-		"four axes of tifffile":  {directory(0, describe(`{"shape": [2, 3, 2, 3]}`)), "2 axes"},
-		"four axes of OME":       {directory(0, describe(`<?xml?><OME><Pixels SizeX="3" SizeZ="4" SizeT="2"/></OME>`)), "2 axes"},
-		"pages missing":          {directory(0, describe("ImageJ=1\nimages=40\n")), "truncated"},
-		"pages missing, packed":  {directory(0, both(describe("ImageJ=1\nimages=40\n"), set(259, 8))), "40 pages, there is one"},
-		"endless pages":          {directory(0, describe("ImageJ=1\nimages=4000000000\n")), "4000000000"},
-		"shape of nothing":       {directory(0, describe(`{"shape": [0, 2, 3]}`)), "stack of"},
-		"another size":           {two(set(256, 2)), "page 2 (2×2"},
-		"another type":           {two(set(339, 2)), "differs from the first"},
-		"a number that is none":  {directory(0, func(tags map[uint16]entry) { tags[256] = entry{} }), "tag 256"},
-		"half precision missing": {directory(0, both(set(339, 3), set(279, 10))), "after 10 of 12"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			refused(t, put(t, "a.tif", c.data), c.want)
-		})
-	}
-	if _, err := imageio.Read(filepath.Join(t.TempDir(), "absent.tif")); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("absent file: %v", err)
+	return map[string]refusal{
+		"empty":                  {"a.tif", nil, "truncated"},
+		"header only":            {"a.tif", good[:8], "truncated"},
+		"half a directory":       {"a.tif", good[:60], "truncated"},
+		"text":                   {"a.tif", bytes.Repeat([]byte("no image "), 50), "not a TIFF file"},
+		"version":                {"a.tif", []byte("II\x2c\x00\x08\x00\x00\x00"), "version 44"},
+		"no page":                {"a.tif", []byte("II*\x00\x00\x00\x00\x00"), "no page"},
+		"no tags":                {"a.tif", []byte("II*\x00\x08\x00\x00\x00\x00\x00\x00\x00\x00\x00"), "0 tags"},
+		"circle":                 {"a.tif", directory(20, nil), "circle"},
+		"next beyond":            {"a.tif", directory(1<<20, nil), "truncated"},
+		"no width":               {"a.tif", directory(0, func(tags map[uint16]entry) { delete(tags, 256) }), "zero size"},
+		"zero height":            {"a.tif", directory(0, set(257, 0)), "zero size"},
+		"huge":                   {"a.tif", directory(0, both(set(256, 1<<30), set(257, 1<<30))), "beyond"},
+		"two samples":            {"a.tif", directory(0, set(277, 2)), "2 samples"},
+		"bits differ":            {"a.tif", directory(0, both(set(277, 3), set(258, 8, 8, 16))), "differ"},
+		"formats differ":         {"a.tif", directory(0, both(set(277, 3), set(339, 1, 1, 3))), "differ"},
+		"12 bits":                {"a.tif", directory(0, set(258, 12)), "12 bits"},
+		"float of 8 bits":        {"a.tif", directory(0, both(set(258, 8), set(339, 3))), "8 bits in format 3"},
+		"complex":                {"a.tif", directory(0, both(set(258, 64), set(339, 6))), "format 6"},
+		"JPEG":                   {"a.tif", directory(0, set(259, 7)), "JPEG compression"},
+		"WebP":                   {"a.tif", directory(0, set(259, 50001)), "WebP"},
+		"Zstandard":              {"a.tif", directory(0, set(259, 50000)), "deflate (zlib)"},
+		"unknown compression":    {"a.tif", directory(0, set(259, 99)), "compression 99"},
+		"predictor":              {"a.tif", directory(0, set(317, 4)), "predictor 4"},
+		"predictor of floats":    {"a.tif", directory(0, set(317, 3)), "predictor 3"},
+		"predictor of bits":      {"a.tif", directory(0, both(set(258, 4), set(317, 2))), "predictor 2"},
+		"reversed":               {"a.tif", directory(0, set(266, 2)), "reversed"},
+		"YCbCr":                  {"a.tif", directory(0, both(set(277, 3), set(258, 8), set(262, 6))), "YCbCr"},
+		"depth":                  {"a.tif", directory(0, set(32997, 5)), "5 slices"},
+		"MetaMorph":              {"a.tif", directory(0, set(33629, 1, 2, 3)), "MetaMorph"},
+		"strips missing":         {"a.tif", directory(0, set(278, 1)), "take 2"},
+		"sparse":                 {"a.tif", directory(0, set(273, 0)), "sparse"},
+		"empty strip":            {"a.tif", directory(0, set(279, 0)), "sparse"},
+		"strip beyond":           {"a.tif", directory(0, set(273, 1<<20)), "truncated"},
+		"strip too long":         {"a.tif", directory(0, set(279, 1<<20)), "truncated"},
+		"strip too short":        {"a.tif", directory(0, set(279, 11)), "after 11 of 12"},
+		"tiles of nothing":       {"a.tif", directory(0, both(set(322, 0), set(323, 16))), "tiles of 0"},
+		"tiles too wide":         {"a.tif", directory(0, both(set(322, 1<<20), set(323, 16))), "tiles of"},
+		"old LZW":                {"a.tif", directory(0, set(259, 5)), "old kind"},
+		"no deflate":             {"a.tif", directory(0, set(259, 8)), "damaged"},
+		"deflate checksum":       {"a.tif", checksum, "checksum"},
+		"deflate cut":            {"a.tif", slices.Concat(deflated[:200], deflated[len(deflated)-1:]), "truncated"},
+		"four axes":              {"a.tif", directory(0, describe("ImageJ=1\nimages=6\nslices=2\nframes=3\n")), "2 axes"},
+		"four axes of tifffile":  {"a.tif", directory(0, describe(`{"shape": [2, 3, 2, 3]}`)), "2 axes"},
+		"four axes of OME":       {"a.tif", directory(0, describe(`<?xml?><OME><Pixels SizeX="3" SizeZ="4" SizeT="2"/></OME>`)), "2 axes"},
+		"pages missing":          {"a.tif", directory(0, describe("ImageJ=1\nimages=40\n")), "truncated"},
+		"pages missing, packed":  {"a.tif", directory(0, both(describe("ImageJ=1\nimages=40\n"), set(259, 8))), "40 pages, there is one"},
+		"endless pages":          {"a.tif", directory(0, describe("ImageJ=1\nimages=4000000000\n")), "4000000000"},
+		"shape of nothing":       {"a.tif", directory(0, describe(`{"shape": [0, 2, 3]}`)), "stack of"},
+		"another size":           {"a.tif", two(set(256, 2)), "page 2 (2×2"},
+		"another type":           {"a.tif", two(set(339, 2)), "differs from the first"},
+		"a number that is none":  {"a.tif", directory(0, func(tags map[uint16]entry) { tags[256] = entry{} }), "tag 256"},
+		"half precision missing": {"a.tif", directory(0, both(set(339, 3), set(279, 10))), "after 10 of 12"},
 	}
 }
 
@@ -171,33 +156,8 @@ func moved(b []byte, by int) []byte {
 	return b
 }
 
-// A directory may claim any size: what is allocated depends on what is there.
-func TestTIFFClaimsCostNothing(t *testing.T) {
-	side := uint32(1 << 20)
-	wide := both(set(256, side), set(257, side)) // 2 TB
-	strip := deflated(t, make([]byte, 1000))
-	packed := func(edit func(map[uint16]entry)) []byte { // the strip follows the directory
-		n := uint32(len(directory(0, edit)))
-		return append(directory(0, both(edit, set(273, n), set(279, uint32(len(strip))))), strip...)
-	}
-	for name, data := range map[string][]byte{
-		"raw":        directory(0, both(wide, set(278, side))),
-		"deflated":   packed(both(wide, set(278, side), set(259, 8))),
-		"packed":     directory(0, both(wide, set(278, side), set(259, 32773))),
-		"LZW":        directory(0, both(wide, set(278, side), set(259, 5), set(273, 12))),
-		"tiles":      directory(0, both(wide, set(322, side), set(323, side), set(324, 8), set(325, 12), set(259, 32773))),
-		"one row":    directory(0, both(set(256, 1<<30), set(257, 1), set(278, 1), set(317, 2), set(259, 32773))),
-		"colours":    packed(both(wide, set(278, side), set(259, 8), set(277, 3))),
-		"many pages": directory(0, describe("ImageJ=1\nimages=200000\n")),
-		"directory":  []byte("II+\x00\x08\x00\x00\x00\x10\x00\x00\x00\x00\x00\x00\x00\xff\xff\xff\xff\xff\xff\xff\xff"),
-		"shared":     directory(0, both(set(256, 1<<14), set(257, 1<<14), set(278, 1), set(279, 1<<14), set(259, 32773))),
-		"strips":     directory(0, both(wide, set(278, 1), set(273, 8, 8), set(279, 12, 12))),
-	} {
-		t.Run(name, func(t *testing.T) { cheaplyRefused(t, put(t, "a.tif", data), "") })
-	}
-}
-
 func TestSpacingBeside(t *testing.T) {
+	t.Parallel()
 	stack := directory(0, both(set(257, 1), set(278, 1), set(279, 6), describe("ImageJ=1\nslices=2\n")))
 	colours := directory(0, both(set(256, 2), set(258, 8), set(277, 3)))
 	for name, c := range map[string]struct {
@@ -263,80 +223,8 @@ func TestSpacingBeside(t *testing.T) {
 	}
 }
 
-// What is written is read back: the voxels, the type (by the labels' size), and of a volume the spacing.
-func TestTIFFRoundTrip(t *testing.T) {
-	dir := t.TempDir()
-	n := 0
-	rapid.Check(t, func(t *rapid.T) {
-		// Every file is new: a spacing beside a picture would make a volume of it.
-		n++
-		path := filepath.Join(dir, fmt.Sprintf("%d%s", n, rapid.SampledFrom([]string{".tif", ".tiff", ".TIF"}).Draw(t, "ending")))
-		dims := rapid.IntRange(2, 3).Draw(t, "dims")
-		size := [3]int{1, rapid.IntRange(1, 40).Draw(t, "y"), rapid.IntRange(1, 40).Draw(t, "x")}
-		if dims == 3 {
-			size[0] = rapid.IntRange(1, 5).Draw(t, "z")
-		}
-		if rapid.IntRange(0, 20).Draw(t, "large") == 0 { // several strips
-			size[rapid.IntRange(1, 2).Draw(t, "axis")] = rapid.IntRange(10000, 40000).Draw(t, "long")
-		}
-		mm := rapid.Float64Range(1e-3, 1e3)
-		g := volume.NewGrid(size, [3]float64{mm.Draw(t, "sz"), mm.Draw(t, "sy"), mm.Draw(t, "sx")})
-		like := imageio.Meta{Grid: g, Dims: dims}
-		seed := rapid.Uint64().Draw(t, "seed")
-		random := func() uint64 {
-			seed = seed*6364136223846793005 + 1442695040888963407
-			return seed >> 33
-		}
-		big := rapid.Bool().Draw(t, "big")
-		if big {
-			imageio.LimitClassicTIFF(t, 0)
-		}
-		var grid volume.Grid
-		if rapid.Bool().Draw(t, "labels") {
-			most := rapid.SampledFrom([]uint64{2, 254, 65535}).Draw(t, "most")
-			labels := make([]uint16, g.Len())
-			for i := range labels {
-				labels[i] = uint16(random() % (most + 1))
-			}
-			if err := imageio.WriteLabel(path, labels, like); err != nil {
-				t.Fatal(err)
-			}
-			got, err := imageio.ReadLabel(path)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if !slices.EqualFunc(got.Data, labels, func(a int32, b uint16) bool { return a == int32(b) }) {
-				t.Fatal("other labels")
-			}
-			grid, dims = got.Grid, got.Dims
-		} else {
-			values := make([]float32, g.Len())
-			for i := range values {
-				values[i] = math.Float32frombits(uint32(random()) &^ (1 << 30)) // no NaN
-			}
-			if err := imageio.WriteFloat(path, [][]float32{values}, like); err != nil {
-				t.Fatal(err)
-			}
-			got, err := imageio.Read(path)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if !slices.Equal(got.Channels[0], values) {
-				t.Fatal("other values")
-			}
-			grid, dims = got.Grid, got.Dims
-		}
-		head, err := os.ReadFile(path)
-		if err != nil || head[2] != map[bool]byte{false: 42, true: 43}[big] {
-			t.Fatalf("version %d of a BigTIFF (%v), %v", head[2], big, err)
-		}
-		if dims != like.Dims || grid.Size != size || dims == 3 && grid.Spacing != g.Spacing {
-			t.Fatalf("%d dimensions, %v, want %d, %v", dims, grid, like.Dims, g)
-		}
-	})
-}
-
 func TestTIFFWriteRefuses(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	solid := imageio.Meta{Grid: volume.NewGrid([3]int{2, 1, 2}, [3]float64{1, 1, 1}), Dims: 3}
 	path := filepath.Join(dir, "a.tif")
@@ -378,4 +266,28 @@ func FuzzTIFF(f *testing.F) {
 	f.Add(directory(0, describe("ImageJ=1\nimages=2\n")))
 	f.Add(directory(0, both(set(258, 4), set(322, 16), set(323, 16), set(324, 8), set(325, 12))))
 	fuzzPictures(f, func([]byte) string { return ".tif" })
+}
+
+// A directory may claim any size: what is allocated depends on what is there.
+func tiffClaims(t testing.TB) map[string][]byte {
+	side := uint32(1 << 20)
+	wide := both(set(256, side), set(257, side)) // 2 TB
+	strip := deflated(t, make([]byte, 1000))
+	packed := func(edit func(map[uint16]entry)) []byte { // the strip follows the directory
+		n := uint32(len(directory(0, edit)))
+		return append(directory(0, both(edit, set(273, n), set(279, uint32(len(strip))))), strip...)
+	}
+	return map[string][]byte{
+		"raw.tif":        directory(0, both(wide, set(278, side))),
+		"deflated.tif":   packed(both(wide, set(278, side), set(259, 8))),
+		"packed.tif":     directory(0, both(wide, set(278, side), set(259, 32773))),
+		"LZW.tif":        directory(0, both(wide, set(278, side), set(259, 5), set(273, 12))),
+		"tiles.tif":      directory(0, both(wide, set(322, side), set(323, side), set(324, 8), set(325, 12), set(259, 32773))),
+		"one row.tif":    directory(0, both(set(256, 1<<30), set(257, 1), set(278, 1), set(317, 2), set(259, 32773))),
+		"colours.tif":    packed(both(wide, set(278, side), set(259, 8), set(277, 3))),
+		"many pages.tif": directory(0, describe("ImageJ=1\nimages=200000\n")),
+		"directory.tif":  []byte("II+\x00\x08\x00\x00\x00\x10\x00\x00\x00\x00\x00\x00\x00\xff\xff\xff\xff\xff\xff\xff\xff"),
+		"shared.tif":     directory(0, both(set(256, 1<<14), set(257, 1<<14), set(278, 1), set(279, 1<<14), set(259, 32773))),
+		"strips.tif":     directory(0, both(wide, set(278, 1), set(273, 8, 8), set(279, 12, 12))),
+	}
 }

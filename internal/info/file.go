@@ -62,7 +62,7 @@ func ReadFile(path string) (*File, error) {
 	g := im.Grid
 	f := &File{Path: path, Format: format, SampleType: sample, Bytes: info.Size(), Dimensions: im.Dims,
 		SizeXYZ: reversed(g.Size), SizeZYX: g.Size, SpacingXYZ: reversed(g.Spacing), SpacingZYX: g.Spacing,
-		Orientation: orientation(im.Meta), Orthonormal: g.Orthonormal(), Affine: g.Affine, Warning: im.Warning}
+		Orientation: im.Orientation(), Orthonormal: g.Orthonormal(), Affine: g.Affine, Warning: im.Warning}
 	for row := range 3 {
 		f.Origin[row] = g.Affine[row][3] + 0 // no −0
 	}

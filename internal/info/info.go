@@ -66,14 +66,6 @@ func (v *values) channel(name string) Channel {
 	return c
 }
 
-// orientation is where the axes x, y, z point to, as RAS; empty if the file does not tell.
-func orientation(m imageio.Meta) string {
-	if !m.Oriented() {
-		return ""
-	}
-	return m.Grid.Orientation()
-}
-
 // millilitres is the volume of a voxel in ml; 0 for a picture, whose third spacing is made up.
 func millilitres(m imageio.Meta) float64 {
 	if m.Dims == 2 {

@@ -354,7 +354,7 @@ var faults = []struct {
 	{"a listed case without a label", "DATASET_ENTRY_INVALID", `case "c3"`, func(b broken) {
 		b.json(`"numTraining": 8`, `"numTraining": 1, "dataset": {"c3": {"images": ["imagesTr/c3_0000.nii.gz"]}}`)
 	}},
-	{"splits of another dataset", "SPLITS_UNKNOWN_CASE", "fold 0, val names cases that the dataset has not: d1", func(b broken) {
+	{"splits of another dataset", "SPLITS_UNKNOWN_CASE", "fold 0, val names cases that the dataset does not have: d1", func(b broken) {
 		b.write(dataset.SplitsName, `[{"train": ["c1", "c2", "c3", "c4", "c5", "c6", "c7"], "val": ["c0", "d1"]}]`)
 	}},
 }

@@ -31,7 +31,7 @@ func oriented(m imageio.Meta) bool {
 	return (m.Dims == 3 || m.NIfTI != nil) && m.Oriented()
 }
 
-// inspect checks the files of one case.
+// examine checks the files of one case.
 func (c *checker) examine(k dataset.Case, s *seen, seed maphash.Seed) (found []*dataset.Finding) {
 	add := func(code string, severity dataset.Severity, file, remedy, format string, args ...any) {
 		f := dataset.NewFinding(code, file, remedy, format, args...)

@@ -51,13 +51,6 @@ func (c *checker) warn(code, id string, files []string, remedy, format string, a
 	c.add(&dataset.Finding{Code: code, Severity: dataset.Warning, Case: id, Files: files, Remedy: remedy, Text: fmt.Sprintf(format, args...)})
 }
 
-// keys of dataset.json that mean something to nnU-Net.
-var (
-	requiredKeys = []string{"labels", "channel_names", "numTraining", "file_ending"}
-	optionalKeys = []string{"regions_class_order", "overwrite_image_reader_writer", "dataset", "name", "description", "reference",
-		"release", "licence", "license", "citation", "converted_by", "tensorImageSize"}
-)
-
 // describe checks all that can be known without opening an image, and lists the cases.
 func (c *checker) describe() []dataset.Case {
 	d, found := dataset.ReadAll(c.path)
@@ -65,13 +58,17 @@ func (c *checker) describe() []dataset.Case {
 		c.add(found...)
 		return nil
 	}
-	doc := d.Doc
 	c.d = d
-	c.keys(doc)
 	for _, f := range found {
-		if f.Code != "KEYS_MISSING" { // told by keys, which asks for more
+		if f.Code != "KEYS_MISSING" { // MissingKeys asks for more
 			c.add(f)
 		}
+	}
+	if f := dataset.MissingKeys(d, "labels", "channel_names", "numTraining", "file_ending"); f != nil {
+		c.add(f)
+	}
+	if text, err := os.ReadFile(c.path); err == nil && pyjson.HasBOM(text) {
+		c.warn("JSON_BOM", "", []string{c.path}, "save the file as UTF-8 without it", "the file begins with a byte order mark, at which nnU-Net's Python stops")
 	}
 	if known := imageio.Readers(); d.Reader != "" && !slices.Contains(known, d.Reader) {
 		c.warn("READER_UNKNOWN", "", []string{c.path}, "correct or remove overwrite_image_reader_writer",
@@ -81,7 +78,7 @@ func (c *checker) describe() []dataset.Case {
 		return nil
 	}
 	var cases []dataset.Case
-	if doc.Has("dataset") {
+	if d.Doc.Has("dataset") {
 		cases = c.declared()
 	} else {
 		cases = c.folders()
@@ -99,29 +96,6 @@ func (c *checker) describe() []dataset.Case {
 		return nil
 	}
 	return cases
-}
-
-// keys tells which required keys are missing and, with them, which ones mean nothing: they may be misspelt.
-func (c *checker) keys(doc *pyjson.Object) {
-	var missing, unused []string
-	for _, key := range requiredKeys {
-		if !doc.Has(key) {
-			missing = append(missing, key)
-		}
-	}
-	for _, key := range doc.Keys() {
-		if !slices.Contains(requiredKeys, key) && !slices.Contains(optionalKeys, key) {
-			unused = append(unused, key)
-		}
-	}
-	if len(missing) == 0 {
-		return
-	}
-	text := "required keys are missing: " + strings.Join(missing, ", ")
-	if len(unused) > 0 {
-		text += "; keys without a meaning: " + strings.Join(unused, ", ")
-	}
-	c.add(dataset.NewFinding("KEYS_MISSING", c.path, "add or rename them", "%s", text))
 }
 
 // declared lists the cases of the entry "dataset", whose files must exist.
@@ -155,8 +129,7 @@ func (c *checker) declared() []dataset.Case {
 
 // count checks the list of cases against dataset.json and against splits that lie beside it.
 func (c *checker) count(cases []dataset.Case) {
-	known := c.d.Doc.Has("numTraining") && !slices.ContainsFunc(c.found, func(f *dataset.Finding) bool { return f.Code == "NUM_TRAINING_INVALID" })
-	if n := len(cases); known && n != c.d.NumTraining {
+	if n := len(cases); c.d.NumTraining >= 0 && n != c.d.NumTraining {
 		c.add(dataset.NewFinding("CASE_COUNT", c.path, "correct numTraining or add the missing cases", "found %d cases, numTraining is %d", n, c.d.NumTraining))
 	}
 	path := filepath.Join(c.d.Dir, dataset.SplitsName)
@@ -214,15 +187,22 @@ func (c *checker) folders() []dataset.Case {
 		return cases
 	}
 	known := map[string]bool{}
-	for i, k := range cases {
+	for _, k := range cases {
 		known[filepath.Base(k.Label)] = true
+	}
+	for i, k := range cases {
 		if _, err := os.Stat(k.Label); err != nil {
-			c.add(&dataset.Finding{Code: "LABEL_MISSING", Severity: dataset.Error, Case: k.ID, Files: []string{k.Label}, Text: "the case has no label map", Remedy: "add it or remove the case's images"})
+			f := dataset.NewFinding("LABEL_MISSING", k.Label, "add it or remove the case's images", "the case has no label map")
+			f.Case = k.ID
+			if name, why, remedy := misnamed(k, labels, known); name != "" {
+				f.Text, f.Remedy, known[name] = fmt.Sprintf("the case has no label map of this name, but %s, %s", name, why), remedy, true
+			}
+			c.add(f)
 			cases[i].Label = ""
 		}
 	}
-	c.passedOver(filepath.Join(c.d.Dir, "imagesTr"))
-	c.passedOver(labelDir)
+	c.passedOver(filepath.Join(c.d.Dir, "imagesTr"), nil)
+	c.passedOver(labelDir, known)
 	for _, e := range labels {
 		if strings.HasSuffix(e.Name(), c.d.FileEnding) && !known[e.Name()] && !badNames {
 			c.warn("LABEL_WITHOUT_IMAGE", "", []string{filepath.Join(labelDir, e.Name())}, "remove it or add the images", "the label map belongs to no image")
@@ -231,8 +211,25 @@ func (c *checker) folders() []dataset.Case {
 	return cases
 }
 
-// passedOver warns of images in a folder that have another ending than the dataset's and so are no part of it.
-func (c *checker) passedOver(dir string) {
+// misnamed finds the label map of a case under another name than it must have; known ones are other cases'.
+func misnamed(k dataset.Case, labels []os.DirEntry, known map[string]bool) (name, why, remedy string) {
+	for _, e := range labels {
+		ending := imageio.Ending(e.Name())
+		stem := strings.TrimSuffix(e.Name(), ending)
+		switch {
+		case ending == "" || e.IsDir() || known[e.Name()]:
+		case stem == k.ID:
+			return e.Name(), "which has another file ending than the images", "convert the label maps to the images' format, or rename them if only the ending is wrong"
+		case strings.HasPrefix(stem, k.ID+"_") && len(stem) == len(k.ID)+5 && strings.Trim(stem[len(k.ID)+1:], "0123456789") == "":
+			return e.Name(), "whose name has a channel number, which only images have", "rename the label maps: the case and the file ending, no channel number"
+		}
+	}
+	return "", "", ""
+}
+
+// passedOver warns of images in a folder that have another ending than the dataset's and so are no part of it; those
+// that are known have been told of.
+func (c *checker) passedOver(dir string, known map[string]bool) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return
@@ -240,7 +237,7 @@ func (c *checker) passedOver(dir string) {
 	var files []string
 	for _, e := range entries {
 		name, ending := e.Name(), strings.ToLower(imageio.Ending(e.Name()))
-		if !e.IsDir() && ending != "" && !strings.HasSuffix(name, c.d.FileEnding) {
+		if !e.IsDir() && ending != "" && !strings.HasSuffix(name, c.d.FileEnding) && !known[name] {
 			files = append(files, filepath.Join(dir, name))
 		}
 	}

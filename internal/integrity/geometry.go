@@ -1,6 +1,7 @@
 package integrity
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"slices"
@@ -14,20 +15,6 @@ import (
 // axisNames are a file's axes in the order of its affine's columns.
 const axisNames = "xyz"
 
-// points says in words what the letters of an orientation stand for.
-var points = map[byte]string{'R': "right", 'L': "left", 'A': "anterior", 'P': "posterior", 'S': "superior", 'I': "inferior"}
-
-// differing tells which axes of the two orientations point elsewhere; there names where the second one is found.
-func differing(a, b, there string) string {
-	var out []string
-	for axis := range 3 {
-		if a[axis] != b[axis] {
-			out = append(out, fmt.Sprintf("axis %c points %s, %s %s", axisNames[axis], points[a[axis]], there, points[b[axis]]))
-		}
-	}
-	return strings.Join(out, "; ")
-}
-
 // frames compares where two images of one size lie: "DIRECTION", "ORIGIN" or nothing. Where directions differ the first
 // voxel is another corner, so origins are not compared.
 func frames(of, like imageio.Meta) (what, text string) {
@@ -37,7 +24,7 @@ func frames(of, like imageio.Meta) (what, text string) {
 	case !volume.AllClose(direction[:], otherDirection[:]):
 		a, b := of.Grid.Orientation(), like.Grid.Orientation()
 		if a != b && a != "" && b != "" {
-			return "DIRECTION", differing(a, b, "in "+like.Path)
+			return "DIRECTION", volume.Differing(a, b, "in "+like.Path)
 		}
 		var turned []string
 		for axis := range 3 {
@@ -122,32 +109,23 @@ func contradiction(m imageio.Meta) string {
 
 // orientations warns of cases whose axes point elsewhere than those of most. It returns what most have.
 func (c *checker) orientations(cases []dataset.Case, all []seen) string {
-	members := map[string][]int{}
-	read := 0
-	for i, s := range all {
-		if s.orientation != "" {
-			members[s.orientation] = append(members[s.orientation], i)
-			read++
-		}
+	counts := volume.Orientations{}
+	for _, s := range all {
+		counts[s.orientation]++
 	}
-	var codes []string
-	for code := range members {
-		codes = append(codes, code)
+	usual, n, of := counts.Usual()
+	order := make([]int, len(all))
+	for i := range order {
+		order[i] = i
 	}
-	slices.SortFunc(codes, func(a, b string) int {
-		if d := len(members[b]) - len(members[a]); d != 0 {
-			return d
-		}
-		return strings.Compare(a, b)
+	slices.SortStableFunc(order, func(i, j int) int { // the frequent ones first
+		a, b := all[i].orientation, all[j].orientation
+		return cmp.Or(counts[b]-counts[a], strings.Compare(a, b))
 	})
-	if len(codes) == 0 {
-		return ""
-	}
-	usual := codes[0]
-	for _, code := range codes[1:] {
-		for _, i := range members[code] {
+	for _, i := range order {
+		if code := all[i].orientation; code != "" && code != usual {
 			c.warn("ORIENTATION_INCONSISTENT", cases[i].ID, cases[i].Images, "turn all images to one orientation: voxels are used as they are stored",
-				"%s (%s, not %s)", differing(code, usual, fmt.Sprintf("in most cases (%d of %d)", len(members[usual]), read)), code, usual)
+				"%s (%s, not %s)", volume.Differing(code, usual, fmt.Sprintf("in most cases (%d of %d)", n, of)), code, usual)
 		}
 	}
 	return usual

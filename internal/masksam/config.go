@@ -1,6 +1,5 @@
 // Package masksam is the MaskSAM network (ICCV 2025, arXiv 2403.14103), its
-// matcher, its criterion and the published recipes, as docs/network.md
-// states them. Everything a network is made of is data in Config: the published
+// matcher and its criterion, as docs/network.md states them. Everything a network is made of is data in Config: the published
 // topologies differ in values only.
 package masksam
 
@@ -75,8 +74,8 @@ type Generator struct {
 // Stage is one resolution of the prompt generator.
 type Stage struct {
 	Width  int    `json:"width"`  // channels
-	Kernel [3]int `json:"kernel"` // of its convolutions
-	Convs  int    `json:"convs"`  // conv blocks of stage 1; one fewer in the others
+	Kernel [3]int `json:"kernel"` // of its convolutions; zeros in a recipe: the plan's
+	Convs  int    `json:"convs"`  // conv blocks of stage 1; one fewer in the others; 0 in a recipe: the plan's
 }
 
 // Fusion adds one more encoder map at the last resolution.
@@ -95,6 +94,9 @@ func upscale(layers []Layer) int {
 	}
 	return f
 }
+
+// StemScale returns the factor by which the stem enlarges H and W.
+func (c Config) StemScale() int { return upscale(c.Stem) }
 
 // Tokens returns the encoder's grid (h, w) for one frame.
 func (c Config) Tokens() (h, w int) {

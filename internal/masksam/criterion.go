@@ -21,6 +21,22 @@ type Part struct {
 	Value float64
 }
 
+// Loss is the criterion's configuration (docs/network.md §1, §6).
+type Loss struct {
+	Class    float64 `json:"class"` // weight of the class cross-entropy
+	Mask     float64 `json:"mask"`  // … of the masks' binary cross-entropy
+	Dice     float64 `json:"dice"`
+	AuxMask  float64 `json:"aux_mask"`
+	AuxDice  float64 `json:"aux_dice"`
+	AuxBox   float64 `json:"aux_box"` // L1 of the auxiliary boxes
+	AuxGIoU  float64 `json:"aux_giou"`
+	NoObject float64 `json:"no_object"` // class weight of "no object"
+	// Points sampled per mask; 0: every pixel of the frame, no sampling.
+	Points     int     `json:"points"`
+	Oversample float64 `json:"oversample"` // candidates per sampled point
+	Importance float64 `json:"importance"` // share taken by uncertainty
+}
+
 // Criterion matches queries to the labels of each frame and sums MaskSAM's
 // losses (docs/network.md §6).
 type Criterion struct {
@@ -76,7 +92,9 @@ func targets(seg []uint8, frames, h, w, classes int) ([]target, error) {
 
 // Losses returns the weighted total, a scalar on the graph, and its parts in
 // the order of the published code. seg holds the labels 0..K-1 of the frames,
-// (B·T, H, W) on the host. A label outside that range is an error.
+// (B·T, H, W) on the host. A label outside that range is an error. The class loss is the mean over queries, weighted by
+// class; every other loss is the sum over matched pairs divided by the number of targets, where a pair's mask loss is the
+// mean over its points, and boxes are in shares of the frame.
 func (c *Criterion) Losses(s *torch.Scope, o *Output, seg []uint8, u Uniform) (*torch.Tensor, []Part, error) {
 	total, parts, _, err := c.losses(s, o, seg, u)
 	return total, parts, err

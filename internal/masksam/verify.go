@@ -21,6 +21,16 @@ import (
 type VerifyOptions struct {
 	Device   torch.Device
 	Autocast torch.DType // Float32: off; BFloat16: looser tolerances
+	// Recipe finds a published recipe by its short name (recipe.Published).
+	Recipe func(name string) (Published, error)
+}
+
+// Published is what a golden folder rests on of a published recipe.
+type Published struct {
+	Network   Config // without the sizes that a dataset decides
+	Loss      Loss
+	Clip, LR  float64
+	Optimizer func(params []*torch.Tensor) (*torch.Optimizer, error)
 }
 
 // Row is one compared tensor.
@@ -94,6 +104,7 @@ type golden struct {
 	spec goldenSpec
 	file *checkpoint.File
 	tol  tolerances
+	find func(name string) (Published, error)
 	rows []Row
 	seen map[string]bool // tensors of the file that were used
 }
@@ -102,7 +113,7 @@ type golden struct {
 // grad_names.json where there are gradients) again and returns one row per
 // tensor in it. The error is about reading or running, not about a miss.
 func Verify(dir string, opt VerifyOptions) ([]Row, error) {
-	g := &golden{dir: dir, tol: tolFloat32, seen: map[string]bool{}}
+	g := &golden{dir: dir, tol: tolFloat32, find: opt.Recipe, seen: map[string]bool{}}
 	switch {
 	case opt.Autocast != torch.Float32:
 		g.tol = tolBF16
@@ -293,25 +304,24 @@ func (g *golden) network(s *torch.Scope, dev torch.Device) error {
 	if err := g.grads(net.Params, g.tol.grad); err != nil {
 		return err
 	}
-	return g.step(net.Params, recipe.Train)
+	return g.step(net.Params, recipe)
 }
 
 // recipe is the published recipe whose topology the folder uses, at the
 // folder's sizes.
-func (g *golden) recipe() (Recipe, error) {
+func (g *golden) recipe() (Published, error) {
 	sp := g.spec
-	var r Recipe
-	switch sp.Variant {
-	case "acdc1024":
-		r = ACDC()
-	case "synapse256":
-		r = Synapse()
-	case "amos512":
-		r = AMOS()
-	default:
-		return r, fmt.Errorf("spec.json: variant %q is none of acdc1024, synapse256, amos512", sp.Variant)
+	name, ok := map[string]string{"acdc1024": "acdc", "synapse256": "synapse", "amos512": "amos"}[sp.Variant]
+	if !ok {
+		return Published{}, fmt.Errorf("spec.json: variant %q is none of acdc1024, synapse256, amos512", sp.Variant)
+	}
+	r, err := g.find(name)
+	if err != nil {
+		return r, err
 	}
 	n := &r.Network
+	n.Frames, n.Height, n.Width, n.Channels, n.Classes = sp.Frames, sp.Height, sp.Width, sp.Channels, sp.Classes
+	n.Generator.Stages = slices.Clone(n.Generator.Stages)
 	n.Queries, n.Encoder = sp.Queries, g.vit(n.Encoder.Out)
 	n.DepthAxis, n.AuxLogits = sam.DepthReference, AuxReference
 	if p := sp.Plan; p != nil {
@@ -349,7 +359,7 @@ func (g *golden) recipe() (Recipe, error) {
 		l := &r.Loss
 		l.Class, l.Mask, l.Dice, l.AuxMask, l.AuxDice, l.AuxBox, l.AuxGIoU = w["loss_ce"], w["loss_mask"], w["loss_dice"], w["loss_aux_mask"], w["loss_aux_dice"], w["loss_aux_bbox"], w["loss_aux_giou"]
 	}
-	return r.Resolve([3]int{sp.Frames, sp.Height, sp.Width}, sp.Channels, sp.Classes)
+	return r, n.Validate()
 }
 
 // prompts returns the golden prompts: the boxes always, the masks where the
@@ -377,7 +387,7 @@ func (g *golden) prompts(s *torch.Scope, dev torch.Device, cfg Config) (*forced,
 }
 
 // losses matches and sums with the folder's targets and random numbers.
-func (g *golden) losses(s *torch.Scope, dev torch.Device, r Recipe, out *Output) (*torch.Tensor, error) {
+func (g *golden) losses(s *torch.Scope, dev torch.Device, r Published, out *Output) (*torch.Tensor, error) {
 	g.seen["target.seg"] = true
 	seg, kind, shape, err := g.file.Bytes("target.seg")
 	if err != nil {
@@ -514,14 +524,14 @@ func (g *golden) grads(p *nn.Params, tol float64) error {
 }
 
 // step clips and takes the recipe's first optimiser step.
-func (g *golden) step(p *nn.Params, t Train) error {
-	opt, err := NewOptimizer(t, p.Trainable())
+func (g *golden) step(p *nn.Params, r Published) error {
+	opt, err := r.Optimizer(p.Trainable())
 	if err != nil {
 		return err
 	}
 	defer opt.Free()
-	torch.ClipGradNorm(p.Trainable(), t.Clip)
-	opt.Step(t.LR)
+	torch.ClipGradNorm(p.Trainable(), r.Clip)
+	opt.Step(r.LR)
 	for _, name := range g.file.Names() {
 		param, ok := strings.CutPrefix(name, "step1.")
 		if !ok {

@@ -1,4 +1,4 @@
-package masksam
+package masksam_test
 
 import (
 	"os"
@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 
+	"masksam/internal/masksam"
+	"masksam/internal/recipe"
 	"masksam/internal/torch"
 )
 
@@ -23,7 +25,7 @@ func TestGolden(t *testing.T) {
 			if _, err := os.Stat(dir); err != nil {
 				t.Skipf("the reference's values are not here: %v", err)
 			}
-			rows, err := Verify(dir, VerifyOptions{Device: torch.CPU})
+			rows, err := masksam.Verify(dir, masksam.VerifyOptions{Device: torch.CPU, Recipe: recipe.Published})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -43,7 +45,7 @@ func TestGolden(t *testing.T) {
 // TestGoldenBF16: autocast stays within the tolerances that verify states.
 func TestGoldenBF16(t *testing.T) {
 	for _, dir := range []string{"testdata/golden/encoder_windowed", "testdata/golden/synapse256"} {
-		rows, err := Verify(dir, VerifyOptions{Device: torch.CPU, Autocast: torch.BFloat16})
+		rows, err := masksam.Verify(dir, masksam.VerifyOptions{Device: torch.CPU, Recipe: recipe.Published, Autocast: torch.BFloat16})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -138,7 +138,8 @@ func (b *Builder) At(format string, args ...any) *Builder {
 	return &c
 }
 
-// Param makes a parameter of the given shape.
+// Param makes a parameter of the given shape, filled by init. Outside torch.Do it panics with *torch.Error or
+// *torch.OutOfMemory where the allocation fails.
 func (b *Builder) Param(name string, init Init, shape ...int) *torch.Tensor {
 	full := b.prefix + name
 	return b.add(full, b.trains(full), init, shape)
@@ -260,7 +261,8 @@ func NewUp2d(b *Builder, in, out int) Conv {
 	}
 }
 
-// Forward convolves a map (B, C, H, W) or (B, C, T, H, W).
+// Forward convolves a map (B, C, H, W) or (B, C, T, H, W). Along each axis n becomes (n + 2·padding − kernel)/stride + 1,
+// rounded down; a transposed convolution multiplies n by its stride.
 func (c Conv) Forward(s *torch.Scope, x *torch.Tensor) *torch.Tensor {
 	switch flat := c.W.Rank() == 4; {
 	case flat && c.Transposed:

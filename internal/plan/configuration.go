@@ -125,13 +125,10 @@ func newConfiguration(name string, doc *pyjson.Object) (*Configuration, error) {
 	c := &Configuration{Name: name, doc: doc}
 	var errs []error
 	get := func(key string, required bool, into any) {
-		v, ok := doc.Get(key)
-		if !ok {
-			if required {
-				errs = append(errs, fmt.Errorf("key %s is missing", key))
-			}
-		} else if err := pyjson.Decode(v, into); err != nil {
-			errs = append(errs, fmt.Errorf("key %s: %w", key, err))
+		if ok, err := doc.Decode(key, into); err != nil {
+			errs = append(errs, err)
+		} else if !ok && required {
+			errs = append(errs, fmt.Errorf("key %s is missing", key))
 		}
 	}
 	get("data_identifier", true, &c.DataIdentifier)
@@ -188,14 +185,38 @@ func (c *Configuration) Document() *pyjson.Object { return c.doc }
 
 // Extra decodes a key of this program's own, such as "masksam"; ok is false if the configuration lacks it.
 func (c *Configuration) Extra(key string, into any) (ok bool, err error) {
-	v, ok := c.doc.Get(key)
-	if !ok {
-		return false, nil
+	if ok, err = c.doc.Decode(key, into); err != nil {
+		return true, fmt.Errorf("configuration %s: %w", c.Name, err)
 	}
-	if err := pyjson.Decode(v, into); err != nil {
-		return true, fmt.Errorf("configuration %s: key %s: %w", c.Name, key, err)
+	return ok, nil
+}
+
+// Stages are the kernels and the numbers of convolutions of the stages of the configuration's own network, the finest
+// first. A residual encoder has blocks, not convolutions: there they are 2, as in nnU-Net's plain networks. Both are nil in
+// a plan without an architecture; a 2-D one is an error.
+func (c *Configuration) Stages() (kernels [][3]int, convs []int, err error) {
+	if c.Architecture == nil {
+		return nil, nil, nil
 	}
-	return true, nil
+	var network struct {
+		Args struct {
+			Kernels [][]int `json:"kernel_sizes"`
+			Convs   []int   `json:"n_conv_per_stage"`
+		} `json:"arch_kwargs"`
+	}
+	if err := pyjson.Decode(c.Architecture, &network); err != nil {
+		return nil, nil, fmt.Errorf("configuration %s: the kernels and convolutions of its architecture are no lists of whole numbers", c.Name)
+	}
+	for _, k := range network.Args.Kernels {
+		if len(k) != 3 {
+			return nil, nil, fmt.Errorf("configuration %s: kernel %v of its architecture has not three axes", c.Name, k)
+		}
+		kernels = append(kernels, [3]int(k))
+	}
+	if convs = network.Args.Convs; convs == nil {
+		convs = filled(len(kernels), 2)
+	}
+	return kernels, convs, nil
 }
 
 // Target is the spacing to resample a case of the given spacing (transposed order) to: a 2-D configuration keeps the

@@ -54,6 +54,9 @@ func parseFingerprint(text []byte) (*Fingerprint, error) {
 	if err != nil {
 		return nil, err
 	}
+	if twice := pyjson.Repeated(doc); len(twice) > 0 {
+		return nil, &pyjson.RepeatedError{Paths: twice}
+	}
 	fp := &Fingerprint{}
 	var errs []error
 	for key, into := range map[string]any{
@@ -61,11 +64,10 @@ func parseFingerprint(text []byte) (*Fingerprint, error) {
 		"shapes_after_crop":                   &fp.Shapes,
 		"spacings":                            &fp.Spacings,
 	} {
-		v, ok := doc.Get(key)
-		if !ok {
+		if ok, err := doc.Decode(key, into); err != nil {
+			errs = append(errs, err)
+		} else if !ok {
 			errs = append(errs, fmt.Errorf("key %s is missing", key))
-		} else if err := pyjson.Decode(v, into); err != nil {
-			errs = append(errs, fmt.Errorf("key %s: %w", key, err))
 		}
 	}
 	v, _ := doc.Get("foreground_intensity_properties_per_channel")
@@ -87,12 +89,10 @@ func intensities(v any) ([]Intensity, error) {
 	}
 	out := make([]Intensity, len(object.Keys()))
 	for c := range out {
-		v, ok := object.Get(strconv.Itoa(c))
-		if !ok {
+		if ok, err := object.Decode(strconv.Itoa(c), &out[c]); err != nil {
+			return nil, fmt.Errorf("key %s: channel %w", key, err)
+		} else if !ok {
 			return nil, fmt.Errorf(`key %s: channel "%d" is missing`, key, c)
-		}
-		if err := pyjson.Decode(v, &out[c]); err != nil {
-			return nil, fmt.Errorf(`key %s: channel "%d": %w`, key, c, err)
 		}
 	}
 	return out, nil

@@ -104,13 +104,23 @@ func Unmarshal(text []byte, into any) error {
 
 // Decode turns a value of this package into a Go value by encoding/json's rules, but for arrays, whose length must
 // agree. The error is a *TypeError.
-func Decode(v any, into any) error { return decode(v, into, false) }
+func Decode(v any, into any) error { return decode(v, into, "", false) }
+
+// Decode turns the value of a key into a Go value as Decode does; the error's path begins with the key. ok is false if
+// the object lacks the key.
+func (o *Object) Decode(key string, into any) (ok bool, err error) {
+	v, ok := o.Get(key)
+	if !ok {
+		return false, nil
+	}
+	return true, decode(v, into, key, false)
+}
 
 // DecodeKnown is Decode, with a *KeyError for a key that the Go value has no field for.
-func DecodeKnown(v any, into any) error { return decode(v, into, true) }
+func DecodeKnown(v any, into any) error { return decode(v, into, "", true) }
 
-func decode(v any, into any, strict bool) error {
-	if err := fits(v, reflect.TypeOf(into), "", strict); err != nil {
+func decode(v any, into any, path string, strict bool) error {
+	if err := fits(v, reflect.TypeOf(into), path, strict); err != nil {
 		return err
 	}
 	text, err := json.Marshal(v)
@@ -120,7 +130,7 @@ func decode(v any, into any, strict bool) error {
 	err = json.Unmarshal(text, into)
 	var wrong *json.UnmarshalTypeError
 	if errors.As(err, &wrong) { // of a type that reads itself
-		return &TypeError{Path: wrong.Field, Value: v, Want: kind(wrong.Type)}
+		return &TypeError{Path: strings.Trim(path+"."+wrong.Field, "."), Value: v, Want: kind(wrong.Type)}
 	}
 	return err
 }

@@ -56,6 +56,12 @@ func TestPlainErrors(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if ok, err := v.(*Object).Decode("parts", new(int)); !ok || err == nil || err.Error() != "parts is a list of 1, not a whole number" {
+		t.Errorf("a key's value: %v, %v", ok, err)
+	}
+	if ok, err := v.(*Object).Decode("none", new(int)); ok || err != nil {
+		t.Errorf("no such key: %v, %v", ok, err)
+	}
 	var stranger *KeyError
 	if err := DecodeKnown(v, &outer{}); !errors.As(err, &stranger) || err.Error() != "parts[0].rat has no meaning; there are rate, val" {
 		t.Errorf("unknown key: %v", err)

@@ -33,7 +33,9 @@ type block struct {
 	depthAxis     DepthAxis
 }
 
-// NewImageEncoder makes the encoder for patches of the given number of frames.
+// NewImageEncoder makes the encoder (SAM's image_encoder with MaskSAM's temporal embedding and adapters) for patches of so
+// many frames. The parameters are added to b under SAM's names. axis says over which axis the depth convolution of a
+// windowed block runs.
 func NewImageEncoder(b *nn.Builder, cfg Encoder, frames int, axis DepthAxis) *ImageEncoder {
 	gh, gw := cfg.Grid()
 	d := cfg.Width
@@ -83,8 +85,9 @@ func (p Probe) see(name string, x *torch.Tensor) {
 	}
 }
 
-// Forward encodes frames x (B·T, 3, H', W') into the maps behind the global
-// blocks (B·T, D, h, w) and, last, the neck map (B·T, Out, h, w).
+// Forward encodes frames x (B·T, 3, H', W'), float, into the maps after the global blocks (B·T, D, h, w) and, last, the neck
+// map (B·T, Out, h, w). H' and W' are multiples of the token's edge Patch and at most the canvas; h = H'/Patch, w = W'/Patch. The
+// stem's output is taken as it is, without SAM's mean and standard deviation. probe, if not nil, sees intermediate maps.
 func (e *ImageEncoder) Forward(s *torch.Scope, x *torch.Tensor, probe Probe) []*torch.Tensor {
 	x = s.Permute(e.patchEmbed.Forward(s, x), 0, 2, 3, 1)
 	n, h, w, d := x.Dim(0), x.Dim(1), x.Dim(2), x.Dim(3)

@@ -1,12 +1,16 @@
+// Package steps joins the packages into the steps that a person takes, each a function: plan, preprocess, train, predict,
+// evaluate. The command line and the demo are thin callers of it.
 package steps
 
 import (
 	"context"
+	"fmt"
+	"os"
 	"path/filepath"
 
 	"masksam/internal/dataset"
 	"masksam/internal/evaluate"
-	"masksam/internal/plan"
+	"masksam/internal/pyjson"
 	"masksam/internal/work"
 )
 
@@ -33,12 +37,16 @@ func Evaluate(ctx context.Context, o EvaluateOptions) (s *evaluate.Summary, name
 		opt.Ignore = &v
 	}
 	if o.Plans != "" {
-		plans, err := plan.Read(o.Plans)
+		text, err := os.ReadFile(o.Plans)
 		if err != nil {
 			return nil, nil, err
 		}
-		if opt.Reader == "" {
-			opt.Reader = plans.Reader
+		plans, err := pyjson.ParseObject(text) // whatever version wrote them: one key matters
+		if err != nil {
+			return nil, nil, fmt.Errorf("%s: %w", o.Plans, err)
+		}
+		if name, _ := plans.Get("image_reader_writer"); opt.Reader == "" {
+			opt.Reader, _ = name.(string)
 		}
 	}
 	if s, err = evaluate.Folder(ctx, o.Reference, o.Prediction, opt); err != nil {

@@ -1,21 +1,20 @@
 package steps
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 
 	"masksam/internal/dataset"
 	"masksam/internal/draw"
 	"masksam/internal/imageio"
 	"masksam/internal/machine"
+	"masksam/internal/recipe"
+	"masksam/internal/remedy"
 	"masksam/internal/store"
 	"masksam/internal/volume"
 	"masksam/internal/work"
@@ -31,33 +30,13 @@ type OverlayOptions struct {
 	Configuration string // of the stored cases; empty: 3d_fullres, where there is none 2d
 	Channel       int    // of the image
 	work.Work
-	OverlayStyle
+	draw.Style
 }
-
-// OverlayStyle is how a case is drawn: as nnU-Net does (draw.Paint), or as a row of a montage.
-type OverlayStyle struct {
-	Intensity float64 // of nnU-Net's picture
-	Montage   bool    // sheets with the three orthogonal planes of many cases, upright, in true proportions
-	Slices    int     // a montage of so many slices across the thickest axis instead of the three planes; 0: planes
-}
-
-func (s OverlayStyle) check() error {
-	switch {
-	case !(s.Intensity >= 0) || math.IsInf(s.Intensity, 1):
-		return fmt.Errorf("an intensity of %v: it must be a number from 0 on", s.Intensity)
-	case s.Slices < 0:
-		return fmt.Errorf("%d slices: a montage needs one or more, or 0 for the three planes", s.Slices)
-	}
-	return nil
-}
-
-// sheetRows is how many cases a sheet of a montage shows.
-const sheetRows = 8
 
 // Overlay draws every case of a dataset with its labels: OUT/<id>.png each, or OUT/montage_001.png … Cases that fail are
 // named in the error and do not stop the others; files are what was written.
 func Overlay(ctx context.Context, o OverlayOptions) (files []string, err error) {
-	if err := o.check(); err != nil {
+	if err := o.Check(); err != nil {
 		return nil, err
 	}
 	name, err := o.Roots.Name(o.Dataset)
@@ -81,7 +60,19 @@ func Overlay(ctx context.Context, o OverlayOptions) (files []string, err error) 
 	}
 	if o.Montage {
 		title := fmt.Sprintf("%s, %s, channel %d (%s)", name, s.what, o.Channel, s.channels[o.Channel])
-		files, err = o.sheets(ctx, s, title)
+		pages := draw.NewPages(o.Out, title, len(s.ids), s.labels.Name)
+		err = o.each(ctx, s, func(i int) error {
+			c, err := s.load(i)
+			if err != nil {
+				return errors.Join(err, pages.Add(i, nil))
+			}
+			row, err := o.Row(s.ids[i], c)
+			if err != nil {
+				return errors.Join(err, pages.Add(i, nil))
+			}
+			return pages.Add(i, &row)
+		})
+		files = pages.Files()
 	} else {
 		paths := make([]string, len(s.ids))
 		err = o.each(ctx, s, func(i int) error {
@@ -90,7 +81,7 @@ func Overlay(ctx context.Context, o OverlayOptions) (files []string, err error) 
 				return err
 			}
 			path := filepath.Join(o.Out, s.ids[i]+".png")
-			if err := c.paint(path, o.Intensity); err != nil {
+			if err := c.Paint(path, o.Intensity); err != nil {
 				return err
 			}
 			paths[i] = path
@@ -114,8 +105,8 @@ func (o OverlayOptions) each(ctx context.Context, s *overlaySource, draw func(i 
 }
 
 // OverlayFile draws one image with its label map.
-func OverlayFile(image, label, out string, channel int, style OverlayStyle) error {
-	if err := style.check(); err != nil {
+func OverlayFile(image, label, out string, channel int, style draw.Style) error {
+	if err := style.Check(); err != nil {
 		return err
 	}
 	if !strings.EqualFold(filepath.Ext(out), ".png") {
@@ -129,9 +120,9 @@ func OverlayFile(image, label, out string, channel int, style OverlayStyle) erro
 		return fmt.Errorf("make the folder of the picture: %w", err)
 	}
 	if !style.Montage {
-		return c.paint(out, style.Intensity)
+		return c.Paint(out, style.Intensity)
 	}
-	row, err := style.row(filepath.Base(image), c)
+	row, err := style.Row(filepath.Base(image), c)
 	if err != nil {
 		return err
 	}
@@ -145,16 +136,8 @@ type overlaySource struct {
 	ids      []string
 	channels []string
 	labels   *dataset.Labels
-	load     func(i int) (*overlayCase, error)
+	load     func(i int) (*draw.Labelled, error)
 	need     func(i int) machine.Bytes // of load
-}
-
-// overlayCase is one channel of a case with its labels.
-type overlayCase struct {
-	grid     volume.Grid
-	oriented bool // the grid's affine says where the axes point to
-	image    []float32
-	labels   []int32
 }
 
 func rawSource(o OverlayOptions, name string) (*overlaySource, error) {
@@ -172,7 +155,7 @@ func rawSource(o OverlayOptions, name string) (*overlaySource, error) {
 	}
 	s := &overlaySource{what: "raw", channels: ds.Channels, labels: ds.Labels, ids: dataset.IDs(cases)}
 	s.need = func(i int) machine.Bytes { return work.WithGarbage(cases[i].LoadBytes()) }
-	s.load = func(i int) (*overlayCase, error) {
+	s.load = func(i int) (*draw.Labelled, error) {
 		image, channel, err := channelFile(cases[i].Images, o.Channel)
 		if err != nil {
 			return nil, err
@@ -205,7 +188,7 @@ func channelFile(files []string, channel int) (path string, at int, err error) {
 
 // readPair reads a channel of an image and a label map of the same size. What the voxels hold is not judged: to look at
 // what is wrong is what pictures are for.
-func readPair(r *imageio.Reader, image, label string, channel int) (*overlayCase, error) {
+func readPair(r *imageio.Reader, image, label string, channel int) (*draw.Labelled, error) {
 	im, err := r.Read(image)
 	if err != nil {
 		return nil, err
@@ -220,11 +203,11 @@ func readPair(r *imageio.Reader, image, label string, channel int) (*overlayCase
 	if l.Grid.Size != im.Grid.Size {
 		return nil, fmt.Errorf("sizes differ: %s is %v, %s is %v (z, y, x)", label, l.Grid.Size, image, im.Grid.Size)
 	}
-	return &overlayCase{im.Grid, im.Oriented(), im.Channels[channel], l.Data}, nil
+	return &draw.Labelled{Grid: im.Grid, Oriented: im.Oriented(), Image: im.Channels[channel], Labels: l.Data}, nil
 }
 
 func storedSource(o OverlayOptions, name string) (*overlaySource, error) {
-	plans, dir, err := readPlans(o.Roots, name, o.Plans)
+	plans, dir, err := recipe.ReadPlans(o.Roots, name, o.Plans)
 	if err != nil {
 		return nil, err
 	}
@@ -242,17 +225,17 @@ func storedSource(o OverlayOptions, name string) (*overlaySource, error) {
 	if err != nil {
 		return nil, err
 	}
-	advice := howToPreprocess(name, o.Plans, o.Configuration)
+	advice := remedy.Run("preprocess", name).With(remedy.Plans.With(o.Plans), remedy.Configuration.With(o.Configuration))
 	stored, err := store.Open(filepath.Join(dir, c.DataIdentifier))
 	if err != nil {
-		return nil, fmt.Errorf("configuration %s is not preprocessed: %w; %s", o.Configuration, err, advice)
+		return nil, remedy.Add(fmt.Errorf("configuration %s is not preprocessed: %w", o.Configuration, err), "run ", advice)
 	}
 	s := &overlaySource{what: "preprocessed " + o.Configuration, channels: ds.Channels, labels: ds.Labels}
 	if s.ids, err = stored.Cases(); err != nil {
 		return nil, err
 	}
 	if len(s.ids) == 0 {
-		return nil, fmt.Errorf("%s holds no preprocessed case; %s", stored.Dir(), advice)
+		return nil, remedy.Add(fmt.Errorf("%s holds no preprocessed case", stored.Dir()), "run ", advice)
 	}
 	s.need = func(i int) machine.Bytes {
 		k, err := stored.Case(s.ids[i])
@@ -262,7 +245,7 @@ func storedSource(o OverlayOptions, name string) (*overlaySource, error) {
 		n := k.Shape()
 		return work.WithGarbage(4 * (n[0] + 2) * n[1] * n[2] * n[3]) // image and labels, and the labels as stored
 	}
-	s.load = func(i int) (*overlayCase, error) {
+	s.load = func(i int) (*draw.Labelled, error) {
 		k, err := stored.Case(s.ids[i])
 		if err != nil {
 			return nil, err
@@ -274,7 +257,7 @@ func storedSource(o OverlayOptions, name string) (*overlaySource, error) {
 
 // loadStored takes a channel and the labels, −1 shown as background, out of a stored case, and reckons where its voxels
 // lie: axes and extent as read, the sizes those after resampling.
-func loadStored(k *store.Case, forward [3]int, channel int) (*overlayCase, error) {
+func loadStored(k *store.Case, forward [3]int, channel int) (*draw.Labelled, error) {
 	size := k.Size()
 	voxels := size[0] * size[1] * size[2]
 	if channel >= k.Channels() {
@@ -287,132 +270,16 @@ func loadStored(k *store.Case, forward [3]int, channel int) (*overlayCase, error
 	if err := k.Seg([3]int{}, size, seg); err != nil {
 		return nil, err
 	}
-	c := &overlayCase{image: image[channel*voxels:][:voxels], labels: make([]int32, voxels)}
+	c := &draw.Labelled{Image: image[channel*voxels:][:voxels], Labels: make([]int32, voxels)}
 	for i, v := range seg {
-		c.labels[i] = int32(max(v, 0))
+		c.Labels[i] = int32(max(v, 0))
 	}
 	p := k.Properties()
-	c.oriented = p.Meta.Oriented()
-	c.grid = volume.Turn{Axes: forward}.Grid(p.Meta.Grid)
+	c.Oriented = p.Meta.Oriented()
+	c.Grid = volume.Turn{Axes: forward}.Grid(p.Meta.Grid)
 	for a := range size {
-		c.grid.Spacing[a] = p.Spacing[forward[a]] * float64(p.ShapeAfterCropping[a]) / float64(size[a])
+		c.Grid.Spacing[a] = p.Spacing[forward[a]] * float64(p.ShapeAfterCropping[a]) / float64(size[a])
 	}
-	c.grid.Size = size
+	c.Grid.Size = size
 	return c, nil
-}
-
-// paint writes nnU-Net's picture: one slice along axis 0, the spacing ignored.
-func (c *overlayCase) paint(path string, intensity float64) error {
-	plane, _ := draw.BestPlane(c.labels, c.grid.Size, 0)
-	height, width := c.grid.Size[1], c.grid.Size[2]
-	n := height * width
-	img, err := draw.Paint(c.image[plane*n:][:n], c.labels[plane*n:][:n], width, height, intensity)
-	if err != nil {
-		return err
-	}
-	return draw.WritePNG(path, img)
-}
-
-// row cuts a case for a montage, turned so that up is up, the front in front and the right side on the left as one looks
-// at a patient; captions keep the places of the array as read. A case that does not say where up is is shown as it is
-// stored, the first row on top.
-func (s OverlayStyle) row(caption string, c *overlayCase) (draw.SheetRow, error) {
-	size, spacing := c.grid.Size, c.grid.Spacing
-	code := ""
-	if c.oriented {
-		code = c.grid.Orientation()
-	}
-	// Slices are drawn from the last row to the first, as the patient's axes want it.
-	turn := volume.Turn{Axes: [3]int{0, 1, 2}, Flip: [3]bool{true, true, false}}
-	if code != "" {
-		var err error
-		if turn, err = c.grid.RAS(); err != nil {
-			return draw.SheetRow{}, err
-		}
-		turn.Flip[2] = !turn.Flip[2]
-	}
-	caption = fmt.Sprintf("%s    %s    %d × %d × %d voxels (z, y, x)    %.4g × %.4g × %.4g mm", caption,
-		cmp.Or(code, "unknown orientation"), size[0], size[1], size[2], spacing[0], spacing[1], spacing[2])
-	upright := turn.Grid(c.grid)
-	v := draw.Case{Size: upright.Size, Spacing: upright.Spacing, Image: volume.Turned(turn, c.image, size),
-		Truth: volume.Turned(turn, c.labels, size)}
-	v.Name = func(axis, plane int) string {
-		from := turn.Axes[axis]
-		if turn.Flip[axis] {
-			plane = size[from] - 1 - plane
-		}
-		name := [3]string{"axial", "coronal", "sagittal"}[axis]
-		if code == "" {
-			name = "plane"
-		}
-		return fmt.Sprintf("%s, %c = %d", name, "zyx"[from], plane)
-	}
-	var cuts []draw.Slice
-	var err error
-	if s.Slices > 0 {
-		thickest := 0
-		for axis, d := range v.Spacing {
-			if d > v.Spacing[thickest] {
-				thickest = axis
-			}
-		}
-		cuts, err = v.Slices(thickest, s.Slices)
-	} else {
-		cuts, err = v.Planes()
-	}
-	return draw.SheetRow{Caption: caption, Slices: cuts}, err
-}
-
-// sheets draws the montage; each sheet is written as soon as its cases are there. Cases that fail are left out of it.
-func (o OverlayOptions) sheets(ctx context.Context, s *overlaySource, title string) (files []string, err error) {
-	var mu sync.Mutex
-	var unwritten []error
-	rows := make([]*draw.SheetRow, len(s.ids))
-	pages := slices.Collect(slices.Chunk(rows, sheetRows))
-	left := make([]int, len(pages))
-	for n, page := range pages {
-		left[n] = len(page)
-	}
-	err = o.each(ctx, s, func(i int) error {
-		c, err := s.load(i)
-		if err == nil {
-			var row draw.SheetRow
-			if row, err = o.row(s.ids[i], c); err == nil {
-				rows[i] = &row
-			}
-		}
-		n := i / sheetRows
-		mu.Lock()
-		left[n]--
-		last := left[n] == 0
-		mu.Unlock()
-		if !last {
-			return err
-		}
-		sheet := draw.Sheet{Title: title, Name: s.labels.Name}
-		if len(pages) > 1 {
-			sheet.Title += fmt.Sprintf(": sheet %d of %d", n+1, len(pages))
-		}
-		for _, row := range pages[n] {
-			if row != nil {
-				sheet.Rows = append(sheet.Rows, *row)
-			}
-		}
-		clear(pages[n])
-		if len(sheet.Rows) == 0 {
-			return err
-		}
-		path := filepath.Join(o.Out, fmt.Sprintf("montage_%03d.png", n+1))
-		wrong := sheet.Write(path)
-		mu.Lock()
-		defer mu.Unlock()
-		if wrong != nil {
-			unwritten = append(unwritten, wrong)
-		} else {
-			files = append(files, path)
-		}
-		return err
-	})
-	slices.Sort(files)
-	return files, errors.Join(append(unwritten, err)...)
 }

@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"pgregory.net/rapid"
 
 	"masksam/internal/atomicfile"
@@ -89,7 +90,7 @@ func TestRoundTrip(t *testing.T) {
 		if c.Shape() != [4]int{r.Channels, size[0], size[1], size[2]} || c.HasSeg() != (r.Seg != nil) {
 			t.Fatalf("shape %v, labels %v", c.Shape(), c.HasSeg())
 		}
-		if d := cmp.Diff(r.Properties, c.Properties()); d != "" {
+		if d := cmp.Diff(r.Properties, c.Properties(), cmpopts.IgnoreUnexported(imageio.Meta{})); d != "" {
 			t.Fatal(d)
 		}
 
@@ -349,5 +350,40 @@ func BenchmarkPatch(b *testing.B) {
 		if err := errors.Join(c.Image(lo, hi, image), c.Seg(lo, hi, seg)); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+func TestOrientations(t *testing.T) {
+	t.Parallel()
+	s, err := Create(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	size := [3]int{2, 3, 4}
+	turned := volume.NewGrid(size, [3]float64{3, 1, 1})
+	turned.Affine[0][0] *= -1
+	for id, meta := range map[string]imageio.Meta{
+		"a": {Path: "a.nii.gz", Grid: volume.NewGrid(size, [3]float64{3, 1, 1})},
+		"b": {Path: "b.nii.gz", Grid: turned},
+		"c": {Path: "c.mha", Grid: turned},
+		"d": {Path: "d.png", Grid: turned},
+		"e": {Path: "e.nii", Grid: turned, NIfTI: &imageio.NIfTIGeometry{}}, // without a transform
+	} {
+		r := record(id, 1, size, size, 1)
+		r.Properties.Meta = meta
+		if err := s.Put(r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := s.Orientations()
+	if d := cmp.Diff(volume.Orientations{"RAS": 1, "LAS": 2, "": 2}, got); d != "" || err != nil {
+		t.Errorf("%s, %v", d, err)
+	}
+	if err := os.WriteFile(filepath.Join(s.Dir(), "f.case"), []byte("damaged"), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Orientations(); err == nil {
+		t.Error("a damaged case was counted")
 	}
 }

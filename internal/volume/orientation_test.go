@@ -72,3 +72,26 @@ func TestOrientationOfTurned(t *testing.T) {
 		}
 	})
 }
+
+func TestUnusual(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		counts     Orientations
+		code, want string
+	}{
+		{Orientations{"LPS": 5, "": 1}, "RAS", "the image is stored RAS, 5 of 5 training images LPS: axis x points right, in those left; axis y points anterior, in those posterior"},
+		{Orientations{"LPS": 40, "LAS": 2}, "LAS", "the image is stored LAS, 40 of 42 training images LPS: axis y points anterior, in those posterior"},
+		{Orientations{"LPS": 9, "RAS": 1}, "RAS", ""},
+		{Orientations{"LPS": 5}, "LPS", ""},
+		{Orientations{"LPS": 5}, "", ""},
+		{Orientations{"": 5}, "RAS", ""},
+		{nil, "RAS", ""},
+	} {
+		if got := c.counts.Unusual(c.code, "training images"); got != c.want {
+			t.Errorf("%s among %v: %q, want %q", c.code, c.counts, got, c.want)
+		}
+	}
+	if code, n, of := (Orientations{"RAS": 2, "LPS": 2, "": 7, "LAS": 1}).Usual(); code != "LPS" || n != 2 || of != 5 {
+		t.Errorf("the usual one is %s, %d of %d", code, n, of)
+	}
+}
