@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 
 	"masksam/internal/demo"
+	"masksam/internal/torch"
 	"masksam/internal/work"
 )
 
@@ -20,7 +21,7 @@ type demoCmd struct {
 }
 
 func (c *demoCmd) Run(a *app) error {
-	dev, err := pickDevice(c.Device)
+	dev, err := torch.ParseDevice(c.Device)
 	if err != nil {
 		return err
 	}

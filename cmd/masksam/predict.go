@@ -8,6 +8,7 @@ import (
 	"masksam/internal/model"
 	"masksam/internal/predict"
 	"masksam/internal/steps"
+	"masksam/internal/torch"
 )
 
 type predictCmd struct {
@@ -45,7 +46,7 @@ func (a *app) predict(device string, o steps.PredictOptions) (err error) {
 	if !(o.Tiling.Step > 0) { // in the package 0 stands for the default
 		return fmt.Errorf("a step of %g: the distance of tiles must be above 0 and at most 1", o.Tiling.Step)
 	}
-	if o.Device, err = pickDevice(device); err != nil {
+	if o.Device, err = torch.ParseDevice(device); err != nil {
 		return err
 	}
 	o.Progress = a.progress

@@ -9,6 +9,7 @@ import (
 	"masksam/internal/dataset"
 	"masksam/internal/recipe"
 	"masksam/internal/steps"
+	"masksam/internal/torch"
 )
 
 type trainCmd struct {
@@ -45,7 +46,7 @@ func (c *trainCmd) Run(a *app) error {
 func minutes(n float64) time.Duration { return time.Duration(n * float64(time.Minute)) }
 
 func (a *app) train(device string, o steps.TrainOptions) (err error) {
-	if o.Device, err = pickDevice(device); err != nil {
+	if o.Device, err = torch.ParseDevice(device); err != nil {
 		return err
 	}
 	o.Progress = a.progress

@@ -108,6 +108,9 @@ func (c Config) Tokens() (h, w int) {
 // is the prompt width (16 for SAM's 256).
 func (c Config) pool() int { return int(math.Round(math.Sqrt(float64(c.Encoder.Out)))) }
 
+// maxClasses is what labels of one byte can tell apart; a batch keeps them so.
+const maxClasses = math.MaxUint8 + 1
+
 // odd reports whether "same" padding exists for a kernel.
 func odd(k [3]int) bool { return k[0] > 0 && k[1] > 0 && k[2] > 0 && k[0]%2+k[1]%2+k[2]%2 == 3 }
 
@@ -129,6 +132,9 @@ func (c Config) Validate() error {
 	}
 	if c.Classes < 2 {
 		return fmt.Errorf("network: classes is %d, must be at least 2 (background and one label)", c.Classes)
+	}
+	if c.Classes > maxClasses {
+		return fmt.Errorf("network: the dataset has %d label classes, background included, of which at most %d can be trained; merge or leave out labels", c.Classes, maxClasses)
 	}
 	f := upscale(c.Stem)
 	if c.Height*f%c.Encoder.Patch != 0 || c.Width*f%c.Encoder.Patch != 0 {

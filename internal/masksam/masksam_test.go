@@ -7,7 +7,6 @@ import (
 	"strings"
 	"testing"
 
-	"masksam/internal/nn"
 	"masksam/internal/sam"
 	"masksam/internal/torch"
 
@@ -59,6 +58,14 @@ func syntheticBatch(b int, patch [3]int, classes int) ([]float32, []uint8) {
 		}
 	}
 	return x, seg
+}
+
+func zeros(s *torch.Scope, shape ...int) *torch.Tensor {
+	n := 1
+	for _, d := range shape {
+		n *= d
+	}
+	return s.Float32s(torch.CPU, make([]float32, n), shape...)
 }
 
 // TestHungarian compares with trying every assignment.
@@ -116,86 +123,6 @@ func TestCleanCosts(t *testing.T) {
 	}
 }
 
-// TestDepthAxis: the two depth axes agree in a single window and part with more.
-func TestDepthAxis(t *testing.T) {
-	forward := func(axis sam.DepthAxis, h, w int) []float32 {
-		r := tiny()
-		n := r.Network
-		n.DepthAxis, n.Encoder.Global, n.Encoder.Window = axis, []int{1}, 4
-		n.Generator.Stages, n.Encoder.Patch = []Stage{{16, k3, 2}, {8, k3, 2}}, 2
-		n.Head = nil
-		n.Height, n.Width, n.Encoder.Canvas = h, w, [2]int{h, w}
-		net, err := New(n, torch.CPU, 3)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer net.Free()
-		var out []float32
-		err = torch.Do(torch.Mode{}, func(s *torch.Scope) error {
-			x := s.Float32s(torch.CPU, Fill("x", 2*h*w, 0, 1), 1, 1, 2, h, w)
-			out = net.Forward(s, x).Masks.Float32s()
-			return nil
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return out
-	}
-	if a, b := forward(sam.DepthReference, 8, 8), forward(sam.DepthSlices, 8, 8); !slices.Equal(a, b) {
-		t.Error("one window: the depth axes differ")
-	}
-	if a, b := forward(sam.DepthReference, 16, 8), forward(sam.DepthSlices, 16, 8); slices.Equal(a, b) {
-		t.Error("two windows: the depth axes agree")
-	}
-}
-
-// TestDepthAxisSlices: the adapter of a window sees that window through the
-// slices, whatever lies beside it and in the batch.
-func TestDepthAxisSlices(t *testing.T) {
-	const frames, k, width = 3, 2, 8
-	cfg := sam.Encoder{Width: width, Depth: 1, Heads: 2, Global: []int{}, Window: k, Patch: 1, Canvas: [2]int{k, 2 * k}, Out: 16}
-	encode := func(batch, w int, x []float32) (out []float32) {
-		err := torch.Do(torch.Mode{}, func(s *torch.Scope) error {
-			var p nn.Params
-			defer p.Free()
-			b := nn.NewBuilder(s, &p, torch.CPU, 7, func(string) bool { return false })
-			enc := sam.NewImageEncoder(b, cfg, frames, sam.DepthSlices)
-			pos := p.Lookup("pos_embed").Value
-			pos.CopyFrom32(make([]float32, pos.Numel()))
-			enc.Forward(s, s.Float32s(torch.CPU, x, batch*frames, 3, k, w), func(name string, v *torch.Tensor) {
-				if name == "encoder.block0.space_adapter" { // (B·T·windows, k, k, width)
-					out = v.Float32s()
-				}
-			})
-			return nil
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return out
-	}
-	whole := Fill("x", 2*frames*3*k*2*k, 0, 1)
-	got := encode(2, 2*k, whole)
-	for b := range 2 {
-		for window := range 2 {
-			var part []float32 // this window alone
-			for row := range frames * 3 * k {
-				at := (b*frames*3*k+row)*2*k + window*k
-				part = append(part, whole[at:at+k]...)
-			}
-			want := encode(1, k, part)
-			for f := range frames {
-				for i := range k * k * width {
-					g, w := got[((b*frames+f)*2+window)*k*k*width+i], want[f*k*k*width+i]
-					if math.Abs(float64(g-w)) > 1e-5 {
-						t.Fatalf("batch %d window %d frame %d: %v beside others, %v alone", b, window, f, g, w)
-					}
-				}
-			}
-		}
-	}
-}
-
 // TestForwardShape: another shape than the network's is an error, not a guess.
 func TestForwardShape(t *testing.T) {
 	r := tiny()
@@ -205,7 +132,7 @@ func TestForwardShape(t *testing.T) {
 	}
 	defer net.Free()
 	err = torch.Do(torch.Mode{}, func(s *torch.Scope) error {
-		net.Forward(s, s.Zeros(torch.CPU, torch.Float32, 1, 1, 4, 16, 12))
+		net.Forward(s, zeros(s, 1, 1, 4, 16, 12))
 		return nil
 	})
 	if err == nil || !strings.Contains(err.Error(), "[1 2 16 12]") {
@@ -245,7 +172,7 @@ func TestLossesFall(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		opt := torch.NewOptimizer(torch.AdamW{LR: 1e-3, Beta1: 0.9, Beta2: 0.999, Eps: 1e-8, WeightDecay: 1e-2}, net.Params.Trainable())
+		opt := torch.NewOptimizer(torch.AdamW{Beta1: 0.9, Beta2: 0.999, Eps: 1e-8, WeightDecay: 1e-2}, net.Params.Trainable())
 		crit := NewCriterion(r.Loss, r.Network)
 		gen := torch.NewGenerator(torch.CPU, 5)
 		u := func(s *torch.Scope, shape ...int) *torch.Tensor {
@@ -298,13 +225,13 @@ func TestNoMatch(t *testing.T) {
 		r := tiny()
 		r.Loss.Points, r.Loss.Oversample, r.Loss.Importance = points, 2, 0.75
 		err := torch.Do(torch.Mode{}, func(s *torch.Scope) error {
-			nan := s.Full(torch.CPU, torch.Float32, math.NaN(), 2, 4, 16, 12)
+			nan := s.AddScalar(zeros(s, 2, 4, 16, 12), math.NaN())
 			o := &Output{
-				Classes: s.Zeros(torch.CPU, torch.Float32, 2, 4, 4), Masks: nan, AuxLogits: nan, AuxMasks: nan,
-				AuxBoxes: s.Zeros(torch.CPU, torch.Float32, 2, 4, 4),
+				Classes: zeros(s, 2, 4, 4), Masks: nan, AuxLogits: nan, AuxMasks: nan,
+				AuxBoxes: zeros(s, 2, 4, 4),
 			}
 			_, seg := syntheticBatch(1, [3]int{2, 16, 12}, 3)
-			u := func(s *torch.Scope, shape ...int) *torch.Tensor { return s.Zeros(torch.CPU, torch.Float32, shape...) }
+			u := func(s *torch.Scope, shape ...int) *torch.Tensor { return zeros(s, shape...) }
 			total, parts, err := NewCriterion(r.Loss, r.Network).Losses(s, o, seg, u)
 			if err != nil {
 				return err
@@ -341,7 +268,7 @@ func TestFrozen(t *testing.T) {
 		"sam_model.prompt_encoder.point_embeddings.2.weight":               false,
 		"sam_model.mask_decoder.transformer.layers.0.Cross_Space_Adapter1": true,
 	} {
-		if got := trains(name); got != want {
+		if got := (Config{}).Trains(name); got != want {
 			t.Errorf("%s trains: %v, want %v", name, got, want)
 		}
 	}
@@ -355,7 +282,8 @@ func TestValidate(t *testing.T) {
 		"global":     func(c *Config) { c.Encoder.Global = nil },
 		"multiple":   func(c *Config) { c.Height = 17 },
 		"square":     func(c *Config) { c.Encoder.Out = 24 },
-		"classes":    func(c *Config) { c.Classes = 1 },
+		"at least 2": func(c *Config) { c.Classes = 1 },
+		"300 label":  func(c *Config) { c.Classes = 300 },
 		"stages":     func(c *Config) { c.Generator.Stages = c.Generator.Stages[:1] },
 		"kind":       func(c *Config) { c.Stem[0].Kind = "pool" },
 		"depth_axis": func(c *Config) { c.DepthAxis = "windows" },

@@ -57,9 +57,9 @@ type Train struct {
 func (t Train) NewOptimizer(params []*torch.Tensor) (*torch.Optimizer, error) {
 	switch t.Optimizer {
 	case "sgd":
-		return torch.NewOptimizer(torch.SGD{LR: t.LR, Momentum: t.Momentum, WeightDecay: t.WeightDecay, Nesterov: t.Nesterov}, params), nil
+		return torch.NewOptimizer(torch.SGD{Momentum: t.Momentum, WeightDecay: t.WeightDecay, Nesterov: t.Nesterov}, params), nil
 	case "adamw":
-		return torch.NewOptimizer(torch.AdamW{LR: t.LR, Beta1: t.Beta1, Beta2: t.Beta2, Eps: t.Eps, WeightDecay: t.WeightDecay}, params), nil
+		return torch.NewOptimizer(torch.AdamW{Beta1: t.Beta1, Beta2: t.Beta2, Eps: t.Eps, WeightDecay: t.WeightDecay}, params), nil
 	}
 	return nil, fmt.Errorf("optimizer %q is neither sgd nor adamw", t.Optimizer)
 }
@@ -122,10 +122,4 @@ func Find(name string) (Recipe, error) {
 		known = append(known, r.Short+" ("+r.Name+")")
 	}
 	return Recipe{}, fmt.Errorf("unknown recipe %q; there are %s", name, strings.Join(known, ", "))
-}
-
-// Published is a recipe as masksam.Verify asks for it.
-func Published(name string) (masksam.Published, error) {
-	r, err := Find(name)
-	return masksam.Published{Network: r.Network, Loss: r.Loss, Clip: r.Train.Clip, LR: r.Train.LR, Optimizer: r.Train.NewOptimizer}, err
 }

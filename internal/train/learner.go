@@ -171,7 +171,7 @@ func (l *learner) choosePrecision(precision string, b *batch) (chosen, note stri
 	switch precision {
 	case "float32", "bf16":
 		set(precision)
-		if precision == "bf16" && !l.device.Narrows() {
+		if precision == "bf16" && !l.device.HasFastBF16() {
 			note = "bf16 is computed in float32: this CPU has no AVX-512"
 		}
 		return chosen, note, nil

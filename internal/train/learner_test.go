@@ -99,7 +99,7 @@ func TestChoosePrecision(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if precision != "auto" && chosen != precision || precisions[chosen] != r.learner.autocast || (note != "") != (precision == "auto" || precision == "bf16" && !torch.CPU.Narrows()) {
+		if precision != "auto" && chosen != precision || precisions[chosen] != r.learner.autocast || (note != "") != (precision == "auto" || precision == "bf16" && !torch.CPU.HasFastBF16()) {
 			t.Errorf("%s: chose %s (%s), autocast %v", precision, chosen, note, r.learner.autocast)
 		}
 		t.Log(note)
