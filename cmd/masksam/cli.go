@@ -19,7 +19,7 @@ type cli struct {
 	Overlay    overlayCmd    `cmd:"" help:"Draw cases with their labels, one by one or as a montage."`
 	Verify     verifyCmd     `cmd:"" help:"Compute golden folders again and compare tensor by tensor."`
 	Doctor     doctorCmd     `cmd:"" help:"Examine engine, processor, memory, devices and folders."`
-	Demo       demoCmd       `cmd:"" help:"Go the whole way on one real head: data, training, prediction, score, pictures."`
+	Demo       demoCmd       `cmd:"" help:"Run every step on one real head: data, training, prediction, score, pictures."`
 	Version    versionCmd    `cmd:"" help:"Tell the version and the engine's."`
 }
 

@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 
 	"masksam/internal/demo"
+	"masksam/internal/torch"
 	"masksam/internal/work"
 )
 
@@ -20,7 +21,7 @@ type demoCmd struct {
 }
 
 func (c *demoCmd) Run(a *app) error {
-	dev, err := pickDevice(c.Device)
+	dev, err := torch.ParseDevice(c.Device)
 	if err != nil {
 		return err
 	}
@@ -31,7 +32,7 @@ func (c *demoCmd) Run(a *app) error {
 		}
 		c.Cache = filepath.Join(base, "masksam")
 	}
-	result, err := demo.Run(a.ctx, demo.Options{Dir: c.Dir, Cache: c.Cache, Cases: c.Cases, Minutes: c.Minutes, Set: c.Set,
+	result, err := demo.Run(a.ctx, demo.Options{Dir: c.Dir, Cache: c.Cache, Cases: c.Cases, Budget: minutes(c.Minutes), Set: c.Set,
 		Seed: c.Seed, Phantom: c.Phantom, Device: dev, Work: work.Work{Progress: a.progress}})
 	if err != nil {
 		return err

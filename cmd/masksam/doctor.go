@@ -3,8 +3,10 @@ package main
 import (
 	"errors"
 	"fmt"
+
 	"masksam/internal/dataset"
 	"masksam/internal/doctor"
+	"masksam/internal/report"
 )
 
 type doctorCmd struct {
@@ -12,14 +14,16 @@ type doctorCmd struct {
 }
 
 func (c *doctorCmd) Run(a *app) error {
-	report := doctor.Examine([]doctor.Folder{
+	found := doctor.Examine([]doctor.Folder{
 		{Name: dataset.EnvRaw, Path: c.Raw},
 		{Name: dataset.EnvPreprocessed, Path: c.Preprocessed, Written: true},
 		{Name: dataset.EnvResults, Path: c.Results, Written: true},
 	})
 	fmt.Fprintln(a.out, "masksam", version())
-	report.Table(a.out)
-	if !report.Usable() {
+	if err := report.Doctor(a.out, found); err != nil {
+		return err
+	}
+	if !found.Usable() {
 		return errors.New("something on this machine cannot be used; see the rows marked UNUSABLE")
 	}
 	return nil

@@ -21,6 +21,7 @@ import (
 )
 
 func main() {
+	torch.WaitPassively()
 	os.Exit(run(filepath.Base(os.Args[0]), os.Args[1:], os.Stdout, os.Stderr))
 }
 
@@ -108,15 +109,4 @@ func threads() int {
 		return n
 	}
 	return runtime.GOMAXPROCS(0)
-}
-
-// pickDevice turns auto, cpu, cuda or cuda:N into a device; auto is the first GPU, else the processor.
-func pickDevice(name string) (torch.Device, error) {
-	if name != "auto" {
-		return torch.ParseDevice(name)
-	}
-	if torch.CUDACount() > 0 {
-		return torch.CUDA(0), nil
-	}
-	return torch.Device{}, nil
 }

@@ -4,15 +4,15 @@ import (
 	"fmt"
 	"masksam/internal/dataset"
 	"masksam/internal/machine"
-	"masksam/internal/masksam"
 	"masksam/internal/plan"
+	"masksam/internal/recipe"
 	"masksam/internal/steps"
 	"strings"
 )
 
 func recipeNames() string {
 	var names []string
-	for _, r := range masksam.Recipes() {
+	for _, r := range recipe.All() {
 		names = append(names, r.Short)
 	}
 	return strings.Join(names, ", ")

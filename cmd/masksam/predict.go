@@ -3,11 +3,12 @@ package main
 import (
 	"errors"
 	"fmt"
+
 	"masksam/internal/dataset"
+	"masksam/internal/model"
 	"masksam/internal/predict"
 	"masksam/internal/steps"
-	"path/filepath"
-	"strings"
+	"masksam/internal/torch"
 )
 
 type predictCmd struct {
@@ -34,32 +35,22 @@ func (c *predictCmd) Run(a *app) error {
 	if (c.Model == "") == (c.Dataset == "") {
 		return errors.New("name the dataset of the model, or the model's folder by --model, one of the two")
 	}
-	if c.Model == "" {
-		var err error
-		if c.Model, err = steps.FindModel(c.roots.roots(), c.Dataset, c.Recipe, c.Plans, c.Config); err != nil {
-			return err
-		}
-	}
-	return a.predict(c.Model, c.Fold, c.Checkpoint, c.Device, predict.Options{Input: c.Input, Output: c.Output,
-		Tiling:            predict.Tiling{Step: c.Step, Mirror: c.Mirror, Batch: c.Batch, Precision: c.Precision},
-		SaveProbabilities: c.Probabilities, Continue: c.Continue})
+	return a.predict(c.Device, steps.PredictOptions{Model: c.Model, Folds: c.Fold, Checkpoint: c.Checkpoint,
+		Query: model.Query{Roots: c.roots.roots(), Dataset: c.Dataset, Trainer: c.Recipe, Plans: c.Plans, Configuration: c.Config},
+		Options: predict.Options{Input: c.Input, Output: c.Output,
+			Tiling:            predict.Tiling{Step: c.Step, Mirror: c.Mirror, Batch: c.Batch, Precision: c.Precision},
+			SaveProbabilities: c.Probabilities, Continue: c.Continue}})
 }
 
-func (a *app) predict(folder string, folds []string, checkpoint, device string, o predict.Options) error {
+func (a *app) predict(device string, o steps.PredictOptions) (err error) {
 	if !(o.Tiling.Step > 0) { // in the package 0 stands for the default
 		return fmt.Errorf("a step of %g: the distance of tiles must be above 0 and at most 1", o.Tiling.Step)
 	}
-	dev, err := pickDevice(device)
-	if err != nil {
+	if o.Device, err = torch.ParseDevice(device); err != nil {
 		return err
 	}
-	model, err := predict.Open(folder, folds, checkpoint, dev)
-	if err != nil {
-		return err
-	}
-	defer model.Close()
 	o.Progress = a.progress
-	if err := model.Folder(a.ctx, o); err != nil {
+	if _, err := steps.Predict(a.ctx, o); err != nil {
 		return err
 	}
 	fmt.Fprintln(a.out, "predictions are in", o.Output)
@@ -95,20 +86,8 @@ func (c *nnunetPredict) Run(a *app) error {
 	if c.Parts < 1 || c.Part < 0 || c.Part >= c.Parts {
 		return fmt.Errorf("-part_id %d is not below -num_parts %d", c.Part, c.Parts)
 	}
-	roots := dataset.Env()
-	plans := c.Plans
-	if plans == "" {
-		plans = "nnUNetPlans"
-	}
-	model, err := steps.FindModel(roots, c.Dataset, c.Trainer, plans, c.Config)
-	if err != nil && c.Plans == "" {
-		model, err = steps.FindModel(roots, c.Dataset, c.Trainer, "", c.Config)
-	}
-	if err != nil {
-		return err
-	}
-	checkpoint := strings.TrimSuffix(c.Checkpoint, filepath.Ext(c.Checkpoint))
-	return a.predict(model, c.Folds, checkpoint, c.Device, predict.Options{Input: c.Input, Output: c.Output,
-		Tiling:            predict.Tiling{Step: c.Step, Mirror: !c.NoMirror},
-		SaveProbabilities: c.Probabilities, Continue: c.Continue, Parts: c.Parts, Part: c.Part})
+	return a.predict(c.Device, steps.PredictOptions{Folds: c.Folds, Checkpoint: c.Checkpoint,
+		Query: model.Query{Roots: dataset.Env(), Dataset: c.Dataset, Trainer: c.Trainer, Plans: c.Plans, Prefer: "nnUNetPlans", Configuration: c.Config},
+		Options: predict.Options{Input: c.Input, Output: c.Output, Tiling: predict.Tiling{Step: c.Step, Mirror: !c.NoMirror},
+			SaveProbabilities: c.Probabilities, Continue: c.Continue, Parts: c.Parts, Part: c.Part}})
 }

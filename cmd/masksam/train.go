@@ -3,11 +3,13 @@ package main
 import (
 	"errors"
 	"fmt"
-	"masksam/internal/dataset"
-	"masksam/internal/masksam"
-	"masksam/internal/steps"
-	"masksam/internal/train"
 	"math"
+	"time"
+
+	"masksam/internal/dataset"
+	"masksam/internal/recipe"
+	"masksam/internal/steps"
+	"masksam/internal/torch"
 )
 
 type trainCmd struct {
@@ -17,7 +19,7 @@ type trainCmd struct {
 	Recipe            string   `help:"Recipe, whose plans are trained unless --plans names others: ${recipes}." default:"small" short:"r"`
 	Plans             string   `help:"Plans to train, else the recipe's own." short:"p"`
 	Set               []string `help:"Override a hyper-parameter of training, as epochs=2; repeatable." sep:"none" placeholder:"KEY=VALUE"`
-	Minutes           float64  `help:"Budget of training time; short for --set minutes=…" placeholder:"N"`
+	Minutes           float64  `help:"Budget of training time." placeholder:"N"`
 	Continue          bool     `help:"Go on from the newest checkpoint."`
 	Validate          bool     `help:"Only the final validation of a finished run."`
 	SkipValidation    bool     `help:"End after the last checkpoint."`
@@ -28,40 +30,27 @@ type trainCmd struct {
 }
 
 func (c *trainCmd) Run(a *app) error {
-	r, err := masksam.FindRecipe(c.Recipe)
+	r, err := recipe.Find(c.Recipe)
 	if err != nil {
 		return err
 	}
 	if c.Plans == "" {
 		c.Plans = r.Plans
 	}
-	if c.Minutes > 0 {
-		c.Set = append(c.Set, fmt.Sprintf("minutes=%g", c.Minutes))
-	}
-	return a.train(c.roots.roots(), r.Name, c.Set, c.Device, train.Options{Dataset: c.Dataset, Plans: c.Plans,
-		Configuration: c.Config, Fold: c.Fold, Seed: c.Seed, Continue: c.Continue, ValidateOnly: c.Validate,
+	return a.train(c.Device, steps.TrainOptions{Roots: c.roots.roots(), Dataset: c.Dataset, Plans: c.Plans, Configuration: c.Config,
+		Fold: c.Fold, Trainer: r.Name, Set: c.Set, Budget: minutes(c.Minutes), Seed: c.Seed, Continue: c.Continue, ValidateOnly: c.Validate,
 		SkipValidation: c.SkipValidation, SaveProbabilities: c.SaveProbabilities})
 }
 
-// train completes the options from the plan and runs them.
-func (a *app) train(roots dataset.Roots, trainer string, set []string, device string, o train.Options) error {
-	var err error
-	if o.Dataset, err = roots.Name(o.Dataset); err != nil {
+// minutes is a budget of time as a flag gives it.
+func minutes(n float64) time.Duration { return time.Duration(n * float64(time.Minute)) }
+
+func (a *app) train(device string, o steps.TrainOptions) (err error) {
+	if o.Device, err = torch.ParseDevice(device); err != nil {
 		return err
 	}
-	if _, err := roots.ResultsDir(o.Dataset); err != nil {
-		return err
-	}
-	recipe, err := steps.Recipe(roots, o.Dataset, o.Plans, o.Configuration, trainer, set)
-	if err != nil {
-		return err
-	}
-	if o.Device, err = pickDevice(device); err != nil {
-		return err
-	}
-	o.Raw, o.Preprocessed, o.Results = roots.Raw, roots.Preprocessed, roots.Results
-	o.Recipe, o.Progress = *recipe, a.progress
-	result, err := train.Run(a.ctx, o)
+	o.Progress = a.progress
+	result, err := steps.Train(a.ctx, o)
 	if err != nil {
 		return err
 	}
@@ -90,7 +79,7 @@ type nnunetTrain struct {
 }
 
 func (c *nnunetTrain) Run(a *app) error {
-	if _, err := masksam.FindRecipe(c.Trainer); err != nil {
+	if _, err := recipe.Find(c.Trainer); err != nil {
 		return fmt.Errorf("-tr %s: only MaskSAM is built, nnU-Net's own networks are not: %w", c.Trainer, err)
 	}
 	switch {
@@ -99,7 +88,7 @@ func (c *nnunetTrain) Run(a *app) error {
 	case c.ValidateBest && c.NoCheckpoints:
 		return errors.New("--val_best and --disable_checkpointing exclude each other")
 	}
-	return a.train(dataset.Env(), c.Trainer, c.Set, c.Device, train.Options{Dataset: c.Dataset, Plans: c.Plans,
-		Configuration: c.Config, Fold: c.Fold, Seed: 12345, Continue: c.Continue, ValidateOnly: c.Validate,
+	return a.train(c.Device, steps.TrainOptions{Roots: dataset.Env(), Dataset: c.Dataset, Plans: c.Plans, Configuration: c.Config,
+		Fold: c.Fold, Trainer: c.Trainer, Set: c.Set, Seed: 12345, Continue: c.Continue, ValidateOnly: c.Validate,
 		ValidateBest: c.ValidateBest, SaveProbabilities: c.NPZ, NoCheckpoints: c.NoCheckpoints})
 }

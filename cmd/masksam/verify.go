@@ -2,10 +2,11 @@ package main
 
 import (
 	"fmt"
-	"masksam/internal/masksam"
-	"masksam/internal/torch"
 
 	"github.com/jedib0t/go-pretty/v6/table"
+
+	"masksam/internal/torch"
+	"masksam/internal/verify"
 )
 
 type verifyCmd struct {
@@ -19,13 +20,13 @@ func (c *verifyCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	opt := masksam.VerifyOptions{Device: dev, Autocast: torch.Float32}
+	opt := verify.Options{Device: dev, Autocast: torch.Float32}
 	if c.Autocast == "bf16" {
 		opt.Autocast = torch.BFloat16
 	}
 	missed := 0
 	for _, dir := range c.Dirs {
-		rows, err := masksam.Verify(dir, opt)
+		rows, err := verify.Folder(dir, opt)
 		if err != nil {
 			return fmt.Errorf("verify %s: %w", dir, err)
 		}

@@ -6,70 +6,103 @@
 package augment
 
 import (
+	"fmt"
 	"math"
 	"math/rand/v2"
+	"slices"
 
 	"masksam/internal/volume"
 )
 
-// Config says what may happen to a sample, with which probability and within which bounds. Each sample throws its own
-// coins. A zero Config only crops.
+// Config says what may happen to a sample, with which probability and within which bounds (nnU-Net's
+// get_training_transforms). Each sample throws its own coins; a probability of 0 leaves a transform out, and a zero Config
+// only crops. It is the field "augment" of a recipe.
 type Config struct {
-	// Dummy2D varies the slices of axis 0 in plane only: axis 0 is neither rotated about another axis nor scaled,
-	// and only Rotate[0] counts.
-	Dummy2D  bool
-	PRotate  float64    // probability of a rotation
-	Rotate   [3]float64 // largest angle about each axis, degrees, drawn uniformly from [-a, a)
-	PScale   float64    // probability of scaling, one factor for all axes
-	ScaleMin float64    // a factor above 1 shows more of the case, so objects shrink
-	ScaleMax float64
-
-	PNoise      float64
-	Noise       float64 // largest standard deviation of the Gaussian noise
-	PBrightness float64
-	Brightness  [2]float64 // bounds of the factor, on either side of 1
-	PContrast   float64
-	Contrast    [2]float64 // bounds of the factor, on either side of 1
-	PGammaInv   float64    // probability of gamma of the inverted image
-	PGamma      float64
-	Gamma       [2]float64 // bounds of the exponent, on either side of 1
-	Mirror      []int      // axes that are flipped, each with probability 1/2
+	Mirror  []int   `json:"mirror"`   // axes that are flipped, each with probability 1/2
+	PRotate float64 `json:"p_rotate"` // probability of a rotation
+	// Rotate are the largest angles about each axis in degrees, drawn uniformly from [-a, a). Without, a recipe takes
+	// those of Rotation. A rotation about axis 0 alone varies slices in plane only (InPlane).
+	Rotate      *[3]float64 `json:"rotate"`
+	PScale      float64     `json:"p_scale"` // probability of scaling, one factor for all axes
+	Scale       [2]float64  `json:"scale"`   // bounds of the factor; above 1 shows more of the case, so objects shrink
+	PNoise      float64     `json:"p_noise"`
+	Noise       float64     `json:"noise"` // largest standard deviation of the Gaussian noise
+	PBrightness float64     `json:"p_brightness"`
+	Brightness  [2]float64  `json:"brightness"` // bounds of the factor, on either side of 1
+	PContrast   float64     `json:"p_contrast"`
+	Contrast    [2]float64  `json:"contrast"` // bounds of the factor, on either side of 1
+	PGamma      float64     `json:"p_gamma"`
+	PGammaInv   float64     `json:"p_gamma_inv"` // probability of gamma of the inverted image
+	Gamma       [2]float64  `json:"gamma"`       // bounds of the exponent, on either side of 1
 }
 
-// NNUNet is nnU-Net's augmentation of a 3-D patch, as far as it concerns the transforms of this package (section 2.1
-// of the run side; blur and low resolution are not among them).
-func NNUNet(patch [3]int) Config {
-	dummy2D, degrees := Rotation(patch)
-	return Config{
-		Dummy2D: dummy2D,
-		PRotate: 0.2, Rotate: degrees, PScale: 0.2, ScaleMin: 0.7, ScaleMax: 1.4,
-		PNoise: 0.1, Noise: 0.1,
-		PBrightness: 0.15, Brightness: [2]float64{0.75, 1.25},
-		PContrast: 0.15, Contrast: [2]float64{0.75, 1.25},
-		PGammaInv: 0.1, PGamma: 0.3, Gamma: [2]float64{0.7, 1.5},
-		Mirror: []int{0, 1, 2},
+// Check names the first field whose value makes no sense.
+func (c Config) Check() error {
+	for i, axis := range c.Mirror {
+		if axis < 0 || axis > 2 || slices.Contains(c.Mirror[:i], axis) {
+			return fmt.Errorf("mirror %v: the axes are 0, 1 and 2, each at most once", c.Mirror)
+		}
 	}
+	for _, p := range []struct {
+		name string
+		v    float64
+	}{{"p_rotate", c.PRotate}, {"p_scale", c.PScale}, {"p_noise", c.PNoise}, {"p_brightness", c.PBrightness},
+		{"p_contrast", c.PContrast}, {"p_gamma", c.PGamma}, {"p_gamma_inv", c.PGammaInv}} {
+		if !(p.v >= 0 && p.v <= 1) {
+			return fmt.Errorf("%s is %v: a probability is 0 to 1", p.name, p.v)
+		}
+	}
+	if !(c.Noise >= 0) || math.IsInf(c.Noise, 0) {
+		return fmt.Errorf("noise is %v: it must be at least 0", c.Noise)
+	}
+	for _, r := range []struct {
+		name string
+		p    float64
+		v    [2]float64
+	}{{"scale", c.PScale, c.Scale}, {"brightness", c.PBrightness, c.Brightness}, {"contrast", c.PContrast, c.Contrast},
+		{"gamma", max(c.PGamma, c.PGammaInv), c.Gamma}} {
+		if r.p > 0 && !(r.v[0] > 0 && r.v[0] <= r.v[1] && !math.IsInf(r.v[1], 0)) {
+			return fmt.Errorf("%s is %v: its bounds must be above 0, the lower one first", r.name, r.v)
+		}
+	}
+	return nil
 }
 
-// Rotation is nnU-Net's choice for a 3-D patch: slices are varied in plane by ±180° where the patch is anisotropic
-// (largest side more than three times axis 0), otherwise each axis rotates by ±30°.
-func Rotation(patch [3]int) (dummy2D bool, degrees [3]float64) {
+// rotate are the largest angles in degrees.
+func (c Config) rotate() [3]float64 {
+	if c.Rotate == nil {
+		return [3]float64{}
+	}
+	return *c.Rotate
+}
+
+// InPlane tells whether samples are rotated and scaled within the slices of axis 0 only, which is what a rotation about
+// axis 0 alone stands for (nnU-Net's do_dummy_2d_data_aug).
+func (c Config) InPlane() bool {
+	a := c.rotate()
+	return a[0] != 0 && a[1] == 0 && a[2] == 0
+}
+
+// Rotation are nnU-Net's largest angles for a 3-D patch: ±180° in plane where the patch is anisotropic (largest side more
+// than three times axis 0), otherwise ±30° about each axis
+// (configure_rotation_dummyDA_mirroring_and_inital_patch_size).
+func Rotation(patch [3]int) (degrees [3]float64) {
 	if max(patch[0], patch[1], patch[2]) > 3*patch[0] {
-		return true, [3]float64{180, 0, 0}
+		return [3]float64{180, 0, 0}
 	}
-	return false, [3]float64{30, 30, 30}
+	return [3]float64{30, 30, 30}
 }
 
 // InitialPatch is the size to crop from a case so that a patch rotated by any allowed angle finds its corners inside
 // (nnU-Net's get_patch_size): per axis the largest extent that one of the rotations alone asks for, by the largest
 // angle but at most 90°, divided by 0.85.
 func (c Config) InitialPatch(patch [3]int) [3]int {
-	angle := max(math.Abs(c.Rotate[0]), math.Abs(c.Rotate[1]), math.Abs(c.Rotate[2]))
-	angle = min(angle, 90) * math.Pi / 180
+	a, inPlane := c.rotate(), c.InPlane()
+	angle := min(max(math.Abs(a[0]), math.Abs(a[1]), math.Abs(a[2])), 90) * math.Pi / 180
 	need := [3]float64{float64(patch[0]), float64(patch[1]), float64(patch[2])}
 	v := need
 	for axis := range 3 {
-		if c.Dummy2D && axis > 0 {
+		if inPlane && axis > 0 {
 			break
 		}
 		r := rotationAbout(axis, angle)
@@ -81,7 +114,7 @@ func (c Config) InitialPatch(patch [3]int) [3]int {
 	for d := range 3 {
 		size[d] = int(need[d] / 0.85)
 	}
-	if c.Dummy2D {
+	if inPlane {
 		size[0] = patch[0]
 	}
 	return size
@@ -136,14 +169,14 @@ func (c Config) drawAffine(rng *rand.Rand) *[3][3]float64 {
 	var angles [3]float64
 	factor := 1.0
 	if rotate {
-		for d := range 3 {
-			angles[d] = uniform(rng, -c.Rotate[d], c.Rotate[d]) * math.Pi / 180
+		for d, a := range c.rotate() {
+			angles[d] = uniform(rng, -a, a) * math.Pi / 180
 		}
 	}
 	if scale {
-		factor = uniform(rng, c.ScaleMin, c.ScaleMax)
+		factor = uniform(rng, c.Scale[0], c.Scale[1])
 	}
-	a := Affine(c.Dummy2D, angles, factor)
+	a := Affine(c.InPlane(), angles, factor)
 	return &a
 }
 

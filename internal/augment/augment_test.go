@@ -113,7 +113,7 @@ func TestSource(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		s := noiseSample(rapid.Uint64().Draw(t, "seed"), 1, drawShape(t, "shape", 9))
 		patch := drawShape(t, "patch", 5)
-		c := Config{PRotate: 0.5, Rotate: [3]float64{30, 30, 30}, PScale: 0.5, ScaleMin: 0.7, ScaleMax: 1.4, Mirror: []int{1}}
+		c := Config{PRotate: 0.5, Rotate: &[3]float64{30, 30, 30}, PScale: 0.5, Scale: [2]float64{0.7, 1.4}, Mirror: []int{1}}
 		initial := c.InitialPatch(patch)
 		rng := generator(rapid.Uint64().Draw(t, "draw"))
 		box := RandomBox(rng.IntN, s.Shape, initial, patch)
@@ -126,10 +126,18 @@ func TestSource(t *testing.T) {
 	})
 }
 
+// nnunet is nnU-Net's augmentation of a 3-D patch.
+func nnunet(patch [3]int) Config {
+	degrees := Rotation(patch)
+	return Config{Mirror: []int{0, 1, 2}, PRotate: 0.2, Rotate: &degrees, PScale: 0.2, Scale: [2]float64{0.7, 1.4},
+		PNoise: 0.1, Noise: 0.1, PBrightness: 0.15, Brightness: [2]float64{0.75, 1.25}, PContrast: 0.15, Contrast: [2]float64{0.75, 1.25},
+		PGamma: 0.3, PGammaInv: 0.1, Gamma: [2]float64{0.7, 1.5}}
+}
+
 // The same generator gives the same sample, and no transform leaves NaN or another size.
 func TestDeterministic(t *testing.T) {
 	patch := [3]int{6, 12, 10}
-	c := NNUNet(patch)
+	c := nnunet(patch)
 	c.PRotate, c.PScale, c.PNoise, c.PBrightness, c.PContrast, c.PGamma, c.PGammaInv = 1, 1, 1, 1, 1, 1, 1
 	in := noiseSample(3, 2, c.InitialPatch(patch))
 	for seed := range uint64(20) {
@@ -151,7 +159,7 @@ func TestDeterministic(t *testing.T) {
 
 // The coins fall as often as their probabilities say, factors lie on both sides of 1 and within their bounds.
 func TestDrawFrequencies(t *testing.T) {
-	c := NNUNet([3]int{32, 32, 32})
+	c := nnunet([3]int{32, 32, 32})
 	rng := generator(5)
 	const n = 20000
 	counts := map[string]int{}
@@ -196,8 +204,8 @@ func TestHalf(t *testing.T) {
 
 func BenchmarkSample(b *testing.B) {
 	patch := [3]int{16, 56, 40}
-	for name, c := range map[string]Config{"nnunet": NNUNet(patch), "everything": {
-		PRotate: 1, Rotate: [3]float64{15, 15, 15}, PScale: 1, ScaleMin: 0.8, ScaleMax: 1.25, PNoise: 1, Noise: 0.1,
+	for name, c := range map[string]Config{"nnunet": nnunet(patch), "everything": {
+		PRotate: 1, Rotate: &[3]float64{15, 15, 15}, PScale: 1, Scale: [2]float64{0.8, 1.25}, PNoise: 1, Noise: 0.1,
 		PBrightness: 1, Brightness: [2]float64{0.75, 1.25}, PContrast: 1, Contrast: [2]float64{0.75, 1.25},
 		PGamma: 1, PGammaInv: 1, Gamma: [2]float64{0.7, 1.5}, Mirror: []int{0, 1, 2}}} {
 		b.Run(name, func(b *testing.B) {

@@ -24,8 +24,8 @@ import (
 	"masksam/internal/dataset"
 	"masksam/internal/goldentest"
 	"masksam/internal/imageio"
-	"masksam/internal/masksam"
 	"masksam/internal/pyjson"
+	"masksam/internal/recipe"
 	"masksam/internal/remedy"
 	"masksam/internal/volume"
 )
@@ -623,7 +623,7 @@ func TestACDC(t *testing.T) {
 	for _, c := range cases {
 		ids = append(ids, c.ID)
 	}
-	if train, val, ok := masksam.ACDC().Split.Match(ids); !ok || len(train) != 140 || len(val) != 20 {
+	if train, val, ok := recipe.ACDC().Split.Match(ids); !ok || len(train) != 140 || len(val) != 20 {
 		t.Errorf("the published split: %v, %d and %d cases", ok, len(train), len(val))
 	}
 }
@@ -739,7 +739,7 @@ func TestSynapse(t *testing.T) {
 		for _, c := range cases {
 			ids = append(ids, c.ID)
 		}
-		if train, val, ok := masksam.Synapse().Split.Match(ids); !ok || len(train) != 18 || len(val) != 12 {
+		if train, val, ok := recipe.Synapse().Split.Match(ids); !ok || len(train) != 18 || len(val) != 12 {
 			t.Errorf("the published split: %v, %d and %d cases", ok, len(train), len(val))
 		}
 	}

@@ -1,6 +1,7 @@
 package convert
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -14,6 +15,7 @@ import (
 	"strings"
 
 	"masksam/internal/atomicfile"
+	"masksam/internal/dicom"
 	"masksam/internal/imageio"
 	"masksam/internal/machine"
 	"masksam/internal/remedy"
@@ -36,12 +38,12 @@ type DICOMOptions struct {
 }
 
 // byGDCM are the transfer syntaxes that dcm2niix cannot be relied on to read: JPEG-LS, lossless and near it, and deflated.
-var byGDCM = map[string]bool{"1.2.840.10008.1.2.4.80": true, "1.2.840.10008.1.2.4.81": true, deflatedExplicit: true}
+var byGDCM = map[string]bool{"1.2.840.10008.1.2.4.80": true, "1.2.840.10008.1.2.4.81": true, dicom.DeflatedExplicit: true}
 
 // dicomCase is a case to be made.
 type dicomCase struct {
 	id, to      string
-	files       []*dicomFile
+	files       []*dicom.File
 	tilt, gaps  string // what of the slices an image cannot hold as it is
 	uncorrected bool
 	said        []string // warnings
@@ -86,7 +88,7 @@ func DICOM(ctx context.Context, o DICOMOptions) ([]string, error) {
 			s.fail(ruleTarget, "%s is there already; remove it or choose another folder", c.to)
 		}
 		c.files = s.series(ctx, folders[name], o)
-		c.tilt, c.gaps = uneven(c.files)
+		c.tilt, c.gaps = dicom.Uneven(c.files)
 		cases, ids = append(cases, c), append(ids, c.id)
 	}
 	o.Reporter().Done()
@@ -103,7 +105,7 @@ func DICOM(ctx context.Context, o DICOMOptions) ([]string, error) {
 	need := func(i int) machine.Bytes { // dcm2niix holds the volume, and what it corrects or compresses beside it
 		n := 0
 		for _, f := range cases[i].files {
-			n += f.bytes
+			n += f.Bytes
 		}
 		if cases[i].tilt != "" || cases[i].gaps != "" { // twice in float32, of mostly 16 bits
 			n *= 2
@@ -128,7 +130,7 @@ func DICOM(ctx context.Context, o DICOMOptions) ([]string, error) {
 // holdsDICOM says whether some file directly in the folder begins as a DICOM file does.
 func (s *survey) holdsDICOM(folder string) bool {
 	for _, name := range s.files(folder) {
-		if _, err := readDICOMFile(filepath.Join(folder, name)); !errors.Is(err, errNotDICOM) {
+		if _, err := dicom.ReadFile(filepath.Join(folder, name)); !errors.Is(err, dicom.ErrNotDICOM) {
 			return true
 		}
 	}
@@ -136,8 +138,8 @@ func (s *survey) holdsDICOM(folder string) bool {
 }
 
 // series finds the files of the one series of images in and below a folder, or of the chosen one.
-func (s *survey) series(ctx context.Context, folder string, o DICOMOptions) []*dicomFile {
-	all := map[string][]*dicomFile{}
+func (s *survey) series(ctx context.Context, folder string, o DICOMOptions) []*dicom.File {
+	all := map[string][]*dicom.File{}
 	err := filepath.WalkDir(folder, func(path string, e fs.DirEntry, err error) error {
 		switch {
 		case err != nil:
@@ -153,17 +155,17 @@ func (s *survey) series(ctx context.Context, folder string, o DICOMOptions) []*d
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		d, err := readDICOMFile(path)
+		d, err := dicom.ReadFile(path)
 		o.Reporter().Advance(1, "")
 		switch {
-		case errors.Is(err, errNotDICOM):
+		case errors.Is(err, dicom.ErrNotDICOM):
 		case err != nil:
 			s.fail(ruleUnreadable, "%w", err)
-		case d.frames == 0: // a report, a directory, …
-		case d.series == "":
+		case d.Frames == 0: // a report, a directory, …
+		case d.Series == "":
 			s.fail(ruleSeries, "%s: its image has no series instance UID", path)
 		default:
-			all[d.series] = append(all[d.series], d)
+			all[d.Series] = append(all[d.Series], d)
 		}
 		return nil
 	})
@@ -175,29 +177,29 @@ func (s *survey) series(ctx context.Context, folder string, o DICOMOptions) []*d
 }
 
 // choose finds the stack to convert among the series of a folder.
-func (s *survey) choose(folder string, all map[string][]*dicomFile, wanted string) []*dicomFile {
-	var found []stack
+func (s *survey) choose(folder string, all map[string][]*dicom.File, wanted string) []*dicom.File {
+	var found []dicom.Stack
 	var lines, chosen []string
 	for _, uid := range slices.Sorted(maps.Keys(all)) {
 		d := all[uid][0]
-		parts := stacks(distinct(all[uid]))
+		parts := dicom.Stacks(dicom.Distinct(all[uid]))
 		for i, part := range parts {
 			number, what := "", ""
 			if len(parts) > 1 {
-				number, what = fmt.Sprintf("/%d", i+1), ", "+part.what
+				number, what = fmt.Sprintf("/%d", i+1), ", "+part.What
 			}
-			line := fmt.Sprintf("  %s%s: number %s%s, %s, %q, %d files%s", uid, number, d.number, number, d.modality, d.description, len(part.files), what)
+			line := fmt.Sprintf("  %s%s: number %s%s, %s, %q, %d files%s", uid, number, d.Number, number, d.Modality, d.Description, len(part.Files), what)
 			lines = append(lines, line)
-			if wanted == "" || slices.Contains([]string{uid, d.number, uid + number, d.number + number}, wanted) {
+			if wanted == "" || slices.Contains([]string{uid, d.Number, uid + number, d.Number + number}, wanted) {
 				found, chosen = append(found, part), append(chosen, line)
 			}
 		}
 	}
 	switch {
 	case len(found) == 1:
-		s.twice(all[found[0].files[0].series])
-		s.volume(folder, found[0].files)
-		return found[0].files
+		s.twice(all[found[0].Files[0].Series])
+		s.volume(folder, found[0].Files)
+		return found[0].Files
 	case len(all) == 0:
 		s.fail(ruleMissing, "%s: no DICOM image", folder)
 	case len(found) == 0:
@@ -207,6 +209,37 @@ func (s *survey) choose(folder string, all map[string][]*dicomFile, wanted strin
 			folder, len(found), strings.Join(chosen, "\n")), "choose one with ", remedy.Series))
 	}
 	return nil
+}
+
+// twice warns of the files that dicom.Distinct leaves out; that they hold something else is an error.
+func (s *survey) twice(files []*dicom.File) {
+	seen := map[string]*dicom.File{}
+	for _, f := range files {
+		first := seen[f.Instance]
+		if first == nil || f.Instance == "" {
+			seen[f.Instance] = f
+			continue
+		}
+		a, errA := os.ReadFile(first.Path)
+		b, errB := os.ReadFile(f.Path)
+		if errA != nil || errB != nil || !bytes.Equal(a, b) {
+			s.fail(ruleTwice, "%s and %s have one SOP instance UID, %s, but are not the same; remove one", first.Path, f.Path, f.Instance)
+			continue
+		}
+		s.warn("%s is the same file as %s: it is left out", f.Path, first.Path)
+	}
+}
+
+// volume checks that a stack is one volume.
+func (s *survey) volume(folder string, files []*dicom.File) {
+	switch most, even, pair := dicom.Repeats(files); {
+	case most < 2:
+	case even:
+		s.fail(ruleSeries, "%s: the series has %d slices at each place, so %d volumes, which nothing in the files tells apart; "+
+			"put the files of each volume in a folder of their own", folder, most, most)
+	default:
+		s.fail(ruleTwice, "%s and %s lie at the same place; remove one", pair[0].Path, pair[1].Path)
+	}
 }
 
 // convert makes the image of a case. It works in a hidden folder beside it.
@@ -233,7 +266,7 @@ func (c *dicomCase) convert(ctx context.Context) error {
 	meta, channels, err := imageio.ReadMeta(made)
 	n := 0
 	for _, f := range c.files {
-		n += f.frames
+		n += f.Frames
 	}
 	switch {
 	case err != nil:
@@ -252,7 +285,7 @@ func (c *dicomCase) convert(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if im, err = straighten(im, c.files); err != nil {
+	if im, err = dicom.Straighten(im, c.files); err != nil {
 		return err
 	}
 	c.uneven("the image is interpolated to a grid with right angles and even steps; uncorrected, it would have the slices as they are stored, most of them at wrong places")
@@ -282,13 +315,13 @@ func (c *dicomCase) nifti(ctx context.Context, temp string, decompress bool) (st
 	}
 	for i, f := range c.files {
 		to := filepath.Join(in, fmt.Sprintf("%06d.dcm", i))
-		if decompress || byGDCM[f.syntax] {
-			if err := run(Gdcmconv, "--raw", f.path, to); err != nil {
-				return "", fmt.Errorf("%s, transfer syntax %s: %w", f.path, f.syntax, err)
+		if decompress || byGDCM[f.Syntax] {
+			if err := run(Gdcmconv, "--raw", f.Path, to); err != nil {
+				return "", fmt.Errorf("%s, transfer syntax %s: %w", f.Path, f.Syntax, err)
 			}
 			continue
 		}
-		from, err := filepath.Abs(f.path)
+		from, err := filepath.Abs(f.Path)
 		if err != nil {
 			return "", err
 		}

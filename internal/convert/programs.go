@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// Program is a program of others that converting DICOM runs.
+// Program is an external program that the conversion of DICOM series runs.
 type Program struct {
 	Name    string
 	Package string // Debian's package that has it

@@ -186,7 +186,8 @@ func (l *Labels) allowed() []int {
 	return out
 }
 
-// MaxValues is more than a label map can hold of declared values: what holds more is none, and is not surveyed further.
+// MaxValues is the largest number of values that can be declared. An image with more values is no label map, and counting
+// them stops there.
 const MaxValues = 1 << 16
 
 // values counts the voxels of every value, of MaxValues values at most.

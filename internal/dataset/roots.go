@@ -11,7 +11,7 @@ import (
 	"masksam/internal/remedy"
 )
 
-// Roots are the three folders below which nnU-Net keeps datasets; an empty one is not known.
+// Roots are the three folders below which nnU-Net keeps datasets; an empty path is one that nobody has named.
 type Roots struct{ Raw, Preprocessed, Results string }
 
 // Environment variables of the roots.

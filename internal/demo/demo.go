@@ -1,4 +1,4 @@
-// Package demo makes a small dataset from one real head and runs the whole way on it: plan, preprocess, train, predict,
+// Package demo makes a small dataset from one real head and runs every step on it: plan, preprocess, train, predict,
 // evaluate, pictures.
 //
 // The training cases are random relatives of the head's left hemisphere; the test case is its untouched right

@@ -18,9 +18,9 @@ import (
 	"masksam/internal/evaluate"
 	"masksam/internal/imageio"
 	"masksam/internal/predict"
+	"masksam/internal/remedy"
 	"masksam/internal/steps"
 	"masksam/internal/torch"
-	"masksam/internal/train"
 	"masksam/internal/work"
 )
 
@@ -43,8 +43,8 @@ type Options struct {
 	Dir     string // for everything it makes
 	Cache   string // for the head's files, kept between runs
 	Cases   int
-	Minutes float64  // budget of training
-	Set     []string // overrides of the recipe
+	Budget  time.Duration // wall time of training
+	Set     []string      // overrides of the recipe
 	Seed    uint64
 	Phantom bool
 	Device  torch.Device
@@ -66,7 +66,7 @@ type Result struct {
 	Curve      string
 }
 
-// Run makes the dataset and goes the whole way on it. Earlier results of a demo in the same folder are replaced.
+// Run makes the dataset and runs every step on it. Earlier results of a demo in the same folder are replaced.
 func Run(ctx context.Context, o Options) (*Result, error) {
 	begin := time.Now()
 	roots := dataset.Roots{Raw: filepath.Join(o.Dir, "nnUNet_raw"), Preprocessed: filepath.Join(o.Dir, "nnUNet_preprocessed"),
@@ -80,7 +80,8 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 			return nil, fmt.Errorf("open the demo's folder: %w", err)
 		}
 		if len(held) > 0 {
-			return nil, fmt.Errorf("the folder %s is neither empty nor an earlier demo's: give the demo a folder of its own by --dir", o.Dir)
+			err := fmt.Errorf("the folder %s is neither empty nor an earlier demo's", o.Dir)
+			return nil, remedy.Add(err, "give the demo a folder of its own with ", remedy.Dir.With("DIR"))
 		}
 		if err := os.MkdirAll(o.Dir, 0o777); err != nil {
 			return nil, fmt.Errorf("make the demo's folder: %w", err)
@@ -106,7 +107,7 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 	slog.Info("made the demo dataset", "source", data.Source, "training cases", o.Cases, "voxels", caseSize, "mm", spacing)
 
 	// A left hemisphere has no mirror image of its own kind: no flips.
-	set := append([]string{"augment.mirror=[]", fmt.Sprintf("minutes=%g", o.Minutes)}, o.Set...)
+	set := append([]string{"augment.mirror=[]"}, o.Set...)
 	planned, err := steps.Plan(ctx, steps.PlanOptions{Roots: roots, Dataset: Dataset, Recipe: recipe, Set: set, Work: o.Work})
 	if err != nil {
 		return nil, err
@@ -115,18 +116,18 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 		Configurations: []string{configuration}, Work: o.Work}); err != nil {
 		return nil, err
 	}
-	trained, err := train.Run(ctx, train.Options{Raw: roots.Raw, Preprocessed: roots.Preprocessed, Results: roots.Results,
-		Dataset: Dataset, Plans: planned.Plans, Configuration: configuration, Fold: fold, Recipe: *planned.Recipe,
-		Device: o.Device, Seed: o.Seed, SkipValidation: true, Progress: o.Reporter()})
+	trained, err := steps.Train(ctx, steps.TrainOptions{Roots: roots, Dataset: Dataset, Plans: planned.Plans, Configuration: configuration,
+		Fold: fold, Budget: o.Budget, Device: o.Device, Seed: o.Seed, SkipValidation: true, Progress: o.Progress})
 	if err != nil {
 		return nil, err
 	}
 
 	r := &Result{Source: data.Source, Baseline: data.Baseline, Steps: trained.Steps, Dataset: data.Folder,
-		Model: filepath.Dir(trained.Folder), Curve: filepath.Join(trained.Folder, "progress.png"),
+		Model: trained.Model, Curve: filepath.Join(trained.Folder, "progress.png"),
 		Prediction: filepath.Join(predictions, testCase+".nii.gz"), Summary: filepath.Join(predictions, "summary.json"),
 		Overlay: filepath.Join(o.Dir, "overlay.png")}
-	if err := r.predict(ctx, o, filepath.Dir(data.Image), predictions); err != nil {
+	if _, err := steps.Predict(ctx, steps.PredictOptions{Model: r.Model, Folds: []string{fold}, Device: o.Device,
+		Options: predict.Options{Input: filepath.Dir(data.Image), Output: predictions, Tiling: predict.Tiling{Mirror: true}, Progress: o.Progress}}); err != nil {
 		return nil, err
 	}
 	summary, names, err := steps.Evaluate(ctx, steps.EvaluateOptions{Reference: filepath.Dir(data.Label),
@@ -140,15 +141,6 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 	}
 	r.Took = time.Since(begin)
 	return r, nil
-}
-
-func (r *Result) predict(ctx context.Context, o Options, images, out string) error {
-	model, err := predict.Open(r.Model, []string{fold}, "checkpoint_final", o.Device)
-	if err != nil {
-		return err
-	}
-	defer model.Close()
-	return model.Folder(ctx, predict.Options{Input: images, Output: out, Tiling: predict.Tiling{Mirror: true}, Progress: o.Reporter()})
 }
 
 // score takes the structures' Dice; one that neither reference nor prediction holds counts as 0.

@@ -6,7 +6,6 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
-	"io"
 	"math"
 	"os"
 	"path/filepath"
@@ -15,7 +14,6 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/jedib0t/go-pretty/v6/table"
 	"golang.org/x/sys/unix"
 
 	"masksam/internal/convert"
@@ -55,29 +53,6 @@ func Examine(folders []Folder) *Report {
 		r.folder(f)
 	}
 	return r
-}
-
-// Table writes the report as text.
-func (r *Report) Table(w io.Writer) {
-	t := table.NewWriter()
-	t.SetOutputMirror(w)
-	style := table.StyleLight
-	style.Options = table.Options{SeparateHeader: true}
-	style.Format.Header = 0
-	t.SetStyle(style)
-	t.SetColumnConfigs([]table.ColumnConfig{{Number: 4, WidthMax: 60}})
-	t.AppendHeader(table.Row{"part", "what", "found", ""})
-	for _, row := range r.Rows {
-		note := row.Problem
-		switch {
-		case row.Fatal:
-			note = "UNUSABLE: " + note
-		case note != "":
-			note = "note: " + note
-		}
-		t.AppendRow(table.Row{row.Part, row.Name, row.Value, note})
-	}
-	t.Render()
 }
 
 func (r *Report) add(part, name, value string) *Row {

@@ -51,9 +51,6 @@ func (c Class) Key() string {
 	return "(" + strings.Join(texts, ", ") + ")"
 }
 
-// GroundTruth is the folder of a preprocessed dataset that holds copies of the reference labels.
-const GroundTruth = "gt_segmentations"
-
 // Classes are what is scored of a dataset: its regions if it has any, else its foreground labels. names gives a class's
 // name by its Key.
 func Classes(labels *dataset.Labels) (classes []Class, names map[string]string) {
@@ -290,6 +287,13 @@ func places(ref, pred imageio.Meta, reader *imageio.Reader) (out []Warning) {
 			out = append(out, Warning{"the geometry of a label map had to be assumed: it may be compared at the wrong places", m.Path + ": " + m.Warning})
 		}
 	}
+	if placed(ref) != placed(pred) {
+		without := pred.Path
+		if placed(pred) {
+			without = ref.Path
+		}
+		out = append(out, Warning{"one of prediction and reference says nowhere where it lies: its axes may point elsewhere", without + " has neither qform nor sform"})
+	}
 	a, b := ref.Grid.Orientation(), pred.Grid.Orientation()
 	_, origin, direction := ref.Grid.ITK()
 	_, otherOrigin, otherDirection := pred.Grid.ITK()
@@ -308,6 +312,9 @@ func places(ref, pred imageio.Meta, reader *imageio.Reader) (out []Warning) {
 	}
 	return out
 }
+
+// placed tells whether a file says where its voxels lie, which a NIfTI header need not do.
+func placed(m imageio.Meta) bool { return m.NIfTI == nil || m.NIfTI.QForm > 0 || m.NIfTI.SForm > 0 }
 
 // strangers warns where one of the two holds none of the classes but other values: it then scores 0 for its numbers, such
 // as a mask of 0 and 255.

@@ -75,8 +75,8 @@ func TestGzipMembers(t *testing.T) {
 	}
 }
 
-// TestScaledLabels: labels are compared as nnU-Net holds them, in 32 bits. A mask of 0 and 1 that nibabel stored in uint8
-// is 0 and 255 with a slope of 1/255, whose product in 64 bits is no whole number.
+// TestScaledLabels: labels are compared as nnU-Net holds them, in 32 bits. A mask of 0 and 1 that nibabel stored in
+// uint8 is 0 and 255 with a slope of 1/255, whose product in 64 bits is no whole number.
 func TestScaledLabels(t *testing.T) {
 	t.Parallel()
 	scaled := header(0, func(h []byte) {

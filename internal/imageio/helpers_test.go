@@ -5,8 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"masksam/internal/imageio"
-	"masksam/internal/volume"
 	"math"
 	"os"
 	"path/filepath"
@@ -17,6 +15,9 @@ import (
 
 	"github.com/klauspost/compress/gzip"
 	"pgregory.net/rapid"
+
+	"masksam/internal/imageio"
+	"masksam/internal/volume"
 )
 
 // refusal is a file and what the error of reading it says.

@@ -1,5 +1,5 @@
-// Package imageio reads and writes medical images as nnU-Net's readers do: float32 channels in (z, y, x), spacings along
-// the array axes, and the geometry of the file kept so that a label map can be written back onto it.
+// Package imageio reads and writes medical images as nnU-Net's readers do: float32 channels in (z, y, x), spacings
+// along the array axes, and the geometry of the file kept so that a label map can be written back onto it.
 //
 // Everything above this package speaks of Image, Label and Meta; a format is chosen by its file endings.
 // Voxel values are not judged (NaN passes in an image); a file that cannot be trusted is refused. Memory grows with the
@@ -28,13 +28,13 @@ type Meta struct {
 	// NIfTI is the geometry just as a NIfTI header holds it, to be written back; nil for files of other formats.
 	NIfTI *NIfTIGeometry `json:",omitempty"`
 
-	// Turn brought the file's voxels to Grid, where a reader class turned them (Reader); a label map is turned back before
-	// it is written.
+	// Turn brought the file's voxels to Grid, where a reader class turned them (Reader); a label map is turned back
+	// before it is written.
 	Turn *volume.Turn `json:",omitempty"`
 
 	Warning string `json:"-"` // what of the geometry had to be assumed, or which bits were dropped; empty: nothing
 
-	itkRefuses string // why SimpleITK does not read the file; empty: it does, or it is not asked
+	ITKRefuses string `json:"-"` // why SimpleITK does not read the file; empty: it does, or was not asked
 }
 
 // Image is a file, or the files of one case, one channel after the other.
@@ -86,8 +86,8 @@ const (
 	byNibabel
 )
 
-// Read reads an image as SimpleITK does, and one that SimpleITK refuses as nibabel does; a Reader reads as its class does.
-// A 4-D file's fourth axis becomes channels.
+// Read reads an image as SimpleITK does, and one that SimpleITK refuses as nibabel does; a Reader reads as its class
+// does. A 4-D file's fourth axis becomes channels.
 func Read(path string) (*Image, error) { return read(path, byITK) }
 
 func read(path string, by library) (*Image, error) {
@@ -138,7 +138,8 @@ func SameGrid(a, b Meta) error {
 	case a.Grid.Size != b.Grid.Size:
 		return fmt.Errorf("sizes differ: %s is %v, %s is %v (z, y, x)", a.Path, a.Grid.Size, b.Path, b.Grid.Size)
 	case !a.Grid.SameGrid(b.Grid):
-		return fmt.Errorf("spacings differ: %s has %v, %s has %v (mm along z, y, x)", a.Path, a.Grid.Spacing, b.Path, b.Grid.Spacing)
+		return fmt.Errorf("spacings differ: %s has %v, %s has %v (mm along z, y, x)",
+			a.Path, a.Grid.Spacing, b.Path, b.Grid.Spacing)
 	}
 	return nil
 }
@@ -158,9 +159,9 @@ func (e *LabelError) Error() string {
 		e.Voxel, held, math.MinInt32, math.MaxInt32)
 }
 
-// ReadLabel reads a label map by the rules of Read: one channel of numbers that are whole once they are rounded to 32 bits,
-// as nnU-Net holds them (negative ones pass; dataset.json decides about them). A voxel that holds anything else is a
-// *LabelError.
+// ReadLabel reads a label map by the rules of Read: one channel of numbers that are whole once they are rounded to 32
+// bits, as nnU-Net holds them (negative ones pass; dataset.json decides about them). A voxel that holds anything else
+// is a *LabelError.
 func ReadLabel(path string) (*Label, error) { return readLabel(path, byITK) }
 
 func readLabel(path string, by library) (*Label, error) {
@@ -234,7 +235,8 @@ func WriteFloat(path string, channels [][]float32, like Meta) error {
 	}
 	for c, data := range channels {
 		if len(data) != like.Grid.Len() {
-			return fmt.Errorf("write %s: %d values in channel %d for %v voxels (z, y, x)", path, len(data), c, like.Grid.Size)
+			return fmt.Errorf("write %s: %d values in channel %d for %v voxels (z, y, x)",
+				path, len(data), c, like.Grid.Size)
 		}
 	}
 	stored := like

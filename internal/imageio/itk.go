@@ -163,11 +163,13 @@ func (s *source) follow(path, name string) (*source, error) {
 	case name == "":
 		return s, nil
 	case strings.HasPrefix(name, "LIST") || strings.Contains(name, "%"):
-		return s, fmt.Errorf("its voxels are in several files (%.60q), which is not supported; convert it to one file", name)
+		return s, fmt.Errorf("its voxels are in several files (%.60q), which is not supported; convert it to one file",
+			name)
 	case strings.ContainsFunc(name, unicode.IsControl):
 		return s, fmt.Errorf("damaged: its voxels are in the file %.40q, which is no name", name)
 	case !filepath.IsLocal(filepath.FromSlash(name)):
-		return s, fmt.Errorf("its voxels are in %q, but only a file in the header's folder or below is opened; move it there and name it without its folder", name)
+		return s, fmt.Errorf("its voxels are in %q, but only a file in the header's folder or below is opened; move "+
+			"it there and name it without its folder", name)
 	}
 	data, err := openPlain(filepath.Join(filepath.Dir(path), filepath.FromSlash(name)))
 	if err != nil {

@@ -104,8 +104,8 @@ func readMetaHeader(src *source) (*metaHeader, error) {
 	return parseMetaHeader(fields)
 }
 
-// parseMetaHeader makes a header of the fields that is to be relied upon. Where several keys mean the same, ITK's choice
-// counts; like ITK it leaves ElementToIntensityFunction, DistanceUnits and AnatomicalOrientation alone.
+// parseMetaHeader makes a header of the fields that is to be relied upon. Where several keys mean the same, ITK's
+// choice counts; like ITK it leaves ElementToIntensityFunction, DistanceUnits and AnatomicalOrientation alone.
 func parseMetaHeader(f textFields) (*metaHeader, error) {
 	h := &metaHeader{layout: layout{order: binary.LittleEndian, slope: 1}}
 	h.text = !f.truth(true, "BinaryData")
@@ -119,11 +119,13 @@ func parseMetaHeader(f textFields) (*metaHeader, error) {
 
 	kind, ok := metaKinds[f["ElementType"]]
 	if !ok {
-		return nil, fmt.Errorf("ElementType %.40q is not supported; convert it to an integer or floating-point type", f["ElementType"])
+		return nil, fmt.Errorf("ElementType %.40q is not supported; convert it to an integer or floating-point type",
+			f["ElementType"])
 	}
 	h.kind = kind
 	if text, ok := f["ElementNumberOfChannels"]; ok && text != "1" {
-		return nil, fmt.Errorf("ElementNumberOfChannels is %.40s, but an image has one value per voxel; give each channel its own file", text)
+		return nil, fmt.Errorf("ElementNumberOfChannels is %.40s, but an image has one value per voxel; give each "+
+			"channel its own file", text)
 	}
 	skip, err := f.wholes(1, "HeaderSize")
 	if err != nil {

@@ -61,7 +61,8 @@ func openNIfTI(path string, by library) (*niftiFile, error) {
 // openFirst opens the first of a two-file image's possible files of voxels that is there.
 func openFirst(paths []string) (*source, error) {
 	if len(paths) == 0 {
-		return nil, errors.New("holds only the header of a two-file NIfTI (magic ni1 or ni2); name it .hdr beside its .img")
+		return nil, errors.New("holds only the header of a two-file NIfTI (magic ni1 or ni2); name it .hdr beside " +
+			"its .img")
 	}
 	for _, path := range paths {
 		src, err := openSource(path)

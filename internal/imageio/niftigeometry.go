@@ -2,12 +2,13 @@ package imageio
 
 import (
 	"fmt"
-	"masksam/internal/volume"
 	"math"
+
+	"masksam/internal/volume"
 )
 
 // NIfTIGeometry is the part of a NIfTI header that says where the voxels lie, in the header's own terms. 32-bit fields
-// are widened; fields of a transform whose code is 0 are 0 where the file holds no finite number.
+// are widened; fields of a transform that is not used are 0 where the file holds no finite number.
 type NIfTIGeometry struct {
 	Version      int // 1 or 2
 	QForm, SForm int // transform codes
@@ -25,7 +26,7 @@ func (raw *rawNIfTI) place(meta *Meta, by library) error {
 	var affine [3][4]float64
 	form, mm := noForm, 1.0
 	if by == byITK {
-		if affine, form, meta.itkRefuses = g.itk(); meta.itkRefuses != "" {
+		if affine, form, meta.ITKRefuses = g.itk(); meta.ITKRefuses != "" {
 			by = byNibabel
 		} else {
 			switch g.XYZTUnits & 7 {
@@ -140,16 +141,17 @@ func (g *NIfTIGeometry) quat2mat() ([3][3]float64, error) {
 	square := 1 - (b*b + c*c + d*d)
 	switch {
 	case square < -epsilon:
-		return [3][3]float64{}, fmt.Errorf("its qform's quaternion (%v, %v, %v) is longer than 1; write the file anew with a sound qform", b, c, d)
+		return [3][3]float64{}, fmt.Errorf("its qform's quaternion (%v, %v, %v) is longer than 1; write the file "+
+			"anew with a sound qform", b, c, d)
 	case square < epsilon:
 		return rotation(0, b, c, d), nil
 	}
 	return rotation(math.Sqrt(square), b, c, d), nil
 }
 
-// itk is the affine that ITK 5.4 reads (NiftiImageIO::SetImageIOOrientationFromNIfTI): the sform if its axes are at right
-// angles and there is no qform, or its code is 1, or the two are alike; else the qform. Without codes the axes are along
-// LPS from 0. A negative pixdim turns its axis round. refused says why ITK does not read the file.
+// itk is the affine that ITK 5.4 reads (NiftiImageIO::SetImageIOOrientationFromNIfTI): the sform if its axes are at
+// right angles and there is no qform, or its code is 1, or the two are alike; else the qform. Without codes the axes
+// are along LPS from 0. A negative pixdim turns its axis round. refused says why ITK does not read the file.
 func (g *NIfTIGeometry) itk() (m [3][4]float64, form, refused string) {
 	if g.Version == 2 {
 		return m, noForm, "it is NIfTI-2, which ITK does not read"
@@ -186,8 +188,8 @@ func (g *NIfTIGeometry) negative(axis int) bool {
 	return g.PixDim[axis+1] < 0 && finite(g.PixDim[axis+1])
 }
 
-// itkQForm is the qform as nifti_io has it, in 32 bits; without a code the spacing alone. What is no number counts as 0.
-// An axis of negative pixdim has the length 1.
+// itkQForm is the qform as nifti_io has it, in 32 bits; without a code the spacing alone. What is no number counts as
+// 0. An axis of negative pixdim has the length 1.
 func (g *NIfTIGeometry) itkQForm() (m [3][4]float64) {
 	if g.QForm <= 0 {
 		return [3][4]float64{{g.step(0)}, {1: g.step(1)}, {2: g.step(2)}}
@@ -311,8 +313,8 @@ func quaternion(r [3][3]float64) [3]float64 {
 	return q
 }
 
-// geometryOf describes a grid of another format in NIfTI's terms, as ITK writes it: qform and sform, both with code 1. Axes
-// that are not at right angles have no qform.
+// geometryOf describes a grid of another format in NIfTI's terms, as ITK writes it: qform and sform, both with code 1.
+// Axes that are not at right angles have no qform.
 func geometryOf(g volume.Grid) NIfTIGeometry {
 	out := NIfTIGeometry{Version: 1, QForm: 1, SForm: 1, XYZTUnits: 2}
 	var r [3][3]float64

@@ -63,7 +63,8 @@ func readNIfTIHeader(r io.Reader) (*rawNIfTI, error) {
 			return parseNIfTI2(f)
 		}
 	}
-	return nil, fmt.Errorf("not a NIfTI file: it begins with %x, not with the header's size (%d or %d)", raw[:4], nifti1Size, nifti2Size)
+	return nil, fmt.Errorf("not a NIfTI file: it begins with %x, not with the header's size (%d or %d)",
+		raw[:4], nifti1Size, nifti2Size)
 }
 
 // fields reads numbers out of a header.
@@ -103,7 +104,8 @@ func parseNIfTI1(f fields) (*rawNIfTI, error) {
 	case "ni1\x00":
 		raw.pair = true
 	case "\x00\x00\x00\x00":
-		return nil, errors.New("is an Analyze 7.5 header (no NIfTI magic), which does not tell left from right; convert it to NIfTI")
+		return nil, errors.New("is an Analyze 7.5 header (no NIfTI magic), which does not tell left from right; " +
+			"convert it to NIfTI")
 	default:
 		return nil, fmt.Errorf("not a NIfTI file: bad magic %q", magic)
 	}
@@ -160,7 +162,8 @@ func (raw *rawNIfTI) check(by library) (*niftiHeader, error) {
 		if name == "" {
 			name = "unknown"
 		}
-		return nil, fmt.Errorf("data type %d (%s) is not supported; convert it to an integer or floating-point type", raw.kind, name)
+		return nil, fmt.Errorf("data type %d (%s) is not supported; convert it to an integer or floating-point type",
+			raw.kind, name)
 	}
 	h.kind = kind
 
@@ -186,7 +189,7 @@ func (raw *rawNIfTI) check(by library) (*niftiHeader, error) {
 	if err := raw.place(&h.meta, by); err != nil {
 		return nil, err
 	}
-	if h.meta.itkRefuses != "" {
+	if h.meta.ITKRefuses != "" {
 		by = byNibabel
 	}
 	return h, raw.scale(h, by)
@@ -208,7 +211,8 @@ func (raw *rawNIfTI) scale(h *niftiHeader, by library) error {
 	case slope == 0 || !finite(slope):
 		return nil
 	case !finite(inter):
-		return fmt.Errorf("scl_slope is %v but scl_inter is %v; correct the header, or write the file anew", slope, inter)
+		return fmt.Errorf("scl_slope is %v but scl_inter is %v; correct the header, or write the file anew",
+			slope, inter)
 	}
 	h.slope, h.inter = slope, inter
 	return nil

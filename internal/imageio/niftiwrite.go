@@ -3,12 +3,13 @@ package imageio
 import (
 	"fmt"
 	"io"
-	"masksam/internal/atomicfile"
 	"math"
 	"slices"
 	"strings"
 
 	"github.com/klauspost/compress/gzip"
+
+	"masksam/internal/atomicfile"
 )
 
 func writeNIfTI(path string, s Samples, like Meta) error {

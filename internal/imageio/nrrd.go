@@ -122,8 +122,8 @@ func (h *nrrdHeader) stream(src *source) (*stream, error) {
 	return binaryStream(h.layout, src), nil
 }
 
-// readNRRDHeader reads up to the empty line, or the end of a file that holds nothing else. Names of fields lose case and
-// spaces.
+// readNRRDHeader reads up to the empty line, or the end of a file that holds nothing else. Names of fields lose case
+// and spaces.
 func readNRRDHeader(src *source) (*nrrdHeader, error) {
 	magic, err := src.line()
 	if err != nil && err != io.EOF {
@@ -173,7 +173,8 @@ func parseNRRDHeader(f textFields) (*nrrdHeader, error) {
 	h := &nrrdHeader{layout: layout{order: binary.LittleEndian, slope: 1}}
 	kind, ok := nrrdKinds[strings.ToLower(strings.Join(strings.Fields(f["type"]), " "))]
 	if !ok {
-		return nil, fmt.Errorf("type %.40q is not supported; convert it to an integer or floating-point type", f["type"])
+		return nil, fmt.Errorf("type %.40q is not supported; convert it to an integer or floating-point type",
+			f["type"])
 	}
 	h.kind = kind
 	if h.packing, ok = nrrdPackings[strings.ToLower(f["encoding"])]; !ok {
@@ -198,7 +199,8 @@ func parseNRRDHeader(f textFields) (*nrrdHeader, error) {
 	}
 	h.lineSkip, h.byteSkip = skips[0], skips[1]
 	if h.lineSkip < 0 || h.byteSkip < 0 && h.packing != "raw" {
-		return nil, fmt.Errorf("lineskip is %d and byteskip %d, but only the byteskip of raw voxels may be negative", h.lineSkip, h.byteSkip)
+		return nil, fmt.Errorf("lineskip is %d and byteskip %d, but only the byteskip of raw voxels may be negative",
+			h.lineSkip, h.byteSkip)
 	}
 	if text, ok := f["datafile"]; ok {
 		if h.dataFile = text; text == "" {
@@ -266,7 +268,8 @@ func (h *nrrdHeader) axes(f textFields, n int) error {
 		case axis == n-1:
 			channels = size[axis]
 		default:
-			return fmt.Errorf("axis %d holds %d values per voxel, but an image has one; give each channel its own file, or make it the last axis", axis+1, size[axis])
+			return fmt.Errorf("axis %d holds %d values per voxel, but an image has one; give each channel its own "+
+				"file, or make it the last axis", axis+1, size[axis])
 		}
 	}
 	switch {
@@ -306,7 +309,8 @@ func spaceOf(f textFields) (nrrdSpace, error) {
 	}
 	s, ok := nrrdSpaces[strings.ToLower(strings.NewReplacer(" ", "", "-", "").Replace(name))]
 	if !ok {
-		return nrrdSpace{}, fmt.Errorf("space %.40q is unknown; right-anterior-superior, left-anterior-superior and left-posterior-superior are known", name)
+		return nrrdSpace{}, fmt.Errorf("space %.40q is unknown; right-anterior-superior, left-anterior-superior and "+
+			"left-posterior-superior are known", name)
 	}
 	return s, nil
 }

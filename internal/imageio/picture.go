@@ -20,15 +20,16 @@ import (
 )
 
 // Pictures are one slice of one channel (grey), three (RGB) or four (RGBA, not premultiplied), with the values that
-// skimage.io.imread gives nnU-Net's NaturalImage2DIO: grey of one bit is 0 and 1, grey of two or four bits is stretched to
-// 255, of 16 bits kept; a palette becomes RGB and the transparency of a palette or of one colour is dropped; 16 bits per
-// colour lose the lower 8 (and Meta.Warning tells). Written are label maps of one slice.
+// skimage.io.imread gives nnU-Net's NaturalImage2DIO: grey of one bit is 0 and 1, grey of two or four bits is stretched
+// to 255, of 16 bits kept; a palette becomes RGB and the transparency of a palette or of one colour is dropped; 16 bits
+// per colour lose the lower 8 (and Meta.Warning tells). Written are label maps of one slice.
 var (
 	pngFormat = Format{Name: "PNG", Endings: []string{".png"}, Open: openPNG, Write: writePNG}
 	bmpFormat = Format{Name: "BMP", Endings: []string{".bmp"}, Open: openBMP, Write: writeBMP}
 )
 
-// PictureGrid is the grid of a picture, which has no geometry of its own: one slice, spacing (999, 1, 1) (NaturalImage2DIO).
+// PictureGrid is the grid of a picture, which has no geometry of its own: one slice, spacing (999, 1, 1)
+// (NaturalImage2DIO).
 func PictureGrid(height, width int) volume.Grid {
 	return volume.NewGrid([3]int{1, height, width}, [3]float64{999, 1, 1})
 }
@@ -133,7 +134,8 @@ func openPNG(path string, _ library) (Stream, error) {
 		}
 		p.meta.Grid = PictureGrid(config.Height, config.Width)
 		if int64(p.meta.Grid.Len())/8 > 1032*size { // deflate cannot do better
-			return fmt.Errorf("truncated: its header speaks of %d×%d pixels, too many for %d bytes", config.Width, config.Height, size)
+			return fmt.Errorf("truncated: its header speaks of %d×%d pixels, too many for %d bytes",
+				config.Width, config.Height, size)
 		}
 		if bits == 16 && p.channels > 1 {
 			p.meta.Warning = "the lower 8 of its 16 bits per colour are dropped, as in nnU-Net"
@@ -225,7 +227,8 @@ func openBMP(path string, _ library) (Stream, error) {
 			return errors.New("zero size")
 		}
 		if pixels > 8*size || size < offset+(int64(config.Width)*bits+31)/32*4*int64(config.Height) {
-			return fmt.Errorf("truncated: its header speaks of %d×%d pixels of %d bits, there are %d bytes", config.Width, config.Height, bits, size)
+			return fmt.Errorf("truncated: its header speaks of %d×%d pixels of %d bits, there are %d bytes",
+				config.Width, config.Height, bits, size)
 		}
 		p.meta.Grid = PictureGrid(config.Height, config.Width)
 		grey, scale := greyPalette(config.ColorModel)
@@ -255,8 +258,8 @@ func openBMP(path string, _ library) (Stream, error) {
 	})
 }
 
-// greyPalette tells whether skimage takes a BMP's palette for grey: black and white for 0 and 1, or every entry the grey
-// of its number. A grey is divided by scale.
+// greyPalette tells whether skimage takes a BMP's palette for grey: black and white for 0 and 1, or every entry the
+// grey of its number. A grey is divided by scale.
 func greyPalette(m color.Model) (grey bool, scale float64) {
 	palette, ok := m.(color.Palette)
 	if !ok {
@@ -275,8 +278,8 @@ func greyPalette(m color.Model) (grey bool, scale float64) {
 	return true, scale
 }
 
-// samplesOf gives access to a decoded picture, pixel by pixel along its rows. Grey is decoded as colour where one shade is
-// transparent.
+// samplesOf gives access to a decoded picture, pixel by pixel along its rows. Grey is decoded as colour where one shade
+// is transparent.
 func samplesOf(im image.Image, grey bool, bits int) func(pixel, channel int) float64 {
 	var pix []byte
 	var step int // bytes per pixel

@@ -18,7 +18,7 @@ type Reader struct {
 	by      library
 	byName  bool // never chosen by a file's ending
 	turns   bool // brings every image to RAS
-	anew    bool // makes a turned image's header anew
+	anew    bool // writes a new header for an image that it reoriented
 	// fits says why the class does not read a file of this header; nil: it does.
 	fits func(m Meta) error
 }
@@ -62,8 +62,8 @@ func solidNIfTI(m Meta) error {
 }
 
 func readByITK(m Meta) error {
-	if m.itkRefuses != "" {
-		return errors.New(m.itkRefuses)
+	if m.ITKRefuses != "" {
+		return errors.New(m.ITKRefuses)
 	}
 	return nil
 }
@@ -79,8 +79,8 @@ func Readers() []string {
 
 var errNoReader = errors.New("no reader for it")
 
-// halves are the endings of images in two files. A dataset cannot have them: what copies or compares its files would see
-// one half only.
+// halves are the endings of images in two files. A dataset cannot have them: what copies or compares its files would
+// see one half only.
 var halves = []string{".hdr", ".img", ".hdr.gz", ".img.gz", ".mhd", ".nhdr"}
 
 // ChooseReader chooses the class as nnU-Net does: by its name if there is a class of that name; else the first one that
@@ -88,7 +88,8 @@ var halves = []string{".hdr", ".img", ".hdr.gz", ".img.gz", ".mhd", ".nhdr"}
 // ending ("" stands for any) the example.
 func ChooseReader(name, ending, example string) (*Reader, error) {
 	if slices.Contains(halves, strings.ToLower(ending)) {
-		return nil, fmt.Errorf("file ending %q: %w, for such an image lies in two files; convert the images to .nii.gz, .mha or .nrrd", ending, errNoReader)
+		return nil, fmt.Errorf("file ending %q: %w, for such an image lies in two files; convert the images to "+
+			".nii.gz, .mha or .nrrd", ending, errNoReader)
 	}
 	if i := slices.IndexFunc(readers, func(r *Reader) bool { return r.Name == name }); i >= 0 {
 		return readers[i], nil
@@ -115,7 +116,8 @@ func ChooseReader(name, ending, example string) (*Reader, error) {
 		why = append(why, fmt.Sprintf("%s: %v", r.Name, err))
 	}
 	if len(why) == 0 {
-		return nil, fmt.Errorf("file ending %q: %w; the known ones are %s", ending, errNoReader, strings.Join(endings(), " "))
+		return nil, fmt.Errorf("file ending %q: %w; the known ones are %s",
+			ending, errNoReader, strings.Join(endings(), " "))
 	}
 	return nil, fmt.Errorf("%s: %w (%s)", example, errNoReader, strings.Join(why, "; "))
 }
@@ -199,8 +201,9 @@ func (r *Reader) ReadCase(paths []string) (im *Image, warnings []string, err err
 		if next.Warning != "" {
 			warnings = append(warnings, path+": "+next.Warning)
 		}
-		if next.itkRefuses != "" {
-			warnings = append(warnings, fmt.Sprintf("%s: %s; it is read as nibabel does, but nnU-Net's %s stops at it", path, next.itkRefuses, r.Name))
+		if next.ITKRefuses != "" {
+			warnings = append(warnings, fmt.Sprintf("%s: %s; it is read as nibabel does, but nnU-Net's %s stops at it",
+				path, next.ITKRefuses, r.Name))
 		}
 		if im == nil {
 			im = next
@@ -210,7 +213,8 @@ func (r *Reader) ReadCase(paths []string) (im *Image, warnings []string, err err
 			return nil, nil, err
 		}
 		if !im.Grid.SameFrame(next.Grid) {
-			warnings = append(warnings, fmt.Sprintf("%s and %s: origin or direction differ; the first file's are kept", im.Path, path))
+			warnings = append(warnings, fmt.Sprintf("%s and %s: origin or direction differ; the first file's are kept",
+				im.Path, path))
 		}
 		im.Channels = append(im.Channels, next.Channels...)
 	}

@@ -102,8 +102,8 @@ func TestReorient(t *testing.T) {
 	}
 }
 
-// TestReorientSpacing compares with nnU-Net 2.8.1's classes: after a turn nibabel (5.4.2) measures the spacings in the sform,
-// where ITK takes the file's pixdim.
+// TestReorientSpacing compares with nnU-Net 2.8.1's classes: after a turn nibabel (5.4.2) measures the spacings in the
+// sform, where ITK takes the file's pixdim.
 func TestReorientSpacing(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {

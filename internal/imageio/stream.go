@@ -187,7 +187,8 @@ func (s *stream) Read(dst []float64) (int, error) {
 	if got, err := s.next(dst); err != nil {
 		if err == io.EOF || err == io.ErrUnexpectedEOF {
 			total := s.samples()
-			err = fmt.Errorf("truncated: its header speaks of %d samples, the data end after %d", total, total-s.left+int64(got))
+			err = fmt.Errorf("truncated: its header speaks of %d samples, the data end after %d",
+				total, total-s.left+int64(got))
 		}
 		return 0, err
 	}

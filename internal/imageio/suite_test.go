@@ -17,7 +17,8 @@ import (
 	"masksam/internal/volume"
 )
 
-// tested is a format and what its files hold. One suite tests every format, as gonum's testblas does every implementation.
+// tested is a format and what its files hold. One suite tests every format, as gonum's testblas does every
+// implementation.
 type tested struct {
 	endings  []string // of files that are written
 	dims     []int    // that a written file can have
@@ -31,8 +32,8 @@ type tested struct {
 	// more is what else holds of a file that was written; may be nil.
 	more     func(t *rapid.T, path string, got, like imageio.Meta)
 	refusals func(t testing.TB) map[string]refusal
-	// claims are files whose headers speak of far more voxels than there are, by their names; no error need say so in one
-	// way.
+	// claims are files whose headers speak of far more voxels than there are, by their names; no error need say so in
+	// one way.
 	claims func(t testing.TB) map[string][]byte
 	// unwritable is what cannot be written, into a folder.
 	unwritable func(dir string) map[string]error
@@ -116,8 +117,8 @@ func TestRoundTrip(t *testing.T) {
 	each(t, func(t *testing.T, f tested) { f.roundTrip(t) })
 }
 
-// TestBigTIFF is TestRoundTrip for TIFF files of 64-bit offsets. It changes a limit of the package, so no other test may
-// run beside it.
+// TestBigTIFF is TestRoundTrip for TIFF files of 64-bit offsets. It changes a limit of the package, so no other test
+// may run beside it.
 func TestBigTIFF(t *testing.T) {
 	imageio.LimitClassicTIFF(t, 0)
 	f := suite["TIFF"]
@@ -256,8 +257,8 @@ func sameNIfTI(t *rapid.T, got, want imageio.Meta) {
 	sameAffine(t, got.Grid, want.Grid, "sform", 2e-6)
 }
 
-// byQForm reads the qform by hiding the sform: it tells the same place. Close to half a turn a quaternion without its first
-// part, in 32 bits, is only good to the root of their precision.
+// byQForm reads the qform by hiding the sform: it tells the same place. Close to half a turn a quaternion without its
+// first part, in 32 bits, is only good to the root of their precision.
 func byQForm(t *rapid.T, path string, got, like imageio.Meta) {
 	g := *got.NIfTI
 	g.SForm = 0
@@ -370,8 +371,8 @@ func plain(t *testing.T, what string, err error, path string) {
 	}
 }
 
-// TestClaimsCostNothing: a header may claim any size; what is allocated depends on what is there. Memory is measured, so no
-// other test may run beside it.
+// TestClaimsCostNothing: a header may claim any size; what is allocated depends on what is there. Memory is measured,
+// so no other test may run beside it.
 func TestClaimsCostNothing(t *testing.T) {
 	for name, f := range suite {
 		if f.claims == nil {

@@ -2,9 +2,9 @@ package imageio
 
 import "math"
 
-// leftVectors are the left singular vectors (the columns of u) and the singular values of a matrix that is not singular,
-// the largest first, as LINPACK's ssvdc finds them in 32 bits: which of them comes first where values are equal, and each
-// vector's sign, are a matter of its rounding, on which ITK's choice between qform and sform rests.
+// leftVectors are the left singular vectors (the columns of u) and the singular values of a matrix that is not
+// singular, the largest first, as LINPACK's ssvdc finds them in 32 bits: which of them comes first where values are
+// equal, and each vector's sign, are a matter of its rounding, on which ITK's choice between qform and sform rests.
 func leftVectors(m [3][4]float64) (u [3][3]float32, s [3]float32) {
 	var x [3][3]float32
 	for row := range x {
@@ -39,7 +39,8 @@ func leftVectors(m [3][4]float64) (u [3][3]float32, s [3]float32) {
 	return u, s
 }
 
-// bidiagonal reduces x by reflections to the diagonal s and the numbers e beside it; u are the reflections from the left.
+// bidiagonal reduces x by reflections to the diagonal s and the numbers e beside it; u are the reflections from the
+// left.
 func bidiagonal(x [3][3]float32) (u [3][3]float32, s, e [3]float32) {
 	for l := range 2 {
 		column := [3]float32{x[0][l], x[1][l], x[2][l]}

@@ -15,9 +15,9 @@ import (
 	"masksam/internal/volume"
 )
 
-// TIFF and BigTIFF as tifffile reads them for nnU-Net. Several pages of grey are a volume (Tiff3DIO), a page each slice,
-// with the spacing of the file beside it (spacingBeside); one page is a picture (NaturalImage2DIO) of grey, RGB or RGBA,
-// unless there is a spacing for it. Samples are as stored: palettes and MinIsWhite are not looked at.
+// TIFF and BigTIFF as tifffile reads them for nnU-Net. Several pages of grey are a volume (Tiff3DIO), a page each
+// slice, with the spacing of the file beside it (spacingBeside); one page is a picture (NaturalImage2DIO) of grey, RGB
+// or RGBA, unless there is a spacing for it. Samples are as stored: palettes and MinIsWhite are not looked at.
 var tiff = Format{
 	Name:    "TIFF",
 	Endings: []string{".tif", ".tiff"},
@@ -106,7 +106,8 @@ func (s *tiffStream) open(path string) error {
 			at = next
 			continue
 		case p.tiffShape != first.tiffShape:
-			return fmt.Errorf("page %d (%s) differs from the first (%s); the pages of a volume are of one size and type", len(seen), p.tiffShape, first.tiffShape)
+			return fmt.Errorf("page %d (%s) differs from the first (%s); the pages of a volume are of one size and type",
+				len(seen), p.tiffShape, first.tiffShape)
 		}
 		s.pages = append(s.pages, at)
 		at = next
@@ -121,16 +122,19 @@ func (s *tiffStream) open(path string) error {
 	}
 	size := s.meta.Grid.Size
 	if unpacked := float64(size[0]) * float64(size[1]) * float64(size[2]) * float64(s.channels*s.sample); unpacked > maxPacking*float64(s.size) {
-		return fmt.Errorf("damaged: it speaks of %.0f bytes of samples, more than any packing makes of %d bytes", unpacked, s.size)
+		return fmt.Errorf("damaged: it speaks of %.0f bytes of samples, more than any packing makes of %d bytes",
+			unpacked, s.size)
 	}
 	return nil
 }
 
-// maxPacking is more than what deflate (1,032) or LZW can make of a byte: where a header claims more, its tiles share bytes.
+// maxPacking is more than what deflate (1,032) or LZW can make of a byte: where a header claims more, its tiles share
+// bytes.
 const maxPacking = 4096
 
 func (s tiffShape) String() string {
-	return fmt.Sprintf("%d×%d pixels of %d samples, %d bits, format %d", s.width, s.height, s.samples, s.kind.bits, s.kind.format)
+	return fmt.Sprintf("%d×%d pixels of %d samples, %d bits, format %d",
+		s.width, s.height, s.samples, s.kind.bits, s.kind.format)
 }
 
 // place makes of the pages a volume or a picture.
@@ -151,7 +155,8 @@ func (s *tiffStream) place(path string, p *tiffPage) error {
 	}
 	switch {
 	case long > 1:
-		return fmt.Errorf("is a stack along %d axes, %d long; nnU-Net reads one: write a file for each channel or time", long, axes)
+		return fmt.Errorf("is a stack along %d axes, %d long; nnU-Net reads one: write a file for each channel or time",
+			long, axes)
 	case slices == 1:
 		slices = len(s.pages)
 	case len(s.pages) == 1:
@@ -162,7 +167,8 @@ func (s *tiffStream) place(path string, p *tiffPage) error {
 		return fmt.Errorf("its description speaks of %d pages, there are %d", slices, len(s.pages))
 	}
 	if slices > 1 && p.samples > 1 {
-		return fmt.Errorf("%d pages of %d colours; convert them to grey, or write a file for each colour", slices, p.samples)
+		return fmt.Errorf("%d pages of %d colours; convert them to grey, or write a file for each colour",
+			slices, p.samples)
 	}
 
 	s.meta.Dims = 3
@@ -194,8 +200,8 @@ var (
 	sizeOME   = regexp.MustCompile(`\bSize[ZCT]="(\d+)"`)
 )
 
-// axes are the lengths besides y and x that tifffile, ImageJ or an OME writer left in the first page's description; none
-// if it says nothing.
+// axes are the lengths besides y and x that tifffile, ImageJ or an OME writer left in the first page's description;
+// none if it says nothing.
 func (s *tiffStream) axes(p *tiffPage) ([]int, error) {
 	if p.description.count == 0 || p.description.size != 1 {
 		return nil, nil
@@ -237,8 +243,8 @@ func (s *tiffStream) axes(p *tiffPage) ([]int, error) {
 	return nil, nil
 }
 
-// continuePage takes the only page for the first of n that lie in one piece without directories of their own, as ImageJ and
-// tifffile write large volumes.
+// continuePage takes the only page for the first of n that lie in one piece without directories of their own, as ImageJ
+// and tifffile write large volumes.
 func (s *tiffStream) continuePage(p *tiffPage, n int) error {
 	if p.compression != tiffRaw || p.tileWidth != p.width || p.kind.bits < 8 {
 		return fmt.Errorf("its description speaks of %d pages, there is one", n)
@@ -258,7 +264,8 @@ func (s *tiffStream) continuePage(p *tiffPage, n int) error {
 		at = offset + size
 	}
 	if bytes > (s.size-s.begin)/int64(n) {
-		return fmt.Errorf("truncated: its description speaks of %d pages of %d bytes, there are %d bytes", n, bytes, s.size-s.begin)
+		return fmt.Errorf("truncated: its description speaks of %d pages of %d bytes, there are %d bytes",
+			n, bytes, s.size-s.begin)
 	}
 	s.pages = slices.Repeat(s.pages, n)
 	return nil

@@ -149,8 +149,8 @@ func addLeft(line []byte, pixel, size int, order binary.ByteOrder) {
 	}
 }
 
-// joinFloats undoes predictor 3: the first bytes of all samples (those with the sign) come first, then all second ones, and
-// every byte is stored as its difference to the one a pixel to the left.
+// joinFloats undoes predictor 3: the first bytes of all samples (those with the sign) come first, then all second ones,
+// and every byte is stored as its difference to the one a pixel to the left.
 func (s *tiffStream) joinFloats(line []byte, pixel int) []byte {
 	addLeft(line, pixel, 1, s.order)
 	n := len(line) / s.sample

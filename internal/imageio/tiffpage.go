@@ -252,15 +252,18 @@ func (t *tiffFile) page(at int64, first bool) (*tiffPage, int64, error) {
 	case p.width > 1<<40/p.height:
 		return nil, 0, fmt.Errorf("size %d×%d is beyond any file", p.width, p.height)
 	case p.tileWidth < 1 || p.tileHeight < 1 || p.tileWidth > p.width+math.MaxUint16:
-		return nil, 0, fmt.Errorf("damaged: tiles of %d×%d for %d×%d pixels", p.tileWidth, p.tileHeight, p.width, p.height)
+		return nil, 0, fmt.Errorf("damaged: tiles of %d×%d for %d×%d pixels",
+			p.tileWidth, p.tileHeight, p.width, p.height)
 	case !readable:
-		return nil, 0, fmt.Errorf("samples of %d bits in format %d are not supported; convert them to integers of 8, 16, 32, or 64 bits, or floating-point", p.kind.bits, p.kind.format)
+		return nil, 0, fmt.Errorf("samples of %d bits in format %d are not supported; convert them to integers of "+
+			"8, 16, 32, or 64 bits, or floating-point", p.kind.bits, p.kind.format)
 	case refusedCompressions[p.compression] != "":
 		return nil, 0, fmt.Errorf("%s compression is not supported; %s", refusedCompressions[p.compression], save)
 	case !slices.Contains([]uint64{tiffRaw, tiffLZW, tiffDeflate, tiffDeflateOld, tiffPackBits}, p.compression):
 		return nil, 0, fmt.Errorf("compression %d is not supported; %s", p.compression, save)
 	case p.predictor < 1 || p.predictor > 3 || p.predictor == 3 && p.kind.format != tiffFloat || p.predictor == 2 && p.kind.bits < 8:
-		return nil, 0, fmt.Errorf("predictor %d for samples of %d bits is not supported; %s", p.predictor, p.kind.bits, save)
+		return nil, 0, fmt.Errorf("predictor %d for samples of %d bits is not supported; %s",
+			p.predictor, p.kind.bits, save)
 	case fill != 1:
 		return nil, 0, fmt.Errorf("its bits are in reversed order (FillOrder %d); %s", fill, save)
 	case photometric == 6:

@@ -11,8 +11,8 @@ import (
 	"strings"
 )
 
-// spacingFiles are where nnU-Net's Tiff3DIO keeps the spacing of a file: <case>.json for the label map <case>.tif and the
-// images <case>_0000.tif, …; a file with the whole name goes first.
+// spacingFiles are where nnU-Net's Tiff3DIO keeps the spacing of a file: <case>.json for the label map <case>.tif and
+// the images <case>_0000.tif, …; a file with the whole name goes first.
 func spacingFiles(path string) []string {
 	stem := strings.TrimSuffix(path, filepath.Ext(path))
 	files := []string{stem + ".json"}
@@ -22,8 +22,8 @@ func spacingFiles(path string) []string {
 	return files
 }
 
-// SpacingFile is the file beside a TIFF that holds its spacing, "" if there is none: what belongs to the image and has to
-// go with it.
+// SpacingFile is the file beside a TIFF that holds its spacing, "" if there is none: what belongs to the image and has
+// to go with it.
 func SpacingFile(path string) string {
 	if f, _ := formatOf(path); f != &tiff {
 		return ""
@@ -38,8 +38,8 @@ func SpacingFile(path string) string {
 
 var channelNumber = regexp.MustCompile(`^_\d{4}$`)
 
-// spacingBeside reads {"spacing": [z, y, x]} in mm from the first of a file's spacingFiles that is there. Beside a picture,
-// JSON without a spacing is something else.
+// spacingBeside reads {"spacing": [z, y, x]} in mm from the first of a file's spacingFiles that is there. Beside a
+// picture, JSON without a spacing is something else.
 func spacingBeside(path string, picture bool) (spacing [3]float64, found bool, err error) {
 	for _, name := range spacingFiles(path) {
 		f, err := os.Open(name)

@@ -26,10 +26,12 @@ func writeTIFF(path string, s Samples, like Meta) error {
 	size := like.Grid.Size
 	solid := like.Dims != 2 || size[0] > 1
 	if s.Channels > 1 {
-		return fmt.Errorf("write %s: a TIFF file is written with one channel, not %d; write a file per channel", path, s.Channels)
+		return fmt.Errorf("write %s: a TIFF file is written with one channel, not %d; write a file per channel",
+			path, s.Channels)
 	}
 	if _, beside, err := spacingBeside(path, true); !solid && (beside || err != nil) {
-		return fmt.Errorf("write %s: the spacing in %s would make a volume of the picture; remove it", path, strings.Join(spacingFiles(path), " or "))
+		return fmt.Errorf("write %s: the spacing in %s would make a volume of the picture; remove it",
+			path, strings.Join(spacingFiles(path), " or "))
 	}
 	return atomicfile.Write(path, func(w io.Writer) error {
 		t, err := newTIFFWriter(w, s, like, solid)

@@ -14,11 +14,10 @@ import (
 	"masksam/internal/dataset"
 	"masksam/internal/imageio"
 	"masksam/internal/machine"
+	"masksam/internal/model"
 	"masksam/internal/plan"
-	"masksam/internal/predict"
 	"masksam/internal/pyjson"
 	"masksam/internal/store"
-	"masksam/internal/train"
 	"masksam/internal/volume"
 	"masksam/internal/work"
 )
@@ -430,20 +429,16 @@ func (d *Dataset) count(dir string) (n int) {
 
 // results looks at the folder of trained models.
 func (d *Dataset) results(dir string) {
-	entries, err := os.ReadDir(dir)
+	names, err := model.List(dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		d.problem("", err)
 	}
-	for _, e := range entries {
-		parts := strings.Split(e.Name(), "__")
-		if !e.IsDir() || len(parts) != 3 {
-			continue
-		}
-		model := filepath.Join(dir, e.Name())
-		m := Model{Trainer: parts[0], Plans: parts[1], Configuration: parts[2], Unfinished: []string{},
-			Trained: append([]string{}, predict.TrainedFolds(model, train.CheckpointFinal)...)}
-		for _, name := range []string{train.CheckpointLatest, train.CheckpointBest} {
-			for _, fold := range predict.TrainedFolds(model, name) {
+	for _, n := range names {
+		folder := filepath.Join(dir, n.String())
+		m := Model{Trainer: n.Trainer, Plans: n.Plans, Configuration: n.Configuration, Unfinished: []string{},
+			Trained: append([]string{}, model.TrainedFolds(folder, model.Final)...)}
+		for _, name := range model.Checkpoints {
+			for _, fold := range model.TrainedFolds(folder, name) {
 				if !slices.Contains(m.Trained, fold) && !slices.Contains(m.Unfinished, fold) {
 					m.Unfinished = append(m.Unfinished, fold)
 				}

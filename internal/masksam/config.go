@@ -1,6 +1,5 @@
 // Package masksam is the MaskSAM network (ICCV 2025, arXiv 2403.14103), its
-// matcher, its criterion and the published recipes, as docs/network.md
-// states them. Everything a network is made of is data in Config: the published
+// matcher and its criterion, as docs/network.md states them. Everything a network is made of is data in Config: the published
 // topologies differ in values only.
 package masksam
 
@@ -75,8 +74,8 @@ type Generator struct {
 // Stage is one resolution of the prompt generator.
 type Stage struct {
 	Width  int    `json:"width"`  // channels
-	Kernel [3]int `json:"kernel"` // of its convolutions
-	Convs  int    `json:"convs"`  // conv blocks of stage 1; one fewer in the others
+	Kernel [3]int `json:"kernel"` // of its convolutions; zeros in a recipe: the plan's
+	Convs  int    `json:"convs"`  // conv blocks of stage 1; one fewer in the others; 0 in a recipe: the plan's
 }
 
 // Fusion adds one more encoder map at the last resolution.
@@ -96,6 +95,9 @@ func upscale(layers []Layer) int {
 	return f
 }
 
+// StemScale returns the factor by which the stem enlarges H and W.
+func (c Config) StemScale() int { return upscale(c.Stem) }
+
 // Tokens returns the encoder's grid (h, w) for one frame.
 func (c Config) Tokens() (h, w int) {
 	f := upscale(c.Stem)
@@ -105,6 +107,9 @@ func (c Config) Tokens() (h, w int) {
 // pool is the edge of the pooled map behind the classifier tokens: its square
 // is the prompt width (16 for SAM's 256).
 func (c Config) pool() int { return int(math.Round(math.Sqrt(float64(c.Encoder.Out)))) }
+
+// maxClasses is what labels of one byte can tell apart; a batch keeps them so.
+const maxClasses = math.MaxUint8 + 1
 
 // odd reports whether "same" padding exists for a kernel.
 func odd(k [3]int) bool { return k[0] > 0 && k[1] > 0 && k[2] > 0 && k[0]%2+k[1]%2+k[2]%2 == 3 }
@@ -127,6 +132,9 @@ func (c Config) Validate() error {
 	}
 	if c.Classes < 2 {
 		return fmt.Errorf("network: classes is %d, must be at least 2 (background and one label)", c.Classes)
+	}
+	if c.Classes > maxClasses {
+		return fmt.Errorf("network: the dataset has %d label classes, background included, of which at most %d can be trained; merge or leave out labels", c.Classes, maxClasses)
 	}
 	f := upscale(c.Stem)
 	if c.Height*f%c.Encoder.Patch != 0 || c.Width*f%c.Encoder.Patch != 0 {

@@ -21,6 +21,22 @@ type Part struct {
 	Value float64
 }
 
+// Loss is the criterion's configuration (docs/network.md §1, §6).
+type Loss struct {
+	Class    float64 `json:"class"` // weight of the class cross-entropy
+	Mask     float64 `json:"mask"`  // … of the masks' binary cross-entropy
+	Dice     float64 `json:"dice"`
+	AuxMask  float64 `json:"aux_mask"`
+	AuxDice  float64 `json:"aux_dice"`
+	AuxBox   float64 `json:"aux_box"` // L1 of the auxiliary boxes
+	AuxGIoU  float64 `json:"aux_giou"`
+	NoObject float64 `json:"no_object"` // class weight of "no object"
+	// Points sampled per mask; 0: every pixel of the frame, no sampling.
+	Points     int     `json:"points"`
+	Oversample float64 `json:"oversample"` // candidates per sampled point
+	Importance float64 `json:"importance"` // share taken by uncertainty
+}
+
 // Criterion matches queries to the labels of each frame and sums MaskSAM's
 // losses (docs/network.md §6).
 type Criterion struct {
@@ -35,19 +51,19 @@ func NewCriterion(loss Loss, cfg Config) *Criterion {
 	return &Criterion{loss: loss, classes: cfg.Classes, aux: cfg.AuxLogits}
 }
 
-// target is one frame's labels and their boxes.
-type target struct {
-	labels []int
-	boxes  [][]float32 // x1 y1 x2 y2 of the label's pixels, over the size
+// Target is one frame's labels and their boxes.
+type Target struct {
+	Labels []int
+	Boxes  [][4]float32 // x1 y1 x2 y2 of the label's pixels, over the size
 }
 
 // targets reads the labels of seg (F, H, W); the box holds the largest index,
 // not one beyond it.
-func targets(seg []uint8, frames, h, w, classes int) ([]target, error) {
+func targets(seg []uint8, frames, h, w, classes int) ([]Target, error) {
 	if len(seg) != frames*h*w {
 		return nil, fmt.Errorf("target: %d labels for %d frames of %d×%d pixels", len(seg), frames, h, w)
 	}
-	out := make([]target, frames)
+	out := make([]Target, frames)
 	for f := range out {
 		boxes := make([][]float32, classes)
 		for y := range h {
@@ -66,30 +82,33 @@ func targets(seg []uint8, frames, h, w, classes int) ([]target, error) {
 		}
 		for l, b := range boxes {
 			if b != nil {
-				out[f].labels = append(out[f].labels, l)
-				out[f].boxes = append(out[f].boxes, []float32{b[0] / float32(w), b[1] / float32(h), b[2] / float32(w), b[3] / float32(h)})
+				out[f].Labels = append(out[f].Labels, l)
+				out[f].Boxes = append(out[f].Boxes, [4]float32{b[0] / float32(w), b[1] / float32(h), b[2] / float32(w), b[3] / float32(h)})
 			}
 		}
 	}
 	return out, nil
 }
 
-// Losses returns the weighted total, a scalar on the graph, and its parts in
-// the order of the published code. seg holds the labels 0..K-1 of the frames,
-// (B·T, H, W) on the host. A label outside that range is an error.
+// Losses gives the weighted total, a scalar on the graph, and its parts in the order of the published code. seg holds the
+// labels 0…K-1 of the frames, (B·T, H, W) on the host; a label beyond them is an error. Units: the class loss is the
+// weighted mean over all queries of all frames; each of the others is the sum over matched pairs, divided by the number of
+// labels in all frames, of the mean cross-entropy over pixels (or sampled points), of 1 - Dice, of the L1 distance of the
+// boxes' corners in shares of the frame, or of 1 - GIoU.
 func (c *Criterion) Losses(s *torch.Scope, o *Output, seg []uint8, u Uniform) (*torch.Tensor, []Part, error) {
-	total, parts, _, err := c.losses(s, o, seg, u)
+	total, parts, _, err := c.Trace(s, o, seg, u)
 	return total, parts, err
 }
 
-// matching is what the matcher found, for inspection.
-type matching struct {
-	targets []target
-	costs   [][]float64 // per frame Q × targets
-	pairs   []pair
+// Matching is what the matcher found.
+type Matching struct {
+	Targets []Target    // per frame
+	Costs   [][]float64 // per frame (Q × its labels), row-major
+	Pairs   []Pair      // by frame, then query
 }
 
-func (c *Criterion) losses(s *torch.Scope, o *Output, seg []uint8, u Uniform) (*torch.Tensor, []Part, *matching, error) {
+// Trace is Losses with the matching that they rest on.
+func (c *Criterion) Trace(s *torch.Scope, o *Output, seg []uint8, u Uniform) (*torch.Tensor, []Part, *Matching, error) {
 	s = s.Autocast(torch.Float32)
 	frames, queries, h, w := o.Masks.Dim(0), o.Masks.Dim(1), o.Masks.Dim(2), o.Masks.Dim(3)
 	tg, err := targets(seg, frames, h, w, c.classes)
@@ -116,15 +135,15 @@ func (c *Criterion) losses(s *torch.Scope, o *Output, seg []uint8, u Uniform) (*
 	var boxes []float32
 	count := 0
 	for _, t := range tg {
-		count += len(t.labels)
+		count += len(t.Labels)
 	}
-	for _, p := range m.pairs {
-		t := tg[p.frame]
-		want[p.frame*queries+p.query] = int64(t.labels[p.target])
-		rows = append(rows, int64(p.frame*queries+p.query))
-		pairFrames = append(pairFrames, int64(p.frame))
-		pairLabels = append(pairLabels, int64(t.labels[p.target]))
-		boxes = append(boxes, t.boxes[p.target]...)
+	for _, p := range m.Pairs {
+		t := tg[p.Frame]
+		want[p.Frame*queries+p.Query] = int64(t.Labels[p.Target])
+		rows = append(rows, int64(p.Frame*queries+p.Query))
+		pairFrames = append(pairFrames, int64(p.Frame))
+		pairLabels = append(pairLabels, int64(t.Labels[p.Target]))
+		boxes = append(boxes, t.Boxes[p.Target][:]...)
 	}
 	weight := make([]float32, c.classes+1)
 	for i := range weight {
@@ -138,7 +157,7 @@ func (c *Criterion) losses(s *torch.Scope, o *Output, seg []uint8, u Uniform) (*
 	ce := s.CrossEntropy(s.Reshape(classes, -1, c.classes+1), s.Int64s(dev, want, len(want)), s.Float32s(dev, weight, len(weight)))
 	lossCE := s.MulScalar(s.Sum(ce), 1/sumWeights)
 
-	n := len(m.pairs)
+	n := len(m.Pairs)
 	norm := 1 / float64(max(count, 1))
 	rowsT := s.Int64s(dev, rows, n)
 	pick := func(x *torch.Tensor) *torch.Tensor {
@@ -177,7 +196,7 @@ func (c *Criterion) losses(s *torch.Scope, o *Output, seg []uint8, u Uniform) (*
 }
 
 // match assigns queries to the labels of every frame at the least cost.
-func (c *Criterion) match(s *torch.Scope, masks, aux, classes, boxes, labels *torch.Tensor, tg []target, u Uniform) *matching {
+func (c *Criterion) match(s *torch.Scope, masks, aux, classes, boxes, labels *torch.Tensor, tg []Target, u Uniform) *Matching {
 	frames, queries := masks.Dim(0), masks.Dim(1)
 	dev := masks.Device()
 	ids := make([]int64, c.classes)
@@ -200,12 +219,12 @@ func (c *Criterion) match(s *torch.Scope, masks, aux, classes, boxes, labels *to
 	l1, giou := boxCosts(s, boxes, tg)
 	at := 0 // in l1 and giou
 
-	m := &matching{targets: tg}
+	m := &Matching{Targets: tg}
 	for f := range frames {
-		n := len(tg[f].labels)
+		n := len(tg[f].Labels)
 		cost := make([]float64, queries*n)
 		for q := range queries {
-			for j, l := range tg[f].labels {
+			for j, l := range tg[f].Labels {
 				row := f*queries + q
 				i := row*c.classes + l
 				cost[q*n+j] = c.loss.Mask*float64(bceMask[i]) + c.loss.Dice*float64(diceMask[i]) +
@@ -217,13 +236,13 @@ func (c *Criterion) match(s *torch.Scope, masks, aux, classes, boxes, labels *to
 		}
 		if cleanCosts(cost) {
 			slog.Warn("every matching cost of a frame is NaN; the frame is left out", "frame", f)
-			m.costs = append(m.costs, cost)
+			m.Costs = append(m.Costs, cost)
 			continue
 		}
-		m.costs = append(m.costs, cost)
+		m.Costs = append(m.Costs, cost)
 		for q, j := range hungarian(cost, queries, n) {
 			if j >= 0 {
-				m.pairs = append(m.pairs, pair{f, q, j})
+				m.Pairs = append(m.Pairs, Pair{f, q, j})
 			}
 		}
 	}
@@ -232,15 +251,15 @@ func (c *Criterion) match(s *torch.Scope, masks, aux, classes, boxes, labels *to
 
 // boxCosts returns the L1 distance and 1 - GIoU of every query's box (F, Q, 4)
 // to every target of its frame, in the order frame, query, target.
-func boxCosts(s *torch.Scope, boxes *torch.Tensor, tg []target) (l1, giou []float32) {
+func boxCosts(s *torch.Scope, boxes *torch.Tensor, tg []Target) (l1, giou []float32) {
 	queries := boxes.Dim(1)
 	var rows []int64
 	var want []float32
 	for f, t := range tg {
 		for q := range queries {
-			for _, b := range t.boxes {
+			for _, b := range t.Boxes {
 				rows = append(rows, int64(f*queries+q))
-				want = append(want, b...)
+				want = append(want, b[:]...)
 			}
 		}
 	}
@@ -257,7 +276,7 @@ func sample(s *torch.Scope, x, grid *torch.Tensor) *torch.Tensor {
 		return s.Reshape(x, x.Dim(0), x.Dim(1), x.Dim(2)*x.Dim(3))
 	}
 	g := s.Unsqueeze(s.AddScalar(s.MulScalar(grid, 2), -1), 1)
-	return s.Squeeze(s.GridSample(x, g, torch.Bilinear, torch.Zeros, false), 2)
+	return s.Squeeze(s.GridSample(x, g), 2)
 }
 
 // pairwise returns the mean binary cross-entropy and the dice cost between

@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"masksam/internal/nn"
+	"masksam/internal/sam"
 	"masksam/internal/torch"
 )
 
@@ -90,7 +91,7 @@ type generated struct {
 
 // forward decodes the encoder's list: global maps (B·T, D, h, w), then the neck
 // map (B·T, Out, h, w).
-func (g *generator) forward(s *torch.Scope, maps []*torch.Tensor, see func(string, *torch.Tensor)) generated {
+func (g *generator) forward(s *torch.Scope, maps []*torch.Tensor, probe sam.Probe) generated {
 	t := g.cfg.Frames
 	volume := func(m *torch.Tensor) *torch.Tensor { // (B·T, C, h, w) to (B, C, T, h, w)
 		return s.Permute(s.Reshape(m, -1, t, m.Dim(1), m.Dim(2), m.Dim(3)), 0, 2, 1, 3, 4)
@@ -114,15 +115,15 @@ func (g *generator) forward(s *torch.Scope, maps []*torch.Tensor, see func(strin
 	p := g.cfg.pool()
 	var small, large []*torch.Tensor
 	for i, m := range fused {
-		see(fmt.Sprintf("image_decoder.%d", i), m)
+		probe.See(fmt.Sprintf("image_decoder.%d", i), m)
 		flat := slices(m)
 		small = append(small, s.AdaptiveAvgPool2d(flat, 2, 2))
 		large = append(large, s.AdaptiveAvgPool2d(flat, p, p))
 	}
 	boxes := g.box.Forward(s, volume(s.Cat(1, small...)))
 	tokens := g.token.Forward(s, volume(s.Cat(1, large...)))
-	see("bbox_conv", boxes)
-	see("residual_classifier", tokens)
+	probe.See("bbox_conv", boxes)
+	probe.See("residual_classifier", tokens)
 	return generated{
 		logits: slices(g.seg.Forward(s, x)),
 		boxes:  slices(boxes),

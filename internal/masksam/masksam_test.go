@@ -2,31 +2,70 @@ package masksam
 
 import (
 	"math"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
 
-	"masksam/internal/nn"
 	"masksam/internal/sam"
 	"masksam/internal/torch"
 
 	"pgregory.net/rapid"
 )
 
-// tiny is a network that a test trains in a moment.
-func tiny(t testing.TB) Recipe {
-	r := Small()
-	r.Network.Encoder.Width, r.Network.Encoder.Depth, r.Network.Encoder.Heads = 16, 2, 2
-	r.Network.Encoder.Global = []int{0, 1}
-	r.Network.Encoder.Out, r.Network.Decoder = 16, sam.Decoder{Depth: 1, Heads: 2, MLP: 16}
-	r.Network.Encoder.Patch = 4
-	r.Network.Generator.Stages = []Stage{{16, k3, 2}, {8, k3, 2}, {4, k1, 2}}
-	r.Network.Head = []Layer{{"conv", 0, k3}}
-	r, err := r.Resolve([3]int{2, 16, 12}, 1, 3)
-	if err != nil {
-		t.Fatal(err)
+var k3, k1 = [3]int{3, 3, 3}, [3]int{1, 3, 3}
+
+// small is a network and its criterion that a test trains in a moment.
+type small struct {
+	Network Config
+	Loss    Loss
+}
+
+func tiny() small {
+	return small{
+		Config{
+			Frames: 2, Height: 16, Width: 12, Channels: 1, Classes: 3, Queries: 4,
+			Stem: []Layer{{"block", 8, k3}, {"block", 3, k3}},
+			Encoder: sam.Encoder{Width: 16, Depth: 2, Heads: 2, Global: []int{0, 1}, Window: 14, Patch: 4,
+				Canvas: [2]int{16, 12}, Out: 16},
+			DepthAxis: sam.DepthSlices,
+			Generator: Generator{Stages: []Stage{{16, k3, 2}, {8, k3, 2}, {4, k1, 2}}},
+			Decoder:   sam.Decoder{Depth: 1, Heads: 2, MLP: 16},
+			Head:      []Layer{{"conv", 0, k3}},
+			NormEps:   1e-5, Slope: 0.01, AuxLogits: AuxRaw, TrainAll: true,
+		},
+		Loss{Class: 0.20, Mask: 1.5, Dice: 1.5, AuxMask: 0.5, AuxDice: 0.5, AuxBox: 0.5, AuxGIoU: 0.2, NoObject: 0.1},
 	}
-	return r
+}
+
+// syntheticBatch returns an input (B, 1, T, H, W) of noise and labels with
+// every class a box in every frame.
+func syntheticBatch(b int, patch [3]int, classes int) ([]float32, []uint8) {
+	rng := rand.New(rand.NewPCG(1, 2))
+	n := b * patch[0] * patch[1] * patch[2]
+	x, seg := make([]float32, n), make([]uint8, n)
+	for i := range x {
+		x[i] = float32(rng.NormFloat64())
+	}
+	h, w := patch[1], patch[2]
+	for f := range b * patch[0] {
+		for c := 1; c < classes; c++ {
+			for y := c * h / (2 * classes); y < h-c*h/(2*classes); y++ {
+				for z := c * w / (2 * classes); z < w-c*w/(2*classes); z++ {
+					seg[(f*h+y)*w+z] = uint8(c)
+				}
+			}
+		}
+	}
+	return x, seg
+}
+
+func zeros(s *torch.Scope, shape ...int) *torch.Tensor {
+	n := 1
+	for _, d := range shape {
+		n *= d
+	}
+	return s.Float32s(torch.CPU, make([]float32, n), shape...)
 }
 
 // TestHungarian compares with trying every assignment.
@@ -84,96 +123,16 @@ func TestCleanCosts(t *testing.T) {
 	}
 }
 
-// TestDepthAxis: the two depth axes agree in a single window and part with more.
-func TestDepthAxis(t *testing.T) {
-	forward := func(axis sam.DepthAxis, h, w int) []float32 {
-		r := tiny(t)
-		n := r.Network
-		n.DepthAxis, n.Encoder.Global, n.Encoder.Window = axis, []int{1}, 4
-		n.Generator.Stages, n.Encoder.Patch = []Stage{{16, k3, 2}, {8, k3, 2}}, 2
-		n.Head = nil
-		n.Height, n.Width, n.Encoder.Canvas = h, w, [2]int{h, w}
-		net, err := New(n, torch.CPU, 3)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer net.Free()
-		var out []float32
-		err = torch.Do(torch.Mode{}, func(s *torch.Scope) error {
-			x := s.Float32s(torch.CPU, Fill("x", 2*h*w, 0, 1), 1, 1, 2, h, w)
-			out = net.Forward(s, x).Masks.Float32s()
-			return nil
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return out
-	}
-	if a, b := forward(sam.DepthReference, 8, 8), forward(sam.DepthSlices, 8, 8); !slices.Equal(a, b) {
-		t.Error("one window: the depth axes differ")
-	}
-	if a, b := forward(sam.DepthReference, 16, 8), forward(sam.DepthSlices, 16, 8); slices.Equal(a, b) {
-		t.Error("two windows: the depth axes agree")
-	}
-}
-
-// TestDepthAxisSlices: the adapter of a window sees that window through the
-// slices, whatever lies beside it and in the batch.
-func TestDepthAxisSlices(t *testing.T) {
-	const frames, k, width = 3, 2, 8
-	cfg := sam.Encoder{Width: width, Depth: 1, Heads: 2, Global: []int{}, Window: k, Patch: 1, Canvas: [2]int{k, 2 * k}, Out: 16}
-	encode := func(batch, w int, x []float32) (out []float32) {
-		err := torch.Do(torch.Mode{}, func(s *torch.Scope) error {
-			var p nn.Params
-			defer p.Free()
-			b := nn.NewBuilder(s, &p, torch.CPU, 7, func(string) bool { return false })
-			enc := sam.NewImageEncoder(b, cfg, frames, sam.DepthSlices)
-			pos := p.Lookup("pos_embed").Value
-			pos.CopyFrom32(make([]float32, pos.Numel()))
-			enc.Forward(s, s.Float32s(torch.CPU, x, batch*frames, 3, k, w), func(name string, v *torch.Tensor) {
-				if name == "encoder.block0.space_adapter" { // (B·T·windows, k, k, width)
-					out = v.Float32s()
-				}
-			})
-			return nil
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return out
-	}
-	whole := Fill("x", 2*frames*3*k*2*k, 0, 1)
-	got := encode(2, 2*k, whole)
-	for b := range 2 {
-		for window := range 2 {
-			var part []float32 // this window alone
-			for row := range frames * 3 * k {
-				at := (b*frames*3*k+row)*2*k + window*k
-				part = append(part, whole[at:at+k]...)
-			}
-			want := encode(1, k, part)
-			for f := range frames {
-				for i := range k * k * width {
-					g, w := got[((b*frames+f)*2+window)*k*k*width+i], want[f*k*k*width+i]
-					if math.Abs(float64(g-w)) > 1e-5 {
-						t.Fatalf("batch %d window %d frame %d: %v beside others, %v alone", b, window, f, g, w)
-					}
-				}
-			}
-		}
-	}
-}
-
 // TestForwardShape: another shape than the network's is an error, not a guess.
 func TestForwardShape(t *testing.T) {
-	r := tiny(t)
+	r := tiny()
 	net, err := New(r.Network, torch.CPU, 1)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer net.Free()
 	err = torch.Do(torch.Mode{}, func(s *torch.Scope) error {
-		net.Forward(s, s.Zeros(torch.CPU, torch.Float32, 1, 1, 4, 16, 12))
+		net.Forward(s, zeros(s, 1, 1, 4, 16, 12))
 		return nil
 	})
 	if err == nil || !strings.Contains(err.Error(), "[1 2 16 12]") {
@@ -207,22 +166,19 @@ func TestSemseg(t *testing.T) {
 // the classes is an error.
 func TestLossesFall(t *testing.T) {
 	for _, points := range []int{0, 64} {
-		r := tiny(t)
+		r := tiny()
 		r.Loss.Points, r.Loss.Oversample, r.Loss.Importance = points, 2, 0.75
 		net, err := New(r.Network, torch.CPU, 1)
 		if err != nil {
 			t.Fatal(err)
 		}
-		opt, err := NewOptimizer(r.Train, net.Params.Trainable())
-		if err != nil {
-			t.Fatal(err)
-		}
+		opt := torch.NewOptimizer(torch.AdamW{Beta1: 0.9, Beta2: 0.999, Eps: 1e-8, WeightDecay: 1e-2}, net.Params.Trainable())
 		crit := NewCriterion(r.Loss, r.Network)
 		gen := torch.NewGenerator(torch.CPU, 5)
 		u := func(s *torch.Scope, shape ...int) *torch.Tensor {
 			return s.Rand(torch.CPU, torch.Float32, gen, shape...)
 		}
-		x, seg := syntheticBatch(2, r.Patch, 3)
+		x, seg := syntheticBatch(2, [3]int{2, 16, 12}, 3)
 		var first, last float64
 		for i := range 40 {
 			err := torch.Do(torch.Mode{Grad: true}, func(s *torch.Scope) error {
@@ -266,16 +222,16 @@ func TestLossesFall(t *testing.T) {
 // TestNoMatch: frames whose costs are all NaN are left out; the class loss stays.
 func TestNoMatch(t *testing.T) {
 	for _, points := range []int{0, 16} {
-		r := tiny(t)
+		r := tiny()
 		r.Loss.Points, r.Loss.Oversample, r.Loss.Importance = points, 2, 0.75
 		err := torch.Do(torch.Mode{}, func(s *torch.Scope) error {
-			nan := s.Full(torch.CPU, torch.Float32, math.NaN(), 2, 4, 16, 12)
+			nan := s.AddScalar(zeros(s, 2, 4, 16, 12), math.NaN())
 			o := &Output{
-				Classes: s.Zeros(torch.CPU, torch.Float32, 2, 4, 4), Masks: nan, AuxLogits: nan, AuxMasks: nan,
-				AuxBoxes: s.Zeros(torch.CPU, torch.Float32, 2, 4, 4),
+				Classes: zeros(s, 2, 4, 4), Masks: nan, AuxLogits: nan, AuxMasks: nan,
+				AuxBoxes: zeros(s, 2, 4, 4),
 			}
-			_, seg := syntheticBatch(1, r.Patch, 3)
-			u := func(s *torch.Scope, shape ...int) *torch.Tensor { return s.Zeros(torch.CPU, torch.Float32, shape...) }
+			_, seg := syntheticBatch(1, [3]int{2, 16, 12}, 3)
+			u := func(s *torch.Scope, shape ...int) *torch.Tensor { return zeros(s, shape...) }
 			total, parts, err := NewCriterion(r.Loss, r.Network).Losses(s, o, seg, u)
 			if err != nil {
 				return err
@@ -312,79 +268,9 @@ func TestFrozen(t *testing.T) {
 		"sam_model.prompt_encoder.point_embeddings.2.weight":               false,
 		"sam_model.mask_decoder.transformer.layers.0.Cross_Space_Adapter1": true,
 	} {
-		if got := trains(name); got != want {
+		if got := (Config{}).Trains(name); got != want {
 			t.Errorf("%s trains: %v, want %v", name, got, want)
 		}
-	}
-}
-
-func TestRecipes(t *testing.T) {
-	for _, c := range []struct {
-		name    string
-		patch   [3]int
-		classes int
-	}{{"acdc", [3]int{4, 256, 256}, 4}, {"MaskSAM_Synapse", [3]int{26, 256, 256}, 14}, {"amos", [3]int{9, 512, 512}, 16}, {"small", [3]int{16, 56, 40}, 3}} {
-		r, err := FindRecipe(c.name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if r.Patch != ([3]int{}) && r.Patch != c.patch {
-			t.Errorf("%s: patch %v, want %v", c.name, r.Patch, c.patch)
-		}
-		if _, err := r.Resolve(c.patch, 1, c.classes); err != nil {
-			t.Errorf("%s: %v", c.name, err)
-		}
-	}
-	if r, err := Small().Resolve([3]int{16, 56, 40}, 1, 6); err != nil || r.Network.Queries != 7 {
-		t.Errorf("six classes: %d queries, %v", r.Network.Queries, err)
-	}
-	if _, err := FindRecipe("nnUNetTrainer"); err == nil || !strings.Contains(err.Error(), "MaskSAM_ACDC") {
-		t.Errorf("an unknown recipe: %v", err)
-	}
-}
-
-func TestSet(t *testing.T) {
-	r := Small()
-	for key, value := range map[string]string{
-		"encoder.width": "32", "epochs": "2", "network.aux_logits": "reference", "augment.mirror": "[2]", "train.lr": "1e-4", "encoder.canvas.1": "64",
-	} {
-		if err := r.Set(key, value); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if r.Network.Encoder.Width != 32 || r.Train.Epochs != 2 || r.Network.AuxLogits != AuxReference || !slices.Equal(r.Train.Augment.Mirror, []int{2}) || r.Train.LR != 1e-4 || r.Network.Encoder.Canvas[1] != 64 {
-		t.Errorf("after Set: %+v", r)
-	}
-	for key, value := range map[string]string{"encoder.widht": "32", "epochs": "many", "network.width": "32", "classes": "3"} {
-		if err := r.Set(key, value); err == nil || !strings.Contains(err.Error(), key) {
-			t.Errorf("set %s=%s: %v", key, value, err)
-		}
-	}
-	if r.Train.Epochs != 2 {
-		t.Errorf("a refused value changed the recipe: epochs %d", r.Train.Epochs)
-	}
-}
-
-// TestFixedSplits: the published lists, both frames of an ACDC patient together.
-func TestFixedSplits(t *testing.T) {
-	var cases []string
-	for _, p := range numbers("patient%03d", "1-100") {
-		cases = append(cases, p+"_frame01", p+"_frame12")
-	}
-	train, val, ok := ACDC().Split.Match(cases)
-	if !ok || len(train) != 140 || len(val) != 20 || !slices.Contains(val, "patient100_frame12") {
-		t.Errorf("ACDC: %d train, %d validation, ok %v", len(train), len(val), ok)
-	}
-	synapse := Synapse().Split
-	cases = numbers("img%04d", "1-10 21-40")
-	if train, val, ok := synapse.Match(cases); !ok || len(train) != 18 || len(val) != 12 {
-		t.Errorf("Synapse: %d train, %d validation, ok %v", len(train), len(val), ok)
-	}
-	if _, _, ok := synapse.Match(append(cases, "hippocampus_001")); ok {
-		t.Error("Synapse's split accepted a case that it does not list")
-	}
-	if _, _, ok := synapse.Match(cases[1:]); ok {
-		t.Error("Synapse's split accepted a dataset without img0001")
 	}
 }
 
@@ -396,7 +282,8 @@ func TestValidate(t *testing.T) {
 		"global":     func(c *Config) { c.Encoder.Global = nil },
 		"multiple":   func(c *Config) { c.Height = 17 },
 		"square":     func(c *Config) { c.Encoder.Out = 24 },
-		"classes":    func(c *Config) { c.Classes = 1 },
+		"at least 2": func(c *Config) { c.Classes = 1 },
+		"300 label":  func(c *Config) { c.Classes = 300 },
 		"stages":     func(c *Config) { c.Generator.Stages = c.Generator.Stages[:1] },
 		"kind":       func(c *Config) { c.Stem[0].Kind = "pool" },
 		"depth_axis": func(c *Config) { c.DepthAxis = "windows" },
@@ -411,7 +298,7 @@ func TestValidate(t *testing.T) {
 		"norm_eps":  func(c *Config) { c.NormEps = 0 },
 		"head":      func(c *Config) { c.Head = append([]Layer{{Kind: "up", Out: 4}}, c.Head...) },
 	} {
-		c := tiny(t).Network
+		c := tiny().Network
 		c.Stem = slices.Clone(c.Stem)
 		mutate(&c)
 		if _, err := New(c, torch.CPU, 1); err == nil || !strings.Contains(err.Error(), want) {

@@ -5,8 +5,8 @@ import "math"
 // nanCost is what a cost that is not a number becomes (docs/network.md §6).
 const nanCost = 100
 
-// pair is one query matched to one target mask of a frame.
-type pair struct{ frame, query, target int }
+// Pair is one query matched to one label of a frame, the index Target in its Target's Labels.
+type Pair struct{ Frame, Query, Target int }
 
 // hungarian solves the assignment problem for cost (rows × cols, row-major) by
 // shortest augmenting paths (Jonker and Volgenant 1987), O(min²·max). It

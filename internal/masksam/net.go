@@ -24,40 +24,53 @@ type Net struct {
 	head    layers
 }
 
-// New makes a network with random weights on dev; the same seed gives the same
-// weights. An invalid configuration is an error that names the field; a device
-// without enough memory gives torch.OutOfMemory.
+// New makes a network with random weights on dev; the same seed gives the same weights. An invalid configuration is an
+// error that names the field; a device without enough memory gives torch.OutOfMemory.
 func New(cfg Config, dev torch.Device, seed uint64) (*Net, error) {
+	return build(cfg, dev, func(s *torch.Scope, n *Net) error {
+		n.make(nn.NewBuilder(s, n.Params, dev, seed, cfg.Trains))
+		return nil
+	})
+}
+
+// Load makes a network on dev with the weights of src, a checkpoint's Float32s: every parameter must be there with its
+// shape, what else there is counts for nothing. Errors are as New's and name the parameter.
+func Load(cfg Config, dev torch.Device, src nn.Source) (*Net, error) {
+	return build(cfg, dev, func(s *torch.Scope, n *Net) error {
+		n.make(nn.NewBuilder(s, n.Params, dev, 0, cfg.Trains).Empty())
+		return n.Params.Load(src)
+	})
+}
+
+func build(cfg Config, dev torch.Device, fill func(s *torch.Scope, n *Net) error) (*Net, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
 	n := &Net{Config: cfg, Params: new(nn.Params)}
-	err := torch.Do(torch.Mode{}, func(scope *torch.Scope) error {
-		b := nn.NewBuilder(scope, n.Params, dev, seed, func(name string) bool { return cfg.TrainAll || trains(name) })
-		f := sam.Frame{Height: cfg.Height, Width: cfg.Width, Scale: upscale(cfg.Stem), Stretch: cfg.Stretch}
-		f.H, f.W = cfg.Tokens()
-		s := b.At("sam_model")
-		n.encoder = sam.NewImageEncoder(s.At("image_encoder"), cfg.Encoder, cfg.Frames, cfg.DepthAxis)
-		n.prompts = sam.NewPromptEncoder(s.At("prompt_encoder"), cfg.Encoder, cfg.Frames, f)
-		n.masks = sam.NewMaskDecoder(s.At("mask_decoder"), cfg.Decoder, cfg.Encoder.Out, cfg.Frames, cfg.Queries, cfg.Classes)
-		s.Buffer("pixel_mean", nn.Const(0), 3, 1, 1) // SAM's own normalisation, unused: the stem takes its place
-		s.Buffer("pixel_std", nn.Const(1), 3, 1, 1)
-		n.stem = newLayers(b, "first_conv", cfg.Stem, cfg.Channels, cfg)
-		n.gen = newGenerator(b, cfg)
-		n.head = newLayers(b, "final_conv", cfg.Head, cfg.Queries, cfg)
-		return nil
-	})
-	if err != nil {
+	if err := torch.Do(torch.Mode{}, func(s *torch.Scope) error { return fill(s, n) }); err != nil {
 		n.Free()
 		return nil, fmt.Errorf("make the network: %w", err)
 	}
 	return n, nil
 }
 
-// trains reports whether a parameter of the published recipes trains: all
-// outside SAM, and inside it the adapters and temporal embeddings (section 1).
-func trains(name string) bool {
-	if !strings.HasPrefix(name, "sam_model.") {
+func (n *Net) make(b *nn.Builder) {
+	cfg := n.Config
+	f := sam.Frame{Height: cfg.Height, Width: cfg.Width, Scale: upscale(cfg.Stem), Stretch: cfg.Stretch}
+	f.H, f.W = cfg.Tokens()
+	s := b.At("sam_model")
+	n.encoder = sam.NewImageEncoder(s.At("image_encoder"), cfg.Encoder, cfg.Frames, cfg.DepthAxis)
+	n.prompts = sam.NewPromptEncoder(s.At("prompt_encoder"), cfg.Encoder, cfg.Frames, f)
+	n.masks = sam.NewMaskDecoder(s.At("mask_decoder"), cfg.Decoder, cfg.Encoder.Out, cfg.Frames, cfg.Queries, cfg.Classes)
+	n.stem = newLayers(b, "first_conv", cfg.Stem, cfg.Channels, cfg)
+	n.gen = newGenerator(b, cfg)
+	n.head = newLayers(b, "final_conv", cfg.Head, cfg.Queries, cfg)
+}
+
+// Trains tells whether a parameter trains: all with TrainAll, else those outside SAM, and inside it the adapters and
+// temporal embeddings (docs/network.md §1).
+func (c Config) Trains(name string) bool {
+	if c.TrainAll || !strings.HasPrefix(name, "sam_model.") {
 		return true
 	}
 	for _, part := range []string{"temporal_embedding", "Adapter", "adapter"} {
@@ -80,62 +93,83 @@ type Output struct {
 	AuxBoxes  *torch.Tensor // (B·T, Q, 4) x1 y1 x2 y2 in [0,1]
 }
 
-// Forward runs the network on x (B, C, T, H, W), float32, z-scored or
-// CT-normalised. Another shape than the configuration's fails as an operation
-// does, to come back as an error of torch.Do.
-func (n *Net) Forward(s *torch.Scope, x *torch.Tensor) *Output { return n.forward(s, x, nil, nil) }
-
-// forced replaces the prompts that follow a discontinuity, so that what comes
-// behind them can be compared stage by stage.
-type forced struct {
-	masks *torch.Tensor // (B·T·Q, 4h, 4w), binary; nil: the network's own
-	boxes *torch.Tensor // (B·T, Q, 4)
+// Forward runs the network on x (B, C, T, H, W), float32, z-scored or CT-normalised. Another shape than the
+// configuration's fails as an operation does, to come back as an error of torch.Do.
+func (n *Net) Forward(s *torch.Scope, x *torch.Tensor) *Output {
+	f := n.features(s, x, nil)
+	return n.decode(s, f, f.prompts, nil)
 }
 
-func (n *Net) forward(s *torch.Scope, x *torch.Tensor, probe sam.Probe, f *forced) *Output {
-	see := func(name string, t *torch.Tensor) {
-		if probe != nil {
-			probe(name, t)
-		}
+// Prompts are what the mask decoder is asked with. They follow from the generator's maps by thresholds, so that two
+// implementations that agree in the maps may still part here.
+type Prompts struct {
+	Masks *torch.Tensor // (B·T·Q, H, W), or four pixels to a token's edge; binary
+	Boxes *torch.Tensor // (B·T, Q, 4), x1 y1 x2 y2 in [0,1]
+}
+
+// Trace is Forward for comparing stage by stage: probe sees the value of every stage, and the decoder runs twice, without
+// gradient on the network's own prompts and as s says on given ones, of which a nil field is the network's own.
+func (n *Net) Trace(s *torch.Scope, x *torch.Tensor, given Prompts, probe sam.Probe) (own, traced *Output) {
+	f := n.features(s, x, probe)
+	own = n.decode(s.NoGrad(), f, f.prompts, nil)
+	if given.Masks == nil {
+		given.Masks = f.prompts.Masks
 	}
+	if given.Boxes == nil {
+		given.Boxes = f.prompts.Boxes
+	}
+	return own, n.decode(s, f, given, probe)
+}
+
+// features are what the mask decoder works from.
+type features struct {
+	neck    *torch.Tensor // (B·T, Out, h, w)
+	tokens  *torch.Tensor // the generator's, one per query
+	logits  *torch.Tensor // (B·T, Q, H, W), of the auxiliary masks
+	masks   *torch.Tensor // their sigmoid
+	boxes   *torch.Tensor // (B·T, Q, 4)
+	prompts Prompts
+}
+
+// features runs stem, image encoder and prompt generator.
+func (n *Net) features(s *torch.Scope, x *torch.Tensor, probe sam.Probe) features {
 	c := n.Config
 	if want := []int{c.Channels, c.Frames, c.Height, c.Width}; x.Rank() != 5 || !slices.Equal(x.Shape()[1:], want) {
 		panic(&torch.Error{Op: "Forward", Shapes: [][]int{x.Shape()}, Msg: fmt.Sprintf("the network takes (B, C, T, H, W) with (C, T, H, W) = %v", want)})
 	}
 	x = n.stem.forward(s, x)
-	see("first_conv", x)
+	probe.See("first_conv", x)
 	frames := s.Permute(x, 0, 2, 1, 3, 4)
 	frames = s.Reshape(frames, -1, x.Dim(1), x.Dim(3), x.Dim(4))
 	maps := n.encoder.Forward(s, frames, probe)
 	for i, m := range maps {
-		see(fmt.Sprintf("encoder.%d", i), m)
+		probe.See(fmt.Sprintf("encoder.%d", i), m)
 	}
-	g := n.gen.forward(s, maps, see)
-	out := &Output{AuxLogits: g.logits, AuxMasks: s.Sigmoid(s.To(g.logits, torch.Float32))}
-
+	g := n.gen.forward(s, maps, probe)
+	f := features{neck: maps[len(maps)-1], tokens: g.tokens, logits: g.logits, masks: s.Sigmoid(s.To(g.logits, torch.Float32))}
 	var hard *torch.Tensor
-	out.AuxBoxes, hard = auxBoxes(s, g.boxes, out.AuxMasks)
-	boxes := out.AuxBoxes
-	masks := s.Reshape(hard, -1, c.Height, c.Width)
-	if f != nil {
-		boxes = f.boxes
-		if f.masks != nil {
-			masks = f.masks
-		}
-	}
-	sparse := n.prompts.Boxes(s, boxes)
-	see("prompt_encoder.sparse", sparse)
-	dense := n.prompts.Masks(s, masks)
-	see("prompt_encoder.dense", dense)
-	low, classes := n.masks.Forward(s, maps[len(maps)-1], dense, n.prompts.Grid(s), sparse, g.tokens, probe)
-	see("mask_decoder.low_res_masks", low)
-	see("mask_decoder.classes", classes)
+	f.boxes, hard = auxBoxes(s, g.boxes, f.masks)
+	f.prompts = Prompts{s.Reshape(hard, -1, c.Height, c.Width), f.boxes}
+	return f
+}
+
+// decode runs prompt encoder, mask decoder and head.
+func (n *Net) decode(s *torch.Scope, f features, p Prompts, probe sam.Probe) *Output {
+	c := n.Config
+	out := &Output{AuxLogits: f.logits, AuxMasks: f.masks, AuxBoxes: f.boxes}
+	sparse := n.prompts.Boxes(s, p.Boxes)
+	probe.See("prompt_encoder.sparse", sparse)
+	dense := n.prompts.Masks(s, p.Masks)
+	probe.See("prompt_encoder.dense", dense)
+	low, classes := n.masks.Forward(s, f.neck, dense, n.prompts.Grid(s), sparse, f.tokens, probe)
+	probe.See("mask_decoder.low_res_masks", low)
+	probe.See("mask_decoder.classes", classes)
 	h, w := c.Tokens()
 	out.Classes = s.Reshape(classes, -1, c.Queries, c.Classes+1)
 	low = s.Reshape(low, -1, c.Queries, 4*h, 4*w)
 	if len(n.head.list) == 0 {
-		up := s.Interpolate(low, torch.Bilinear, false, c.Encoder.Canvas[0], c.Encoder.Canvas[1])
-		out.Masks = s.Interpolate(up, torch.Bilinear, false, c.Height, c.Width)
+		up := s.Interpolate(low, torch.Bilinear, c.Encoder.Canvas[0], c.Encoder.Canvas[1])
+		out.Masks = s.Interpolate(up, torch.Bilinear, c.Height, c.Width)
 		return out
 	}
 	v := s.Permute(s.Reshape(low, -1, c.Frames, c.Queries, 4*h, 4*w), 0, 2, 1, 3, 4)

@@ -61,9 +61,12 @@ func (p *Params) Free() {
 	p.list, p.index = nil, nil
 }
 
-// Load sets every parameter from src, which returns a tensor's values and
-// shape by name. A missing tensor or another shape is an error that names both.
-func (p *Params) Load(src func(name string) ([]float32, []int, error)) error {
+// Source gives the values, row-major, and the shape of the tensor that has a name, as a checkpoint's Float32s.
+type Source func(name string) (data []float32, shape []int, err error)
+
+// Load sets every parameter from src, inside torch.Do. A missing tensor or another shape is an error that names the
+// parameter; those before it are then set and those behind it are not.
+func (p *Params) Load(src Source) error {
 	for _, q := range p.list {
 		data, shape, err := src(q.Name)
 		if err != nil {
@@ -122,6 +125,7 @@ type Builder struct {
 	prefix string
 	dev    torch.Device
 	seed   uint64
+	empty  bool
 	trains func(name string) bool
 }
 
@@ -131,6 +135,14 @@ func NewBuilder(s *torch.Scope, p *Params, dev torch.Device, seed uint64, trains
 	return &Builder{scope: s, params: p, dev: dev, seed: seed, trains: trains}
 }
 
+// Empty returns b making parameters whose values are not set, for Params.Load to set them all: drawing random ones takes
+// half a minute for ViT-H.
+func (b *Builder) Empty() *Builder {
+	c := *b
+	c.empty = true
+	return &c
+}
+
 // At returns a builder below name, formatted as by fmt.Sprintf.
 func (b *Builder) At(format string, args ...any) *Builder {
 	c := *b
@@ -138,7 +150,8 @@ func (b *Builder) At(format string, args ...any) *Builder {
 	return &c
 }
 
-// Param makes a parameter of the given shape.
+// Param makes a parameter of the given shape, filled by init. Outside torch.Do it panics with *torch.Error or
+// *torch.OutOfMemory where the allocation fails.
 func (b *Builder) Param(name string, init Init, shape ...int) *torch.Tensor {
 	full := b.prefix + name
 	return b.add(full, b.trains(full), init, shape)
@@ -150,16 +163,21 @@ func (b *Builder) Buffer(name string, init Init, shape ...int) *torch.Tensor {
 }
 
 func (b *Builder) add(name string, trainable bool, init Init, shape []int) *torch.Tensor {
-	n := 1
-	for _, d := range shape {
-		n *= d
+	var t *torch.Tensor
+	if b.empty {
+		t = b.scope.Empty(b.dev, torch.Float32, shape...)
+	} else {
+		n := 1
+		for _, d := range shape {
+			n *= d
+		}
+		data := make([]float32, n)
+		h := fnv.New64a()
+		h.Write([]byte(name))
+		init(data, rand.New(rand.NewPCG(b.seed, h.Sum64())))
+		t = b.scope.Float32s(b.dev, data, shape...)
 	}
-	data := make([]float32, n)
-	h := fnv.New64a()
-	h.Write([]byte(name))
-	init(data, rand.New(rand.NewPCG(b.seed, h.Sum64())))
-	t := b.scope.Float32s(b.dev, data, shape...).Keep()
-	t.SetRequiresGrad(trainable)
+	t.Keep().SetRequiresGrad(trainable)
 	p := &Param{Name: name, Value: t, Trainable: trainable}
 	if b.params.index == nil {
 		b.params.index = map[string]*Param{}
@@ -260,7 +278,8 @@ func NewUp2d(b *Builder, in, out int) Conv {
 	}
 }
 
-// Forward convolves a map (B, C, H, W) or (B, C, T, H, W).
+// Forward convolves a map (B, C, H, W) or (B, C, T, H, W). Along each axis n becomes (n + 2·padding − kernel)/stride + 1,
+// rounded down; a transposed convolution multiplies n by its stride.
 func (c Conv) Forward(s *torch.Scope, x *torch.Tensor) *torch.Tensor {
 	switch flat := c.W.Rank() == 4; {
 	case flat && c.Transposed:

@@ -191,6 +191,34 @@ func (c *Configuration) Extra(key string, into any) (ok bool, err error) {
 	return ok, nil
 }
 
+// Stages are the kernels and the numbers of convolutions of the stages of the configuration's own network, the finest
+// first. A residual encoder has blocks, not convolutions: there they are 2, as in nnU-Net's plain networks. Both are nil in
+// a plan without an architecture; a 2-D one is an error.
+func (c *Configuration) Stages() (kernels [][3]int, convs []int, err error) {
+	if c.Architecture == nil {
+		return nil, nil, nil
+	}
+	var network struct {
+		Args struct {
+			Kernels [][]int `json:"kernel_sizes"`
+			Convs   []int   `json:"n_conv_per_stage"`
+		} `json:"arch_kwargs"`
+	}
+	if err := pyjson.Decode(c.Architecture, &network); err != nil {
+		return nil, nil, fmt.Errorf("configuration %s: the kernels and convolutions of its architecture are no lists of whole numbers", c.Name)
+	}
+	for _, k := range network.Args.Kernels {
+		if len(k) != 3 {
+			return nil, nil, fmt.Errorf("configuration %s: kernel %v of its architecture has not three axes", c.Name, k)
+		}
+		kernels = append(kernels, [3]int(k))
+	}
+	if convs = network.Args.Convs; convs == nil {
+		convs = filled(len(kernels), 2)
+	}
+	return kernels, convs, nil
+}
+
 // Target is the spacing to resample a case of the given spacing (transposed order) to: a 2-D configuration keeps the
 // case's own along axis 0.
 func (c *Configuration) Target(spacing [3]float64) [3]float64 {

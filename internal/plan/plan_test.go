@@ -265,16 +265,18 @@ func smallData(t testing.TB) (*dataset.Dataset, *Fingerprint) {
 	return ds, fp
 }
 
-func TestRecipePlans(t *testing.T) {
+func TestOwnKeys(t *testing.T) {
 	p := small(t)
 	before, err := p.JSON()
 	if err != nil {
 		t.Fatal(err)
 	}
 	type network struct{ Width int }
-	r, err := p.WithRecipe("nnUNetPlans_4_64_64_b3", [3]int{4, 64, 64}, 3, map[string]any{"masksam": network{32}})
-	if err != nil {
-		t.Fatal(err)
+	r := p.Clone("nnUNetPlans_4_64_64_b3")
+	for key, value := range map[string]any{"patch_size": []int{4, 64, 64}, "batch_size": 3, "masksam": network{32}} {
+		if err := r.Put("3d_fullres", key, value); err != nil {
+			t.Fatal(err)
+		}
 	}
 	text, err := r.JSON()
 	if err != nil {

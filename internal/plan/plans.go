@@ -45,7 +45,7 @@ type Plans struct {
 func CheckName(name string) error {
 	switch file := name + ".json"; {
 	case strings.ContainsAny(name, `/\`) || strings.HasPrefix(name, "."):
-		return fmt.Errorf("plans cannot be named %q: a file is named so, without / or \\ and with no dot in front", name)
+		return fmt.Errorf("plans cannot be named %q: the name becomes a file name, which may hold neither / nor \\ and may not begin with a dot", name)
 	case strings.Contains("_"+name+"_", "__"):
 		return fmt.Errorf("plans cannot be named %q: models' folders are TRAINER__PLANS__CONFIGURATION, so no _ at an end and no __ inside", name)
 	case slices.Contains([]string{dataset.FileName, dataset.SplitsName, FingerprintName}, file):
@@ -196,29 +196,6 @@ func (p *Plans) Clone(plansName string) *Plans {
 	out.PlansName = plansName
 	out.doc.Set("plans_name", plansName)
 	return &out
-}
-
-// WithRecipe are these plans for a network of this program: under a name of its own (nnUNetPlans_4_256_256_b2), with
-// patch and batch of the recipe in the configuration 3d_fullres and further keys, such as the network's description, in
-// it. Fingerprint, spacing and normalisation stay, and so does data_identifier: the preprocessed data is shared.
-func (p *Plans) WithRecipe(plansName string, patch [3]int, batch int, extra map[string]any) (*Plans, error) {
-	const configuration = "3d_fullres"
-	out := p.Clone(plansName)
-	set := map[string]any{"patch_size": patch, "batch_size": batch}
-	for k, v := range extra {
-		set[k] = v
-	}
-	var keys []string
-	for k := range set {
-		keys = append(keys, k)
-	}
-	slices.Sort(keys)
-	for _, k := range keys {
-		if err := out.Put(configuration, k, set[k]); err != nil {
-			return nil, err
-		}
-	}
-	return out, nil
 }
 
 // Move are these plans for another dataset, as nnU-Net's move_plans makes them: spacing, transpose and statistics stay

@@ -19,6 +19,7 @@ import (
 	"masksam/internal/atomicfile"
 	"masksam/internal/dataset"
 	"masksam/internal/imageio"
+	"masksam/internal/model"
 	"masksam/internal/preprocess"
 	"masksam/internal/progress"
 	"masksam/internal/pyjson"
@@ -88,32 +89,30 @@ func (m *Model) Folder(ctx context.Context, o Options) error {
 	var failures failures
 	var exports sync.WaitGroup
 	room := make(chan struct{}, 1) // one case may wait for its export: each holds all its scores
-	o.Progress.Start("predicting", len(cases))
+	o.Progress.Start("predicting", CaseShares*len(cases))
 	defer o.Progress.Done()
 	for c := range read {
 		if c.err != nil {
 			failures.add(c.ID, c.err)
-			o.Progress.Advance(1, c.ID+" failed")
+			o.Progress.Advance(CaseShares, c.ID+" failed")
 			continue
 		}
-		scores, err := m.scores(ctx, c.image, o.Tiling, nil)
+		scores, told, err := m.scores(ctx, c.ID, c.image, o.Tiling, o.Progress)
 		if ctx.Err() != nil {
 			break
 		}
 		if err != nil {
 			failures.add(c.ID, err)
-			o.Progress.Advance(1, c.ID+" failed")
+			o.Progress.Advance(CaseShares-told, c.ID+" failed")
 			continue
 		}
 		room <- struct{}{}
 		exports.Go(func() {
 			defer func() { <-room }()
-			note := c.ID
 			if err := m.write(c.ID, scores, c.pending, o); err != nil {
 				failures.add(c.ID, err)
-				note += " failed"
+				o.Progress.Advance(0, c.ID+" failed")
 			}
-			o.Progress.Advance(1, note)
 		})
 	}
 	exports.Wait()
@@ -225,7 +224,7 @@ func (m *Model) describe(o Options) error {
 	if err := os.MkdirAll(o.Output, 0o777); err != nil {
 		return fmt.Errorf("predict: make the output folder: %w", err)
 	}
-	for _, name := range []string{dataset.FileName, "plans.json"} {
+	for _, name := range []string{dataset.FileName, model.PlansName} {
 		raw, err := os.ReadFile(filepath.Join(m.Dir, name))
 		if err == nil {
 			err = atomicfile.WriteBytes(filepath.Join(o.Output, name), raw)

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"masksam/internal/dataset"
+	"masksam/internal/model"
 	"masksam/internal/pyjson"
 )
 
@@ -24,7 +25,7 @@ func touch(t *testing.T, dir string, names ...string) {
 
 func modelOf(t *testing.T, channels ...string) *Model {
 	t.Helper()
-	return &Model{Dataset: &dataset.Dataset{Channels: channels, FileEnding: ".nii.gz", Doc: pyjson.NewObject()}}
+	return &Model{Model: &model.Model{Dataset: &dataset.Dataset{Channels: channels, FileEnding: ".nii.gz", Doc: pyjson.NewObject()}}}
 }
 
 // All faults of an input folder are told at once, each with its case and file.

@@ -1,3 +1,5 @@
+// Package predict labels new cases with a trained model: it preprocesses them as in training, scores them tile by tile,
+// averages tiles, flips and folds, and brings the labels back onto the grid of the input with its header geometry.
 package predict
 
 import (
@@ -6,15 +8,14 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
-	"path/filepath"
 	"runtime"
 
-	"masksam/internal/checkpoint"
 	"masksam/internal/dataset"
-	"masksam/internal/imageio"
+	"masksam/internal/machine"
 	"masksam/internal/masksam"
-	"masksam/internal/plan"
+	"masksam/internal/model"
 	"masksam/internal/preprocess"
+	"masksam/internal/progress"
 	"masksam/internal/store"
 	"masksam/internal/torch"
 )
@@ -22,109 +23,102 @@ import (
 // Model is a trained network, of one fold or of several whose scores are averaged, with the plan and the dataset that
 // say how a case is prepared for it. It must not be used by several goroutines at a time.
 type Model struct {
-	Dir     string // folder of the model
-	Meta    Meta   // of the first fold
-	Plans   *plan.Plans
-	Dataset *dataset.Dataset
-
+	*model.Model
 	prepare *preprocess.Config
 	device  torch.Device
-	paths   []string // checkpoint of each fold
-	loaded  int      // index of the fold whose weights net has
 	net     *masksam.Net
+	loaded  int // index of the fold whose weights net has
+
+	// held are weights of the folds by name, of more than one fold as far as they fit into spare bytes of memory: each case
+	// needs those of all.
+	held  []map[string]weights
+	spare int64
 }
 
-// Open loads MODEL/{plans.json, dataset.json} and MODEL/fold_F/CHECKPOINT.safetensors of every fold ("0", "1", …,
-// "all"; none: every fold_N that has the checkpoint). checkpoint is "checkpoint_final" or another of a run's names; an
-// ending is ignored. The first fold's checkpoint says which configuration, recipe and mirror axes all folds have.
+type weights struct {
+	data  []float32
+	shape []int
+}
+
+// Open opens a model (model.Open) to predict with on a device. Close it after use.
 func Open(folder string, folds []string, checkpoint string, dev torch.Device) (*Model, error) {
-	m := &Model{Dir: folder, device: dev, loaded: -1}
-	var err error
-	if m.Plans, err = plan.Read(filepath.Join(folder, "plans.json")); err != nil {
-		return nil, fmt.Errorf("open model: %w", err)
-	}
-	if m.Dataset, err = dataset.Read(folder); err != nil {
-		return nil, fmt.Errorf("open model: %w", err)
-	}
-	dirs, err := foldDirs(folder, folds, checkpoint)
+	opened, err := model.Open(folder, folds, checkpoint)
 	if err != nil {
 		return nil, err
 	}
-	for _, dir := range dirs {
-		m.paths = append(m.paths, CheckpointPath(dir, checkpoint))
-	}
-	f, err := OpenCheckpoint(m.paths[0], &m.Meta)
+	net, err := masksam.New(opened.Meta.Recipe.Network, dev, 0)
 	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	if m.prepare, err = preprocess.NewConfig(m.Plans, m.Meta.Configuration, m.Dataset); err != nil {
+		opened.Close()
 		return nil, fmt.Errorf("open model %s: %w", folder, err)
 	}
-	n := m.Meta.Recipe.Network
-	if heads := m.Dataset.Labels.Heads(); n.Classes != heads || n.Channels != len(m.Dataset.Channels) {
-		return nil, fmt.Errorf("open model %s: its network has %d channels and %d classes, its dataset.json %d and %d",
-			folder, n.Channels, n.Classes, len(m.Dataset.Channels), heads)
+	m := &Model{Model: opened, device: dev, net: net, loaded: -1, held: make([]map[string]weights, len(opened.Folds))}
+	if free, err := machine.Free(); err == nil && len(m.Folds) > 1 {
+		m.spare = int64(free) / 4
 	}
-	if m.net, err = masksam.New(n, dev, 0); err != nil {
-		return nil, fmt.Errorf("open model %s: %w", folder, err)
+	if m.prepare, err = preprocess.NewConfig(m.Plans, m.Meta.Configuration, m.Dataset); err == nil {
+		err = m.use(0)
 	}
-	if err := m.fill(f); err != nil {
-		m.net.Free()
-		return nil, fmt.Errorf("open model: %s: %w", m.paths[0], err)
-	}
-	m.loaded = 0
-	return m, nil
-}
-
-// InMemory is the model of a network whose weights are set, as Open makes one of a folder with checkpoints; the network
-// stays the caller's, and Close is not to be called.
-func InMemory(folder string, meta Meta, net *masksam.Net, dev torch.Device) (*Model, error) {
-	m := &Model{Dir: folder, Meta: meta, device: dev, paths: []string{""}, net: net}
-	var err error
-	if m.Plans, err = plan.Read(filepath.Join(folder, "plans.json")); err != nil {
-		return nil, fmt.Errorf("open model: %w", err)
-	}
-	if m.Dataset, err = dataset.Read(folder); err != nil {
-		return nil, fmt.Errorf("open model: %w", err)
-	}
-	if m.prepare, err = preprocess.NewConfig(m.Plans, meta.Configuration, m.Dataset); err != nil {
+	if err != nil {
+		m.Close()
 		return nil, fmt.Errorf("open model %s: %w", folder, err)
 	}
 	return m, nil
 }
 
-// Close frees the network.
-func (m *Model) Close() { m.net.Free() }
-
-func (m *Model) fill(f *checkpoint.File) error {
-	return torch.Do(torch.Mode{}, func(*torch.Scope) error { return m.net.Params.Load(f.Float32s) })
+// FromNetwork is the model of a network whose weights are set. The network stays the caller's: Close is not to be called.
+func FromNetwork(m *model.Model, net *masksam.Net, dev torch.Device) (*Model, error) {
+	prepare, err := preprocess.NewConfig(m.Plans, m.Meta.Configuration, m.Dataset)
+	if err != nil {
+		return nil, fmt.Errorf("open model %s: %w", m.Dir, err)
+	}
+	return &Model{Model: m, prepare: prepare, device: dev, net: net}, nil
 }
+
+// Close frees the network and closes the checkpoints.
+func (m *Model) Close() {
+	m.net.Free()
+	m.Model.Close()
+}
+
+// networks are the weights to average over.
+func (m *Model) networks() int { return max(len(m.Folds), 1) }
 
 // use puts a fold's weights into the network.
 func (m *Model) use(fold int) error {
 	if m.loaded == fold {
 		return nil
 	}
-	var meta Meta
-	f, err := OpenCheckpoint(m.paths[fold], &meta)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
 	m.loaded = -1
-	if err := m.fill(f); err != nil {
-		return fmt.Errorf("%s: %w", m.paths[fold], err)
+	err := torch.Do(torch.Mode{}, func(*torch.Scope) error {
+		return m.net.Params.Load(func(name string) ([]float32, []int, error) { return m.weights(fold, name) })
+	})
+	if err != nil {
+		return fmt.Errorf("fold %d of the model: %w", fold, err)
 	}
 	m.loaded = fold
 	return nil
+}
+
+// weights reads one tensor of a fold, from memory where it is held.
+func (m *Model) weights(fold int, name string) ([]float32, []int, error) {
+	if w, ok := m.held[fold][name]; ok {
+		return w.data, w.shape, nil
+	}
+	data, shape, err := m.Folds[fold].Float32s(name)
+	if n := int64(4 * len(data)); err == nil && n <= m.spare {
+		m.spare -= n
+		if m.held[fold] == nil {
+			m.held[fold] = map[string]weights{}
+		}
+		m.held[fold][name] = weights{data, shape}
+	}
+	return data, shape, err
 }
 
 // Tiling are the choices at prediction time that change speed and scores, not the model.
 type Tiling struct {
 	Step      float64 // share of the patch between tiles; 0: 0.5
 	Mirror    bool    // average over flips along the axes that training mirrored
-	Uniform   bool    // weigh all voxels of a tile alike, no Gaussian
 	Batch     int     // patches per forward pass; 0: 4
 	Precision string  // float32 or bf16 (autocast); empty: float32
 }
@@ -143,7 +137,7 @@ var autocast = map[string]torch.DType{"": torch.Float32, "float32": torch.Float3
 
 // window is how the model slides over a case.
 func (m *Model) window(t Tiling) Window {
-	w := Window{Patch: m.Meta.Recipe.Patch, Step: t.Step, Uniform: t.Uniform, Batch: t.Batch}
+	w := Window{Patch: m.Meta.Recipe.Patch, Step: t.Step, Batch: t.Batch}
 	if w.Step == 0 {
 		w.Step = 0.5
 	}
@@ -151,40 +145,51 @@ func (m *Model) window(t Tiling) Window {
 		w.Batch = 4
 	}
 	if t.Mirror {
-		w.Mirror = m.Meta.Mirror
+		w.Mirror = m.Meta.Recipe.Train.Augment.Mirror
 	}
 	return w
 }
 
-// scores slides the network of every fold over a preprocessed image and gives the mean, (K, Size).
-func (m *Model) scores(ctx context.Context, image Image, t Tiling, tick func(passes int)) ([]float32, error) {
+// CaseShares are the steps that a case is on the bar.
+const CaseShares = 100
+
+// scores slides the network of every fold over a preprocessed image and gives the mean, (K, Size). report, on a job in which
+// the case has CaseShares steps, is told of every pass; advanced are the steps that it was told of.
+func (m *Model) scores(ctx context.Context, id string, image Image, t Tiling, report progress.Reporter) (sum []float32, advanced int, err error) {
 	if err := t.check(); err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	n := m.Meta.Recipe.Network
 	if image.Channels != n.Channels {
-		return nil, fmt.Errorf("the case has %d channels, the network %d", image.Channels, n.Channels)
+		return nil, 0, fmt.Errorf("the case has %d channels, the network %d", image.Channels, n.Channels)
 	}
 	// OpenMP keeps a pool of workers for each OS thread that computes: stay on one.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	w := m.window(t)
-	sum := make([]float32, n.Classes*len(image.Data)/image.Channels)
-	for fold := range m.paths {
+	done, passes := 0, m.networks()*w.Passes(image.Size)
+	tick := func(n int) {
+		done += n
+		share := CaseShares * done / passes
+		report.Advance(share-advanced, fmt.Sprintf("%s: %d of %d patches", id, done, passes))
+		advanced = share
+	}
+	sum = make([]float32, n.Classes*len(image.Data)/image.Channels)
+	for fold := range m.networks() {
 		if err := m.use(fold); err != nil {
-			return nil, err
+			return nil, advanced, err
 		}
 		if err := w.Accumulate(ctx, forward{m, autocast[t.Precision]}, image, sum, tick); err != nil {
-			return nil, err
+			return nil, advanced, err
 		}
 	}
 	for i := range sum {
-		sum[i] /= float32(len(m.paths))
+		sum[i] /= float32(m.networks())
 		if math.IsNaN(float64(sum[i])) || math.IsInf(float64(sum[i]), 0) {
-			return nil, errors.New("the network's scores are not finite: the weights or the image are broken; with bf16, try float32")
+			return nil, advanced, errors.New("the network's scores are not finite: the weights or the image are broken; with bf16, try float32")
 		}
 	}
-	return sum, nil
+	return sum, advanced, nil
 }
 
 // forward is the model's network with one fold's weights.
@@ -203,22 +208,8 @@ func (f forward) Scores(patches []float32, n int) (scores []float32, err error) 
 	return scores, err
 }
 
-// Case labels one case given by its channel files in order. The labels are (z, y, x) of the first file's grid, which
-// like describes for imageio.WriteLabel.
-func (m *Model) Case(ctx context.Context, images []string, t Tiling) (labels []uint16, like imageio.Meta, err error) {
-	p, err := m.read(dataset.Case{Images: images})
-	if err != nil {
-		return nil, imageio.Meta{}, err
-	}
-	scores, err := m.scores(ctx, p.image, t, nil)
-	if err != nil {
-		return nil, imageio.Meta{}, err
-	}
-	labels, err = preprocess.Labels(m.prepare, scores, p.image.Size, p.properties, false)
-	return labels, p.properties.Meta, err
-}
-
-// Stored labels a case that training preprocessed and writes it to o.Output, as Folder does; o.Input is not used.
+// Stored labels a case that training preprocessed and writes it to o.Output, as Folder does; o.Input is not used. It
+// advances o.Progress by CaseShares.
 func (m *Model) Stored(ctx context.Context, c *store.Case, o Options) error {
 	p := &pending{properties: c.Properties(), image: Image{Channels: c.Channels(), Size: c.Size()}}
 	n := p.image.Size
@@ -226,7 +217,10 @@ func (m *Model) Stored(ctx context.Context, c *store.Case, o Options) error {
 	if err := c.Image([3]int{}, n, p.image.Data); err != nil {
 		return err
 	}
-	scores, err := m.scores(ctx, p.image, o.Tiling, nil)
+	if o.Progress == nil {
+		o.Progress = progress.Nop
+	}
+	scores, _, err := m.scores(ctx, c.ID(), p.image, o.Tiling, o.Progress)
 	if err != nil {
 		return err
 	}
@@ -248,7 +242,7 @@ func (m *Model) read(c dataset.Case) (*pending, error) {
 	for _, w := range warnings {
 		slog.Warn(w)
 	}
-	r, err := preprocess.Case(m.prepare, im, nil)
+	r, err := m.prepare.Prepare(im)
 	if err != nil {
 		return nil, err
 	}

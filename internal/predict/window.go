@@ -16,7 +16,7 @@ type Network interface {
 }
 
 // Window says how a case larger than the patch is scored: by tiles that overlap, weighted by a Gaussian and averaged
-// (nnU-Net's sliding window, section 3.4 of the run side).
+// (nnU-Net's predict_sliding_window_return_logits).
 type Window struct {
 	Patch   [3]int  // T, H, W; a first size of 1 visits every slice
 	Step    float64 // between tiles at most, as a share of the patch, in (0, 1]

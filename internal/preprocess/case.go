@@ -14,8 +14,8 @@ import (
 	"masksam/internal/volume"
 )
 
-// Case preprocesses an image, with its label map in training, without (nil) in prediction. The image is left as it is.
-// Of the record, ID, Digest and Chunk are left empty. Without a label map the labels of the record are 0 inside the
+// Case preprocesses an image, with its label map in training, without (nil) in prediction. The image is not changed.
+// The caller fills the record's ID, Digest and Chunk. Without a label map the labels of the record are 0 inside the
 // nonzero mask and −1 outside. Errors are those of dataset.CheckCase.
 func Case(cfg *Config, im *imageio.Image, label *imageio.Label) (*store.Record, error) {
 	files := []string{im.Path}
@@ -25,6 +25,11 @@ func Case(cfg *Config, im *imageio.Image, label *imageio.Label) (*store.Record, 
 	given := *im
 	given.Channels = slices.Clone(im.Channels)
 	return cfg.run(&given, label, files)
+}
+
+// Prepare preprocesses, for prediction, an image that Load gave and thereby checked. The image's channels are given up.
+func (c *Config) Prepare(im *imageio.Image) (*store.Record, error) {
+	return c.run(im, nil, []string{im.Path})
 }
 
 // Bytes predicts the live memory that a case of the dataset takes at its peak, from its files to its record, by the headers of

@@ -76,22 +76,24 @@ func (o Option) With(value string) Option {
 
 // Options that errors advise. Each is a flag of at least one of masksam's commands (a test of cmd holds that).
 var (
-	Continue     = Option{Name: "continue"}
-	Clean        = Option{Name: "clean"}
-	Name         = Option{Name: "name"}
-	Plans        = Option{Name: "plans"}
-	Trainer      = Option{Name: "recipe"}
-	Set          = Option{Name: "set"} // with KEY=VALUE
-	Device       = Option{Name: "device"}
-	Memory       = Option{Name: "memory"}
-	Workers      = Option{Name: "workers"}
-	Fold         = Option{Name: "fold"}
-	Raw          = Option{Name: "raw"}
-	Preprocessed = Option{Name: "preprocessed"}
-	Results      = Option{Name: "results"}
-	SkipMissing  = Option{Name: "skip-missing"}
-	ID           = Option{Name: "id"}
-	Series       = Option{Name: "series"} // with the series to take
+	Continue      = Option{Name: "continue"}
+	Clean         = Option{Name: "clean"}
+	Name          = Option{Name: "name"}
+	Plans         = Option{Name: "plans"}
+	Trainer       = Option{Name: "recipe"}
+	Set           = Option{Name: "set"} // with KEY=VALUE
+	Device        = Option{Name: "device"}
+	Memory        = Option{Name: "memory"}
+	Workers       = Option{Name: "workers"}
+	Fold          = Option{Name: "fold"}
+	Raw           = Option{Name: "raw"}
+	Preprocessed  = Option{Name: "preprocessed"}
+	Results       = Option{Name: "results"}
+	SkipMissing   = Option{Name: "skip-missing"}
+	ID            = Option{Name: "id"}
+	Series        = Option{Name: "series"} // with the series to take
+	Configuration = Option{Name: "config"}
+	Dir           = Option{Name: "dir"} // of the demo
 )
 
 // Command is a command line of masksam: its name ("plan", "convert dicom"), its arguments in order, its options.

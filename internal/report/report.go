@@ -20,8 +20,8 @@ func newPage(w io.Writer) *page { return &page{bufio.NewWriter(w)} }
 func (p *page) line(values ...any)                  { fmt.Fprintln(p, values...) }
 func (p *page) printf(format string, values ...any) { fmt.Fprintf(p, format, values...) }
 
-// table begins a table without lines between its columns. The first of them, as many as texts says, are texts; the
-// others numbers, at the right.
+// table begins a table without lines between its columns. The first columns, so many as texts says, hold text; the others
+// hold numbers, aligned to the right.
 func (p *page) table(texts int, header ...any) table.Writer {
 	t := table.NewWriter()
 	t.SetOutputMirror(p)

@@ -30,7 +30,7 @@ func (a attention) forward(s *torch.Scope, q, k, v *torch.Tensor) *torch.Tensor 
 		return s.Transpose(s.Reshape(x, x.Dim(0), x.Dim(1), a.heads, x.Dim(2)/a.heads), 1, 2)
 	}
 	qh := split(a.q.Forward(s, q))
-	y := s.Attention(qh, split(a.k.Forward(s, k)), split(a.v.Forward(s, v)), nil, 1/sqrt(qh.Dim(3)))
+	y := s.Attention(qh, split(a.k.Forward(s, k)), split(a.v.Forward(s, v)), 1/sqrt(qh.Dim(3)))
 	y = s.Transpose(y, 1, 2)
 	return a.out.Forward(s, s.Reshape(y, y.Dim(0), y.Dim(1), -1))
 }
@@ -145,12 +145,12 @@ func (d *MaskDecoder) Forward(s *torch.Scope, neck, dense, grid, sparse, class *
 		})
 		q, keys = out[0], out[1]
 		if i == 0 {
-			probe.see("transformer.layer0.queries", q)
+			probe.See("transformer.layer0.queries", q)
 		}
 	}
 	a := d.final.forward(s, s.Add(q, tokens), s.Add(keys, pe), keys)
 	q = d.finalNorm.Last(s, s.Add(q, d.finalAdapter.forward(s, a, d.frames, d.queries)))
-	probe.see("transformer.queries", q)
+	probe.See("transformer.queries", q)
 
 	classes = d.classEmbed.Forward(s, s.Select(q, 1, -1))
 	masks = s.Inner(func(s *torch.Scope) *torch.Tensor {

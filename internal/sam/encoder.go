@@ -33,7 +33,9 @@ type block struct {
 	depthAxis     DepthAxis
 }
 
-// NewImageEncoder makes the encoder for patches of the given number of frames.
+// NewImageEncoder makes the encoder (SAM's image_encoder with MaskSAM's temporal embedding and adapters) for patches of so
+// many frames. The parameters are added to b under SAM's names. axis says over which axis the depth convolution of a
+// windowed block runs.
 func NewImageEncoder(b *nn.Builder, cfg Encoder, frames int, axis DepthAxis) *ImageEncoder {
 	gh, gw := cfg.Grid()
 	d := cfg.Width
@@ -77,14 +79,16 @@ func NewImageEncoder(b *nn.Builder, cfg Encoder, frames int, axis DepthAxis) *Im
 // Probe sees named intermediate values; nil: nobody looks.
 type Probe func(name string, x *torch.Tensor)
 
-func (p Probe) see(name string, x *torch.Tensor) {
+// See shows x to p, if anybody looks.
+func (p Probe) See(name string, x *torch.Tensor) {
 	if p != nil {
 		p(name, x)
 	}
 }
 
-// Forward encodes frames x (B·T, 3, H', W') into the maps behind the global
-// blocks (B·T, D, h, w) and, last, the neck map (B·T, Out, h, w).
+// Forward encodes frames x (B·T, 3, H', W'), float, into the maps after the global blocks (B·T, D, h, w) and, last, the neck
+// map (B·T, Out, h, w). H' and W' are multiples of the token's edge Patch and at most the canvas; h = H'/Patch, w = W'/Patch. The
+// stem's output is taken as it is, without SAM's mean and standard deviation. probe, if not nil, sees intermediate maps.
 func (e *ImageEncoder) Forward(s *torch.Scope, x *torch.Tensor, probe Probe) []*torch.Tensor {
 	x = s.Permute(e.patchEmbed.Forward(s, x), 0, 2, 3, 1)
 	n, h, w, d := x.Dim(0), x.Dim(1), x.Dim(2), x.Dim(3)
@@ -93,11 +97,11 @@ func (e *ImageEncoder) Forward(s *torch.Scope, x *torch.Tensor, probe Probe) []*
 	x = s.Reshape(x, n, h, w, d)
 	var maps []*torch.Tensor
 	for i := range e.blocks {
-		see := probe
+		look := probe
 		if i > 0 {
-			see = nil
+			look = nil // one block will do
 		}
-		x = s.Inner(func(c *torch.Scope) *torch.Tensor { return e.blocks[i].forward(c, x, see) })
+		x = s.Inner(func(c *torch.Scope) *torch.Tensor { return e.blocks[i].forward(c, x, look) })
 		if e.blocks[i].window == 0 {
 			maps = append(maps, s.Permute(x, 0, 3, 1, 2))
 		}
@@ -129,9 +133,9 @@ func (b *block) forward(s *torch.Scope, x *torch.Tensor, probe Probe) *torch.Ten
 		fold, unfold = b.foldWindows(s, rows*cols)
 	}
 	y = b.attention(s, b.norm1.Last(s, y))
-	probe.see("encoder.block0.attn", y)
+	probe.See("encoder.block0.attn", y)
 	y = b.spaceAdapter.forward(s, y, fold, unfold)
-	probe.see("encoder.block0.space_adapter", y)
+	probe.See("encoder.block0.space_adapter", y)
 	if k > 0 {
 		y = s.Permute(s.Reshape(y, n, rows, cols, k, k, d), 0, 1, 3, 2, 4, 5)
 		y = s.Reshape(y, n, rows*k, cols*k, d)
@@ -187,7 +191,7 @@ func (b *block) attention(s *torch.Scope, x *torch.Tensor) *torch.Tensor {
 	rw = s.Reshape(s.Permute(s.Reshape(rw, w, n*b.heads, h, w), 1, 2, 0, 3), n, b.heads, h*w, w)
 	q = s.Cat(-1, s.MulScalar(q, 1/sqrt(c)), s.To(rh, q.DType()), s.To(rw, q.DType()))
 	k = s.Cat(-1, k, onehotGrid(s, k, n, b.heads, h, w))
-	y := s.Attention(q, k, v, nil, 1)
+	y := s.Attention(q, k, v, 1)
 	y = s.Reshape(s.Permute(y, 0, 2, 1, 3), n, h, w, d)
 	return b.proj.Forward(s, y)
 }
@@ -197,7 +201,7 @@ func (b *block) attention(s *torch.Scope, x *torch.Tensor) *torch.Tensor {
 func relative(s *torch.Scope, rel *torch.Tensor, n int) *torch.Tensor {
 	if rel.Dim(0) != 2*n-1 {
 		r := s.Unsqueeze(s.Transpose(rel, 0, 1), 0)
-		rel = s.Transpose(s.Squeeze(s.Interpolate(r, torch.Linear, false, 2*n-1), 0), 0, 1)
+		rel = s.Transpose(s.Squeeze(s.Interpolate(r, torch.Linear, 2*n-1), 0), 0, 1)
 	}
 	idx := make([]int64, n*n)
 	for i := range n {

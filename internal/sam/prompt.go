@@ -98,7 +98,7 @@ func (p *PromptEncoder) Boxes(s *torch.Scope, boxes *torch.Tensor) *torch.Tensor
 func (p *PromptEncoder) Masks(s *torch.Scope, masks *torch.Tensor) *torch.Tensor {
 	x, h, w := s.Unsqueeze(masks, 1), 4*p.frame.H, 4*p.frame.W
 	if x.Dim(2) != h || x.Dim(3) != w {
-		x = s.Interpolate(x, torch.Nearest, false, h, w)
+		x = s.Interpolate(x, torch.Nearest, h, w)
 	}
 	x = s.GELU(p.norm1.Channels(s, p.down1.Forward(s, x)))
 	x = s.GELU(p.norm2.Channels(s, p.down2.Forward(s, x)))

@@ -1,3 +1,5 @@
+// Package steps joins the packages into the steps that a person takes, each a function: plan, preprocess, train, predict,
+// evaluate. The command line and the demo are thin callers of it.
 package steps
 
 import (

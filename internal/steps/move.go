@@ -11,6 +11,7 @@ import (
 	"masksam/internal/dataset"
 	"masksam/internal/imageio"
 	"masksam/internal/plan"
+	"masksam/internal/recipe"
 )
 
 // MovePlans gives a dataset the plans of another one, as nnU-Net does for fine-tuning (move_plans_between_datasets.py):
@@ -30,7 +31,7 @@ func MovePlans(roots dataset.Roots, source, target, sourcePlans, targetPlans str
 	if target, err = roots.Name(target); err != nil {
 		return "", err
 	}
-	plans, _, err := readPlans(roots, source, sourcePlans)
+	plans, _, err := recipe.ReadPlans(roots, source, sourcePlans)
 	if err != nil {
 		return "", err
 	}

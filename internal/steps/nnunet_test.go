@@ -18,6 +18,7 @@ import (
 	"masksam/internal/dataset"
 	"masksam/internal/integrity"
 	"masksam/internal/plan"
+	"masksam/internal/recipe"
 	"masksam/internal/store"
 	"masksam/internal/volume"
 	"masksam/internal/work"
@@ -90,7 +91,7 @@ func TestLikeNNUNet(t *testing.T) {
 				Configurations: m.configurations, Work: work.Work{Workers: 1}}); err != nil {
 				t.Fatal(err)
 			}
-			plans, _, err := readPlans(roots, m.name, names[0])
+			plans, _, err := recipe.ReadPlans(roots, m.name, names[0])
 			if err != nil {
 				t.Fatal(err)
 			}

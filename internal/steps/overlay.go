@@ -13,6 +13,8 @@ import (
 	"masksam/internal/draw"
 	"masksam/internal/imageio"
 	"masksam/internal/machine"
+	"masksam/internal/recipe"
+	"masksam/internal/remedy"
 	"masksam/internal/store"
 	"masksam/internal/volume"
 	"masksam/internal/work"
@@ -205,7 +207,7 @@ func readPair(r *imageio.Reader, image, label string, channel int) (*draw.Labell
 }
 
 func storedSource(o OverlayOptions, name string) (*overlaySource, error) {
-	plans, dir, err := readPlans(o.Roots, name, o.Plans)
+	plans, dir, err := recipe.ReadPlans(o.Roots, name, o.Plans)
 	if err != nil {
 		return nil, err
 	}
@@ -223,17 +225,17 @@ func storedSource(o OverlayOptions, name string) (*overlaySource, error) {
 	if err != nil {
 		return nil, err
 	}
-	advice := howToPreprocess(name, o.Plans, o.Configuration)
+	advice := remedy.Run("preprocess", name).With(remedy.Plans.With(o.Plans), remedy.Configuration.With(o.Configuration))
 	stored, err := store.Open(filepath.Join(dir, c.DataIdentifier))
 	if err != nil {
-		return nil, fmt.Errorf("configuration %s is not preprocessed: %w; %s", o.Configuration, err, advice)
+		return nil, remedy.Add(fmt.Errorf("configuration %s is not preprocessed: %w", o.Configuration, err), "run ", advice)
 	}
 	s := &overlaySource{what: "preprocessed " + o.Configuration, channels: ds.Channels, labels: ds.Labels}
 	if s.ids, err = stored.Cases(); err != nil {
 		return nil, err
 	}
 	if len(s.ids) == 0 {
-		return nil, fmt.Errorf("%s holds no preprocessed case; %s", stored.Dir(), advice)
+		return nil, remedy.Add(fmt.Errorf("%s holds no preprocessed case", stored.Dir()), "run ", advice)
 	}
 	s.need = func(i int) machine.Bytes {
 		k, err := stored.Case(s.ids[i])

@@ -16,8 +16,9 @@ import (
 	"masksam/internal/dataset"
 	"masksam/internal/imageio"
 	"masksam/internal/integrity"
-	"masksam/internal/masksam"
 	"masksam/internal/plan"
+	"masksam/internal/recipe"
+	"masksam/internal/remedy"
 	"masksam/internal/work"
 )
 
@@ -41,11 +42,11 @@ type Planned struct {
 	Dataset string   // DatasetNNN_Name
 	Files   []string // the plans files
 	Plans   string   // name of the last of them, the one to train with
-	Recipe  *masksam.Recipe
+	Recipe  *recipe.Recipe
 }
 
 // Fingerprint reads the raw dataset's cases and writes dataset_fingerprint.json below the preprocessed root, unless it is
-// there and Clean is not asked for. Of the options those of the planner and the recipe are not used.
+// there and Clean is false. It does not use the options of planner and recipe.
 func Fingerprint(ctx context.Context, o PlanOptions) (path string, err error) {
 	r, err := o.open(ctx)
 	if err != nil {
@@ -101,7 +102,7 @@ func Plan(ctx context.Context, o PlanOptions) (*Planned, error) {
 	if err := o.Nnunet.Check(); err != nil {
 		return nil, err
 	}
-	recipe, err := o.recipe()
+	chosen, err := o.recipe()
 	if err != nil {
 		return nil, err
 	}
@@ -136,13 +137,14 @@ func Plan(ctx context.Context, o PlanOptions) (*Planned, error) {
 	} else {
 		fresh = append(fresh, base)
 	}
-	if recipe != nil {
-		with, resolved, err := withRecipe(base, ds, *recipe, o)
+	if chosen != nil {
+		with, resolved, err := withRecipe(base, ds, *chosen, o)
 		if err != nil {
 			return nil, err
 		}
 		if with.PlansName == baseName {
-			return nil, fmt.Errorf("recipe %s: its plan cannot have the name of the plans that it builds on, %s; choose another by --name", recipe.Name, baseName)
+			err := fmt.Errorf("recipe %s: its plan cannot have the name of the plans that it builds on, %s", chosen.Name, baseName)
+			return nil, remedy.Add(err, "choose another with ", remedy.Name.With("PLANS"))
 		}
 		out.Recipe = resolved
 		fresh = append(fresh, with)
@@ -204,7 +206,7 @@ func keep(p *plan.Plans, path string) error {
 }
 
 // recipe is the named recipe with its overrides, nil for no name.
-func (o PlanOptions) recipe() (*masksam.Recipe, error) {
+func (o PlanOptions) recipe() (*recipe.Recipe, error) {
 	set := o.Set
 	if o.Patch != nil {
 		set = append(slices.Clone(set), "patch="+strings.ReplaceAll(fmt.Sprint(o.Patch), " ", ","))
@@ -215,46 +217,31 @@ func (o PlanOptions) recipe() (*masksam.Recipe, error) {
 	if o.Recipe == "" {
 		switch {
 		case len(set) > 0:
-			return nil, fmt.Errorf("%s overrides a recipe: name one with --recipe", set[0])
+			return nil, remedy.Add(fmt.Errorf("%s overrides a recipe, and none is named", set[0]), "name one with ", remedy.Trainer)
 		case o.Name != "":
-			return nil, fmt.Errorf("%s is to name a recipe's plan: name one with --recipe, or nnU-Net's plans by --plans", o.Name)
+			return nil, remedy.Add(fmt.Errorf("%s is to name a recipe's plan, and no recipe is named", o.Name),
+				"name one with ", remedy.Trainer, ", or nnU-Net's plans with ", remedy.Plans.With(o.Name))
 		}
 		return nil, nil
 	}
 	if o.Patch != nil && (len(o.Patch) != 3 || slices.Min(o.Patch) < 1) {
 		return nil, fmt.Errorf("patch %v: a patch has three sizes above 0, slices first", o.Patch)
 	}
-	r, err := masksam.FindRecipe(o.Recipe)
+	r, err := recipe.Find(o.Recipe)
 	if err != nil {
 		return nil, err
 	}
-	if err := override(&r, set); err != nil {
+	if err := r.Override(set); err != nil {
 		return nil, err
 	}
-	const maxVoxels, maxBatch = 1 << 31, 10_000 // beyond all memory
+	const maxVoxels = 1 << 31 // beyond all memory
 	if p := r.Patch; p != [3]int{} && (slices.Min(p[:]) < 1 || float64(p[0])*float64(p[1])*float64(p[2]) > maxVoxels) {
 		return nil, fmt.Errorf("patch %v: its sizes must be above 0, and its voxels at most 2^31", p)
-	}
-	if r.Batch < 1 || r.Batch > maxBatch {
-		return nil, fmt.Errorf("batch %d: it must be 1 to %d", r.Batch, maxBatch)
 	}
 	if o.Name != "" {
 		r.Plans = o.Name
 	}
 	return &r, plan.CheckName(r.Plans)
-}
-
-func override(r *masksam.Recipe, set []string) error {
-	for _, s := range set {
-		key, value, ok := strings.Cut(s, "=")
-		if !ok {
-			return fmt.Errorf("--set %s: write it as key=value", s)
-		}
-		if err := r.Set(key, value); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 func check(ctx context.Context, dir string, o PlanOptions) error {
@@ -358,7 +345,7 @@ const (
 )
 
 // withRecipe adds the recipe, resolved for the dataset, to a copy of the plans.
-func withRecipe(plans *plan.Plans, ds *dataset.Dataset, r masksam.Recipe, o PlanOptions) (*plan.Plans, *masksam.Recipe, error) {
+func withRecipe(plans *plan.Plans, ds *dataset.Dataset, r recipe.Recipe, o PlanOptions) (*plan.Plans, *recipe.Recipe, error) {
 	full, err := plans.Configuration("3d_fullres")
 	if err != nil {
 		return nil, nil, fmt.Errorf("recipe %s: %w", r.Name, err)
@@ -372,10 +359,6 @@ func withRecipe(plans *plan.Plans, ds *dataset.Dataset, r masksam.Recipe, o Plan
 	if o.Name == "" && (o.Patch != nil || o.Batch != nil) { // as the published recipes' plans are named
 		r.Plans = fmt.Sprintf("nnUNetPlans_%d_%d_%d_b%d", patch[0], patch[1], patch[2], r.Batch)
 	}
-	resolved, err := r.Resolve(patch, len(ds.Channels), ds.Labels.Heads())
-	if err != nil {
-		return nil, nil, err
-	}
-	with, err := plans.WithRecipe(r.Plans, patch, r.Batch, map[string]any{recipeKey: resolved})
-	return with, &resolved, err
+	r.Patch = patch
+	return r.Into(plans, ds)
 }

@@ -12,6 +12,7 @@ import (
 	"masksam/internal/dataset"
 	"masksam/internal/imageio"
 	"masksam/internal/plan"
+	"masksam/internal/recipe"
 	"masksam/internal/store"
 	"masksam/internal/volume"
 )
@@ -111,8 +112,12 @@ func TestEditedPlan(t *testing.T) {
 		if err := p.Write(path); err != nil {
 			t.Fatal(err)
 		}
-		r, err := Recipe(roots, "Dataset779_Flat", planned.Plans, "3d_fullres", "", nil)
-		if err == nil && (r.Patch != patch || r.Batch != 5 || r.Network.Height != patch[1] || r.Network.Encoder.Canvas != [2]int{patch[1], patch[2]}) {
+		training, err := recipe.Open(recipe.Options{Roots: roots, Dataset: "779", Plans: planned.Plans, Configuration: "3d_fullres"})
+		if err != nil {
+			return planned.Plans, err
+		}
+		r := training.Recipe
+		if r.Patch != patch || r.Batch != 5 || r.Network.Height != patch[1] || r.Network.Encoder.Canvas != [2]int{patch[1], patch[2]} {
 			t.Errorf("the recipe has patch %v, batch %d, network %+v", r.Patch, r.Batch, r.Network)
 		}
 		return planned.Plans, err
@@ -131,7 +136,7 @@ func TestEditedPlan(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(pre, "gt_segmentations", "c.nii.gz"), nil, 0o666); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := read([3]int{8, 64, 32}); err == nil || !strings.Contains(err.Error(), "not c;") {
+	if _, err := read([3]int{8, 64, 32}); err == nil || !strings.Contains(err.Error(), "not c") {
 		t.Errorf("case c is not preprocessed: %v", err)
 	}
 }
@@ -162,7 +167,7 @@ func TestPlanned(t *testing.T) {
 	if _, err := Plan(t.Context(), PlanOptions{Roots: roots, Dataset: "779"}); err != nil {
 		t.Fatal(err)
 	}
-	p, _, err := readPlans(roots, "Dataset779_Flat", "nnUNetPlans")
+	p, _, err := recipe.ReadPlans(roots, "Dataset779_Flat", "nnUNetPlans")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -198,7 +203,7 @@ func TestPatchAndBatch(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		p, _, err := readPlans(roots, made.Dataset, made.Plans)
+		p, _, err := recipe.ReadPlans(roots, made.Dataset, made.Plans)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -217,7 +222,7 @@ func TestPatchAndBatch(t *testing.T) {
 			t.Errorf("%+v was planned", o)
 		}
 	}
-	if _, err := Plan(t.Context(), PlanOptions{Roots: roots, Dataset: "779", Batch: new(2)}); err == nil || !strings.Contains(err.Error(), "--recipe") {
+	if _, err := Plan(t.Context(), PlanOptions{Roots: roots, Dataset: "779", Batch: new(2)}); err == nil || !strings.Contains(err.Error(), "overrides a recipe") {
 		t.Errorf("a batch without a recipe: %v", err)
 	}
 }
@@ -226,11 +231,11 @@ func TestPatchAndBatch(t *testing.T) {
 func TestPlansNames(t *testing.T) {
 	roots, pre := flatRoots(t)
 	for want, o := range map[string]PlanOptions{
-		"../evil":      {Nnunet: plan.Options{PlansName: "../evil"}},
-		"splits_final": {Recipe: "small", Name: "splits_final"},
-		"a__b":         {Recipe: "small", Set: []string{"plans=a__b"}},
-		"builds on":    {Recipe: "small", Name: "nnUNetPlans"},
-		"--recipe":     {Name: "mine"},
+		"../evil":            {Nnunet: plan.Options{PlansName: "../evil"}},
+		"splits_final":       {Recipe: "small", Name: "splits_final"},
+		"a__b":               {Recipe: "small", Set: []string{"plans=a__b"}},
+		"builds on":          {Recipe: "small", Name: "nnUNetPlans"},
+		"no recipe is named": {Name: "mine"},
 	} {
 		o.Roots, o.Dataset = roots, "779"
 		if _, err := Plan(t.Context(), o); err == nil || !strings.Contains(err.Error(), want) {

@@ -14,10 +14,11 @@ import (
 
 	"masksam/internal/atomicfile"
 	"masksam/internal/dataset"
-	"masksam/internal/evaluate"
 	"masksam/internal/imageio"
 	"masksam/internal/plan"
 	"masksam/internal/preprocess"
+	"masksam/internal/recipe"
+	"masksam/internal/remedy"
 	"masksam/internal/work"
 )
 
@@ -42,7 +43,7 @@ func Preprocess(ctx context.Context, o PreprocessOptions) error {
 	if err != nil {
 		return err
 	}
-	plans, dir, err := readPlans(o.Roots, name, o.Plans)
+	plans, dir, err := recipe.ReadPlans(o.Roots, name, o.Plans)
 	if err != nil {
 		return err
 	}
@@ -60,7 +61,7 @@ func Preprocess(ctx context.Context, o PreprocessOptions) error {
 	if err := copyFile(filepath.Join(rawDir, dataset.FileName), filepath.Join(dir, dataset.FileName)); err != nil {
 		return err
 	}
-	if err := copyLabels(ds, filepath.Join(dir, evaluate.GroundTruth)); err != nil {
+	if err := copyLabels(ds, filepath.Join(dir, dataset.GroundTruth)); err != nil {
 		return err
 	}
 	for i, configuration := range o.Configurations {
@@ -102,7 +103,8 @@ func planned(plans *plan.Plans, asked []string) (held []string, err error) {
 		}
 	}
 	if held == nil {
-		return nil, fmt.Errorf("preprocess: plans %s have no configuration %s; there are %s: choose one of them by -c", plans.PlansName, strings.Join(asked, ", "), strings.Join(known, ", "))
+		err := fmt.Errorf("preprocess: plans %s have no configuration %s; there are %s", plans.PlansName, strings.Join(asked, ", "), strings.Join(known, ", "))
+		return nil, remedy.Add(err, "choose one of them with ", remedy.Configuration.With(known[len(known)-1]))
 	}
 	return held, nil
 }
@@ -136,7 +138,7 @@ func copyLabels(ds *dataset.Dataset, dir string) error {
 	if err := atomicfile.Sweep(dir); err != nil {
 		return fmt.Errorf("copy the reference labels: %w", err)
 	}
-	old, err := labelled(dir, ds.FileEnding)
+	old, err := dataset.Labelled(dir, ds.FileEnding)
 	if err != nil {
 		return err
 	}
@@ -167,20 +169,6 @@ func copyLabels(ds *dataset.Dataset, dir string) error {
 		}
 	}
 	return nil
-}
-
-// labelled lists the cases of a folder of label maps.
-func labelled(dir, ending string) (ids []string, err error) {
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return nil, fmt.Errorf("list the reference labels: %w", err)
-	}
-	for _, e := range entries {
-		if id, ok := strings.CutSuffix(e.Name(), ending); ok && !strings.HasPrefix(id, ".") {
-			ids = append(ids, id)
-		}
-	}
-	return ids, nil
 }
 
 // copyFile makes a whole copy with the source's time of change; a copy of that length and time is kept.

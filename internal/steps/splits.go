@@ -6,8 +6,8 @@ import (
 	"path/filepath"
 
 	"masksam/internal/dataset"
-	"masksam/internal/evaluate"
 	"masksam/internal/integrity"
+	"masksam/internal/remedy"
 )
 
 // SplitsOptions say whose cases are dealt out to folds, and how.
@@ -60,7 +60,8 @@ func CheckSplits(o SplitsOptions) (*Splits, error) {
 	if _, err := os.Stat(path); err != nil {
 		raw := filepath.Join(s.rawDir, dataset.SplitsName)
 		if _, rawErr := os.Stat(raw); rawErr != nil {
-			return nil, fmt.Errorf("%s has no splits yet, neither %s nor %s; make them with: masksam splits %s", s.name, path, raw, s.name)
+			err := fmt.Errorf("%s has no splits yet, neither %s nor %s", s.name, path, raw)
+			return nil, remedy.Add(err, "make them with ", remedy.Run("splits", s.name))
 		}
 		path = raw
 	}
@@ -114,5 +115,5 @@ func (s *toSplit) list() (ids []string, err error) {
 	if err != nil {
 		return nil, err
 	}
-	return labelled(filepath.Join(s.dir, evaluate.GroundTruth), ds.FileEnding)
+	return dataset.Labelled(filepath.Join(s.dir, dataset.GroundTruth), ds.FileEnding)
 }

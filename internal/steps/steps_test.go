@@ -11,43 +11,10 @@ import (
 	"masksam/internal/atomicfile"
 	"masksam/internal/dataset"
 	"masksam/internal/imageio"
+	"masksam/internal/recipe"
 	"masksam/internal/store"
 	"masksam/internal/volume"
 )
-
-func TestFindModel(t *testing.T) {
-	root := t.TempDir()
-	for _, name := range []string{"MaskSAM_ACDC__nnUNetPlans_4_256_256_b2__3d_fullres", "MaskSAM_Small__nnUNetPlans_small__3d_fullres",
-		"MaskSAM_Small__mine__3d_fullres", "MaskSAM_AMOS__x__3d_lowres", "ensembles"} {
-		if err := os.MkdirAll(filepath.Join(root, "Dataset027_ACDC", name), 0o777); err != nil {
-			t.Fatal(err)
-		}
-	}
-	roots := dataset.Roots{Results: root}
-	for _, c := range []struct{ trainer, plans, configuration, want string }{
-		{"MaskSAM_ACDC", "", "3d_fullres", "MaskSAM_ACDC__nnUNetPlans_4_256_256_b2__3d_fullres"},
-		{"acdc", "", "3d_fullres", "MaskSAM_ACDC__nnUNetPlans_4_256_256_b2__3d_fullres"},
-		{"small", "mine", "3d_fullres", "MaskSAM_Small__mine__3d_fullres"},
-		{"", "", "3d_lowres", "MaskSAM_AMOS__x__3d_lowres"},
-	} {
-		got, err := FindModel(roots, "27", c.trainer, c.plans, c.configuration)
-		if err != nil || filepath.Base(got) != c.want {
-			t.Errorf("%+v: %s, %v", c, got, err)
-		}
-	}
-	for _, c := range []struct{ trainer, plans, want string }{
-		{"small", "", "several"},
-		{"synapse", "", "no trained model"},
-		{"", "nnUNetPlans", "MaskSAM_Small__mine__3d_fullres"}, // the error lists what is there
-	} {
-		if _, err := FindModel(roots, "27", c.trainer, c.plans, "3d_fullres"); err == nil || !strings.Contains(err.Error(), c.want) {
-			t.Errorf("%+v: error %v", c, err)
-		}
-	}
-	if _, err := FindModel(dataset.Roots{Raw: root}, "27", "", "", "3d_fullres"); err == nil || !strings.Contains(err.Error(), "nnUNet_results") {
-		t.Errorf("without a results folder: %v", err)
-	}
-}
 
 func TestChosen(t *testing.T) {
 	r, err := PlanOptions{Recipe: "small", Set: []string{"epochs=3", "encoder.width=64"}}.recipe()
@@ -58,7 +25,7 @@ func TestChosen(t *testing.T) {
 		name string
 		set  string
 		want string
-	}{{"small", "epochs", "key=value"}, {"small", "epoch=1", "no such"}, {"huge", "", "unknown recipe"}, {"", "epochs=1", "--recipe"}} {
+	}{{"small", "epochs", "key=value"}, {"small", "epoch=1", "no such"}, {"huge", "", "unknown recipe"}, {"", "epochs=1", "overrides a recipe"}} {
 		var set []string
 		if c.set != "" {
 			set = []string{c.set}
@@ -138,7 +105,7 @@ func TestStacks(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, pre, err := readPlans(roots, planned.Dataset, planned.Plans)
+	p, pre, err := recipe.ReadPlans(roots, planned.Dataset, planned.Plans)
 	if err != nil || p.Reader != "Tiff3DIO" || !slices.Equal(p.MedianSpacing, []float64{2, 1, 1}) {
 		t.Fatalf("%+v, %v", p, err)
 	}

@@ -1,20 +1,7 @@
 // Package store keeps preprocessed cases on disk, one file per case, so that a training patch is read without its case.
+// docs/formats.md, section "CASE.case", has the layout of the file.
 //
-// The file DIR/<id>.case, little-endian throughout:
-//
-//	magic    8 bytes "MSKCASE\n"
-//	version  uint32, now 1
-//	blocks   one after another, each compressed by S2
-//	table    per block: offset uint64, stored length uint32, CRC-32C of the stored bytes uint32
-//	head     JSON: id, digest, channels, size, chunk, classes, properties
-//	foot     offset of the table uint64, number of blocks uint32, length of the head uint32,
-//	         CRC-32C of table and head uint32, magic again
-//
-// Block order: for every channel its chunks, row-major over the grid of chunks (the last of an axis may be smaller);
-// then, if the case has labels, the label's chunks; then the voxels of every class. Elements are stored as byte planes
-// (all lowest bytes first), which compress better: float32 for images, int16 for labels, three int32 z, y, x a voxel.
-//
-// A file appears under its name only when it is whole and synced, so what exists is done.
+// A file appears under its name only when it is whole and synced, so a case that exists is complete.
 package store
 
 import (

@@ -2,6 +2,7 @@ package torch
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"testing"
 )
 
@@ -27,7 +28,7 @@ func BenchmarkOwnKernels(b *testing.B) {
 		attentionOp("attention", 1, 8, 2304, 160, 64),
 	} {
 		for _, d := range []DType{Float32, BFloat16} {
-			if d == BFloat16 && !CPU.Narrows() {
+			if d == BFloat16 && !CPU.HasFastBF16() {
 				continue
 			}
 			var libtorch float64
@@ -36,20 +37,21 @@ func BenchmarkOwnKernels(b *testing.B) {
 					useOwnKernels(when)
 					defer useOwnKernels(1)
 					do(b, Mode{Grad: true, Autocast: d}, func(s *Scope) {
+						r := rand.New(rand.NewPCG(1, 2))
 						var xs []*Tensor
 						for i, shape := range c.shapes {
 							kind := d
 							if i >= len(c.shapes)-c.params {
 								kind = Float32
 							}
-							x := s.Randn(CPU, kind, nil, shape...)
+							x := normal(s, r, kind, shape...)
 							x.SetRequiresGrad(true)
 							xs = append(xs, x)
 						}
 						for b.Loop() {
 							s.InnerN(func(inner *Scope) []*Tensor {
 								y := c.f(inner, xs)
-								inner.BackwardWith(y, inner.Detach(y))
+								inner.backward(y, inner.Detach(y))
 								return nil
 							})
 						}
@@ -68,6 +70,22 @@ func BenchmarkOwnKernels(b *testing.B) {
 
 func attentionOp(name string, b, heads, n, d, e int) diffOp {
 	return diffOp{name: name, shapes: dims([]int{b, heads, n, d}, []int{b, heads, n, d}, []int{b, heads, n, e}), f: func(s *Scope, x []*Tensor) *Tensor {
-		return s.Attention(x[0], x[1], x[2], nil, 0.1)
+		return s.Attention(x[0], x[1], x[2], 0.1)
 	}}
+}
+
+// What a call costs beyond libtorch's own work.
+func BenchmarkAddSmall(b *testing.B) {
+	b.ReportAllocs()
+	do(b, Mode{}, func(s *Scope) {
+		x := ones(s, Float32, 4)
+		for b.Loop() {
+			s.Inner(func(c *Scope) *Tensor {
+				for range 100 {
+					c.Add(x, x)
+				}
+				return nil
+			})
+		}
+	})
 }

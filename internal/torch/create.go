@@ -49,22 +49,9 @@ func options(dev Device, d DType, more ...int) []int {
 	return append([]int{dev.code(), int(d)}, more...)
 }
 
-// Zeros is a tensor of zeros.
-func (s *Scope) Zeros(dev Device, d DType, shape ...int) *Tensor {
-	return s.op(C.op_Zeros, nil, options(dev, d, shape...))
-}
-
-// Ones is a tensor of ones.
-func (s *Scope) Ones(dev Device, d DType, shape ...int) *Tensor { return s.Full(dev, d, 1, shape...) }
-
-// Full is a tensor of the value v.
-func (s *Scope) Full(dev Device, d DType, v float64, shape ...int) *Tensor {
-	return s.op(C.op_Full, nil, options(dev, d, shape...), v)
-}
-
-// Arange is 0, 1, …, n-1.
-func (s *Scope) Arange(dev Device, d DType, n int) *Tensor {
-	return s.op(C.op_Arange, nil, options(dev, d, n))
+// Empty is a tensor whose values are not set: whatever lay in the memory.
+func (s *Scope) Empty(dev Device, d DType, shape ...int) *Tensor {
+	return s.op(C.op_Empty, nil, options(dev, d, shape...))
 }
 
 // Generator is a source of random numbers on one device. It is not safe for
@@ -84,32 +71,6 @@ func (g *Generator) Free() {
 	g.h = 0
 }
 
-// State is all g needs to go on where it is, for SetState.
-func (g *Generator) State() []byte {
-	var h C.handle
-	check(C.shim_generator_state(g.handle("Generator.State"), &h), "Generator.State")
-	t := newTensor(h)
-	defer t.Free()
-	return t.Uint8s()
-}
-
-// SetState makes g go on from a State; it panics with *Error on bytes that are none.
-func (g *Generator) SetState(state []byte) {
-	n := C.int64_t(len(state))
-	var h C.handle
-	check(C.shim_from_host(C.int(UInt8), -1, unsafe.Pointer(unsafe.SliceData(state)), &n, 1, &h), "Generator.SetState")
-	t := newTensor(h)
-	defer t.Free()
-	check(C.shim_generator_set_state(g.handle("Generator.SetState"), h), "Generator.SetState", t)
-}
-
-func (g *Generator) code() int {
-	if g == nil {
-		return 0
-	}
-	return int(g.handle("Generator"))
-}
-
 func (g *Generator) handle(op string) C.handle {
 	if g.h == 0 {
 		panic(&Error{Op: op, Msg: "use of a generator after it was freed"})
@@ -117,17 +78,7 @@ func (g *Generator) handle(op string) C.handle {
 	return g.h
 }
 
-// Rand is uniform in [0, 1). A nil gen is the device's default generator, see ManualSeed.
+// Rand is uniform in [0, 1), drawn from gen, which is of the same device.
 func (s *Scope) Rand(dev Device, d DType, gen *Generator, shape ...int) *Tensor {
-	return s.op(C.op_Rand, nil, append(options(dev, d, gen.code()), shape...))
-}
-
-// Randn is normal with mean 0 and variance 1; gen as for Rand.
-func (s *Scope) Randn(dev Device, d DType, gen *Generator, shape ...int) *Tensor {
-	return s.op(C.op_Randn, nil, append(options(dev, d, gen.code()), shape...))
-}
-
-// RandPerm is 0, …, n-1 in random order, int64; gen as for Rand.
-func (s *Scope) RandPerm(dev Device, gen *Generator, n int) *Tensor {
-	return s.op(C.op_RandPerm, nil, options(dev, Int64, gen.code(), n))
+	return s.op(C.op_Rand, nil, append(options(dev, d, int(gen.handle("Rand"))), shape...))
 }

@@ -62,8 +62,8 @@ func convOp(name string, transposed bool, x, w []int, c Conv) diffOp {
 	}}
 }
 
-func resize(name string, mode Interp, align bool, x []int, size ...int) diffOp {
-	return diffOp{name: name, shapes: dims(x), f: func(s *Scope, x []*Tensor) *Tensor { return s.Interpolate(x[0], mode, align, size...) }}
+func resize(name string, mode Interp, x []int, size ...int) diffOp {
+	return diffOp{name: name, shapes: dims(x), f: func(s *Scope, x []*Tensor) *Tensor { return s.Interpolate(x[0], mode, size...) }}
 }
 
 // Every differentiable operation of the package; TestEveryOpIsChecked holds it complete.
@@ -73,35 +73,19 @@ var diffOps = []diffOp{
 	binary("Maximum", (*Scope).Maximum), binary("Minimum", (*Scope).Minimum),
 	unary("AddScalar", func(s *Scope, x *Tensor) *Tensor { return s.AddScalar(x, 0.75) }),
 	unary("MulScalar", func(s *Scope, x *Tensor) *Tensor { return s.MulScalar(x, -1.5) }),
-	unary("PowScalar", func(s *Scope, x *Tensor) *Tensor { return s.PowScalar(x, 1.5) }).over(positive),
-	unary("PowScalar/2", func(s *Scope, x *Tensor) *Tensor { return s.PowScalar(x, 2) }),
-	unary("Neg", (*Scope).Neg), unary("Exp", (*Scope).Exp), unary("Log", (*Scope).Log).over(positive),
-	unary("Sqrt", (*Scope).Sqrt).over(positive), unary("Abs", (*Scope).Abs), unary("Sin", (*Scope).Sin),
-	unary("Cos", (*Scope).Cos), unary("Floor", (*Scope).Floor), unary("Round", (*Scope).Round),
-	unary("Sigmoid", (*Scope).Sigmoid), unary("Tanh", (*Scope).Tanh), unary("ReLU", (*Scope).ReLU),
-	unary("Softplus", (*Scope).Softplus), unary("LogSigmoid", (*Scope).LogSigmoid), unary("GELU", (*Scope).GELU),
+	unary("Neg", (*Scope).Neg), unary("Abs", (*Scope).Abs), unary("Sin", (*Scope).Sin), unary("Cos", (*Scope).Cos),
+	unary("Floor", (*Scope).Floor), unary("Sigmoid", (*Scope).Sigmoid), unary("ReLU", (*Scope).ReLU),
+	unary("Softplus", (*Scope).Softplus), unary("GELU", (*Scope).GELU),
 	unary("LeakyReLU", func(s *Scope, x *Tensor) *Tensor { return s.LeakyReLU(x, 0.01) }),
 	unary("Clamp", func(s *Scope, x *Tensor) *Tensor { return s.Clamp(x, -0.5, 0.75) }),
-	{name: "Where", shapes: dims([]int{3, 5, 4, 9}, []int{3, 5, 4, 9}), f: func(s *Scope, x []*Tensor) *Tensor {
-		return s.Where(s.EqScalar(s.OneHot(s.Int64s(CPU, []int64{0, 2, 8, 4}, 4), 9), 1), x[0], x[1])
-	}},
-	unary("MaskedFill", func(s *Scope, x *Tensor) *Tensor {
-		return s.MaskedFill(x, s.GtScalar(s.Detach(x), 0.5), -2)
-	}),
 
 	unary("Sum", (*Scope).Sum).over(positive), unary("Mean", (*Scope).Mean).over(positive),
 	unary("SumDim", func(s *Scope, x *Tensor) *Tensor { return s.SumDim(x, false, 1, -1) }),
 	unary("SumDim/keep", func(s *Scope, x *Tensor) *Tensor { return s.SumDim(x, true, 2) }),
 	unary("MeanDim", func(s *Scope, x *Tensor) *Tensor { return s.MeanDim(x, false, 0, 2) }),
 	unary("AmaxDim", func(s *Scope, x *Tensor) *Tensor { return s.AmaxDim(x, false, 1, 3) }),
-	unary("AminDim", func(s *Scope, x *Tensor) *Tensor { return s.AminDim(x, true, 2) }),
-	unary("CumSum", func(s *Scope, x *Tensor) *Tensor { return s.CumSum(x, 2) }),
 	{name: "TopK", shapes: dims([]int{3, 5, 4, 9}), varying: true, f: func(s *Scope, x []*Tensor) *Tensor {
 		v, _ := s.TopK(x[0], 3, -1, true)
-		return v
-	}},
-	{name: "Sort", shapes: dims([]int{3, 5, 4, 9}), varying: true, f: func(s *Scope, x []*Tensor) *Tensor {
-		v, _ := s.Sort(x[0], 1, true)
 		return v
 	}},
 
@@ -123,25 +107,20 @@ var diffOps = []diffOp{
 	}),
 	unary("Flip", func(s *Scope, x *Tensor) *Tensor { return s.Flip(x, 1, 3) }),
 	unary("Pad", func(s *Scope, x *Tensor) *Tensor { return s.Pad(x, 0.5, 1, 2, 0, 3) }),
-	unary("RepeatInterleave", func(s *Scope, x *Tensor) *Tensor { return s.RepeatInterleave(x, 3, 1) }),
-	unary("Contiguous", (*Scope).Contiguous), unary("ChannelsLast", (*Scope).ChannelsLast), unary("Clone", (*Scope).Clone),
+	unary("Clone", (*Scope).Clone),
 	unary("To", func(s *Scope, x *Tensor) *Tensor { return s.To(s.To(x, Float64), x.DType()) }),
-	unary("ToDevice", func(s *Scope, x *Tensor) *Tensor { return s.ToDevice(x, CPU) }),
 
 	{name: "MatMul", shapes: dims([]int{3, 1, 6, 8}, []int{4, 8, 5}), f: func(s *Scope, x []*Tensor) *Tensor { return s.MatMul(x[0], x[1]) }},
 	{name: "Linear", shapes: dims([]int{3, 6, 8}, []int{16, 8}, []int{16}), params: 2, f: func(s *Scope, x []*Tensor) *Tensor { return s.Linear(x[0], x[1], x[2]) }},
 	{name: "Attention", shapes: dims([]int{2, 3, 10, 8}, []int{2, 3, 12, 8}, []int{2, 3, 12, 6}), f: func(s *Scope, x []*Tensor) *Tensor {
-		return s.Attention(x[0], x[1], x[2], nil, 0.35)
+		return s.Attention(x[0], x[1], x[2], 0.35)
 	}},
 	{name: "Attention/few tokens", shapes: dims([]int{3, 3, 4, 8}, []int{3, 3, 5, 8}, []int{3, 3, 5, 8}), f: func(s *Scope, x []*Tensor) *Tensor {
-		return s.Attention(x[0], x[1], x[2], nil, 0.35)
-	}},
-	{name: "Attention/mask", shapes: dims([]int{2, 3, 10, 8}, []int{2, 3, 12, 8}, []int{2, 3, 12, 8}, []int{3, 10, 12}), f: func(s *Scope, x []*Tensor) *Tensor {
-		return s.Attention(x[0], x[1], x[2], x[3], 0.35)
+		return s.Attention(x[0], x[1], x[2], 0.35)
 	}},
 
 	convOp("Conv2d", false, []int{2, 4, 9, 8}, []int{6, 4, 3, 3}, Conv{Pad: []int{1}}),
-	convOp("Conv2d/stride", false, []int{2, 4, 9, 8}, []int{6, 4, 2, 3}, Conv{Stride: []int{2, 3}, Dilation: []int{1, 2}, Pad: []int{0, 2}}),
+	convOp("Conv2d/stride", false, []int{2, 4, 9, 8}, []int{6, 4, 2, 3}, Conv{Stride: []int{2, 3}, Pad: []int{0, 2}}),
 	convOp("Conv2d/patch", false, []int{2, 3, 8, 8}, []int{16, 3, 4, 4}, Conv{Stride: []int{4}}),
 	convOp("Conv2d/1x1", false, []int{2, 16, 5, 6}, []int{8, 16, 1, 1}, Conv{}),
 	convOp("Conv2d/depthwise", false, []int{2, 8, 7, 6}, []int{8, 1, 3, 3}, Conv{Pad: []int{1}, Groups: 8}),
@@ -157,7 +136,7 @@ var diffOps = []diffOp{
 	convOp("Conv3d/batch of one, even frames, no bias", false, []int{1, 4, 4, 5, 5}, []int{8, 4, 3, 3, 3}, Conv{Pad: []int{1}}),
 	convOp("Conv3d/batch of one, unpadded", false, []int{1, 4, 4, 6, 6}, []int{8, 4, 3, 3, 3}, Conv{}),
 	convOp("Conv3d/groups", false, []int{2, 4, 3, 4, 5}, []int{6, 2, 3, 3, 3}, Conv{Pad: []int{1}, Groups: 2}),
-	convOp("ConvTranspose2d", true, []int{2, 4, 5, 6}, []int{4, 3, 3, 3}, Conv{Stride: []int{2}, Pad: []int{1}, OutPad: []int{1}}),
+	convOp("ConvTranspose2d", true, []int{2, 4, 5, 6}, []int{4, 3, 3, 3}, Conv{Stride: []int{2}, Pad: []int{1}}),
 	convOp("ConvTranspose2d/2x2", true, []int{2, 4, 5, 6}, []int{4, 3, 2, 2}, Conv{Stride: []int{2}}),
 	convOp("ConvTranspose3d", true, []int{2, 4, 3, 5, 6}, []int{4, 3, 3, 3, 3}, Conv{Stride: []int{1, 2, 2}, Pad: []int{1}}),
 	convOp("ConvTranspose3d/1x2x2", true, []int{2, 4, 3, 5, 6}, []int{4, 3, 1, 2, 2}, Conv{Stride: []int{1, 2, 2}}),
@@ -166,33 +145,21 @@ var diffOps = []diffOp{
 
 	unary("Softmax", func(s *Scope, x *Tensor) *Tensor { return s.Softmax(x, 1) }),
 	unary("Softmax/last", func(s *Scope, x *Tensor) *Tensor { return s.Softmax(x, -1) }),
-	unary("LogSoftmax", func(s *Scope, x *Tensor) *Tensor { return s.LogSoftmax(x, 1) }),
 	{name: "LayerNorm", shapes: dims([]int{3, 5, 16}, []int{16}, []int{16}), params: 2, varying: true, f: func(s *Scope, x []*Tensor) *Tensor { return s.LayerNorm(x[0], x[1], x[2], 1e-6) }},
 	{name: "ChannelNorm", shapes: dims([]int{2, 16, 5, 6}, []int{16}, []int{16}), params: 2, varying: true, f: func(s *Scope, x []*Tensor) *Tensor { return s.ChannelNorm(x[0], x[1], x[2], 1e-6) }},
 	{name: "ChannelNorm/3d", shapes: dims([]int{2, 6, 2, 3, 4}, []int{6}, []int{6}), params: 2, varying: true, f: func(s *Scope, x []*Tensor) *Tensor { return s.ChannelNorm(x[0], x[1], x[2], 1e-6) }},
 	{name: "InstanceNorm", shapes: dims([]int{2, 4, 3, 5, 6}, []int{4}, []int{4}), params: 2, varying: true, f: func(s *Scope, x []*Tensor) *Tensor { return s.InstanceNorm(x[0], x[1], x[2], 1e-5) }},
 	{name: "InstanceNorm/plain", shapes: dims([]int{2, 4, 5, 6}), varying: true, f: func(s *Scope, x []*Tensor) *Tensor { return s.InstanceNorm(x[0], nil, nil, 1e-5) }},
-	{name: "GroupNorm", shapes: dims([]int{2, 8, 5, 6}, []int{8}, []int{8}), params: 2, varying: true, f: func(s *Scope, x []*Tensor) *Tensor { return s.GroupNorm(x[0], 2, x[1], x[2], 1e-5) }},
 	{name: "AdaptiveAvgPool2d", shapes: dims([]int{2, 8, 7, 6}), f: func(s *Scope, x []*Tensor) *Tensor { return s.AdaptiveAvgPool2d(x[0], 3, 2) }},
-	{name: "AvgPool2d", shapes: dims([]int{2, 8, 8, 6}), f: func(s *Scope, x []*Tensor) *Tensor { return s.AvgPool2d(x[0], []int{2, 2}, nil) }},
-	{name: "AvgPool3d", shapes: dims([]int{2, 3, 4, 8, 6}), f: func(s *Scope, x []*Tensor) *Tensor { return s.AvgPool3d(x[0], []int{1, 2, 2}, []int{1, 2, 1}) }},
-	{name: "MaxPool2d", shapes: dims([]int{2, 8, 8, 6}), varying: true, f: func(s *Scope, x []*Tensor) *Tensor { return s.MaxPool2d(x[0], []int{3, 2}, nil) }},
 
-	resize("Interpolate/nearest", Nearest, false, []int{2, 3, 5, 6}, 7, 4),
-	resize("Interpolate/nearest 3d", Nearest, false, []int{2, 3, 2, 5, 6}, 4, 7, 4),
-	resize("Interpolate/nearest-exact", NearestExact, false, []int{2, 3, 5, 6}, 7, 4),
-	resize("Interpolate/bilinear", Bilinear, false, []int{2, 4, 5, 6}, 9, 4),
-	resize("Interpolate/bilinear aligned", Bilinear, true, []int{2, 4, 5, 6}, 9, 4),
-	resize("Interpolate/trilinear", Trilinear, false, []int{2, 4, 2, 5, 6}, 3, 9, 4),
-	resize("Interpolate/linear", Linear, false, []int{2, 4, 7}, 5),
+	resize("Interpolate/nearest", Nearest, []int{2, 3, 5, 6}, 7, 4),
+	resize("Interpolate/bilinear", Bilinear, []int{2, 4, 5, 6}, 9, 4),
+	resize("Interpolate/linear", Linear, []int{2, 4, 7}, 5),
 	{name: "GridSample", shapes: dims([]int{2, 4, 6, 5}, []int{2, 3, 4, 2}), dist: unit, f: func(s *Scope, x []*Tensor) *Tensor {
-		return s.GridSample(x[0], x[1], Bilinear, Zeros, false)
-	}},
-	{name: "GridSample/border", shapes: dims([]int{2, 4, 6, 5}, []int{2, 3, 4, 2}), dist: unit, f: func(s *Scope, x []*Tensor) *Tensor {
-		return s.GridSample(x[0], s.MulScalar(x[1], 1.3), Bilinear, Border, true)
+		return s.GridSample(x[0], x[1])
 	}},
 	{name: "GridSample/3d", shapes: dims([]int{2, 3, 4, 6, 5}, []int{2, 2, 3, 4, 3}), dist: unit, f: func(s *Scope, x []*Tensor) *Tensor {
-		return s.GridSample(x[0], x[1], Bilinear, Zeros, true)
+		return s.GridSample(x[0], x[1])
 	}},
 	{name: "BCEWithLogits", shapes: dims([]int{3, 5, 4, 9}), f: func(s *Scope, x []*Tensor) *Tensor {
 		return s.BCEWithLogits(x[0], s.To(s.GtScalar(s.Detach(x[0]), 0.25), x[0].DType()))
@@ -207,9 +174,7 @@ var diffOps = []diffOp{
 }
 
 // Operations whose results carry no gradient, or which are no functions of tensors.
-const withoutGradient = ` Zeros ZerosLike Full Arange Rand Randn RandPerm Gt Lt Ge Le Eq Ne GtScalar LtScalar GeScalar LeScalar
- EqScalar NeScalar LogicalAnd LogicalOr LogicalNot IsNaN IsFinite ArgMax ArgMin AnyDim AllDim Detach OneHot
- Backward Grads Copy LerpInto ClipGradNorm SGDStep AdamWStep `
+const withoutGradient = ` Empty ZerosLike Rand Eq GtScalar ArgMax Detach Backward Copy LerpInto ClipGradNorm SGDStep AdamWStep `
 
 func TestEveryOpIsChecked(t *testing.T) {
 	checked := map[string]bool{}
@@ -267,6 +232,7 @@ func dot(a, b []float64) (sum float64) {
 
 // The gradient along random directions equals central differences in float64.
 func TestGradientsAgainstFiniteDifferences(t *testing.T) {
+	r := rand.New(rand.NewPCG(5, 6))
 	useOwnKernels(2)
 	defer useOwnKernels(1)
 	const h = 1e-6
@@ -275,26 +241,23 @@ func TestGradientsAgainstFiniteDifferences(t *testing.T) {
 			err := Do(Mode{Grad: true}, func(s *Scope) error {
 				xs := leaves(s, draw(s, o, 1))
 				y := o.f(s, xs)
-				weights := s.Randn(CPU, Float64, nil, y.Shape()...)
-				if !y.RequiresGrad() {
-					return fmt.Errorf("the result requires no gradient")
-				}
-				grads := s.Grads(s.Sum(s.Mul(y, weights)), xs)
+				weights := normal(s, r, Float64, y.Shape()...)
+				got := grads(s, s.Sum(s.Mul(y, weights)), xs)
 				value := func(xs []*Tensor) float64 {
 					n := s.NoGrad()
 					return n.Inner(func(c *Scope) *Tensor { return c.Sum(c.Mul(o.f(c, xs), weights)) }).Item()
 				}
 				for i, x := range xs {
 					for range 4 {
-						v := s.Randn(CPU, Float64, nil, x.Shape()...)
+						v := normal(s, r, Float64, x.Shape()...)
 						moved := append([]*Tensor{}, xs...)
 						moved[i] = s.Detach(s.Add(x, s.MulScalar(v, h)))
 						up := value(moved)
 						moved[i] = s.Detach(s.Sub(x, s.MulScalar(v, h)))
 						want := (up - value(moved)) / (2 * h)
-						got := dot(grads[i].Float64s(), v.Float64s())
-						if math.Abs(got-want) > 2e-6*(1+math.Abs(want)+math.Sqrt(float64(x.Numel()))) {
-							t.Errorf("input %d: gradient along a direction %v, by differences %v", i, got, want)
+						along := dot(got[i].Float64s(), v.Float64s())
+						if math.Abs(along-want) > 2e-6*(1+math.Abs(want)+math.Sqrt(float64(x.Numel()))) {
+							t.Errorf("input %d: gradient along a direction %v, by differences %v", i, along, want)
 						}
 					}
 				}
@@ -310,6 +273,7 @@ func TestGradientsAgainstFiniteDifferences(t *testing.T) {
 // An input's gradient does not depend on whether the others require one, as
 // frozen weights and constant inputs do not.
 func TestGradientsOfSingleInputs(t *testing.T) {
+	r := rand.New(rand.NewPCG(7, 8))
 	for _, kind := range []DType{Float64, Float32} {
 		for _, o := range diffOps {
 			err := Do(Mode{Grad: true}, func(s *Scope) error {
@@ -319,12 +283,12 @@ func TestGradientsOfSingleInputs(t *testing.T) {
 				}
 				all := leaves(s, xs)
 				y := o.f(s, all)
-				weights := s.Randn(CPU, kind, nil, y.Shape()...)
-				want := s.Grads(s.Sum(s.Mul(y, weights)), all)
+				weights := normal(s, r, kind, y.Shape()...)
+				want := grads(s, s.Sum(s.Mul(y, weights)), all)
 				for i := range xs {
 					one := append([]*Tensor{}, xs...)
 					one[i] = leaves(s, xs[i:i+1])[0]
-					got := s.Grads(s.Sum(s.Mul(o.f(s, one), weights)), one[i:i+1])[0]
+					got := grads(s, s.Sum(s.Mul(o.f(s, one), weights)), one[i:i+1])[0]
 					a, b := got.Float64s(), want[i].Float64s()
 					for j := range a {
 						if math.Abs(a[j]-b[j]) > 1e-4*(1+math.Abs(b[j])) {
@@ -355,13 +319,16 @@ var layouts = []struct {
 		for i := range x.Rank() {
 			order = append(order, x.Rank()-1-i)
 		}
-		return s.Permute(s.Contiguous(s.Permute(x, order...)), order...)
+		return s.Permute(contiguous(s, s.Permute(x, order...)), order...)
 	}},
 	{"strided", false, func(s *Scope, x *Tensor) *Tensor {
 		if x.Rank() == 0 {
 			return s.Clone(x)
 		}
-		return s.Slice(s.RepeatInterleave(s.Pad(x, 9, 1, 0), 2, -1), -1, 2, math.MaxInt, 2)
+		padded := s.Pad(x, 9, 1, 0)
+		shape := padded.Shape()
+		shape[len(shape)-1] *= 2
+		return s.Slice(s.Reshape(s.Stack(-1, padded, padded), shape...), -1, 2, math.MaxInt, 2)
 	}},
 	{"channels last", false, func(s *Scope, x *Tensor) *Tensor {
 		if x.Rank() < 3 {
@@ -371,7 +338,7 @@ var layouts = []struct {
 		for i := 2; i < x.Rank(); i++ {
 			order, back = append(order, i), append(back, i-1)
 		}
-		return s.Permute(s.Contiguous(s.Permute(x, append(order, 1)...)), back...)
+		return s.Permute(contiguous(s, s.Permute(x, append(order, 1)...)), back...)
 	}},
 	{"expanded at the end", true, func(s *Scope, x *Tensor) *Tensor {
 		if x.Rank() == 0 {
@@ -399,13 +366,13 @@ func TestLayouts(t *testing.T) {
 		dtype DType
 		tol   float64
 	}{{Float32, 2e-5}, {BFloat16, 4e-2}} {
-		if p.dtype == BFloat16 && !CPU.Narrows() {
+		if p.dtype == BFloat16 && !CPU.HasFastBF16() {
 			t.Log("this CPU has no AVX-512: autocast leaves it in float32")
 			continue
 		}
 		for _, o := range diffOps {
 			t.Run(p.dtype.String()+"/"+o.name, func(t *testing.T) {
-				ManualSeed(2) // the numbers do not depend on which tests ran before
+				r := rand.New(rand.NewPCG(2, 7))
 				for _, in := range layouts {
 					if in.expanded && o.varying {
 						continue
@@ -413,7 +380,7 @@ func TestLayouts(t *testing.T) {
 					for _, out := range layouts {
 						for shift := range 2 {
 							err := Do(Mode{Grad: true, Autocast: p.dtype}, func(s *Scope) error {
-								return compareLayouts(s, o, p.dtype, p.tol, func(i int, x *Tensor) *Tensor {
+								return compareLayouts(s, r, o, p.dtype, p.tol, func(i int, x *Tensor) *Tensor {
 									if shift*i > 0 { // the other inputs stay as they are
 										return x
 									}
@@ -431,7 +398,7 @@ func TestLayouts(t *testing.T) {
 	}
 }
 
-func compareLayouts(s *Scope, o diffOp, d DType, tol float64, in func(int, *Tensor) *Tensor, out func(*Tensor) *Tensor) error {
+func compareLayouts(s *Scope, r *rand.Rand, o diffOp, d DType, tol float64, in func(int, *Tensor) *Tensor, out func(*Tensor) *Tensor) error {
 	n := s.NoGrad()
 	wide, narrow := draw(s, o, 2), []*Tensor(nil)
 	for i, x := range wide {
@@ -441,20 +408,20 @@ func compareLayouts(s *Scope, o diffOp, d DType, tol float64, in func(int, *Tens
 		}
 		// Values that d holds exactly, so that only the arithmetic differs.
 		x = in(i, n.To(n.To(x, d), kind))
-		wide[i], narrow = n.Contiguous(n.To(x, Float64)), append(narrow, x)
+		wide[i], narrow = contiguous(n, n.To(x, Float64)), append(narrow, x)
 	}
 	// To keeps strides of dense tensors only, so the layout is made in the final dtype.
 	wide, narrow = leaves(s, wide), leaves(s, narrow)
 	plain := s.Autocast(Float32)
 	want := o.f(plain, wide)
 	got := o.f(s, narrow)
-	g := n.To(n.Randn(CPU, Float64, nil, want.Shape()...), d)
+	g := n.To(normal(n, r, Float64, want.Shape()...), d)
 	g = out(n.To(g, got.DType()))
 	if err := closeTo("value", got, want, tol, nil); err != nil {
 		return err
 	}
-	plain.BackwardWith(want, n.Contiguous(n.To(g, Float64)))
-	s.BackwardWith(got, g)
+	plain.backward(want, contiguous(n, n.To(g, Float64)))
+	s.backward(got, g)
 	for i := range wide {
 		if wide[i].Grad() == nil || narrow[i].Grad() == nil {
 			return fmt.Errorf("input %d has no gradient", i)
@@ -500,7 +467,7 @@ func TestOwnKernelsAgainstLibtorch(t *testing.T) {
 				useOwnKernels(when)
 				xs := leaves(s, draw(s, o, 3))
 				y := o.f(s, xs)
-				results[i] = append(s.Grads(s.Sum(s.Sin(y)), xs), y)
+				results[i] = append(grads(s, s.Sum(s.Sin(y)), xs), y)
 			}
 			for i, want := range results[0] {
 				if err := closeTo(fmt.Sprintf("result %d", i), results[1][i], want, 1e-11, nil); err != nil {

@@ -34,29 +34,8 @@ func (s *Scope) Maximum(a, b *Tensor) *Tensor { return s.op(C.op_Maximum, ts{a, 
 // Minimum is the lesser of a and b, element by element with broadcasting.
 func (s *Scope) Minimum(a, b *Tensor) *Tensor { return s.op(C.op_Minimum, ts{a, b}, nil) }
 
-// Gt is a > b, as bool, element by element with broadcasting.
-func (s *Scope) Gt(a, b *Tensor) *Tensor { return s.op(C.op_Gt, ts{a, b}, nil) }
-
-// Lt is a < b, as bool, element by element with broadcasting.
-func (s *Scope) Lt(a, b *Tensor) *Tensor { return s.op(C.op_Lt, ts{a, b}, nil) }
-
-// Ge is a ≥ b, as bool, element by element with broadcasting.
-func (s *Scope) Ge(a, b *Tensor) *Tensor { return s.op(C.op_Ge, ts{a, b}, nil) }
-
-// Le is a ≤ b, as bool, element by element with broadcasting.
-func (s *Scope) Le(a, b *Tensor) *Tensor { return s.op(C.op_Le, ts{a, b}, nil) }
-
 // Eq is a = b, as bool, element by element with broadcasting.
 func (s *Scope) Eq(a, b *Tensor) *Tensor { return s.op(C.op_Eq, ts{a, b}, nil) }
-
-// Ne is a ≠ b, as bool, element by element with broadcasting.
-func (s *Scope) Ne(a, b *Tensor) *Tensor { return s.op(C.op_Ne, ts{a, b}, nil) }
-
-// LogicalAnd is a and b, as bool, element by element with broadcasting.
-func (s *Scope) LogicalAnd(a, b *Tensor) *Tensor { return s.op(C.op_LogicalAnd, ts{a, b}, nil) }
-
-// LogicalOr is a or b, as bool, element by element with broadcasting.
-func (s *Scope) LogicalOr(a, b *Tensor) *Tensor { return s.op(C.op_LogicalOr, ts{a, b}, nil) }
 
 // AddScalar is x + v, element by element.
 func (s *Scope) AddScalar(x *Tensor, v float64) *Tensor { return s.op(C.op_AddScalar, ts{x}, nil, v) }
@@ -64,38 +43,11 @@ func (s *Scope) AddScalar(x *Tensor, v float64) *Tensor { return s.op(C.op_AddSc
 // MulScalar is x·v, element by element.
 func (s *Scope) MulScalar(x *Tensor, v float64) *Tensor { return s.op(C.op_MulScalar, ts{x}, nil, v) }
 
-// PowScalar is x to the power v, element by element.
-func (s *Scope) PowScalar(x *Tensor, v float64) *Tensor { return s.op(C.op_PowScalar, ts{x}, nil, v) }
-
 // GtScalar is x > v, as bool, element by element.
 func (s *Scope) GtScalar(x *Tensor, v float64) *Tensor { return s.op(C.op_GtScalar, ts{x}, nil, v) }
 
-// LtScalar is x < v, as bool, element by element.
-func (s *Scope) LtScalar(x *Tensor, v float64) *Tensor { return s.op(C.op_LtScalar, ts{x}, nil, v) }
-
-// GeScalar is x ≥ v, as bool, element by element.
-func (s *Scope) GeScalar(x *Tensor, v float64) *Tensor { return s.op(C.op_GeScalar, ts{x}, nil, v) }
-
-// LeScalar is x ≤ v, as bool, element by element.
-func (s *Scope) LeScalar(x *Tensor, v float64) *Tensor { return s.op(C.op_LeScalar, ts{x}, nil, v) }
-
-// EqScalar is x = v, as bool, element by element.
-func (s *Scope) EqScalar(x *Tensor, v float64) *Tensor { return s.op(C.op_EqScalar, ts{x}, nil, v) }
-
-// NeScalar is x ≠ v, as bool, element by element.
-func (s *Scope) NeScalar(x *Tensor, v float64) *Tensor { return s.op(C.op_NeScalar, ts{x}, nil, v) }
-
 // Neg is -x, element by element.
 func (s *Scope) Neg(x *Tensor) *Tensor { return s.op(C.op_Neg, ts{x}, nil) }
-
-// Exp is eˣ, element by element.
-func (s *Scope) Exp(x *Tensor) *Tensor { return s.op(C.op_Exp, ts{x}, nil) }
-
-// Log is the natural logarithm of x, element by element.
-func (s *Scope) Log(x *Tensor) *Tensor { return s.op(C.op_Log, ts{x}, nil) }
-
-// Sqrt is √x, element by element.
-func (s *Scope) Sqrt(x *Tensor) *Tensor { return s.op(C.op_Sqrt, ts{x}, nil) }
 
 // Abs is |x|, element by element.
 func (s *Scope) Abs(x *Tensor) *Tensor { return s.op(C.op_Abs, ts{x}, nil) }
@@ -109,32 +61,14 @@ func (s *Scope) Cos(x *Tensor) *Tensor { return s.op(C.op_Cos, ts{x}, nil) }
 // Floor is x rounded down, element by element.
 func (s *Scope) Floor(x *Tensor) *Tensor { return s.op(C.op_Floor, ts{x}, nil) }
 
-// Round is x rounded to the nearest whole number, halves to even, element by element.
-func (s *Scope) Round(x *Tensor) *Tensor { return s.op(C.op_Round, ts{x}, nil) }
-
 // Sigmoid is 1/(1+e⁻ˣ), element by element.
 func (s *Scope) Sigmoid(x *Tensor) *Tensor { return s.op(C.op_Sigmoid, ts{x}, nil) }
-
-// Tanh is tanh x, element by element.
-func (s *Scope) Tanh(x *Tensor) *Tensor { return s.op(C.op_Tanh, ts{x}, nil) }
 
 // ReLU is max(x, 0), element by element.
 func (s *Scope) ReLU(x *Tensor) *Tensor { return s.op(C.op_ReLU, ts{x}, nil) }
 
 // Softplus is log(1+eˣ), element by element.
 func (s *Scope) Softplus(x *Tensor) *Tensor { return s.op(C.op_Softplus, ts{x}, nil) }
-
-// LogSigmoid is log(1/(1+e⁻ˣ)), element by element.
-func (s *Scope) LogSigmoid(x *Tensor) *Tensor { return s.op(C.op_LogSigmoid, ts{x}, nil) }
-
-// LogicalNot is x == 0, as bool, element by element.
-func (s *Scope) LogicalNot(x *Tensor) *Tensor { return s.op(C.op_LogicalNot, ts{x}, nil) }
-
-// IsNaN is whether x is NaN, as bool, element by element.
-func (s *Scope) IsNaN(x *Tensor) *Tensor { return s.op(C.op_IsNaN, ts{x}, nil) }
-
-// IsFinite is whether x is neither infinite nor NaN, as bool, element by element.
-func (s *Scope) IsFinite(x *Tensor) *Tensor { return s.op(C.op_IsFinite, ts{x}, nil) }
 
 // LeakyReLU is x where x > 0, else slope·x.
 func (s *Scope) LeakyReLU(x *Tensor, slope float64) *Tensor {
@@ -147,14 +81,6 @@ func (s *Scope) GELU(x *Tensor) *Tensor { return s.op(C.op_GELU, ts{x}, nil) }
 
 // Clamp limits x to [lo, hi].
 func (s *Scope) Clamp(x *Tensor, lo, hi float64) *Tensor { return s.op(C.op_Clamp, ts{x}, nil, lo, hi) }
-
-// Where is a where the bool tensor c holds, else b, with broadcasting.
-func (s *Scope) Where(c, a, b *Tensor) *Tensor { return s.op(C.op_Where, ts{c, a, b}, nil) }
-
-// MaskedFill is v where the bool tensor mask holds, else x.
-func (s *Scope) MaskedFill(x, mask *Tensor, v float64) *Tensor {
-	return s.op(C.op_MaskedFill, ts{x, mask}, nil, v)
-}
 
 // Sum is the sum over all elements, of shape [].
 func (s *Scope) Sum(x *Tensor) *Tensor { return s.op(C.op_Sum, ts{x}, nil) }
@@ -177,35 +103,13 @@ func (s *Scope) AmaxDim(x *Tensor, keep bool, dims ...int) *Tensor {
 	return s.op(C.op_AmaxDim, ts{x}, flagged(keep, dims))
 }
 
-// AminDim is the minimum over dims, which stay with size 1 if keep; its gradient is shared equally among equal minima.
-func (s *Scope) AminDim(x *Tensor, keep bool, dims ...int) *Tensor {
-	return s.op(C.op_AminDim, ts{x}, flagged(keep, dims))
-}
-
 // ArgMax is the int64 index of the maximum along dim, which goes away.
 func (s *Scope) ArgMax(x *Tensor, dim int) *Tensor { return s.op(C.op_ArgMax, ts{x}, []int{dim}) }
-
-// ArgMin is the int64 index of the minimum along dim, which goes away.
-func (s *Scope) ArgMin(x *Tensor, dim int) *Tensor { return s.op(C.op_ArgMin, ts{x}, []int{dim}) }
-
-// AnyDim tells whether any element along dim, which goes away, is true or non-zero.
-func (s *Scope) AnyDim(x *Tensor, dim int) *Tensor { return s.op(C.op_AnyDim, ts{x}, []int{dim}) }
-
-// AllDim tells whether all elements along dim, which goes away, are true or non-zero.
-func (s *Scope) AllDim(x *Tensor, dim int) *Tensor { return s.op(C.op_AllDim, ts{x}, []int{dim}) }
 
 // TopK gives the k largest (or smallest) elements along dim, best first, and their int64 indices.
 func (s *Scope) TopK(x *Tensor, k, dim int, largest bool) (values, indices *Tensor) {
 	return s.op2(C.op_TopK, ts{x}, []int{k, dim, flag(largest)})
 }
-
-// Sort sorts along dim, stably, and gives the int64 indices the values came from.
-func (s *Scope) Sort(x *Tensor, dim int, descending bool) (values, indices *Tensor) {
-	return s.op2(C.op_Sort, ts{x}, []int{dim, flag(descending)})
-}
-
-// CumSum is the running sum along dim.
-func (s *Scope) CumSum(x *Tensor, dim int) *Tensor { return s.op(C.op_CumSum, ts{x}, []int{dim}) }
 
 // Reshape gives x another shape in row-major order; one size may be -1.
 func (s *Scope) Reshape(x *Tensor, shape ...int) *Tensor { return s.op(C.op_Reshape, ts{x}, shape) }
@@ -259,24 +163,8 @@ func (s *Scope) Flip(x *Tensor, dims ...int) *Tensor { return s.op(C.op_Flip, ts
 // dimension, then of the one before it, and so on; negative ones crop.
 func (s *Scope) Pad(x *Tensor, v float64, pads ...int) *Tensor { return s.op(C.op_Pad, ts{x}, pads, v) }
 
-// RepeatInterleave repeats every slice along dim n times in a row.
-func (s *Scope) RepeatInterleave(x *Tensor, n, dim int) *Tensor {
-	return s.op(C.op_RepeatInterleave, ts{x}, []int{n, dim})
-}
-
-// Contiguous is x in row-major memory, x itself if it is so already.
-func (s *Scope) Contiguous(x *Tensor) *Tensor { return s.op(C.op_Contiguous, ts{x}, nil) }
-
-// ChannelsLast is x (B,C,H,W) or (B,C,T,H,W) with memory in the order B,…,C.
-func (s *Scope) ChannelsLast(x *Tensor) *Tensor { return s.op(C.op_ChannelsLast, ts{x}, nil) }
-
 // To converts to a dtype.
 func (s *Scope) To(x *Tensor, d DType) *Tensor { return s.op(C.op_To, ts{x}, []int{int(d)}) }
-
-// ToDevice copies to a device, or is x itself if it is there already.
-func (s *Scope) ToDevice(x *Tensor, d Device) *Tensor {
-	return s.op(C.op_ToDevice, ts{x}, []int{d.code()})
-}
 
 // Detach shares x's memory but stops gradients.
 func (s *Scope) Detach(x *Tensor) *Tensor { return s.op(C.op_Detach, ts{x}, nil) }
@@ -284,30 +172,13 @@ func (s *Scope) Detach(x *Tensor) *Tensor { return s.op(C.op_Detach, ts{x}, nil)
 // Clone copies x; gradients flow through.
 func (s *Scope) Clone(x *Tensor) *Tensor { return s.op(C.op_Clone, ts{x}, nil) }
 
-// OneHot turns int64 classes below n of any shape into int64 (…, n).
-func (s *Scope) OneHot(x *Tensor, n int) *Tensor { return s.op(C.op_OneHot, ts{x}, []int{n}) }
+// Backward adds the gradients of the one-element loss to those of the leaves that require them. The graph behind loss
+// is released.
+func (s *Scope) Backward(loss *Tensor) { s.backward(loss, nil) }
 
-// Backward collects the gradients of the one-element loss in the leaves that require them.
-func (s *Scope) Backward(loss *Tensor) { s.BackwardWith(loss, nil) }
-
-// BackwardWith collects the gradients of Σ t·grad in the leaves that require them.
-// The graph behind t is released.
-func (s *Scope) BackwardWith(t, grad *Tensor) {
+// backward does it for Σ t·grad; a nil grad is 1.
+func (s *Scope) backward(t, grad *Tensor) {
 	s.Autocast(Float32).run(C.op_Backward, ts{t, grad}, nil, nil, nil)
-}
-
-// Grads is the gradients of the one-element loss by each of inputs, nil where
-// loss does not depend on it. The graph behind loss is released.
-func (s *Scope) Grads(loss *Tensor, inputs []*Tensor) []*Tensor {
-	out := make([]C.handle, len(inputs))
-	s.Autocast(Float32).run(C.op_Grads, append(ts{loss}, inputs...), nil, nil, out)
-	grads := make([]*Tensor, len(inputs))
-	for i, h := range out {
-		if h != 0 {
-			grads[i] = s.a.add(h)
-		}
-	}
-	return grads
 }
 
 func flag(on bool) int {

@@ -47,18 +47,15 @@ func ClipGradNorm(params []*Tensor, max float64) (norm float64) {
 // Rule is how an optimiser updates parameters: SGD or AdamW.
 type Rule interface {
 	buffers() []string // names of its buffers per parameter
-	rate() float64
 	step(in []*Tensor, steps []int, lr float64)
 }
 
 // SGD is stochastic gradient descent as PyTorch's SGD, with dampening 0: weight
 // decay is added to the gradient, and Nesterov looks ahead by Momentum.
 type SGD struct {
-	LR, Momentum, WeightDecay float64
-	Nesterov                  bool
+	Momentum, WeightDecay float64
+	Nesterov              bool
 }
-
-func (r SGD) rate() float64 { return r.LR }
 
 func (r SGD) buffers() []string { return []string{"momentum"} }
 
@@ -68,9 +65,7 @@ func (r SGD) step(in []*Tensor, _ []int, lr float64) {
 
 // AdamW is Adam with decoupled weight decay (Loshchilov & Hutter 2019) as
 // PyTorch's AdamW.
-type AdamW struct{ LR, Beta1, Beta2, Eps, WeightDecay float64 }
-
-func (r AdamW) rate() float64 { return r.LR }
+type AdamW struct{ Beta1, Beta2, Eps, WeightDecay float64 }
 
 func (r AdamW) buffers() []string { return []string{"exp_avg", "exp_avg_sq"} }
 
@@ -99,9 +94,6 @@ func NewOptimizer(rule Rule, params []*Tensor) *Optimizer {
 	}
 	return o
 }
-
-// LR is the learning rate of the rule, where a schedule starts.
-func (o *Optimizer) LR() float64 { return o.rule.rate() }
 
 // Step updates every parameter that has a gradient, with learning rate lr.
 func (o *Optimizer) Step(lr float64) {

@@ -9,13 +9,13 @@
 #include <ATen/Version.h>
 #include <ATen/autocast_mode.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
+#include <torch/version.h>
 #include <dlfcn.h>
 #ifdef __GLIBC__
 #include <malloc.h>
 #endif
 #include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/autograd/custom_function.h>
-#include <torch/version.h>
 
 #include <algorithm>
 #include <array>
@@ -28,6 +28,10 @@
 #define TORCH_AT_LEAST(major, minor)                                           \
   (TORCH_VERSION_MAJOR > (major) ||                                            \
    (TORCH_VERSION_MAJOR == (major) && TORCH_VERSION_MINOR >= (minor)))
+
+#if TORCH_AT_LEAST(2, 9)
+#include <c10/core/CachingDeviceAllocator.h>
+#endif
 
 using at::IntArrayRef;
 using at::Tensor;
@@ -219,11 +223,6 @@ struct Call {
   }
   // Options from ints[0] = device, ints[1] = dtype.
   at::TensorOptions options() const { return at::device(device_of(ints[0])).dtype(dtypes[ints[1]]); }
-  // The generator in ints[2]; 0 is the device's default one.
-  c10::optional<at::Generator> generator() const {
-    if (!ints[2]) return c10::nullopt;
-    return *reinterpret_cast<at::Generator *>(ints[2]);
-  }
   void ret(Tensor t) {
     TORCH_CHECK(done < nout, "more results than asked for");
     out[done++] = give(std::move(t));
@@ -243,13 +242,9 @@ struct Call {
 
 // ---- creation ------------------------------------------------------------------------
 
-OP(Zeros) { c.ret(at::zeros(c.rest(2), c.options())); }
+OP(Empty) { c.ret(at::empty(c.rest(2), c.options())); }
 UNARY(ZerosLike, at::zeros_like)
-OP(Full) { c.ret(at::full(c.rest(2), c.nums[0], c.options())); }
-OP(Arange) { c.ret(at::arange(c.ints[2], c.options())); }
-OP(Rand) { c.ret(at::rand(c.rest(3), c.generator(), c.options())); }
-OP(Randn) { c.ret(at::randn(c.rest(3), c.generator(), c.options())); }
-OP(RandPerm) { c.ret(at::randperm(c.ints[3], c.generator(), c.options())); }
+OP(Rand) { c.ret(at::rand(c.rest(3), *reinterpret_cast<at::Generator *>(c.ints[2]), c.options())); }
 
 // ---- elementwise -----------------------------------------------------------------------
 
@@ -259,50 +254,23 @@ BINARY(Mul, at::mul)
 BINARY(Div, at::div)
 BINARY(Maximum, at::maximum)
 BINARY(Minimum, at::minimum)
-BINARY(Gt, at::gt)
-BINARY(Lt, at::lt)
-BINARY(Ge, at::ge)
-BINARY(Le, at::le)
 BINARY(Eq, at::eq)
-BINARY(Ne, at::ne)
-BINARY(LogicalAnd, at::logical_and)
-BINARY(LogicalOr, at::logical_or)
 WITH_SCALAR(AddScalar, at::add)
 WITH_SCALAR(MulScalar, at::mul)
-WITH_SCALAR(PowScalar, at::pow)
 WITH_SCALAR(GtScalar, at::gt)
-WITH_SCALAR(LtScalar, at::lt)
-WITH_SCALAR(GeScalar, at::ge)
-WITH_SCALAR(LeScalar, at::le)
-WITH_SCALAR(EqScalar, at::eq)
-WITH_SCALAR(NeScalar, at::ne)
 UNARY(Neg, at::neg)
-UNARY(Exp, at::exp)
-UNARY(Log, at::log)
-UNARY(Sqrt, at::sqrt)
 UNARY(Abs, at::abs)
 UNARY(Sin, at::sin)
 UNARY(Cos, at::cos)
 UNARY(Floor, at::floor)
-UNARY(Round, at::round)
 UNARY(Sigmoid, at::sigmoid)
-UNARY(Tanh, at::tanh)
 UNARY(ReLU, at::relu)
 UNARY(Softplus, at::softplus)
-UNARY(LogSigmoid, at::log_sigmoid)
-UNARY(LogicalNot, at::logical_not)
-UNARY(IsNaN, at::isnan)
-UNARY(IsFinite, at::isfinite)
 
 OP(LeakyReLU) { c.ret(at::leaky_relu(c[0], c.nums[0])); }
-OP(Where) { c.ret(at::where(c[0], c[1], c[2])); }
 OP(Clamp) {
   auto x = c[0];
   c.ret(at::clamp(x, c.scalar(x, 0), c.scalar(x, 1)));
-}
-OP(MaskedFill) {
-  auto x = c[0];
-  c.ret(at::masked_fill(x, c[1], c.scalar(x)));
 }
 
 // Exact GELU x·Φ(x) with its own gradient g·(Φ(x) + x·φ(x)). libtorch 1.13.1's
@@ -328,22 +296,12 @@ OP(Mean) { c.ret(at::mean(c[0], c.sum_type(0))); }
 OP(SumDim) { c.ret(at::sum(c[0], c.rest(1), c.ints[0] != 0, c.sum_type(0))); }
 OP(MeanDim) { c.ret(at::mean(c[0], c.rest(1), c.ints[0] != 0, c.sum_type(0))); }
 OP(AmaxDim) { c.ret(at::amax(c[0], c.rest(1), c.ints[0] != 0)); }
-OP(AminDim) { c.ret(at::amin(c[0], c.rest(1), c.ints[0] != 0)); }
 OP(ArgMax) { c.ret(at::argmax(c[0], c.ints[0])); }
-OP(ArgMin) { c.ret(at::argmin(c[0], c.ints[0])); }
-OP(AnyDim) { c.ret(at::any(c[0], c.ints[0])); }
-OP(AllDim) { c.ret(at::all(c[0], c.ints[0])); }
 OP(TopK) {
   auto r = at::topk(c[0], c.ints[0], c.ints[1], c.ints[2] != 0);
   c.ret(std::get<0>(r));
   c.ret(std::get<1>(r));
 }
-OP(Sort) {
-  auto r = at::sort(c[0], c10::optional<bool>(true), c.ints[0], c.ints[1] != 0);
-  c.ret(std::get<0>(r));
-  c.ret(std::get<1>(r));
-}
-OP(CumSum) { c.ret(at::cumsum(c[0], c.ints[0], c.sum_type(0))); }
 
 // ---- shape ---------------------------------------------------------------------------------
 
@@ -364,17 +322,9 @@ OP(Pad) {
   auto x = c[0];
   c.ret(at::constant_pad_nd(x, c.rest(), c.scalar(x)));
 }
-OP(RepeatInterleave) { c.ret(at::repeat_interleave(c[0], c.ints[0], c.ints[1])); }
-OP(Contiguous) { c.ret(c[0].contiguous()); }
-OP(ChannelsLast) {
-  auto x = c[0];
-  c.ret(x.contiguous(x.dim() == 5 ? at::MemoryFormat::ChannelsLast3d : at::MemoryFormat::ChannelsLast));
-}
 OP(To) { c.ret(c[0].to(dtypes[c.ints[0]])); }
-OP(ToDevice) { c.ret(c[0].to(device_of(c.ints[0]))); }
 OP(Detach) { c.ret(c[0].detach()); }
 OP(Clone) { c.ret(c[0].clone()); }
-OP(OneHot) { c.ret(at::one_hot(c[0], c.ints[0])); }
 
 // ---- linear algebra -----------------------------------------------------------------------
 
@@ -426,26 +376,21 @@ struct TiledAttention : torch::autograd::Function<TiledAttention> {
 };
 
 OP(Attention) {
-  auto q = c.narrowed(0), k = c.narrowed(1), v = c.narrowed(2), mask = c[3];
+  auto q = c.narrowed(0), k = c.narrowed(1), v = c.narrowed(2);
   q = at::mul(q, c.nums[0]);
   const int64_t r = q.dim(), n = q.size(-2), m = k.size(-2);
   const bool flat = r >= 2 && k.dim() == r && v.dim() == r && q.sizes().slice(0, r - 2) == k.sizes().slice(0, r - 2) &&
                     q.sizes().slice(0, r - 2) == v.sizes().slice(0, r - 2) && k.size(-1) == q.size(-1) && v.size(-2) == m;
   const bool recorded = at::GradMode::is_enabled() && (q.requires_grad() || k.requires_grad() || v.requires_grad());
-  if (own_kernels && flat && q.is_cpu() && !mask.defined() && q.numel() > 0 && q.numel() / q.size(-1) * m > (recorded ? TiledAttention::whole() : TiledAttention::block())) {
+  if (own_kernels && flat && q.is_cpu() && q.numel() > 0 && q.numel() / q.size(-1) * m > (recorded ? TiledAttention::whole() : TiledAttention::block())) {
     auto shape = q.sizes().vec();
     shape.back() = v.size(-1);
     return c.ret(TiledAttention::apply(q.reshape({-1, n, q.size(-1)}), k.reshape({-1, m, k.size(-1)}), v.reshape({-1, m, v.size(-1)})).view(shape));
   }
 #if TORCH_AT_LEAST(2, 1)
-  if (q.is_cuda()) {
-    if (mask.defined()) mask = mask.to(q.scalar_type());
-    return c.ret(at::scaled_dot_product_attention(q, k, v, mask.defined() ? MaybeTensor(mask) : MaybeTensor(), 0.0, false, 1.0));
-  }
+  if (q.is_cuda()) return c.ret(at::scaled_dot_product_attention(q, k, v, {}, 0.0, false, 1.0));
 #endif
-  auto logits = at::matmul(q, k.transpose(-2, -1));
-  if (mask.defined()) logits = at::add(logits, mask);
-  c.ret(at::matmul(at::softmax(logits, -1), v));
+  c.ret(at::matmul(at::softmax(at::matmul(q, k.transpose(-2, -1)), -1), v));
 }
 
 // ---- convolution ----------------------------------------------------------------------------------
@@ -653,21 +598,21 @@ struct Depthwise : torch::autograd::Function<Depthwise> {
   }
 };
 
-// ints: stride, pad, dilation (n each), groups.
+// ints: stride, pad (n each), groups.
 OP(Conv2d) {
   auto x = c[0], w = c[1];
-  const auto stride = c.part(0, 2), pad = c.part(2, 2), dilation = c.part(4, 2);
-  if (own_kernels && x.is_cpu() && x.dim() == 4 && w.dim() == 4 && x.size(1) == w.size(1) && all_are(w.sizes().slice(2), 1) && all_are(stride, 1) && all_are(pad, 0) && c.ints[6] == 1)
+  const auto stride = c.part(0, 2), pad = c.part(2, 2);
+  const int64_t groups = c.ints[4];
+  if (own_kernels && x.is_cpu() && x.dim() == 4 && w.dim() == 4 && x.size(1) == w.size(1) && all_are(w.sizes().slice(2), 1) && all_are(stride, 1) && all_are(pad, 0) && groups == 1)
     return c.ret(channel_product(x, w.flatten(1), c[2]));
-  c.ret(at::conv2d(x, w, c.maybe(2), stride, pad, dilation, c.ints[6]));
+  c.ret(at::conv2d(x, w, c.maybe(2), stride, pad, 1, groups));
 }
 
 OP(Conv3d) {
   auto x = c[0], w = c[1];
-  const auto stride = c.part(0, 3), pad = c.part(3, 3), dilation = c.part(6, 3);
-  const int64_t groups = c.ints[9];
-  const bool plain_steps = all_are(stride, 1) && all_are(dilation, 1);
-  if (own_kernels && x.is_cpu() && x.dim() == 5 && w.dim() == 5 && x.size(1) == w.size(1) * groups && plain_steps) {
+  const auto stride = c.part(0, 3), pad = c.part(3, 3);
+  const int64_t groups = c.ints[6];
+  if (own_kernels && x.is_cpu() && x.dim() == 5 && w.dim() == 5 && x.size(1) == w.size(1) * groups && all_are(stride, 1)) {
     const auto kernel = w.sizes().slice(2);
     if (groups == 1 && all_are(kernel, 1) && all_are(pad, 0)) return c.ret(channel_product(x, w.flatten(1), c[2]));
     if (groups == w.size(0) && w.size(1) == 1 && all_are(kernel, 3) && all_are(pad, 1) && x.numel() > 0 && c.wide(0).scalar_type() == w.scalar_type() && !is_half(w) && w.is_cpu() && per_channel(c[2], w.size(0)))
@@ -682,20 +627,19 @@ OP(Conv3d) {
   if (c.autocast && x.is_cpu() && small) {
     c10::impl::ExcludeDispatchKeyGuard off(c10::autocast_dispatch_keyset);
     const auto b = c[2];
-    return c.ret(at::conv3d(x.to(at::kFloat), w.to(at::kFloat), b.defined() ? MaybeTensor(b.to(at::kFloat)) : MaybeTensor(), stride, pad, dilation, groups));
+    return c.ret(at::conv3d(x.to(at::kFloat), w.to(at::kFloat), b.defined() ? MaybeTensor(b.to(at::kFloat)) : MaybeTensor(), stride, pad, 1, groups));
   }
-  c.ret(at::conv3d(x, w, c.maybe(2), stride, pad, dilation, groups));
+  c.ret(at::conv3d(x, w, c.maybe(2), stride, pad, 1, groups));
 }
 
-// ints: stride, pad, dilation, output pad (n each), groups.
 template <typename F> void transposed(Call &c, int n, F &&libtorch) {
   auto x = c[0], w = c[1];
-  const auto stride = c.part(0, n), pad = c.part(n, n), dilation = c.part(2 * n, n), out_pad = c.part(3 * n, n);
-  const int64_t groups = c.ints[4 * n];
+  const auto stride = c.part(0, n), pad = c.part(n, n);
+  const int64_t groups = c.ints[2 * n];
   if (own_kernels && x.is_cpu() && x.dim() == n + 2 && w.dim() == n + 2 && x.size(1) == w.size(0) && groups == 1 && w.sizes().slice(2) == stride &&
-      all_are(pad, 0) && all_are(dilation, 1) && all_are(out_pad, 0))
+      all_are(pad, 0))
     return c.ret(upsampling_convolution(x, w, c[2]));
-  c.ret(libtorch(x, w, c.maybe(2), stride, pad, out_pad, groups, dilation));
+  c.ret(libtorch(x, w, c.maybe(2), stride, pad, 0, groups));
 }
 OP(ConvTranspose2d) {
   transposed(c, 2, [](auto &&...a) { return at::conv_transpose2d(a...); });
@@ -707,7 +651,6 @@ OP(ConvTranspose3d) {
 // ---- normalisation, pooling, sampling, losses -------------------------------------------------------
 
 OP(Softmax) { c.ret(at::softmax(c.wide(0), c.ints[0])); }
-OP(LogSoftmax) { c.ret(at::log_softmax(c.wide(0), c.ints[0])); }
 OP(LayerNorm) {
   auto x = c.wide(0);
   c.ret(at::layer_norm(x, {x.size(-1)}, c.maybe(1), c.maybe(2), c.nums[0]));
@@ -760,44 +703,29 @@ OP(InstanceNorm) {
     return c.ret(InstanceNorm::apply(x, c.maybe(1), c.maybe(2), c.nums[0]));
   c.ret(at::instance_norm(x, c.maybe(1), c.maybe(2), {}, {}, true, 0.1, c.nums[0], true));
 }
-OP(GroupNorm) { c.ret(at::group_norm(c.wide(0), c.ints[0], c.maybe(1), c.maybe(2), c.nums[0])); }
 OP(AdaptiveAvgPool2d) { c.ret(at::adaptive_avg_pool2d(c[0], c.rest())); }
-OP(AvgPool2d) { c.ret(at::avg_pool2d(c[0], c.part(0, 2), c.part(2, 2))); }
-OP(AvgPool3d) { c.ret(at::avg_pool3d(c[0], c.part(0, 3), c.part(3, 3))); }
-OP(MaxPool2d) { c.ret(at::max_pool2d(c[0], c.part(0, 2), c.part(2, 2))); }
 
 OP(Interpolate) {
   const auto x = c.wide(0);
-  const bool align = c.ints[1] != 0;
-  const auto size = c.rest(2);
-  enum { nearest, nearest_exact, bilinear, trilinear, linear };
+  const auto size = c.rest(1);
   const auto want = [&](size_t n) {
-    TORCH_CHECK(size.size() == n && x.dim() == int64_t(n) + 2, "this mode takes an input of ", n + 2, " dimensions and ", n, " sizes");
+    TORCH_CHECK(size.size() == n && x.dim() == int64_t(n) + 2, "this mode needs an input of ", n + 2, " dimensions and ", n, " sizes");
   };
+  enum { nearest, linear, bilinear };
   switch (c.ints[0]) {
-  case nearest:
-    want(x.dim() - 2);
-    return c.ret(x.dim() == 5   ? at::upsample_nearest3d(x, size)
-                 : x.dim() == 4 ? at::upsample_nearest2d(x, size)
-                                : at::upsample_nearest1d(x, size));
-  case nearest_exact:
-    want(x.dim() - 2);
-    return c.ret(x.dim() == 5   ? at::_upsample_nearest_exact3d(x, size)
-                 : x.dim() == 4 ? at::_upsample_nearest_exact2d(x, size)
-                                : at::_upsample_nearest_exact1d(x, size));
+  case linear:
+    want(1);
+    return c.ret(at::upsample_linear1d(x, size, false));
   case bilinear:
     want(2);
-    return c.ret(at::upsample_bilinear2d(x, size, align));
-  case trilinear:
-    want(3);
-    return c.ret(at::upsample_trilinear3d(x, size, align));
+    return c.ret(at::upsample_bilinear2d(x, size, false));
   default:
-    want(1);
-    return c.ret(at::upsample_linear1d(x, size, align));
+    want(2);
+    return c.ret(at::upsample_nearest2d(x, size));
   }
 }
 
-OP(GridSample) { c.ret(at::grid_sampler(c[0], c[1], c.ints[0], c.ints[1], c.ints[2] != 0)); }
+OP(GridSample) { c.ret(at::grid_sampler(c[0], c[1], 0, 0, false)); } // bilinear, zeros outside
 OP(BCEWithLogits) {
   c.ret(at::binary_cross_entropy_with_logits(c.wide(0), c[1], {}, {}, at::Reduction::None));
 }
@@ -807,10 +735,6 @@ OP(CrossEntropy) { c.ret(at::cross_entropy_loss(c.wide(0), c[1], c.maybe(2), at:
 
 // in: tensors' end of the graph, incoming gradient or 0.
 OP(Backward) { torch::autograd::backward({c[0]}, {c[1]}); }
-OP(Grads) {
-  auto grads = torch::autograd::grad({c[0]}, c.all(1), {}, c10::nullopt, false, true);
-  for (auto &g : grads) c.ret(g);
-}
 
 // ---- in place, without gradients ---------------------------------------------------------------
 
@@ -892,7 +816,7 @@ void shim_use_own_kernels(int when) { own_kernels = when; }
 
 const char *shim_op_name(int op) { return table[op].name; }
 
-int shim_cpu_narrows(void) {
+int shim_cpu_has_fast_bf16(void) {
   static const bool yes = std::strncmp(shim_cpu_capability(), "AVX512", 6) == 0;
   return yes;
 }
@@ -902,7 +826,7 @@ int shim_cpu_narrows(void) {
 // and slower than float32.
 static bool follows_autocast(const handle *in, int nin) {
   for (int i = 0; i < nin; i++)
-    if (Tensor t = borrow(in[i]); t.defined()) return !t.is_cpu() || shim_cpu_narrows();
+    if (Tensor t = borrow(in[i]); t.defined()) return !t.is_cpu() || shim_cpu_has_fast_bf16();
   return true;
 }
 
@@ -958,8 +882,6 @@ shim_error *shim_describe(handle t, shim_info *info) {
   });
 }
 
-int shim_requires_grad(handle t) { return borrow(t).requires_grad(); }
-
 shim_error *shim_set_requires_grad(handle t, int on) {
   return guard([&] { borrow(t).set_requires_grad(on != 0); });
 }
@@ -985,14 +907,6 @@ shim_error *shim_generator(int device, uint64_t seed, handle *out) {
   });
 }
 
-shim_error *shim_generator_state(handle g, handle *out) {
-  return guard([&] { *out = give(reinterpret_cast<at::Generator *>(g)->get_state()); });
-}
-
-shim_error *shim_generator_set_state(handle g, handle state) {
-  return guard([&] { reinterpret_cast<at::Generator *>(g)->set_state(borrow(state)); });
-}
-
 void shim_generator_free(handle g) { delete reinterpret_cast<at::Generator *>(g); }
 
 void shim_set_threads(int n) {
@@ -1002,15 +916,28 @@ void shim_set_threads(int n) {
 
 int shim_threads(void) { return at::get_num_threads(); }
 
-shim_error *shim_manual_seed(uint64_t seed) {
-  return guard([&] { at::manual_seed(seed); });
+// Memory that libtorch keeps for later tensors goes back: the heap's to the system, CUDA's to the driver.
+void shim_release_memory(void) {
+#if TORCH_AT_LEAST(2, 9)
+  shim_error_free(guard([] {
+    if (shim_cuda_count() > 0 && c10::GetAllocator(at::kCUDA)) c10::getDeviceAllocator(at::kCUDA)->emptyCache();
+  }));
+#endif
+#ifdef __GLIBC__
+  malloc_trim(0);
+#endif
 }
 
 const char *shim_version(void) { return TORCH_VERSION; }
 
+const char *shim_config(void) {
+  static const std::string text = at::show_config();
+  return text.c_str();
+}
+
 const char *shim_cpu_capability(void) {
   static const std::string name = [] {
-    const std::string config = at::show_config(), key = "CPU capability usage: ";
+    const std::string config = shim_config(), key = "CPU capability usage: ";
     const auto at = config.find(key);
     return at == std::string::npos ? std::string() : config.substr(at + key.size(), config.find('\n', at) - at - key.size());
   }();

@@ -19,28 +19,15 @@ typedef struct {
 } shim_error;
 
 // Every operation that makes tensors, see the OP(…) of the same name in shim.cpp.
-#define SHIM_OPS(X)                                                            \
-  X(Zeros) X(Full) X(Arange) X(Rand) X(Randn) X(RandPerm) X(ZerosLike)                     \
-  X(Add) X(Sub) X(Mul) X(Div) X(Maximum) X(Minimum) X(Where)                   \
-  X(AddScalar) X(MulScalar) X(PowScalar)                                       \
-  X(Neg) X(Exp) X(Log) X(Sqrt) X(Abs) X(Sin) X(Cos) X(Floor) X(Round)          \
-  X(Sigmoid) X(Tanh) X(ReLU) X(Softplus) X(LogSigmoid) X(LeakyReLU) X(GELU)    \
-  X(Clamp) X(Gt) X(Lt) X(Ge) X(Le) X(Eq) X(Ne)                                 \
-  X(GtScalar) X(LtScalar) X(GeScalar) X(LeScalar) X(EqScalar) X(NeScalar)      \
-  X(LogicalAnd) X(LogicalOr) X(LogicalNot) X(IsNaN) X(IsFinite) X(MaskedFill)  \
-  X(Sum) X(Mean) X(SumDim) X(MeanDim) X(AmaxDim) X(AminDim)                    \
-  X(ArgMax) X(ArgMin) X(AnyDim) X(AllDim) X(TopK) X(Sort) X(CumSum)            \
-  X(Reshape) X(Permute) X(Transpose) X(Expand) X(Squeeze) X(Unsqueeze)         \
-  X(Cat) X(Stack) X(Slice) X(Select) X(IndexSelect) X(Gather) X(Flip) X(Pad)   \
-  X(RepeatInterleave) X(Contiguous) X(ChannelsLast) X(To) X(ToDevice)          \
-  X(Detach) X(Clone) X(OneHot)                                                 \
-  X(MatMul) X(Linear) X(Attention)                                             \
-  X(Conv2d) X(Conv3d) X(ConvTranspose2d) X(ConvTranspose3d)                    \
-  X(Softmax) X(LogSoftmax) X(LayerNorm) X(ChannelNorm) X(InstanceNorm)         \
-  X(GroupNorm) X(AdaptiveAvgPool2d) X(AvgPool2d) X(AvgPool3d) X(MaxPool2d)     \
-  X(Interpolate) X(GridSample) X(BCEWithLogits) X(CrossEntropy)                \
-  X(Backward) X(Grads)                                                         \
-  X(Copy) X(LerpInto) X(ClipGradNorm) X(SGDStep) X(AdamWStep)
+#define SHIM_OPS(X)                                                                                             \
+  X(Empty) X(Rand) X(ZerosLike) X(Add) X(Sub) X(Mul) X(Div) X(Maximum) X(Minimum) X(AddScalar)                  \
+  X(MulScalar) X(Neg) X(Abs) X(Sin) X(Cos) X(Floor) X(Sigmoid) X(ReLU) X(Softplus) X(LeakyReLU) X(GELU)         \
+  X(Clamp) X(Eq) X(GtScalar) X(Sum) X(Mean) X(SumDim) X(MeanDim) X(AmaxDim) X(ArgMax) X(TopK) X(Reshape)        \
+  X(Permute) X(Transpose) X(Expand) X(Squeeze) X(Unsqueeze) X(Cat) X(Stack) X(Slice) X(Select)                  \
+  X(IndexSelect) X(Gather) X(Flip) X(Pad) X(To) X(Detach) X(Clone) X(MatMul) X(Linear) X(Attention)             \
+  X(Conv2d) X(Conv3d) X(ConvTranspose2d) X(ConvTranspose3d) X(Softmax) X(LayerNorm) X(ChannelNorm)              \
+  X(InstanceNorm) X(AdaptiveAvgPool2d) X(Interpolate) X(GridSample) X(BCEWithLogits) X(CrossEntropy)            \
+  X(Backward) X(Copy) X(LerpInto) X(ClipGradNorm) X(SGDStep) X(AdamWStep)
 
 enum {
 #define X(name) op_##name,
@@ -72,7 +59,6 @@ typedef struct {
 } shim_info;
 shim_error *shim_describe(handle t, shim_info *info);
 
-int shim_requires_grad(handle t);
 shim_error *shim_set_requires_grad(handle t, int on);
 int shim_has_grad(handle t);
 handle shim_grad(handle t); // a new reference, 0 if there is none
@@ -81,18 +67,17 @@ void shim_free(const handle *t, int n);
 void shim_error_free(shim_error *e);
 
 shim_error *shim_generator(int device, uint64_t seed, handle *out);
-shim_error *shim_generator_state(handle g, handle *out); // uint8 tensor
-shim_error *shim_generator_set_state(handle g, handle state);
 void shim_generator_free(handle g);
 
 // Faster ways than libtorch's: 0 never, 1 where they pay, 2 at any size.
 void shim_use_own_kernels(int when);
 void shim_set_threads(int n);
 int shim_threads(void);
-shim_error *shim_manual_seed(uint64_t seed);
+void shim_release_memory(void);
 const char *shim_version(void);
+const char *shim_config(void); // how libtorch was built, some lines
 const char *shim_cpu_capability(void);
-int shim_cpu_narrows(void);
+int shim_cpu_has_fast_bf16(void);
 int shim_cuda_count(void);
 shim_error *shim_cuda_device(int i, char *name, int len, int64_t *total,
                              int64_t *free);

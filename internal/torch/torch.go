@@ -10,10 +10,12 @@
 //		return nil
 //	})
 //
-// Operations do not return errors. A wrong shape or dtype panics with [*Error],
-// an allocation that fails with [*OutOfMemory], and Do returns these as its
-// error. A scope belongs to one goroutine; different goroutines may each be in
-// a Do of their own and may share tensors they only read.
+// Operations do not return errors. A wrong shape or dtype panics with [*Error], an allocation that fails with
+// [*OutOfMemory], and Do returns these as its error. Every function of this package that takes or is a method of a
+// [Scope], [Tensor], [Generator] or [Optimizer] may panic so and belongs inside Do, Optimizer.LoadState included; only
+// Free of any of them is safe outside, when called once. What tells of the machine ([ParseDevice], [CUDADevice],
+// [Version] and their kind) never panics. A scope belongs to one goroutine; different goroutines may each be in a Do of
+// their own and may share tensors that they only read.
 package torch
 
 // #cgo CXXFLAGS: -O2
@@ -30,85 +32,10 @@ import (
 	"fmt"
 	"runtime"
 	"slices"
-	"strconv"
 	"strings"
 	"sync/atomic"
 	"unsafe"
 )
-
-// DType is the type of a tensor's elements.
-type DType int8
-
-// The dtypes, in the order of the table in shim.cpp.
-const (
-	Float32 DType = iota
-	Float64
-	BFloat16
-	Float16
-	Int64
-	UInt8
-	Bool
-)
-
-var dtypes = [...]struct {
-	name string
-	size int
-}{{"float32", 4}, {"float64", 8}, {"bfloat16", 2}, {"float16", 2}, {"int64", 8}, {"uint8", 1}, {"bool", 1}}
-
-func (d DType) String() string {
-	if d < 0 || int(d) >= len(dtypes) {
-		return "dtype(" + strconv.Itoa(int(d)) + ")"
-	}
-	return dtypes[d].name
-}
-
-// Size is the bytes of one element.
-func (d DType) Size() int { return dtypes[d].size }
-
-// IsFloat tells whether d is a floating-point type, which gradients need.
-func (d DType) IsFloat() bool { return d <= Float16 }
-
-// Device is where a tensor lives. The zero value is the CPU.
-type Device struct{ cuda int } // 0 CPU, n+1 CUDA device n
-
-// CPU is the host's memory.
-var CPU = Device{}
-
-// CUDA is the nth CUDA device, from 0.
-func CUDA(n int) Device { return Device{n + 1} }
-
-// IsCUDA tells whether d is a CUDA device.
-func (d Device) IsCUDA() bool { return d.cuda > 0 }
-
-func (d Device) code() int { return d.cuda - 1 }
-
-func (d Device) String() string {
-	if d.cuda == 0 {
-		return "cpu"
-	}
-	return "cuda:" + strconv.Itoa(d.code())
-}
-
-// ParseDevice reads "cpu", "cuda" (the first device) or "cuda:n". It fails when
-// the name is none of these or this machine or build of libtorch has no such device.
-func ParseDevice(name string) (Device, error) {
-	if name == "cpu" {
-		return CPU, nil
-	}
-	n := 0
-	if index, ok := strings.CutPrefix(name, "cuda:"); ok {
-		var err error
-		if n, err = strconv.Atoi(index); err != nil || n < 0 {
-			return CPU, fmt.Errorf("device %q: want cpu, cuda or cuda:n", name)
-		}
-	} else if name != "cuda" {
-		return CPU, fmt.Errorf("device %q: want cpu, cuda or cuda:n", name)
-	}
-	if count := CUDACount(); n >= count {
-		return CPU, fmt.Errorf("device %q: libtorch %s sees %d CUDA devices; use cpu, or a CUDA build of libtorch", name, Version(), count)
-	}
-	return CUDA(n), nil
-}
 
 // Error is an operation that libtorch refused.
 type Error struct {
@@ -166,7 +93,7 @@ func check(failed *C.shim_error, op string, in ...*Tensor) {
 // Mode is the state operations run in.
 type Mode struct {
 	Grad     bool  // record operations on tensors that require gradients
-	Autocast DType // run matrix products and convolutions in BFloat16 or Float16 (Device.Narrows); Float32 is off
+	Autocast DType // run matrix products and convolutions in BFloat16 or Float16 (Device.HasFastBF16); Float32 is off
 }
 
 // Do opens a scope, runs fn in it and frees every tensor made in it that was
@@ -227,19 +154,13 @@ func (a *arena) free() {
 // NoGrad is s without gradient recording; both share their tensors.
 func (s *Scope) NoGrad() *Scope { return &Scope{s.a, Mode{false, s.m.Autocast}} }
 
-// WithGrad is s with gradient recording; both share their tensors.
-func (s *Scope) WithGrad() *Scope { return &Scope{s.a, Mode{true, s.m.Autocast}} }
-
 // Autocast is s with autocast to d, Float32 being off; both share their tensors.
 func (s *Scope) Autocast(d DType) *Scope { return &Scope{s.a, Mode{s.m.Grad, d}} }
-
-// Mode is the mode of s.
-func (s *Scope) Mode() Mode { return s.m }
 
 // Inner runs fn in a child scope of the same mode, which is freed on return and
 // when fn panics, and moves the result to s. The result may be nil.
 func (s *Scope) Inner(fn func(c *Scope) *Tensor) *Tensor {
-	c := &Scope{new(arena), s.m}
+	c := s.child()
 	defer c.a.free()
 	t := fn(c)
 	s.adopt(c, t)
@@ -248,13 +169,20 @@ func (s *Scope) Inner(fn func(c *Scope) *Tensor) *Tensor {
 
 // InnerN is Inner for any number of results.
 func (s *Scope) InnerN(fn func(c *Scope) []*Tensor) []*Tensor {
-	c := &Scope{new(arena), s.m}
+	c := s.child()
 	defer c.a.free()
 	ts := fn(c)
 	for _, t := range ts {
 		s.adopt(c, t)
 	}
 	return ts
+}
+
+func (s *Scope) child() *Scope {
+	if s.a.closed {
+		panic(&Error{Op: "Inner", Msg: "use of a scope after its end"})
+	}
+	return &Scope{new(arena), s.m}
 }
 
 func (s *Scope) adopt(c *Scope, t *Tensor) {
@@ -398,9 +326,6 @@ func (t *Tensor) String() string {
 	return fmt.Sprintf("%v%v on %v", t.DType(), t.Shape(), t.Device())
 }
 
-// RequiresGrad tells whether gradients flow to or through t.
-func (t *Tensor) RequiresGrad() bool { return C.shim_requires_grad(t.handle("RequiresGrad")) != 0 }
-
 // SetRequiresGrad makes the leaf t collect a gradient in Backward, or not.
 func (t *Tensor) SetRequiresGrad(on bool) {
 	check(C.shim_set_requires_grad(t.handle("SetRequiresGrad"), C.int(flag(on))), "SetRequiresGrad", t)
@@ -515,40 +440,6 @@ func (s *Scope) run(code C.int, in []*Tensor, ints []int, nums []float64, out []
 	s.a.handles = call(s.m, code, in, ints, nums, s.a.handles, out)
 }
 
-// SetThreads sets the number of threads an operation may use on the CPU. What it is
-// unless set depends on how libtorch was built.
-func SetThreads(n int) { C.shim_set_threads(C.int(max(n, 1))) }
-
-// Threads is the number of threads an operation may use on the CPU.
-func Threads() int { return int(C.shim_threads()) }
-
-// Version is the version of libtorch, such as "1.13.1".
-func Version() string { return C.GoString(C.shim_version()) }
-
-// Narrows tells whether autocast has an effect on a device: on a CPU it takes AVX-512, which libtorch's kernels for bfloat16
-// need. Elsewhere operations stay in float32: libtorch's other kernels add up in bfloat16 itself.
-func (d Device) Narrows() bool { return d != CPU || C.shim_cpu_narrows() != 0 }
-
-// CPUCapability is the vector instruction set libtorch uses, such as "AVX2".
-func CPUCapability() string { return C.GoString(C.shim_cpu_capability()) }
-
 // useOwnKernels says when operations take the shim's faster ways instead of
 // libtorch's: 0 never, 1 where it pays, 2 at any size, for tests.
 func useOwnKernels(when int) { C.shim_use_own_kernels(C.int(when)) }
-
-// ManualSeed seeds the default generators of all devices.
-func ManualSeed(seed uint64) { check(C.shim_manual_seed(C.uint64_t(seed)), "ManualSeed") }
-
-// CUDACount is the number of CUDA devices, 0 in a CPU build of libtorch.
-func CUDACount() int { return int(C.shim_cuda_count()) }
-
-// CUDADevice tells the name and memory, in bytes, of the ith CUDA device.
-func CUDADevice(i int) (name string, total, free int64, err error) {
-	var buf [256]C.char
-	var t, f C.int64_t
-	if failed := C.shim_cuda_device(C.int(i), &buf[0], C.int(len(buf)), &t, &f); failed != nil {
-		defer func() { err = fmt.Errorf("CUDA device %d: %v", i, recover()) }()
-		check(failed, "CUDADevice")
-	}
-	return C.GoString(&buf[0]), int64(t), int64(f), nil
-}

@@ -5,21 +5,14 @@ import (
 	"fmt"
 
 	"masksam/internal/checkpoint"
-	"masksam/internal/predict"
+	"masksam/internal/model"
 	"masksam/internal/torch"
-)
-
-// Names of a run's checkpoints, without ending.
-const (
-	CheckpointLatest = "checkpoint_latest"
-	CheckpointBest   = "checkpoint_best"
-	CheckpointFinal  = "checkpoint_final"
 )
 
 // state is where a run stands; with the weights and the optimizer's tensors it is all that a resumed run needs, as
 // batches and sampled points derive from the seed and the step.
 type state struct {
-	predict.Meta
+	model.Meta
 	Seed      uint64  `json:"seed"`
 	Precision string  `json:"precision"`  // chosen when the run began
 	Step      int     `json:"step"`       // batches seen
@@ -54,7 +47,7 @@ func (l *learner) save(path string, st state) error {
 	if err != nil {
 		return fmt.Errorf("write checkpoint %s: %w", path, err)
 	}
-	if err := checkpoint.Write(path, tensors, map[string]string{predict.MetaKey: string(text)}); err != nil {
+	if err := checkpoint.Write(path, tensors, map[string]string{model.MetaKey: string(text)}); err != nil {
 		return fmt.Errorf("write checkpoint: %w", err)
 	}
 	return nil
@@ -63,7 +56,7 @@ func (l *learner) save(path string, st state) error {
 // resume sets the learner to a checkpoint and returns its state.
 func (l *learner) resume(path string) (state, error) {
 	var st state
-	f, err := predict.OpenCheckpoint(path, &st)
+	f, err := model.OpenCheckpoint(path, &st)
 	if err != nil {
 		return st, err
 	}

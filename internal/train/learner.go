@@ -5,19 +5,19 @@ import (
 	"maps"
 	"math"
 	"math/rand/v2"
-	"os"
 	"slices"
-	"strings"
 	"time"
 
 	"masksam/internal/checkpoint"
+	"masksam/internal/machine"
 	"masksam/internal/masksam"
+	"masksam/internal/recipe"
 	"masksam/internal/torch"
 )
 
 // learner is the network with all that changes while it trains.
 type learner struct {
-	recipe    masksam.Recipe // resolved
+	recipe    recipe.Recipe // resolved
 	device    torch.Device
 	seed      uint64
 	net       *masksam.Net
@@ -29,7 +29,7 @@ type learner struct {
 	autocast  torch.DType
 }
 
-func newLearner(r masksam.Recipe, dev torch.Device, seed uint64) (*learner, error) {
+func newLearner(r recipe.Recipe, dev torch.Device, seed uint64) (*learner, error) {
 	net, err := masksam.New(r.Network, dev, seed)
 	if err != nil {
 		return nil, err
@@ -37,7 +37,7 @@ func newLearner(r masksam.Recipe, dev torch.Device, seed uint64) (*learner, erro
 	l := &learner{recipe: r, device: dev, seed: seed, net: net, criterion: masksam.NewCriterion(r.Loss, r.Network),
 		params: net.Params.Trainable(), autocast: torch.Float32}
 	err = torch.Do(torch.Mode{}, func(s *torch.Scope) error {
-		if l.optimizer, err = masksam.NewOptimizer(r.Train, l.params); err != nil {
+		if l.optimizer, err = r.Train.NewOptimizer(l.params); err != nil {
 			return fmt.Errorf("recipe %s: %w", r.Name, err)
 		}
 		if r.Train.Average > 0 {
@@ -171,7 +171,7 @@ func (l *learner) choosePrecision(precision string, b *batch) (chosen, note stri
 	switch precision {
 	case "float32", "bf16":
 		set(precision)
-		if precision == "bf16" && !l.device.Narrows() {
+		if precision == "bf16" && !l.device.HasFastBF16() {
 			note = "bf16 is computed in float32: this CPU has no AVX-512"
 		}
 		return chosen, note, nil
@@ -179,7 +179,7 @@ func (l *learner) choosePrecision(precision string, b *batch) (chosen, note stri
 	default:
 		return "", "", fmt.Errorf("recipe %s: precision %q is none of auto, float32, bf16", l.recipe.Name, precision)
 	}
-	if l.device == torch.CPU && !cpuHasBFloat16() {
+	if l.device == torch.CPU && !machine.Processor().BFloat16() {
 		set("float32")
 		return chosen, "float32: this CPU has no bfloat16 arithmetic", nil
 	}
@@ -212,16 +212,6 @@ func (l *learner) choosePrecision(precision string, b *batch) (chosen, note stri
 		set("float32")
 	}
 	return chosen, fmt.Sprintf("%s: a step takes %.3f s in float32, %.3f s in bf16", chosen, seconds["float32"], seconds["bf16"]), nil
-}
-
-// cpuHasBFloat16 tells whether the CPU multiplies bfloat16 (Linux only; elsewhere it says no).
-func cpuHasBFloat16() bool {
-	raw, err := os.ReadFile("/proc/cpuinfo")
-	if err != nil {
-		return false
-	}
-	flags := strings.Fields(string(raw))
-	return slices.Contains(flags, "avx512_bf16") || slices.Contains(flags, "amx_bf16")
 }
 
 // state gives all tensors that a checkpoint needs, by name: the weights to predict with under their own names (averaged

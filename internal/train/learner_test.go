@@ -10,13 +10,12 @@ import (
 	"testing"
 	"time"
 
-	"masksam/internal/predict"
+	"masksam/internal/model"
 	"masksam/internal/torch"
 )
 
 // Steps, validations, saving and loading leave no tensor behind.
 func TestNoTensorIsLeft(t *testing.T) {
-	torch.SetThreads(1)
 	r := tinyRun(t, t.TempDir(), tinyRecipe(t), tinySources(t, tinyStore(t, 5), true))
 	b, err := r.train.batch(0)
 	if err != nil {
@@ -53,7 +52,6 @@ func TestNoTensorIsLeft(t *testing.T) {
 
 // Validation sees the averaged weights, training goes on with its own.
 func TestWithAverage(t *testing.T) {
-	torch.SetThreads(1)
 	r := tinyRun(t, t.TempDir(), tinyRecipe(t), tinySources(t, tinyStore(t, 5), true))
 	b, err := r.train.batch(0)
 	if err != nil {
@@ -90,7 +88,6 @@ func TestWithAverage(t *testing.T) {
 }
 
 func TestChoosePrecision(t *testing.T) {
-	torch.SetThreads(1)
 	r := tinyRun(t, t.TempDir(), tinyRecipe(t), tinySources(t, tinyStore(t, 5), true))
 	b, err := r.train.batch(0)
 	if err != nil {
@@ -102,7 +99,7 @@ func TestChoosePrecision(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if precision != "auto" && chosen != precision || precisions[chosen] != r.learner.autocast || (note != "") != (precision == "auto" || precision == "bf16" && !torch.CPU.Narrows()) {
+		if precision != "auto" && chosen != precision || precisions[chosen] != r.learner.autocast || (note != "") != (precision == "auto" || precision == "bf16" && !torch.CPU.HasFastBF16()) {
 			t.Errorf("%s: chose %s (%s), autocast %v", precision, chosen, note, r.learner.autocast)
 		}
 		t.Log(note)
@@ -119,14 +116,13 @@ func TestChoosePrecision(t *testing.T) {
 
 // A checkpoint of another network, or none at all, is refused with its name.
 func TestResumeRefuses(t *testing.T) {
-	torch.SetThreads(1)
 	folder := t.TempDir()
 	cases := tinySources(t, tinyStore(t, 5), true)
 	small := tinyRun(t, folder, tinyRecipe(t), cases)
-	if err := small.save(CheckpointLatest); err != nil {
+	if err := small.save(model.Latest); err != nil {
 		t.Fatal(err)
 	}
-	path := predict.CheckpointPath(folder, CheckpointLatest)
+	path := model.CheckpointPath(folder, model.Latest)
 	wide := tinyRun(t, folder, tinyRecipe(t, "network.encoder.width=32"), cases)
 	if _, err := wide.learner.resume(path); err == nil || !strings.Contains(err.Error(), path) {
 		t.Errorf("another width: error %v, want one naming %s", err, path)
@@ -148,7 +144,6 @@ func TestResumeRefuses(t *testing.T) {
 
 // The log's lines are nnU-Net's.
 func TestLogLines(t *testing.T) {
-	torch.SetThreads(1)
 	folder := t.TempDir()
 	r := tinyRun(t, folder, tinyRecipe(t, "epochs=1", "iterations=1", "val_iterations=1"), tinySources(t, tinyStore(t, 5), true))
 	if err := r.loop(context.Background()); err != nil {

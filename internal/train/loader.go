@@ -8,7 +8,6 @@ import (
 	"sync"
 
 	"masksam/internal/augment"
-	"masksam/internal/masksam"
 	"masksam/internal/store"
 	"masksam/internal/volume"
 )
@@ -186,16 +185,4 @@ func (c *source) load(box volume.Box) (augment.Sample, error) {
 		return s, err
 	}
 	return s, c.file.Seg(box.Lo, box.Hi, s.Seg)
-}
-
-// augmentation turns a recipe's augmentation into what it means for samples. A recipe that rotates about axis 0 alone
-// varies slices in plane, as nnU-Net does with anisotropic patches.
-func augmentation(a masksam.Augment) augment.Config {
-	return augment.Config{
-		Dummy2D: a.Rotate[0] != 0 && a.Rotate[1] == 0 && a.Rotate[2] == 0,
-		PRotate: a.PRotate, Rotate: a.Rotate, PScale: a.PScale, ScaleMin: a.Scale[0], ScaleMax: a.Scale[1],
-		PNoise: a.PNoise, Noise: a.Noise, PBrightness: a.PBrightness, Brightness: a.Brightness,
-		PContrast: a.PContrast, Contrast: a.Contrast, PGammaInv: a.PGammaInv, PGamma: a.PGamma, Gamma: a.Gamma,
-		Mirror: a.Mirror,
-	}
 }

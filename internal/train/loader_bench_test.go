@@ -5,7 +5,7 @@ import (
 	"path/filepath"
 	"testing"
 
-	"masksam/internal/masksam"
+	"masksam/internal/recipe"
 	"masksam/internal/store"
 )
 
@@ -31,10 +31,10 @@ func BenchmarkBatch(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
-	recipe := masksam.Small()
+	r := recipe.Small()
 	for name, keep := range map[string]bool{"memory": true, "store": false} {
 		b.Run(name, func(b *testing.B) {
-			l := &loader{cases: tinySources(b, s, keep), size: 2, patch: [3]int{16, 56, 40}, augment: augmentation(recipe.Train.Augment),
+			l := &loader{cases: tinySources(b, s, keep), size: 2, patch: [3]int{16, 56, 40}, augment: r.Train.Augment,
 				foreground: 0.33, classes: 3, seed: [2]uint64{1, 0}}
 			n := 0
 			for b.Loop() {

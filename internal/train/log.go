@@ -56,8 +56,8 @@ func (l *runLog) close() error {
 	return l.err
 }
 
-// rounded is Python's text of v rounded to a number of decimals.
-func rounded(v float64, decimals int) string {
+// Rounded is Python's text of v rounded to a number of decimals.
+func Rounded(v float64, decimals int) string {
 	switch {
 	case math.IsNaN(v):
 		return "nan"
@@ -75,7 +75,7 @@ func rounded(v float64, decimals int) string {
 func diceList(values []number) string {
 	words := make([]string, len(values))
 	for i, v := range values {
-		words[i] = rounded(float64(v), 4)
+		words[i] = Rounded(float64(v), 4)
 	}
 	return "[" + strings.Join(words, ", ") + "]"
 }

@@ -12,9 +12,10 @@ import (
 	"strings"
 	"time"
 
-	"masksam/internal/masksam"
-	"masksam/internal/predict"
+	"masksam/internal/model"
 	"masksam/internal/progress"
+	"masksam/internal/recipe"
+	"masksam/internal/remedy"
 )
 
 const (
@@ -25,14 +26,13 @@ const (
 
 // run is a fold being trained.
 type run struct {
-	recipe      masksam.Recipe // resolved
-	folder      string         // of the fold
+	recipe      recipe.Recipe // resolved
+	folder      string        // of the fold
 	checkpoints bool
 	learner     *learner
 	train, val  *loader
 	state       state
 	log         *runLog
-	out         *slog.Logger
 	report      progress.Reporter
 
 	clockStart time.Time // minutes of training are counted from here …
@@ -73,11 +73,12 @@ func (r *run) loop(ctx context.Context) error {
 		if ctx.Err() == nil {
 			return err
 		}
-		if err := r.save(CheckpointLatest); err != nil {
+		if err := r.save(model.Latest); err != nil {
 			return errors.Join(ctx.Err(), err)
 		}
 		r.log.print("Training was stopped in epoch", r.state.Epoch, "after", r.state.Step, "steps")
-		return fmt.Errorf("training was stopped in epoch %d after %d steps; continue it with --c: %w", r.state.Epoch, r.state.Step, ctx.Err())
+		return remedy.Add(fmt.Errorf("training was stopped in epoch %d after %d steps: %w", r.state.Epoch, r.state.Step, ctx.Err()),
+			"continue it with ", remedy.Continue)
 	}
 	return nil
 }
@@ -93,7 +94,7 @@ func (r *run) epoch(ctx context.Context, trainStream, valStream *stream) error {
 	lr := learningRate(t, st.Step, began)
 	r.log.print("")
 	r.log.print("Epoch", st.Epoch)
-	r.log.print("Current learning rate:", rounded(lr, 5))
+	r.log.print("Current learning rate:", Rounded(lr, 5))
 	for st.Step < (st.Epoch+1)*t.Iterations && r.fraction() < 1 {
 		b, err := trainStream.next(ctx)
 		if err != nil {
@@ -133,12 +134,13 @@ func (r *run) judge(b *batch, loss float64, ok bool) error {
 	}
 	r.bad++
 	cases := strings.Join(b.cases, ", ")
-	r.out.Warn("loss or gradient is not finite: the step is skipped", "step", r.state.Step, "loss", loss, "cases", cases)
+	slog.Warn("loss or gradient is not finite: the step is skipped", "step", r.state.Step, "loss", loss, "cases", cases)
 	r.log.print("Step", r.state.Step, "skipped: loss or gradient is not finite, cases", cases)
 	if r.bad >= patience {
-		return fmt.Errorf("the loss was not finite in %d steps in a row, last in step %d with cases %s: the weights or the data are broken; "+
-			"lower the learning rate (--set lr=%g), train in float32 (--set precision=float32), or look at these cases",
-			r.bad, r.state.Step, cases, r.recipe.Train.LR/4)
+		err := fmt.Errorf("the loss was not finite in %d steps in a row, last in step %d with cases %s: the weights or the data are broken",
+			r.bad, r.state.Step, cases)
+		return remedy.Add(err, "lower the learning rate with ", remedy.Set.With(fmt.Sprintf("lr=%g", r.recipe.Train.LR/4)),
+			", train in float32 with ", remedy.Set.With("precision=float32"), ", or look at these cases")
 	}
 	return nil
 }
@@ -202,33 +204,33 @@ func (r *run) endEpoch(lr, valLoss float64, c counts) error {
 	h.EpochStart, h.EpochEnd = append(h.EpochStart, st.Began), append(h.EpochEnd, end)
 	seconds := float64(end - st.Began)
 
-	r.log.print("train_loss", rounded(trainLoss, 4))
-	r.log.print("val_loss", rounded(valLoss, 4))
+	r.log.print("train_loss", Rounded(trainLoss, 4))
+	r.log.print("val_loss", Rounded(valLoss, 4))
 	r.log.print("Pseudo dice", diceList(perClass))
-	r.log.print("Epoch time:", rounded(seconds, 2), "s")
-	r.out.Info(fmt.Sprintf("epoch %d", st.Epoch), "train_loss", rounded(trainLoss, 4), "val_loss", rounded(valLoss, 4),
-		"pseudo_dice", diceList(perClass), "ema", rounded(float64(ema), 4), "seconds", rounded(seconds, 1))
+	r.log.print("Epoch time:", Rounded(seconds, 2), "s")
+	slog.Info(fmt.Sprintf("epoch %d", st.Epoch), "train_loss", Rounded(trainLoss, 4), "val_loss", Rounded(valLoss, 4),
+		"pseudo_dice", diceList(perClass), "ema", Rounded(float64(ema), 4), "seconds", Rounded(seconds, 1))
 
 	st.Epoch++
 	st.Began = 0
 	best := ema > st.BestEMA || st.BestEMA.isNaN() && !ema.isNaN()
 	if best {
 		st.BestEMA = ema
-		r.log.print("Yayy! New best EMA pseudo Dice:", rounded(float64(ema), 4))
+		r.log.print("Yayy! New best EMA pseudo Dice:", Rounded(float64(ema), 4))
 	}
 	st.Minutes = r.minutes()
 	if every := max(t.SaveEvery, 1); st.Epoch%every == 0 && st.Epoch < t.Epochs {
-		if err := r.save(CheckpointLatest); err != nil {
+		if err := r.save(model.Latest); err != nil {
 			return err
 		}
 	}
 	if best {
-		if err := r.save(CheckpointBest); err != nil {
+		if err := r.save(model.Best); err != nil {
 			return err
 		}
 	}
 	if err := h.draw(filepath.Join(r.folder, "progress.png")); err != nil {
-		r.out.Warn("progress.png could not be drawn", "error", err)
+		slog.Warn("progress.png could not be drawn", "error", err)
 	}
 	return nil
 }
@@ -237,15 +239,15 @@ func (r *run) save(name string) error {
 	if !r.checkpoints {
 		return nil
 	}
-	return r.learner.save(predict.CheckpointPath(r.folder, name), r.state)
+	return r.learner.save(model.CheckpointPath(r.folder, name), r.state)
 }
 
 // finish writes checkpoint_final and removes checkpoint_latest.
 func (r *run) finish() error {
-	if err := r.save(CheckpointFinal); err != nil {
+	if err := r.save(model.Final); err != nil {
 		return err
 	}
-	err := os.Remove(predict.CheckpointPath(r.folder, CheckpointLatest))
+	err := os.Remove(model.CheckpointPath(r.folder, model.Latest))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("remove the last checkpoint of the finished run: %w", err)
 	}

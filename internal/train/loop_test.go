@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"math"
 	"math/rand/v2"
@@ -18,40 +17,35 @@ import (
 	"go.uber.org/goleak"
 
 	"masksam/internal/augment"
-	"masksam/internal/masksam"
-	"masksam/internal/predict"
+	"masksam/internal/model"
 	"masksam/internal/progress"
+	"masksam/internal/recipe"
 	"masksam/internal/store"
 	"masksam/internal/torch"
 )
 
 // No test may leave a goroutine of its streams behind.
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	slog.SetDefault(slog.New(slog.DiscardHandler))
+	torch.SetThreads(1)
+	goleak.VerifyTestMain(m)
+}
 
-var (
-	tinyPatch = [3]int{4, 16, 16}
-	quiet     = slog.New(slog.NewTextHandler(io.Discard, nil))
-)
+var tinyPatch = [3]int{4, 16, 16}
 
 // tinyRecipe is the small recipe shrunk until a step takes milliseconds.
-func tinyRecipe(t testing.TB, set ...string) masksam.Recipe {
+func tinyRecipe(t testing.TB, set ...string) recipe.Recipe {
 	t.Helper()
-	r := masksam.Small()
-	for _, s := range append([]string{
+	r := recipe.Small()
+	set = append([]string{
 		"network.encoder.width=16", "network.encoder.heads=2", "network.encoder.out=16", "network.queries=4",
 		"network.decoder.mlp=32", "network.decoder.heads=2", "network.generator.stages.0.width=16",
 		"network.generator.stages.1.width=8", "network.generator.stages.2.width=8", "network.head.0.out=8", "network.head.1.out=8",
-		"epochs=4", "iterations=3", "val_iterations=2", "save_every=2", "warmup=2", "precision=float32"}, set...) {
-		for i := range s {
-			if s[i] == '=' {
-				if err := r.Set(s[:i], s[i+1:]); err != nil {
-					t.Fatal(err)
-				}
-				break
-			}
-		}
+		"epochs=4", "iterations=3", "val_iterations=2", "save_every=2", "warmup=2", "precision=float32"}, set...)
+	if err := r.Override(set); err != nil {
+		t.Fatal(err)
 	}
-	r, err := r.Resolve(tinyPatch, 1, 3)
+	r, err := r.Resolve(recipe.Data{Patch: tinyPatch, Channels: 1, Classes: 3})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -113,7 +107,7 @@ func tinySources(t testing.TB, s *store.Store, keep bool) (list []*source) {
 }
 
 // tinyRun is a run on five cases, ready to loop.
-func tinyRun(t testing.TB, folder string, r masksam.Recipe, cases []*source) *run {
+func tinyRun(t testing.TB, folder string, r recipe.Recipe, cases []*source) *run {
 	t.Helper()
 	l, err := newLearner(r, torch.CPU, 11)
 	if err != nil {
@@ -124,10 +118,10 @@ func tinyRun(t testing.TB, folder string, r masksam.Recipe, cases []*source) *ru
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { l.free(); log.close() })
-	train := &loader{cases: cases[:3], size: 2, patch: tinyPatch, augment: augmentation(r.Train.Augment), foreground: 0.33, classes: 3, seed: [2]uint64{11, 0}}
+	train := &loader{cases: cases[:3], size: 2, patch: tinyPatch, augment: r.Train.Augment, foreground: 0.33, classes: 3, seed: [2]uint64{11, 0}}
 	val := &loader{cases: cases[3:], size: 2, patch: tinyPatch, foreground: 0.33, classes: 3, seed: [2]uint64{11, 1}}
-	return &run{recipe: r, folder: folder, checkpoints: true, learner: l, train: train, val: val, log: log, out: quiet, report: progress.Nop,
-		state: state{Meta: predict.Meta{Version: predict.MetaVersion, Recipe: r}, Seed: 11, Precision: "float32", BestEMA: number(math.NaN())}}
+	return &run{recipe: r, folder: folder, checkpoints: true, learner: l, train: train, val: val, log: log, report: progress.Nop,
+		state: state{Meta: model.Meta{Version: model.MetaVersion, Recipe: r}, Seed: 11, Precision: "float32", BestEMA: number(math.NaN())}}
 }
 
 func weights(t testing.TB, l *learner) map[string][]float32 {
@@ -156,7 +150,6 @@ func (s *stopAfter) Advance(int, string) {
 // A run that is stopped in an epoch, or killed and resumed from the checkpoint of an earlier epoch, ends with the same
 // weights, optimizer and logs as one that ran through.
 func TestResumeIsExact(t *testing.T) {
-	torch.SetThreads(1)
 	for optimizer, stopAt := range map[string]int{"adamw": 7, "sgd": 8} { // in the third epoch
 		// The one's learning rate falls with every step, the other's with every epoch.
 		r := tinyRecipe(t, "optimizer="+optimizer, "momentum=0.9", fmt.Sprint("per_step=", optimizer == "adamw"))
@@ -176,7 +169,7 @@ func TestResumeIsExact(t *testing.T) {
 			ctx, cancel := context.WithCancel(context.Background())
 			part := tinyRun(t, folder, r, cases)
 			part.report = &stopAfter{stopAt, cancel}
-			latest := predict.CheckpointPath(folder, CheckpointLatest)
+			latest := model.CheckpointPath(folder, model.Latest)
 			if killed {
 				part.report = &stopAfter{stopAt, func() {
 					raw, err := os.ReadFile(latest)
@@ -227,7 +220,7 @@ func TestLoaderSources(t *testing.T) {
 	s := tinyStore(t, 5)
 	r := tinyRecipe(t)
 	make := func(keep bool) *loader {
-		return &loader{cases: tinySources(t, s, keep), size: 3, patch: tinyPatch, augment: augmentation(r.Train.Augment),
+		return &loader{cases: tinySources(t, s, keep), size: 3, patch: tinyPatch, augment: r.Train.Augment,
 			foreground: 0.33, classes: 3, seed: [2]uint64{3, 0}}
 	}
 	held, read := make(true), make(false)
@@ -282,7 +275,6 @@ func TestLabelOutsideClasses(t *testing.T) {
 
 // A loss that is not finite leaves weights and optimizer as they were; ten in a row end the run.
 func TestNotFinite(t *testing.T) {
-	torch.SetThreads(1)
 	r := tinyRecipe(t, "iterations=20")
 	cases := tinySources(t, tinyStore(t, 5), true)
 	run := tinyRun(t, t.TempDir(), r, cases)
@@ -308,7 +300,6 @@ func TestNotFinite(t *testing.T) {
 
 // The budget in minutes ends training early, with an epoch's worth of validation and files.
 func TestMinutes(t *testing.T) {
-	torch.SetThreads(1)
 	folder := t.TempDir()
 	run := tinyRun(t, folder, tinyRecipe(t, "iterations=100000", "minutes=0.02"), tinySources(t, tinyStore(t, 5), true))
 	if err := run.loop(context.Background()); err != nil {

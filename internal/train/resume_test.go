@@ -8,12 +8,12 @@ import (
 	"strings"
 	"testing"
 
+	"masksam/internal/model"
 	"masksam/internal/plan"
-	"masksam/internal/predict"
 )
 
 // stopped runs o until so many steps are done.
-func stopped(t *testing.T, o Options, steps int) {
+func stopped(t *testing.T, o trial, steps int) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	o.Progress = &stopAfter{steps, cancel}
@@ -31,8 +31,8 @@ func TestStoppedExtensionGoesOn(t *testing.T) {
 	o.Continue, o.Recipe.Train.Epochs = true, 3
 	stopped(t, o, 3)
 	result, err := Run(context.Background(), o)
-	if err != nil || result.Steps != 6 {
-		t.Fatalf("%+v, %v; want 6 steps", result, err)
+	if err != nil || result != 6 {
+		t.Fatalf("%d steps, %v; want 6", result, err)
 	}
 	logs, err := filepath.Glob(filepath.Join(foldOf(o), "training_log_*.txt"))
 	if err != nil {
@@ -45,7 +45,7 @@ func TestStoppedExtensionGoesOn(t *testing.T) {
 	if want := "Continuing from checkpoint_latest.safetensors at epoch 2 step 5"; !strings.Contains(all.String(), want) {
 		t.Errorf("the logs lack %q:\n%s", want, all.String())
 	}
-	if exists(predict.CheckpointPath(foldOf(o), CheckpointLatest)) {
+	if exists(model.CheckpointPath(foldOf(o), model.Latest)) {
 		t.Error("checkpoint_latest is left behind")
 	}
 }
@@ -56,7 +56,7 @@ func TestOneModelFolderOnePlan(t *testing.T) {
 	if _, err := Run(context.Background(), o); err != nil {
 		t.Fatal(err)
 	}
-	path := filepath.Join(o.Preprocessed, o.Dataset, o.Plans+".json")
+	path := filepath.Join(o.Roots.Preprocessed, o.Dataset, o.Plans+".json")
 	p, err := plan.Read(path)
 	if err != nil {
 		t.Fatal(err)
@@ -69,7 +69,7 @@ func TestOneModelFolderOnePlan(t *testing.T) {
 	}
 	used := filepath.Join(filepath.Dir(foldOf(o)), "plans.json")
 	before := readText(t, used)
-	for _, change := range []func(*Options){func(o *Options) { o.Fold = "1" }, func(o *Options) { o.Continue = true }, func(o *Options) { o.NoCheckpoints = true }} {
+	for _, change := range []func(*trial){func(o *trial) { o.Fold = "1" }, func(o *trial) { o.Continue = true }, func(o *trial) { o.NoCheckpoints = true }} {
 		other := o
 		change(&other)
 		if _, err := Run(context.Background(), other); err == nil || !strings.Contains(err.Error(), "another plans name") || !strings.Contains(err.Error(), foldOf(o)) {
@@ -98,7 +98,7 @@ func TestNewStartSetsAside(t *testing.T) {
 	if _, err := Run(context.Background(), o); err != nil {
 		t.Fatal(err)
 	}
-	if exists(filepath.Join(fold, "validation")) || !exists(filepath.Join(fold, "earlier_validation")) || !exists(predict.CheckpointPath(fold, CheckpointFinal)) {
+	if exists(filepath.Join(fold, "validation")) || !exists(filepath.Join(fold, "earlier_validation")) || !exists(model.CheckpointPath(fold, model.Final)) {
 		t.Error("want the validation set aside, the checkpoints left")
 	}
 }
@@ -116,7 +116,7 @@ func TestPrecisionOfResumedRun(t *testing.T) {
 			t.Fatal(err)
 		}
 		var st state
-		f, err := predict.OpenCheckpoint(predict.CheckpointPath(foldOf(o), CheckpointFinal), &st)
+		f, err := model.OpenCheckpoint(model.CheckpointPath(foldOf(o), model.Final), &st)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -4,7 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"math"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -12,24 +12,57 @@ import (
 	"testing"
 
 	"masksam/internal/dataset"
-	"masksam/internal/masksam"
+	"masksam/internal/model"
 	"masksam/internal/plan"
-	"masksam/internal/predict"
 	"masksam/internal/preprocess"
+	"masksam/internal/recipe"
+	"masksam/internal/remedy"
 	"masksam/internal/torch"
 )
 
-// tinyDataset is a preprocessed dataset of n cases with its plans, as Options to train it; the case files are those of
-// tinyStore.
-func tinyDataset(t testing.TB, n int, set ...string) Options {
+// trial is a dataset and how a test trains it.
+type trial struct {
+	Roots                         dataset.Roots
+	Dataset, Plans, Configuration string
+	Recipe                        recipe.Recipe // trained in place of the plan's
+	Options
+}
+
+func (o trial) open() (*Fold, error) {
+	t, err := recipe.Open(recipe.Options{Roots: o.Roots, Dataset: o.Dataset, Plans: o.Plans, Configuration: o.Configuration})
+	if err != nil {
+		return nil, err
+	}
+	t.Recipe = o.Recipe
+	return Open(t, o.Options)
+}
+
+// Run trains the fold of a trial and gives its steps.
+func Run(ctx context.Context, o trial) (steps int, err error) {
+	f, err := o.open()
+	if err != nil {
+		return 0, err
+	}
+	steps, err = f.Train(ctx, nil)
+	return steps, errors.Join(err, f.Close())
+}
+
+// tinyDataset is a preprocessed dataset of n cases with its plans; the case files are those of tinyStore.
+func tinyDataset(t testing.TB, n int, set ...string) trial {
 	t.Helper()
 	root := t.TempDir()
-	o := Options{Preprocessed: filepath.Join(root, "pre"), Results: filepath.Join(root, "results"), Dataset: "Dataset777_Boxes",
-		Plans: "nnUNetPlans_small", Configuration: "3d_fullres", Fold: "0", Recipe: tinyRecipe(t, set...), Device: torch.CPU,
-		Threads: 1, Seed: 5, Log: quiet, SkipValidation: true}
-	dir := filepath.Join(o.Preprocessed, o.Dataset)
-	if err := os.MkdirAll(dir, 0o777); err != nil {
+	const name = "Dataset777_Boxes"
+	o := trial{Roots: dataset.Roots{Preprocessed: filepath.Join(root, "pre"), Results: filepath.Join(root, "results")}, Dataset: name,
+		Plans: "nnUNetPlans_small", Configuration: "3d_fullres", Recipe: tinyRecipe(t, set...),
+		Options: Options{Results: filepath.Join(root, "results", name), Fold: "0", Device: torch.CPU, Seed: 5}}
+	dir := filepath.Join(o.Roots.Preprocessed, o.Dataset)
+	if err := os.MkdirAll(filepath.Join(dir, dataset.GroundTruth), 0o777); err != nil {
 		t.Fatal(err)
+	}
+	for i := range n {
+		if err := os.WriteFile(filepath.Join(dir, dataset.GroundTruth, fmt.Sprintf("case_%02d.nii.gz", i)), nil, 0o666); err != nil {
+			t.Fatal(err)
+		}
 	}
 	text := `{"channel_names": {"0": "MR"}, "labels": {"background": 0, "small": 1, "large": 2}, "numTraining": 5, "file_ending": ".nii.gz"}`
 	if err := os.WriteFile(filepath.Join(dir, dataset.FileName), []byte(text), 0o666); err != nil {
@@ -51,7 +84,7 @@ func tinyDataset(t testing.TB, n int, set ...string) Options {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if plans, err = plans.WithRecipe(o.Plans, o.Recipe.Patch, o.Recipe.Batch, map[string]any{"masksam": o.Recipe}); err != nil {
+	if plans, _, err = o.Recipe.Into(plans, ds); err != nil {
 		t.Fatal(err)
 	}
 	if err := plans.Write(filepath.Join(dir, o.Plans+".json")); err != nil {
@@ -75,8 +108,8 @@ func tinyDataset(t testing.TB, n int, set ...string) Options {
 	return o
 }
 
-func foldOf(o Options) string {
-	return filepath.Join(o.Results, o.Dataset, o.Recipe.Name+"__"+o.Plans+"__"+o.Configuration, "fold_"+o.Fold)
+func foldOf(o trial) string {
+	return filepath.Join(o.Results, o.Recipe.Name+"__"+o.Plans+"__"+o.Configuration, "fold_"+o.Fold)
 }
 
 func readText(t *testing.T, pattern string) string {
@@ -101,8 +134,8 @@ func TestRunLeavesItsFiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	fold := foldOf(o)
-	if result.Folder != fold || result.Steps != 4 || !math.IsNaN(result.Dice) {
-		t.Errorf("result %+v, want 4 steps in %s", result, fold)
+	if result != 4 {
+		t.Errorf("%d steps, want 4", result)
 	}
 	for _, name := range []string{"checkpoint_final.safetensors", "progress.png", "debug.json", "../plans.json", "../dataset.json", "../dataset_fingerprint.json"} {
 		if !exists(filepath.Join(fold, name)) {
@@ -113,12 +146,12 @@ func TestRunLeavesItsFiles(t *testing.T) {
 		t.Error("checkpoint_latest is left behind")
 	}
 	var st state
-	f, err := predict.OpenCheckpoint(predict.CheckpointPath(fold, CheckpointFinal), &st)
+	f, err := model.OpenCheckpoint(model.CheckpointPath(fold, model.Final), &st)
 	if err != nil {
 		t.Fatal(err)
 	}
 	f.Close()
-	if st.Step != 4 || st.Epoch != 2 || st.Trainer != o.Recipe.Name || st.Fold != "0" || !slices.Equal(st.Mirror, o.Recipe.Train.Augment.Mirror) ||
+	if st.Step != 4 || st.Epoch != 2 || st.Recipe.Name != o.Recipe.Name || st.Fold != "0" || !slices.Equal(st.Recipe.Train.Augment.Mirror, o.Recipe.Train.Augment.Mirror) ||
 		st.Recipe.Network.Classes != 3 || len(st.History.LR) != 2 {
 		t.Errorf("checkpoint_final says %+v", st)
 	}
@@ -134,33 +167,33 @@ func TestRunLeavesItsFiles(t *testing.T) {
 	}
 
 	o.Continue = true
-	if result, err = Run(context.Background(), o); err != nil || result.Steps != 4 {
-		t.Errorf("continuing a finished run: %+v, %v; want its 4 steps", result, err)
+	if result, err = Run(context.Background(), o); err != nil || result != 4 {
+		t.Errorf("continuing a finished run: %d steps, %v; want its 4 steps", result, err)
 	}
 	o.Recipe.Train.Epochs = 3
-	if result, err = Run(context.Background(), o); err != nil || result.Steps != 6 {
-		t.Errorf("extending a finished run by an epoch: %+v, %v; want 6 steps", result, err)
+	if result, err = Run(context.Background(), o); err != nil || result != 6 {
+		t.Errorf("extending a finished run by an epoch: %d steps, %v; want 6 steps", result, err)
 	}
 	o.Continue = false
-	if result, err = Run(context.Background(), o); err != nil || result.Steps != 6 || !exists(predict.CheckpointPath(fold, earlier+CheckpointFinal)) {
-		t.Errorf("a new start over a finished run: %+v, %v; want 6 steps, the old checkpoint set aside", result, err)
+	if result, err = Run(context.Background(), o); err != nil || result != 6 || !exists(model.CheckpointPath(fold, earlier+model.Final)) {
+		t.Errorf("a new start over a finished run: %d steps, %v; want 6 steps, the old checkpoint set aside", result, err)
 	}
 }
 
 // What cannot be trained is refused before anything is written, naming the file or field.
 func TestRunRefuses(t *testing.T) {
 	for name, c := range map[string]struct {
-		spoil func(o *Options, dir string) error
+		spoil func(o *trial, dir string) error
 		want  string
 	}{
-		"plans":         {func(o *Options, dir string) error { o.Plans = "nnUNetPlans_none"; return nil }, "nnUNetPlans_none.json"},
-		"configuration": {func(o *Options, dir string) error { o.Configuration = "3d_lowres"; return nil }, "3d_lowres"},
-		"2d":            {func(o *Options, dir string) error { o.Configuration = "2d"; return nil }, "2d"},
-		"path as fold": {func(o *Options, dir string) error {
-			o.Fold, o.Recipe.Split = "../0", &masksam.FixedSplit{Train: []string{"case_00", "case_02", "case_03"}, Val: []string{"case_01", "case_04"}}
+		"plans":         {func(o *trial, dir string) error { o.Plans = "nnUNetPlans_none"; return nil }, "nnUNetPlans_none.json"},
+		"configuration": {func(o *trial, dir string) error { o.Configuration = "3d_lowres"; return nil }, "3d_lowres"},
+		"2d":            {func(o *trial, dir string) error { o.Configuration = "2d"; return nil }, "2d"},
+		"path as fold": {func(o *trial, dir string) error {
+			o.Fold, o.Recipe.Split = "../0", &recipe.FixedSplit{Train: []string{"case_00", "case_02", "case_03"}, Val: []string{"case_01", "case_04"}}
 			return nil
 		}, "../0"},
-		"other settings": {func(o *Options, dir string) error {
+		"other settings": {func(o *trial, dir string) error {
 			path := filepath.Join(dir, o.Plans+".json")
 			p, err := plan.Read(path)
 			if err != nil {
@@ -171,17 +204,14 @@ func TestRunRefuses(t *testing.T) {
 			}
 			return p.Write(path)
 		}, "preprocess the dataset again"},
-		"fold":       {func(o *Options, dir string) error { o.Fold = "first"; return nil }, "first"},
-		"optimizer":  {func(o *Options, dir string) error { o.Recipe.Train.Optimizer = "lion"; return nil }, "lion"},
-		"batch":      {func(o *Options, dir string) error { o.Recipe.Batch = 0; return nil }, "batch 0"},
-		"both modes": {func(o *Options, dir string) error { o.Continue, o.ValidateOnly = true, true; return nil }, "not both"},
-		"untrained":  {func(o *Options, dir string) error { o.ValidateOnly = true; return nil }, "checkpoint_final"},
-		"no store":   {func(o *Options, dir string) error { return os.RemoveAll(filepath.Join(dir, "nnUNetPlans_3d_fullres")) }, "preprocess"},
-		"regions": {func(o *Options, dir string) error {
+		"fold":      {func(o *trial, dir string) error { o.Fold = "first"; return nil }, "first"},
+		"optimizer": {func(o *trial, dir string) error { o.Recipe.Train.Optimizer = "lion"; return nil }, "lion"},
+		"no store":  {func(o *trial, dir string) error { return os.RemoveAll(filepath.Join(dir, "nnUNetPlans_3d_fullres")) }, "preprocess"},
+		"regions": {func(o *trial, dir string) error {
 			return os.WriteFile(filepath.Join(dir, dataset.FileName), []byte(`{"channel_names": {"0": "MR"}, "labels": {"background": 0, "whole": [1, 2], "large": 2},
 				"regions_class_order": [1, 2], "numTraining": 5, "file_ending": ".nii.gz"}`), 0o666)
 		}, "regions"},
-		"damaged case": {func(o *Options, dir string) error {
+		"damaged case": {func(o *trial, dir string) error {
 			path := filepath.Join(dir, "nnUNetPlans_3d_fullres", "case_01.case")
 			raw, err := os.ReadFile(path)
 			if err != nil {
@@ -189,20 +219,20 @@ func TestRunRefuses(t *testing.T) {
 			}
 			return os.WriteFile(path, raw[:len(raw)-9], 0o666)
 		}, "case_01"},
-		"split of strangers": {func(o *Options, dir string) error {
+		"split of strangers": {func(o *trial, dir string) error {
 			return dataset.WriteSplits(filepath.Join(dir, dataset.SplitsName), []dataset.Split{{Train: []string{"case_00"}, Val: []string{"case_99"}}})
 		}, "case_99"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			o := tinyDataset(t, 5, "epochs=1", "iterations=1", "val_iterations=1")
-			if err := c.spoil(&o, filepath.Join(o.Preprocessed, o.Dataset)); err != nil {
+			if err := c.spoil(&o, filepath.Join(o.Roots.Preprocessed, o.Dataset)); err != nil {
 				t.Fatal(err)
 			}
 			_, err := Run(context.Background(), o)
 			if err == nil || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("error %v, want one with %q", err, c.want)
 			}
-			if exists(predict.CheckpointPath(foldOf(o), CheckpointFinal)) {
+			if exists(model.CheckpointPath(foldOf(o), model.Final)) {
 				t.Error("there is a checkpoint_final")
 			}
 		})
@@ -211,21 +241,21 @@ func TestRunRefuses(t *testing.T) {
 
 // A recipe's own split is used where the cases have its names, else the seeded one, and the log says which.
 func TestFixedSplit(t *testing.T) {
-	for want, split := range map[string]masksam.FixedSplit{
+	for want, split := range map[string]recipe.FixedSplit{
 		"fixed split of":   {Train: []string{"case_00", "case_02", "case_03"}, Val: []string{"case_01", "case_04"}},
 		"the seeded split": {Train: []string{"img0001"}, Val: []string{"img0002"}},
 	} {
 		o := tinyDataset(t, 5)
 		o.Recipe.Split = &split
-		p, err := prepare(o)
+		p, err := o.open()
 		if err != nil {
 			t.Fatal(err)
 		}
 		if !strings.Contains(strings.Join(p.notes, "\n"), want) {
 			t.Errorf("notes %q lack %q", p.notes, want)
 		}
-		if fixed := want == "fixed split of"; fixed != slices.Equal(p.split.Val, split.Val) || len(p.split.Train)+len(p.split.Val) != 5 {
-			t.Errorf("%s: split %+v", want, p.split)
+		if fixed := want == "fixed split of"; fixed != slices.Equal(p.Split.Val, split.Val) || len(p.Split.Train)+len(p.Split.Val) != 5 {
+			t.Errorf("%s: split %+v", want, p.Split)
 		}
 	}
 }
@@ -236,7 +266,7 @@ func TestRunContinues(t *testing.T) {
 	if _, err := Run(context.Background(), o); err != nil {
 		t.Fatal(err)
 	}
-	final := predict.CheckpointPath(foldOf(o), CheckpointFinal)
+	final := model.CheckpointPath(foldOf(o), model.Final)
 	want := tensors(t, final)
 	if err := os.RemoveAll(o.Results); err != nil {
 		t.Fatal(err)
@@ -244,7 +274,7 @@ func TestRunContinues(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	cut := o
 	cut.Progress = &stopAfter{2, cancel}
-	if _, err := Run(ctx, cut); !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "--c") {
+	if _, err := Run(ctx, cut); !errors.Is(err, context.Canceled) || !slices.Contains(remedy.As(err), any(remedy.Continue)) {
 		t.Fatalf("error %v, want a cancelled context and what to do", err)
 	}
 	cut.Progress, cut.Continue, cut.Seed = nil, true, 99 // the run's own seed counts
@@ -261,7 +291,7 @@ func TestRunContinues(t *testing.T) {
 func tensors(t *testing.T, path string) map[string][]byte {
 	t.Helper()
 	var st state
-	f, err := predict.OpenCheckpoint(path, &st)
+	f, err := model.OpenCheckpoint(path, &st)
 	if err != nil {
 		t.Fatal(err)
 	}

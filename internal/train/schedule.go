@@ -4,12 +4,12 @@ import (
 	"encoding/json"
 	"math"
 
-	"masksam/internal/masksam"
+	"masksam/internal/recipe"
 )
 
 // fraction is how much of the training is done, 0 to 1: by steps, or by minutes where there is a budget and it runs out
 // first.
-func fraction(t masksam.Train, step int, minutes float64) float64 {
+func fraction(t recipe.Train, step int, minutes float64) float64 {
 	p := float64(step) / float64(t.Epochs*t.Iterations)
 	if t.Minutes > 0 {
 		p = max(p, minutes/t.Minutes)
@@ -19,7 +19,7 @@ func fraction(t masksam.Train, step int, minutes float64) float64 {
 
 // learningRate is lr·(1−p)^power for progress p, which stands still during an epoch unless the recipe says PerStep,
 // times the linear warm-up over the first steps (the step counts from 0). With neither it is nnU-Net's poly schedule.
-func learningRate(t masksam.Train, step int, p float64) float64 {
+func learningRate(t recipe.Train, step int, p float64) float64 {
 	lr := t.LR * math.Pow(1-p, t.Power)
 	if step < t.Warmup {
 		lr *= float64(step+1) / float64(t.Warmup)
@@ -29,7 +29,7 @@ func learningRate(t masksam.Train, step int, p float64) float64 {
 
 // averageDecay is the share of the moving average of the weights that is kept at update n (from 0): the recipe's, but
 // less at the beginning, where the average would remember the random start.
-func averageDecay(t masksam.Train, n int) float64 {
+func averageDecay(t recipe.Train, n int) float64 {
 	return min(t.Average, float64(1+n)/float64(10+n))
 }
 

@@ -3,13 +3,12 @@ package train
 import (
 	"encoding/json"
 	"math"
-	"slices"
 	"strconv"
 	"testing"
 
 	"masksam/internal/checkpoint"
 	"masksam/internal/goldentest"
-	"masksam/internal/masksam"
+	"masksam/internal/recipe"
 	"masksam/internal/torch"
 )
 
@@ -28,7 +27,7 @@ func TestGoldenPolyAndEMA(t *testing.T) {
 	}
 	goldentest.JSON(t, "nnunet/tables/schedule.json", &tables)
 	for _, p := range tables.Poly {
-		train := masksam.Train{LR: p.LR, Power: 0.9, Epochs: p.Total, Iterations: 250}
+		train := recipe.Train{LR: p.LR, Power: 0.9, Epochs: p.Total, Iterations: 250}
 		for i, epoch := range p.Epochs {
 			step := epoch * train.Iterations
 			if got := learningRate(train, step, fraction(train, step, 0)); math.Abs(got-p.Rates[i]) > 1e-12 {
@@ -124,7 +123,7 @@ func TestDiceOfAbsentClass(t *testing.T) {
 }
 
 func TestSchedule(t *testing.T) {
-	train := masksam.Train{LR: 1, Power: 1, Epochs: 10, Iterations: 10, Warmup: 4, Minutes: 50, Average: 0.99}
+	train := recipe.Train{LR: 1, Power: 1, Epochs: 10, Iterations: 10, Warmup: 4, Minutes: 50, Average: 0.99}
 	for _, c := range []struct {
 		step    int
 		minutes float64
@@ -160,24 +159,11 @@ func TestRounded(t *testing.T) {
 		decimals int
 		want     string
 	}{{0.01, 5, "0.01"}, {0.00001, 5, "1e-05"}, {-0.12345, 4, "-0.1235"}, {12.3, 2, "12.3"}, {3, 2, "3.0"}, {math.NaN(), 4, "nan"}, {math.Inf(-1), 4, "-inf"}} {
-		if got := rounded(c.v, c.decimals); got != c.want {
-			t.Errorf("rounded(%v, %d) = %s, want %s", c.v, c.decimals, got, c.want)
+		if got := Rounded(c.v, c.decimals); got != c.want {
+			t.Errorf("Rounded(%v, %d) = %s, want %s", c.v, c.decimals, got, c.want)
 		}
 	}
 	if got := diceList([]number{0.81234, number(math.NaN())}); got != "[0.8123, nan]" {
 		t.Errorf("diceList = %s", got)
-	}
-}
-
-func TestAugmentationOfRecipes(t *testing.T) {
-	for _, r := range masksam.Recipes() {
-		published := r.Patch[0] > 0
-		c := augmentation(r.Train.Augment)
-		if c.Dummy2D != published {
-			t.Errorf("%s: in-plane augmentation %v", r.Name, c.Dummy2D)
-		}
-		if !slices.Equal(c.Mirror, []int{0, 1, 2}) && published {
-			t.Errorf("%s mirrors axes %v", r.Name, c.Mirror)
-		}
 	}
 }

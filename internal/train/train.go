@@ -1,130 +1,134 @@
-// Package train trains a recipe on a preprocessed dataset: it draws and prefetches batches, steps the network, keeps
-// the schedule, the moving average of the weights, logs and checkpoints, and validates as nnU-Net 2.8.1 does.
+// Package train trains one fold of a recipe.Training: it draws and prefetches batches, steps the network, keeps the
+// schedule, the moving average of the weights, logs and checkpoints, and validates every epoch as nnU-Net 2.8.1 does.
 package train
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
-	"math"
 	"os"
+	"path/filepath"
 	"runtime"
+	"slices"
 	"time"
 
+	"masksam/internal/dataset"
 	"masksam/internal/masksam"
-	"masksam/internal/predict"
+	"masksam/internal/model"
 	"masksam/internal/progress"
+	"masksam/internal/recipe"
 	"masksam/internal/torch"
 )
 
-// Options say what Run trains and where.
+// Options say which fold is trained, where and how.
 type Options struct {
-	Raw, Preprocessed, Results string // the three folders of nnU-Net; Raw may be empty
-	Dataset                    string // DatasetNNN_Name
-	Plans                      string // plans identifier: the file PLANS.json in the preprocessed dataset folder
-	Configuration              string // 3d_fullres
-	Fold                       string // "0", "1", … or "all"
-	// Recipe has its overrides set. Patch, batch and network come from the plan, when that holds a recipe.
-	Recipe masksam.Recipe
+	Results string // folder of the dataset's models
+	Fold    string // "0", "1", … or "all"
 
-	Device  torch.Device
-	Threads int    // of the engine; 0: leave as is
-	Seed    uint64 // of weights, batches and sampled points
+	Device torch.Device
+	Seed   uint64 // of weights, batches and sampled points
 
-	Continue          bool // go on from the run's newest checkpoint
-	ValidateOnly      bool // only the final validation, from checkpoint_final
-	ValidateBest      bool // the final validation is of checkpoint_best, into the folder validation_best
-	SkipValidation    bool // end after checkpoint_final
-	SaveProbabilities bool // of the final validation
-	NoCheckpoints     bool // write none, and leave an earlier run's; the final validation is of the weights in memory
+	Continue      bool // go on from the run's newest checkpoint
+	NoCheckpoints bool // write none, and leave an earlier run's
 
-	Progress progress.Reporter
-	Log      *slog.Logger // nil: slog.Default()
+	Progress progress.Reporter // nil: nobody
 }
 
-// Result is what a finished run reports.
-type Result struct {
-	Folder string  // of the fold
-	Steps  int     // trained in all, resumed ones included
-	Dice   float64 // mean validation Dice of the final validation; NaN without one
+// Fold is a fold to train: its cases and its folders. Its methods must not be called at the same time.
+type Fold struct {
+	*recipe.Training
+	Split  dataset.Split
+	Model  string // folder RESULTS/TRAINER__PLANS__CONFIGURATION
+	Folder string // of the fold, in it
+
+	options Options
+	notes   []string // on recipe and split, for log and user
+	log     *runLog  // nil until OpenLog
 }
 
-// Run trains one fold, or resumes it, and predicts and scores its validation cases. Cancelling ctx ends it after the
-// current step with a checkpoint_latest, from which Continue goes on, and returns the context's error.
-//
-// Files appear in RESULTS/DATASET/TRAINER__PLANS__CONFIGURATION, as of nnU-Net 2.8.1, but checkpoints are safetensors.
-func Run(ctx context.Context, o Options) (*Result, error) {
-	// One OS thread for good: OpenMP keeps a pool of workers for each thread that computes.
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	if o.Threads > 0 {
-		torch.SetThreads(o.Threads)
-	}
-	if o.Log == nil {
-		o.Log = slog.Default()
+// Open chooses the fold's cases and names its folders. Nothing is written.
+func Open(t *recipe.Training, o Options) (*Fold, error) {
+	if err := model.CheckFold(o.Fold); err != nil {
+		return nil, fmt.Errorf("train %s: %w", t.Name, err)
 	}
 	if o.Progress == nil {
 		o.Progress = progress.Nop
 	}
-	if err := predict.CheckFold(o.Fold); err != nil {
-		return nil, fmt.Errorf("train: %w", err)
+	f := &Fold{Training: t, options: o, notes: slices.Clone(t.Notes)}
+	f.Model = filepath.Join(o.Results, model.Name{Trainer: t.Recipe.Name, Plans: t.Plans.PlansName, Configuration: t.Configuration.Name}.String())
+	f.Folder = model.FoldDir(f.Model, o.Fold)
+	if err := f.choose(); err != nil {
+		return nil, fmt.Errorf("train %s: %w", t.Name, err)
 	}
-	if o.NoCheckpoints && o.ValidateBest {
-		return nil, errors.New("train: without checkpoints there is no best one to validate")
+	return f, nil
+}
+
+// OpenLog begins a training log in the fold's folder, which must be there, unless one is open.
+func (f *Fold) OpenLog() (err error) {
+	if f.log == nil {
+		f.log, err = openLog(f.Folder, time.Now())
 	}
-	if o.Continue && o.ValidateOnly {
-		return nil, errors.New("train: continue a run or validate it, not both")
+	return err
+}
+
+// Print writes a line into the log: the words with a space after each.
+func (f *Fold) Print(words ...any) { f.log.print(words...) }
+
+// Close closes the log, and gives the first error of writing it.
+func (f *Fold) Close() error {
+	if f.log == nil {
+		return nil
 	}
-	p, err := prepare(o)
+	return f.log.close()
+}
+
+// Train trains the fold to its end, or goes on with it, and gives the number of steps in all. Cancelling ctx ends it after
+// the current step with a checkpoint_latest, from which Continue goes on, and returns the context's error.
+//
+// Files appear in Model, as of nnU-Net 2.8.1, but checkpoints are safetensors. last, unless nil, is called in the end with
+// the weights to predict with (averaged ones, if the recipe averages) in the network, which is freed afterwards.
+func (f *Fold) Train(ctx context.Context, last func(meta model.Meta, net *masksam.Net) error) (steps int, err error) {
+	// One OS thread for good: OpenMP keeps a pool of workers for each thread that computes.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	if err := f.folders(); err != nil {
+		return 0, err
+	}
+	if err := f.OpenLog(); err != nil {
+		return 0, err
+	}
+	l, err := newLearner(f.Recipe, f.options.Device, f.options.Seed)
 	if err != nil {
-		return nil, err
+		return 0, err
 	}
-	checkpoint := CheckpointFinal
-	if o.ValidateBest {
-		checkpoint = CheckpointBest
+	defer l.free()
+	r := &run{recipe: f.Recipe, folder: f.Folder, checkpoints: !f.options.NoCheckpoints, learner: l, log: f.log, report: f.options.Progress}
+	if r.train, r.val, err = f.loaders(); err != nil {
+		return 0, err
 	}
-	if !o.ValidateOnly {
-		err = p.folders()
-	} else if path := predict.CheckpointPath(p.fold, checkpoint); !exists(path) {
-		err = fmt.Errorf("validate: %s is missing: train the fold to its end first", path)
-	}
+	f.introduce()
+	finished, err := f.begin(r)
 	if err != nil {
-		return nil, err
+		return 0, err
 	}
-	log, err := openLog(p.fold, time.Now())
-	if err != nil {
-		return nil, err
+	f.debug(r)
+	if err := r.loop(ctx); err != nil {
+		return r.state.Step, err
 	}
-	result, err := p.run(ctx, checkpoint, log)
-	return result, errors.Join(err, log.close())
+	if finished < r.state.Step && r.checkpoints { // else nothing was left to train
+		if err := r.finish(); err != nil {
+			return r.state.Step, err
+		}
+	}
+	f.log.print("Training done.")
+	slog.Info("training done", "steps", r.state.Step, "minutes", Rounded(r.state.Minutes, 2), "folder", f.Folder)
+	if last != nil {
+		err = l.withAverage(func() error { return last(r.state.Meta, l.net) })
+	}
+	return r.state.Step, err
 }
 
 func exists(path string) bool {
 	_, err := os.Stat(path)
 	return err == nil
-}
-
-// run trains and validates as far as the options say.
-func (p *prepared) run(ctx context.Context, checkpoint string, log *runLog) (_ *Result, err error) {
-	result := &Result{Folder: p.fold, Dice: math.NaN()}
-	if !p.ValidateOnly {
-		if result.Steps, err = p.train(ctx, log); err != nil {
-			return nil, err
-		}
-		if p.SkipValidation {
-			return result, nil
-		}
-		if p.NoCheckpoints {
-			result.Dice = p.dice
-			return result, nil
-		}
-	}
-	m, err := predict.Open(p.model, []string{p.Fold}, checkpoint, p.Device)
-	if err != nil {
-		return result, err
-	}
-	defer m.Close()
-	result.Dice, err = p.validate(ctx, m, checkpoint, log)
-	return result, err
 }

@@ -7,8 +7,8 @@ import (
 	"slices"
 )
 
-// Turn brings an array onto other axes without resampling: axis a of the result is axis Axes[a] of the source, backwards
-// where Flip[a]. Axes are array axes (z, y, x).
+// Turn brings an array onto other axes without resampling: axis a of the result is axis Axes[a] of the source,
+// backwards where Flip[a]. Axes are array axes (z, y, x).
 type Turn struct {
 	Axes [3]int
 	Flip [3]bool
@@ -58,8 +58,8 @@ func Turned[T Sample](t Turn, data []T, size [3]int) []T {
 	return Extract[T](data, size, Box{Hi: size}, t)
 }
 
-// Extract copies a box out of an array of the given size (z, y, x), turned, each element converted to D. The box must lie
-// in the array.
+// Extract copies a box out of an array of the given size (z, y, x), turned, each element converted to D. The box must
+// lie in the array.
 func Extract[D, S Sample](src []S, size [3]int, box Box, t Turn) []D {
 	stride := [3]int{size[1] * size[2], size[2], 1}
 	var n, step [3]int
@@ -73,8 +73,8 @@ func Extract[D, S Sample](src []S, size [3]int, box Box, t Turn) []D {
 		first += at * stride[from]
 	}
 	out := make([]D, box.Len())
-	// Along the axis that is contiguous in the source too short a run of writes would miss the cache at every element: work
-	// in blocks of the two inner axes.
+	// Along the axis that is contiguous in the source too short a run of writes would miss the cache at every element:
+	// work in blocks of the two inner axes.
 	block := 32
 	if step[2] == 1 {
 		block = max(n[2], 1)
@@ -168,8 +168,8 @@ func rotationOf(affine [4][4]float64) (r [3][3]float64, err error) {
 	return r, nil
 }
 
-// Orthonormal tells whether the axes stand on each other at right angles as ITK wants them: no two axes' directions have
-// a scalar product above 1e-4.
+// Orthonormal tells whether the axes stand on each other at right angles as ITK wants them: no two axes' directions
+// have a scalar product above 1e-4.
 func (g Grid) Orthonormal() bool {
 	_, _, d := g.ITK()
 	for a := range 3 {

@@ -1,7 +1,7 @@
 // Package volume is a sampled 3-D image: where its voxels lie and what they hold.
 //
-// Arrays are (z, y, x), x fastest, and every per-axis figure (Size, Spacing, boxes) follows the array axes. A file's voxel
-// (i, j, k) is array element (k, j, i). Only Affine and what derives from it speak of (x, y, z).
+// Arrays are (z, y, x), x fastest, and every per-axis figure (Size, Spacing, boxes) follows the array axes. A file's
+// voxel (i, j, k) is array element (k, j, i). Only Affine and what derives from it speak of (x, y, z).
 package volume
 
 import (

@@ -68,10 +68,10 @@ type Cases struct {
 }
 
 // Each calls do for every case. A case begins, in order, when a worker is free and its need fits under the limit beside
-// those of the cases under way. One that needs more than the limit runs alone, with a warning; one that needs more than
-// the machine has, too, fails without having begun, unless the limit is higher still, which counts on swap. A failed case
-// does not stop the others, except on a full disk (DiskFull): then, and when ctx is done, no further case begins, and those
-// under way are waited for.
+// those of the cases under way. A case that needs more than the limit runs alone, with a warning. A case that needs more
+// than both the limit and the machine's memory fails before it begins; a limit above the machine's memory lets it run and
+// use swap. A failed case does not stop the others, except on a full disk (DiskFull): then, and when ctx is done, no further
+// case begins, and Each waits for those under way.
 //
 // failed are the cases that the error names, both in their order. It wraps the error of ctx unless all cases had begun.
 func Each(ctx context.Context, w Work, c Cases, do func(i int) error) (failed []int, err error) {

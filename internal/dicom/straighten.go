@@ -1,4 +1,4 @@
-package convert
+package dicom
 
 import (
 	"fmt"
@@ -8,11 +8,11 @@ import (
 	"masksam/internal/imageio"
 )
 
-// straighten puts slices that are tilted against their stacking, or unevenly far apart, onto a grid with right angles and
+// Straighten puts slices that are tilted against their stacking, or unevenly far apart, onto a grid with right angles and
 // even steps, by linear interpolation; what no slice reaches gets the image's least value. im has the slices as dcm2niix
 // stacks them, of a tilted stack with an affine that is not the slices': places are the files'. (dcm2niix itself corrects
 // too, but version 1.0.20220720 puts the image elsewhere for one sign of the tilt.)
-func straighten(im *imageio.Image, files []*dicomFile) (*imageio.Image, error) {
+func Straighten(im *imageio.Image, files []*File) (*imageio.Image, error) {
 	placed, size := ordered(files), im.Grid.Size
 	if len(placed) != size[0] || len(im.Channels) != 1 {
 		return nil, fmt.Errorf("the image has %d slices, the series %d with a place", size[0], len(placed))
@@ -26,8 +26,8 @@ func straighten(im *imageio.Image, files []*dicomFile) (*imageio.Image, error) {
 		slices.Reverse(placed)
 		up = scaled(up, -1)
 	}
-	origin := placed[0].position
-	axes := [2][3]float64{[3]float64(placed[0].axes[:3]), [3]float64(placed[0].axes[3:])} // of x and y, from voxel to voxel
+	origin := placed[0].Position
+	axes := [2][3]float64{[3]float64(placed[0].Axes[:3]), [3]float64(placed[0].Axes[3:])} // of x and y, from voxel to voxel
 	for axis := range axes {
 		v := scaled(axes[axis], im.Grid.Spacing[2-axis])
 		if !along(axis, v) {
@@ -46,7 +46,7 @@ func straighten(im *imageio.Image, files []*dicomFile) (*imageio.Image, error) {
 	for k, d := range placed {
 		var from [3]float64
 		for i := range from {
-			from[i] = d.position[i] - placed[0].position[i]
+			from[i] = d.Position[i] - placed[0].Position[i]
 		}
 		heights[k] = dot(from, up)
 		for axis, v := range axes {

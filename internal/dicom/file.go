@@ -1,4 +1,6 @@
-package convert
+// Package dicom reads the headers of DICOM files, takes a series apart into stacks of slices, and puts slices that are
+// tilted or unevenly far apart onto a regular grid. It decodes no pixels.
+package dicom
 
 import (
 	"bufio"
@@ -14,36 +16,36 @@ import (
 	"strings"
 )
 
-// dicomFile is what converting needs to know of a DICOM file.
-type dicomFile struct {
-	path        string
-	syntax      string // transfer syntax UID
-	series      string // series instance UID
-	number      string // series number
-	modality    string
-	description string // of the series
-	frames      int    // images in it; 0: it is none
+// File is what a file says of its image.
+type File struct {
+	Path        string
+	Syntax      string // transfer syntax UID
+	Series      string // series instance UID
+	Number      string // series number
+	Modality    string
+	Description string // of the series
+	Frames      int    // images in it; 0: it is none
 
-	instance      string     // SOP instance UID
-	imageType     string     // ORIGINAL\PRIMARY\AXIAL …
-	echo, trigger string     // times
-	acquisition   string     // number
-	temporal      string     // position in time, a number
-	rows, columns int        // voxels
-	bytes         int        // of the voxels, decompressed
-	placed        bool       // position and axes are known; a file of several frames has them elsewhere
-	position      [3]float64 // of the first voxel, LPS in mm
-	axes          [6]float64 // direction along a row, then along a column
+	Instance      string     // SOP instance UID
+	ImageType     string     // ORIGINAL\PRIMARY\AXIAL …
+	Echo, Trigger string     // times
+	Acquisition   string     // number
+	Temporal      string     // position in time, a number
+	Rows, Columns int        // voxels
+	Bytes         int        // of the voxels, decompressed
+	Placed        bool       // Position and Axes are known; a file of several frames has them elsewhere
+	Position      [3]float64 // of the first voxel, LPS in mm
+	Axes          [6]float64 // direction along a row, then along a column
 }
 
-// errNotDICOM is a file without DICOM's preamble.
-var errNotDICOM = errors.New("is no DICOM file: DICM is missing at byte 128")
+// ErrNotDICOM is a file without DICOM's preamble.
+var ErrNotDICOM = errors.New("is no DICOM file: DICM is missing at byte 128")
 
 // Transfer syntaxes whose data set is not explicit VR little endian.
 const (
 	implicitLittle   = "1.2.840.10008.1.2"
 	explicitBig      = "1.2.840.10008.1.2.2"
-	deflatedExplicit = "1.2.840.10008.1.2.1.99"
+	DeflatedExplicit = "1.2.840.10008.1.2.1.99"
 )
 
 // Tags, group and element in one.
@@ -78,33 +80,34 @@ const (
 	maxValue   = 1 << 10     // bytes of a value that is kept
 )
 
-func readDICOMFile(path string) (*dicomFile, error) {
+// ReadFile reads the file at a path; errors name it.
+func ReadFile(path string) (*File, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	d, err := readDICOM(f)
+	d, err := Read(f)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
-	d.path = path
+	d.Path = path
 	return d, nil
 }
 
-// readDICOM reads a file's meta header and its data set to the end of the pixels (DICOM PS3.10 chapter 7, PS3.5 chapter
+// Read reads a file's meta header and its data set to the end of the pixels (DICOM PS3.10 chapter 7, PS3.5 chapter
 // 7): that they are all there is not checked by programs which go on with what they find. What ends early is an error
 // that wraps io.ErrUnexpectedEOF.
-func readDICOM(in io.Reader) (*dicomFile, error) {
+func Read(in io.Reader) (*File, error) {
 	r := &elements{in: bufio.NewReader(in), order: binary.LittleEndian, explicit: true}
 	head := make([]byte, 132)
 	if n, err := io.ReadFull(r.in, head); n < len(head) || string(head[128:]) != "DICM" {
 		if err != nil && err != io.EOF && err != io.ErrUnexpectedEOF {
 			return nil, err
 		}
-		return nil, errNotDICOM
+		return nil, ErrNotDICOM
 	}
-	d := &dicomFile{}
+	d := &File{}
 	for {
 		group, err := r.in.Peek(2)
 		if err == io.EOF || err == nil && binary.LittleEndian.Uint16(group) != 2 {
@@ -118,25 +121,25 @@ func readDICOM(in io.Reader) (*dicomFile, error) {
 			return nil, fmt.Errorf("meta header: %w", err)
 		}
 		if tag == tagSyntax {
-			d.syntax = strings.Trim(value, " \x00")
+			d.Syntax = strings.Trim(value, " \x00")
 		}
 	}
-	switch d.syntax {
+	switch d.Syntax {
 	case "":
 		return nil, errors.New("its meta header names no transfer syntax")
 	case implicitLittle:
 		r.explicit = false
 	case explicitBig:
 		r.order = binary.BigEndian
-	case deflatedExplicit:
+	case DeflatedExplicit:
 		r.in = bufio.NewReader(flate.NewReader(r.in))
 	}
 	frames, position, axes := "1", "", ""
-	texts := map[uint32]*string{tagImageType: &d.imageType, tagInstance: &d.instance, tagModality: &d.modality,
-		tagDescription: &d.description, tagEcho: &d.echo, tagTrigger: &d.trigger, tagSeries: &d.series, tagNumber: &d.number,
-		tagAcquisition: &d.acquisition, tagPosition: &position, tagAxes: &axes, tagTemporal: &d.temporal, tagFrames: &frames}
+	texts := map[uint32]*string{tagImageType: &d.ImageType, tagInstance: &d.Instance, tagModality: &d.Modality,
+		tagDescription: &d.Description, tagEcho: &d.Echo, tagTrigger: &d.Trigger, tagSeries: &d.Series, tagNumber: &d.Number,
+		tagAcquisition: &d.Acquisition, tagPosition: &position, tagAxes: &axes, tagTemporal: &d.Temporal, tagFrames: &frames}
 	samples, bits := 1, 16
-	counts := map[uint32]*int{tagSamples: &samples, tagRows: &d.rows, tagColumns: &d.columns, tagBits: &bits}
+	counts := map[uint32]*int{tagSamples: &samples, tagRows: &d.Rows, tagColumns: &d.Columns, tagBits: &bits}
 	wanted := slices.AppendSeq(slices.Collect(maps.Keys(texts)), maps.Keys(counts))
 	for {
 		tag, value, err := r.element(0, wanted...)
@@ -149,12 +152,12 @@ func readDICOM(in io.Reader) (*dicomFile, error) {
 			*texts[tag] = strings.Trim(value, " \x00")
 		case counts[tag] != nil && len(value) >= 2:
 			*counts[tag] = int(r.order.Uint16([]byte(value)))
-		case tag == tagPixels && d.rows > 0:
-			if d.frames, err = strconv.Atoi(frames); err != nil || d.frames < 1 {
+		case tag == tagPixels && d.Rows > 0:
+			if d.Frames, err = strconv.Atoi(frames); err != nil || d.Frames < 1 {
 				return nil, fmt.Errorf("its number of frames is %q", frames)
 			}
-			d.bytes = d.frames * d.rows * d.columns * samples * ((bits + 7) / 8)
-			d.placed = d.frames == 1 && decimals(position, d.position[:]) && decimals(axes, d.axes[:])
+			d.Bytes = d.Frames * d.Rows * d.Columns * samples * ((bits + 7) / 8)
+			d.Placed = d.Frames == 1 && decimals(position, d.Position[:]) && decimals(axes, d.Axes[:])
 			return d, nil
 		}
 	}

@@ -1,4 +1,4 @@
-package train
+package steps
 
 import (
 	"context"
@@ -15,12 +15,11 @@ import (
 	"masksam/internal/dataset"
 	"masksam/internal/evaluate"
 	"masksam/internal/imageio"
-	"masksam/internal/plan"
+	"masksam/internal/model"
 	"masksam/internal/predict"
-	"masksam/internal/preprocess"
+	"masksam/internal/recipe"
 	"masksam/internal/torch"
 	"masksam/internal/volume"
-	"masksam/internal/work"
 )
 
 // rawBoxes writes n NIfTI cases with two bright boxes (labels 1 and 2) on noise, coarse along x so that the plan turns
@@ -66,71 +65,48 @@ func rawBoxes(t testing.TB, dir string, n int) {
 	}
 }
 
-// preprocessed plans and preprocesses a raw dataset for a tiny recipe.
-func preprocessed(t testing.TB, raw string, o Options) {
+// shrunk are the overrides of the recipe small that make a step take milliseconds.
+var shrunk = []string{"patch=[4,16,16]", "encoder.width=16", "encoder.heads=2", "encoder.out=16", "queries=4", "decoder.mlp=32", "decoder.heads=2",
+	"generator.stages.0.width=16", "generator.stages.1.width=8", "generator.stages.2.width=8", "head.0.out=8", "head.1.out=8", "warmup=2",
+	"precision=float32"}
+
+// boxes is a raw dataset of n cases with boxes, planned for a shrunk recipe and preprocessed, and how to train it.
+func boxes(t testing.TB, n int, set ...string) TrainOptions {
 	t.Helper()
-	ds, err := dataset.Read(filepath.Join(raw, o.Dataset))
+	torch.SetThreads(1)
+	root := t.TempDir()
+	const name = "Dataset778_RawBoxes"
+	roots := dataset.Roots{Raw: filepath.Join(root, "raw"), Preprocessed: filepath.Join(root, "pre"), Results: filepath.Join(root, "results")}
+	rawBoxes(t, filepath.Join(roots.Raw, name), n)
+	planned, err := Plan(t.Context(), PlanOptions{Roots: roots, Dataset: "778", Recipe: "small", Set: append(slices.Clone(shrunk), set...)})
 	if err != nil {
 		t.Fatal(err)
 	}
-	cases, err := ds.Cases()
-	if err != nil {
-		t.Fatal(err)
-	}
-	dir := filepath.Join(o.Preprocessed, o.Dataset)
-	if err := os.MkdirAll(filepath.Join(dir, evaluate.GroundTruth), 0o777); err != nil {
-		t.Fatal(err)
-	}
-	copyTo := func(from, to string) {
-		raw, err := os.ReadFile(from)
-		if err == nil {
-			err = os.WriteFile(to, raw, 0o666)
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	copyTo(filepath.Join(raw, o.Dataset, dataset.FileName), filepath.Join(dir, dataset.FileName))
-	fp := &plan.Fingerprint{RelativeSize: 1, Intensity: []plan.Intensity{{Max: 240, Mean: 180, Median: 170, Min: 90, Low: 95, High: 235, Std: 40}}}
-	for _, c := range cases {
-		copyTo(c.Label, filepath.Join(dir, evaluate.GroundTruth, c.ID+ds.FileEnding))
-		fp.Shapes = append(fp.Shapes, [3]int{20, 22, 7})
-		fp.Spacings = append(fp.Spacings, [3]float64{1, 1.1, 3})
-	}
-	plans, err := plan.Make(ds, o.Dataset, fp, plan.Options{})
-	if err == nil {
-		plans, err = plans.WithRecipe(o.Plans, o.Recipe.Patch, o.Recipe.Batch, map[string]any{"masksam": o.Recipe})
-	}
-	if err == nil {
-		err = plans.Write(filepath.Join(dir, o.Plans+".json"))
-	}
+	plans, _, err := recipe.ReadPlans(roots, name, planned.Plans)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if plans.TransposeForward == [3]int{0, 1, 2} {
 		t.Fatal("the axes are not turned: the test proves less than it should")
 	}
-	c, err := plans.Configuration(o.Configuration)
-	if err != nil {
+	if err := Preprocess(t.Context(), PreprocessOptions{Roots: roots, Dataset: "778", Plans: planned.Plans, Configurations: []string{"3d_fullres"}}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := preprocess.Dataset(context.Background(), preprocess.Options{Dataset: ds, Plans: plans, Configuration: o.Configuration,
-		Out: filepath.Join(dir, c.DataIdentifier), Work: work.Work{Workers: 1}}); err != nil {
-		t.Fatal(err)
-	}
+	return TrainOptions{Roots: roots, Dataset: "778", Plans: planned.Plans, Configuration: "3d_fullres", Fold: "0", Trainer: "small",
+		Device: torch.CPU, Seed: 5}
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
 }
 
 // From NIfTI to NIfTI: a tiny MaskSAM learns two boxes. The final validation, made from preprocessed cases, and the
 // prediction of the raw files give the same label maps, on the grid of the input.
 func TestEndToEnd(t *testing.T) {
-	root := t.TempDir()
-	raw := filepath.Join(root, "raw")
-	o := Options{Raw: raw, Preprocessed: filepath.Join(root, "pre"), Results: filepath.Join(root, "results"), Dataset: "Dataset778_RawBoxes",
-		Plans: "nnUNetPlans_small", Configuration: "3d_fullres", Fold: "0", Device: torch.CPU, Threads: 1, Seed: 5, Log: quiet,
-		Recipe: tinyRecipe(t, "epochs=4", "iterations=35", "val_iterations=4", "average=0.9", "lr=0.005", "p_rotate=0", "p_scale=0", "mirror=[2]")}
-	rawBoxes(t, filepath.Join(raw, o.Dataset), 6)
-	preprocessed(t, raw, o)
-	result, err := Run(context.Background(), o)
+	o := boxes(t, 6, "epochs=4", "iterations=35", "val_iterations=4", "average=0.9", "lr=0.005", "p_rotate=0", "p_scale=0", "mirror=[2]")
+	root, raw := t.TempDir(), filepath.Join(o.Roots.Raw, "Dataset778_RawBoxes")
+	result, err := Train(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -146,11 +122,6 @@ func TestEndToEnd(t *testing.T) {
 		t.Errorf("summary.json: Dice %v of %d cases; want %v of 2", summary.ForegroundMean.Dice, len(summary.Cases), result.Dice)
 	}
 
-	m, err := predict.Open(filepath.Dir(result.Folder), nil, "checkpoint_final.pth", torch.CPU)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer m.Close()
 	in, out := filepath.Join(root, "in"), filepath.Join(root, "out")
 	if err := os.Mkdir(in, 0o777); err != nil {
 		t.Fatal(err)
@@ -161,14 +132,24 @@ func TestEndToEnd(t *testing.T) {
 	}
 	for _, v := range validated {
 		name := strings.TrimSuffix(filepath.Base(v), ".nii.gz") + "_0000.nii.gz"
-		if err := os.Link(filepath.Join(raw, o.Dataset, "imagesTr", name), filepath.Join(in, name)); err != nil {
+		if err := os.Link(filepath.Join(raw, "imagesTr", name), filepath.Join(in, name)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	opt := predict.Options{Input: in, Output: out, Tiling: predict.Tiling{Mirror: true, Batch: 3}, SaveProbabilities: true}
-	if err := m.Folder(context.Background(), opt); err != nil {
+	bar := &shares{}
+	folder, err := Predict(t.Context(), PredictOptions{Query: model.Query{Roots: o.Roots, Dataset: "778", Configuration: "3d_fullres"}, Checkpoint: "checkpoint_final.pth",
+		Options: predict.Options{Input: in, Output: out, Tiling: predict.Tiling{Mirror: true, Batch: 3}, SaveProbabilities: true, Progress: bar}})
+	if err != nil || folder != result.Model {
+		t.Fatalf("predicted with %s, %v; want %s", folder, err, result.Model)
+	}
+	if bar.total != 2*predict.CaseShares || bar.done != bar.total || bar.calls < 8 {
+		t.Errorf("the bar was told of %d of %d in %d calls; want every pass", bar.done, bar.total, bar.calls)
+	}
+	m, err := predict.Open(folder, nil, model.Final, torch.CPU)
+	if err != nil {
 		t.Fatal(err)
 	}
+	defer m.Close()
 	foreground := 0
 	for _, v := range validated {
 		a, err := imageio.ReadLabel(v)
@@ -271,4 +252,14 @@ func predictsTheOthers(t *testing.T, m *predict.Model, in string) {
 	if err := m.Folder(ctx, predict.Options{Input: in, Output: filepath.Join(t.TempDir(), "never")}); !errors.Is(err, context.Canceled) {
 		t.Errorf("a cancelled prediction: %v", err)
 	}
+}
+
+// shares counts what a bar is told.
+type shares struct{ total, done, calls int }
+
+func (s *shares) Start(_ string, total int) { s.total = total }
+func (s *shares) Done()                     {}
+func (s *shares) Advance(n int, _ string) {
+	s.done += n
+	s.calls++
 }

@@ -1,0 +1,78 @@
+package model
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"strings"
+
+	"masksam/internal/checkpoint"
+	"masksam/internal/recipe"
+)
+
+// Names of a run's checkpoints, without ending.
+const (
+	Final  = "checkpoint_final"
+	Latest = "checkpoint_latest"
+	Best   = "checkpoint_best"
+)
+
+// Checkpoints are all of them, the ones to prefer first.
+var Checkpoints = []string{Final, Latest, Best}
+
+// Checkpoint files are safetensors: every parameter under its name with the weights to predict with, and in the metadata,
+// under MetaKey, a JSON object that begins with Meta's fields.
+const (
+	MetaKey       = "masksam"
+	MetaVersion   = 2
+	CheckpointExt = ".safetensors"
+)
+
+// Meta is what a checkpoint says of the network whose weights it holds. Version 1 said some of the recipe's fields twice;
+// it is read as well.
+type Meta struct {
+	Version       int           `json:"version"`
+	Configuration string        `json:"configuration"`
+	Fold          string        `json:"fold"`
+	Recipe        recipe.Recipe `json:"recipe"` // resolved: its name and plans are the model's, its network is the one to build
+}
+
+// CheckpointPath is the file of a checkpoint in a fold's folder. name is checkpoint_final or the like; nnU-Net's ending
+// .pth, or ours, is dropped from it.
+func CheckpointPath(foldDir, name string) string {
+	name = strings.TrimSuffix(strings.TrimSuffix(name, ".pth"), CheckpointExt)
+	return filepath.Join(foldDir, name+CheckpointExt)
+}
+
+// OpenCheckpoint opens a checkpoint and reads its metadata into meta, a *Meta or a pointer to a struct that embeds it.
+func OpenCheckpoint(path string, meta any) (*checkpoint.File, error) {
+	f, err := checkpoint.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("open checkpoint %s: there is none; train the fold first, or name another checkpoint or fold", path)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open checkpoint: %w", err)
+	}
+	if err := readMeta(f, meta); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("open checkpoint %s: %w", path, err)
+	}
+	return f, nil
+}
+
+func readMeta(f *checkpoint.File, meta any) error {
+	text, ok := f.Metadata()[MetaKey]
+	if !ok {
+		return fmt.Errorf("its metadata lack the key %q: it is not of this program", MetaKey)
+	}
+	var version struct{ Version int }
+	if err := json.Unmarshal([]byte(text), &version); err == nil && (version.Version < 1 || version.Version > MetaVersion) {
+		return fmt.Errorf("it is of version %d, this program reads versions 1 to %d", version.Version, MetaVersion)
+	}
+	if err := json.Unmarshal([]byte(text), meta); err != nil {
+		return errors.New("its metadata are not those of a checkpoint of this version")
+	}
+	return nil
+}

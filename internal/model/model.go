@@ -1,0 +1,226 @@
+// Package model is the folder of a trained model, RESULTS/DATASET/TRAINER__PLANS__CONFIGURATION: the names in it, what a
+// checkpoint says of its network, which folds are trained, and how a model is found and opened. Names are nnU-Net's
+// (file_path_utilities.py).
+package model
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"masksam/internal/atomicfile"
+	"masksam/internal/checkpoint"
+	"masksam/internal/dataset"
+	"masksam/internal/plan"
+	"masksam/internal/recipe"
+	"masksam/internal/remedy"
+)
+
+// PlansName is the file of the plans in a model's folder.
+const PlansName = "plans.json"
+
+// Name is what a model's folder is named by.
+type Name struct{ Trainer, Plans, Configuration string }
+
+func (n Name) String() string { return n.Trainer + "__" + n.Plans + "__" + n.Configuration }
+
+// ParseName takes the name of a model's folder apart; ok is false if it is none.
+func ParseName(folder string) (n Name, ok bool) {
+	parts := strings.Split(folder, "__")
+	if len(parts) != 3 {
+		return n, false
+	}
+	return Name{parts[0], parts[1], parts[2]}, true
+}
+
+// FoldDir is the folder of a fold ("0", "1", …, "all").
+func FoldDir(dir, fold string) string { return filepath.Join(dir, "fold_"+fold) }
+
+// CheckFold refuses what is not the text of a fold: a number, without sign or leading zeros, or all.
+func CheckFold(fold string) error {
+	if n, err := strconv.Atoi(fold); fold == "all" || err == nil && n >= 0 && strconv.Itoa(n) == fold {
+		return nil
+	}
+	return fmt.Errorf("fold %q is neither a number nor all", fold)
+}
+
+// TrainedFolds lists the folds of a model that have the named checkpoint, by number, "all" last.
+func TrainedFolds(dir, name string) []string {
+	paths, _ := atomicfile.Glob(dir, CheckpointPath("fold_*", name)) // a missing folder has no folds
+	var folds []string
+	for _, path := range paths {
+		folds = append(folds, strings.TrimPrefix(filepath.Base(filepath.Dir(path)), "fold_"))
+	}
+	number := func(f string) int {
+		n, err := strconv.Atoi(f)
+		if err != nil {
+			return 1 << 30
+		}
+		return n
+	}
+	slices.SortFunc(folds, func(a, b string) int { return number(a) - number(b) })
+	return folds
+}
+
+// List names the models below the results folder of a dataset.
+func List(resultsDir string) (names []Name, err error) {
+	entries, err := os.ReadDir(resultsDir)
+	for _, e := range entries {
+		if n, ok := ParseName(e.Name()); ok && e.IsDir() {
+			names = append(names, n)
+		}
+	}
+	return names, err
+}
+
+// Query says which model Find finds.
+type Query struct {
+	Roots         dataset.Roots
+	Dataset       string // number or name
+	Trainer       string // trainer or recipe; empty: any
+	Plans         string // empty: any
+	Prefer        string // plans that win where Plans is empty and several match
+	Configuration string
+}
+
+// Find is the folder of a trained model. More than one match is an error that lists them.
+func Find(q Query) (string, error) {
+	name, err := q.Roots.Name(q.Dataset)
+	if err != nil {
+		return "", err
+	}
+	dir, err := q.Roots.ResultsDir(name)
+	if err != nil {
+		return "", err
+	}
+	all, err := List(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", fmt.Errorf("no model of %s is trained: there is no folder %s", name, dir)
+	}
+	if err != nil {
+		return "", fmt.Errorf("find a trained model of %s: %w", name, err)
+	}
+	if r, err := recipe.Find(q.Trainer); err == nil {
+		q.Trainer = r.Name
+	}
+	var matches []Name
+	for _, n := range all {
+		if (q.Trainer == "" || q.Trainer == n.Trainer) && (q.Plans == "" || q.Plans == n.Plans) && q.Configuration == n.Configuration {
+			matches = append(matches, n)
+		}
+	}
+	if i := slices.IndexFunc(matches, func(n Name) bool { return n.Plans == q.Prefer }); i >= 0 && q.Plans == "" {
+		only := func(n Name) bool { return n.Plans != q.Prefer }
+		matches = slices.DeleteFunc(matches, only)
+	}
+	wanted := fmt.Sprintf("trainer %s, plans %s, configuration %s", orAny(q.Trainer), orAny(q.Plans), q.Configuration)
+	switch len(matches) {
+	case 0:
+		return "", fmt.Errorf("no trained model in %s for %s; there are: %s", dir, wanted, listed(all))
+	case 1:
+		return filepath.Join(dir, matches[0].String()), nil
+	}
+	err = fmt.Errorf("several trained models in %s for %s: %s", dir, wanted, listed(matches))
+	return "", remedy.Add(err, "choose one by ", remedy.Trainer.With("TRAINER"), " and ", remedy.Plans.With("PLANS"))
+}
+
+func listed(names []Name) string {
+	var texts []string
+	for _, n := range names {
+		texts = append(texts, n.String())
+	}
+	return strings.Join(texts, ", ")
+}
+
+func orAny(s string) string {
+	if s == "" {
+		return "any"
+	}
+	return s
+}
+
+// Model is a trained model: its folder, what that says of it, and the checkpoints of its folds.
+type Model struct {
+	Dir     string
+	Meta    Meta // of the first fold: it says which configuration, recipe and mirror axes all folds have
+	Plans   *plan.Plans
+	Dataset *dataset.Dataset
+	Folds   []*checkpoint.File // open, their checksums compared
+}
+
+// Open reads MODEL/{plans.json, dataset.json} and opens MODEL/fold_F/CHECKPOINT.safetensors of every fold ("0", "1", …,
+// "all"; none: every fold_N that has the checkpoint). name is "checkpoint_final" or another of a run's checkpoints; an
+// ending is ignored.
+func Open(dir string, folds []string, name string) (_ *Model, err error) {
+	m := &Model{Dir: dir}
+	if m.Plans, err = plan.Read(filepath.Join(dir, PlansName)); err != nil {
+		return nil, fmt.Errorf("open model: %w", err)
+	}
+	if m.Dataset, err = dataset.Read(dir); err != nil {
+		return nil, fmt.Errorf("open model: %w", err)
+	}
+	paths, err := checkpoints(dir, folds, name)
+	if err != nil {
+		return nil, fmt.Errorf("open model %s: %w", dir, err)
+	}
+	for i, path := range paths {
+		meta := &Meta{}
+		if i == 0 {
+			meta = &m.Meta
+		}
+		f, err := OpenCheckpoint(path, meta)
+		if err != nil {
+			m.Close()
+			return nil, err
+		}
+		m.Folds = append(m.Folds, f)
+	}
+	n := m.Meta.Recipe.Network
+	if heads := m.Dataset.Labels.Heads(); n.Classes != heads || n.Channels != len(m.Dataset.Channels) {
+		m.Close()
+		return nil, fmt.Errorf("open model %s: its network has %d channels and %d classes, its dataset.json %d and %d",
+			dir, n.Channels, n.Classes, len(m.Dataset.Channels), heads)
+	}
+	return m, nil
+}
+
+// Close closes the checkpoints.
+func (m *Model) Close() {
+	for _, f := range m.Folds {
+		f.Close()
+	}
+}
+
+// checkpoints are the files of the folds that are asked for.
+func checkpoints(dir string, folds []string, name string) (paths []string, err error) {
+	trained := "none"
+	if all := TrainedFolds(dir, name); len(all) > 0 {
+		trained = strings.Join(all, ", ")
+		if len(folds) == 0 {
+			folds = slices.DeleteFunc(all, func(f string) bool { return f == "all" })
+		}
+	}
+	if len(folds) == 0 {
+		return nil, fmt.Errorf("no fold_N with %s; trained folds: %s", CheckpointPath("", name), trained)
+	}
+	var missing []string
+	for _, f := range folds {
+		if err := CheckFold(f); err != nil {
+			return nil, err
+		}
+		path := CheckpointPath(FoldDir(dir, f), name)
+		if _, err := os.Stat(path); err != nil {
+			missing = append(missing, path)
+		}
+		paths = append(paths, path)
+	}
+	if len(missing) > 0 {
+		return nil, fmt.Errorf("not trained: %s; trained folds: %s", strings.Join(missing, ", "), trained)
+	}
+	return paths, nil
+}

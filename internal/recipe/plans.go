@@ -1,0 +1,162 @@
+package recipe
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+
+	"masksam/internal/atomicfile"
+	"masksam/internal/dataset"
+	"masksam/internal/plan"
+	"masksam/internal/remedy"
+)
+
+const (
+	// plansKey is the key of a configuration in plans.json that holds the recipe, resolved for the dataset.
+	plansKey = "masksam"
+	// configuration is the one that a recipe's plans are made in.
+	configuration = "3d_fullres"
+)
+
+// Into adds the recipe, resolved for its patch and the dataset, to a copy of the plans: under the recipe's plans name, with
+// its patch and batch in the configuration 3d_fullres and the recipe itself beside them. Fingerprint, spacing and
+// normalisation stay, and so does data_identifier: the preprocessed data is shared.
+func (r Recipe) Into(p *plan.Plans, ds *dataset.Dataset) (*plan.Plans, *Recipe, error) {
+	c, err := p.Configuration(configuration)
+	if err != nil {
+		return nil, nil, fmt.Errorf("recipe %s: %w", r.Name, err)
+	}
+	kernels, convs, err := c.Stages()
+	if err != nil {
+		return nil, nil, fmt.Errorf("recipe %s: plans %s: %w", r.Name, p.PlansName, err)
+	}
+	if r, err = r.Resolve(Data{r.Patch, len(ds.Channels), ds.Labels.Heads(), kernels, convs}); err != nil {
+		return nil, nil, err
+	}
+	out := p.Clone(r.Plans)
+	for _, v := range []struct {
+		key   string
+		value any
+	}{{"batch_size", r.Batch}, {plansKey, r}, {"patch_size", r.Patch}} {
+		if err := out.Put(configuration, v.key, v.value); err != nil {
+			return nil, nil, err
+		}
+	}
+	return out, &r, nil
+}
+
+// of is the recipe that a configuration holds, with what was edited by hand beside it.
+func of(p *plan.Plans, c *plan.Configuration) (r Recipe, err error) {
+	var text json.RawMessage
+	held, err := c.Extra(plansKey, &text)
+	if err != nil {
+		return r, err
+	}
+	if !held {
+		err := fmt.Errorf("plans %s hold no recipe in configuration %s", p.PlansName, c.Name)
+		return r, remedy.Add(err, "make plans that do with ", remedy.Run("plan", p.DatasetName).With(remedy.Trainer.With("small")), " (or acdc, synapse, amos)")
+	}
+	tree, err := parse(text)
+	if err == nil {
+		err = misfit(plansKey, reflect.TypeFor[Recipe](), tree)
+	}
+	if err == nil {
+		err = decode(tree, &r)
+	}
+	if err == nil {
+		err = r.follow(c)
+	}
+	if err != nil {
+		return r, fmt.Errorf("plans %s, configuration %s: %w", p.PlansName, c.Name, err)
+	}
+	r.Plans = p.PlansName // plans may have been moved under another name
+	return r, nil
+}
+
+// follow lets patch_size and batch_size of a configuration win over the recipe that it holds: they are what is edited by
+// hand. The network is resolved anew for another patch; canvas and angles that came from the old patch then come from the
+// new one.
+func (r *Recipe) follow(c *plan.Configuration) error {
+	r.Batch = c.BatchSize
+	if slices.Equal(r.Patch[:], c.PatchSize) {
+		return nil
+	}
+	if len(c.PatchSize) != 3 {
+		return fmt.Errorf("patch_size %v: a recipe's patch has three axes", c.PatchSize)
+	}
+	d := Data{Patch: r.Patch, Channels: r.Network.Channels, Classes: r.Network.Classes}
+	if named, err := Find(r.Name); err == nil {
+		fitted := *r
+		if named.Network.Encoder.Canvas == [2]int{} {
+			fitted.Network.Encoder.Canvas = [2]int{}
+		}
+		if named.Train.Augment.Rotate == nil {
+			fitted.Train.Augment.Rotate = nil
+		}
+		if was, err := fitted.Resolve(d); err == nil {
+			if was.Network.Encoder.Canvas == r.Network.Encoder.Canvas {
+				r.Network.Encoder.Canvas = fitted.Network.Encoder.Canvas
+			}
+			if a := r.Train.Augment.Rotate; a != nil && *was.Train.Augment.Rotate == *a {
+				r.Train.Augment.Rotate = fitted.Train.Augment.Rotate
+			}
+		}
+	}
+	d.Patch = [3]int(c.PatchSize)
+	resolved, err := r.Resolve(d)
+	if err != nil {
+		return fmt.Errorf("patch_size %v: %w", c.PatchSize, err)
+	}
+	*r = resolved
+	return nil
+}
+
+// fixed is what a plan fixes of a recipe, as text.
+func (r Recipe) fixed() string {
+	text, err := json.Marshal([]any{r.Name, r.Patch, r.Batch, r.Network})
+	if err != nil {
+		panic(err) // plain data
+	}
+	return string(text)
+}
+
+// ReadPlans reads PLANS.json of a preprocessed dataset and names its folder.
+func ReadPlans(roots dataset.Roots, name, plansName string) (*plan.Plans, string, error) {
+	dir, err := roots.PreprocessedDir(name)
+	if err != nil {
+		return nil, "", err
+	}
+	path := filepath.Join(dir, plansName+".json")
+	plans, err := plan.Read(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		made, _ := atomicfile.Glob(dir, "*Plans*.json")
+		for i, p := range made {
+			made[i] = strings.TrimSuffix(filepath.Base(p), ".json")
+		}
+		known := "none yet"
+		if len(made) > 0 {
+			known = strings.Join(made, ", ")
+		}
+		return nil, "", remedy.Add(fmt.Errorf("no plans %s: %s is missing (there: %s)", plansName, path, known), "make it with ", howToPlan(name, plansName))
+	}
+	return plans, dir, err
+}
+
+// howToPlan is the command that makes plans of that name.
+func howToPlan(name, plansName string) remedy.Command {
+	command := remedy.Run("plan", name)
+	for _, r := range All() {
+		if r.Plans == plansName {
+			return command.With(remedy.Trainer.With(r.Short))
+		}
+	}
+	if plansName == "nnUNetPlans" {
+		return command
+	}
+	return command.With(remedy.Plans.With(plansName))
+}

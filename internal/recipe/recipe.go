@@ -1,0 +1,125 @@
+// Package recipe holds the ways to train MaskSAM: the published ones and one for machines without a GPU, as data beside
+// each other (recipes.go); how a hyper-parameter is overridden, how a recipe is completed for a dataset, and how it goes
+// into plans.json and comes out again with all else that a training needs.
+package recipe
+
+import (
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+
+	"masksam/internal/augment"
+	"masksam/internal/masksam"
+	"masksam/internal/torch"
+)
+
+// Recipe is everything that makes one published or own way to train MaskSAM. In plans.json and in checkpoints it is
+// resolved: completed for a dataset.
+type Recipe struct {
+	Name    string         `json:"name"`  // trainer name, as after -tr
+	Short   string         `json:"short"` // as after --recipe
+	Plans   string         `json:"plans"` // plans identifier
+	Patch   [3]int         `json:"patch"` // T, H, W in voxels; zeros: chosen from the dataset
+	Batch   int            `json:"batch"`
+	Network masksam.Config `json:"network"`
+	Loss    masksam.Loss   `json:"loss"`
+	Train   Train          `json:"train"`
+	Split   *FixedSplit    `json:"split,omitempty"`
+}
+
+// Train is how a recipe trains (docs/network.md §1; nnU-Net's nnUNetTrainer.py).
+type Train struct {
+	Epochs        int            `json:"epochs"`
+	Iterations    int            `json:"iterations"`     // training steps per epoch
+	ValIterations int            `json:"val_iterations"` // validation steps per epoch
+	Minutes       float64        `json:"minutes"`        // wall-time budget of training; 0: none
+	Optimizer     string         `json:"optimizer"`      // sgd or adamw
+	LR            float64        `json:"lr"`
+	Momentum      float64        `json:"momentum"` // of sgd
+	Nesterov      bool           `json:"nesterov"`
+	Beta1         float64        `json:"beta1"` // of adamw
+	Beta2         float64        `json:"beta2"`
+	Eps           float64        `json:"eps"`
+	WeightDecay   float64        `json:"weight_decay"`
+	Power         float64        `json:"power"`      // of the poly schedule lr·(1-p)^power
+	PerStep       bool           `json:"per_step"`   // p advances every step, not every epoch
+	Warmup        int            `json:"warmup"`     // steps of linear warm-up
+	Clip          float64        `json:"clip"`       // global gradient norm; 0: none
+	Average       float64        `json:"average"`    // decay of the weights' moving average; 0: none
+	Foreground    float64        `json:"foreground"` // share of patches forced onto foreground
+	Precision     string         `json:"precision"`  // auto, float32 or bf16
+	SaveEvery     int            `json:"save_every"` // epochs between checkpoint_latest
+	Augment       augment.Config `json:"augment"`    // its mirror axes are those of prediction, too
+}
+
+// NewOptimizer makes the optimiser that t names over params. It must be called within torch.Do.
+func (t Train) NewOptimizer(params []*torch.Tensor) (*torch.Optimizer, error) {
+	switch t.Optimizer {
+	case "sgd":
+		return torch.NewOptimizer(torch.SGD{Momentum: t.Momentum, WeightDecay: t.WeightDecay, Nesterov: t.Nesterov}, params), nil
+	case "adamw":
+		return torch.NewOptimizer(torch.AdamW{Beta1: t.Beta1, Beta2: t.Beta2, Eps: t.Eps, WeightDecay: t.WeightDecay}, params), nil
+	}
+	return nil, fmt.Errorf("optimizer %q is neither sgd nor adamw", t.Optimizer)
+}
+
+// FixedSplit is a recipe's own fold, for whatever fold is asked, as in the published trainers.
+type FixedSplit struct {
+	Train  []string `json:"train"` // case names, or groups of cases when Group is set
+	Val    []string `json:"val"`
+	Group  string   `json:"group,omitempty"`  // expression whose first submatch is a case's group
+	Others string   `json:"others,omitempty"` // what unlisted cases are
+}
+
+// Match sorts cases into the split's two lists. ok is false when some listed
+// name has no case or some case is in neither list; then the split is not for this dataset.
+func (f *FixedSplit) Match(cases []string) (train, val []string, ok bool) {
+	group := func(c string) string { return c }
+	if f.Group != "" {
+		re, err := regexp.Compile(f.Group)
+		if err != nil || re.NumSubexp() < 1 {
+			return nil, nil, false
+		}
+		group = func(c string) string {
+			if m := re.FindStringSubmatch(c); m != nil {
+				return m[1]
+			}
+			return c
+		}
+	}
+	seen := map[string]bool{}
+	for _, c := range cases {
+		g := group(c)
+		switch {
+		case slices.Contains(f.Train, g):
+			train = append(train, c)
+		case slices.Contains(f.Val, g):
+			val = append(val, c)
+		case f.Others == "":
+			return nil, nil, false
+		}
+		seen[g] = true
+	}
+	for _, n := range append(append([]string{}, f.Train...), f.Val...) {
+		if !seen[n] {
+			return nil, nil, false
+		}
+	}
+	return train, val, true
+}
+
+// All lists all recipes, the published ones first.
+func All() []Recipe { return []Recipe{ACDC(), Synapse(), AMOS(), Small()} }
+
+// Find finds a recipe by trainer name (MaskSAM_ACDC) or short name (acdc).
+func Find(name string) (Recipe, error) {
+	var known []string
+	for _, r := range All() {
+		if r.Name == name || r.Short == name {
+			return r, nil
+		}
+		known = append(known, r.Short+" ("+r.Name+")")
+	}
+	return Recipe{}, fmt.Errorf("unknown recipe %q; there are %s", name, strings.Join(known, ", "))
+}

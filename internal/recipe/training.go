@@ -1,0 +1,129 @@
+package recipe
+
+import (
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"masksam/internal/dataset"
+	"masksam/internal/plan"
+	"masksam/internal/remedy"
+	"masksam/internal/store"
+)
+
+// Options say what Open opens.
+type Options struct {
+	Roots         dataset.Roots
+	Dataset       string // number or name
+	Plans         string // plans identifier: the file PLANS.json in the folder of the preprocessed dataset
+	Configuration string
+	Trainer       string        // trainer or short name that the plans must be of; empty: any
+	Set           []string      // KEY=VALUE, of training only
+	Budget        time.Duration // of wall time in place of the recipe's; 0: the recipe's
+}
+
+// Training is all that a dataset is trained from, each part read once: its description, its plans with the recipe, its
+// preprocessed cases.
+type Training struct {
+	Name          string           // DatasetNNN_Name
+	Dir           string           // folder of the preprocessed dataset
+	Dataset       *dataset.Dataset // of that folder's dataset.json
+	Plans         *plan.Plans
+	PlansPath     string // their file
+	Configuration *plan.Configuration
+	Recipe        Recipe // resolved
+	Store         *store.Store
+	Cases         []string // all that are preprocessed
+	Notes         []string // what is to be known of the recipe, for the log
+}
+
+// Open reads what a training needs and refuses what cannot be trained: plans without a recipe or of another trainer,
+// overrides of what the plans fix, regions, cases that are not preprocessed.
+func Open(o Options) (*Training, error) {
+	name, err := o.Roots.Name(o.Dataset)
+	if err != nil {
+		return nil, err
+	}
+	t := &Training{Name: name}
+	if t.Plans, t.Dir, err = ReadPlans(o.Roots, name, o.Plans); err != nil {
+		return nil, err
+	}
+	t.PlansPath = filepath.Join(t.Dir, o.Plans+".json")
+	if t.Configuration, err = t.Plans.Configuration(o.Configuration); err != nil {
+		return nil, err
+	}
+	if t.Dataset, err = dataset.Read(t.Dir); err != nil {
+		return nil, err
+	}
+	if _, ignore := t.Dataset.Labels.Ignore(); t.Dataset.Labels.HasRegions() || ignore {
+		return nil, fmt.Errorf("%s: dataset.json declares regions or an ignore label; MaskSAM trains on plain label maps", name)
+	}
+	if err := t.open(o.Plans); err != nil {
+		return nil, err
+	}
+	if t.Recipe, err = of(t.Plans, t.Configuration); err != nil {
+		return nil, err
+	}
+	if err := t.override(o); err != nil {
+		return nil, err
+	}
+	n := &t.Recipe.Network
+	if heads := t.Dataset.Labels.Heads(); n.Classes != heads || n.Channels != len(t.Dataset.Channels) {
+		err := fmt.Errorf("plans %s are for %d channels and %d classes, dataset.json has %d and %d", t.Plans.PlansName,
+			n.Channels, n.Classes, len(t.Dataset.Channels), heads)
+		return nil, remedy.Add(err, "plan the dataset again with ", howToPlan(name, o.Plans).With(remedy.Clean))
+	}
+	if !n.TrainAll {
+		// SAM's own parameters rest on its weights; where none are given they train too (docs/network.md §1).
+		n.TrainAll = true
+		t.Notes = append(t.Notes, "No SAM weights are given: every parameter starts at random and trains.")
+	}
+	return t, nil
+}
+
+// override sets what a run may set, which leaves the plan's network, patch and batch alone.
+func (t *Training) override(o Options) error {
+	r := &t.Recipe
+	if o.Trainer != "" && o.Trainer != r.Name && o.Trainer != r.Short {
+		err := fmt.Errorf("plans %s were made for %s, not for %s", o.Plans, r.Name, o.Trainer)
+		return remedy.Add(err, "choose its own plans with ", remedy.Plans, ", or ", remedy.Trainer.With(r.Name))
+	}
+	before := r.fixed()
+	if err := r.Override(o.Set); err != nil {
+		return err
+	}
+	if o.Budget != 0 {
+		r.Train.Minutes = o.Budget.Minutes()
+		if err := r.check(); err != nil {
+			return err
+		}
+	}
+	if r.fixed() != before {
+		err := fmt.Errorf("%s changes the network, patch or batch, which the plans %s fix", strings.Join(o.Set, " "), o.Plans)
+		return remedy.Add(err, "give it to ", remedy.Run("plan", t.Name).With(remedy.Trainer.With(r.Short), remedy.Set.With("KEY=VALUE")))
+	}
+	return nil
+}
+
+// open opens the preprocessed cases. It is an error where preprocessing has not finished all of them: training must not
+// take some for all.
+func (t *Training) open(plansName string) error {
+	advice := remedy.Run("preprocess", t.Name).With(remedy.Plans.With(plansName), remedy.Configuration.With(t.Configuration.Name))
+	cases, err := dataset.Labelled(filepath.Join(t.Dir, dataset.GroundTruth), t.Dataset.FileEnding)
+	if err != nil {
+		return remedy.Add(fmt.Errorf("%s is not preprocessed: %w", t.Name, err), "run ", advice)
+	}
+	if t.Store, err = store.Open(filepath.Join(t.Dir, t.Configuration.DataIdentifier)); err == nil {
+		if t.Cases, err = t.Store.Cases(); err != nil {
+			return err
+		}
+	}
+	missing := slices.DeleteFunc(slices.Clone(cases), func(id string) bool { return slices.Contains(t.Cases, id) })
+	if len(missing) > 0 || len(cases) == 0 {
+		return remedy.Add(fmt.Errorf("%s: %d of %d cases are preprocessed for %s, not %s",
+			t.Name, len(cases)-len(missing), len(cases), t.Configuration.Name, strings.Join(missing, ", ")), "run ", advice)
+	}
+	return nil
+}

@@ -1,0 +1,211 @@
+package steps
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"time"
+
+	"masksam/internal/dataset"
+	"masksam/internal/evaluate"
+	"masksam/internal/masksam"
+	"masksam/internal/model"
+	"masksam/internal/predict"
+	"masksam/internal/progress"
+	"masksam/internal/recipe"
+	"masksam/internal/torch"
+	"masksam/internal/train"
+)
+
+// TrainOptions say what Train trains, and what follows on it.
+type TrainOptions struct {
+	Roots         dataset.Roots
+	Dataset       string // number or name
+	Plans         string // plans that hold a recipe
+	Configuration string
+	Fold          string        // "0", "1", … or "all"
+	Trainer       string        // trainer or recipe that the plans must be of; empty: any
+	Set           []string      // KEY=VALUE overrides of training
+	Budget        time.Duration // wall time of training; 0: the recipe's
+
+	Device torch.Device
+	Seed   uint64 // of weights, batches and sampled points
+
+	Continue          bool // go on from the run's newest checkpoint
+	NoCheckpoints     bool // write none, and leave an earlier run's; the final validation is of the weights in memory
+	ValidateOnly      bool // only the final validation, from checkpoint_final
+	ValidateBest      bool // the final validation is of checkpoint_best, into the folder validation_best
+	SkipValidation    bool // end after checkpoint_final
+	SaveProbabilities bool // of the final validation
+
+	Progress progress.Reporter
+}
+
+// Trained is what a finished run reports.
+type Trained struct {
+	Model  string  // its folder
+	Folder string  // of the fold
+	Steps  int     // trained in all, resumed ones included; 0 where nothing was trained
+	Dice   float64 // mean validation Dice of the final validation; NaN without one
+}
+
+func (o *TrainOptions) check() error {
+	switch {
+	case o.NoCheckpoints && o.ValidateBest:
+		return errors.New("train: without checkpoints there is no best one to validate")
+	case o.Continue && o.ValidateOnly:
+		return errors.New("train: continue a run or validate it, not both")
+	}
+	return nil
+}
+
+// Train trains one fold, or resumes it, and then predicts and scores its validation cases. Cancelling ctx ends it after the
+// current step with a checkpoint_latest, from which Continue goes on, and returns the context's error.
+func Train(ctx context.Context, o TrainOptions) (_ *Trained, err error) {
+	if err := o.check(); err != nil {
+		return nil, err
+	}
+	if o.Progress == nil {
+		o.Progress = progress.Nop
+	}
+	t, err := recipe.Open(recipe.Options{Roots: o.Roots, Dataset: o.Dataset, Plans: o.Plans, Configuration: o.Configuration,
+		Trainer: o.Trainer, Set: o.Set, Budget: o.Budget})
+	if err != nil {
+		return nil, err
+	}
+	results, err := o.Roots.ResultsDir(t.Name)
+	if err != nil {
+		return nil, err
+	}
+	// One OS thread for training and validation: OpenMP keeps a pool of workers for each thread that computes.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	fold, err := train.Open(t, train.Options{Results: results, Fold: o.Fold, Device: o.Device, Seed: o.Seed,
+		Continue: o.Continue, NoCheckpoints: o.NoCheckpoints, Progress: o.Progress})
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, fold.Close()) }()
+	out := &Trained{Model: fold.Model, Folder: fold.Folder, Dice: math.NaN()}
+	v := &validation{TrainOptions: o, fold: fold, checkpoint: model.Final}
+	if o.ValidateBest {
+		v.checkpoint = model.Best
+	}
+	if !o.ValidateOnly {
+		var inMemory func(model.Meta, *masksam.Net) error
+		if o.NoCheckpoints && !o.SkipValidation {
+			inMemory = func(meta model.Meta, net *masksam.Net) error {
+				m, err := predict.FromNetwork(&model.Model{Dir: fold.Model, Meta: meta, Plans: t.Plans, Dataset: t.Dataset}, net, o.Device)
+				if err == nil {
+					out.Dice, err = v.run(ctx, m)
+				}
+				return err
+			}
+		}
+		if out.Steps, err = fold.Train(ctx, inMemory); err != nil {
+			return nil, err
+		}
+		if o.SkipValidation || o.NoCheckpoints {
+			return out, nil
+		}
+	}
+	if path := model.CheckpointPath(fold.Folder, v.checkpoint); o.ValidateOnly {
+		if _, err := os.Stat(path); err != nil {
+			return nil, fmt.Errorf("validate: %s is missing: train the fold to its end first", path)
+		}
+	}
+	if err := fold.OpenLog(); err != nil {
+		return nil, err
+	}
+	m, err := predict.Open(fold.Model, []string{o.Fold}, v.checkpoint, o.Device)
+	if err != nil {
+		return nil, err
+	}
+	defer m.Close()
+	if out.Dice, err = v.run(ctx, m); err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// validation is the final validation of a fold (nnU-Net's perform_actual_validation).
+type validation struct {
+	TrainOptions
+	fold       *train.Fold
+	checkpoint string
+}
+
+// run labels each validation case from its preprocessed data, writes validation/CASE and scores all against the reference
+// labels into validation/summary.json. It gives the mean Dice over the labels, NaN where one of them is in no case.
+func (v *validation) run(ctx context.Context, m *predict.Model) (float64, error) {
+	out := filepath.Join(v.fold.Folder, "validation")
+	if v.checkpoint == model.Best {
+		out += "_best"
+	}
+	if err := v.clear(out); err != nil {
+		return math.NaN(), fmt.Errorf("validate: %w", err)
+	}
+	cases := v.fold.Split.Val
+	v.Progress.Start("validating", predict.CaseShares*len(cases))
+	defer v.Progress.Done()
+	for _, id := range cases {
+		v.fold.Print("predicting", id)
+		c, err := v.fold.Store.Case(id)
+		if err != nil {
+			return math.NaN(), err
+		}
+		shape := c.Shape()
+		v.fold.Print(fmt.Sprintf("%s, shape (%d, %d, %d, %d), rank 0", id, shape[0], shape[1], shape[2], shape[3]))
+		err = m.Stored(ctx, c, predict.Options{Output: out, Tiling: predict.Tiling{Mirror: true}, SaveProbabilities: v.SaveProbabilities,
+			Progress: v.Progress})
+		if err != nil {
+			return math.NaN(), fmt.Errorf("validate case %s: %w", id, err)
+		}
+	}
+	v.fold.Print("Validation complete")
+	return v.score(ctx, out)
+}
+
+// clear makes a folder without an earlier validation's files, of which some may be of other cases.
+func (v *validation) clear(folder string) error {
+	if err := os.MkdirAll(folder, 0o777); err != nil {
+		return err
+	}
+	entries, err := os.ReadDir(folder)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		name := e.Name()
+		if !strings.HasSuffix(name, v.fold.Dataset.FileEnding) && !strings.HasSuffix(name, ".npz") && name != "summary.json" {
+			continue
+		}
+		if err := os.Remove(filepath.Join(folder, name)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// score evaluates a folder of predictions.
+func (v *validation) score(ctx context.Context, folder string) (float64, error) {
+	opt := evaluate.Options{Ending: v.fold.Dataset.FileEnding, Reader: v.fold.Plans.Reader, Chill: true}
+	opt.Classes, _ = evaluate.Classes(v.fold.Dataset.Labels)
+	summary, err := evaluate.Folder(ctx, filepath.Join(v.fold.Dir, dataset.GroundTruth), folder, opt)
+	if err == nil {
+		err = summary.WriteJSON(filepath.Join(folder, "summary.json"))
+	}
+	if err != nil {
+		return math.NaN(), fmt.Errorf("validate: %w", err)
+	}
+	dice := summary.ForegroundMean.Dice
+	v.fold.Print("Mean Validation Dice: ", train.Rounded(dice, 16))
+	slog.Info("validation complete", "cases", len(summary.Cases), "mean_dice", train.Rounded(dice, 4), "folder", folder)
+	return dice, nil
+}

@@ -1,0 +1,179 @@
+package steps
+
+import (
+	"math"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"masksam/internal/dataset"
+	"masksam/internal/evaluate"
+	"masksam/internal/model"
+	"masksam/internal/plan"
+	"masksam/internal/recipe"
+)
+
+// Without checkpoints the weights in memory are validated; ValidateBest trains and then validates the best. The score is
+// of the fold's validation cases alone, whatever lies in the folder.
+func TestValidations(t *testing.T) {
+	o := boxes(t, 5, "epochs=1", "iterations=1", "val_iterations=1", "average=0.9", "mirror=[]")
+	o.NoCheckpoints = true
+	result, err := Train(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	scored := func(folder string) *evaluate.Summary {
+		s, err := evaluate.ReadSummary(filepath.Join(result.Folder, folder, "summary.json"))
+		if err != nil || len(s.Cases) != 1 {
+			t.Fatalf("%s: %v, %+v; want one case", folder, err, s)
+		}
+		return s
+	}
+	inMemory := scored("validation")
+	if math.Abs(inMemory.ForegroundMean.Dice-result.Dice) > 1e-12 {
+		t.Errorf("result %v, summary %v", result.Dice, inMemory.ForegroundMean.Dice)
+	}
+	if left, err := filepath.Glob(filepath.Join(result.Folder, "*"+model.CheckpointExt)); err != nil || len(left) > 0 {
+		t.Errorf("checkpoints %v, %v", left, err)
+	}
+	logs, err := filepath.Glob(filepath.Join(result.Folder, "training_log_*.txt"))
+	if err != nil || len(logs) != 1 {
+		t.Fatalf("logs %v, %v; want one", logs, err)
+	}
+	text, err := os.ReadFile(logs[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"Training done. ", "predicting box_0", ", rank 0 ", "Validation complete ", "Mean Validation Dice:  "} {
+		if _, rest, ok := strings.Cut(string(text), want); !ok {
+			t.Errorf("the log lacks %q, or has it too early:\n%s", want, text)
+		} else {
+			text = []byte(rest)
+		}
+	}
+
+	o.NoCheckpoints, o.ValidateBest = false, true
+	best := filepath.Join(result.Folder, "validation_best")
+	if _, err := Train(t.Context(), o); err != nil {
+		t.Fatal(err)
+	}
+	if s := scored("validation_best"); s.ForegroundMean != inMemory.ForegroundMean {
+		t.Errorf("the same weights score %+v from the checkpoint, %+v from memory", s.ForegroundMean, inMemory.ForegroundMean)
+	}
+	if !exists(model.CheckpointPath(result.Folder, model.Final)) || exists(filepath.Join(result.Folder, "validation")) {
+		t.Error("want a finished training and no other validation")
+	}
+	labels, err := filepath.Glob(filepath.Join(o.Roots.Preprocessed, "Dataset778_RawBoxes", dataset.GroundTruth, "*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range labels { // as predictions of an earlier split
+		text, err := os.ReadFile(path)
+		if err == nil {
+			err = os.WriteFile(filepath.Join(best, filepath.Base(path)), text, 0o666)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	o.ValidateOnly = true
+	if _, err := Train(t.Context(), o); err != nil {
+		t.Fatal(err)
+	}
+	scored("validation_best")
+
+	// What excludes each other, and what is not there.
+	for want, change := range map[string]func(*TrainOptions){
+		"not both":         func(o *TrainOptions) { o.Continue = true },
+		"no best one":      func(o *TrainOptions) { o.ValidateOnly, o.NoCheckpoints = false, true },
+		"checkpoint_final": func(o *TrainOptions) { o.ValidateBest, o.Fold = false, "1" },
+		"../0":             func(o *TrainOptions) { o.Fold = "../0" },
+		"minutes is -1":    func(o *TrainOptions) { o.Budget = -60e9 },
+		"lr is -1":         func(o *TrainOptions) { o.Set = []string{"lr=-1"} },
+		"which the plans":  func(o *TrainOptions) { o.Set = []string{"encoder.width=64"} },
+		"not for acdc":     func(o *TrainOptions) { o.Trainer = "acdc" },
+		"no plans":         func(o *TrainOptions) { o.Plans = "none" },
+		"hold no recipe":   func(o *TrainOptions) { o.Plans = "nnUNetPlans" },
+	} {
+		other := o
+		change(&other)
+		if _, err := Train(t.Context(), other); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v; want %s", err, want)
+		}
+	}
+	if exists(model.FoldDir(result.Model, "1")) {
+		t.Error("a refused training made its folder")
+	}
+}
+
+// A wrong value under "masksam" in a plan is told in plain words; an old resolved recipe is read as it was written.
+func TestRecipeOfThePlan(t *testing.T) {
+	roots, pre := flatRoots(t)
+	planned, err := Plan(t.Context(), PlanOptions{Roots: roots, Dataset: "779", Recipe: "synapse", Patch: []int{8, 32, 32},
+		Set: []string{"encoder.canvas=[32,32]", "encoder.global=[7,15,23,31]"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(pre, planned.Plans+".json")
+	p, err := plan.Read(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := p.Configuration("3d_fullres")
+	if err != nil {
+		t.Fatal(err)
+	}
+	fill(t, pre, c.DataIdentifier, "a", "b")
+	open := func() (*recipe.Training, error) {
+		return recipe.Open(recipe.Options{Roots: roots, Dataset: "779", Plans: planned.Plans, Configuration: "3d_fullres"})
+	}
+	kernels, convs, err := c.Stages()
+	if err != nil || len(kernels) == 0 || len(convs) != len(kernels) {
+		t.Fatalf("stages %v, %v, %v", kernels, convs, err)
+	}
+	t1, err := open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stages := t1.Recipe.Network.Generator.Stages
+	if want := kernels[max(len(kernels)-2, 0)]; stages[0].Kernel != want || stages[0].Convs != convs[0] {
+		t.Errorf("stage 1 is %+v; the plan has kernel %v and %d convolutions", stages[0], want, convs[0])
+	}
+	if a := t1.Recipe.Train.Augment; !a.InPlane() || *a.Rotate != [3]float64{180, 0, 0} {
+		t.Errorf("patch [8 32 32] rotates by %v", *a.Rotate)
+	}
+	if err := p.Put("3d_fullres", "patch_size", []int{16, 32, 32}); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Write(path); err != nil {
+		t.Fatal(err)
+	}
+	if t1, err = open(); err != nil || t1.Recipe.Train.Augment.InPlane() || t1.Recipe.Network.Frames != 16 {
+		t.Errorf("patch [16 32 32]: %v, %v", t1, err)
+	}
+	for old, change := range map[string][2]string{
+		`"epochs": 1000`:       {`"epochs": 2.5`, "masksam.train.epochs: 2.5 is no whole number"},
+		`"optimizer": "sgd"`:   {`"optimizer": 3`, "masksam.train.optimizer: 3 is no text"},
+		`"lr": 0.001`:          {`"lr": "0,001"`, "masksam.train.lr: 0,001 is no number (write 0.001)"},
+		`"name": "MaskSAM_Syn`: {`"nmae": "MaskSAM_Syn`, "masksam.nmae: there is no such hyper-parameter"},
+	} {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		spoilt := strings.Replace(string(text), old, change[0], 1)
+		if spoilt == string(text) {
+			t.Fatalf("the plan has no %s", old)
+		}
+		if err := os.WriteFile(path, []byte(spoilt), 0o666); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := open(); err == nil || !strings.Contains(err.Error(), change[1]) || strings.Contains(err.Error(), "json") && !strings.Contains(err.Error(), ".json") {
+			t.Errorf("%s: %v", change[0], err)
+		}
+		if err := os.WriteFile(path, text, 0o666); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

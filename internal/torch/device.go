@@ -1,0 +1,121 @@
+package torch
+
+// #include "shim.h"
+import "C"
+
+import (
+	"fmt"
+	"runtime/debug"
+	"strconv"
+	"strings"
+)
+
+// DType is the type of a tensor's elements.
+type DType int8
+
+// The dtypes, in the order of the table in shim.cpp.
+const (
+	Float32 DType = iota
+	Float64
+	BFloat16
+	Float16
+	Int64
+	UInt8
+	Bool
+)
+
+var dtypes = [...]struct {
+	name string
+	size int
+}{{"float32", 4}, {"float64", 8}, {"bfloat16", 2}, {"float16", 2}, {"int64", 8}, {"uint8", 1}, {"bool", 1}}
+
+func (d DType) String() string {
+	if d < 0 || int(d) >= len(dtypes) {
+		return "dtype(" + strconv.Itoa(int(d)) + ")"
+	}
+	return dtypes[d].name
+}
+
+// Size is the bytes of one element.
+func (d DType) Size() int { return dtypes[d].size }
+
+// Device is where a tensor lives. The zero value is the CPU.
+type Device struct{ cuda int } // 0 CPU, n+1 CUDA device n
+
+// CPU is the host's memory.
+var CPU = Device{}
+
+// CUDA is the nth CUDA device, from 0.
+func CUDA(n int) Device { return Device{n + 1} }
+
+func (d Device) code() int { return d.cuda - 1 }
+
+func (d Device) String() string {
+	if d.cuda == 0 {
+		return "cpu"
+	}
+	return "cuda:" + strconv.Itoa(d.code())
+}
+
+// ParseDevice reads "cpu", "cuda" (the first device), "cuda:n" or "auto", which is the first CUDA device where there is
+// one, else the CPU. It fails when the name is none of these or this machine or build of libtorch has no such device.
+func ParseDevice(name string) (Device, error) {
+	if name == "cpu" || name == "auto" && CUDACount() == 0 {
+		return CPU, nil
+	}
+	n := 0
+	if index, ok := strings.CutPrefix(name, "cuda:"); ok {
+		var err error
+		if n, err = strconv.Atoi(index); err != nil || n < 0 {
+			return CPU, fmt.Errorf("device %q: want auto, cpu, cuda or cuda:n", name)
+		}
+	} else if name != "cuda" && name != "auto" {
+		return CPU, fmt.Errorf("device %q: want auto, cpu, cuda or cuda:n", name)
+	}
+	if count := CUDACount(); n >= count {
+		return CPU, fmt.Errorf("device %q: libtorch %s sees %d CUDA devices; use cpu, or a CUDA build of libtorch", name, Version(), count)
+	}
+	return CUDA(n), nil
+}
+
+// SetThreads sets the number of threads an operation may use on the CPU. What it is
+// unless set depends on how libtorch was built.
+func SetThreads(n int) { C.shim_set_threads(C.int(max(n, 1))) }
+
+// Threads is the number of threads an operation may use on the CPU.
+func Threads() int { return int(C.shim_threads()) }
+
+// ReleaseMemory gives memory back that nothing uses: Go's garbage and the heap of freed tensors to the system, CUDA's
+// cache to the driver (from libtorch 2.9 on). libtorch keeps it else, for the next tensors: call this between two
+// parts of a program that need memory of their own, such as training and validation. It takes some milliseconds.
+func ReleaseMemory() {
+	debug.FreeOSMemory()
+	C.shim_release_memory()
+}
+
+// Config is what libtorch says about how it was built: compiler, BLAS, vector instructions, several lines.
+func Config() string { return C.GoString(C.shim_config()) }
+
+// Version is the version of libtorch, such as "1.13.1".
+func Version() string { return C.GoString(C.shim_version()) }
+
+// HasFastBF16 tells whether autocast to BFloat16 has an effect on d. On a CPU libtorch's kernels for it require AVX-512;
+// on a CPU without, operations stay in float32, because libtorch's other kernels add up in bfloat16 itself.
+func (d Device) HasFastBF16() bool { return d != CPU || C.shim_cpu_has_fast_bf16() != 0 }
+
+// CPUCapability is the vector instruction set libtorch uses, such as "AVX2".
+func CPUCapability() string { return C.GoString(C.shim_cpu_capability()) }
+
+// CUDACount is the number of CUDA devices, 0 in a CPU build of libtorch.
+func CUDACount() int { return int(C.shim_cuda_count()) }
+
+// CUDADevice tells the name and memory, in bytes, of the ith CUDA device.
+func CUDADevice(i int) (name string, total, free int64, err error) {
+	var buf [256]C.char
+	var t, f C.int64_t
+	if failed := C.shim_cuda_device(C.int(i), &buf[0], C.int(len(buf)), &t, &f); failed != nil {
+		defer func() { err = fmt.Errorf("CUDA device %d: %v", i, recover()) }()
+		check(failed, "CUDADevice")
+	}
+	return C.GoString(&buf[0]), int64(t), int64(f), nil
+}

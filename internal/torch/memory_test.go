@@ -1,0 +1,168 @@
+package torch
+
+import (
+	"errors"
+	"math"
+	"math/rand/v2"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+)
+
+// net is a small training step with most kinds of operations.
+func net(s *Scope, params []*Tensor, x *Tensor) *Tensor {
+	y := s.GELU(s.Conv3d(x, params[0], nil, Conv{Pad: []int{1}}))
+	y = s.ConvTranspose3d(s.InstanceNorm(y, nil, nil, 1e-5), params[1], nil, Conv{Stride: []int{1, 2, 2}})
+	y = s.Reshape(s.Interpolate(s.Reshape(y, 2, -1, 6, 6), Bilinear, 4, 4), 2, 3, 2, 4, 4)
+	y = s.Attention(y, y, y, 1)
+	return s.Mean(s.Softplus(s.Linear(s.Reshape(y, 2, -1), params[2], nil)))
+}
+
+func netParams(s *Scope, seed uint64) []*Tensor {
+	r := rand.New(rand.NewPCG(seed, 1))
+	var params []*Tensor
+	for _, shape := range [][]int{{4, 2, 3, 3, 3}, {4, 3, 1, 2, 2}, {5, 96}} {
+		p := normal(s, r, Float32, shape...).Keep()
+		p.SetRequiresGrad(true)
+		params = append(params, p)
+	}
+	return params
+}
+
+func resident(t *testing.T) int {
+	status, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		t.Skipf("no /proc/self/status to read the resident size from: %v", err)
+	}
+	_, rest, _ := strings.Cut(string(status), "VmRSS:")
+	kib, err := strconv.Atoi(strings.Fields(rest)[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return kib << 10
+}
+
+// 1,000 steps keep the resident size, the tensors alive, and learn.
+func TestTrainingKeepsMemoryFlat(t *testing.T) {
+	before := Live()
+	var params []*Tensor
+	var o *Optimizer
+	if err := Do(Mode{}, func(s *Scope) error {
+		params = netParams(s, 1)
+		o = NewOptimizer(SGD{Momentum: 0.9, Nesterov: true}, params)
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	var first, last float64
+	var size, alive int
+	const warm, steps = 300, 1300
+	for step := range steps {
+		mode := Mode{Grad: true}
+		if step%2 == 1 {
+			mode.Autocast = BFloat16
+		}
+		if err := Do(mode, func(s *Scope) error {
+			x := ones(s, Float32, 2, 2, 2, 3, 3)
+			loss := s.Inner(func(c *Scope) *Tensor { return net(c, params, c.Add(x, x)) })
+			s.Backward(loss)
+			ClipGradNorm(params, 12)
+			o.Step(0.01)
+			o.ZeroGrad()
+			if last = loss.Item(); step == 0 {
+				first = last
+			}
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		if step == warm {
+			size, alive = resident(t), Live()
+		}
+	}
+	if grown := resident(t) - size; grown > 4<<20 || Live() != alive {
+		t.Errorf("%d steps added %d bytes of resident memory and %d tensors", steps-warm, grown, Live()-alive)
+	}
+	if !(last < first/2) {
+		t.Errorf("loss %v after %d steps, %v at first", last, steps, first)
+	}
+	o.Free()
+	for _, p := range params {
+		p.Free()
+	}
+	if Live() != before {
+		t.Errorf("%d tensors live, %d before", Live(), before)
+	}
+}
+
+// Goroutines that each train in a scope of their own, in different modes, get
+// what one alone gets, and use the threads that were set.
+func TestConcurrentScopes(t *testing.T) {
+	SetThreads(2)
+	defer SetThreads(1)
+	train := func(seed uint64, m Mode) (loss float64, err error) {
+		err = Do(m, func(s *Scope) error {
+			if n := ones(s, Float32, 1); n.Item() != 1 || Threads() != 2 {
+				return errors.New("this thread does not use the number of threads set: " + strconv.Itoa(Threads()))
+			}
+			params := netParams(s, seed)
+			o := NewOptimizer(AdamW{Beta1: 0.9, Beta2: 0.999, Eps: 1e-8}, params)
+			defer o.Free()
+			for range 5 {
+				s.Inner(func(c *Scope) *Tensor {
+					y := net(c, params, ones(c, Float32, 2, 2, 2, 3, 3))
+					loss = y.Item()
+					c.Backward(y)
+					return nil
+				})
+				o.Step(1e-3)
+				o.ZeroGrad()
+			}
+			for _, p := range params {
+				p.Free()
+			}
+			return nil
+		})
+		return
+	}
+	modes := []Mode{{Grad: true}, {Grad: true, Autocast: BFloat16}}
+	want := make([]float64, 6)
+	for i := range want {
+		var err error
+		if want[i], err = train(uint64(i), modes[i%2]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var wg sync.WaitGroup
+	for i := range want {
+		wg.Go(func() {
+			got, err := train(uint64(i), modes[i%2])
+			if err != nil || math.Abs(got-want[i]) > 1e-5*(1+math.Abs(want[i])) {
+				t.Errorf("seed %d: loss %v, alone %v (%v)", i, got, want[i], err)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// What training took goes back to the system.
+func TestReleaseMemory(t *testing.T) {
+	const bytes = 256 << 20
+	ReleaseMemory()
+	before := resident(t)
+	do(t, Mode{}, func(s *Scope) {
+		for range 64 { // with small ones between, whose memory keeps the heap from shrinking by itself
+			s.MulScalar(s.Empty(CPU, Float32, bytes/64/4), 0)
+			s.Empty(CPU, Float32, 1000).Keep().Free()
+		}
+		if grown := resident(t) - before; grown < bytes {
+			t.Fatalf("%d bytes of tensors made the process %d larger", bytes, grown)
+		}
+	})
+	ReleaseMemory()
+	if left := resident(t) - before; left > bytes/8 {
+		t.Errorf("%d of %d bytes are still held", left, bytes)
+	}
+}

@@ -1,0 +1,42 @@
+package torch
+
+import (
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+)
+
+// TestWaitPassively runs this test's program again, which TestMain lets call WaitPassively, and reads what OpenMP says.
+func TestWaitPassively(t *testing.T) {
+	for _, c := range []struct{ set, want string }{
+		{"", "GOMP_SPINCOUNT = '0'"},
+		{"OMP_WAIT_POLICY=active", "OMP_WAIT_POLICY = 'ACTIVE'"},
+		{"GOMP_SPINCOUNT=77", "GOMP_SPINCOUNT = '77'"},
+	} {
+		cmd := exec.Command(os.Args[0], "-test.run=^TestHostRoundTrip$", "argument")
+		for _, v := range os.Environ() {
+			if !strings.HasPrefix(v, "OMP_") && !strings.HasPrefix(v, "GOMP_") {
+				cmd.Env = append(cmd.Env, v)
+			}
+		}
+		cmd.Env = append(cmd.Env, "OMP_DISPLAY_ENV=verbose", passiveTest+"=1", "OMP_NUM_THREADS=3")
+		if c.set != "" {
+			cmd.Env = append(cmd.Env, c.set)
+		}
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Fatalf("%q: %v\n%s", c.set, err, out)
+		}
+		text := string(out)
+		if !strings.Contains(text, "GOMP_SPINCOUNT") {
+			t.Skip("OpenMP is not GNU's here")
+		}
+		last := text[strings.LastIndex(text, "OPENMP DISPLAY ENVIRONMENT BEGIN"):]
+		for _, want := range []string{c.want, "OMP_NUM_THREADS = '3'"} {
+			if !strings.Contains(last, want) {
+				t.Errorf("with %q OpenMP does not say %s:\n%s", c.set, want, last)
+			}
+		}
+	}
+}

@@ -1,0 +1,136 @@
+package train
+
+import (
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"masksam/internal/augment"
+	"masksam/internal/dataset"
+	"masksam/internal/machine"
+	"masksam/internal/preprocess"
+)
+
+// choose finds the fold's cases: all, the recipe's own split where it fits the dataset, or splits_final.json.
+func (f *Fold) choose() error {
+	cases := f.Cases
+	note := func(format string, args ...any) { f.notes = append(f.notes, fmt.Sprintf(format, args...)) }
+	path := filepath.Join(f.Dir, dataset.SplitsName)
+	fixed := f.Recipe.Split
+	switch {
+	case f.options.Fold == "all":
+		f.Split = dataset.Split{Train: cases, Val: cases}
+	case fixed != nil:
+		train, val, ok := fixed.Match(cases)
+		if ok {
+			f.Split = dataset.Split{Train: train, Val: val}
+			note("Using the fixed split of %s for fold %s.", f.Recipe.Name, f.options.Fold)
+			break
+		}
+		note("The cases do not have the names of %s's fixed split: the seeded split is used.", f.Recipe.Name)
+		fallthrough
+	default:
+		splits, warnings, err := dataset.LoadSplits(path, cases, nil)
+		if err != nil {
+			return err
+		}
+		f.notes = append(f.notes, warnings...)
+		note("Using splits from %s: %d folds.", dataset.SplitsName, len(splits))
+		var beyond string
+		if f.Split, beyond, err = dataset.Fold(splits, cases, f.options.Fold); err != nil {
+			return err
+		}
+		if beyond != "" {
+			note("%s", beyond)
+		}
+	}
+	note("This split has %d training and %d validation cases.", len(f.Split.Train), len(f.Split.Val))
+	if len(f.Split.Train) == 0 || len(f.Split.Val) == 0 {
+		return fmt.Errorf("fold %s has %d training and %d validation cases; both need one", f.options.Fold, len(f.Split.Train), len(f.Split.Val))
+	}
+	if f.options.Fold == "all" {
+		return nil
+	}
+	if both := intersect(f.Split.Train, f.Split.Val); len(both) > 0 {
+		note("Some validation cases are also training cases: %s.", strings.Join(both, ", "))
+	}
+	return nil
+}
+
+func intersect(a, b []string) (both []string) {
+	for _, id := range a {
+		if slices.Contains(b, id) {
+			both = append(both, id)
+		}
+	}
+	return both
+}
+
+// sources opens cases. Those that fit together into a share of the memory are held there.
+func (f *Fold) sources(ids []string, budget *int64) ([]*source, error) {
+	var list []*source
+	how, err := preprocess.NewConfig(f.Plans, f.Configuration.Name, f.Dataset)
+	if err != nil {
+		return nil, err
+	}
+	for _, id := range ids {
+		c, err := f.Store.Case(id)
+		if err != nil {
+			return nil, err
+		}
+		digest, _ := f.Store.Digest(id)
+		current, err := how.Current(digest)
+		switch {
+		case err != nil:
+			return nil, err
+		case !current:
+			return nil, fmt.Errorf("case %s was preprocessed with other settings than plans %s have: preprocess the dataset again", id, f.Plans.PlansName)
+		case !c.HasSeg():
+			return nil, fmt.Errorf("case %s was preprocessed without labels: preprocess the dataset again", id)
+		case c.Channels() != len(f.Dataset.Channels):
+			return nil, fmt.Errorf("case %s has %d channels, dataset.json names %d: preprocess the dataset again", id, c.Channels(), len(f.Dataset.Channels))
+		}
+		s := &source{id: id, file: c}
+		if n := s.bytes(); n <= *budget {
+			s.keep = true
+			*budget -= n
+		}
+		list = append(list, s)
+	}
+	return list, nil
+}
+
+// caseMemory is what cases that are held in memory may take: a quarter of what is free.
+func caseMemory() int64 {
+	const cautious = 2 << 30 // where nothing is known
+	free, err := machine.Free()
+	if err != nil {
+		free = cautious
+	}
+	return int64(free) / 4
+}
+
+// loaders makes those of training and of online validation, which sees patches as they are.
+func (f *Fold) loaders() (train, val *loader, err error) {
+	budget := caseMemory()
+	trainCases, err := f.sources(f.Split.Train, &budget)
+	if err != nil {
+		return nil, nil, err
+	}
+	valCases, err := f.sources(f.Split.Val, &budget)
+	if err != nil {
+		return nil, nil, err
+	}
+	var mask []int
+	for c, use := range f.Configuration.UseMask {
+		if use {
+			mask = append(mask, c)
+		}
+	}
+	make := func(cases []*source, a augment.Config, kind uint64) *loader {
+		return &loader{cases: cases, size: f.Recipe.Batch, patch: f.Recipe.Patch, augment: a, foreground: f.Recipe.Train.Foreground,
+			classes: f.Recipe.Network.Classes, mask: mask, seed: [2]uint64{f.options.Seed, kind}}
+	}
+	return make(trainCases, f.Recipe.Train.Augment, 0), make(valCases, augment.Config{}, 1), nil
+}

@@ -1,0 +1,78 @@
+package train
+
+import (
+	"fmt"
+	"log/slog"
+	"maps"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+
+	"masksam/internal/atomicfile"
+	"masksam/internal/pyjson"
+	"masksam/internal/torch"
+)
+
+// introduce writes what a training log begins with.
+func (f *Fold) introduce() {
+	log := f.log
+	log.plain("When you use this, please cite MaskSAM (ICCV 2025, arXiv 2403.14103) and nnU-Net (Nature Methods 18, 203-211, 2021).")
+	log.plain()
+	log.print("do_dummy_2d_data_aug:", map[bool]string{true: "True", false: "False"}[f.Recipe.Train.Augment.InPlane()])
+	for _, n := range f.notes {
+		log.print(n)
+		slog.Info(n)
+	}
+	log.plain("This is the configuration used by this training:")
+	if text, err := pyjson.Marshal(f.Configuration.Document()); err == nil {
+		log.plain("Configuration name: "+f.Configuration.Name+"\n", string(text))
+	}
+}
+
+// debug writes debug.json: what the run was made of, as text.
+func (f *Fold) debug(r *run) {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "unknown"
+	}
+	all, trained := r.learner.net.Params.Count()
+	t := f.Recipe.Train
+	words := map[string]any{
+		"batch_size": f.Recipe.Batch, "configuration_name": f.Configuration.Name, "continue": f.options.Continue, "current_epoch": r.state.Epoch,
+		"dataset_name": f.Name, "device": f.options.Device, "enable_deep_supervision": false, "fold": f.options.Fold, "hostname": host,
+		"inference_allowed_mirroring_axes": t.Augment.Mirror, "initial_lr": t.LR, "initial_patch_size": r.train.augment.InitialPatch(f.Recipe.Patch),
+		"num_epochs": t.Epochs, "num_iterations_per_epoch": t.Iterations, "num_val_iterations_per_epoch": t.ValIterations,
+		"oversample_foreground_percent": t.Foreground, "output_folder": f.Folder, "parameters": all, "parameters_trained": trained,
+		"patch_size": f.Recipe.Patch, "plans_name": f.Plans.PlansName, "precision": r.state.Precision, "preprocessed_dataset_folder": f.Store.Dir(),
+		"save_every": t.SaveEvery, "seed": r.state.Seed, "threads": torch.Threads(), "torch_version": torch.Version(),
+		"trainer_name": f.Recipe.Name, "weight_decay": t.WeightDecay, "go_version": runtime.Version(),
+		"cases_in_memory": kept(r.train) + kept(r.val), "cases_train": strings.Join(f.Split.Train, " "), "cases_val": strings.Join(f.Split.Val, " "),
+	}
+	if recipe, err := pyjson.Encode(f.Recipe); err == nil {
+		if text, err := pyjson.Marshal(recipe); err == nil {
+			words["recipe"] = string(text)
+		}
+	}
+	object := pyjson.NewObject()
+	for _, key := range slices.Sorted(maps.Keys(words)) {
+		object.Set(key, fmt.Sprint(words[key]))
+	}
+	text, err := pyjson.Marshal(object)
+	if err == nil {
+		err = atomicfile.WriteBytes(filepath.Join(f.Folder, "debug.json"), text)
+	}
+	if err != nil {
+		slog.Warn("debug.json could not be written", slog.Any("error", err))
+	}
+}
+
+func kept(l *loader) (n int) {
+	for _, c := range l.cases {
+		if c.keep {
+			n++
+		}
+	}
+	return n
+}

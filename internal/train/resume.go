@@ -1,0 +1,190 @@
+package train
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"math"
+	"os"
+	"path/filepath"
+
+	"masksam/internal/atomicfile"
+	"masksam/internal/dataset"
+	"masksam/internal/model"
+	"masksam/internal/plan"
+)
+
+// agree refuses plans other than those that a trained fold of the model's folder was trained with: the folder has one
+// plans.json, which prediction goes by.
+func (f *Fold) agree() error {
+	path := filepath.Join(f.Model, model.PlansName)
+	old, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	text, err := f.Plans.JSON()
+	if err != nil || bytes.Equal(old, text) {
+		return err
+	}
+	for _, name := range model.Checkpoints {
+		trained, err := atomicfile.Glob(f.Model, model.CheckpointPath("fold_*", name))
+		if err != nil {
+			return err
+		}
+		for _, t := range trained {
+			if filepath.Dir(t) != f.Folder || f.options.Continue || f.options.NoCheckpoints { // else its checkpoints are set aside
+				return fmt.Errorf("%s was trained with other plans (%s) than %s now holds: plan under another plans name, or train into another results folder",
+					filepath.Dir(t), path, f.PlansPath)
+			}
+		}
+	}
+	return nil
+}
+
+// folders makes the model's folder with the files that prediction needs.
+func (f *Fold) folders() error {
+	if err := f.agree(); err != nil {
+		return fmt.Errorf("train %s: %w", f.Name, err)
+	}
+	if err := os.MkdirAll(f.Folder, 0o777); err != nil {
+		return fmt.Errorf("make the results folder: %w", err)
+	}
+	if err := atomicfile.Sweep(f.Folder); err != nil {
+		return err
+	}
+	if err := f.Plans.Write(filepath.Join(f.Model, model.PlansName)); err != nil {
+		return err
+	}
+	for _, name := range []string{dataset.FileName, plan.FingerprintName} {
+		raw, err := os.ReadFile(filepath.Join(f.Dir, name))
+		if errors.Is(err, fs.ErrNotExist) && name == plan.FingerprintName {
+			continue // nothing depends on it
+		}
+		if err != nil {
+			return fmt.Errorf("copy to the model's folder: %w", err)
+		}
+		if err := atomicfile.WriteBytes(filepath.Join(f.Model, name), raw); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// begin sets the run to a fresh start or to its newest checkpoint; finished is the step of checkpoint_final, 0 if the
+// run does not go on from one.
+func (f *Fold) begin(r *run) (finished int, err error) {
+	r.state = state{
+		Meta: model.Meta{Version: model.MetaVersion, Configuration: f.Configuration.Name, Fold: f.options.Fold, Recipe: f.Recipe},
+		Seed: f.options.Seed, BestEMA: number(math.NaN()),
+	}
+	path, err := f.newest(r)
+	if err != nil {
+		return 0, err
+	}
+	if path != "" {
+		meta := r.state.Meta
+		if r.state, err = r.learner.resume(path); err != nil {
+			return 0, err
+		}
+		r.state.Meta = meta // a resumed run may have another number of epochs
+		for _, l := range []*loader{r.train, r.val} {
+			l.seed[0] = r.state.Seed
+		}
+		r.learner.seed = r.state.Seed
+		if filepath.Base(path) == filepath.Base(model.CheckpointPath("", model.Final)) {
+			finished = r.state.Step
+		}
+		r.log.print("Continuing from", filepath.Base(path), "at epoch", r.state.Epoch, "step", r.state.Step)
+		slog.Info("continuing", "from", filepath.Base(path), "epoch", r.state.Epoch, "step", r.state.Step, "minutes", Rounded(r.state.Minutes, 2))
+		if asked := f.Recipe.Train.Precision; asked != "auto" && asked != "" {
+			r.state.Precision = asked
+		}
+		_, _, err := r.learner.choosePrecision(r.state.Precision, nil)
+		return finished, err
+	}
+	first, err := r.train.batch(0)
+	if err != nil {
+		return 0, err
+	}
+	var note string
+	if r.state.Precision, note, err = r.learner.choosePrecision(f.Recipe.Train.Precision, first); err != nil {
+		return 0, fmt.Errorf("time a training step: %w", err)
+	}
+	if note != "" {
+		r.log.print("Precision", note)
+		slog.Info("precision " + note)
+	}
+	all, trained := r.learner.net.Params.Count()
+	r.log.print("Parameters:", all, "in all,", trained, "trained")
+	slog.Info("network", "parameters", all, "trained", trained, "patch", f.Recipe.Patch, "batch", f.Recipe.Batch)
+	return 0, nil
+}
+
+// newest is the checkpoint to go on from, empty for a fresh start: the one with most steps, of equals checkpoint_final, so
+// that a finished run whose extension was stopped goes on with the extension.
+func (f *Fold) newest(r *run) (string, error) {
+	if !f.options.Continue {
+		return "", f.setAside(r)
+	}
+	found := ""
+	step := -1
+	for _, name := range model.Checkpoints {
+		path := model.CheckpointPath(f.Folder, name)
+		if !exists(path) {
+			continue
+		}
+		var st struct{ Step int }
+		file, err := model.OpenCheckpoint(path, &st)
+		if err != nil {
+			return "", err
+		}
+		file.Close()
+		if st.Step > step {
+			found, step = path, st.Step
+		}
+	}
+	if found == "" {
+		r.log.print("There is no checkpoint to continue from: starting anew.")
+		slog.Warn("there is no checkpoint to continue from: starting anew", "folder", f.Folder)
+	}
+	return found, nil
+}
+
+const earlier = "earlier_"
+
+// setAside renames the checkpoints and validations of an earlier run, so that none of them is taken for the new one's. A
+// run that writes no checkpoints leaves them.
+func (f *Fold) setAside(r *run) error {
+	old := []string{"validation", "validation_best"}
+	if r.checkpoints {
+		for _, name := range model.Checkpoints {
+			old = append(old, name+model.CheckpointExt)
+		}
+	}
+	told := false
+	for _, name := range old {
+		from, to := filepath.Join(f.Folder, name), filepath.Join(f.Folder, earlier+name)
+		if !exists(from) {
+			continue
+		}
+		if !told {
+			told = true
+			text := fmt.Sprintf("%s holds an earlier run: its checkpoints and validations are now called %s…, and a new run starts instead of going on with it", f.Folder, earlier)
+			r.log.print(text)
+			slog.Warn(text)
+		}
+		err := os.RemoveAll(to)
+		if err == nil {
+			err = os.Rename(from, to)
+		}
+		if err != nil {
+			return fmt.Errorf("set an earlier run aside: %w", err)
+		}
+	}
+	return nil
+}
