@@ -249,12 +249,12 @@ func (r *Report) programs() {
 		row := r.add("program", p.Name, "not installed")
 		path, err := p.Find()
 		if err != nil {
-			row.Problem = fmt.Sprintf("apt-get install %s; needed only by masksam convert dicom", p.Package)
+			row.Problem = fmt.Sprintf("apt-get install %s; needed only to convert DICOM series", p.Package)
 			continue
 		}
 		version, err := p.Version(path)
 		if row.Value = version; err != nil {
-			row.Value, row.Problem = path, fmt.Sprintf("does not run: %v; needed only by masksam convert dicom", err)
+			row.Value, row.Problem = path, fmt.Sprintf("does not run: %v; needed only to convert DICOM series", err)
 		}
 	}
 }
