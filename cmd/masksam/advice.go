@@ -89,7 +89,7 @@ func (a *adviser) near() []*kong.Node {
 	return all
 }
 
-// given is what the command that was called was told by text: values by their meaning.
+// given are the texts that the called command was given, by their meaning.
 func (a *adviser) given() map[string]string {
 	values := map[string]string{}
 	if a.ctx == nil {
@@ -109,7 +109,7 @@ func (a *adviser) given() map[string]string {
 		case string:
 			values[meaning(v)] = value
 		case []string:
-			if len(value) == 1 || v.Tag.Sep != -1 {
+			if len(value) == 1 || v.Tag.Sep != -1 && meaning(v) != "dataset" { // masksam takes one dataset
 				values[meaning(v)] = strings.Join(value, ",")
 			}
 		}
