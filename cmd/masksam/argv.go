@@ -73,7 +73,10 @@ func normalise(args []string, node *kong.Node) ([]string, error) {
 		if refusal := a.flag.Tag.Get("refused"); refusal != "" && strings.Join(values, " ") != a.flag.Default {
 			return nil, fmt.Errorf("%s %s is refused: %s", dashed(a.flag), strings.Join(values, " "), refusal)
 		}
-		given[a.flag] = values // the last one wins
+		if a.flag.Tag.Has("own") { // masksam's own flags repeat as they do there
+			values = append(given[a.flag], values...)
+		}
+		given[a.flag] = values // of nnU-Net's flags the last one wins
 	}
 	var out []string
 	for _, f := range node.Flags {

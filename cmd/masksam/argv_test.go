@@ -29,6 +29,7 @@ type probe struct {
 	NoBar bool     `name:"no_pbar"`
 	Long  string   `name:"overwrite_target_spacing"`
 	Name  string   `name:"overwrite_plans_name"`
+	Set   []string `own:"" name:"set" sep:"none"`
 }
 
 func probeNode(t interface{ Fatal(...any) }) *kong.Node {
@@ -69,6 +70,7 @@ func TestNormalise(t *testing.T) {
 		{"-f0 -f1", "--f=1"},
 		{"-f 0 1 -f 2", "--f=2"},
 		{"-p X -p Y", "--p=Y"},
+		{"--set a=1 --set b=2", "--set=a=1 --set=b=2"},
 		{"-f 0 1 -- 2 -p", "--f=0 --f=1 -- 2 -p"},
 		{"-h", "--help"},
 		{"--he", "--help"},
