@@ -84,11 +84,6 @@ func Int64Tensor(name string, data []int64, shape ...int) Tensor {
 	return Tensor{name, I64, shape, b}
 }
 
-// BytesTensor is a U8 tensor of one axis over data, which is not copied.
-func BytesTensor(name string, data []byte) Tensor {
-	return Tensor{name, U8, []int{len(data)}, data}
-}
-
 // entry is a tensor in the header.
 type entry struct {
 	DType   DType    `json:"dtype"`

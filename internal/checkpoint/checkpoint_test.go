@@ -93,7 +93,7 @@ func TestConversions(t *testing.T) {
 		{Name: "i8", DType: checkpoint.I8, Shape: []int{2}, Data: []byte{127, 128}},
 		{Name: "bool", DType: checkpoint.Bool, Shape: []int{2}, Data: []byte{0, 1}},
 		checkpoint.Int64Tensor("i64", []int64{math.MinInt64, 7}, 2),
-		checkpoint.BytesTensor("u8", []byte{200}),
+		bytesTensor("u8", []byte{200}),
 		checkpoint.Float32Tensor("scalar", []float32{3.5}),
 		checkpoint.Float32Tensor("none", nil, 4, 0),
 	}
@@ -149,7 +149,7 @@ func TestConversions(t *testing.T) {
 // A file damaged or cut anywhere is refused when it is opened.
 func TestDamageIsNoticed(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "a.safetensors")
-	tensors := []checkpoint.Tensor{checkpoint.Float32Tensor("w", []float32{1, 2, 3, 4}, 2, 2), checkpoint.BytesTensor("b", []byte{1, 2, 3})}
+	tensors := []checkpoint.Tensor{checkpoint.Float32Tensor("w", []float32{1, 2, 3, 4}, 2, 2), bytesTensor("b", []byte{1, 2, 3})}
 	if err := checkpoint.Write(path, tensors, nil); err != nil {
 		t.Fatal(err)
 	}
@@ -207,8 +207,8 @@ func TestWriteRefuses(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "a.safetensors")
 	for name, tensors := range map[string][]checkpoint.Tensor{
 		"shape":    {checkpoint.Float32Tensor("a", []float32{1, 2}, 3)},
-		"name":     {checkpoint.Float32Tensor("a", []float32{1}, 1), checkpoint.BytesTensor("a", nil)},
-		"reserved": {checkpoint.BytesTensor("__metadata__", nil)},
+		"name":     {checkpoint.Float32Tensor("a", []float32{1}, 1), bytesTensor("a", nil)},
+		"reserved": {bytesTensor("__metadata__", nil)},
 		"type":     {{Name: "a", DType: "X"}},
 	} {
 		if err := checkpoint.Write(path, tensors, nil); err == nil {
@@ -234,7 +234,7 @@ func TestRoundTrip(t *testing.T) {
 			}
 			want[name] = rapid.SliceOfN(rapid.Float32(), n, n).Draw(t, "data")
 			tensors = append(tensors, checkpoint.Float32Tensor(name, want[name], shape...))
-			tensors = append(tensors, checkpoint.BytesTensor(name+".u8", rapid.SliceOf(rapid.Byte()).Draw(t, "bytes")))
+			tensors = append(tensors, bytesTensor(name+".u8", rapid.SliceOf(rapid.Byte()).Draw(t, "bytes")))
 		}
 		meta := rapid.MapOf(rapid.String(), rapid.String()).Draw(t, "meta")
 		if err := checkpoint.Write(path, tensors, meta); err != nil {
@@ -287,4 +287,8 @@ func FuzzOpen(f *testing.F) {
 			file.Int64s(name)
 		}
 	})
+}
+
+func bytesTensor(name string, data []byte) checkpoint.Tensor {
+	return checkpoint.Tensor{Name: name, DType: checkpoint.U8, Shape: []int{len(data)}, Data: data}
 }

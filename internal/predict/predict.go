@@ -46,20 +46,15 @@ func Open(folder string, folds []string, checkpoint string, dev torch.Device) (*
 	if err != nil {
 		return nil, err
 	}
-	net, err := masksam.New(opened.Meta.Recipe.Network, dev, 0)
-	if err != nil {
-		opened.Close()
-		return nil, fmt.Errorf("open model %s: %w", folder, err)
-	}
-	m := &Model{Model: opened, device: dev, net: net, loaded: -1, held: make([]map[string]weights, len(opened.Folds))}
+	m := &Model{Model: opened, device: dev, held: make([]map[string]weights, len(opened.Folds))}
 	if free, err := machine.Free(); err == nil && len(m.Folds) > 1 {
 		m.spare = int64(free) / 4
 	}
 	if m.prepare, err = preprocess.NewConfig(m.Plans, m.Meta.Configuration, m.Dataset); err == nil {
-		err = m.use(0)
+		m.net, err = masksam.Load(m.Meta.Recipe.Network, dev, func(name string) ([]float32, []int, error) { return m.weights(0, name) })
 	}
 	if err != nil {
-		m.Close()
+		opened.Close()
 		return nil, fmt.Errorf("open model %s: %w", folder, err)
 	}
 	return m, nil

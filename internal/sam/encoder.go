@@ -86,10 +86,10 @@ func (p Probe) See(name string, x *torch.Tensor) {
 	}
 }
 
-// Forward encodes frames x (B·T, 3, H', W'), float, into the maps after the global blocks (B·T, D, h, w) and, last, the
-// neck map (B·T, Out, h, w). H' and W' are multiples of the token's edge Patch and at most the canvas; h = H'/Patch, w
-// = W'/Patch. The stem's output is taken as it is, without SAM's mean and standard deviation. probe, if not nil, sees
-// intermediate maps.
+// Forward encodes frames x (B·T, 3, H', W'), of any scale, as the stem makes them: SAM's own mean and deviation are not
+// applied. It gives the maps behind the global blocks (B·T, D, h, w) and, last, the neck map (B·T, Out, h, w). H' and W'
+// are multiples of the patch, h = H'/Patch and w = W'/Patch, and no larger than the canvas: a smaller frame takes the
+// top-left part of pos_embed.
 func (e *ImageEncoder) Forward(s *torch.Scope, x *torch.Tensor, probe Probe) []*torch.Tensor {
 	x = s.Permute(e.patchEmbed.Forward(s, x), 0, 2, 3, 1)
 	n, h, w, d := x.Dim(0), x.Dim(1), x.Dim(2), x.Dim(3)

@@ -114,6 +114,7 @@ func Train(ctx context.Context, o TrainOptions) (_ *Trained, err error) {
 		if o.SkipValidation || o.NoCheckpoints {
 			return out, nil
 		}
+		torch.ReleaseMemory() // or what training took would come on top of what validation takes
 	}
 	if path := model.CheckpointPath(fold.Folder, v.checkpoint); o.ValidateOnly {
 		if _, err := os.Stat(path); err != nil {

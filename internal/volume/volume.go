@@ -5,7 +5,6 @@
 package volume
 
 import (
-	"fmt"
 	"math"
 )
 
@@ -106,9 +105,6 @@ func AllClose(a, b []float64) bool {
 // Box is a sub-box of an array: [Lo, Hi) along z, y, x.
 type Box struct{ Lo, Hi [3]int }
 
-// Whole is the box of the whole grid.
-func (g Grid) Whole() Box { return Box{Hi: g.Size} }
-
 // Size is the box's extent along z, y, x.
 func (b Box) Size() [3]int {
 	return [3]int{b.Hi[0] - b.Lo[0], b.Hi[1] - b.Lo[1], b.Hi[2] - b.Lo[2]}
@@ -175,14 +171,6 @@ func (g Grid) Crop(b Box) Grid {
 type Volume struct {
 	Grid
 	Data []float32 // (z, y, x), x fastest
-}
-
-// New is a volume over data, which it does not copy.
-func New(g Grid, data []float32) (*Volume, error) {
-	if len(data) != g.Len() {
-		return nil, fmt.Errorf("%d values for a volume of %v = %d voxels", len(data), g.Size, g.Len())
-	}
-	return &Volume{Grid: g, Data: data}, nil
 }
 
 // At is the value of voxel (z, y, x).
