@@ -82,14 +82,11 @@ func (g *grammar) node(name string) *kong.Node {
 }
 
 // commands lists the commands that can be run, in the order of the help.
-func (g *grammar) commands() (all []*kong.Node) {
-	for _, leaf := range g.Model.Leaves(true) {
-		all = append(all, leaf)
+func (g *grammar) commands() []*kong.Node {
+	if all := g.Model.Leaves(true); len(all) > 0 {
+		return all
 	}
-	if len(all) == 0 {
-		all = append(all, g.Model.Node)
-	}
-	return all
+	return []*kong.Node{g.Model.Node}
 }
 
 // meaning is what a flag or argument is for, in masksam's words: the name of masksam's own flag or argument. nnU-Net's

@@ -173,28 +173,6 @@ func tell(ids []string, scores []Score) {
 	}
 }
 
-// Simple is nnU-Net's evaluate_simple: labels instead of opt.Classes, and the ending of the first image in gtDir.
-func Simple(ctx context.Context, gtDir, predDir string, labels []int, opt Options) (*Summary, error) {
-	entries, err := os.ReadDir(gtDir)
-	if err != nil {
-		return nil, err
-	}
-	opt.Ending = ""
-	for _, e := range entries {
-		if opt.Ending = imageio.Ending(e.Name()); opt.Ending != "" {
-			break
-		}
-	}
-	if opt.Ending == "" {
-		return nil, fmt.Errorf("%s: holds no image of a known format", gtDir)
-	}
-	opt.Classes = nil
-	for _, v := range labels {
-		opt.Classes = append(opt.Classes, Label(v))
-	}
-	return Folder(ctx, gtDir, predDir, opt)
-}
-
 // pairs lists the files to be scored, sorted.
 func pairs(gtDir, predDir string, opt Options) ([]string, error) {
 	references, err := list(gtDir, opt.Ending)

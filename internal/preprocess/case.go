@@ -14,20 +14,8 @@ import (
 	"masksam/internal/volume"
 )
 
-// Case preprocesses an image, with its label map in training, without (nil) in prediction. The image is not changed.
-// The caller fills the record's ID, Digest and Chunk. Without a label map the labels of the record are 0 inside the
-// nonzero mask and −1 outside. Errors are those of dataset.CheckCase.
-func Case(cfg *Config, im *imageio.Image, label *imageio.Label) (*store.Record, error) {
-	files := []string{im.Path}
-	if err := cfg.dataset.CheckCase(dataset.Case{Images: files}, im, label); err != nil {
-		return nil, err
-	}
-	given := *im
-	given.Channels = slices.Clone(im.Channels)
-	return cfg.run(&given, label, files)
-}
-
-// Prepare preprocesses, for prediction, an image that Load gave and thereby checked. The image's channels are given up.
+// Prepare preprocesses, for prediction, an image that Load read and thereby checked. It overwrites the image's channels.
+// The record's labels are 0 inside the nonzero mask and −1 outside; its ID and Digest are for the caller to fill.
 func (c *Config) Prepare(im *imageio.Image) (*store.Record, error) {
 	return c.run(im, nil, []string{im.Path})
 }
