@@ -185,7 +185,7 @@ func didYouMean(typed string, all []string) string {
 	return "; did you mean " + strings.Join(near, " or ") + "?"
 }
 
-// distance is the least number of letters to insert, drop or replace that turns a into b or a beginning of b.
+// distance is the least number of letters to insert, drop or replace until a is b or a beginning of b.
 func distance(a, b string) int {
 	row := make([]int, len(a)+1) // row[i]: from a[:i] to the part of b so far
 	for i := range row {

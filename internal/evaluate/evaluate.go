@@ -109,7 +109,7 @@ type Summary struct {
 }
 
 // Folder is nnU-Net's evaluate_folder: it scores every file with opt.Ending in predDir against the file of the same name
-// in gtDir. Both are read by the reader class, which may turn them to one orientation, and must agree in size and
+// in gtDir. Both are read by the reader class, which may reorient them, and must agree in size and
 // spacing. A warning is logged for each kind of doubt, with its cases. If some cases fail, the error names each of them.
 func Folder(ctx context.Context, gtDir, predDir string, opt Options) (*Summary, error) {
 	if len(opt.Classes) == 0 {
@@ -141,7 +141,8 @@ func Folder(ctx context.Context, gtDir, predDir string, opt Options) (*Summary, 
 	return Summarize(scores, opt.Classes), nil
 }
 
-// need predicts the memory that a pair takes: two label maps, and as much as the larger one while it is read or turned.
+// need predicts the memory that a pair takes: two label maps, and a copy of the larger one while it is read or
+// reoriented.
 func need(reference, prediction string) machine.Bytes {
 	var voxels [2]int
 	for i, path := range []string{reference, prediction} {

@@ -48,7 +48,7 @@ const (
 	lowresThreshold = 0.25 // share of the median image that a full-resolution patch must cover
 	lowresStep      = 1.03 // growth of the spacing in search of the low resolution
 
-	// What is beyond these, far from any dataset and machine, is a slip of the pen.
+	// Larger values fit no dataset and no machine: they are typing errors.
 	maxMemoryGB = 10_000
 	maxVoxels   = 1 << 40 // of the median image
 )
@@ -62,7 +62,7 @@ var (
 	normOp         = map[int]string{2: "torch.nn.modules.instancenorm.InstanceNorm2d", 3: "torch.nn.modules.instancenorm.InstanceNorm3d"}
 )
 
-// Options are what a user may ask of a planner. The zero value asks for nnU-Net's defaults.
+// Options choose a planner and its targets. The zero value means nnU-Net's defaults.
 type Options struct {
 	Planner           string    // one of Planners
 	PlansName         string    // default: the planner's
@@ -72,7 +72,7 @@ type Options struct {
 	Reader            string // image_reader_writer; default: by overwrite_image_reader_writer and file_ending
 }
 
-// complete checks what is asked for and gives the rest its default.
+// complete checks the options and fills in defaults.
 func (opt Options) complete() (Options, planner, error) {
 	if opt.Planner == "" {
 		opt.Planner = DefaultPlanner
@@ -97,7 +97,7 @@ func (opt Options) complete() (Options, planner, error) {
 	return opt, p, CheckName(opt.PlansName)
 }
 
-// Check reports what no dataset can be planned with.
+// Check reports options that are wrong for every dataset.
 func (opt Options) Check() error {
 	_, _, err := opt.complete()
 	return err
@@ -130,7 +130,7 @@ func Make(ds *dataset.Dataset, name string, fp *Fingerprint, opt Options) (*Plan
 	}
 	for _, c := range made.Configurations() {
 		if _, err := made.Configuration(c); err != nil {
-			return nil, fmt.Errorf("these plans would be of no use: %w", err)
+			return nil, fmt.Errorf("these plans cannot be used: %w", err)
 		}
 	}
 	return made, nil
@@ -436,7 +436,7 @@ func permute[T any](v [3]T, order [3]int) [3]T {
 	return [3]T{v[order[0]], v[order[1]], v[order[2]]}
 }
 
-// list turns a slice into a JSON list.
+// list converts a slice to a JSON list.
 func list[T any](v []T) []any {
 	out := make([]any, len(v))
 	for i := range v {

@@ -96,14 +96,14 @@ func (c *Config) run(im *imageio.Image, label *imageio.Label, files []string) (*
 	channels := make([][]float32, len(im.Channels))
 	for ch, data := range im.Channels {
 		im.Channels[ch] = nil
-		channels[ch] = volume.Extract[float32](data, size, box, volume.Turn{Axes: c.forward})
+		channels[ch] = volume.Extract[float32](data, size, box, volume.Reorientation{Axes: c.forward})
 	}
 	mask := ndimage.Nonzero(channels, n)
 	var seg []int16
 	labelled := label != nil
 	if labelled {
 		r.Properties.Label = label.Path
-		seg = volume.Extract[int16](label.Data, size, box, volume.Turn{Axes: c.forward})
+		seg = volume.Extract[int16](label.Data, size, box, volume.Reorientation{Axes: c.forward})
 	} else {
 		seg = make([]int16, len(mask))
 	}
@@ -143,7 +143,7 @@ const (
 
 // locate samples voxels of every foreground label, or region, for patches that must show it; with an ignore label also
 // of everything that is not ignored.
-func (c *Config) locate(seg []int16, size [3]int) []store.Located {
+func (c *Config) locate(seg []int16, size [3]int) []store.ClassVoxels {
 	var wanted [][]int
 	rules := c.dataset.Labels
 	if rules.HasRegions() {
@@ -183,9 +183,9 @@ func (c *Config) locate(seg []int16, size [3]int) []store.Located {
 	}
 	rng := numpy.NewRandom(locationSeed)
 	plane, row := int32(size[1]*size[2]), int32(size[2])
-	var out []store.Located
+	var out []store.ClassVoxels
 	for _, labels := range wanted {
-		located := store.Located{Labels: labels}
+		located := store.ClassVoxels{Labels: labels}
 		n := 0
 		for _, label := range labels {
 			n += len(at[label+1])
