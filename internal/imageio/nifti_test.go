@@ -300,7 +300,7 @@ func niftiRefusals(t testing.TB) map[string]refusal {
 		"empty":                    {"a.nii", nil, "truncated"},
 		"half a header":            {"a.nii", good[:200], "truncated"},
 		"no voxels":                {"a.nii", good[:352], "truncated"},
-		"a voxel short":            {"a.nii", good[:374], "speaks of 376 bytes, there are 374"},
+		"a voxel short":            {"a.nii", good[:374], "needs 376 bytes, there are 374"},
 		"a voxel short, zipped":    {"a.nii.gz", zip(t, good[:374]), "speaks of 12 samples, the data end after 11"},
 		"zip cut":                  {"a.nii.gz", zipped[:len(zipped)-9], "truncated"},
 		"zip cut in its checksum":  {"a.nii.gz", zipped[:len(zipped)-2], "truncated"},

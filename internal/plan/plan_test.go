@@ -317,8 +317,8 @@ func TestMakeRefuses(t *testing.T) {
 		"GPU memory": {{GPUMemoryGB: nan}, {GPUMemoryGB: inf}, {GPUMemoryGB: -1}, {GPUMemoryGB: 1e308}},
 		"three numbers": {{Spacing: []float64{inf, 1, 1}}, {Spacing: []float64{1, nan, 1}}, {Spacing: []float64{1, 1, 0}},
 			{Spacing: []float64{1, 1, -1}}, {Spacing: []float64{1, 1}}},
-		"2^40 voxels": {{Spacing: []float64{1e-6, 1e-6, 1e-6}}, {Spacing: []float64{1e-300, 1, 1}}, {Spacing: []float64{1e-300, 1e-300, 1e-300}}},
-		"of no use":   {{Spacing: []float64{1, 1, 1e300}}, {Spacing: []float64{1e308, 1e308, 1e308}}},
+		"2^40 voxels":    {{Spacing: []float64{1e-6, 1e-6, 1e-6}}, {Spacing: []float64{1e-300, 1, 1}}, {Spacing: []float64{1e-300, 1e-300, 1e-300}}},
+		"cannot be used": {{Spacing: []float64{1, 1, 1e300}}, {Spacing: []float64{1e308, 1e308, 1e308}}},
 	} {
 		for _, o := range options {
 			if _, err := Make(ds, "Dataset001_A", fp, o); err == nil || !strings.Contains(err.Error(), want) {
