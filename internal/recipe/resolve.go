@@ -37,10 +37,6 @@ func (r *Recipe) resolve(d Data) error {
 	if err := r.check(); err != nil {
 		return err
 	}
-	const mostClasses = 256 // labels of a batch are bytes
-	if d.Classes > mostClasses {
-		return fmt.Errorf("%d classes: %d are the most, background included", d.Classes, mostClasses)
-	}
 	r.Patch = d.Patch
 	n := &r.Network
 	n.Frames, n.Height, n.Width, n.Channels, n.Classes = d.Patch[0], d.Patch[1], d.Patch[2], d.Channels, d.Classes
