@@ -29,7 +29,7 @@ type state struct {
 	BeganStep    int     `json:"began_step"`
 	BeganMinutes float64 `json:"began_minutes"`
 	Rate         float64 `json:"rate"` // learning rate of the last step
-	Bad          int     `json:"bad"` // batches in a row, up to now, whose loss or gradient was not finite
+	Bad          int     `json:"bad"`  // batches in a row, up to now, whose loss or gradient was not finite
 
 	BestEMA number  `json:"best_ema"`
 	History history `json:"logging"`
@@ -46,7 +46,10 @@ func (st *state) steps() int {
 // errLost is wrapped by every error about weights from which no training can go on.
 var errLost = errors.New("the weights are lost")
 
-// save writes a checkpoint, whole or not at all. Weights that are not finite are errLost, and an earlier file stays.
+// unfit tells whether a weight, or its square, is not finite: with such weights no network computes.
+func unfit(v float32) bool { return v*v-v*v != 0 }
+
+// save writes a checkpoint, whole or not at all. Weights that are unfit are errLost, and an earlier file stays.
 func (l *learner) save(path string, st state) error {
 	text, err := json.Marshal(st)
 	if err != nil {
@@ -60,13 +63,13 @@ func (l *learner) save(path string, st state) error {
 			return
 		}
 		data := t.Float32s()
-		if !strings.HasPrefix(name, optimizerPrefix) && slices.ContainsFunc(data, func(v float32) bool { return v-v != 0 }) {
+		if !strings.HasPrefix(name, optimizerPrefix) && slices.ContainsFunc(data, unfit) {
 			broken = name
 		}
 		tensors = append(tensors, checkpoint.Float32Tensor(name, data, t.Shape()...))
 	})
 	if err == nil && broken != "" {
-		err = fmt.Errorf("%s is not finite: %w", broken, errLost)
+		err = fmt.Errorf("%s has values that are not finite or beyond use: %w", broken, errLost)
 	}
 	if err != nil {
 		return fmt.Errorf("write checkpoint %s: %w", path, err)
