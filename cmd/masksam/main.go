@@ -21,7 +21,6 @@ import (
 )
 
 func main() {
-	torch.WaitPassively()
 	os.Exit(run(filepath.Base(os.Args[0]), os.Args[1:], os.Stdout, os.Stderr))
 }
 

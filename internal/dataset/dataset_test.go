@@ -184,7 +184,7 @@ func TestName(t *testing.T) {
 	if _, err := (Roots{Preprocessed: r.Preprocessed}).Name("Dataset001_A"); err == nil || !slices.Contains(remedy.As(err), any(remedy.Raw)) {
 		t.Errorf("unset raw root: %v, advice %v", err, remedy.As(err))
 	}
-	if _, err := (Roots{}).RawDir("Dataset001_A"); err == nil || !cmp.Equal(remedy.As(err), remedy.Remedy{"set the environment variable " + EnvRaw + " or give ", remedy.Raw}) {
+	if _, err := (Roots{}).RawDir("Dataset001_A"); err == nil || !strings.Contains(err.Error(), EnvRaw) || !slices.Contains(remedy.As(err), any(remedy.Raw)) {
 		t.Errorf("unset root: %v, advice %v", err, remedy.As(err))
 	}
 }

@@ -3,18 +3,12 @@ package torch
 import (
 	"errors"
 	"math/rand/v2"
-	"os"
 	"testing"
 
 	"go.uber.org/goleak"
 )
 
-const passiveTest = "MASKSAM_TEST_WAIT_PASSIVELY" // in the environment: call WaitPassively first, as a main does
-
 func TestMain(m *testing.M) {
-	if os.Getenv(passiveTest) != "" {
-		WaitPassively()
-	}
 	SetThreads(1)
 	goleak.VerifyTestMain(m)
 }

@@ -13,6 +13,7 @@
 #include <dlfcn.h>
 #ifdef __GLIBC__
 #include <malloc.h>
+#include <unistd.h>
 #endif
 #include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/autograd/custom_function.h>
@@ -109,6 +110,25 @@ std::atomic<int> own_kernels{1};
 // made, more than half the time of elementwise operations.
 #ifdef __GLIBC__
 const int kept_memory = mallopt(M_MMAP_MAX, 0) + mallopt(M_ARENA_MAX, 1) + mallopt(M_TRIM_THRESHOLD, 1 << 30);
+#endif
+
+// OpenMP's threads spin by default where they wait for each other; where other programs use the cores as well, the
+// spinning thread takes the time that the one it waits for needs. OpenMP reads the environment while it is loaded, so
+// the program begins anew with one more variable, unless the environment says how to wait. This runs before any
+// library's initialisation, which takes libtorch half a second; where the system does not let it, nothing changes.
+#ifdef __linux__
+void wait_passively(int, char** argv, char** env) {
+  size_t n = 0;
+  for (; env[n]; n++)
+    for (const char* name : {"OMP_WAIT_POLICY=", "GOMP_SPINCOUNT=", "KMP_BLOCKTIME="})
+      if (!strncmp(env[n], name, strlen(name))) return;
+  auto more = static_cast<char**>(alloca((n + 2) * sizeof(char*)));
+  memcpy(more, env, n * sizeof(char*));
+  more[n] = const_cast<char*>("OMP_WAIT_POLICY=passive");
+  more[n + 1] = nullptr;
+  execve("/proc/self/exe", argv, more);
+}
+__attribute__((section(".preinit_array"), used)) void (*const before_libraries)(int, char**, char**) = wait_passively;
 #endif
 
 // State sets this thread's gradient mode and autocast for one call. The cache of
