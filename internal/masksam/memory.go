@@ -28,7 +28,7 @@ func (c Config) MapValues() (all, largest float64) {
 	sequence(c.Stem, float64(c.Height), float64(c.Width))
 	rows, columns := c.Tokens()
 	h, w := float64(rows), float64(columns)
-	const perBlock = 8 // normed, queries, keys, values, and the hidden layer of four widths
+	const perBlock = 14 // twice normed, queries, keys, values, attended, and the hidden layer of four widths, twice
 	see(perBlock*c.Encoder.Depth, c.Encoder.Width, h, w)
 	sequence(c.Head, 4*h, 4*w)
 	for i, st := range c.Generator.Stages {
