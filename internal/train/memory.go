@@ -12,7 +12,7 @@ import (
 
 // stepBytes is what a training step takes at least: on the host the batches that are made ahead, of training and of
 // validation, and the one in use; on the device that batch and the feature maps that its gradients need. Weights and the
-// optimiser come on top, and so does much that is not counted: the recipe small takes three to five times as much.
+// optimiser come on top, and so does much that is not counted: the recipe small takes about four times as much.
 func stepBytes(r recipe.Recipe, dev torch.Device) (host, device float64) {
 	const batches = 2*batchesAhead + 1
 	n := r.Network

@@ -45,7 +45,7 @@ func (r *run) keep(name string) (written bool, err error) {
 	case errors.Is(err, errLost):
 		return false, r.lost()
 	}
-	text := name + " could not be written: an earlier one stays, the run goes on and tries again later"
+	text := name + " could not be written: an earlier one is left as it was, and the run goes on and tries again later"
 	r.log.print(text+":", err)
 	slog.Warn(text, "error", err)
 	return false, nil
@@ -104,11 +104,13 @@ func (r *run) finish() error {
 		if errors.Is(err, errLost) {
 			return r.lost()
 		}
+		const advice = "make sure that the folder can be written and has space"
+		err = fmt.Errorf("trained to the end, but the weights could not be kept: %w", err)
 		if r.good == "" {
-			return err
+			return remedy.Add(err, advice)
 		}
 		err = fmt.Errorf("%w; the last checkpoint that was written is %s", err, r.good)
-		return remedy.Add(err, "make sure that the folder can be written and has space, and go on from there with ", remedy.Continue)
+		return remedy.Add(err, advice+", and go on from there with ", remedy.Continue)
 	}
 	err := os.Remove(model.CheckpointPath(r.folder, model.Latest))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
