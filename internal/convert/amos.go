@@ -48,7 +48,7 @@ func AMOS(ctx context.Context, o Options, all bool) (*Result, error) {
 				s.cases = append(s.cases, c)
 			}
 		}
-		names = s.turned(doc, path)
+		names = s.inverted(doc, path)
 		if count == 0 {
 			s.fail(ruleMissing, "%s: lists no case for training", path)
 		}

@@ -123,11 +123,11 @@ func ParseName(text string) (id int, name string, err error) {
 func (s *survey) write(ctx context.Context, o Options, doc []byte, splits []dataset.Split) (*Result, error) {
 	name, err := o.target()
 	if err != nil {
-		s.fault(ruleTarget, err)
+		s.problem(ruleTarget, err)
 	}
 	dir, err := o.Roots.RawDir(name)
 	if err != nil {
-		s.fault(ruleTarget, err)
+		s.problem(ruleTarget, err)
 	}
 	if err := s.inspect(ctx, o.Work, doc); err != nil {
 		return nil, err

@@ -346,7 +346,7 @@ func TestMSDRefuses(t *testing.T) {
 	image(t, filepath.Join(source, "imagesTs/c.nii.gz"), 1) // beside c.nii
 	put(t, filepath.Join(source, dataset.FileName), `{"modality": "CT", "labels": {"0": "background", "x": "y", "2": "background"}}`)
 	refused(t, convert.MSD, options(t, source), "imagesTr/a.nii.gz: its label map is missing", "labelsTr/b.nii.gz: a label map without an image",
-		"imagesTr/bad.nii.gz", "imagesTs/c.nii.gz are the same case; remove one", `"modality"`, `"x"`, `two labels are called "background"`, "7 faults")
+		"imagesTr/bad.nii.gz", "imagesTs/c.nii.gz are the same case; remove one", `"modality"`, `"x"`, `two labels are called "background"`, "7 problems")
 
 	put(t, filepath.Join(source, dataset.FileName), `{`)
 	refused(t, convert.MSD, options(t, source), "dataset.json: ")
@@ -419,7 +419,7 @@ func TestFaults(t *testing.T) {
 	mods := msdSourceOf(t, "Task23_Mods", 2) // four are named
 	put(t, filepath.Join(mods, dataset.FileName), strings.Replace(msdJSON, `"0": "CT"`, `"0": "FLAIR", "1": "T1w", "2": "t1gd", "3": "T2w"`, 1))
 	refused(t, convert.MSD, options(t, mods), "imagesTr/a.nii.gz: 2 channels, but the data set has 4 (FLAIR, T1w, t1gd, T2w)",
-		"imagesTr/b.nii.gz: 2", "imagesTs/c.nii: 2", "channels (3):", "3 faults")
+		"imagesTr/b.nii.gz: 2", "imagesTs/c.nii: 2", "channels (3):", "3 problems")
 
 	source := msdSource(t, "Task09_Spleen")
 	put(t, filepath.Join(source, dataset.FileName), `{"modality": {"0": "CT"}, "labels": {"0": "background", "1": "x"}, "numTraining": 3,
@@ -442,7 +442,7 @@ func TestFaults(t *testing.T) {
 	if err := imageio.WriteFloat(filepath.Join(source, "labelsTr/half.nii.gz"), half, imageio.Meta{Grid: grid, Dims: 3}); err != nil {
 		t.Fatal(err)
 	}
-	refused(t, convert.MSD, options(t, source), "8 faults", "missing files and folders (3):", "imagesTr/lost.nii.gz: the file is missing",
+	refused(t, convert.MSD, options(t, source), "8 problems", "missing files and folders (3):", "imagesTr/lost.nii.gz: the file is missing",
 		"labelsTr/lost.nii.gz: the file is missing", "imagesTs/gone.nii.gz: the file is missing", "labelsTr/a.nii.gz: holds the values [255]",
 		"imagesTr/wide.nii.gz: 2 channels", "labelsTr/b.nii.gz", "labelsTr/small.nii.gz: the label map has [2 3 5] voxels (z, y, x)",
 		"holds 0.5")
@@ -874,7 +874,7 @@ func TestAMOSRefuses(t *testing.T) {
 	os.Remove(filepath.Join(source, "imagesTs/amos_0500.nii.gz"))
 	os.Remove(filepath.Join(source, "imagesTr/amos_0411.nii.gz")) // MR: not wanted, not missed
 	put(t, filepath.Join(source, dataset.FileName), strings.ReplaceAll(text(t, filepath.Join(source, dataset.FileName)), "./imagesTr/amos_0001.nii.gz", "scan.nii.gz"))
-	refused(t, amos(false), options(t, source), "labelsVa/amos_0008.nii.gz: the file is missing", "imagesTs/amos_0500.nii.gz: the file is missing", `"scan.nii.gz"`, "3 faults")
+	refused(t, amos(false), options(t, source), "labelsVa/amos_0008.nii.gz: the file is missing", "imagesTs/amos_0500.nii.gz: the file is missing", `"scan.nii.gz"`, "3 problems")
 
 	put(t, filepath.Join(source, dataset.FileName), `{"training": [3, {"label": "x"}], "test": 5}`)
 	refused(t, amos(false), options(t, source), `"labels"`, `entry 1 of "training"`, `entry 2 of "training"`, `"test" is not a list`, "lists no case")

@@ -205,7 +205,7 @@ func (s *survey) choose(folder string, all map[string][]*dicom.File, wanted stri
 	case len(found) == 0:
 		s.fail(ruleSeries, "%s: no series %s; there are\n%s", folder, wanted, strings.Join(lines, "\n"))
 	default:
-		s.fault(ruleSeries, remedy.Add(fmt.Errorf("%s: %d series or stacks of slices; choose one by the instance UID or the number:\n%s",
+		s.problem(ruleSeries, remedy.Add(fmt.Errorf("%s: %d series or stacks of slices; choose one by the instance UID or the number:\n%s",
 			folder, len(found), strings.Join(chosen, "\n")), "choose one with ", remedy.Series))
 	}
 	return nil

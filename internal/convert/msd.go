@@ -36,7 +36,7 @@ func MSD(ctx context.Context, o Options) (*Result, error) {
 	doc := s.object(path)
 	if doc != nil {
 		s.listedFiles(doc, path)
-		doc.Set("labels", s.turned(doc, path))
+		doc.Set("labels", s.inverted(doc, path))
 		doc.Set("file_ending", ending)
 		s.channelNames(doc, path)
 		doc.Delete("training")

@@ -63,7 +63,7 @@ func (d *Dataset) Cases() ([]Case, error) {
 	ids, files, strangers, err := group(dir, d.FileEnding)
 	switch {
 	case err != nil:
-		return nil, NewFinding("IMAGES_TR_MISSING", dir, "put the training images there", "%s", FolderFault(err))
+		return nil, NewFinding("IMAGES_TR_MISSING", dir, "put the training images there", "%s", FolderProblem(err))
 	case len(ids) == 0 && len(strangers) == 0:
 		return nil, noCases(dir, d.FileEnding)
 	}
@@ -96,8 +96,8 @@ func (d *Dataset) rename(path string) string {
 	return fmt.Sprintf("%s to %s%s", name, right, d.FileEnding)
 }
 
-// FolderFault says why a folder cannot be listed.
-func FolderFault(err error) string {
+// FolderProblem says why a folder cannot be listed.
+func FolderProblem(err error) string {
 	if errors.Is(err, fs.ErrNotExist) {
 		return "the folder is missing"
 	}

@@ -250,7 +250,8 @@ func (l *Labels) Declared(value int) bool {
 	return ok || value == l.ignore && l.ignore >= 0
 }
 
-// Decoder turns the heads' scores into labels, one head after the other, so that all heads need not be held at once.
+// Decoder converts the heads' scores to labels, one head after the other, so that all heads need not be in memory at
+// once.
 // Without regions the first maximum wins. With regions a voxel whose score means more than one half takes the region's
 // label, later regions over earlier ones.
 type Decoder struct {
@@ -268,7 +269,7 @@ func (l *Labels) Decode(dst []uint16, logits bool) *Decoder {
 	return &Decoder{labels: l, logits: logits, dst: dst}
 }
 
-// Add takes the scores of the next head, one per voxel of dst.
+// Add decodes the scores of the next head, one per voxel of dst.
 func (d *Decoder) Add(scores []float32) {
 	switch {
 	case d.labels.regions:
@@ -300,7 +301,7 @@ func (d *Decoder) Add(scores []float32) {
 
 func sigmoid(x float32) float32 { return float32(1 / (1 + math.Exp(-float64(x)))) }
 
-// Probabilities turns logits (one slice per head) into probabilities in place: softmax over the heads, with regions the
+// Probabilities converts logits (one slice per head) to probabilities in place: softmax over the heads, with regions the
 // sigmoid of each.
 func (l *Labels) Probabilities(logits [][]float32) {
 	if l.regions {

@@ -370,10 +370,10 @@ func CopySplits(rawDir, dir string) error {
 	return nil
 }
 
-// differs is the first of the folds that held has not under its number, as sets of cases; −1 if there is none.
-func differs(folds, held []Split) int {
+// differs is the number of the first fold that has other cases in old; −1 if there is none.
+func differs(folds, old []Split) int {
 	for f, s := range folds {
-		if f >= len(held) || !maps.Equal(set(s.Train), set(held[f].Train)) || !maps.Equal(set(s.Val), set(held[f].Val)) {
+		if f >= len(old) || !maps.Equal(set(s.Train), set(old[f].Train)) || !maps.Equal(set(s.Val), set(old[f].Val)) {
 			return f
 		}
 	}

@@ -163,8 +163,8 @@ func Uneven(files []*File) (tilt, gaps string) {
 		return "", ""
 	}
 	first, last := placed[0], placed[len(placed)-1]
-	n, length := normal(first), 0.0
-	for i := range n {
+	length := 0.0
+	for i := range first.Position {
 		length += (last.Position[i] - first.Position[i]) * (last.Position[i] - first.Position[i])
 	}
 	if length == 0 {

@@ -109,7 +109,7 @@ type Summary struct {
 }
 
 // Folder is nnU-Net's evaluate_folder: it scores every file with opt.Ending in predDir against the file of the same name
-// in gtDir. Both are read by the reader class, which may turn them to one orientation, and must agree in size and
+// in gtDir. Both are read by the reader class, which may reorient them, and must agree in size and
 // spacing. A warning is logged for each kind of doubt, with its cases. If some cases fail, the error names each of them.
 func Folder(ctx context.Context, gtDir, predDir string, opt Options) (*Summary, error) {
 	if len(opt.Classes) == 0 {
@@ -141,7 +141,8 @@ func Folder(ctx context.Context, gtDir, predDir string, opt Options) (*Summary, 
 	return Summarize(scores, opt.Classes), nil
 }
 
-// need predicts the memory that a pair takes: two label maps, and as much as the larger one while it is read or turned.
+// need predicts the memory that a pair takes: two label maps, and a copy of the larger one while it is read or
+// reoriented.
 func need(reference, prediction string) machine.Bytes {
 	var voxels [2]int
 	for i, path := range []string{reference, prediction} {
@@ -171,28 +172,6 @@ func tell(ids []string, scores []Score) {
 	for _, kind := range kinds {
 		slog.Warn(kind, "cases", len(cases[kind]), "of", len(ids), "which", some(cases[kind]), "example", first[kind])
 	}
-}
-
-// Simple is nnU-Net's evaluate_simple: labels instead of opt.Classes, and the ending of the first image in gtDir.
-func Simple(ctx context.Context, gtDir, predDir string, labels []int, opt Options) (*Summary, error) {
-	entries, err := os.ReadDir(gtDir)
-	if err != nil {
-		return nil, err
-	}
-	opt.Ending = ""
-	for _, e := range entries {
-		if opt.Ending = imageio.Ending(e.Name()); opt.Ending != "" {
-			break
-		}
-	}
-	if opt.Ending == "" {
-		return nil, fmt.Errorf("%s: holds no image of a known format", gtDir)
-	}
-	opt.Classes = nil
-	for _, v := range labels {
-		opt.Classes = append(opt.Classes, Label(v))
-	}
-	return Folder(ctx, gtDir, predDir, opt)
 }
 
 // pairs lists the files to be scored, sorted.

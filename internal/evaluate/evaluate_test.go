@@ -64,11 +64,13 @@ func TestFolderGoldens(t *testing.T) {
 	}
 }
 
+// nnU-Net's evaluate_simple scores labels that are given by number.
 func TestSimpleGoldens(t *testing.T) {
 	root := goldentest.Path(t, "nnunet/evaluation/labels")
 	three := 3
 	for name, opt := range map[string]evaluate.Options{"summary_simple_l_1_2": {}, "summary_simple_l_1_2_il_3": {Ignore: &three}} {
-		s, err := evaluate.Simple(context.Background(), filepath.Join(root, "gt"), filepath.Join(root, "pred"), []int{1, 2}, opt)
+		opt.Classes, opt.Ending = []evaluate.Class{evaluate.Label(1), evaluate.Label(2)}, ".nii.gz"
+		s, err := evaluate.Folder(t.Context(), filepath.Join(root, "gt"), filepath.Join(root, "pred"), opt)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -88,11 +90,13 @@ func TestMissingPrediction(t *testing.T) {
 		t.Fatal(err)
 	}
 	gt, pred := filepath.Join(fresh, "gt"), filepath.Join(fresh, "pred")
-	_, err := evaluate.Simple(context.Background(), gt, pred, []int{1, 2}, evaluate.Options{})
+	opt := evaluate.Options{Classes: []evaluate.Class{evaluate.Label(1), evaluate.Label(2)}, Ending: ".nii.gz"}
+	_, err := evaluate.Folder(t.Context(), gt, pred, opt)
 	if err == nil || !strings.Contains(err.Error(), "case2.nii.gz") {
 		t.Errorf("error %v, want one that names case2", err)
 	}
-	s, err := evaluate.Simple(context.Background(), gt, pred, []int{1, 2}, evaluate.Options{Chill: true})
+	opt.Chill = true
+	s, err := evaluate.Folder(t.Context(), gt, pred, opt)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -100,7 +100,7 @@ func (t *tiffFile) bytes(at, n int64) ([]byte, error) {
 	return b, nil
 }
 
-// number reads a number of so many bytes.
+// number decodes an unsigned integer of 1, 2, 4 or 8 bytes.
 func (t *tiffFile) number(b []byte) uint64 {
 	switch len(b) {
 	case 1:

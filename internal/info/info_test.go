@@ -193,7 +193,7 @@ func TestWork(t *testing.T) {
 		write(t, filepath.Join(model, file+".safetensors"), "")
 	}
 	d := look7(t, roots)
-	if d.Splits != 2 || len(d.Plans) != 1 || len(d.Plans[0].Configurations) != 2 {
+	if d.Folds != 2 || len(d.Plans) != 1 || len(d.Plans[0].Configurations) != 2 {
 		t.Fatalf("%+v", d)
 	}
 	heir := d.Plans[0].Configurations[1]

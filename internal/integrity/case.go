@@ -142,9 +142,9 @@ func (c *checker) examine(k dataset.Case, s *seen, seed maphash.Seed) (found []*
 		add("SPACING_MISMATCH", dataset.Error, k.Label, "correct the header", "the label map's spacing is %v (z, y, x), that of %s is %v", label.Grid.Spacing, whole.Path, whole.Grid.Spacing)
 	}
 	if what, text := frames(label.Meta, whole.Meta); what != "" {
-		add(what+"_MISMATCH", dataset.Warning, k.Label, "correct the header, or turn the voxels", "%s", text)
+		add(what+"_MISMATCH", dataset.Warning, k.Label, "correct the header, or reorient the voxels", "%s", text)
 	}
-	if s.orientation == "" { // axes that do not span space, which geometry told of
+	if s.orientation == "" { // the axes do not span space; geometry has reported it
 		return found
 	}
 	s.grid, s.placed, s.oriented = label.Grid, true, oriented(label.Meta)

@@ -83,7 +83,7 @@ func (c *checker) describe() []dataset.Case {
 	} else {
 		cases = c.folders()
 	}
-	// As nnU-Net, by the first image; one that cannot be opened is told with its case.
+	// nnU-Net chooses by the first image; one that cannot be opened is reported with its case.
 	example := ""
 	if len(cases) > 0 {
 		if _, _, err := imageio.ReadMeta(cases[0].Images[0]); err == nil {
@@ -162,7 +162,7 @@ func (c *checker) folders() []dataset.Case {
 	labelDir := filepath.Join(c.d.Dir, "labelsTr")
 	labels, labelErr := os.ReadDir(labelDir)
 	if labelErr != nil {
-		c.add(dataset.NewFinding("LABELS_TR_MISSING", labelDir, "put the label maps there", "%s", dataset.FolderFault(labelErr)))
+		c.add(dataset.NewFinding("LABELS_TR_MISSING", labelDir, "put the label maps there", "%s", dataset.FolderProblem(labelErr)))
 	}
 	cases, err := c.d.Cases()
 	badNames := false
@@ -228,7 +228,7 @@ func misnamed(k dataset.Case, labels []os.DirEntry, known map[string]bool) (name
 }
 
 // passedOver warns of images in a folder that have another ending than the dataset's and so are no part of it; those
-// that are known have been told of.
+// that are known have been reported.
 func (c *checker) passedOver(dir string, known map[string]bool) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {

@@ -124,7 +124,7 @@ func (c *checker) orientations(cases []dataset.Case, all []seen) string {
 	})
 	for _, i := range order {
 		if code := all[i].orientation; code != "" && code != usual {
-			c.warn("ORIENTATION_INCONSISTENT", cases[i].ID, cases[i].Images, "turn all images to one orientation: voxels are used as they are stored",
+			c.warn("ORIENTATION_INCONSISTENT", cases[i].ID, cases[i].Images, "bring all images to one orientation: voxels are used as they are stored",
 				"%s (%s, not %s)", volume.Differing(code, usual, fmt.Sprintf("in most cases (%d of %d)", n, of)), code, usual)
 		}
 	}

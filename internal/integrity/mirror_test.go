@@ -17,11 +17,11 @@ import (
 
 // flipped is an array mirrored along some axes.
 func flipped[T volume.Sample](data []T, size [3]int, axes ...int) []T {
-	t := volume.Turn{Axes: [3]int{0, 1, 2}}
+	t := volume.Reorientation{Axes: [3]int{0, 1, 2}}
 	for _, a := range axes {
 		t.Flip[a] = true
 	}
-	return volume.Turned(t, data, size)
+	return volume.Reorient(t, data, size)
 }
 
 // TestMirroredHippocampi mirrors the label maps, and the images, of real cases: hardly one may pass, none of the sound ones

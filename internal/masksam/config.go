@@ -24,7 +24,7 @@ type Config struct {
 	DepthAxis sam.DepthAxis `json:"depth_axis"`
 	Generator Generator     `json:"generator"`
 	Decoder   sam.Decoder   `json:"decoder"`
-	// Head turns the low-resolution masks (4 per token edge) into H×W logits;
+	// Head upsamples the low-resolution masks (4 per token edge) into H×W logits;
 	// empty: bilinear interpolation to the canvas, then to H×W.
 	Head []Layer `json:"head"`
 
@@ -37,7 +37,7 @@ type Config struct {
 	// AuxLogits says what the losses of the auxiliary masks see: "reference" their sigmoid used as if it were a logit
 	// (the published code squashes twice), "raw" the real logits.
 	AuxLogits AuxLogits `json:"aux_logits"`
-	// TrainAll trains every parameter; else SAM's own are frozen (section 1).
+	// TrainAll trains every parameter; else SAM's own are frozen (docs/network.md).
 	TrainAll bool `json:"train_all"`
 }
 

@@ -191,7 +191,7 @@ func (o *Output) Semseg(s *torch.Scope, batch int) *torch.Tensor {
 	return s.Permute(v, 0, 2, 1, 3, 4)
 }
 
-// auxBoxes turns the box head's maps g (B·T, Q, 2, 2) and the auxiliary masks into boxes (B·T, Q, 4), the mean of the
+// auxBoxes converts the box head's maps g (B·T, Q, 2, 2) and the auxiliary masks into boxes (B·T, Q, 4), the mean of the
 // head's box and the tight box of the binarised mask, and returns the binarised masks as well (float32, no gradient).
 func auxBoxes(s *torch.Scope, g, masks *torch.Tensor) (boxes, hard *torch.Tensor) {
 	g = s.To(g, torch.Float32)

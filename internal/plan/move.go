@@ -14,7 +14,7 @@ import (
 )
 
 // Reader names the class that nnU-Net reads a dataset's files with: chosen by the first case, or, where the images are
-// not at hand (a kept fingerprint is enough to plan), by the file ending.
+// missing (a kept fingerprint is enough to plan), by the file ending.
 func Reader(ds *dataset.Dataset) (string, error) {
 	example := ""
 	if cases, err := ds.Cases(); err == nil {

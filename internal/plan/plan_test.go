@@ -349,7 +349,7 @@ func TestKeepFrom(t *testing.T) {
 	old.configurations().Set("mine", pyjson.NewObject("inherits_from", "3d_fullres", "batch_size", 9))
 	old.configurations().Set("3d_lowres", pyjson.NewObject("inherits_from", "3d_fullres"))
 	old.configurations().Set("3d_cascade_fullres", pyjson.NewObject("inherits_from", "3d_fullres", "previous_stage", "3d_lowres"))
-	p.KeepFrom(old)
+	p.AddMissing(old)
 	if d := cmp.Diff([]string{"2d", "3d_fullres", "mine"}, p.Configurations()); d != "" {
 		t.Error(d)
 	}

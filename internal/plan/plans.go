@@ -151,9 +151,9 @@ func (p *Plans) Write(path string) error {
 // Standard are the configurations that nnU-Net's planners make where a dataset asks for them.
 var Standard = []string{"2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres"}
 
-// KeepFrom adds the configurations of an older plans.json that these plans lack, so that hand-made ones are not lost.
-// nnU-Net keeps Standard ones too; but a low resolution that is not planned any more no longer fits the rest.
-func (p *Plans) KeepFrom(old *Plans) {
+// AddMissing adds the configurations of an older plans.json that these plans lack, so that hand-made ones are not lost.
+// Standard ones are not added, though nnU-Net does so: an old low resolution does not fit the new full resolution.
+func (p *Plans) AddMissing(old *Plans) {
 	mine := p.configurations()
 	for _, name := range old.Configurations() {
 		if !mine.Has(name) && !slices.Contains(Standard, name) {
@@ -199,8 +199,8 @@ func (p *Plans) Clone(plansName string) *Plans {
 	return &out
 }
 
-// KeepFromFile is KeepFrom of the plans at path, if there are any.
-func (p *Plans) KeepFromFile(path string) error {
+// AddMissingFrom calls AddMissing with the plans at path, if there are any.
+func (p *Plans) AddMissingFrom(path string) error {
 	old, err := Read(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -208,6 +208,6 @@ func (p *Plans) KeepFromFile(path string) error {
 	if err != nil {
 		return fmt.Errorf("%w; mend or remove it to plan again", err)
 	}
-	p.KeepFrom(old)
+	p.AddMissing(old)
 	return nil
 }

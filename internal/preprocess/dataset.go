@@ -58,7 +58,7 @@ func Dataset(ctx context.Context, o Options) (Report, error) {
 	}
 	var todo []job
 	for _, c := range cases {
-		identity, err := c.Identity()
+		identity, err := c.FilesDigest()
 		digest := settings + "." + identity
 		if old, ok := out.Digest(c.ID); ok && err == nil && old == digest && !o.Force {
 			report.Kept = append(report.Kept, c.ID)

@@ -102,7 +102,7 @@ func chainLikeNNUNet(t *testing.T, root string) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				r, err := Case(cfg, im, label)
+				r, err := prepareCase(cfg, im, label)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -114,7 +114,7 @@ func chainLikeNNUNet(t *testing.T, root string) {
 				checkArrays(t, id, r, want, arrays)
 
 				// Without a label map the labels are the mask.
-				r, err = Case(cfg, im, nil)
+				r, err = prepareCase(cfg, im, nil)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -247,7 +247,7 @@ func TestExportLikeNNUNet(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		rec, err := Case(cfg, im, nil)
+		rec, err := prepareCase(cfg, im, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

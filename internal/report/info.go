@@ -143,8 +143,8 @@ func (p *page) made(d *info.Dataset, next string) {
 	if d.Fingerprint {
 		made = append(made, "fingerprint")
 	}
-	if d.Splits > 0 {
-		made = append(made, fmt.Sprintf("split into %d folds", d.Splits))
+	if d.Folds > 0 {
+		made = append(made, fmt.Sprintf("split into %d folds", d.Folds))
 	}
 	p.line()
 	p.fields("made", cmp.Or(strings.Join(made, ", "), "nothing yet: "+next))

@@ -35,7 +35,7 @@ func TestDataset(t *testing.T) {
 		t.Errorf("problems where there are none:\n%s", out.String())
 	}
 
-	d.Splits, d.Fingerprint = 2, true
+	d.Folds, d.Fingerprint = 2, true
 	d.Plans = []info.Plans{{Name: "nnUNetPlans", Configurations: []info.Configuration{{Name: "heir", Patch: []int{4, 8, 8}, Batch: 2, Preprocessed: 17}}}}
 	d.Models = []info.Model{{Trainer: "MaskSAM_Small", Plans: "nnUNetPlans", Configuration: "3d_fullres", Trained: []string{"0", "all"}, Unfinished: []string{"2"}}}
 	d.Problems = []info.Problem{{Case: "c", Text: "is damaged"}, {Text: "dataset.json is odd"}}

@@ -176,7 +176,7 @@ func turned(c madeCase) {
 			}
 		}
 	}
-	var turn volume.Turn
+	var turn volume.Reorientation
 	for axis, letter := range orientation {
 		turn.Axes[2-axis] = strings.IndexRune("SIAPRL", letter) / 2
 		turn.Flip[2-axis] = strings.ContainsRune("LPI", letter)
@@ -189,7 +189,7 @@ func turned(c madeCase) {
 				data[i] = 2*v + 40
 			}
 		}
-		c.put(c.file(channel, ".nii.gz"), zipped(niftiFile(volume.Turned(turn, data, g.Size), turn.Grid(g), c.number == 1, slope, inter)))
+		c.put(c.file(channel, ".nii.gz"), zipped(niftiFile(volume.Reorient(turn, data, g.Size), turn.Grid(g), c.number == 1, slope, inter)))
 	}
 	write(-1, labels)
 	write(0, image(labels, func(l, at int) int { return int(body[at]) * (300 + 110*l + at%g.Size[2] + c.noise(40)) }))

@@ -276,7 +276,7 @@ func loadStored(k *store.Case, forward [3]int, channel int) (*draw.Labelled, err
 	}
 	p := k.Properties()
 	c.Oriented = p.Meta.Oriented()
-	c.Grid = volume.Turn{Axes: forward}.Grid(p.Meta.Grid)
+	c.Grid = volume.Reorientation{Axes: forward}.Grid(p.Meta.Grid)
 	for a := range size {
 		c.Grid.Spacing[a] = p.Spacing[forward[a]] * float64(p.ShapeAfterCropping[a]) / float64(size[a])
 	}

@@ -46,7 +46,7 @@ func record(id string, channels int, size, chunk [3]int, seed uint64) *Record {
 			voxels[i][a] = int32(rng.IntN(size[a]))
 		}
 	}
-	r.Classes = []Located{{Labels: []int{1}, Voxels: voxels}, {Labels: []int{2, 3}}, {Labels: []int{-1, 0}, Voxels: voxels[:1]}}
+	r.Classes = []ClassVoxels{{Labels: []int{1}, Voxels: voxels}, {Labels: []int{2, 3}}, {Labels: []int{-1, 0}, Voxels: voxels[:1]}}
 	return r
 }
 
@@ -172,7 +172,7 @@ func TestRefusals(t *testing.T) {
 		"empty case":      s.Put(&Record{ID: "e", Channels: 1}),
 		"too few values":  s.Put(&Record{ID: "e", Channels: 1, Size: [3]int{1, 1, 2}, Image: []float32{1}}),
 		"too few labels":  s.Put(&Record{ID: "e", Channels: 1, Size: [3]int{1, 1, 1}, Image: []float32{1}, Seg: []int16{}}),
-		"voxel outside":   s.Put(&Record{ID: "e", Channels: 1, Size: [3]int{1, 1, 1}, Image: []float32{1}, Classes: []Located{{Voxels: [][3]int32{{0, 0, 1}}}}}),
+		"voxel outside":   s.Put(&Record{ID: "e", Channels: 1, Size: [3]int{1, 1, 1}, Image: []float32{1}, Classes: []ClassVoxels{{Voxels: [][3]int32{{0, 0, 1}}}}}),
 		"unknown case":    second(s.Case("b")),
 		"unknown class":   second(c.Locations(3)),
 		"store is absent": second(Open(filepath.Join(s.Dir(), "none"))),

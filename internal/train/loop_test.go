@@ -81,7 +81,7 @@ func tinyStore(t testing.TB, n int, digest ...string) *store.Store {
 			}
 		}
 		for label := 1; label <= 2; label++ {
-			r.Classes = append(r.Classes, store.Located{Labels: []int{label}, Voxels: located[label]})
+			r.Classes = append(r.Classes, store.ClassVoxels{Labels: []int{label}, Voxels: located[label]})
 		}
 		if err := s.Put(r); err != nil {
 			t.Fatal(err)

@@ -48,7 +48,7 @@ func TestOrientationsLikeNibabel(t *testing.T) {
 // However an array is turned, RAS turns it back.
 func TestOrientationOfTurned(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		turn := Turn{Axes: [3]int(rapid.Permutation([]int{0, 1, 2}).Draw(t, "axes"))}
+		turn := Reorientation{Axes: [3]int(rapid.Permutation([]int{0, 1, 2}).Draw(t, "axes"))}
 		for a := range turn.Flip {
 			turn.Flip[a] = rapid.Bool().Draw(t, "flip")
 		}
