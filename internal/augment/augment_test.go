@@ -126,6 +126,25 @@ func TestSource(t *testing.T) {
 	})
 }
 
+// Where nothing is rotated or scaled the patch itself is cut, and it lies within every case that is not smaller, as nnU-Net's
+// loader of validation places it: between 0 and the case's size less the patch's, or, in a smaller case, as far before it as
+// behind it.
+func TestPatchWithoutSpatial(t *testing.T) {
+	for _, c := range []Config{{}, {Mirror: []int{0, 1, 2}, PNoise: 1, Rotate: &[3]float64{30, 30, 30}, Scale: [2]float64{0.7, 1.4}}} {
+		for _, patch := range [][3]int{{16, 56, 40}, {1, 224, 192}, {17, 33, 5}, {28, 256, 224}} {
+			initial := c.InitialPatch(patch)
+			if initial != patch {
+				t.Errorf("patch %v: %v is cut", patch, initial)
+			}
+			shape := [3]int{patch[0] + 3, patch[1], patch[2] - 1}
+			low, high := Bounds(shape, initial, patch)
+			if low != [3]int{0, 0, -1} || high != [3]int{3, 0, 0} {
+				t.Errorf("patch %v in %v begins from %v to %v", patch, shape, low, high)
+			}
+		}
+	}
+}
+
 // nnunet is nnU-Net's augmentation of a 3-D patch.
 func nnunet(patch [3]int) Config {
 	degrees := Rotation(patch)

@@ -58,6 +58,15 @@ func TestMemory(t *testing.T) {
 			"sys/fs/cgroup/a/memory.current":   file("3000000000\n"),
 			"sys/fs/cgroup/a/memory.stat":      file("anon 7\ninactive_file 500000000\n"),
 		}, 1500000000, 4000000000},
+		"address space": {fstest.MapFS{
+			"proc/self/limits": file("Limit                     Soft Limit           Hard Limit           Units     \n" +
+				"Max address space         6144000000           unlimited            bytes     \n"),
+			"proc/self/status": file("Name:\tmasksam\nVmPeak:\t 2000000 kB\nVmSize:\t 1000000 kB\n"),
+		}, 6144000000 - 1000000<<10, 6144000000},
+		"no limit of address space": {fstest.MapFS{
+			"proc/self/limits": file("Max address space         unlimited            unlimited            bytes     \n"),
+			"proc/self/status": file("VmSize:\t 1000000 kB\n"),
+		}, 10000000 << 10, 24000000 << 10},
 		"version 2 in a container": {fstest.MapFS{
 			"proc/self/cgroup":             file("0::/host/path\n"),
 			"sys/fs/cgroup/memory.max":     file("2000000000\n"),

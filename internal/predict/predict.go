@@ -212,6 +212,9 @@ func (m *Model) Stored(ctx context.Context, c *store.Case, o Options) error {
 	if err := c.Image([3]int{}, n, p.image.Data); err != nil {
 		return err
 	}
+	if err := m.fits(p, o); err != nil {
+		return err
+	}
 	if o.Progress == nil {
 		o.Progress = progress.Nop
 	}
@@ -228,8 +231,12 @@ type pending struct {
 	properties store.Properties
 }
 
-// read reads, checks and preprocesses a case as training did.
+// read reads, checks and preprocesses a case as training did. It warns of an image that lies otherwise than those of
+// training: the network sees voxels as they are stored.
 func (m *Model) read(c dataset.Case) (*pending, error) {
+	if err := m.readable(c); err != nil {
+		return nil, err
+	}
 	im, _, warnings, err := m.prepare.Load(c)
 	if err != nil {
 		return nil, err
@@ -240,6 +247,9 @@ func (m *Model) read(c dataset.Case) (*pending, error) {
 	r, err := m.prepare.Prepare(im)
 	if err != nil {
 		return nil, err
+	}
+	if text := m.Meta.Orientations.Unusual(r.Properties.Meta.Orientation(), "training images"); text != "" {
+		slog.Warn(fmt.Sprintf("case %s: %s; its labels may be wrong", c.ID, text))
 	}
 	return &pending{Image{r.Channels, r.Size, r.Image}, r.Properties}, nil
 }

@@ -1,10 +1,15 @@
 package predict
 
 import (
+	"bytes"
+	"compress/gzip"
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"log/slog"
 	"math"
 	"os"
 	"path/filepath"
@@ -300,6 +305,99 @@ func TestBadScores(t *testing.T) {
 	if _, _, err := m.scores(t.Context(), "a", Image{Data: make([]float32, 2), Channels: 2, Size: [3]int{1, 1, 1}}, Tiling{}, &steps{}); err == nil ||
 		!strings.Contains(err.Error(), "2 channels") {
 		t.Errorf("two channels for one: %v", err)
+	}
+}
+
+// An image that lies otherwise than those of training, mirrored or with its axes in another order, is warned of once, with its
+// case and both orientations; one that lies as they do, and any image where the model does not tell, is not.
+func TestOtherOrientation(t *testing.T) {
+	c := newConstant(t)
+	c.meta.Orientations = volume.Orientations{"LPS": 20}
+	c.fold(t, "0", 0.2, 0.5, 0.1, 0.2)
+	in := t.TempDir()
+	for id, affine := range map[string][3][3]float64{
+		"same":    {{-1, 0, 0}, {0, -1, 0}, {0, 0, 1}}, // columns x, y, z of the file in RAS
+		"flipped": {{1, 0, 0}, {0, -1, 0}, {0, 0, 1}},
+		"turned":  {{0, -1, 0}, {-1, 0, 0}, {0, 0, 1}},
+	} {
+		g := volume.NewGrid([3]int{7, 20, 22}, [3]float64{1, 1, 1})
+		for row := range 3 {
+			for column := range 3 {
+				g.Affine[row][column] = affine[row][column]
+			}
+		}
+		data := make([]float32, g.Len())
+		for i := range data {
+			data[i] = 100 + float32(i%13)
+		}
+		if err := imageio.WriteFloat(filepath.Join(in, id+"_0000.nii.gz"), [][]float32{data}, imageio.Meta{Grid: g, Dims: 3}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	warnings := func() string {
+		var log bytes.Buffer
+		old := slog.Default()
+		slog.SetDefault(slog.New(slog.NewTextHandler(&log, nil)))
+		defer slog.SetDefault(old)
+		if err := open(t, c, "0").Folder(t.Context(), Options{Input: in, Output: filepath.Join(t.TempDir(), "out"), Tiling: Tiling{Step: 1}}); err != nil {
+			t.Fatal(err)
+		}
+		return log.String()
+	}
+	log := warnings()
+	for _, want := range []string{"case flipped: the image is stored RPS, 20 of 20 training images LPS", "case turned: the image is stored PLS"} {
+		if strings.Count(log, want) != 1 {
+			t.Errorf("the log has not once %q:\n%s", want, log)
+		}
+	}
+	if strings.Contains(log, "case same") {
+		t.Errorf("a usual image is warned of:\n%s", log)
+	}
+	c.meta.Orientations = nil
+	c.fold(t, "0", 0.2, 0.5, 0.1, 0.2)
+	if log := warnings(); strings.Contains(log, "stored") {
+		t.Errorf("a model that does not tell warns:\n%s", log)
+	}
+}
+
+// A case beyond memory fails by name before it is read, or before its scores are made; the others are labelled.
+func TestCaseBeyondMemory(t *testing.T) {
+	c := newConstant(t)
+	c.fold(t, "0", 0.2, 0.5, 0.1, 0.2)
+	in, out := t.TempDir(), filepath.Join(t.TempDir(), "out")
+	image(t, in, "small")
+	f, err := os.Open(image(t, in, "huge"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	z, err := gzip.NewReader(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := io.ReadAll(z)
+	f.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for d := range 3 {
+		binary.LittleEndian.PutUint16(raw[42+2*d:], 32000) // dim of the NIfTI header
+	}
+	var packed bytes.Buffer
+	w := gzip.NewWriter(&packed)
+	w.Write(raw)
+	w.Close()
+	if err := os.WriteFile(filepath.Join(in, "huge_0000.nii.gz"), packed.Bytes(), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	m := open(t, c, "0")
+	err = m.Folder(t.Context(), Options{Input: in, Output: out, Tiling: Tiling{Step: 1}})
+	if err == nil || !strings.Contains(err.Error(), "case huge: ") || !strings.Contains(err.Error(), "of memory") {
+		t.Errorf("error %v, want one about the case's memory", err)
+	}
+	all(t, filepath.Join(out, "small.nii.gz"), 1)
+	p := &pending{image: Image{Channels: 1, Size: [3]int{1 << 15, 1 << 15, 1 << 15}}}
+	if err := m.fits(p, Options{}); err == nil || !strings.Contains(err.Error(), "3 classes") {
+		t.Errorf("scores of 2^45 voxels: %v", err)
 	}
 }
 

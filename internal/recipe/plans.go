@@ -36,7 +36,7 @@ func (r Recipe) Into(p *plan.Plans, ds *dataset.Dataset) (*plan.Plans, *Recipe, 
 		return nil, nil, fmt.Errorf("recipe %s: plans %s: %w", r.Name, p.PlansName, err)
 	}
 	if r, err = r.Resolve(Data{r.Patch, len(ds.Channels), ds.Labels.Heads(), kernels, convs}); err != nil {
-		return nil, nil, err
+		return nil, nil, fmt.Errorf("%s: %w", p.DatasetName, err)
 	}
 	out := p.Clone(r.Plans)
 	for _, v := range []struct {

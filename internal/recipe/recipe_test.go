@@ -53,7 +53,7 @@ func TestRecipes(t *testing.T) {
 	if _, err := Find("nnUNetTrainer"); err == nil || !strings.Contains(err.Error(), "MaskSAM_ACDC") {
 		t.Errorf("an unknown recipe: %v", err)
 	}
-	if _, err := Small().Resolve(Data{Patch: [3]int{16, 56, 40}, Channels: 1, Classes: 257}); err == nil || !strings.Contains(err.Error(), "257 classes") {
+	if _, err := Small().Resolve(Data{Patch: [3]int{16, 56, 40}, Channels: 1, Classes: 257}); err == nil || !strings.Contains(err.Error(), "257 label classes") {
 		t.Errorf("257 classes: %v", err)
 	}
 }

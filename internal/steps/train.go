@@ -19,6 +19,7 @@ import (
 	"masksam/internal/predict"
 	"masksam/internal/progress"
 	"masksam/internal/recipe"
+	"masksam/internal/remedy"
 	"masksam/internal/torch"
 	"masksam/internal/train"
 )
@@ -130,6 +131,10 @@ func Train(ctx context.Context, o TrainOptions) (_ *Trained, err error) {
 	}
 	defer m.Close()
 	if out.Dice, err = v.run(ctx, m); err != nil {
+		if ctx.Err() != nil {
+			err = fmt.Errorf("training is done, its final validation was stopped: %w", ctx.Err())
+			err = remedy.Add(err, "validate it with ", remedy.Validate)
+		}
 		return nil, err
 	}
 	return out, nil

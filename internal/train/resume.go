@@ -9,6 +9,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"masksam/internal/atomicfile"
 	"masksam/internal/dataset"
@@ -82,9 +83,14 @@ func (f *Fold) begin(r *run) (finished int, err error) {
 		Meta: model.Meta{Version: model.MetaVersion, Configuration: f.Configuration.Name, Fold: f.options.Fold, Recipe: f.Recipe},
 		Seed: f.options.Seed, BestEMA: number(math.NaN()),
 	}
-	path, err := f.newest(r)
-	if err != nil {
+	if r.state.Orientations, err = f.Store.Orientations(); err != nil {
 		return 0, err
+	}
+	path := ""
+	if f.options.Continue {
+		if path, err = f.newest(r); err != nil {
+			return 0, err
+		}
 	}
 	if path != "" {
 		meta := r.state.Meta
@@ -92,6 +98,7 @@ func (f *Fold) begin(r *run) (finished int, err error) {
 			return 0, err
 		}
 		r.state.Meta = meta // a resumed run may have another number of epochs
+		r.kept(strings.TrimSuffix(filepath.Base(path), model.CheckpointExt))
 		for _, l := range []*loader{r.train, r.val} {
 			l.seed[0] = r.state.Seed
 		}
@@ -119,18 +126,20 @@ func (f *Fold) begin(r *run) (finished int, err error) {
 		r.log.print("Precision", note)
 		slog.Info("precision " + note)
 	}
+	if !f.options.Continue { // not before a batch was made and learnt from
+		if err := f.setAside(r); err != nil {
+			return 0, err
+		}
+	}
 	all, trained := r.learner.net.Params.Count()
 	r.log.print("Parameters:", all, "in all,", trained, "trained")
 	slog.Info("network", "parameters", all, "trained", trained, "patch", f.Recipe.Patch, "batch", f.Recipe.Batch)
 	return 0, nil
 }
 
-// newest is the checkpoint to go on from, empty for a fresh start: the one with most steps, of equals checkpoint_final, so
+// newest is the checkpoint to go on from, empty where there is none: the one with most steps, of equals checkpoint_final, so
 // that a finished run whose extension was stopped goes on with the extension.
 func (f *Fold) newest(r *run) (string, error) {
-	if !f.options.Continue {
-		return "", f.setAside(r)
-	}
 	found := ""
 	step := -1
 	for _, name := range model.Checkpoints {

@@ -239,6 +239,68 @@ func TestRunRefuses(t *testing.T) {
 	}
 }
 
+// A patch beyond memory is refused in one line before anything is touched: an earlier run keeps its names, a first one makes
+// no folder.
+func TestPatchBeyondMemory(t *testing.T) {
+	o := tinyDataset(t, 5, "epochs=1", "iterations=1", "val_iterations=1")
+	big := o
+	for _, patch := range [][3]int{{8000, 16000, 16000}, {1 << 20, 1 << 20, 1 << 20}, {64, 8192, 8192}} {
+		var err error
+		r := recipe.Small()
+		if big.Recipe, err = r.Resolve(recipe.Data{Patch: patch, Channels: 1, Classes: 3}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err = Run(t.Context(), big); err == nil || !strings.Contains(err.Error(), "takes at least") || strings.Contains(err.Error(), "\n") {
+			t.Errorf("patch %v: %v", patch, err)
+		}
+		if exists(foldOf(big)) {
+			t.Error("the fold's folder was made")
+		}
+	}
+	if _, err := Run(t.Context(), o); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Run(t.Context(), big); err == nil || !exists(model.CheckpointPath(foldOf(o), model.Final)) {
+		t.Errorf("%v; the earlier run was touched", err)
+	}
+}
+
+// A case that cannot be learnt from is found before an earlier run is set aside.
+func TestBadCaseLeavesEarlierRun(t *testing.T) {
+	o := tinyDataset(t, 5, "epochs=1", "iterations=1", "val_iterations=1")
+	if _, err := Run(t.Context(), o); err != nil {
+		t.Fatal(err)
+	}
+	o.Recipe.Network.Classes = 2 // and the cases show label 2
+	if _, err := Run(t.Context(), o); err == nil || !strings.Contains(err.Error(), "label 2") {
+		t.Fatalf("error %v, want one about the label", err)
+	}
+	if !exists(model.CheckpointPath(foldOf(o), model.Final)) {
+		t.Error("the earlier run was set aside")
+	}
+}
+
+// A checkpoint counts the orientations of the dataset's images.
+func TestOrientationsAreKept(t *testing.T) {
+	o := tinyDataset(t, 5, "epochs=1", "iterations=1", "val_iterations=1")
+	if _, err := Run(t.Context(), o); err != nil {
+		t.Fatal(err)
+	}
+	var meta model.Meta
+	f, err := model.OpenCheckpoint(model.CheckpointPath(foldOf(o), model.Final), &meta)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.Close()
+	total := 0
+	for _, n := range meta.Orientations {
+		total += n
+	}
+	if total != 5 {
+		t.Errorf("orientations %v, want five images", meta.Orientations)
+	}
+}
+
 // A recipe's own split is used where the cases have its names, else the seeded one, and the log says which.
 func TestFixedSplit(t *testing.T) {
 	for want, split := range map[string]recipe.FixedSplit{
