@@ -160,7 +160,8 @@ func TestGoldenSchedule(t *testing.T) {
 		patch := [3]int(e.Patch)
 		c := nnunet(patch)
 		if c.InPlane() != e.Dummy2D || c.Rotate[0] != e.Degrees || !slices.Equal(c.Mirror, e.Mirror) {
-			t.Errorf("patch %v: dummy %v, %v°, mirror %v; want %v, %v°, %v", patch, c.InPlane(), *c.Rotate, c.Mirror, e.Dummy2D, e.Degrees, e.Mirror)
+			t.Errorf("patch %v: dummy %v, %v°, mirror %v; want %v, %v°, %v", patch, c.InPlane(), *c.Rotate, c.Mirror,
+				e.Dummy2D, e.Degrees, e.Mirror)
 		}
 		if got := c.InitialPatch(patch); got != [3]int(e.Initial) {
 			t.Errorf("patch %v: initial patch %v, want %v", patch, got, e.Initial)

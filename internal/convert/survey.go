@@ -64,7 +64,8 @@ const (
 	ruleSeries      rule = "series"
 )
 
-var rules = []rule{ruleTarget, ruleDescription, ruleNames, ruleMissing, ruleTwice, ruleUnreadable, ruleChannels, ruleShape, ruleLabels, ruleSeries}
+var rules = []rule{ruleTarget, ruleDescription, ruleNames, ruleMissing, ruleTwice, ruleUnreadable, ruleChannels,
+	ruleShape, ruleLabels, ruleSeries}
 
 type problem struct {
 	rule rule

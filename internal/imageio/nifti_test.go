@@ -96,8 +96,10 @@ func TestReadAsNibabelAndITK(t *testing.T) {
 				t.Fatal(err)
 			}
 			spacing, origin, direction := im.Grid.ITK()
-			if !near(spacing[:], want.ITKSpacing, 1e-12) || !near(direction[:], want.ITKDirection, 1e-6) || !near(origin[:], want.ITKOrigin, 1e-6) {
-				t.Errorf("ITK geometry %v %v %v, want %v %v %v", spacing, origin, direction, want.ITKSpacing, want.ITKOrigin, want.ITKDirection)
+			if !near(spacing[:], want.ITKSpacing, 1e-12) || !near(direction[:], want.ITKDirection, 1e-6) ||
+				!near(origin[:], want.ITKOrigin, 1e-6) {
+				t.Errorf("ITK geometry %v %v %v, want %v %v %v", spacing, origin, direction, want.ITKSpacing,
+					want.ITKOrigin, want.ITKDirection)
 			}
 		})
 	}
@@ -249,7 +251,8 @@ func FuzzNIfTI(f *testing.F) {
 	f.Add(header(24, nil))
 	f.Add(zip(f, header(24, nil)))
 	f.Add(header(24, func(h []byte) { le.PutUint16(h[252:], 1); le.PutUint32(h[112:], math.Float32bits(2)) }))
-	for _, name := range []string{"nifti2_be.nii.gz", "4d.nii.gz", "2d.nii.gz", "qform_left.nii.gz", "f8_be.nii.gz", "i8_be.nii.gz", "units_m.nii.gz"} {
+	for _, name := range []string{"nifti2_be.nii.gz", "4d.nii.gz", "2d.nii.gz", "qform_left.nii.gz", "f8_be.nii.gz",
+		"i8_be.nii.gz", "units_m.nii.gz"} {
 		b, err := os.ReadFile(filepath.Join("testdata", name))
 		if err != nil {
 			f.Fatal(err)

@@ -135,7 +135,8 @@ type features struct {
 func (n *Net) features(s *torch.Scope, x *torch.Tensor, probe sam.Probe) features {
 	c := n.Config
 	if want := []int{c.Channels, c.Frames, c.Height, c.Width}; x.Rank() != 5 || !slices.Equal(x.Shape()[1:], want) {
-		panic(&torch.Error{Op: "Forward", Shapes: [][]int{x.Shape()}, Msg: fmt.Sprintf("the network takes (B, C, T, H, W) with (C, T, H, W) = %v", want)})
+		panic(&torch.Error{Op: "Forward", Shapes: [][]int{x.Shape()},
+			Msg: fmt.Sprintf("the network takes (B, C, T, H, W) with (C, T, H, W) = %v", want)})
 	}
 	x = n.stem.forward(s, x)
 	probe.See("first_conv", x)

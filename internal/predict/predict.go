@@ -150,7 +150,8 @@ const CaseShares = 100
 
 // scores slides the network of every fold over a preprocessed image and gives the mean, (K, Size). report, on a job in which
 // the case has CaseShares steps, is told of every pass; advanced are the steps that it was told of.
-func (m *Model) scores(ctx context.Context, id string, image Image, t Tiling, report progress.Reporter) (sum []float32, advanced int, err error) {
+func (m *Model) scores(ctx context.Context, id string, image Image, t Tiling, report progress.Reporter) (sum []float32,
+	advanced int, err error) {
 	if err := t.check(); err != nil {
 		return nil, 0, err
 	}
@@ -181,7 +182,8 @@ func (m *Model) scores(ctx context.Context, id string, image Image, t Tiling, re
 	for i := range sum {
 		sum[i] /= float32(m.networks())
 		if math.IsNaN(float64(sum[i])) || math.IsInf(float64(sum[i]), 0) {
-			return nil, advanced, errors.New("the network's scores are not finite: the weights or the image are broken; with bf16, try float32")
+			return nil, advanced, errors.New("the network's scores are not finite: the weights or the image are " +
+				"broken; with bf16, try float32")
 		}
 	}
 	return sum, advanced, nil

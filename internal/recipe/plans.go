@@ -59,7 +59,8 @@ func of(p *plan.Plans, c *plan.Configuration) (r Recipe, err error) {
 	}
 	if !held {
 		err := fmt.Errorf("plans %s hold no recipe in configuration %s", p.PlansName, c.Name)
-		return r, remedy.Add(err, "make plans that do with ", remedy.Run("plan", p.DatasetName).With(remedy.Trainer.With("small")), " (or acdc, synapse, amos)")
+		return r, remedy.Add(err, "make plans that do with ",
+			remedy.Run("plan", p.DatasetName).With(remedy.Trainer.With("small")), " (or acdc, synapse, amos)")
 	}
 	tree, err := parse(text)
 	if err == nil {
@@ -142,7 +143,8 @@ func ReadPlans(roots dataset.Roots, name, plansName string) (*plan.Plans, string
 		if len(made) > 0 {
 			known = strings.Join(made, ", ")
 		}
-		return nil, "", remedy.Add(fmt.Errorf("no plans %s: %s is missing (there: %s)", plansName, path, known), "make it with ", howToPlan(name, plansName))
+		return nil, "", remedy.Add(fmt.Errorf("no plans %s: %s is missing (there: %s)", plansName, path, known),
+			"make it with ", howToPlan(name, plansName))
 	}
 	return plans, dir, err
 }

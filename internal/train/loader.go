@@ -54,7 +54,8 @@ func (l *loader) batch(n int) (*batch, error) {
 		b.image = append(b.image, s.Image...)
 		for _, label := range s.Seg {
 			if label < 0 || int(label) >= l.classes {
-				return nil, fmt.Errorf("case %s: label %d, but dataset.json has labels 0 to %d; preprocess the dataset again", c.id, label, l.classes-1)
+				return nil, fmt.Errorf("case %s: label %d, but dataset.json has labels 0 to %d; preprocess the "+
+					"dataset again", c.id, label, l.classes-1)
 			}
 			b.seg = append(b.seg, uint8(label))
 		}

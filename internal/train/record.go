@@ -40,15 +40,19 @@ func (f *Fold) debug(r *run) {
 	all, trained := r.learner.net.Params.Count()
 	t := f.Recipe.Train
 	words := map[string]any{
-		"batch_size": f.Recipe.Batch, "configuration_name": f.Configuration.Name, "continue": f.options.Continue, "current_epoch": r.state.Epoch,
-		"dataset_name": f.Name, "device": f.options.Device, "enable_deep_supervision": false, "fold": f.options.Fold, "hostname": host,
-		"inference_allowed_mirroring_axes": t.Augment.Mirror, "initial_lr": t.LR, "initial_patch_size": r.train.augment.InitialPatch(f.Recipe.Patch),
-		"num_epochs": t.Epochs, "num_iterations_per_epoch": t.Iterations, "num_val_iterations_per_epoch": t.ValIterations,
+		"batch_size": f.Recipe.Batch, "configuration_name": f.Configuration.Name, "continue": f.options.Continue,
+		"current_epoch": r.state.Epoch,
+		"dataset_name":  f.Name, "device": f.options.Device, "enable_deep_supervision": false, "fold": f.options.Fold, "hostname": host,
+		"inference_allowed_mirroring_axes": t.Augment.Mirror, "initial_lr": t.LR,
+		"initial_patch_size": r.train.augment.InitialPatch(f.Recipe.Patch),
+		"num_epochs":         t.Epochs, "num_iterations_per_epoch": t.Iterations, "num_val_iterations_per_epoch": t.ValIterations,
 		"oversample_foreground_percent": t.Foreground, "output_folder": f.Folder, "parameters": all, "parameters_trained": trained,
-		"patch_size": f.Recipe.Patch, "plans_name": f.Plans.PlansName, "precision": r.state.Precision, "preprocessed_dataset_folder": f.Store.Dir(),
-		"save_every": t.SaveEvery, "seed": r.state.Seed, "threads": torch.Threads(), "torch_version": torch.Version(),
+		"patch_size": f.Recipe.Patch, "plans_name": f.Plans.PlansName, "precision": r.state.Precision,
+		"preprocessed_dataset_folder": f.Store.Dir(),
+		"save_every":                  t.SaveEvery, "seed": r.state.Seed, "threads": torch.Threads(), "torch_version": torch.Version(),
 		"trainer_name": f.Recipe.Name, "weight_decay": t.WeightDecay, "go_version": runtime.Version(),
-		"cases_in_memory": kept(r.train) + kept(r.val), "cases_train": strings.Join(f.Split.Train, " "), "cases_val": strings.Join(f.Split.Val, " "),
+		"cases_in_memory": kept(r.train) + kept(r.val),
+		"cases_train":     strings.Join(f.Split.Train, " "), "cases_val": strings.Join(f.Split.Val, " "),
 	}
 	if recipe, err := pyjson.Encode(f.Recipe); err == nil {
 		if text, err := pyjson.Marshal(recipe); err == nil {
