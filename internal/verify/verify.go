@@ -79,7 +79,8 @@ func Folder(dir string, opt Options) ([]Row, error) {
 	}
 	defer f.Close()
 	g.file = f
-	mode := torch.Mode{Grad: true, Autocast: opt.Autocast}
+	_, _, losses := f.Info("loss.total")
+	mode := torch.Mode{Grad: losses || g.spec.Functional != "", Autocast: opt.Autocast}
 	if g.spec.Functional != "" {
 		err = torch.Do(mode, func(s *torch.Scope) error { return g.encoder(s, opt.Device) })
 	} else {
