@@ -177,6 +177,7 @@ func commandNames() string {
 
 // spelled are the files below internal whose texts may hold a flag or a command line, and why.
 var spelled = map[string]string{
+	"internal/argv/argv.go":        "argparse's own flags for help",
 	"internal/convert/programs.go": "flags of other programs",
 	"internal/convert/dicom.go":    "flags of other programs",
 	"internal/demo/source.go":      "flags of other programs",

@@ -149,7 +149,7 @@ func TestGoldenSchedule(t *testing.T) {
 	}
 	goldentest.JSON(t, "nnunet/tables/schedule.json", &tables)
 	for _, e := range tables.Oversample {
-		if got := Forced(e.Batch, e.Percent); !slices.Equal(got, e.Forced) {
+		if got := ForceForeground(e.Batch, e.Percent); !slices.Equal(got, e.Forced) {
 			t.Errorf("batch %d, %g: forced %v, want %v", e.Batch, e.Percent, got, e.Forced)
 		}
 	}
@@ -221,7 +221,7 @@ func TestGoldenForcedClass(t *testing.T) {
 			classes = append(classes, Class{Annotated: l.Key[0] == '[', Voxels: len(l.Voxels)})
 		}
 		for seed := range uint64(20) {
-			class, voxel, ok := Choose(generator(seed), classes, c.Forced, true)
+			class, voxel, ok := ChooseVoxel(generator(seed), classes, c.Forced, true)
 			if !ok {
 				t.Fatalf("case %d: no voxel chosen", i)
 			}

@@ -179,9 +179,9 @@ func (n *Net) decode(s *torch.Scope, f features, p Prompts, probe sam.Probe) *Ou
 	return out
 }
 
-// Semseg returns the score volume (B, K, T, H, W) for a batch of B patches: Σ_q softmax(class)[q, :K]·sigmoid(mask)[q].
+// ClassScores returns the score volume (B, K, T, H, W) for a batch of B patches: Σ_q softmax(class)[q, :K]·sigmoid(mask)[q].
 // These are scores in [0, Q], not logits, and must never be soft-maxed (docs/network.md §5).
-func (o *Output) Semseg(s *torch.Scope, batch int) *torch.Tensor {
+func (o *Output) ClassScores(s *torch.Scope, batch int) *torch.Tensor {
 	s = s.Autocast(torch.Float32)
 	p := s.Softmax(s.To(o.Classes, torch.Float32), -1)
 	k := p.Dim(-1) - 1

@@ -283,7 +283,7 @@ func TestStored(t *testing.T) {
 	}
 	for name, m := range map[string]*Model{"from disk": open(t, c, "all"), "in memory": inMemory} {
 		out := t.TempDir()
-		if err := m.Stored(t.Context(), stored, Options{Output: out}); err != nil {
+		if err := m.LabelStored(t.Context(), stored, Options{Output: out}); err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
 		if label := all(t, filepath.Join(out, "a.nii.gz"), 2); label.Grid.Size != meta.Grid.Size || !label.Grid.SameFrame(meta.Grid) {
@@ -313,8 +313,9 @@ func TestBadScores(t *testing.T) {
 	}
 }
 
-// An image that lies otherwise than those of training, mirrored or with its axes in another order, is warned of once, with its
-// case and both orientations; one that lies as they do, and any image where the model does not tell, is not.
+// An image with another orientation than those of training, mirrored or with its axes in another order, is warned of
+// once, with its case and both orientations. One with their orientation is not, nor is any image where the model does
+// not know it.
 func TestOtherOrientation(t *testing.T) {
 	c := newConstant(t)
 	c.meta.Orientations = volume.Orientations{"LPS": 20}

@@ -20,8 +20,8 @@ func (c *Config) Prepare(im *imageio.Image) (*store.Record, error) {
 	return c.run(im, nil, []string{im.Path})
 }
 
-// Bytes predicts the live memory that a case of the dataset takes at its peak, from its files to its record, by the headers of
-// its images: before the crop is known and as if every voxel were foreground. A case whose headers cannot be read, or
+// Bytes predicts the live memory that a case of the dataset takes at its peak, from its files to its record, by the
+// headers of its images: before the crop is known and as if every voxel were foreground. A case whose headers cannot be read, or
 // that cannot be loaded for another reason, takes nothing; one that is too large when it is resampled is only loaded.
 //
 // With V voxels in C channels that become N voxels, bytes are

@@ -80,7 +80,7 @@ func of(p *plan.Plans, c *plan.Configuration) (r Recipe, err error) {
 }
 
 // follow lets patch_size and batch_size of a configuration win over the recipe that it holds: they are what is edited by
-// hand. The network is resolved anew for another patch; canvas and angles that came from the old patch then come from the
+// hand. The network is resolved again for another patch; canvas and angles that came from the old patch then come from the
 // new one.
 func (r *Recipe) follow(c *plan.Configuration) error {
 	r.Batch = c.BatchSize

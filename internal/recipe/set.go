@@ -76,7 +76,7 @@ func tree(r *Recipe) (map[string]any, error) {
 	return v.(map[string]any), nil
 }
 
-// decode makes the recipe anew from a tree whose values fit.
+// decode makes a recipe from a tree whose values fit.
 func decode(tree any, r *Recipe) error {
 	text, err := json.Marshal(tree)
 	if err != nil {

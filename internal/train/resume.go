@@ -56,7 +56,7 @@ func (f *Fold) folders() error {
 	if err := os.MkdirAll(f.Folder, 0o777); err != nil {
 		return fmt.Errorf("make the results folder: %w", err)
 	}
-	if err := atomicfile.Sweep(f.Folder); err != nil {
+	if err := atomicfile.RemovePartial(f.Folder); err != nil {
 		return err
 	}
 	if err := f.Plans.Write(filepath.Join(f.Model, model.PlansName)); err != nil {

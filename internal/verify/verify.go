@@ -182,7 +182,7 @@ func (g *golden) network(s *torch.Scope, dev torch.Device) error {
 	count := ng.SumDim(ng.To(ng.GtScalar(out.AuxMasks, 0.5), torch.Float32), false, 2, 3)
 	failed = errors.Join(failed, g.shares("out.pred_aux_masks_gt_half_count", count, float64(sp.Height*sp.Width)))
 	semseg := func(o *masksam.Output) *torch.Tensor {
-		return ng.Squeeze(ng.Permute(o.Semseg(ng, 1), 0, 2, 1, 3, 4), 0)
+		return ng.Squeeze(ng.Permute(o.ClassScores(ng, 1), 0, 2, 1, 3, 4), 0)
 	}
 	failed = errors.Join(failed,
 		g.compare("out.semseg", semseg(out), g.tol.staged),
