@@ -131,7 +131,7 @@ func (s *survey) write(ctx context.Context, o Options, doc []byte, splits []data
 	if err != nil {
 		s.problem(ruleTarget, err)
 	}
-	if err := s.inspect(ctx, o.Work, doc); err != nil {
+	if err := s.check(ctx, o.Work, doc); err != nil {
 		return nil, err
 	}
 	s.fits(o.Roots.Raw)

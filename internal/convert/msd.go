@@ -77,7 +77,7 @@ func (s *survey) split(id, from, to string) {
 	meta, channels, err := imageio.ReadMeta(from)
 	switch {
 	case err != nil:
-		return // inspect tells
+		return // check reports it
 	case meta.Dims != 3:
 		s.fail(ruleShape, "%s: has %d dimensions; a Decathlon image has 3, or 4 of which the last are channels", from, meta.Dims)
 		return

@@ -182,7 +182,7 @@ func (s *survey) match(images map[string][]string, labels map[string]string) {
 	}
 }
 
-// pair notes the cases to be inspected.
+// pair notes the cases to check.
 func (s *survey) pair(images map[string][]string, labels map[string]string) {
 	ids := maps.Clone(labels)
 	if ids == nil {
@@ -289,9 +289,9 @@ func (s *survey) inverted(doc *pyjson.Object, path string) *pyjson.Object {
 	return out
 }
 
-// inspect looks at the description that will be written, and at the files of all cases: the headers of the images, the
+// check looks at the description that will be written, and at the files of all cases: the headers of the images, the
 // label maps in full. The error is that of ctx.
-func (s *survey) inspect(ctx context.Context, w work.Work, doc []byte) error {
+func (s *survey) check(ctx context.Context, w work.Work, doc []byte) error {
 	d := s.describe(doc)
 	values, reorients := s.values, false
 	if d != nil {
@@ -318,7 +318,7 @@ func (s *survey) inspect(ctx context.Context, w work.Work, doc []byte) error {
 		}
 		return labelBytes(meta)
 	}}, func(i int) error {
-		channels[i] = found[i].inspectCase(s.cases[i], values, reorients)
+		channels[i] = found[i].checkCase(s.cases[i], values, reorients)
 		return nil
 	})
 	if err != nil && ctx.Err() != nil {
@@ -354,8 +354,8 @@ func (s *survey) describe(doc []byte) *dataset.Dataset {
 	return d
 }
 
-// inspectCase looks at the files of a case and gives the channels of its images, 0 for one that cannot be read.
-func (s *survey) inspectCase(c source, values []int, reorients bool) []int {
+// checkCase looks at the files of a case and gives the channels of its images, 0 for one that cannot be read.
+func (s *survey) checkCase(c source, values []int, reorients bool) []int {
 	size := func(g volume.Grid) [3]int {
 		if upright, err := g.RAS(); reorients && err == nil {
 			g = upright.Grid(g)

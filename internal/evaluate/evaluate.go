@@ -33,9 +33,6 @@ type Class struct {
 // Label is the class of one label.
 func Label(value int) Class { return Class{Values: []int{value}} }
 
-// Region is the class of a list of labels taken together.
-func Region(values ...int) Class { return Class{Values: values, Region: true} }
-
 // Key is the class's key in summary.json, Python's text: "2", "(1, 2)", and "(3,)" for a list of one.
 func (c Class) Key() string {
 	texts := make([]string, len(c.Values))

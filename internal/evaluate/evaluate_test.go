@@ -50,7 +50,7 @@ func TestFolderGoldens(t *testing.T) {
 	for name, opt := range map[string]evaluate.Options{
 		"labels":         {Classes: []evaluate.Class{evaluate.Label(1), evaluate.Label(2), evaluate.Label(3)}},
 		"absent_class":   {Classes: []evaluate.Class{evaluate.Label(1), evaluate.Label(2)}},
-		"regions_ignore": {Classes: []evaluate.Class{evaluate.Region(1, 2), evaluate.Label(2)}, Ignore: &three},
+		"regions_ignore": {Classes: []evaluate.Class{evaluate.Class{Values: []int{1, 2}, Region: true}, evaluate.Label(2)}, Ignore: &three},
 	} {
 		t.Run(name, func(t *testing.T) {
 			root := goldentest.Path(t, "nnunet/evaluation/"+name)
@@ -145,7 +145,7 @@ func TestFiguresByHand(t *testing.T) {
 	write(t, gt, "é.nii.gz", 1, 1, 1, 0, 2, 9, 300)
 	write(t, pred, "é.nii.gz", 1, 1, 0, 1, 2, 1, 300)
 	nine := 9
-	opt := evaluate.Options{Classes: []evaluate.Class{evaluate.Label(1), evaluate.Region(2, 300), evaluate.Label(5)},
+	opt := evaluate.Options{Classes: []evaluate.Class{evaluate.Label(1), evaluate.Class{Values: []int{2, 300}, Region: true}, evaluate.Label(5)},
 		Ignore: &nine, Ending: ".nii.gz"}
 	bar := &counter{}
 	opt.Progress = bar
@@ -384,7 +384,7 @@ func TestCountProperty(t *testing.T) {
 			v := int(value.Draw(t, "ignore"))
 			ignore = &v
 		}
-		class := evaluate.Region(values...)
+		class := evaluate.Class{Values: values, Region: true}
 		got := evaluate.Count(ref, pred, []evaluate.Class{evaluate.Label(1), class}, ignore)[class.Key()]
 		var want evaluate.Metrics
 		for i := range ref {

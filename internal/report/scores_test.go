@@ -10,7 +10,7 @@ import (
 )
 
 func TestScores(t *testing.T) {
-	classes := []evaluate.Class{evaluate.Label(10), evaluate.Label(2), evaluate.Region(2, 10)}
+	classes := []evaluate.Class{evaluate.Label(10), evaluate.Label(2), evaluate.Class{Values: []int{2, 10}, Region: true}}
 	nan := math.NaN()
 	s := evaluate.Summarize([]evaluate.Score{
 		{Metrics: map[string]evaluate.Metrics{"10": {Dice: nan, IoU: nan},
