@@ -33,7 +33,8 @@ func TestFloors(t *testing.T) {
 		for _, imported := range imports {
 			used, ours := strings.CutPrefix(imported, "masksam/")
 			if under, known := floors[used]; ours && known && under >= floor {
-				t.Errorf("%s (floor %d) imports %s (floor %d): a package imports only from the floors below its own", file, floor, used, under)
+				t.Errorf("%s (floor %d) imports %s (floor %d): a package imports only from the floors below its own",
+					file, floor, used, under)
 			}
 		}
 	}

@@ -18,7 +18,8 @@ func TestOutputFails(t *testing.T) {
 	r.Close()
 	w.Close()
 	var stderr strings.Builder
-	if code := run("masksam", []string{"version"}, w, &stderr); code != exitFailed || !strings.Contains(stderr.String(), "write the output") {
+	if code := run("masksam", []string{"version"}, w, &stderr); code != exitFailed ||
+		!strings.Contains(stderr.String(), "write the output") {
 		t.Errorf("exit code %d, %q", code, stderr.String())
 	}
 }

@@ -74,7 +74,8 @@ func TestTransformLabelsExist(t *testing.T) {
 		for d := range 3 {
 			angles[d] = rapid.Float64Range(-4, 4).Draw(t, "angle")
 		}
-		out := Transform(s, drawShape(t, "patch", 8), Affine(rapid.Bool().Draw(t, "2d"), angles, rapid.Float64Range(0.5, 2).Draw(t, "scale")))
+		out := Transform(s, drawShape(t, "patch", 8), Affine(rapid.Bool().Draw(t, "2d"), angles,
+			rapid.Float64Range(0.5, 2).Draw(t, "scale")))
 		for _, label := range out.Seg {
 			if label != -1 && !slices.Contains(s.Seg, label) {
 				t.Fatalf("label %d is not among the sample's", label)
@@ -213,7 +214,8 @@ func TestDrawFrequencies(t *testing.T) {
 
 func TestHalf(t *testing.T) {
 	for _, c := range []struct{ in, want float32 }{
-		{0, 0}, {1000, 1000}, {999.9, 1000}, {0.5, 0.5}, {2049.0 / 4096, 2048.0 / 4096}, {2051.0 / 4096, 2052.0 / 4096}, {333.33334, 333.25},
+		{0, 0}, {1000, 1000}, {999.9, 1000}, {0.5, 0.5}, {2049.0 / 4096, 2048.0 / 4096}, {2051.0 / 4096,
+			2052.0 / 4096}, {333.33334, 333.25},
 	} {
 		if got := half(c.in); got != c.want {
 			t.Errorf("half(%v) = %v, want %v", c.in, got, c.want)

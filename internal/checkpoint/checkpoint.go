@@ -361,7 +361,8 @@ func convert[T any](f *File, name string, from map[DType]func([]byte) T) ([]T, [
 	}
 	one, ok := from[e.DType]
 	if !ok {
-		return nil, nil, fmt.Errorf("%s: tensor %q is of type %s; wanted is one of %v", f.path, name, e.DType, slices.Sorted(maps.Keys(from)))
+		return nil, nil, fmt.Errorf("%s: tensor %q is of type %s; wanted is one of %v", f.path, name, e.DType,
+			slices.Sorted(maps.Keys(from)))
 	}
 	size := sizes[e.DType]
 	out := make([]T, 0, (e.Offsets[1]-e.Offsets[0])/int64(size))

@@ -61,7 +61,8 @@ func (o Options) target() (string, error) {
 		return "", number(fmt.Errorf("the number of a dataset is 1 to 999, not %d", o.ID))
 	}
 	if !nameForm.MatchString(o.Name) {
-		return "", remedy.Add(fmt.Errorf("%q cannot name a dataset: letters and digits, single _ . - between them", o.Name), "choose another name with ", remedy.Name)
+		return "", remedy.Add(fmt.Errorf("%q cannot name a dataset: letters and digits, single _ . - between them",
+			o.Name), "choose another name with ", remedy.Name)
 	}
 	name := fmt.Sprintf("Dataset%03d_%s", o.ID, o.Name)
 	if taken := o.Roots.Names(o.ID); len(taken) > 0 {
@@ -87,7 +88,8 @@ func (o Options) named(pattern *regexp.Regexp, like string) (Options, error) {
 		id, _ := strconv.Atoi(m[1])
 		return o.or(id, m[2]), nil
 	case o.ID == 0 || o.Name == "":
-		err := fmt.Errorf("%s: such a dataset's folder is named like %s; rename it, or choose number and name of the dataset", o.Source, like)
+		err := fmt.Errorf("%s: such a dataset's folder is named like %s; rename it, or choose number and name of the "+
+			"dataset", o.Source, like)
 		return o, remedy.Add(err, "choose them with ", remedy.ID, " and ", remedy.Name)
 	}
 	return o, nil

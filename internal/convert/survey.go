@@ -64,7 +64,8 @@ const (
 	ruleSeries      rule = "series"
 )
 
-var rules = []rule{ruleTarget, ruleDescription, ruleNames, ruleMissing, ruleTwice, ruleUnreadable, ruleChannels, ruleShape, ruleLabels, ruleSeries}
+var rules = []rule{ruleTarget, ruleDescription, ruleNames, ruleMissing, ruleTwice, ruleUnreadable, ruleChannels,
+	ruleShape, ruleLabels, ruleSeries}
 
 type problem struct {
 	rule rule
@@ -359,8 +360,8 @@ func (s *survey) describe(doc []byte) *dataset.Dataset {
 // inspectCase looks at the files of a case and gives the channels of its images, 0 for one that cannot be read.
 func (s *survey) inspectCase(c source, values []int, reorients bool) []int {
 	size := func(g volume.Grid) [3]int {
-		if turn, err := g.RAS(); reorients && err == nil {
-			g = turn.Grid(g)
+		if upright, err := g.RAS(); reorients && err == nil {
+			g = upright.Grid(g)
 		}
 		return g.Size
 	}

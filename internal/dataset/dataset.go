@@ -141,7 +141,8 @@ func ListImages(dir, ending string) ([]Case, error) {
 	case err != nil:
 		return nil, fmt.Errorf("list images: %w", err)
 	case len(strangers) > 0:
-		return nil, fmt.Errorf("list images: %s: an image is named <case>_<4 digits>%s; rename or remove the files", strings.Join(strangers, ", "), ending)
+		return nil, fmt.Errorf("list images: %s: an image is named <case>_<4 digits>%s; rename or remove the files",
+			strings.Join(strangers, ", "), ending)
 	case len(ids) == 0:
 		err := fmt.Errorf("list images: %s: no file ends in %q", dir, ending)
 		if found, n := commonEnding(dir); n > 0 {
@@ -193,7 +194,8 @@ var variable = regexp.MustCompile(`\$(\w+|\{[^}]*\})`)
 // declared reads the entry "dataset": {id: {"images": […], "label": …}}.
 func (d *Dataset) declared(v any) ([]Case, error) {
 	wrong := func(format string, args ...any) error {
-		return NewFinding("DATASET_ENTRY_INVALID", filepath.Join(d.Dir, FileName), `write "dataset" as {case: {"images": […], "label": …}}`, format, args...)
+		return NewFinding("DATASET_ENTRY_INVALID", filepath.Join(d.Dir, FileName),
+			`write "dataset" as {case: {"images": […], "label": …}}`, format, args...)
 	}
 	object, ok := v.(*pyjson.Object)
 	if !ok || len(object.Keys()) == 0 {

@@ -41,7 +41,8 @@ func (r Roots) ResultsDir(name string) (string, error) {
 
 func below(root, variable string, option remedy.Option, name string) (string, error) {
 	if root == "" {
-		return "", remedy.Add(fmt.Errorf("the folder for %s is not known: the environment variable %s is not set", name, variable), "set it or give ", option)
+		return "", remedy.Add(fmt.Errorf("the folder for %s is not known: the environment variable %s is not set", name,
+			variable), "set it or give ", option)
 	}
 	return filepath.Join(root, name), nil
 }

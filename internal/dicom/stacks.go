@@ -182,7 +182,8 @@ func Uneven(files []*File) (tilt, gaps string) {
 	for i := range len(heights) - 1 {
 		step := heights[i+1] - heights[i]
 		if d := math.Abs(step - usual); d > 0.1*usual && d > 0.1 {
-			all = append(all, fmt.Sprintf("%.4g mm between %s and %s", step, filepath.Base(placed[i].Path), filepath.Base(placed[i+1].Path)))
+			all = append(all, fmt.Sprintf("%.4g mm between %s and %s", step, filepath.Base(placed[i].Path),
+				filepath.Base(placed[i+1].Path)))
 		}
 	}
 	if n := len(all); n > 0 {

@@ -56,22 +56,22 @@ func (s Style) Row(caption string, c *Labelled) (SheetRow, error) {
 		code = c.Grid.Orientation()
 	}
 	// Slices are drawn from the last row to the first, as the patient's axes want it.
-	turn := volume.Reorientation{Axes: [3]int{0, 1, 2}, Flip: [3]bool{true, true, false}}
+	upright := volume.Reorientation{Axes: [3]int{0, 1, 2}, Flip: [3]bool{true, true, false}}
 	if code != "" {
 		var err error
-		if turn, err = c.Grid.RAS(); err != nil {
+		if upright, err = c.Grid.RAS(); err != nil {
 			return SheetRow{}, err
 		}
-		turn.Flip[2] = !turn.Flip[2]
+		upright.Flip[2] = !upright.Flip[2]
 	}
 	caption = fmt.Sprintf("%s    %s    %d × %d × %d voxels (z, y, x)    %.4g × %.4g × %.4g mm", caption,
 		cmp.Or(code, "unknown orientation"), size[0], size[1], size[2], spacing[0], spacing[1], spacing[2])
-	upright := turn.Grid(c.Grid)
-	v := Case{Size: upright.Size, Spacing: upright.Spacing, Image: volume.Reorient(turn, c.Image, size),
-		Truth: volume.Reorient(turn, c.Labels, size)}
+	grid := upright.Grid(c.Grid)
+	v := Case{Size: grid.Size, Spacing: grid.Spacing, Image: volume.Reorient(upright, c.Image, size),
+		Truth: volume.Reorient(upright, c.Labels, size)}
 	v.Name = func(axis, plane int) string {
-		from := turn.Axes[axis]
-		if turn.Flip[axis] {
+		from := upright.Axes[axis]
+		if upright.Flip[axis] {
 			plane = size[from] - 1 - plane
 		}
 		name := [3]string{"axial", "coronal", "sagittal"}[axis]

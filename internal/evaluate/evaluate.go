@@ -188,7 +188,8 @@ func pairs(gtDir, predDir string, opt Options) ([]string, error) {
 		return nil, fmt.Errorf("%s: holds no predictions: no file name ends in %s", predDir, opt.Ending)
 	}
 	if lost := without(predictions, references); len(lost) > 0 {
-		return nil, fmt.Errorf("%s: no reference for %d of %d predictions in %s: %s", gtDir, len(lost), len(predictions), predDir, some(lost))
+		return nil, fmt.Errorf("%s: no reference for %d of %d predictions in %s: %s", gtDir, len(lost),
+			len(predictions), predDir, some(lost))
 	}
 	if lost := without(references, predictions); len(lost) > 0 && !opt.Chill {
 		err := fmt.Errorf("%s: no prediction for %d of %d references in %s: %s", predDir, len(lost), len(references), gtDir, some(lost))
@@ -250,7 +251,8 @@ func Pair(reader *imageio.Reader, reference, prediction string, classes []Class,
 	}
 	if err := imageio.SameGrid(ref.Meta, pred.Meta); err != nil {
 		if a, b := ref.Grid.Orientation(), pred.Grid.Orientation(); a != b {
-			err = fmt.Errorf("%w; the reference's axes x, y, z point to %s, the prediction's to %s, and the reader %s compares them as stored", err, a, b, reader.Name)
+			err = fmt.Errorf("%w; the reference's axes x, y, z point to %s, the prediction's to %s, and the reader "+
+				"%s compares them as stored", err, a, b, reader.Name)
 		}
 		return s, fmt.Errorf("prediction and reference cannot be compared: %w", err)
 	}
@@ -263,7 +265,8 @@ func Pair(reader *imageio.Reader, reference, prediction string, classes []Class,
 func places(ref, pred imageio.Meta, reader *imageio.Reader) (out []Warning) {
 	for _, m := range []imageio.Meta{ref, pred} {
 		if m.Warning != "" {
-			out = append(out, Warning{"the geometry of a label map had to be assumed: it may be compared at the wrong places", m.Path + ": " + m.Warning})
+			out = append(out, Warning{"the geometry of a label map had to be assumed: it may be compared at the " +
+				"wrong places", m.Path + ": " + m.Warning})
 		}
 	}
 	if placed(ref) != placed(pred) {
@@ -271,7 +274,8 @@ func places(ref, pred imageio.Meta, reader *imageio.Reader) (out []Warning) {
 		if placed(pred) {
 			without = ref.Path
 		}
-		out = append(out, Warning{"one of prediction and reference says nowhere where it lies: its axes may point elsewhere", without + " has neither qform nor sform"})
+		out = append(out, Warning{"one of prediction and reference says nowhere where it lies: its axes may point " +
+			"elsewhere", without + " has neither qform nor sform"})
 	}
 	a, b := ref.Grid.Orientation(), pred.Grid.Orientation()
 	_, origin, direction := ref.Grid.ITK()
@@ -279,11 +283,13 @@ func places(ref, pred imageio.Meta, reader *imageio.Reader) (out []Warning) {
 	switch {
 	case ref.Grid.SameFrame(pred.Grid) || !ref.Oriented():
 	case a != b:
-		out = append(out, Warning{"prediction and reference are stored in different orientations, and the dataset's reader (" + reader.Name +
+		out = append(out, Warning{"prediction and reference are stored in different orientations, and the dataset's " +
+			"reader (" + reader.Name +
 			") compares them as stored, as nnU-Net does: the scores are wrong unless the header is",
 			fmt.Sprintf("the axes x, y, z of %s point to %s, those of %s to %s", pred.Path, b, ref.Path, a)})
 	case !volume.AllClose(direction[:], otherDirection[:]):
-		out = append(out, Warning{"the axes of prediction and reference point to different directions: they are compared voxel by voxel all the same",
+		out = append(out, Warning{"the axes of prediction and reference point to different directions: they are " +
+			"compared voxel by voxel all the same",
 			pred.Path + " and " + ref.Path})
 	case !volume.AllClose(origin[:], otherOrigin[:]):
 		out = append(out, Warning{"prediction and reference have different origins: they are compared voxel by voxel all the same",
@@ -323,7 +329,8 @@ func strangers(ref, pred *imageio.Label, classes []Class, ignore *int, metrics m
 			}
 		}
 		if slices.Sort(values); len(values) > 0 {
-			out = append(out, Warning{"a label map holds none of the labels that are scored, but others", fmt.Sprintf("%s holds %v", side.label.Path, values)})
+			out = append(out, Warning{"a label map holds none of the labels that are scored, but others",
+				fmt.Sprintf("%s holds %v", side.label.Path, values)})
 		}
 	}
 	return out

@@ -145,7 +145,8 @@ func TestFiguresByHand(t *testing.T) {
 	write(t, gt, "é.nii.gz", 1, 1, 1, 0, 2, 9, 300)
 	write(t, pred, "é.nii.gz", 1, 1, 0, 1, 2, 1, 300)
 	nine := 9
-	opt := evaluate.Options{Classes: []evaluate.Class{evaluate.Label(1), evaluate.Region(2, 300), evaluate.Label(5)}, Ignore: &nine, Ending: ".nii.gz"}
+	opt := evaluate.Options{Classes: []evaluate.Class{evaluate.Label(1), evaluate.Region(2, 300), evaluate.Label(5)},
+		Ignore: &nine, Ending: ".nii.gz"}
 	bar := &counter{}
 	opt.Progress = bar
 	s, err := evaluate.Folder(context.Background(), gt, pred, opt)
@@ -219,13 +220,15 @@ func TestOrientation(t *testing.T) {
 		dice   float64
 		warns  []string
 	}{
-		"the same":              {"", labels, g, 1, nil},
-		"turned, reoriented":    {"NibabelIOWithReorient", flipped, other, 1, nil},
-		"turned, as stored":     {"SimpleITKIO", flipped, other, 0, []string{"different orientations", "SimpleITKIO", "point to LPS", "to RAS"}},
+		"the same":           {"", labels, g, 1, nil},
+		"turned, reoriented": {"NibabelIOWithReorient", flipped, other, 1, nil},
+		"turned, as stored": {"SimpleITKIO", flipped, other, 0,
+			[]string{"different orientations", "SimpleITKIO", "point to LPS", "to RAS"}},
 		"turned, reader chosen": {"", flipped, other, 0, []string{"different orientations"}},
 		"origin":                {"SimpleITKIO", labels, far, 1, []string{"different origins"}},
 		"oblique":               {"", labels, oblique, 1, []string{"different directions"}},
-		"scaled values":         {"", []int{255, 255, 0, 0, 0, 254, 0, 0, 0, 0, 0, 0}, g, 0, []string{"none of the labels that are scored", "[254 255]"}},
+		"scaled values": {"", []int{255, 255, 0, 0, 0, 254, 0, 0, 0, 0, 0, 0}, g, 0,
+			[]string{"none of the labels that are scored", "[254 255]"}},
 	} {
 		save(pred, c.labels, c.grid)
 		opt.Reader = c.reader
@@ -279,7 +282,8 @@ func TestNoGeometry(t *testing.T) {
 		t.Fatal(err)
 	}
 	text := logged(t)
-	if _, err := evaluate.Folder(t.Context(), gt, pred, evaluate.Options{Classes: []evaluate.Class{evaluate.Label(1)}, Ending: ".nii"}); err != nil {
+	if _, err := evaluate.Folder(t.Context(), gt, pred, evaluate.Options{Classes: []evaluate.Class{evaluate.Label(1)},
+		Ending: ".nii"}); err != nil {
 		t.Fatal(err)
 	}
 	if !strings.Contains(text.String(), path+" has neither qform nor sform") {
@@ -303,7 +307,8 @@ func TestMismatchNamesBothFiles(t *testing.T) {
 	if err := os.Truncate(broken, 60); err != nil {
 		t.Fatal(err)
 	}
-	_, err := evaluate.Folder(context.Background(), gt, pred, evaluate.Options{Classes: []evaluate.Class{evaluate.Label(1)}, Ending: ".nii.gz"})
+	_, err := evaluate.Folder(context.Background(), gt, pred,
+		evaluate.Options{Classes: []evaluate.Class{evaluate.Label(1)}, Ending: ".nii.gz"})
 	if err == nil {
 		t.Fatal("no error")
 	}

@@ -29,8 +29,10 @@ var readers = []*Reader{
 	{Name: "SimpleITKIO", endings: []string{".nii.gz", ".nrrd", ".mha", ".gipl"}, fits: readByITK},
 	{Name: "Tiff3DIO", endings: []string{".tif", ".tiff"}, fits: solidTIFF},
 	{Name: "NibabelIO", endings: []string{".nii", ".nii.gz"}, by: byNibabel, fits: solidNIfTI},
-	{Name: "NibabelIOWithReorient", endings: []string{".nii", ".nii.gz"}, by: byNibabel, reorients: true, newHeader: true, fits: solidNIfTI},
-	{Name: "SimpleITKIOWithReorient", endings: []string{".nii.gz", ".nrrd", ".mha", ".gipl"}, byName: true, reorients: true, fits: readByITK},
+	{Name: "NibabelIOWithReorient", endings: []string{".nii", ".nii.gz"}, by: byNibabel, reorients: true,
+		newHeader: true, fits: solidNIfTI},
+	{Name: "SimpleITKIOWithReorient", endings: []string{".nii.gz", ".nrrd", ".mha", ".gipl"}, byName: true,
+		reorients: true, fits: readByITK},
 }
 
 func flat(m Meta) error {

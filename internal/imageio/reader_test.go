@@ -170,7 +170,8 @@ func TestNumbersThatAreNone(t *testing.T) {
 func TestNIfTIOrientedByItsTransforms(t *testing.T) {
 	t.Parallel()
 	for at, want := range map[int]bool{252: true, 254: true, 38: false} {
-		m, _, err := imageio.ReadMeta(put(t, "a.nii.gz", zip(t, header(24, func(h []byte) { h[at] = 1; le.PutUint32(h[280:], math.Float32bits(1)) }))))
+		m, _, err := imageio.ReadMeta(put(t, "a.nii.gz", zip(t,
+			header(24, func(h []byte) { h[at] = 1; le.PutUint32(h[280:], math.Float32bits(1)) }))))
 		if err != nil || m.Oriented() != want {
 			t.Errorf("byte %d: oriented %v, %v", at, m.Oriented(), err)
 		}

@@ -239,7 +239,8 @@ func look(ds *dataset.Dataset, c dataset.Case) (*seen, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &seen{grid: im.Grid, code: im.Orientation(), channels: make([]values, len(im.Channels)), labels: map[int32]int{}, ml: millilitres(label.Meta),
+	s := &seen{grid: im.Grid, code: im.Orientation(), channels: make([]values, len(im.Channels)),
+		labels: map[int32]int{}, ml: millilitres(label.Meta),
 		broken: ds.CheckCase(c, im, label)}
 	for ch, data := range im.Channels {
 		s.channels[ch].add(data)

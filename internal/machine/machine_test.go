@@ -10,7 +10,8 @@ import (
 )
 
 func TestBytesText(t *testing.T) {
-	for text, want := range map[string]Bytes{"8GB": 8e9, "8gib": 8 << 30, "8": 8e9, "0.5": 5e8, " 1.5 TB ": 1.5e12, "512MiB": 512 << 20, "100b": 100, "3 KB": 3000} {
+	for text, want := range map[string]Bytes{"8GB": 8e9, "8gib": 8 << 30, "8": 8e9, "0.5": 5e8, " 1.5 TB ": 1.5e12,
+		"512MiB": 512 << 20, "100b": 100, "3 KB": 3000} {
 		var b Bytes
 		if err := b.UnmarshalText([]byte(text)); err != nil || b != want {
 			t.Errorf("%q is %d, %v; want %d", text, b, err, want)

@@ -27,7 +27,8 @@ func (j *job) blocks(t topology) []int {
 	return out
 }
 
-// featureMaps counts the numbers in all feature maps of the U-Net, the planner's measure of memory (compute_conv_feature_map_size).
+// featureMaps counts the numbers in all feature maps of the U-Net, the planner's measure of memory
+// (compute_conv_feature_map_size).
 func (j *job) featureMaps(t topology) float64 {
 	voxels, features, blocks := t.voxels(), t.features(), j.blocks(t)
 	sum := j.ds.Labels.Entries() * voxels[0]

@@ -310,7 +310,8 @@ func (j *job) configuration(name string, spacing, median []float64, voxels float
 		smaller := t.shrink(spacing, axis)
 		if slices.Min(smaller.patch) < 1 || product(smaller.patch) >= product(t.patch) {
 			if j.err == nil {
-				j.err = fmt.Errorf("plan %s: not even a patch of %v fits into %v GB; raise the GPU memory target", name, t.patch, j.opt.GPUMemoryGB)
+				j.err = fmt.Errorf("plan %s: not even a patch of %v fits into %v GB; raise the GPU memory target", name,
+					t.patch, j.opt.GPUMemoryGB)
 			}
 			break
 		}

@@ -46,9 +46,11 @@ type Plans struct {
 func CheckName(name string) error {
 	switch file := name + ".json"; {
 	case strings.ContainsAny(name, `/\`) || strings.HasPrefix(name, "."):
-		return fmt.Errorf("plans cannot be named %q: the name becomes a file name, which may hold neither / nor \\ and may not begin with a dot", name)
+		return fmt.Errorf("plans cannot be named %q: the name becomes a file name, which may hold neither / nor \\ "+
+			"and may not begin with a dot", name)
 	case strings.Contains("_"+name+"_", "__"):
-		return fmt.Errorf("plans cannot be named %q: models' folders are TRAINER__PLANS__CONFIGURATION, so no _ at an end and no __ inside", name)
+		return fmt.Errorf("plans cannot be named %q: models' folders are TRAINER__PLANS__CONFIGURATION, so no _ at "+
+			"an end and no __ inside", name)
 	case slices.Contains([]string{dataset.FileName, dataset.SplitsName, FingerprintName}, file):
 		return fmt.Errorf("plans cannot be named %q: %s is another file of the dataset", name, file)
 	}
@@ -107,7 +109,8 @@ func FromDocument(doc *pyjson.Object) (*Plans, error) {
 	need("transpose_backward", &p.TransposeBackward)
 	for to, from := range p.TransposeForward {
 		if from < 0 || from > 2 || p.TransposeBackward[from] != to {
-			errs = append(errs, fmt.Errorf("transpose_forward %v and transpose_backward %v do not undo each other", p.TransposeForward, p.TransposeBackward))
+			errs = append(errs, fmt.Errorf("transpose_forward %v and transpose_backward %v do not undo each other",
+				p.TransposeForward, p.TransposeBackward))
 			break
 		}
 	}

@@ -190,7 +190,8 @@ func (m *Model) cases(o Options) ([]dataset.Case, error) {
 		}
 		for _, path := range c.Images {
 			if have[filepath.Base(path)] {
-				wrong = append(wrong, fmt.Errorf("case %s: the model has %d channels, so there is none for %s", c.ID, len(m.Dataset.Channels), path))
+				wrong = append(wrong, fmt.Errorf("case %s: the model has %d channels, so there is none for %s", c.ID,
+					len(m.Dataset.Channels), path))
 			}
 		}
 	}

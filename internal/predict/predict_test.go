@@ -54,7 +54,8 @@ func newConstant(t *testing.T) *constant {
 		t.Fatal(err)
 	}
 	// The coarse axis is the last one, so the plan turns the axes.
-	fp := &plan.Fingerprint{Intensity: make([]plan.Intensity, 1), RelativeSize: 1, Shapes: [][3]int{{20, 22, 7}}, Spacings: [][3]float64{{1, 1.1, 3}}}
+	fp := &plan.Fingerprint{Intensity: make([]plan.Intensity, 1), RelativeSize: 1, Shapes: [][3]int{{20, 22, 7}},
+		Spacings: [][3]float64{{1, 1.1, 3}}}
 	plans, err := plan.Make(c.dataset, "Dataset001_Constant", fp, plan.Options{})
 	if err != nil {
 		t.Fatal(err)
@@ -98,7 +99,8 @@ func (c *constant) fold(t *testing.T, fold string, probabilities ...float64) {
 	if err := os.MkdirAll(dir, 0o777); err != nil {
 		t.Fatal(err)
 	}
-	if err := checkpoint.Write(model.CheckpointPath(dir, model.Final), tensors, map[string]string{model.MetaKey: string(text)}); err != nil {
+	if err := checkpoint.Write(model.CheckpointPath(dir, model.Final), tensors,
+		map[string]string{model.MetaKey: string(text)}); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -123,7 +125,8 @@ func (c *constant) network(t *testing.T, probabilities ...float64) *masksam.Net 
 		}
 	}
 	set("sam_model.mask_decoder.classifier_embed_Adapter.weight", func(int) float32 { return 0 })
-	set("sam_model.mask_decoder.classifier_embed_Adapter.bias", func(i int) float32 { return float32(math.Log(probabilities[i%len(probabilities)])) })
+	set("sam_model.mask_decoder.classifier_embed_Adapter.bias",
+		func(i int) float32 { return float32(math.Log(probabilities[i%len(probabilities)])) })
 	return net
 }
 
@@ -260,7 +263,8 @@ func TestStored(t *testing.T) {
 		t.Fatal(err)
 	}
 	folder := filepath.Join(t.TempDir(), "store")
-	if _, err := preprocess.Dataset(t.Context(), preprocess.Options{Dataset: ds, Plans: c.plans, Configuration: configuration, Out: folder}); err != nil {
+	if _, err := preprocess.Dataset(t.Context(), preprocess.Options{Dataset: ds, Plans: c.plans,
+		Configuration: configuration, Out: folder}); err != nil {
 		t.Fatal(err)
 	}
 	s, err := store.Open(folder)
@@ -279,7 +283,7 @@ func TestStored(t *testing.T) {
 	}
 	for name, m := range map[string]*Model{"from disk": open(t, c, "all"), "in memory": inMemory} {
 		out := t.TempDir()
-		if err := m.Stored(t.Context(), stored, Options{Output: out}); err != nil {
+		if err := m.LabelStored(t.Context(), stored, Options{Output: out}); err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
 		if label := all(t, filepath.Join(out, "a.nii.gz"), 2); label.Grid.Size != meta.Grid.Size || !label.Grid.SameFrame(meta.Grid) {
@@ -302,14 +306,16 @@ func TestBadScores(t *testing.T) {
 	if labels, _ := filepath.Glob(filepath.Join(out, "a*")); len(labels) > 0 {
 		t.Errorf("left behind: %v", labels)
 	}
-	if _, _, err := m.scores(t.Context(), "a", Image{Data: make([]float32, 2), Channels: 2, Size: [3]int{1, 1, 1}}, Tiling{}, &steps{}); err == nil ||
+	if _, _, err := m.scores(t.Context(), "a", Image{Data: make([]float32, 2), Channels: 2, Size: [3]int{1, 1, 1}},
+		Tiling{}, &steps{}); err == nil ||
 		!strings.Contains(err.Error(), "2 channels") {
 		t.Errorf("two channels for one: %v", err)
 	}
 }
 
-// An image that lies otherwise than those of training, mirrored or with its axes in another order, is warned of once, with its
-// case and both orientations; one that lies as they do, and any image where the model does not tell, is not.
+// An image with another orientation than those of training, mirrored or with its axes in another order, is warned of
+// once, with its case and both orientations. One with their orientation is not, nor is any image where the model does
+// not know it.
 func TestOtherOrientation(t *testing.T) {
 	c := newConstant(t)
 	c.meta.Orientations = volume.Orientations{"LPS": 20}
@@ -339,13 +345,15 @@ func TestOtherOrientation(t *testing.T) {
 		old := slog.Default()
 		slog.SetDefault(slog.New(slog.NewTextHandler(&log, nil)))
 		defer slog.SetDefault(old)
-		if err := open(t, c, "0").Folder(t.Context(), Options{Input: in, Output: filepath.Join(t.TempDir(), "out"), Tiling: Tiling{Step: 1}}); err != nil {
+		if err := open(t, c, "0").Folder(t.Context(), Options{Input: in, Output: filepath.Join(t.TempDir(), "out"),
+			Tiling: Tiling{Step: 1}}); err != nil {
 			t.Fatal(err)
 		}
 		return log.String()
 	}
 	log := warnings()
-	for _, want := range []string{"case flipped: the image is stored RPS, 20 of 20 training images LPS", "case turned: the image is stored PLS"} {
+	for _, want := range []string{"case flipped: the image is stored RPS, 20 of 20 training images LPS",
+		"case turned: the image is stored PLS"} {
 		if strings.Count(log, want) != 1 {
 			t.Errorf("the log has not once %q:\n%s", want, log)
 		}

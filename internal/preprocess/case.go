@@ -20,8 +20,8 @@ func (c *Config) Prepare(im *imageio.Image) (*store.Record, error) {
 	return c.run(im, nil, []string{im.Path})
 }
 
-// Bytes predicts the live memory that a case of the dataset takes at its peak, from its files to its record, by the headers of
-// its images: before the crop is known and as if every voxel were foreground. A case whose headers cannot be read, or
+// Bytes predicts the live memory that a case of the dataset takes at its peak, from its files to its record, by the
+// headers of its images: before the crop is known and as if every voxel were foreground. A case whose headers cannot be read, or
 // that cannot be loaded for another reason, takes nothing; one that is too large when it is resampled is only loaded.
 //
 // With V voxels in C channels that become N voxels, bytes are
@@ -59,8 +59,11 @@ func resampled(size [3]int, spacing, target [3]float64, channels int) ([3]int, e
 		voxels *= exact[a]
 	}
 	if !(voxels <= math.MaxInt32) {
-		return [3]int{}, fmt.Errorf("%d × %d × %d voxels of %v × %v × %v mm resampled to %v × %v × %v mm would be %.6g × %.6g × %.6g in %d channels, %.3g in all, and %d are the most: mend the spacing of the file, or plan with a larger one",
-			size[0], size[1], size[2], spacing[0], spacing[1], spacing[2], target[0], target[1], target[2], exact[0], exact[1], exact[2], channels, voxels, math.MaxInt32)
+		return [3]int{}, fmt.Errorf("%d × %d × %d voxels of %v × %v × %v mm resampled to %v × %v × %v mm would be "+
+			"%.6g × %.6g × %.6g in %d channels, %.3g in all, and %d are the most: mend the spacing of the file, or "+
+			"plan with a larger one",
+			size[0], size[1], size[2], spacing[0], spacing[1], spacing[2], target[0], target[1], target[2],
+			exact[0], exact[1], exact[2], channels, voxels, math.MaxInt32)
 	}
 	n := plan.NewShape(size, spacing, target)
 	for a := range n {

@@ -140,7 +140,8 @@ func checkProperties(t *testing.T, id string, r *store.Record, want wanted) {
 		t.Errorf("%s: properties %+v, want %+v", id, p, want)
 	}
 	spacing, origin, direction := p.Meta.Grid.ITK()
-	if want.ITK != nil && (!volume.AllClose(spacing[:], want.ITK.Spacing[:]) || !volume.AllClose(origin[:], want.ITK.Origin[:]) || !volume.AllClose(direction[:], want.ITK.Direction[:])) {
+	if want.ITK != nil && (!volume.AllClose(spacing[:], want.ITK.Spacing[:]) ||
+		!volume.AllClose(origin[:], want.ITK.Origin[:]) || !volume.AllClose(direction[:], want.ITK.Direction[:])) {
 		t.Errorf("%s: geometry %v %v %v, want %+v", id, spacing, origin, direction, want.ITK)
 	}
 	if len(r.Classes) != len(want.Classes) {
@@ -321,7 +322,8 @@ func TestDatasetStore(t *testing.T) {
 	dir := goldentest.Path(t, "nnunet/chain/"+c.dataset)
 	ds, p := c.read(t, dir)
 	out := filepath.Join(t.TempDir(), "store")
-	report, err := Dataset(t.Context(), Options{Dataset: ds, Plans: p, Configuration: c.configuration, Out: out, Work: work.Work{Workers: 2}})
+	report, err := Dataset(t.Context(), Options{Dataset: ds, Plans: p, Configuration: c.configuration, Out: out,
+		Work: work.Work{Workers: 2}})
 	if err != nil || len(report.Done) != 6 {
 		t.Fatalf("%+v %v", report, err)
 	}

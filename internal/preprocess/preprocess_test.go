@@ -94,7 +94,8 @@ func writeCase(t testing.TB, dir, id string, seed uint64) {
 		}
 	}
 	for ch, data := range im.Channels {
-		if err := imageio.WriteFloat(filepath.Join(dir, "imagesTr", fmt.Sprintf("%s_%04d.nii.gz", id, ch)), [][]float32{data}, im.Meta); err != nil {
+		if err := imageio.WriteFloat(filepath.Join(dir, "imagesTr", fmt.Sprintf("%s_%04d.nii.gz", id, ch)),
+			[][]float32{data}, im.Meta); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -244,7 +245,8 @@ func TestCaseFaults(t *testing.T) {
 	} {
 		im, label := newCase([3]int{6, 7, 8}, [3]float64{1, 1, 1}, 1)
 		spoil(im, label)
-		if _, err := prepareCase(cfg, im, label); err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "a.nii.gz") {
+		if _, err := prepareCase(cfg, im, label); err == nil || !strings.Contains(err.Error(), want) ||
+			!strings.Contains(err.Error(), "a.nii.gz") {
 			t.Errorf("%s: %v", want, err)
 		}
 	}
@@ -289,7 +291,8 @@ func TestDatasetRuns(t *testing.T) {
 		writeCase(t, dir, id, uint64(i))
 	}
 	ds := newDataset(t, dir, 4)
-	o := Options{Dataset: ds, Plans: newPlans(t, ds, [3]float64{2, 1, 1}), Configuration: "3d_fullres", Out: filepath.Join(dir, "out"), Work: work.Work{Workers: 2}}
+	o := Options{Dataset: ds, Plans: newPlans(t, ds, [3]float64{2, 1, 1}), Configuration: "3d_fullres",
+		Out: filepath.Join(dir, "out"), Work: work.Work{Workers: 2}}
 	file := func(name string) string { return filepath.Join(dir, filepath.FromSlash(name)) }
 	if err := os.Remove(file("labelsTr/b.nii.gz")); err != nil {
 		t.Fatal(err)
@@ -298,7 +301,8 @@ func TestDatasetRuns(t *testing.T) {
 		t.Fatal(err)
 	}
 	report, err := Dataset(t.Context(), o)
-	if err == nil || !strings.Contains(err.Error(), "case b") || !strings.Contains(err.Error(), "labelsTr/b.nii.gz") || !strings.Contains(err.Error(), "d_0001") {
+	if err == nil || !strings.Contains(err.Error(), "case b") || !strings.Contains(err.Error(), "labelsTr/b.nii.gz") ||
+		!strings.Contains(err.Error(), "d_0001") {
 		t.Errorf("error %v", err)
 	}
 	if d := cmp.Diff(Report{Done: []string{"a", "c"}, Failed: []string{"b", "d"}}, report); d != "" {

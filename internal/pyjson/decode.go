@@ -256,7 +256,12 @@ func Describe(v any) string {
 	case *Object:
 		return "an object"
 	case []any:
-		if len(v) > 4 || slices.ContainsFunc(v, func(e any) bool { _, list := e.([]any); _, object := e.(*Object); return list || object }) {
+		if len(v) > 4 || slices.ContainsFunc(v, func(e any) bool {
+			_, list := e.([]any)
+			_,
+				object := e.(*Object)
+			return list || object
+		}) {
 			return fmt.Sprintf("a list of %d", len(v))
 		}
 		text, err := Marshal(v)

@@ -33,7 +33,8 @@ func (p *page) table(texts int, header ...any) table.Writer {
 	t.SetStyle(style)
 	var columns []table.ColumnConfig
 	for i := texts; i < len(header); i++ {
-		columns = append(columns, table.ColumnConfig{Number: i + 1, Align: text.AlignRight, AlignHeader: text.AlignRight, AlignFooter: text.AlignRight})
+		columns = append(columns, table.ColumnConfig{Number: i + 1, Align: text.AlignRight,
+			AlignHeader: text.AlignRight, AlignFooter: text.AlignRight})
 	}
 	t.SetColumnConfigs(columns)
 	t.AppendHeader(header)

@@ -332,7 +332,8 @@ func tiffFile(pages []byte, size [3]int, compressed bool) []byte {
 		}
 		data := uint32(len(out) + 2 + 9*12 + 4)
 		out = le.AppendUint16(out, 9)
-		for _, e := range [9][3]uint32{{256, 3, uint32(size[2])}, {257, 3, uint32(size[1])}, {258, 3, 8}, {259, 3, compression}, {262, 3, 1},
+		for _, e := range [9][3]uint32{{256, 3, uint32(size[2])}, {257, 3, uint32(size[1])}, {258, 3, 8},
+			{259, 3, compression}, {262, 3, 1},
 			{273, 4, data}, {277, 3, 1}, {278, 3, uint32(size[1])}, {279, 4, uint32(len(page))}} {
 			out = le.AppendUint16(out, uint16(e[0]))
 			out = le.AppendUint16(out, uint16(e[1]))

@@ -53,7 +53,8 @@ func Overlay(ctx context.Context, o OverlayOptions) (files []string, err error) 
 		return nil, err
 	}
 	if o.Channel < 0 || o.Channel >= len(s.channels) {
-		return nil, fmt.Errorf("channel %d: %s has channels 0 to %d (%s)", o.Channel, name, len(s.channels)-1, strings.Join(s.channels, ", "))
+		return nil, fmt.Errorf("channel %d: %s has channels 0 to %d (%s)", o.Channel, name, len(s.channels)-1,
+			strings.Join(s.channels, ", "))
 	}
 	if err := os.MkdirAll(o.Out, 0o777); err != nil {
 		return nil, fmt.Errorf("make the folder of the pictures: %w", err)

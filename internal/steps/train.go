@@ -168,7 +168,7 @@ func (v *validation) run(ctx context.Context, m *predict.Model) (float64, error)
 		}
 		shape := c.Shape()
 		v.fold.Print(fmt.Sprintf("%s, shape (%d, %d, %d, %d), rank 0", id, shape[0], shape[1], shape[2], shape[3]))
-		err = m.Stored(ctx, c, predict.Options{Output: out, Tiling: predict.Tiling{Mirror: true}, SaveProbabilities: v.SaveProbabilities,
+		err = m.LabelStored(ctx, c, predict.Options{Output: out, Tiling: predict.Tiling{Mirror: true}, SaveProbabilities: v.SaveProbabilities,
 			Progress: v.Progress})
 		if err != nil {
 			return math.NaN(), fmt.Errorf("validate case %s: %w", id, err)

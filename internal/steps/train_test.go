@@ -118,7 +118,8 @@ func TestStopInFinalValidation(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	o.Progress = &inValidation{cancel: cancel}
 	_, err := Train(ctx, o)
-	if !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "training is done") || !slices.Contains(remedy.As(err), any(remedy.Validate)) {
+	if !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "training is done") ||
+		!slices.Contains(remedy.As(err), any(remedy.Validate)) {
 		t.Fatalf("error %v, want a stop of the validation and what to do", err)
 	}
 	o.Progress, o.ValidateOnly = nil, true
@@ -171,7 +172,8 @@ func TestTooManyLabels(t *testing.T) {
 	}
 	_, err = Train(t.Context(), o)
 	refused("training", err)
-	_, err = Plan(t.Context(), PlanOptions{FingerprintOptions: FingerprintOptions{Roots: o.Roots, Dataset: "778"}, RecipeOptions: RecipeOptions{Recipe: "small", Set: shrunk}})
+	_, err = Plan(t.Context(), PlanOptions{FingerprintOptions: FingerprintOptions{Roots: o.Roots, Dataset: "778"},
+		RecipeOptions: RecipeOptions{Recipe: "small", Set: shrunk}})
 	refused("planning", err)
 	if exists(o.Roots.Results) {
 		t.Error("a refused training made its folder")
@@ -181,7 +183,9 @@ func TestTooManyLabels(t *testing.T) {
 // A wrong value under "masksam" in a plan is told in plain words; an old resolved recipe is read as it was written.
 func TestRecipeOfThePlan(t *testing.T) {
 	roots, pre := flatRoots(t)
-	planned, err := Plan(t.Context(), PlanOptions{FingerprintOptions: FingerprintOptions{Roots: roots, Dataset: "779"}, RecipeOptions: RecipeOptions{Recipe: "synapse", Patch: []int{8, 32, 32}, Set: []string{"encoder.canvas=[32,32]", "encoder.global=[7,15,23,31]"}}})
+	planned, err := Plan(t.Context(), PlanOptions{FingerprintOptions: FingerprintOptions{Roots: roots, Dataset: "779"},
+		RecipeOptions: RecipeOptions{Recipe: "synapse", Patch: []int{8, 32, 32},
+			Set: []string{"encoder.canvas=[32,32]", "encoder.global=[7,15,23,31]"}}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -239,7 +243,8 @@ func TestRecipeOfThePlan(t *testing.T) {
 		if err := os.WriteFile(path, []byte(spoilt), 0o666); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := open(); err == nil || !strings.Contains(err.Error(), change[1]) || strings.Contains(err.Error(), "json") && !strings.Contains(err.Error(), ".json") {
+		if _, err := open(); err == nil || !strings.Contains(err.Error(), change[1]) ||
+			strings.Contains(err.Error(), "json") && !strings.Contains(err.Error(), ".json") {
 			t.Errorf("%s: %v", change[0], err)
 		}
 		if err := os.WriteFile(path, text, 0o666); err != nil {

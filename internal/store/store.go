@@ -95,7 +95,7 @@ func Create(dir string) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("create store: %w", err)
 	}
-	if err := atomicfile.Sweep(dir); err != nil {
+	if err := atomicfile.RemovePartial(dir); err != nil {
 		lock.Close()
 		return nil, fmt.Errorf("create store: %w", err)
 	}

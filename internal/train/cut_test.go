@@ -279,7 +279,8 @@ func TestEpochsOfAnotherLength(t *testing.T) {
 			want = 6 + 2 // two epochs of one
 		}
 		if rest.state.Step != want || rest.state.Epoch != 4 {
-			t.Errorf("stopped at %s, resumed with %s: %d epochs, %d steps; want 4, %d", c.stop, c.iterations, rest.state.Epoch, rest.state.Step, want)
+			t.Errorf("stopped at %s, resumed with %s: %d epochs, %d steps; want 4, %d", c.stop, c.iterations,
+				rest.state.Epoch, rest.state.Step, want)
 		}
 		for i, loss := range rest.state.History.TrainLoss {
 			if loss.isNaN() || rest.state.History.ValLoss[i].isNaN() {
@@ -319,7 +320,8 @@ func TestLostWeights(t *testing.T) {
 		if err := sound.loop(ctx); !errors.Is(err, context.Canceled) {
 			t.Fatal(err)
 		}
-		rest := resumed(t, folder, tinyRecipe(t, append([]string{"lr=1e30", "optimizer=sgd", "average=0", "clip=0", "save_every=1"}, set...)...), cases)
+		rest := resumed(t, folder, tinyRecipe(t,
+			append([]string{"lr=1e30", "optimizer=sgd", "average=0", "clip=0", "save_every=1"}, set...)...), cases)
 		rest.kept(model.Latest)
 		err := rest.loop(t.Context())
 		if err == nil {

@@ -145,7 +145,7 @@ func (l *learner) validate(b *batch, key int, c counts) (loss float64, err error
 			return err
 		}
 		loss = total.Item()
-		c.add(s.ArgMax(out.Semseg(s, len(b.cases)), 1).Int64s(), b.seg)
+		c.add(s.ArgMax(out.ClassScores(s, len(b.cases)), 1).Int64s(), b.seg)
 		return nil
 	})
 	return loss, err

@@ -188,8 +188,8 @@ func (r *run) validate(ctx context.Context, s *stream) (loss float64, c counts, 
 	return sum / float64(batches), c, err
 }
 
-// endEpoch books the epoch, writes the checkpoints that are due and redraws progress.png. An epoch that shows that the weights
-// are lost is none: the run ends.
+// endEpoch records the epoch, writes the checkpoints that are due and redraws progress.png. An epoch that shows that the
+// weights are not finite is not recorded: the run ends.
 func (r *run) endEpoch(valLoss float64, c counts) error {
 	t, st := r.recipe.Train, &r.state
 	h := &st.History

@@ -118,9 +118,11 @@ func tinyRun(t testing.TB, folder string, r recipe.Recipe, cases []*source) *run
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { l.free(); log.close() })
-	train := &loader{cases: cases[:3], size: 2, patch: tinyPatch, augment: r.Train.Augment, foreground: 0.33, classes: 3, seed: [2]uint64{11, 0}}
+	train := &loader{cases: cases[:3], size: 2, patch: tinyPatch, augment: r.Train.Augment, foreground: 0.33,
+		classes: 3, seed: [2]uint64{11, 0}}
 	val := &loader{cases: cases[3:], size: 2, patch: tinyPatch, foreground: 0.33, classes: 3, seed: [2]uint64{11, 1}}
-	return &run{recipe: r, folder: folder, checkpoints: true, learner: l, train: train, val: val, log: log, report: progress.Nop, saveAfter: saveAfter,
+	return &run{recipe: r, folder: folder, checkpoints: true, learner: l, train: train, val: val, log: log,
+		report: progress.Nop, saveAfter: saveAfter,
 		state: state{Meta: model.Meta{Version: model.MetaVersion, Recipe: r}, Seed: 11, Precision: "float32", BestEMA: number(math.NaN())}}
 }
 

@@ -39,7 +39,8 @@ func (f *Fold) agree() error {
 		}
 		for _, t := range trained {
 			if filepath.Dir(t) != f.Folder || f.options.Continue || f.options.NoCheckpoints { // else its checkpoints are set aside
-				return fmt.Errorf("%s was trained with other plans (%s) than %s now holds: plan under another plans name, or train into another results folder",
+				return fmt.Errorf("%s was trained with other plans (%s) than %s now holds: plan under another plans "+
+					"name, or train into another results folder",
 					filepath.Dir(t), path, f.PlansPath)
 			}
 		}
@@ -55,7 +56,7 @@ func (f *Fold) folders() error {
 	if err := os.MkdirAll(f.Folder, 0o777); err != nil {
 		return fmt.Errorf("make the results folder: %w", err)
 	}
-	if err := atomicfile.Sweep(f.Folder); err != nil {
+	if err := atomicfile.RemovePartial(f.Folder); err != nil {
 		return err
 	}
 	if err := f.Plans.Write(filepath.Join(f.Model, model.PlansName)); err != nil {
@@ -107,7 +108,8 @@ func (f *Fold) begin(r *run) (finished int, err error) {
 			finished = r.state.Step
 		}
 		r.log.print("Continuing from", filepath.Base(path), "at epoch", r.state.Epoch, "step", r.state.Step)
-		slog.Info("continuing", "from", filepath.Base(path), "epoch", r.state.Epoch, "step", r.state.Step, "minutes", Rounded(r.state.Minutes, 2))
+		slog.Info("continuing", "from", filepath.Base(path), "epoch", r.state.Epoch, "step", r.state.Step, "minutes",
+			Rounded(r.state.Minutes, 2))
 		if asked := f.Recipe.Train.Precision; asked != "auto" && asked != "" {
 			r.state.Precision = asked
 		}
@@ -183,7 +185,8 @@ func (f *Fold) setAside(r *run) error {
 		}
 		if !told {
 			told = true
-			text := fmt.Sprintf("%s holds an earlier run: its checkpoints and validations are now called %s…, and a new run starts instead of going on with it", f.Folder, earlier)
+			text := fmt.Sprintf("%s holds an earlier run: its checkpoints and validations are now called %s…, and a "+
+				"new run starts instead of going on with it", f.Folder, earlier)
 			r.log.print(text)
 			slog.Warn(text)
 		}

@@ -101,7 +101,8 @@ func TestGoldenPseudoDice(t *testing.T) {
 	for i := range want.TP {
 		if float64(c.tp[i]) != want.TP[i] || float64(c.fp[i]) != want.FP[i] || float64(c.fn[i]) != want.FN[i] ||
 			math.Abs(float64(perClass[i])-want.Dice[i]) > 1e-6 {
-			t.Errorf("class %d: %d, %d, %d, Dice %v; want %v, %v, %v, %v", i+1, c.tp[i], c.fp[i], c.fn[i], perClass[i], want.TP[i], want.FP[i], want.FN[i], want.Dice[i])
+			t.Errorf("class %d: %d, %d, %d, Dice %v; want %v, %v, %v, %v", i+1, c.tp[i], c.fp[i], c.fn[i], perClass[i],
+				want.TP[i], want.FP[i], want.FN[i], want.Dice[i])
 		}
 	}
 	if math.Abs(float64(mean)-want.Mean) > 1e-6 {
@@ -157,7 +158,8 @@ func TestRounded(t *testing.T) {
 		v        float64
 		decimals int
 		want     string
-	}{{0.01, 5, "0.01"}, {0.00001, 5, "1e-05"}, {-0.12345, 4, "-0.1235"}, {12.3, 2, "12.3"}, {3, 2, "3.0"}, {math.NaN(), 4, "nan"}, {math.Inf(-1), 4, "-inf"}} {
+	}{{0.01, 5, "0.01"}, {0.00001, 5, "1e-05"}, {-0.12345, 4, "-0.1235"}, {12.3, 2, "12.3"}, {3, 2, "3.0"},
+		{math.NaN(), 4, "nan"}, {math.Inf(-1), 4, "-inf"}} {
 		if got := Rounded(c.v, c.decimals); got != c.want {
 			t.Errorf("Rounded(%v, %d) = %s, want %s", c.v, c.decimals, got, c.want)
 		}

@@ -55,7 +55,8 @@ func Open(t *recipe.Training, o Options) (*Fold, error) {
 		o.Progress = progress.Nop
 	}
 	f := &Fold{Training: t, options: o, notes: slices.Clone(t.Notes)}
-	f.Model = filepath.Join(o.Results, model.Name{Trainer: t.Recipe.Name, Plans: t.Plans.PlansName, Configuration: t.Configuration.Name}.String())
+	f.Model = filepath.Join(o.Results, model.Name{Trainer: t.Recipe.Name, Plans: t.Plans.PlansName,
+		Configuration: t.Configuration.Name}.String())
 	f.Folder = model.FoldDir(f.Model, o.Fold)
 	if err := f.choose(); err != nil {
 		return nil, fmt.Errorf("train %s: %w", t.Name, err)

@@ -7,8 +7,8 @@ import (
 	"slices"
 )
 
-// Reorientation permutes and flips the axes of an array, without resampling: axis a of the result is axis Axes[a] of the source,
-// backwards where Flip[a]. Axes are array axes (z, y, x).
+// Reorientation permutes and flips the axes of an array, without resampling: axis a of the result is axis Axes[a] of
+// the source, backwards where Flip[a]. Axes are array axes (z, y, x).
 type Reorientation struct {
 	Axes [3]int
 	Flip [3]bool

@@ -124,7 +124,8 @@ feed:
 			continue
 		}
 		if need > limit {
-			slog.Warn("a case needs more memory than the limit leaves: it runs alone", "case", c.IDs[begun], "predicted", need, "left", limit)
+			slog.Warn("a case needs more memory than the limit leaves: it runs alone", "case", c.IDs[begun],
+				"predicted", need, "left", limit)
 		}
 		for running == workers || running > 0 && need > limit-used {
 			select {
