@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 
@@ -23,6 +24,9 @@ type evaluateCmd struct {
 
 func (c *evaluateCmd) Run(a *app) error {
 	if c.DatasetJSON == "" {
+		if !exists(c.Prediction) {
+			return fmt.Errorf("there is no folder %s of predicted label maps", c.Prediction)
+		}
 		c.DatasetJSON = filepath.Join(c.Prediction, dataset.FileName)
 	}
 	if c.PlansJSON == "" {

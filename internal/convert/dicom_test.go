@@ -158,7 +158,7 @@ func TestDICOMRefuses(t *testing.T) {
 	}{
 		"empty":    {func(string) {}, "", "no DICOM file"},
 		"a folder": {func(dir string) { os.Mkdir(filepath.Join(dir, "a"), 0o777) }, "", "a: no DICOM image"},
-		"absent":   {func(dir string) { os.Remove(dir) }, "", "missing"},
+		"absent":   {func(dir string) { os.Remove(dir) }, "", "there is no folder"},
 		"cut": {func(dir string) {
 			abdomen.Write(t, dir)
 			path := filepath.Join(dir, abdomen.Series+"_1")

@@ -126,6 +126,9 @@ func (s *survey) err() error {
 	if len(s.problems) == 0 {
 		return nil
 	}
+	if _, err := os.Stat(s.dir); errors.Is(err, fs.ErrNotExist) { // each file would be named as missing
+		return fmt.Errorf("nothing was written: there is no folder %s", s.dir)
+	}
 	return &sourceError{s.dir, s.problems}
 }
 
