@@ -1,11 +1,13 @@
 package main
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 
 	"masksam/internal/dataset"
 	"masksam/internal/machine"
+	"masksam/internal/remedy"
 	"masksam/internal/report"
 	"masksam/internal/steps"
 )
@@ -24,6 +26,10 @@ type evaluateCmd struct {
 func (c *evaluateCmd) Run(a *app) error {
 	if c.DatasetJSON == "" {
 		c.DatasetJSON = filepath.Join(c.Prediction, dataset.FileName)
+		if exists(c.Prediction) && exists(c.Reference) && !exists(c.DatasetJSON) {
+			return remedy.Add(fmt.Errorf("%s is missing: the predictions' folder has no dataset.json, which names the labels", c.DatasetJSON),
+				"name the dataset's with ", remedy.DatasetJSON)
+		}
 	}
 	if c.PlansJSON == "" {
 		if path := filepath.Join(c.Prediction, "plans.json"); exists(path) {
