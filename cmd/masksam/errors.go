@@ -49,7 +49,7 @@ var systemWords = []struct {
 }{
 	{regexp.MustCompile(`: no such file or directory`), ": there is no such file or folder"},
 	{regexp.MustCompile(`: is a directory`), ": it is a folder, not a file"},
-	{regexp.MustCompile(`: not a directory`), ": it lies below a file, or is a file, where a folder is needed"},
+	{regexp.MustCompile(`: not a directory`), ": a part of this path is a file, not a folder"},
 	{regexp.MustCompile(`: too many levels of symbolic links`), ": it is a link that leads back to itself"},
 }
 

@@ -60,7 +60,7 @@ func TestSystemErrors(t *testing.T) {
 		{isMissing, missing + ": there is no such file or folder"},
 		{fmt.Errorf("%s: %w", missing, isMissing), missing + ": there is no such file or folder"},
 		{isFolder, dir + ": it is a folder, not a file"},
-		{fmt.Errorf("make the folder of the pictures: %w", os.Mkdir(below, 0o777)), "make the folder of the pictures: " + below + ": it lies below a file, or is a file, where a folder is needed"},
+		{fmt.Errorf("make the folder of the pictures: %w", os.Mkdir(below, 0o777)), "make the folder of the pictures: " + below + ": a part of this path is a file, not a folder"},
 		{fmt.Errorf("%s: %w", loop, isLoop), loop + ": it is a link that leads back to itself"},
 		{errors.New("nothing can read it: the end"), "nothing can read it: the end"},
 	} {
