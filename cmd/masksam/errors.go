@@ -40,12 +40,34 @@ func (a *adviser) attr(_ []string, attr slog.Attr) slog.Attr {
 	return slog.String(attr.Key, text)
 }
 
-// sentence is an error's text without Go's words for a stop.
+// systemCall is an error of the system with the name of its call and the path.
+var systemCall = regexp.MustCompile(`\b(?:open|openat|stat|lstat|mkdir|read|readlink|fdopendir|readdirent|unlinkat|remove) ([^:\n]+)` +
+	`(: (?:no such file or directory|is a directory|not a directory|too many levels of symbolic links|permission denied))`)
+
+// systemWords are phrases of the system's errors and what they say to people.
+var systemWords = []struct {
+	system *regexp.Regexp
+	plain  string
+}{
+	{regexp.MustCompile(`: no such file or directory`), ": there is no such file or folder"},
+	{regexp.MustCompile(`: is a directory`), ": it is a folder, not a file"},
+	{regexp.MustCompile(`: not a directory`), ": a part of this path is a file, not a folder"},
+	{regexp.MustCompile(`: too many levels of symbolic links`), ": it is a link that leads back to itself"},
+}
+
+// sentence is an error's text in words for people: without Go's words for a stop, without the system's for files.
 func sentence(err error) string {
 	text := err.Error()
 	if errors.Is(err, context.Canceled) {
 		text = strings.ReplaceAll(text, ": "+context.Canceled.Error(), "")
 		text = strings.ReplaceAll(text, context.Canceled.Error(), "stopped")
+	}
+	for _, m := range systemCall.FindAllStringSubmatch(text, -1) {
+		path := m[1]
+		text = strings.ReplaceAll(strings.ReplaceAll(text, m[0], path+m[2]), path+": "+path+": ", path+": ")
+	}
+	for _, w := range systemWords {
+		text = w.system.ReplaceAllString(text, w.plain)
 	}
 	return text
 }
@@ -115,6 +137,7 @@ var kongWords = []struct {
 	{regexp.MustCompile(`expected a float but got ("[^"]*")( \(\w+\))?`), "$1 is not a number"},
 	{regexp.MustCompile(`bool value must be true, 1, yes, false, 0 or no but got`), "write yes or no, not"},
 	{regexp.MustCompile(`missing value, expecting .*|expected \S+ value but got "EOL".*`), "a value is missing"},
+	{regexp.MustCompile(`expected \S+ value but got "(-[\d.]+)".*`), "$1 reads as a flag; a value below zero is joined by =, as in =$1"},
 	{regexp.MustCompile(`expected \S+ value but got "(-[^"]*)".*`), "a value is missing before $1"},
 	{regexp.MustCompile(`expected one of (.*)`), "name one of $1"},
 	{regexp.MustCompile(`(?:expected "|missing positional arguments )(<[^"]*>)"?`), "$1 is missing"},

@@ -1,7 +1,11 @@
 package main
 
 import (
+	"errors"
+	"fmt"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -34,6 +38,35 @@ func TestWrongValues(t *testing.T) {
 					t.Errorf("%s %v: %q says %q", n.FullPath(), wrong, err, found)
 				}
 			}
+		}
+	}
+}
+
+// Errors of the system name the path once, without the system's call, and say what is wrong in words for people.
+func TestSystemErrors(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	file, loop := filepath.Join(dir, "a file"), filepath.Join(dir, "loop")
+	if err := errors.Join(os.WriteFile(file, nil, 0o666), os.Symlink(loop, loop)); err != nil {
+		t.Fatal(err)
+	}
+	missing, below := filepath.Join(dir, "missing"), filepath.Join(file, "b")
+	_, isMissing := os.Open(missing)
+	_, isFolder := os.ReadFile(dir)
+	_, isLoop := os.ReadDir(loop)
+	for _, c := range []struct {
+		err  error
+		want string
+	}{
+		{isMissing, missing + ": there is no such file or folder"},
+		{fmt.Errorf("%s: %w", missing, isMissing), missing + ": there is no such file or folder"},
+		{isFolder, dir + ": it is a folder, not a file"},
+		{fmt.Errorf("make the folder of the pictures: %w", os.Mkdir(below, 0o777)), "make the folder of the pictures: " + below + ": a part of this path is a file, not a folder"},
+		{fmt.Errorf("%s: %w", loop, isLoop), loop + ": it is a link that leads back to itself"},
+		{errors.New("nothing can read it: the end"), "nothing can read it: the end"},
+	} {
+		if got := sentence(c.err); got != c.want {
+			t.Errorf("%v: %q, want %q", c.err, got, c.want)
 		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 
 	"masksam/internal/dataset"
 	"masksam/internal/machine"
+	"masksam/internal/remedy"
 	"masksam/internal/report"
 	"masksam/internal/steps"
 )
@@ -28,6 +29,10 @@ func (c *evaluateCmd) Run(a *app) error {
 			return fmt.Errorf("there is no folder %s of predicted label maps", c.Prediction)
 		}
 		c.DatasetJSON = filepath.Join(c.Prediction, dataset.FileName)
+		if exists(c.Prediction) && exists(c.Reference) && !exists(c.DatasetJSON) {
+			return remedy.Add(fmt.Errorf("%s is missing: the predictions' folder has no dataset.json, which names the labels", c.DatasetJSON),
+				"name the dataset's with ", remedy.DatasetJSON)
+		}
 	}
 	if c.PlansJSON == "" {
 		if path := filepath.Join(c.Prediction, "plans.json"); exists(path) {

@@ -87,6 +87,8 @@ func (o Options) named(pattern *regexp.Regexp, like string) (Options, error) {
 	case m != nil:
 		id, _ := strconv.Atoi(m[1])
 		return o.or(id, m[2]), nil
+	case !dataset.IsDir(o.Source):
+		return o, fmt.Errorf("%s: there is no such folder", o.Source)
 	case o.ID == 0 || o.Name == "":
 		err := fmt.Errorf("%s: such a dataset's folder is named like %s; rename it, or choose number and name of the "+
 			"dataset", o.Source, like)

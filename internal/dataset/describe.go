@@ -63,7 +63,7 @@ func readObject(path string) (*pyjson.Object, *Finding) {
 		if errors.As(err, &at) {
 			err = at.Err
 		}
-		return nil, NewFinding("DATASET_JSON_INVALID", path, "make the file readable", "the file cannot be read: %v", err)
+		return nil, NewFinding("DATASET_JSON_INVALID", path, "put a file there that can be read", "the file cannot be read: %v", err)
 	}
 	doc, err := pyjson.ParseObject(text)
 	if err != nil {

@@ -50,7 +50,16 @@ func below(root, variable string, option remedy.Option, name string) (string, er
 // Name finds the name of a dataset, DatasetXXX_Name, from that name or its number ("27", "027"); below one of the roots
 // there must be a folder of it. Unlike nnU-Net, 100 does not match Dataset1000_X.
 func (r Roots) Name(idOrName string) (string, error) {
-	where := fmt.Sprintf("%s=%q, %s=%q, %s=%q", EnvRaw, r.Raw, EnvPreprocessed, r.Preprocessed, EnvResults, r.Results)
+	var looked []string
+	for _, root := range []struct{ variable, dir string }{{EnvRaw, r.Raw}, {EnvPreprocessed, r.Preprocessed}, {EnvResults, r.Results}} {
+		if root.dir != "" {
+			looked = append(looked, fmt.Sprintf("%s=%q", root.variable, root.dir))
+		}
+	}
+	if looked == nil {
+		looked = []string{EnvRaw + ", which is not set"}
+	}
+	where := strings.Join(looked, ", ")
 	none := func(folder string) error {
 		err := fmt.Errorf("no dataset %s: no folder %s in %s", idOrName, folder, where)
 		if r.Raw == "" {

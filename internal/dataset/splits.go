@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"regexp"
+	"regexp/syntax"
 	"slices"
 	"strconv"
 	"strings"
@@ -117,7 +118,11 @@ func Fold(splits []Split, cases []string, fold string) (s Split, note string, er
 func GroupBy(pattern string, cases []string) (group func(id string) string, err error) {
 	expression, err := regexp.Compile(pattern)
 	if err != nil {
-		return nil, fmt.Errorf("group cases by %q: %w", pattern, err)
+		reason := err.Error()
+		if wrong := (*syntax.Error)(nil); errors.As(err, &wrong) {
+			reason = string(wrong.Code)
+		}
+		return nil, fmt.Errorf("group cases by %q: the pattern is no regular expression: %s", pattern, reason)
 	}
 	part := min(1, expression.NumSubexp())
 	group = func(id string) string {

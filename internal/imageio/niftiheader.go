@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"strings"
 )
 
 // Sizes of the headers, and the least offset of the voxels in a one-file image: 4 bytes announce extensions.
@@ -45,7 +46,10 @@ type niftiHeader struct {
 // readNIfTIHeader reads a header of either version and either byte order.
 func readNIfTIHeader(r io.Reader) (*rawNIfTI, error) {
 	var raw [nifti2Size]byte
-	if _, err := io.ReadFull(r, raw[:nifti1Size]); err != nil {
+	if n, err := io.ReadFull(r, raw[:nifti1Size]); err != nil {
+		if kind := otherKind(raw[:n]); kind != "" {
+			return nil, fmt.Errorf("not a NIfTI file: %s", kind)
+		}
 		if err == io.EOF || err == io.ErrUnexpectedEOF {
 			return nil, errors.New("truncated: shorter than a NIfTI header; copy or save the file again")
 		}
@@ -63,8 +67,29 @@ func readNIfTIHeader(r io.Reader) (*rawNIfTI, error) {
 			return parseNIfTI2(f)
 		}
 	}
+	if kind := otherKind(raw[:]); kind != "" {
+		return nil, fmt.Errorf("not a NIfTI file: %s", kind)
+	}
 	return nil, fmt.Errorf("not a NIfTI file: it begins with %x, not with the header's size (%d or %d)",
 		raw[:4], nifti1Size, nifti2Size)
+}
+
+// otherKind says what a file that is no NIfTI file is, and what to do; empty where its beginning does not tell.
+func otherKind(head []byte) string {
+	for _, k := range []struct{ magic, kind string }{
+		{"version https://git-lfs", "it is a pointer of Git LFS; fetch the file itself with git lfs pull"},
+		{"<", "it is a web page or XML, perhaps of a download that failed; download the file anew"},
+		{gzipMagic, "it was compressed twice by gzip; decompress it once"},
+		{"PK\x03\x04", "it is a ZIP archive; unpack it"},
+		{"BZh", "it was compressed by bzip2; decompress it, then compress it by gzip"},
+		{"\xfd7zXZ", "it was compressed by xz; decompress it, then compress it by gzip"},
+		{"\x28\xb5\x2f\xfd", "it was compressed by zstd; decompress it, then compress it by gzip"},
+	} {
+		if strings.HasPrefix(string(head), k.magic) {
+			return k.kind
+		}
+	}
+	return ""
 }
 
 // fields reads numbers out of a header.

@@ -91,6 +91,7 @@ var (
 	Preprocessed  = Option{Name: "preprocessed"}
 	Results       = Option{Name: "results"}
 	SkipMissing   = Option{Name: "skip-missing"}
+	DatasetJSON   = Option{Name: "dataset-json"}
 	ID            = Option{Name: "id"}
 	Series        = Option{Name: "series"} // with the series to take
 	Configuration = Option{Name: "config"}

@@ -27,6 +27,11 @@ type EvaluateOptions struct {
 // Evaluate scores a folder of label maps against their references and writes summary.json. names gives a class's name
 // by its key in the summary.
 func Evaluate(ctx context.Context, o EvaluateOptions) (s *evaluate.Summary, names map[string]string, err error) {
+	for _, dir := range []string{o.Reference, o.Prediction} {
+		if !dataset.IsDir(dir) {
+			return nil, nil, fmt.Errorf("evaluate %s: there is no such folder of label maps", dir)
+		}
+	}
 	ds, err := dataset.Read(o.Dataset)
 	if err != nil {
 		return nil, nil, err
