@@ -142,8 +142,8 @@ func (a *adviser) command(c remedy.Command) string {
 	return a.ownLine(own, values, c.Options)
 }
 
-// foreign is what an nnU-Net command is to be told for values and options; not ok where it cannot be told all, or
-// needs more.
+// foreign is the arguments of an nnU-Net command that mean values and options; not ok where the command cannot express
+// all of them, or needs more.
 func foreign(g *grammar, values map[string]string, options []remedy.Option) (words []string, ok bool) {
 	node, used := g.Model.Node, 0
 	for _, p := range node.Positional {

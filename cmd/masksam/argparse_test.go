@@ -7,6 +7,8 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+
+	"masksam/internal/argv"
 )
 
 // argparseTable holds the flags of nnU-Net's commands and what Python's argparse reads in random lines.
@@ -56,7 +58,7 @@ func TestEveryNNUNetFlag(t *testing.T) {
 				kind = "list"
 			}
 			if !f.Tag.Has("own") {
-				got[dashed(f)] = kind
+				got[argv.Dashed(f)] = kind
 			}
 		}
 		if !reflect.DeepEqual(got, want.Flags) || len(node.Positional) != want.Arguments {
@@ -69,7 +71,7 @@ func TestEveryNNUNetFlag(t *testing.T) {
 func TestLikeArgparse(t *testing.T) {
 	for _, c := range readArgparse(t).Lines {
 		node := reader(c.Command).Model.Node
-		out, err := normalise(c.Line, node)
+		out, err := argv.Rewrite(c.Line, node)
 		var args []string
 		flags := map[string][]string{}
 		for i, word := range out {

@@ -10,7 +10,7 @@ type cli struct {
 	Check      checkCmd      `cmd:"" help:"Check a raw dataset: all that is wrong with it, and what to do."`
 	Splits     splitsCmd     `cmd:"" help:"Deal a dataset's cases out to folds, or check the folds that are there."`
 	Plan       planCmd       `cmd:"" help:"Fingerprint a raw dataset and write its plans, with a recipe's network."`
-	MovePlans  movePlansCmd  `cmd:"" help:"Give a dataset the plans of another one, to train on from its weights."`
+	MovePlans  movePlansCmd  `cmd:"" help:"Give a dataset the plans of another one, so that both are preprocessed alike."`
 	Preprocess preprocessCmd `cmd:"" help:"Crop, normalise and resample a planned dataset's cases."`
 	Train      trainCmd      `cmd:"" help:"Train one fold, or go on with it."`
 	Predict    predictCmd    `cmd:"" help:"Label a folder of images with a trained model."`

@@ -93,7 +93,8 @@ type convertDICOM struct {
 }
 
 func (c *convertDICOM) Help() string {
-	return "Runs the program dcm2niix (Debian's package dcm2niix), and before it gdcmconv (libgdcm-tools) for files that it cannot read: JPEG-LS, deflated."
+	return "Runs the program dcm2niix (Debian's package dcm2niix), and before it gdcmconv (libgdcm-tools) for files " +
+		"that it cannot read: JPEG-LS, deflated."
 }
 
 func (c *convertDICOM) Run(a *app) error {

@@ -73,11 +73,14 @@ func mkpublished(args []string) error {
 	task := func(folder, kind, id, ending string) string { return folder + "/" + kind + "/" + id + ending }
 	for _, id := range []string{"a", "b"} {
 		do(task("Task09_Spleen", "labelsTr", id, ".nii.gz"), task("Task09_Spleen", "imagesTr", id, "4d.nii.gz"))
-		do(task("Task005_Old", "labelsTr", id, ".nii.gz"), task("Task005_Old", "imagesTr", id, "_0000.nii.gz"), task("Task005_Old", "imagesTr", id, "_0001.nii.gz"))
+		do(task("Task005_Old", "labelsTr", id, ".nii.gz"), task("Task005_Old", "imagesTr", id, "_0000.nii.gz"),
+			task("Task005_Old", "imagesTr", id, "_0001.nii.gz"))
 	}
 	do("", "Task09_Spleen/imagesTs/c4d.nii.gz")
-	text("Task09_Spleen/dataset.json", `{"name": "Spleen", "modality": {"0": "MRI", "1": "MRI"}, "labels": {"0": "background", "1": "box", "2": "ball"}, "numTraining": 2, "numTest": 1, "training": [], "test": []}`)
-	text("Task005_Old/dataset.json", `{"name": "Old", "modality": {"0": "MRI", "1": "MRI"}, "labels": {"0": "background", "1": "box", "2": "ball"}, "numTraining": 2}`)
+	text("Task09_Spleen/dataset.json",
+		`{"name": "Spleen", "modality": {"0": "MRI", "1": "MRI"}, "labels": {"0": "background", "1": "box", "2": "ball"}, "numTraining": 2, "numTest": 1, "training": [], "test": []}`)
+	text("Task005_Old/dataset.json",
+		`{"name": "Old", "modality": {"0": "MRI", "1": "MRI"}, "labels": {"0": "background", "1": "box", "2": "ball"}, "numTraining": 2}`)
 	for p := 1; p <= 4; p++ {
 		for _, frame := range []string{"01", "12"} {
 			name, part, gt := fmt.Sprintf("patient%03d", p), "training", "_gt.nii.gz"

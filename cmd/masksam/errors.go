@@ -14,6 +14,8 @@ import (
 	"syscall"
 
 	"github.com/alecthomas/kong"
+
+	"masksam/internal/argv"
 )
 
 // fail writes an error for people: the problem, then what to do about it, one line each.
@@ -154,7 +156,7 @@ func (g *grammar) plain(err error) string {
 		text = w.kong.ReplaceAllString(text, w.plain)
 	}
 	if g.nnunet {
-		text = wrongValue.ReplaceAllString(asTyped(text), "-$1$2")
+		text = wrongValue.ReplaceAllString(argv.AsTyped(text), "-$1$2")
 	}
 	return text
 }
@@ -172,7 +174,7 @@ func commandOf(err error) string {
 func tellUnused(ctx *kong.Context) {
 	for _, p := range ctx.Path {
 		if p.Flag != nil && p.Flag.Tag.Has("unused") {
-			slog.Info(dashed(p.Flag) + " has no effect: " + p.Flag.Tag.Get("unused"))
+			slog.Info(argv.Dashed(p.Flag) + " has no effect: " + p.Flag.Tag.Get("unused"))
 		}
 	}
 }

@@ -28,7 +28,8 @@ func TestWrongValues(t *testing.T) {
 		}
 		rest := required(g, n)
 		for _, f := range flags(n) {
-			for _, wrong := range [][]string{{g.spelt(f), "?!"}, {g.spelt(f) + "=?!"}, {g.spelt(f)}, {g.spelt(f), "--json"}, {g.spelt(f) + "x"}} {
+			for _, wrong := range [][]string{{g.spelt(f), "?!"}, {g.spelt(f) + "=?!"}, {g.spelt(f)},
+				{g.spelt(f), "--json"}, {g.spelt(f) + "x"}} {
 				_, err := g.read(slices.Concat(rest, wrong))
 				if err == nil {
 					continue // a text takes anything

@@ -25,6 +25,9 @@ type evaluateCmd struct {
 
 func (c *evaluateCmd) Run(a *app) error {
 	if c.DatasetJSON == "" {
+		if !exists(c.Prediction) {
+			return fmt.Errorf("there is no folder %s of predicted label maps", c.Prediction)
+		}
 		c.DatasetJSON = filepath.Join(c.Prediction, dataset.FileName)
 		if exists(c.Prediction) && exists(c.Reference) && !exists(c.DatasetJSON) {
 			return remedy.Add(fmt.Errorf("%s is missing: the predictions' folder has no dataset.json, which names the labels", c.DatasetJSON),

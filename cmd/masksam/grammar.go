@@ -9,6 +9,7 @@ import (
 
 	"github.com/alecthomas/kong"
 
+	"masksam/internal/argv"
 	"masksam/internal/demo"
 	"masksam/internal/plan"
 )
@@ -26,7 +27,7 @@ func newGrammar(name string, stdout, stderr io.Writer) *grammar {
 	help := kong.DefaultHelpPrinter
 	command, isNNUNet := nnunetCommands[strings.TrimSuffix(name, ".exe")]
 	if isNNUNet {
-		g.root, g.nnunet, description, help = command.new(), true, command.help, helpAsTyped
+		g.root, g.nnunet, description, help = command.new(), true, command.help, argv.Help
 	}
 	var err error
 	g.Kong, err = kong.New(g.root, kong.Name(name), kong.Description(description), kong.Writers(stdout, stderr),
@@ -47,7 +48,7 @@ func (g *grammar) read(args []string) (*kong.Context, error) {
 	}
 	rewrite := g.renew
 	if g.nnunet {
-		rewrite = func(args []string) ([]string, error) { return normalise(args, g.Model.Node) }
+		rewrite = func(args []string) ([]string, error) { return argv.Rewrite(args, g.Model.Node) }
 	}
 	args, err := rewrite(args)
 	var ctx *kong.Context
@@ -81,14 +82,11 @@ func (g *grammar) node(name string) *kong.Node {
 }
 
 // commands lists the commands that can be run, in the order of the help.
-func (g *grammar) commands() (all []*kong.Node) {
-	for _, leaf := range g.Model.Leaves(true) {
-		all = append(all, leaf)
+func (g *grammar) commands() []*kong.Node {
+	if all := g.Model.Leaves(true); len(all) > 0 {
+		return all
 	}
-	if len(all) == 0 {
-		all = append(all, g.Model.Node)
-	}
-	return all
+	return []*kong.Node{g.Model.Node}
 }
 
 // meaning is what a flag or argument is for, in masksam's words: the name of masksam's own flag or argument. nnU-Net's
@@ -120,10 +118,10 @@ func flagFor(n *kong.Node, name string) *kong.Flag {
 	return nil
 }
 
-// spelt is a flag as one types it. nnU-Net's flags with a value have one dash, its switches two.
+// spelt is a flag as one types it.
 func (g *grammar) spelt(f *kong.Flag) string {
-	if g.nnunet && !f.IsBool() {
-		return "-" + f.Name
+	if g.nnunet {
+		return argv.Dashed(f)
 	}
 	return "--" + f.Name
 }

@@ -38,9 +38,11 @@ func (g *grammar) renew(args []string) ([]string, error) {
 				continue
 			}
 			positional = append(positional, arg)
-			if now := []string{"", "", "--config", "--fold"}[min(len(positional), 3)]; at.Path() == "train" && now != "" && len(positional) < 4 {
+			if now := []string{"", "", "--config", "--fold"}[min(len(positional), 3)]; at.Path() == "train" &&
+				now != "" && len(positional) < 4 {
 				if named {
-					return nil, fmt.Errorf("-c names the configuration now, and %q is one argument too many: give --config, --fold and --continue by name, as masksam train --help tells", arg)
+					return nil, fmt.Errorf("-c names the configuration now, and %q is one argument too many: give "+
+						"--config, --fold and --continue by name, as masksam train --help tells", arg)
 				}
 				renamed("the argument "+arg, now+" "+arg)
 				arg = now + "=" + arg
@@ -59,7 +61,8 @@ func (g *grammar) renew(args []string) ([]string, error) {
 				continue
 			}
 			if len(positional) > 1 {
-				return nil, fmt.Errorf("-c names the configuration now, and %q was given before it: give --config, --fold and --continue by name, as masksam train --help tells", positional[1])
+				return nil, fmt.Errorf("-c names the configuration now, and %q was given before it: give --config, "+
+					"--fold and --continue by name, as masksam train --help tells", positional[1])
 			}
 			named = true
 		}

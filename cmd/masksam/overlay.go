@@ -20,7 +20,7 @@ type overlayCmd struct {
 	Channel   int     `help:"Channel of the image, from 0." default:"0"`
 	Intensity float64 `help:"Brightness of the labels." default:"0.6"`
 	Montage   bool    `help:"Sheets of many cases, three orthogonal planes of each, upright and in true proportions."`
-	Slices    int     `help:"A montage of so many slices of each case instead of the three planes." placeholder:"N"`
+	Slices    int     `help:"A montage of N slices of each case instead of the three planes." placeholder:"N"`
 	Workers   workers `help:"Cases at a time at most; 0: one per core." placeholder:"N"`
 	roots     `embed:""`
 }

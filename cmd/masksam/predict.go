@@ -87,7 +87,8 @@ func (c *nnunetPredict) Run(a *app) error {
 		return fmt.Errorf("-part_id %d is not below -num_parts %d", c.Part, c.Parts)
 	}
 	return a.predict(c.Device, steps.PredictOptions{Folds: c.Folds, Checkpoint: c.Checkpoint,
-		Query: model.Query{Roots: dataset.Env(), Dataset: c.Dataset, Trainer: c.Trainer, Plans: c.Plans, Prefer: "nnUNetPlans", Configuration: c.Config},
+		Query: model.Query{Roots: dataset.Env(), Dataset: c.Dataset, Trainer: c.Trainer, Plans: c.Plans,
+			Prefer: "nnUNetPlans", Configuration: c.Config},
 		Options: predict.Options{Input: c.Input, Output: c.Output, Tiling: predict.Tiling{Step: c.Step, Mirror: !c.NoMirror},
 			SaveProbabilities: c.Probabilities, Continue: c.Continue, Parts: c.Parts, Part: c.Part}})
 }

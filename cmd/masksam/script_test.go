@@ -128,7 +128,8 @@ func inProcess(ts *testscript.TestScript, name string, args []string) int {
 	ts.Check(err)
 	defer os.Chdir(before)
 	ts.Check(os.Chdir(ts.MkAbs(".")))
-	for _, v := range []string{"nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results", "nnUNet_def_n_proc", "PATH", "TERM", "OMP_NUM_THREADS"} {
+	for _, v := range []string{"nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results", "nnUNet_def_n_proc", "PATH",
+		"TERM", "OMP_NUM_THREADS"} {
 		if before, set := os.LookupEnv(v); set {
 			defer os.Setenv(v, before)
 		} else {
@@ -191,7 +192,8 @@ func whole(args []string) error {
 		}
 		n := c.Size()
 		voxels := n[0] * n[1] * n[2]
-		if err := errors.Join(c.Image([3]int{}, n, make([]float32, c.Channels()*voxels)), c.Seg([3]int{}, n, make([]int16, voxels))); err != nil {
+		if err := errors.Join(c.Image([3]int{}, n, make([]float32, c.Channels()*voxels)),
+			c.Seg([3]int{}, n, make([]int16, voxels))); err != nil {
 			return err
 		}
 	}

@@ -177,6 +177,7 @@ func commandNames() string {
 
 // spelled are the files below internal whose texts may hold a flag or a command line, and why.
 var spelled = map[string]string{
+	"internal/argv/argv.go":        "argparse's own flags for help",
 	"internal/convert/programs.go": "flags of other programs",
 	"internal/convert/dicom.go":    "flags of other programs",
 	"internal/demo/source.go":      "flags of other programs",
@@ -239,12 +240,14 @@ func TestDocumentedCommands(t *testing.T) {
 			for _, one := range regexp.MustCompile(` && | \| |; `).Split(typed, -1) {
 				words := shellWords(strings.Join(strings.Fields(one), " "))
 				_, nnunet := nnunetCommands[words[0]]
-				if strings.ContainsAny(one, "…$<[") || !nnunet && words[0] != "masksam" || slices.Contains(words, "--help") || slices.Contains(words, "COMMAND") {
+				if strings.ContainsAny(one, "…$<[") || !nnunet && words[0] != "masksam" ||
+					slices.Contains(words, "--help") || slices.Contains(words, "COMMAND") {
 					continue
 				}
 				seen++
 				_, err := reader(words[0]).read(words[1:])
-				if err != nil && (m[1] != "" || !strings.Contains(err.Error(), "is missing") && !strings.Contains(err.Error(), "name one of")) {
+				if err != nil && (m[1] != "" || !strings.Contains(err.Error(), "is missing") &&
+					!strings.Contains(err.Error(), "name one of")) {
 					t.Errorf("%s: %s: %v", page, one, err)
 				}
 			}

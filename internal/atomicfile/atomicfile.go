@@ -53,9 +53,9 @@ func Write(path string, write func(w io.Writer) error) (err error) {
 	return syncFolder(filepath.Dir(path))
 }
 
-// Sweep removes the temporary files that killed processes left in a folder. Only whoever alone writes there (Lock)
+// RemovePartial removes the temporary files that killed processes left in a folder. Only whoever alone writes there (Lock)
 // may call it.
-func Sweep(folder string) error {
+func RemovePartial(folder string) error {
 	old, err := Glob(folder, ".*"+Suffix)
 	if err != nil {
 		return err

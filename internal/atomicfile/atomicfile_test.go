@@ -125,7 +125,7 @@ func TestSweep(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := atomicfile.Sweep(dir); err != nil {
+	if err := atomicfile.RemovePartial(dir); err != nil {
 		t.Fatal(err)
 	}
 	left, err := os.ReadDir(dir)

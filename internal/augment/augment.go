@@ -95,8 +95,12 @@ func Rotation(patch [3]int) (degrees [3]float64) {
 
 // InitialPatch is the size to crop from a case so that a patch rotated by any allowed angle finds its corners inside
 // (nnU-Net's get_patch_size): per axis the largest extent that one of the rotations alone asks for, by the largest
-// angle but at most 90°, divided by 0.85.
+// angle but at most 90°, divided by 0.85. Where nothing is rotated or scaled it is the patch itself, as in nnU-Net's
+// validation and its nnUNetTrainerNoDA.
 func (c Config) InitialPatch(patch [3]int) [3]int {
+	if c.PRotate == 0 && c.PScale == 0 {
+		return patch
+	}
 	a, inPlane := c.rotate(), c.InPlane()
 	angle := min(max(math.Abs(a[0]), math.Abs(a[1]), math.Abs(a[2])), 90) * math.Pi / 180
 	need := [3]float64{float64(patch[0]), float64(patch[1]), float64(patch[2])}

@@ -74,7 +74,8 @@ func TestTransformLabelsExist(t *testing.T) {
 		for d := range 3 {
 			angles[d] = rapid.Float64Range(-4, 4).Draw(t, "angle")
 		}
-		out := Transform(s, drawShape(t, "patch", 8), Affine(rapid.Bool().Draw(t, "2d"), angles, rapid.Float64Range(0.5, 2).Draw(t, "scale")))
+		out := Transform(s, drawShape(t, "patch", 8), Affine(rapid.Bool().Draw(t, "2d"), angles,
+			rapid.Float64Range(0.5, 2).Draw(t, "scale")))
 		for _, label := range out.Seg {
 			if label != -1 && !slices.Contains(s.Seg, label) {
 				t.Fatalf("label %d is not among the sample's", label)
@@ -124,6 +125,25 @@ func TestSource(t *testing.T) {
 			t.Fatal("the centre alone gives another sample than the whole region")
 		}
 	})
+}
+
+// Where nothing is rotated or scaled the patch itself is cut, and it lies within every case that is not smaller, as nnU-Net's
+// loader of validation places it: between 0 and the case's size less the patch's, or, in a smaller case, as far before it as
+// behind it.
+func TestPatchWithoutSpatial(t *testing.T) {
+	for _, c := range []Config{{}, {Mirror: []int{0, 1, 2}, PNoise: 1, Rotate: &[3]float64{30, 30, 30}, Scale: [2]float64{0.7, 1.4}}} {
+		for _, patch := range [][3]int{{16, 56, 40}, {1, 224, 192}, {17, 33, 5}, {28, 256, 224}} {
+			initial := c.InitialPatch(patch)
+			if initial != patch {
+				t.Errorf("patch %v: %v is cut", patch, initial)
+			}
+			shape := [3]int{patch[0] + 3, patch[1], patch[2] - 1}
+			low, high := Bounds(shape, initial, patch)
+			if low != [3]int{0, 0, -1} || high != [3]int{3, 0, 0} {
+				t.Errorf("patch %v in %v begins from %v to %v", patch, shape, low, high)
+			}
+		}
+	}
 }
 
 // nnunet is nnU-Net's augmentation of a 3-D patch.
@@ -194,7 +214,8 @@ func TestDrawFrequencies(t *testing.T) {
 
 func TestHalf(t *testing.T) {
 	for _, c := range []struct{ in, want float32 }{
-		{0, 0}, {1000, 1000}, {999.9, 1000}, {0.5, 0.5}, {2049.0 / 4096, 2048.0 / 4096}, {2051.0 / 4096, 2052.0 / 4096}, {333.33334, 333.25},
+		{0, 0}, {1000, 1000}, {999.9, 1000}, {0.5, 0.5}, {2049.0 / 4096, 2048.0 / 4096}, {2051.0 / 4096,
+			2052.0 / 4096}, {333.33334, 333.25},
 	} {
 		if got := half(c.in); got != c.want {
 			t.Errorf("half(%v) = %v, want %v", c.in, got, c.want)

@@ -149,7 +149,7 @@ func TestGoldenSchedule(t *testing.T) {
 	}
 	goldentest.JSON(t, "nnunet/tables/schedule.json", &tables)
 	for _, e := range tables.Oversample {
-		if got := Forced(e.Batch, e.Percent); !slices.Equal(got, e.Forced) {
+		if got := ForceForeground(e.Batch, e.Percent); !slices.Equal(got, e.Forced) {
 			t.Errorf("batch %d, %g: forced %v, want %v", e.Batch, e.Percent, got, e.Forced)
 		}
 	}
@@ -160,7 +160,8 @@ func TestGoldenSchedule(t *testing.T) {
 		patch := [3]int(e.Patch)
 		c := nnunet(patch)
 		if c.InPlane() != e.Dummy2D || c.Rotate[0] != e.Degrees || !slices.Equal(c.Mirror, e.Mirror) {
-			t.Errorf("patch %v: dummy %v, %v°, mirror %v; want %v, %v°, %v", patch, c.InPlane(), *c.Rotate, c.Mirror, e.Dummy2D, e.Degrees, e.Mirror)
+			t.Errorf("patch %v: dummy %v, %v°, mirror %v; want %v, %v°, %v", patch, c.InPlane(), *c.Rotate, c.Mirror,
+				e.Dummy2D, e.Degrees, e.Mirror)
 		}
 		if got := c.InitialPatch(patch); got != [3]int(e.Initial) {
 			t.Errorf("patch %v: initial patch %v, want %v", patch, got, e.Initial)
@@ -220,7 +221,7 @@ func TestGoldenForcedClass(t *testing.T) {
 			classes = append(classes, Class{Annotated: l.Key[0] == '[', Voxels: len(l.Voxels)})
 		}
 		for seed := range uint64(20) {
-			class, voxel, ok := Choose(generator(seed), classes, c.Forced, true)
+			class, voxel, ok := ChooseVoxel(generator(seed), classes, c.Forced, true)
 			if !ok {
 				t.Fatalf("case %d: no voxel chosen", i)
 			}

@@ -28,9 +28,9 @@ func (s Sample) Channel(c int) []float32 {
 	return s.Image[c*n : (c+1)*n]
 }
 
-// Forced tells which samples of a batch must show foreground: sample j is forced iff
+// ForceForeground tells which samples of a batch must show foreground: sample j is forced iff
 // j >= round(batch·(1 − percent)), the last ones of every batch (nnU-Net's _oversample_last_XX_percent).
-func Forced(batch int, percent float64) []bool {
+func ForceForeground(batch int, percent float64) []bool {
 	first := int(math.RoundToEven(float64(batch) * (1 - percent)))
 	forced := make([]bool, batch)
 	for j := range forced {
@@ -90,11 +90,11 @@ type Class struct {
 	Voxels    int // drawn for it in preprocessing
 }
 
-// Choose draws the voxel that a patch is placed around, as the index of its class and its index in the class; ok is
+// ChooseVoxel draws the voxel that a patch is placed around, as the index of its class and its index in the class; ok is
 // false where the patch is placed at random (nnU-Net's get_bbox). A forced patch takes one class uniformly among those
 // with voxels, the annotated class only when no other is left, and one of its voxels uniformly. A patch that is not
 // forced takes an annotated voxel in a dataset with an ignore label.
-func Choose(rng *rand.Rand, classes []Class, forced, ignoreLabel bool) (class, voxel int, ok bool) {
+func ChooseVoxel(rng *rand.Rand, classes []Class, forced, ignoreLabel bool) (class, voxel int, ok bool) {
 	var annotated, other []int
 	for i, c := range classes {
 		switch {

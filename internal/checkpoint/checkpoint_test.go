@@ -133,7 +133,8 @@ func TestConversions(t *testing.T) {
 			t.Errorf("%s: %v %v, want %v", name, got, err, want)
 		}
 	}
-	if b, dtype, shape, err := f.Bytes("i16"); err != nil || string(b) != "\xfe\xff" || dtype != checkpoint.I16 || !slices.Equal(shape, []int{1}) {
+	if b, dtype, shape, err := f.Bytes("i16"); err != nil || string(b) != "\xfe\xff" || dtype != checkpoint.I16 ||
+		!slices.Equal(shape, []int{1}) {
 		t.Errorf("bytes of i16: %v %v %v %v", b, dtype, shape, err)
 	}
 	if _, shape, _ := f.Float32s("none"); !slices.Equal(shape, []int{4, 0}) {

@@ -77,7 +77,8 @@ func (s *survey) patients(dir string) (images, labels map[string]string) {
 			}
 			m := frameFile.FindStringSubmatch(id)
 			if m == nil || m[2] != patient {
-				s.fail(ruleNames, "%s: the frames of a patient are named %s_frame01%s and %s_frame01_gt%s", path, patient, ending, patient, ending)
+				s.fail(ruleNames, "%s: the frames of a patient are named %s_frame01%s and %s_frame01_gt%s", path,
+					patient, ending, patient, ending)
 				continue
 			}
 			found := images

@@ -12,8 +12,8 @@ import (
 
 // AMOS converts AMOS22 (dataset.json, imagesTr, imagesVa, imagesTs, labelsTr, labelsVa) by nnU-Net's rules
 // (Dataset218_Amos2022_task1.py, Dataset219_Amos2022_task2.py), under the published recipe's name: the cases for
-// validation become training cases as well. It keeps the CT (cases up to 410 of training, 409 of validation, 500 of test) as Dataset052_AMOS22_OnlyCT; with all,
-// CT and MR, as Dataset053_AMOS22.
+// validation become training cases as well. It keeps the CT (cases up to 410 of training, 409 of validation, 500 of
+// test) as Dataset052_AMOS22_OnlyCT; with all, CT and MR, as Dataset053_AMOS22.
 func AMOS(ctx context.Context, o Options, all bool) (*Result, error) {
 	s := look(o.Source)
 	path := filepath.Join(o.Source, dataset.FileName)
@@ -48,7 +48,7 @@ func AMOS(ctx context.Context, o Options, all bool) (*Result, error) {
 				s.cases = append(s.cases, c)
 			}
 		}
-		names = s.turned(doc, path)
+		names = s.inverted(doc, path)
 		if count == 0 {
 			s.fail(ruleMissing, "%s: lists no case for training", path)
 		}

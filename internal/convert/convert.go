@@ -61,7 +61,8 @@ func (o Options) target() (string, error) {
 		return "", number(fmt.Errorf("the number of a dataset is 1 to 999, not %d", o.ID))
 	}
 	if !nameForm.MatchString(o.Name) {
-		return "", remedy.Add(fmt.Errorf("%q cannot name a dataset: letters and digits, single _ . - between them", o.Name), "choose another name with ", remedy.Name)
+		return "", remedy.Add(fmt.Errorf("%q cannot name a dataset: letters and digits, single _ . - between them",
+			o.Name), "choose another name with ", remedy.Name)
 	}
 	name := fmt.Sprintf("Dataset%03d_%s", o.ID, o.Name)
 	if taken := o.Roots.Names(o.ID); len(taken) > 0 {
@@ -89,7 +90,8 @@ func (o Options) named(pattern *regexp.Regexp, like string) (Options, error) {
 	case !dataset.IsDir(o.Source):
 		return o, fmt.Errorf("%s: there is no such folder", o.Source)
 	case o.ID == 0 || o.Name == "":
-		err := fmt.Errorf("%s: such a dataset's folder is named like %s; rename it, or choose number and name of the dataset", o.Source, like)
+		err := fmt.Errorf("%s: such a dataset's folder is named like %s; rename it, or choose number and name of the "+
+			"dataset", o.Source, like)
 		return o, remedy.Add(err, "choose them with ", remedy.ID, " and ", remedy.Name)
 	}
 	return o, nil
@@ -125,13 +127,13 @@ func ParseName(text string) (id int, name string, err error) {
 func (s *survey) write(ctx context.Context, o Options, doc []byte, splits []dataset.Split) (*Result, error) {
 	name, err := o.target()
 	if err != nil {
-		s.fault(ruleTarget, err)
+		s.problem(ruleTarget, err)
 	}
 	dir, err := o.Roots.RawDir(name)
 	if err != nil {
-		s.fault(ruleTarget, err)
+		s.problem(ruleTarget, err)
 	}
-	if err := s.inspect(ctx, o.Work, doc); err != nil {
+	if err := s.check(ctx, o.Work, doc); err != nil {
 		return nil, err
 	}
 	s.fits(o.Roots.Raw)

@@ -335,7 +335,8 @@ func TestMSDRefuses(t *testing.T) {
 
 	empty := filepath.Join(t.TempDir(), "Task01_X")
 	mkdir(t, empty)
-	refused(t, convert.MSD, options(t, empty), "dataset.json", "imagesTr: the folder is missing", "imagesTs: the folder is missing", "labelsTr: the folder is missing")
+	refused(t, convert.MSD, options(t, empty), "dataset.json", "imagesTr: the folder is missing",
+		"imagesTs: the folder is missing", "labelsTr: the folder is missing")
 
 	// All at once.
 	source := msdSource(t, "Task09_Spleen")
@@ -345,8 +346,9 @@ func TestMSDRefuses(t *testing.T) {
 	label(t, filepath.Join(source, "labelsTr/bad.nii.gz"))
 	image(t, filepath.Join(source, "imagesTs/c.nii.gz"), 1) // beside c.nii
 	put(t, filepath.Join(source, dataset.FileName), `{"modality": "CT", "labels": {"0": "background", "x": "y", "2": "background"}}`)
-	refused(t, convert.MSD, options(t, source), "imagesTr/a.nii.gz: its label map is missing", "labelsTr/b.nii.gz: a label map without an image",
-		"imagesTr/bad.nii.gz", "imagesTs/c.nii.gz are the same case; remove one", `"modality"`, `"x"`, `two labels are called "background"`, "7 faults")
+	refused(t, convert.MSD, options(t, source), "imagesTr/a.nii.gz: its label map is missing",
+		"labelsTr/b.nii.gz: a label map without an image",
+		"imagesTr/bad.nii.gz", "imagesTs/c.nii.gz are the same case; remove one", `"modality"`, `"x"`, `two labels are called "background"`, "7 problems")
 
 	put(t, filepath.Join(source, dataset.FileName), `{`)
 	refused(t, convert.MSD, options(t, source), "dataset.json: ")
@@ -355,7 +357,8 @@ func TestMSDRefuses(t *testing.T) {
 // TestTargetTaken: a number that is in use anywhere is refused, and what is there stays.
 func TestTargetTaken(t *testing.T) {
 	source := msdSource(t, "Task09_Spleen")
-	for root, name := range map[string]string{"raw": "Dataset009_Spleen", "preprocessed": "Dataset009_Other", "results": "Dataset009_Other"} {
+	for root, name := range map[string]string{"raw": "Dataset009_Spleen", "preprocessed": "Dataset009_Other",
+		"results": "Dataset009_Other"} {
 		fault := "taken by Dataset009_Other"
 		if root == "raw" {
 			fault = "Dataset009_Spleen is there already"
@@ -417,9 +420,10 @@ func TestStopped(t *testing.T) {
 // TestFaults: whatever is wrong with a source is told at once, by rule, and nothing is written.
 func TestFaults(t *testing.T) {
 	mods := msdSourceOf(t, "Task23_Mods", 2) // four are named
-	put(t, filepath.Join(mods, dataset.FileName), strings.Replace(msdJSON, `"0": "CT"`, `"0": "FLAIR", "1": "T1w", "2": "t1gd", "3": "T2w"`, 1))
+	put(t, filepath.Join(mods, dataset.FileName), strings.Replace(msdJSON, `"0": "CT"`,
+		`"0": "FLAIR", "1": "T1w", "2": "t1gd", "3": "T2w"`, 1))
 	refused(t, convert.MSD, options(t, mods), "imagesTr/a.nii.gz: 2 channels, but the data set has 4 (FLAIR, T1w, t1gd, T2w)",
-		"imagesTr/b.nii.gz: 2", "imagesTs/c.nii: 2", "channels (3):", "3 faults")
+		"imagesTr/b.nii.gz: 2", "imagesTs/c.nii: 2", "channels (3):", "3 problems")
 
 	source := msdSource(t, "Task09_Spleen")
 	put(t, filepath.Join(source, dataset.FileName), `{"modality": {"0": "CT"}, "labels": {"0": "background", "1": "x"}, "numTraining": 3,
@@ -432,7 +436,8 @@ func TestFaults(t *testing.T) {
 	put(t, filepath.Join(source, "labelsTr/b.nii.gz"), cut[:len(cut)-20])
 	image(t, filepath.Join(source, "imagesTr/small.nii.gz"), 1)
 	other := volume.NewGrid([3]int{2, 3, 5}, grid.Spacing)
-	if err := imageio.WriteLabel(filepath.Join(source, "labelsTr/small.nii.gz"), make([]int, other.Len()), imageio.Meta{Grid: other, Dims: 3}); err != nil {
+	if err := imageio.WriteLabel(filepath.Join(source, "labelsTr/small.nii.gz"), make([]int, other.Len()),
+		imageio.Meta{Grid: other, Dims: 3}); err != nil {
 		t.Fatal(err)
 	}
 	image(t, filepath.Join(source, "imagesTr/half.nii.gz"), 1)
@@ -442,14 +447,15 @@ func TestFaults(t *testing.T) {
 	if err := imageio.WriteFloat(filepath.Join(source, "labelsTr/half.nii.gz"), half, imageio.Meta{Grid: grid, Dims: 3}); err != nil {
 		t.Fatal(err)
 	}
-	refused(t, convert.MSD, options(t, source), "8 faults", "missing files and folders (3):", "imagesTr/lost.nii.gz: the file is missing",
+	refused(t, convert.MSD, options(t, source), "8 problems", "missing files and folders (3):", "imagesTr/lost.nii.gz: the file is missing",
 		"labelsTr/lost.nii.gz: the file is missing", "imagesTs/gone.nii.gz: the file is missing", "labelsTr/a.nii.gz: holds the values [255]",
 		"imagesTr/wide.nii.gz: 2 channels", "labelsTr/b.nii.gz", "labelsTr/small.nii.gz: the label map has [2 3 5] voxels (z, y, x)",
 		"holds 0.5")
 
 	// Without the names, channels are compared with one another.
 	put(t, filepath.Join(source, dataset.FileName), `{"labels": {"0": "background", "1": "x"}}`)
-	refused(t, convert.MSD, options(t, source), `"modality"`, "imagesTr/wide.nii.gz: 2 channels, but "+filepath.Join(source, "imagesTr/a.nii.gz")+" has 1")
+	refused(t, convert.MSD, options(t, source), `"modality"`,
+		"imagesTr/wide.nii.gz: 2 channels, but "+filepath.Join(source, "imagesTr/a.nii.gz")+" has 1")
 	put(t, filepath.Join(source, dataset.FileName), `{"modality": {"0": "CT"}, "labels": {"1": "x", "2": "y"}}`)
 	refused(t, convert.MSD, options(t, source), "background")
 
@@ -457,19 +463,23 @@ func TestFaults(t *testing.T) {
 	image(t, filepath.Join(old, "imagesTr/a_1_0000.nii.gz"), 2)
 	put(t, filepath.Join(old, "imagesTr/b_2_0001.nii.gz"), "")
 	label(t, filepath.Join(old, "labelsTr/b_2.nii.gz"), 7)
-	refused(t, convert.NNUNetV1, options(t, old), "a_1_0000.nii.gz: 2 channels, but each channel has a file of its own", "b_2_0001.nii.gz", "b_2.nii.gz: holds the values [7]")
+	refused(t, convert.NNUNetV1, options(t, old), "a_1_0000.nii.gz: 2 channels, but each channel has a file of its own",
+		"b_2_0001.nii.gz", "b_2.nii.gz: holds the values [7]")
 
 	heart := acdcSource(t, 2)
 	image(t, filepath.Join(heart, "training/patient001/patient001_frame01.nii.gz"), 2)
 	label(t, filepath.Join(heart, "training/patient002/patient002_frame01_gt.nii.gz"), 4)
-	refused(t, convert.ACDC, options(t, heart), "patient001_frame01.nii.gz: 2 channels, but the data set has 1 (cineMRI)", "frame01_gt.nii.gz: holds the values [4]")
+	refused(t, convert.ACDC, options(t, heart),
+		"patient001_frame01.nii.gz: 2 channels, but the data set has 1 (cineMRI)", "frame01_gt.nii.gz: holds the values [4]")
 
 	organs := amosSource(t)
 	label(t, filepath.Join(organs, "labelsVa/amos_0008.nii.gz"), 3)
 	put(t, filepath.Join(organs, "imagesTs/amos_0002.nii.gz"), "\x1f\x8b")
 	list := text(t, filepath.Join(organs, dataset.FileName))
-	put(t, filepath.Join(organs, dataset.FileName), strings.Replace(list, `"validation":[`, `"validation":[{"image":"./imagesVa/amos_0008.nii.gz"},`, 1))
-	refused(t, amos(false), options(t, organs), "amos_0008.nii.gz: holds the values [3]", "amos_0002.nii.gz", "amos_0008.nii.gz is listed twice")
+	put(t, filepath.Join(organs, dataset.FileName), strings.Replace(list, `"validation":[`,
+		`"validation":[{"image":"./imagesVa/amos_0008.nii.gz"},`, 1))
+	refused(t, amos(false), options(t, organs), "amos_0008.nii.gz: holds the values [3]", "amos_0002.nii.gz",
+		"amos_0008.nii.gz is listed twice")
 }
 
 // TestFaultsAdvice: the advice about the number is that of the whole error.
@@ -501,7 +511,8 @@ func TestNNUNetV1Golden(t *testing.T) {
 
 func v1Source(t *testing.T, name string) string {
 	source := filepath.Join(t.TempDir(), name)
-	put(t, filepath.Join(source, dataset.FileName), `{"modality": {"0": "T1", "1": "T2"}, "labels": {"0": "background", "1": "x"}, "numTraining": 2}`)
+	put(t, filepath.Join(source, dataset.FileName),
+		`{"modality": {"0": "T1", "1": "T2"}, "labels": {"0": "background", "1": "x"}, "numTraining": 2}`)
 	for _, id := range []string{"a_1", "b_2"} {
 		image(t, filepath.Join(source, "imagesTr", id+"_0000.nii.gz"), 1)
 		image(t, filepath.Join(source, "imagesTr", id+"_0001.nii.gz"), 1)
@@ -519,7 +530,8 @@ func TestNNUNetV1(t *testing.T) {
 	label(t, filepath.Join(source, "labelsVal", "c.nii.gz"))
 	put(t, filepath.Join(source, "imagesTr", "._a_1_0000.nii.gz"), "x")
 	dir, _ := made(t, convert.NNUNetV1, options(t, source)) // the legacy keys are absent
-	want := []string{"dataset.json", "imagesTr/a_1_0000.nii.gz", "imagesTr/a_1_0001.nii.gz", "imagesTr/b_2_0000.nii.gz", "imagesTr/b_2_0001.nii.gz",
+	want := []string{"dataset.json", "imagesTr/a_1_0000.nii.gz", "imagesTr/a_1_0001.nii.gz", "imagesTr/b_2_0000.nii.gz",
+		"imagesTr/b_2_0001.nii.gz",
 		"imagesTs/c_0000.nii.gz", "imagesTs/c_0001.nii.gz", "imagesVal/c_0000.nii.gz", "imagesVal/c_0001.nii.gz",
 		"labelsTr/a_1.nii.gz", "labelsTr/b_2.nii.gz", "labelsVal/c.nii.gz"}
 	if d := cmp.Diff(want, tree(t, dir)); d != "" {
@@ -542,7 +554,8 @@ func TestNNUNetV1Refuses(t *testing.T) {
 	image(t, filepath.Join(source, "imagesTr/c.nii.gz"), 1)
 	image(t, filepath.Join(source, "imagesTr/a_1_0002.nii.gz"), 1)
 	label(t, filepath.Join(source, "labelsTr/d.nii.gz"))
-	refused(t, convert.NNUNetV1, options(t, source), "imagesTr/a_1_0000.nii.gz: its label map is missing", "b_2_0001.nii.gz of case b_2 is missing",
+	refused(t, convert.NNUNetV1, options(t, source), "imagesTr/a_1_0000.nii.gz: its label map is missing",
+		"b_2_0001.nii.gz of case b_2 is missing",
 		"imagesTr/c.nii.gz: an image is named CASE_0000.nii.gz", "a_1_0002.nii.gz: channel 2", "labelsTr/d.nii.gz: a label map without an image")
 
 	put(t, filepath.Join(source, dataset.FileName), `{"channel_names": 3, "labels": []}`)
@@ -599,9 +612,12 @@ func TestACDC(t *testing.T) {
 	if classes := d.Labels.Foreground(); !slices.Equal(classes, []int{1, 2, 3}) {
 		t.Errorf("labels %v", classes)
 	}
-	same(t, filepath.Join(source, "training/patient003/patient003_frame10.nii.gz"), filepath.Join(dir, "imagesTr/patient003_frame10_0000.nii.gz"))
-	same(t, filepath.Join(source, "training/patient003/patient003_frame10_gt.nii.gz"), filepath.Join(dir, "labelsTr/patient003_frame10.nii.gz"))
-	same(t, filepath.Join(source, "testing/patient101/patient101_frame01.nii.gz"), filepath.Join(dir, "imagesTs/patient101_frame01_0000.nii.gz"))
+	same(t, filepath.Join(source, "training/patient003/patient003_frame10.nii.gz"),
+		filepath.Join(dir, "imagesTr/patient003_frame10_0000.nii.gz"))
+	same(t, filepath.Join(source, "training/patient003/patient003_frame10_gt.nii.gz"),
+		filepath.Join(dir, "labelsTr/patient003_frame10.nii.gz"))
+	same(t, filepath.Join(source, "testing/patient101/patient101_frame01.nii.gz"),
+		filepath.Join(dir, "imagesTs/patient101_frame01_0000.nii.gz"))
 	for _, f := range tree(t, dir) {
 		if strings.Contains(f, "4d") || strings.HasPrefix(f, "labelsTs") {
 			t.Errorf("made %s", f)
@@ -655,7 +671,8 @@ func TestACDCRefuses(t *testing.T) {
 	put(t, filepath.Join(source, "training/patient003/heart.nii.gz"), "x")
 	put(t, filepath.Join(source, "training/patient003/patient003_frame01.nii"), "x")
 	mkdir(t, filepath.Join(source, "training/patient009"))
-	refused(t, convert.ACDC, options(t, source), "patient001_frame01.nii.gz: its label map is missing", "patient002_frame01_gt.nii.gz: a label map without an image",
+	refused(t, convert.ACDC, options(t, source), "patient001_frame01.nii.gz: its label map is missing",
+		"patient002_frame01_gt.nii.gz: a label map without an image",
 		"patient001_frame05.nii.gz", "heart.nii.gz", "patient009: no frame", "are the same", "patient005_frame12.nii.gz: its label map is missing")
 	refused(t, convert.ACDC, options(t, t.TempDir()), "training: the folder is missing")
 	mkdir(t, filepath.Join(source, "training/patient001/x"))
@@ -674,7 +691,8 @@ func TestPatientFolds(t *testing.T) {
 	want := [][]string{
 		{"patient003_frame01", "patient003_frame10", "patient006_frame01", "patient006_frame13"},
 		{"patient002_frame01", "patient002_frame09", "patient004_frame01", "patient004_frame11"},
-		{"patient007_frame01", "patient007_frame14"}, {"patient001_frame01", "patient001_frame08"}, {"patient005_frame01", "patient005_frame12"},
+		{"patient007_frame01", "patient007_frame14"}, {"patient001_frame01",
+			"patient001_frame08"}, {"patient005_frame01", "patient005_frame12"},
 	}
 	for f, s := range splits {
 		if !slices.Equal(s.Val, want[f]) || len(s.Train)+len(s.Val) != len(cases) {
@@ -782,7 +800,8 @@ func TestSynapseRefuses(t *testing.T) {
 	os.Remove(filepath.Join(source, "label/label0002.nii.gz"))
 	os.Remove(filepath.Join(source, "img/img0003.nii.gz"))
 	put(t, filepath.Join(source, "img/image4.nii.gz"), "x")
-	refused(t, synapse(false), options(t, source), "img0002.nii.gz: its label map is missing", "label0003.nii.gz: a label map without an image", "image4.nii.gz")
+	refused(t, synapse(false), options(t, source), "img0002.nii.gz: its label map is missing",
+		"label0003.nii.gz: a label map without an image", "image4.nii.gz")
 
 	source = synapseSource(t, ".", "img", "label", "Testing/img")
 	label(t, filepath.Join(source, "label/label0004.nii.gz"), 0, 14)
@@ -800,7 +819,8 @@ func amosSource(t *testing.T) string {
 		suffix string
 		ids    []int
 		labels bool
-	}{"training": {"Tr", []int{1, 410, 411, 507}, true}, "validation": {"Va", []int{8, 409, 410}, true}, "test": {"Ts", []int{2, 500, 501}, false}} {
+	}{"training": {"Tr", []int{1, 410, 411, 507}, true}, "validation": {"Va", []int{8, 409, 410}, true}, "test": {"Ts",
+		[]int{2, 500, 501}, false}} {
 		var list []entry
 		for _, id := range part.ids {
 			name := fmt.Sprintf("amos_%04d.nii.gz", id)
@@ -842,7 +862,8 @@ func TestAMOS(t *testing.T) {
 	}
 	same(t, filepath.Join(source, "imagesTr/amos_0410.nii.gz"), filepath.Join(dir, "imagesTr/amos_0410_0000.nii.gz"))
 	same(t, filepath.Join(source, "labelsVa/amos_0409.nii.gz"), filepath.Join(dir, "labelsTr/amos_0409.nii.gz"))
-	if d := sound(t, dir, 4); d.Reader != "NibabelIOWithReorient" || !slices.Equal(d.Channels, []string{"CT"}) || !slices.Equal(d.Labels.Foreground(), []int{1, 2}) {
+	if d := sound(t, dir, 4); d.Reader != "NibabelIOWithReorient" || !slices.Equal(d.Channels, []string{"CT"}) ||
+		!slices.Equal(d.Labels.Foreground(), []int{1, 2}) {
 		t.Errorf("%+v", d)
 	}
 }
@@ -855,7 +876,8 @@ func TestAMOSAll(t *testing.T) {
 		`{"image":"./imagesVa/amos_0410.nii.gz","label":"./labelsVa/amos_0410.nii.gz"}`, `{"image":"./imagesVa/amos_0508.nii.gz"}`),
 		`{"image":"./imagesTs/amos_0501.nii.gz"}`, `"./imagesTs/amos_0501.nii.gz"`)) // the challenge listed paths for test
 	for _, kind := range []string{"images", "labels"} {
-		if err := os.Rename(filepath.Join(source, kind+"Va/amos_0410.nii.gz"), filepath.Join(source, kind+"Va/amos_0508.nii.gz")); err != nil {
+		if err := os.Rename(filepath.Join(source, kind+"Va/amos_0410.nii.gz"),
+			filepath.Join(source, kind+"Va/amos_0508.nii.gz")); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -873,11 +895,14 @@ func TestAMOSRefuses(t *testing.T) {
 	os.Remove(filepath.Join(source, "labelsVa/amos_0008.nii.gz"))
 	os.Remove(filepath.Join(source, "imagesTs/amos_0500.nii.gz"))
 	os.Remove(filepath.Join(source, "imagesTr/amos_0411.nii.gz")) // MR: not wanted, not missed
-	put(t, filepath.Join(source, dataset.FileName), strings.ReplaceAll(text(t, filepath.Join(source, dataset.FileName)), "./imagesTr/amos_0001.nii.gz", "scan.nii.gz"))
-	refused(t, amos(false), options(t, source), "labelsVa/amos_0008.nii.gz: the file is missing", "imagesTs/amos_0500.nii.gz: the file is missing", `"scan.nii.gz"`, "3 faults")
+	put(t, filepath.Join(source, dataset.FileName), strings.ReplaceAll(text(t, filepath.Join(source, dataset.FileName)),
+		"./imagesTr/amos_0001.nii.gz", "scan.nii.gz"))
+	refused(t, amos(false), options(t, source), "labelsVa/amos_0008.nii.gz: the file is missing",
+		"imagesTs/amos_0500.nii.gz: the file is missing", `"scan.nii.gz"`, "3 problems")
 
 	put(t, filepath.Join(source, dataset.FileName), `{"training": [3, {"label": "x"}], "test": 5}`)
-	refused(t, amos(false), options(t, source), `"labels"`, `entry 1 of "training"`, `entry 2 of "training"`, `"test" is not a list`, "lists no case")
+	refused(t, amos(false), options(t, source), `"labels"`, `entry 1 of "training"`, `entry 2 of "training"`,
+		`"test" is not a list`, "lists no case")
 	put(t, filepath.Join(source, dataset.FileName), `{"labels": {"0": "background"}}`)
 	refused(t, amos(false), options(t, source), `"training" is not a list`)
 	refused(t, amos(false), options(t, t.TempDir()), "dataset.json")

@@ -70,7 +70,8 @@ func DICOM(ctx context.Context, o DICOMOptions) ([]string, error) {
 		}
 	}
 	if o.ID != "" && len(folders) > 1 {
-		return nil, fmt.Errorf("%s has %d cases, which cannot all be named %s: choose no name, or convert one folder", o.Source, len(folders), o.ID)
+		return nil, fmt.Errorf("%s has %d cases, which cannot all be named %s: choose no name, or convert one folder",
+			o.Source, len(folders), o.ID)
 	}
 	var cases []dicomCase
 	var ids []string
@@ -112,7 +113,8 @@ func DICOM(ctx context.Context, o DICOMOptions) ([]string, error) {
 		}
 		return machine.Bytes(3 * n)
 	}
-	failed, err := work.Each(ctx, o.Work, work.Cases{What: "converting", IDs: ids, Need: need}, func(i int) error { return cases[i].convert(ctx) })
+	failed, err := work.Each(ctx, o.Work, work.Cases{What: "converting", IDs: ids, Need: need},
+		func(i int) error { return cases[i].convert(ctx) })
 	said := look(o.Source)
 	var made []string
 	for i, c := range cases {
@@ -188,7 +190,8 @@ func (s *survey) choose(folder string, all map[string][]*dicom.File, wanted stri
 			if len(parts) > 1 {
 				number, what = fmt.Sprintf("/%d", i+1), ", "+part.What
 			}
-			line := fmt.Sprintf("  %s%s: number %s%s, %s, %q, %d files%s", uid, number, d.Number, number, d.Modality, d.Description, len(part.Files), what)
+			line := fmt.Sprintf("  %s%s: number %s%s, %s, %q, %d files%s", uid, number, d.Number, number, d.Modality,
+				d.Description, len(part.Files), what)
 			lines = append(lines, line)
 			if wanted == "" || slices.Contains([]string{uid, d.Number, uid + number, d.Number + number}, wanted) {
 				found, chosen = append(found, part), append(chosen, line)
@@ -205,7 +208,7 @@ func (s *survey) choose(folder string, all map[string][]*dicom.File, wanted stri
 	case len(found) == 0:
 		s.fail(ruleSeries, "%s: no series %s; there are\n%s", folder, wanted, strings.Join(lines, "\n"))
 	default:
-		s.fault(ruleSeries, remedy.Add(fmt.Errorf("%s: %d series or stacks of slices; choose one by the instance UID or the number:\n%s",
+		s.problem(ruleSeries, remedy.Add(fmt.Errorf("%s: %d series or stacks of slices; choose one by the instance UID or the number:\n%s",
 			folder, len(found), strings.Join(chosen, "\n")), "choose one with ", remedy.Series))
 	}
 	return nil
@@ -272,9 +275,11 @@ func (c *dicomCase) convert(ctx context.Context) error {
 	case err != nil:
 		return err
 	case channels > 1:
-		return fmt.Errorf("its series has %d volumes (in time, or of several contrasts); an image of a case has one: put the files of one volume in a folder of their own", channels)
+		return fmt.Errorf("its series has %d volumes (in time, or of several contrasts); an image of a case has one: "+
+			"put the files of one volume in a folder of their own", channels)
 	case meta.Grid.Size[0] < n:
-		return fmt.Errorf("dcm2niix made an image of %d slices, but the series has %d: it passed over some; remove the files that do not belong to the volume", meta.Grid.Size[0], n)
+		return fmt.Errorf("dcm2niix made an image of %d slices, but the series has %d: it passed over some; remove "+
+			"the files that do not belong to the volume", meta.Grid.Size[0], n)
 	case c.tilt == "" && c.gaps == "":
 		return copyFile(ctx, made, c.to)
 	case c.uncorrected:
@@ -288,7 +293,8 @@ func (c *dicomCase) convert(ctx context.Context) error {
 	if im, err = dicom.Straighten(im, c.files); err != nil {
 		return err
 	}
-	c.uneven("the image is interpolated to a grid with right angles and even steps; uncorrected, it would have the slices as they are stored, most of them at wrong places")
+	c.uneven("the image is interpolated to a grid with right angles and even steps; uncorrected, it would have the " +
+		"slices as they are stored, most of them at wrong places")
 	return imageio.WriteFloat(c.to, im.Channels, im.Meta)
 }
 

@@ -59,7 +59,8 @@ func lies(t *testing.T, path string) {
 
 func TestDICOM(t *testing.T) {
 	need(t, Dcm2niix)
-	for _, syntax := range []string{dicomtest.ExplicitLittle, dicomtest.ImplicitLittle, dicomtest.ExplicitBig, dicomtest.DeflatedExplicit, dicomtest.JPEGLS} {
+	for _, syntax := range []string{dicomtest.ExplicitLittle, dicomtest.ImplicitLittle, dicomtest.ExplicitBig,
+		dicomtest.DeflatedExplicit, dicomtest.JPEGLS} {
 		source, out := filepath.Join(t.TempDir(), "case 1"), filepath.Join(t.TempDir(), "out")
 		s := abdomen
 		s.Syntax = syntax
@@ -114,7 +115,8 @@ func TestDICOMCases(t *testing.T) {
 	scout.Write(t, filepath.Join(source, "b", "scout"))
 
 	_, err := DICOM(t.Context(), DICOMOptions{Source: source, Output: out})
-	for _, want := range []string{"2 series or stacks", `1.2.826.0.1.7: number 4, CT, "Abdomen 2.5", 6 files`, `1.2.826.0.1.8: number 1, CT, "Scout", 2 files`} {
+	for _, want := range []string{"2 series or stacks", `1.2.826.0.1.7: number 4, CT, "Abdomen 2.5", 6 files`,
+		`1.2.826.0.1.8: number 1, CT, "Scout", 2 files`} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("two series: %v", err)
 		}
@@ -122,10 +124,12 @@ func TestDICOMCases(t *testing.T) {
 	if left, _ := os.ReadDir(out); len(left) > 0 {
 		t.Errorf("written: %v", left)
 	}
-	if _, err := DICOM(t.Context(), DICOMOptions{Source: source, Output: out, Series: "5"}); err == nil || !strings.Contains(err.Error(), "no series 5") {
+	if _, err := DICOM(t.Context(), DICOMOptions{Source: source, Output: out, Series: "5"}); err == nil ||
+		!strings.Contains(err.Error(), "no series 5") {
 		t.Errorf("a series that is not there: %v", err)
 	}
-	if _, err := DICOM(t.Context(), DICOMOptions{Source: source, Output: out, ID: "x"}); err == nil || !strings.Contains(err.Error(), "2 cases") {
+	if _, err := DICOM(t.Context(), DICOMOptions{Source: source, Output: out, ID: "x"}); err == nil ||
+		!strings.Contains(err.Error(), "2 cases") {
 		t.Errorf("one name for two cases: %v", err)
 	}
 	made, err := DICOM(t.Context(), DICOMOptions{Source: source, Output: out, Series: "4", Work: work.Work{Workers: 2}})
@@ -135,7 +139,8 @@ func TestDICOMCases(t *testing.T) {
 	for _, path := range made {
 		lies(t, path)
 	}
-	if _, err := DICOM(t.Context(), DICOMOptions{Source: source, Output: out, Series: "4"}); err == nil || !strings.Contains(err.Error(), "a_0000.nii.gz is there already") {
+	if _, err := DICOM(t.Context(), DICOMOptions{Source: source, Output: out, Series: "4"}); err == nil ||
+		!strings.Contains(err.Error(), "a_0000.nii.gz is there already") {
 		t.Errorf("over an image that is there: %v", err)
 	}
 	made, err = DICOM(t.Context(), DICOMOptions{Source: filepath.Join(source, "b"), Output: out, Series: abdomen.Series, ID: "other"})
@@ -153,7 +158,7 @@ func TestDICOMRefuses(t *testing.T) {
 	}{
 		"empty":    {func(string) {}, "", "no DICOM file"},
 		"a folder": {func(dir string) { os.Mkdir(filepath.Join(dir, "a"), 0o777) }, "", "a: no DICOM image"},
-		"absent":   {func(dir string) { os.Remove(dir) }, "", "missing"},
+		"absent":   {func(dir string) { os.Remove(dir) }, "", "there is no folder"},
 		"cut": {func(dir string) {
 			abdomen.Write(t, dir)
 			path := filepath.Join(dir, abdomen.Series+"_1")
@@ -235,10 +240,11 @@ func TestDICOMUneven(t *testing.T) {
 		"tilt":           {tilted, "", false, 6, []string{"tilted by 15.0°", "interpolated"}},
 		"tilt backwards": {backwards, "", false, 6, []string{"tilted by 20.0°"}},
 		"tilt as stored": {tilted, "", true, 6, []string{"tilted by 15.0°", "as they are stored"}},
-		"gap":            {gap, "_3", false, 8, []string{"2.5 mm apart, but 5 mm between 1.2.826.0.1.7_4 and 1.2.826.0.1.7_2", "interpolated"}},
-		"gap as stored":  {gap, "_3", true, 7, []string{"5 mm between", "as they are stored"}},
-		"tilt and gap":   {tilted, "_3", false, 6, []string{"tilted by 15.0°", "4.83 mm between"}},
-		"even":           {thick, "", false, 6, nil},
+		"gap": {gap, "_3", false, 8,
+			[]string{"2.5 mm apart, but 5 mm between 1.2.826.0.1.7_4 and 1.2.826.0.1.7_2", "interpolated"}},
+		"gap as stored": {gap, "_3", true, 7, []string{"5 mm between", "as they are stored"}},
+		"tilt and gap":  {tilted, "_3", false, 6, []string{"tilted by 15.0°", "4.83 mm between"}},
+		"even":          {thick, "", false, 6, nil},
 	} {
 		source, out := filepath.Join(t.TempDir(), "a"), filepath.Join(t.TempDir(), "out")
 		c.s.Write(t, source)
@@ -347,12 +353,19 @@ func TestDICOMStacks(t *testing.T) {
 		choose string
 		size   [3]int
 	}{
-		"localizer in two planes": {[]dicomtest.Slice{abdomen, planes}, []string{"/1: number 4/1", "6 files, axial, 5 × 4", "6 files, coronal, 5 × 4"}, "4/1", [3]int{6, dicomtest.Rows, dicomtest.Columns}},
-		"two sizes":               {[]dicomtest.Slice{abdomen, wide}, []string{"5 × 4 voxels", "7 × 4 voxels"}, "1.2.826.0.1.7/2", [3]int{6, dicomtest.Rows, dicomtest.Columns + 2}},
-		"derived images":          {[]dicomtest.Slice{abdomen, derived}, []string{"original", "derived"}, "4/1", [3]int{6, dicomtest.Rows, dicomtest.Columns}},
-		"echoes":                  {[]dicomtest.Slice{phases(0x0018_0081, "%d.5")}, []string{"echo time 1.5", "echo time 2.5"}, "4/2", [3]int{3, dicomtest.Rows, dicomtest.Columns}},
-		"phases by trigger":       {[]dicomtest.Slice{phases(0x0018_1060, "%d0")}, []string{"trigger time 10", "trigger time 20"}, "4/1", [3]int{3, dicomtest.Rows, dicomtest.Columns}},
-		"acquisitions":            {[]dicomtest.Slice{phases(0x0020_0012, "%d")}, []string{"acquisition 1", "acquisition 2"}, "4/1", [3]int{3, dicomtest.Rows, dicomtest.Columns}},
+		"localizer in two planes": {[]dicomtest.Slice{abdomen, planes},
+			[]string{"/1: number 4/1", "6 files, axial, 5 × 4", "6 files, coronal, 5 × 4"}, "4/1", [3]int{6,
+				dicomtest.Rows, dicomtest.Columns}},
+		"two sizes": {[]dicomtest.Slice{abdomen, wide}, []string{"5 × 4 voxels", "7 × 4 voxels"},
+			"1.2.826.0.1.7/2", [3]int{6, dicomtest.Rows, dicomtest.Columns + 2}},
+		"derived images": {[]dicomtest.Slice{abdomen, derived}, []string{"original", "derived"}, "4/1",
+			[3]int{6, dicomtest.Rows, dicomtest.Columns}},
+		"echoes": {[]dicomtest.Slice{phases(0x0018_0081, "%d.5")},
+			[]string{"echo time 1.5", "echo time 2.5"}, "4/2", [3]int{3, dicomtest.Rows, dicomtest.Columns}},
+		"phases by trigger": {[]dicomtest.Slice{phases(0x0018_1060, "%d0")},
+			[]string{"trigger time 10", "trigger time 20"}, "4/1", [3]int{3, dicomtest.Rows, dicomtest.Columns}},
+		"acquisitions": {[]dicomtest.Slice{phases(0x0020_0012, "%d")},
+			[]string{"acquisition 1", "acquisition 2"}, "4/1", [3]int{3, dicomtest.Rows, dicomtest.Columns}},
 	} {
 		source, out := filepath.Join(t.TempDir(), "a"), filepath.Join(t.TempDir(), "out")
 		for i, s := range c.parts {

@@ -36,7 +36,7 @@ func MSD(ctx context.Context, o Options) (*Result, error) {
 	doc := s.object(path)
 	if doc != nil {
 		s.listedFiles(doc, path)
-		doc.Set("labels", s.turned(doc, path))
+		doc.Set("labels", s.inverted(doc, path))
 		doc.Set("file_ending", ending)
 		s.channelNames(doc, path)
 		doc.Delete("training")
@@ -77,7 +77,7 @@ func (s *survey) split(id, from, to string) {
 	meta, channels, err := imageio.ReadMeta(from)
 	switch {
 	case err != nil:
-		return // inspect tells
+		return // check reports it
 	case meta.Dims != 3:
 		s.fail(ruleShape, "%s: has %d dimensions; a Decathlon image has 3, or 4 of which the last are channels", from, meta.Dims)
 		return

@@ -43,7 +43,7 @@ func NNUNetV1(ctx context.Context, o Options) (*Result, error) {
 		if names, ok := v.(*pyjson.Object); ok {
 			channels = len(names.Keys())
 		}
-		doc.Set("labels", s.turned(doc, path))
+		doc.Set("labels", s.inverted(doc, path))
 		doc.Set("file_ending", ending)
 	}
 	images := s.oldImages(imagesTr, channels)
@@ -71,7 +71,7 @@ func NNUNetV1(ctx context.Context, o Options) (*Result, error) {
 	return s.write(ctx, o, text, nil)
 }
 
-// oldImages plans a folder of channel files and checks that each case has all of so many channels, unless that is 0. It
+// oldImages plans a folder of channel files and checks that each case has all its channels, unless their number is 0. It
 // returns the files of each case.
 func (s *survey) oldImages(folder string, channels int) map[string][]string {
 	cases := map[string][]string{}

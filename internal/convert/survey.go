@@ -28,7 +28,7 @@ type survey struct {
 	steps    []step
 	from     map[string]string // file of the dataset → the source's file that becomes it
 	problems []problem
-	warnings []string // told when nothing is wrong
+	warnings []string // logged when nothing is wrong
 	apart    bool     // every channel has a file of its own
 	values   []int    // that the source's label maps may hold; nil: those that the dataset declares
 }
@@ -50,7 +50,7 @@ type step struct {
 // rule is a kind of problem; its text is the heading of the problems of its kind.
 type rule string
 
-// The rules, in the order in which they are told.
+// The rules, in the order in which their problems are reported.
 const (
 	ruleTarget      rule = "what is to be made"
 	ruleDescription rule = "the description of the data set"
@@ -64,27 +64,28 @@ const (
 	ruleSeries      rule = "series"
 )
 
-var rules = []rule{ruleTarget, ruleDescription, ruleNames, ruleMissing, ruleTwice, ruleUnreadable, ruleChannels, ruleShape, ruleLabels, ruleSeries}
+var rules = []rule{ruleTarget, ruleDescription, ruleNames, ruleMissing, ruleTwice, ruleUnreadable, ruleChannels,
+	ruleShape, ruleLabels, ruleSeries}
 
 type problem struct {
 	rule rule
 	err  error
 }
 
-// faults are all problems of a source, as one error.
-type faults struct {
+// sourceError joins all problems of a source.
+type sourceError struct {
 	dir      string
 	problems []problem
 }
 
-func (f *faults) Error() string {
-	if len(f.problems) == 1 {
-		return "nothing was written: " + f.problems[0].err.Error()
+func (e *sourceError) Error() string {
+	if len(e.problems) == 1 {
+		return "nothing was written: " + e.problems[0].err.Error()
 	}
-	text := fmt.Sprintf("nothing was written, %s has %d faults", f.dir, len(f.problems))
+	text := fmt.Sprintf("nothing was written, %s has %d problems", e.dir, len(e.problems))
 	for _, r := range rules {
 		var lines []string
-		for _, p := range f.problems {
+		for _, p := range e.problems {
 			if p.rule == r {
 				lines = append(lines, "\n  "+strings.ReplaceAll(p.err.Error(), "\n", "\n  "))
 			}
@@ -96,8 +97,8 @@ func (f *faults) Error() string {
 	return text
 }
 
-func (f *faults) Unwrap() (errs []error) {
-	for _, p := range f.problems {
+func (e *sourceError) Unwrap() (errs []error) {
+	for _, p := range e.problems {
 		errs = append(errs, p.err)
 	}
 	return errs
@@ -105,9 +106,9 @@ func (f *faults) Unwrap() (errs []error) {
 
 func look(dir string) *survey { return &survey{dir: dir, from: map[string]string{}} }
 
-func (s *survey) fail(r rule, format string, args ...any) { s.fault(r, fmt.Errorf(format, args...)) }
+func (s *survey) fail(r rule, format string, args ...any) { s.problem(r, fmt.Errorf(format, args...)) }
 
-func (s *survey) fault(r rule, err error) { s.problems = append(s.problems, problem{r, err}) }
+func (s *survey) problem(r rule, err error) { s.problems = append(s.problems, problem{r, err}) }
 
 func (s *survey) warn(format string, args ...any) {
 	s.warnings = append(s.warnings, fmt.Sprintf(format, args...))
@@ -125,7 +126,10 @@ func (s *survey) err() error {
 	if len(s.problems) == 0 {
 		return nil
 	}
-	return &faults{s.dir, s.problems}
+	if _, err := os.Stat(s.dir); errors.Is(err, fs.ErrNotExist) { // each file would be named as missing
+		return fmt.Errorf("nothing was written: there is no folder %s", s.dir)
+	}
+	return &sourceError{s.dir, s.problems}
 }
 
 // add plans the making of files of the dataset, given relative to it, of one file of the source.
@@ -181,7 +185,7 @@ func (s *survey) match(images map[string][]string, labels map[string]string) {
 	}
 }
 
-// pair notes the cases to be inspected.
+// pair notes the cases to check.
 func (s *survey) pair(images map[string][]string, labels map[string]string) {
 	ids := maps.Clone(labels)
 	if ids == nil {
@@ -204,7 +208,7 @@ func lists(images map[string]string) map[string][]string {
 	return out
 }
 
-// files lists the files of a folder, hidden ones left out, sorted. A folder that cannot be read is a fault.
+// files lists the files of a folder, hidden ones left out, sorted. A folder that cannot be read is a problem.
 func (s *survey) files(folder string) []string { return s.list(folder, false) }
 
 // folders lists the folders in a folder in the same way.
@@ -213,7 +217,7 @@ func (s *survey) folders(folder string) []string { return s.list(folder, true) }
 func (s *survey) list(folder string, folders bool) []string {
 	entries, err := os.ReadDir(folder)
 	if err != nil {
-		s.fail(ruleMissing, "%s: %s", folder, dataset.FolderFault(err))
+		s.fail(ruleMissing, "%s: %s", folder, dataset.FolderProblem(err))
 		return nil
 	}
 	var names []string
@@ -244,7 +248,7 @@ func stem(name string) (string, bool) {
 	return strings.CutSuffix(name, ".nii")
 }
 
-// object reads a JSON object of the source; what is wrong with it is a fault.
+// object reads a JSON object of the source; what is wrong with it is a problem.
 func (s *survey) object(path string) *pyjson.Object {
 	text, err := os.ReadFile(path)
 	switch {
@@ -263,8 +267,8 @@ func (s *survey) object(path string) *pyjson.Object {
 	return o
 }
 
-// turned makes {name: value} of a source's {"value": name}.
-func (s *survey) turned(doc *pyjson.Object, path string) *pyjson.Object {
+// inverted makes {name: value} of a source's {"value": name}.
+func (s *survey) inverted(doc *pyjson.Object, path string) *pyjson.Object {
 	v, _ := doc.Get("labels")
 	labels, ok := v.(*pyjson.Object)
 	out := pyjson.NewObject()
@@ -288,13 +292,13 @@ func (s *survey) turned(doc *pyjson.Object, path string) *pyjson.Object {
 	return out
 }
 
-// inspect looks at the description that will be written, and at the files of all cases: the headers of the images, the
+// check looks at the description that will be written, and at the files of all cases: the headers of the images, the
 // label maps in full. The error is that of ctx.
-func (s *survey) inspect(ctx context.Context, w work.Work, doc []byte) error {
+func (s *survey) check(ctx context.Context, w work.Work, doc []byte) error {
 	d := s.describe(doc)
-	values, turns := s.values, false
+	values, reorients := s.values, false
 	if d != nil {
-		turns = strings.HasSuffix(d.Reader, "WithReorient") // a label map may then be stored from another corner than its image
+		reorients = strings.HasSuffix(d.Reader, "WithReorient") // a label map may then be stored from another corner than its image
 		if values == nil {
 			values = d.Labels.All()
 			if v, ok := d.Labels.Ignore(); ok {
@@ -317,14 +321,14 @@ func (s *survey) inspect(ctx context.Context, w work.Work, doc []byte) error {
 		}
 		return labelBytes(meta)
 	}}, func(i int) error {
-		channels[i] = found[i].inspectCase(s.cases[i], values, turns)
+		channels[i] = found[i].checkCase(s.cases[i], values, reorients)
 		return nil
 	})
 	if err != nil && ctx.Err() != nil {
 		return err
 	}
 	if err != nil {
-		s.fault(ruleUnreadable, err)
+		s.problem(ruleUnreadable, err)
 	}
 	for i := range found {
 		s.problems = append(s.problems, found[i].problems...)
@@ -333,7 +337,7 @@ func (s *survey) inspect(ctx context.Context, w work.Work, doc []byte) error {
 	return nil
 }
 
-// labelBytes predicts the memory that a label map takes while it is read or turned.
+// labelBytes predicts the memory that a label map takes while it is read or reoriented.
 func labelBytes(meta imageio.Meta) machine.Bytes { return work.WithGarbage(2 * 4 * meta.Grid.Len()) }
 
 // describe reads the dataset.json that will be written as the other commands will; nil: something is wrong with it.
@@ -347,17 +351,17 @@ func (s *survey) describe(doc []byte) *dataset.Dataset {
 	}
 	d, err := dataset.Parse(o, filepath.Join(s.dir, dataset.FileName))
 	if err != nil {
-		s.fault(ruleDescription, err)
+		s.problem(ruleDescription, err)
 		return nil
 	}
 	return d
 }
 
-// inspectCase looks at the files of a case and gives the channels of its images, 0 for one that cannot be read.
-func (s *survey) inspectCase(c source, values []int, turns bool) []int {
+// checkCase looks at the files of a case and gives the channels of its images, 0 for one that cannot be read.
+func (s *survey) checkCase(c source, values []int, reorients bool) []int {
 	size := func(g volume.Grid) [3]int {
-		if turn, err := g.RAS(); turns && err == nil {
-			g = turn.Grid(g)
+		if upright, err := g.RAS(); reorients && err == nil {
+			g = upright.Grid(g)
 		}
 		return g.Size
 	}

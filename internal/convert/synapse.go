@@ -89,7 +89,8 @@ func (s *survey) abdomen() (images, labels, tests map[string]string) {
 		}
 	}
 	if dataset.IsDir(filepath.Join(s.dir, "averaged-training-images")) {
-		s.fail(ruleMissing, "%s: averaged-training-images (DET…_avg) is another data set of the same Synapse project, not the abdominal CT; unpack its Abdomen/RawData.zip and give the folder RawData", s.dir)
+		s.fail(ruleMissing, "%s: averaged-training-images (DET…_avg) is another data set of the same Synapse "+
+			"project, not the abdominal CT; unpack its Abdomen/RawData.zip and give the folder RawData", s.dir)
 	} else {
 		s.fail(ruleMissing, "%s: no folders img and label here or in RawData/Training", s.dir)
 	}

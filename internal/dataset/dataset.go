@@ -63,7 +63,7 @@ func (d *Dataset) Cases() ([]Case, error) {
 	ids, files, strangers, err := group(dir, d.FileEnding)
 	switch {
 	case err != nil:
-		return nil, NewFinding("IMAGES_TR_MISSING", dir, "put the training images there", "%s", FolderFault(err))
+		return nil, NewFinding("IMAGES_TR_MISSING", dir, "put the training images there", "%s", FolderProblem(err))
 	case len(ids) == 0 && len(strangers) == 0:
 		return nil, noCases(dir, d.FileEnding)
 	}
@@ -96,8 +96,8 @@ func (d *Dataset) rename(path string) string {
 	return fmt.Sprintf("%s to %s%s", name, right, d.FileEnding)
 }
 
-// FolderFault says why a folder cannot be listed.
-func FolderFault(err error) string {
+// FolderProblem says why a folder cannot be listed.
+func FolderProblem(err error) string {
 	if errors.Is(err, fs.ErrNotExist) {
 		return "the folder is missing"
 	}
@@ -141,7 +141,8 @@ func ListImages(dir, ending string) ([]Case, error) {
 	case err != nil:
 		return nil, fmt.Errorf("list images: %w", err)
 	case len(strangers) > 0:
-		return nil, fmt.Errorf("list images: %s: an image is named <case>_<4 digits>%s; rename or remove the files", strings.Join(strangers, ", "), ending)
+		return nil, fmt.Errorf("list images: %s: an image is named <case>_<4 digits>%s; rename or remove the files",
+			strings.Join(strangers, ", "), ending)
 	case len(ids) == 0:
 		err := fmt.Errorf("list images: %s: no file ends in %q", dir, ending)
 		if found, n := commonEnding(dir); n > 0 {
@@ -193,7 +194,8 @@ var variable = regexp.MustCompile(`\$(\w+|\{[^}]*\})`)
 // declared reads the entry "dataset": {id: {"images": […], "label": …}}.
 func (d *Dataset) declared(v any) ([]Case, error) {
 	wrong := func(format string, args ...any) error {
-		return NewFinding("DATASET_ENTRY_INVALID", filepath.Join(d.Dir, FileName), `write "dataset" as {case: {"images": […], "label": …}}`, format, args...)
+		return NewFinding("DATASET_ENTRY_INVALID", filepath.Join(d.Dir, FileName),
+			`write "dataset" as {case: {"images": […], "label": …}}`, format, args...)
 	}
 	object, ok := v.(*pyjson.Object)
 	if !ok || len(object.Keys()) == 0 {

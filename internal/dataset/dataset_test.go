@@ -123,7 +123,8 @@ func TestCaseFaults(t *testing.T) {
 
 func TestDeclaredCases(t *testing.T) {
 	t.Setenv("SOMEWHERE", "/data")
-	dir := tree(t, strings.TrimSuffix(plainJSON, "}")+`, "dataset": {"z": {"images": ["i/z0", "${SOMEWHERE}/z1"], "label": "$SOMEWHERE/z"}, "a": {"images": ["$NOT_SET_HERE/a"], "label": "a"}}}`)
+	dir := tree(t, strings.TrimSuffix(plainJSON,
+		"}")+`, "dataset": {"z": {"images": ["i/z0", "${SOMEWHERE}/z1"], "label": "$SOMEWHERE/z"}, "a": {"images": ["$NOT_SET_HERE/a"], "label": "a"}}}`)
 	d, err := Read(dir)
 	if err != nil {
 		t.Fatal(err)
@@ -139,7 +140,8 @@ func TestDeclaredCases(t *testing.T) {
 	if diff := cmp.Diff(want, cases); diff != "" {
 		t.Error(diff)
 	}
-	for _, entry := range []string{`[]`, `{}`, `{"a": 1}`, `{"a": {"images": [1], "label": "x"}}`, `{"a": {"images": [], "label": "x"}}`, `{"a": {"images": ["x"]}}`} {
+	for _, entry := range []string{`[]`, `{}`, `{"a": 1}`, `{"a": {"images": [1], "label": "x"}}`,
+		`{"a": {"images": [], "label": "x"}}`, `{"a": {"images": ["x"]}}`} {
 		d, err := Read(tree(t, strings.TrimSuffix(plainJSON, "}")+`, "dataset": `+entry+`}`))
 		if err != nil {
 			t.Fatal(err)
@@ -156,7 +158,8 @@ func TestListImages(t *testing.T) {
 	if err != nil || len(cases) != 2 || cases[0].ID != "a" || len(cases[0].Images) != 2 {
 		t.Errorf("%v, %v", cases, err)
 	}
-	for ending, want := range map[string]string{".txt": "c.txt: an image is named", ".png": "3 end in \".nii.gz\": convert them", ".nii": "3 end in \".nii.gz\""} {
+	for ending, want := range map[string]string{".txt": "c.txt: an image is named",
+		".png": "3 end in \".nii.gz\": convert them", ".nii": "3 end in \".nii.gz\""} {
 		if _, err := ListImages(dir, ending); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %s", ending, err, want)
 		}
@@ -165,32 +168,38 @@ func TestListImages(t *testing.T) {
 
 func TestName(t *testing.T) {
 	root := t.TempDir()
-	for _, dir := range []string{"raw/Dataset027_ACDC", "raw/Dataset1000_X", "raw/Dataset100_Y", "pre/Dataset027_ACDC", "pre/Dataset005_A", "res/Dataset005_B"} {
+	for _, dir := range []string{"raw/Dataset027_ACDC", "raw/Dataset1000_X", "raw/Dataset100_Y", "pre/Dataset027_ACDC",
+		"pre/Dataset005_A", "res/Dataset005_B"} {
 		if err := os.MkdirAll(filepath.Join(root, dir), 0o777); err != nil {
 			t.Fatal(err)
 		}
 	}
 	r := Roots{filepath.Join(root, "raw"), filepath.Join(root, "pre"), filepath.Join(root, "res")}
-	for id, want := range map[string]string{"27": "Dataset027_ACDC", "027": "Dataset027_ACDC", "100": "Dataset100_Y", "1000": "Dataset1000_X", "Dataset005_B": "Dataset005_B"} {
+	for id, want := range map[string]string{"27": "Dataset027_ACDC", "027": "Dataset027_ACDC", "100": "Dataset100_Y",
+		"1000": "Dataset1000_X", "Dataset005_B": "Dataset005_B"} {
 		if got, err := r.Name(id); got != want || err != nil {
 			t.Errorf("%s: %q, %v", id, got, err)
 		}
 	}
-	for id, want := range map[string]string{"5": "Dataset005_A, Dataset005_B", "6": EnvRaw, "x": "neither", "-3": "neither", "Dataset006_C": "no dataset Dataset006_C"} {
+	for id, want := range map[string]string{"5": "Dataset005_A, Dataset005_B", "6": EnvRaw, "x": "neither",
+		"-3": "neither", "Dataset006_C": "no dataset Dataset006_C"} {
 		if _, err := r.Name(id); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", id, err)
 		}
 	}
-	if _, err := (Roots{Preprocessed: r.Preprocessed}).Name("Dataset001_A"); err == nil || !slices.Contains(remedy.As(err), any(remedy.Raw)) {
+	if _, err := (Roots{Preprocessed: r.Preprocessed}).Name("Dataset001_A"); err == nil ||
+		!slices.Contains(remedy.As(err), any(remedy.Raw)) {
 		t.Errorf("unset raw root: %v, advice %v", err, remedy.As(err))
 	}
-	if _, err := (Roots{Raw: r.Raw}).Name("9"); err == nil || !strings.Contains(err.Error(), EnvRaw) || strings.Contains(err.Error(), EnvResults) {
+	if _, err := (Roots{Raw: r.Raw}).Name("9"); err == nil || !strings.Contains(err.Error(), EnvRaw) ||
+		strings.Contains(err.Error(), EnvResults) {
 		t.Errorf("only the raw root was looked through: %v", err)
 	}
 	if _, err := GroupBy("(", []string{"a"}); err == nil || strings.Contains(err.Error(), "parsing regexp") {
 		t.Errorf("a pattern that is none: %v", err)
 	}
-	if _, err := (Roots{}).RawDir("Dataset001_A"); err == nil || !strings.Contains(err.Error(), EnvRaw) || !slices.Contains(remedy.As(err), any(remedy.Raw)) {
+	if _, err := (Roots{}).RawDir("Dataset001_A"); err == nil || !strings.Contains(err.Error(), EnvRaw) ||
+		!slices.Contains(remedy.As(err), any(remedy.Raw)) {
 		t.Errorf("unset root: %v, advice %v", err, remedy.As(err))
 	}
 }

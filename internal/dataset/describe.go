@@ -50,7 +50,8 @@ func ReadAll(path string) (*Dataset, []*Finding) {
 func readObject(path string) (*pyjson.Object, *Finding) {
 	text, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		f := NewFinding("DATASET_JSON_MISSING", path, "every dataset needs one (channel_names, labels, numTraining, file_ending)", "the file is missing")
+		f := NewFinding("DATASET_JSON_MISSING", path,
+			"every dataset needs one (channel_names, labels, numTraining, file_ending)", "the file is missing")
 		if near := misnamed(path); near != "" {
 			f.Text += ", but there is " + near
 			f.Remedy = fmt.Sprintf("rename %s to %s", near, FileName)
@@ -132,7 +133,8 @@ func parse(doc *pyjson.Object, path string) (*Dataset, []*Finding) {
 }
 
 // meaning are the keys of a dataset.json that decide something: given twice, nobody knows what is meant.
-var meaning = []string{"channel_names", "modality", "labels", "regions_class_order", "numTraining", "file_ending", "overwrite_image_reader_writer", "dataset"}
+var meaning = []string{"channel_names", "modality", "labels", "regions_class_order", "numTraining", "file_ending",
+	"overwrite_image_reader_writer", "dataset"}
 
 // repeated finds keys given more than once, of which Python takes the last without a word, and tells which top-level
 // keys are not to be trusted for them.
@@ -145,7 +147,8 @@ func (p *parser) repeated() map[string]bool {
 		}
 		out[top] = true
 		if inner {
-			p.fail("KEY_REPEATED", "keep one of them, or give the other a key of its own", "the key %q comes more than once in %s", rest, top)
+			p.fail("KEY_REPEATED", "keep one of them, or give the other a key of its own",
+				"the key %q comes more than once in %s", rest, top)
 		} else {
 			p.fail("KEY_REPEATED", "keep one of them", "the key %q comes more than once", top)
 		}
@@ -236,9 +239,11 @@ func (p *parser) fileEnding(v any) string {
 	case len(fits) > 0 && len(strangers) == 0: // odd, but nnU-Net's names fit it
 		return ending
 	case n > 0 && found != ending:
-		p.fail(code, fmt.Sprintf(`write "file_ending": %q in dataset.json; the files are right`, found), "file_ending is %q, but the images end in %q", ending, found)
+		p.fail(code, fmt.Sprintf(`write "file_ending": %q in dataset.json; the files are right`, found),
+			"file_ending is %q, but the images end in %q", ending, found)
 	case known:
-		p.fail(code, fmt.Sprintf(`write "file_ending": %q`, whole), "file_ending is %q; it is a dot and what follows it in the files' names", ending)
+		p.fail(code, fmt.Sprintf(`write "file_ending": %q`, whole),
+			"file_ending is %q; it is a dot and what follows it in the files' names", ending)
 	default:
 		return ending // no image says more: choosing a reader will
 	}

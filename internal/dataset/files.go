@@ -23,9 +23,10 @@ func (c Case) Files() []string {
 	return files
 }
 
-// Identity stands for the files of a case: a file is what it was if its name, size and time of change are. To read all of
-// them would take as long as the work it saves. Files that are missing are an error, which names them all.
-func (c Case) Identity() (string, error) {
+// FilesDigest is a hash of the names, sizes and times of change of a case's files; two equal ones mean unchanged files.
+// Their contents do not enter, since reading them would take as long as the work that the digest saves. Missing files
+// are an error that names them all.
+func (c Case) FilesDigest() (string, error) {
 	h := sha256.New()
 	var missing []error
 	for _, path := range c.Files() {
@@ -43,12 +44,12 @@ func (c Case) Identity() (string, error) {
 	return hex.EncodeToString(h.Sum(nil)), errors.Join(missing...)
 }
 
-// Identity stands for the files of all cases.
-func Identity(cases []Case) (string, error) {
+// FilesDigest is a hash of the cases' ids and FilesDigests.
+func FilesDigest(cases []Case) (string, error) {
 	h := sha256.New()
 	var missing []error
 	for _, c := range cases {
-		id, err := c.Identity()
+		id, err := c.FilesDigest()
 		if err != nil {
 			missing = append(missing, fmt.Errorf("case %s: %w", c.ID, err))
 		}

@@ -46,7 +46,7 @@ func NewFinding(code, file, remedy, format string, args ...any) *Finding {
 	return &Finding{Code: code, Severity: Error, Files: []string{file}, Remedy: remedy, Text: fmt.Sprintf(format, args...)}
 }
 
-// join turns findings into one error, nil for none.
+// join makes one error of findings, nil for none.
 func join(findings []*Finding) error {
 	var errs []error
 	for _, f := range findings {

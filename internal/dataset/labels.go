@@ -56,7 +56,8 @@ func ReadLabels(doc *pyjson.Object, file string) (*Labels, []*Finding) {
 		return nil, found
 	}
 	if right := reversed(object); right != nil {
-		fail("LABELS_REVERSED", "write labels as "+oneLine(right), "names and numbers of labels are the wrong way round, as nnU-Net 1 and the Medical Segmentation Decathlon had them")
+		fail("LABELS_REVERSED", "write labels as "+oneLine(right),
+			"names and numbers of labels are the wrong way round, as nnU-Net 1 and the Medical Segmentation Decathlon had them")
 		return nil, found
 	}
 
@@ -78,7 +79,8 @@ func ReadLabels(doc *pyjson.Object, file string) (*Labels, []*Finding) {
 		}
 		switch {
 		case !good:
-			fail("LABELS_INVALID", "a label is a whole number from 0 to 65535, a region a list of them", "label %q is %s", name, oneLine(value))
+			fail("LABELS_INVALID", "a label is a whole number from 0 to 65535, a region a list of them",
+				"label %q is %s", name, oneLine(value))
 			whole = false
 			continue
 		case name == "ignore" && !e.scalar:
@@ -104,9 +106,12 @@ func ReadLabels(doc *pyjson.Object, file string) (*Labels, []*Finding) {
 		switch {
 		case object.Has("background"): // with a value that is no label
 		case zero >= 0 && strings.EqualFold(strings.TrimSpace(l.entries[zero].name), "background"):
-			fail("BACKGROUND_MISSING", fmt.Sprintf(`rename %q to "background"`, l.entries[zero].name), "labels do not declare background; label 0 is %q", l.entries[zero].name)
+			fail("BACKGROUND_MISSING", fmt.Sprintf(`rename %q to "background"`, l.entries[zero].name),
+				"labels do not declare background; label 0 is %q", l.entries[zero].name)
 		case zero >= 0:
-			fail("BACKGROUND_MISSING", fmt.Sprintf(`write "background" for %q, or number that label from 1 on, in the label files too`, l.entries[zero].name),
+			fail("BACKGROUND_MISSING",
+				fmt.Sprintf(`write "background" for %q, or number that label from 1 on, in the label files too`,
+					l.entries[zero].name),
 				"labels do not declare background; label 0 is %q", l.entries[zero].name)
 		default:
 			fail("BACKGROUND_MISSING", `add "background": 0`, "labels do not declare background")
@@ -120,7 +125,8 @@ func ReadLabels(doc *pyjson.Object, file string) (*Labels, []*Finding) {
 		fail("IGNORE_NOT_HIGHEST", fmt.Sprintf("give ignore the value %d, in the label files too", l.all[n-1]+1),
 			"the ignore label is %d, but must follow the highest label, %d", l.ignore, l.all[n-1])
 	} else if gaps := l.gaps(); whole && gaps != "" {
-		fail("LABELS_NOT_CONSECUTIVE", "number the labels 0, 1, 2, … in dataset.json and in the label files", "labels %v have a gap before %s", l.all, gaps)
+		fail("LABELS_NOT_CONSECUTIVE", "number the labels 0, 1, 2, … in dataset.json and in the label files",
+			"labels %v have a gap before %s", l.all, gaps)
 	}
 	if l.regions {
 		order, ok := doc.Get("regions_class_order")
@@ -250,7 +256,8 @@ func (l *Labels) Declared(value int) bool {
 	return ok || value == l.ignore && l.ignore >= 0
 }
 
-// Decoder turns the heads' scores into labels, one head after the other, so that all heads need not be held at once.
+// Decoder converts the heads' scores to labels, one head after the other, so that all heads need not be in memory at
+// once.
 // Without regions the first maximum wins. With regions a voxel whose score means more than one half takes the region's
 // label, later regions over earlier ones.
 type Decoder struct {
@@ -268,7 +275,7 @@ func (l *Labels) Decode(dst []uint16, logits bool) *Decoder {
 	return &Decoder{labels: l, logits: logits, dst: dst}
 }
 
-// Add takes the scores of the next head, one per voxel of dst.
+// Add decodes the scores of the next head, one per voxel of dst.
 func (d *Decoder) Add(scores []float32) {
 	switch {
 	case d.labels.regions:
@@ -300,7 +307,7 @@ func (d *Decoder) Add(scores []float32) {
 
 func sigmoid(x float32) float32 { return float32(1 / (1 + math.Exp(-float64(x)))) }
 
-// Probabilities turns logits (one slice per head) into probabilities in place: softmax over the heads, with regions the
+// Probabilities converts logits (one slice per head) to probabilities in place: softmax over the heads, with regions the
 // sigmoid of each.
 func (l *Labels) Probabilities(logits [][]float32) {
 	if l.regions {

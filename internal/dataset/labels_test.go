@@ -72,7 +72,8 @@ func TestLabelManager(t *testing.T) {
 		if want.ForegroundLabels == nil {
 			want.ForegroundLabels = []int{}
 		}
-		if d := cmp.Diff([]any{want.HasRegions, want.AllLabels, want.ForegroundLabels, want.ForegroundRegions, want.IgnoreLabel != nil, want.Heads}, got); d != "" {
+		if d := cmp.Diff([]any{want.HasRegions, want.AllLabels, want.ForegroundLabels, want.ForegroundRegions,
+			want.IgnoreLabel != nil, want.Heads}, got); d != "" {
 			t.Errorf("%s: %s", row, d)
 		}
 		if hasIgnore && ignore != *want.IgnoreLabel {
@@ -107,7 +108,8 @@ func TestScoresToLabels(t *testing.T) {
 	for _, c := range []struct {
 		labels        *Labels
 		in, out, prob string
-	}{{plain, "logits", "argmax", "softmax"}, {regions, "logits", "regions", "sigmoid"}, {turned, "logits", "regions_order_3_1_2", "sigmoid"}, {plain, "tie_logits", "tie_argmax", ""}} {
+	}{{plain, "logits", "argmax", "softmax"}, {regions, "logits", "regions", "sigmoid"}, {turned, "logits",
+		"regions_order_3_1_2", "sigmoid"}, {plain, "tie_logits", "tie_argmax", ""}} {
 		scores := heads(g[c.in])
 		got := make([]uint16, len(scores[0]))
 		d := c.labels.Decode(got, true)

@@ -142,7 +142,8 @@ func (d *Dataset) CheckImage(c Case, im *imageio.Image) (found []*Finding) {
 			n          int
 		}{{"IMAGE_NAN", "NaN", nan}, {"IMAGE_INF", "infinite", inf}} {
 			if bad.n > 0 {
-				f := NewFinding(bad.code, file, "replace the values", "channel %s has %d voxels that are %s", d.Channels[ch], bad.n, bad.what)
+				f := NewFinding(bad.code, file, "replace the values", "channel %s has %d voxels that are %s",
+					d.Channels[ch], bad.n, bad.what)
 				f.Case = c.ID
 				found = append(found, f)
 			}

@@ -41,7 +41,8 @@ func (r Roots) ResultsDir(name string) (string, error) {
 
 func below(root, variable string, option remedy.Option, name string) (string, error) {
 	if root == "" {
-		return "", remedy.Add(fmt.Errorf("the folder for %s is not known: the environment variable %s is not set", name, variable), "set it or give ", option)
+		return "", remedy.Add(fmt.Errorf("the folder for %s is not known: the environment variable %s is not set", name,
+			variable), "set it or give ", option)
 	}
 	return filepath.Join(root, name), nil
 }
@@ -50,7 +51,9 @@ func below(root, variable string, option remedy.Option, name string) (string, er
 // there must be a folder of it. Unlike nnU-Net, 100 does not match Dataset1000_X.
 func (r Roots) Name(idOrName string) (string, error) {
 	var looked []string
-	for _, root := range []struct{ variable, dir string }{{EnvRaw, r.Raw}, {EnvPreprocessed, r.Preprocessed}, {EnvResults, r.Results}} {
+	for _, root := range []struct{ variable, dir string }{
+		{EnvRaw, r.Raw}, {EnvPreprocessed, r.Preprocessed}, {EnvResults, r.Results},
+	} {
 		if root.dir != "" {
 			looked = append(looked, fmt.Sprintf("%s=%q", root.variable, root.dir))
 		}

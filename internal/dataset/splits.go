@@ -108,7 +108,8 @@ func Fold(splits []Split, cases []string, fold string) (s Split, note string, er
 	for _, i := range rest {
 		s.Val = append(s.Val, cases[i])
 	}
-	return s, fmt.Sprintf("fold %d is beyond the %d folds of the splits: a random 80:20 split (seed %d) of %d training and %d validation cases is used",
+	return s, fmt.Sprintf("fold %d is beyond the %d folds of the splits: a random 80:20 split (seed %d) of %d "+
+		"training and %d validation cases is used",
 		f, len(splits), splitSeed+f, len(s.Train), len(s.Val)), nil
 }
 
@@ -189,7 +190,8 @@ func CheckSplits(path string, cases []string, group func(id string) string) ([]S
 				if named := exists.stem(unknown[0]); named != "" {
 					remedy = fmt.Sprintf("name cases without channel number and file ending: %s", named)
 				}
-				add("SPLITS_UNKNOWN_CASE", Error, remedy, "fold %d, %s names cases that the dataset does not have: %s", f, part.name, listed(unknown))
+				add("SPLITS_UNKNOWN_CASE", Error, remedy, "fold %d, %s names cases that the dataset does not have: %s",
+					f, part.name, listed(unknown))
 			}
 			if len(twice) > 0 {
 				add("SPLITS_REPEATED", Error, "name each once", "fold %d, %s repeats %s", f, part.name, listed(twice))
@@ -213,7 +215,8 @@ func CheckSplits(path string, cases []string, group func(id string) string) ([]S
 			add("SPLITS_OVERLAP", Warning, "keep validation cases out of training", "fold %d trains and validates on %s", f, listed(both))
 		}
 		if len(torn) > 0 {
-			add("SPLITS_GROUP_TORN", Warning, "keep all cases of a group on one side", "fold %d trains and validates on cases of %s", f, listed(torn))
+			add("SPLITS_GROUP_TORN", Warning, "keep all cases of a group on one side",
+				"fold %d trains and validates on cases of %s", f, listed(torn))
 		}
 	}
 	var unused []string
@@ -375,10 +378,10 @@ func CopySplits(rawDir, dir string) error {
 	return nil
 }
 
-// differs is the first of the folds that held has not under its number, as sets of cases; −1 if there is none.
-func differs(folds, held []Split) int {
+// differs is the number of the first fold that has other cases in old; −1 if there is none.
+func differs(folds, old []Split) int {
 	for f, s := range folds {
-		if f >= len(held) || !maps.Equal(set(s.Train), set(held[f].Train)) || !maps.Equal(set(s.Val), set(held[f].Val)) {
+		if f >= len(old) || !maps.Equal(set(s.Train), set(old[f].Train)) || !maps.Equal(set(s.Val), set(old[f].Val)) {
 			return f
 		}
 	}

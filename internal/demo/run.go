@@ -128,7 +128,8 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 		Prediction: filepath.Join(predictions, testCase+".nii.gz"), Summary: filepath.Join(predictions, "summary.json"),
 		Overlay: filepath.Join(o.Dir, "overlay.png")}
 	if _, err := steps.Predict(ctx, steps.PredictOptions{Model: r.Model, Folds: []string{fold}, Device: o.Device,
-		Options: predict.Options{Input: filepath.Dir(data.Image), Output: predictions, Tiling: predict.Tiling{Mirror: true}, Progress: o.Progress}}); err != nil {
+		Options: predict.Options{Input: filepath.Dir(data.Image), Output: predictions,
+			Tiling: predict.Tiling{Mirror: true}, Progress: o.Progress}}); err != nil {
 		return nil, err
 	}
 	summary, names, err := steps.Evaluate(ctx, steps.EvaluateOptions{Reference: filepath.Dir(data.Label),

@@ -46,7 +46,8 @@ func TestReadRefuses(t *testing.T) {
 		copy(b[at:], with)
 		return b
 	}
-	deep := append(bytes.Clone(file[:bytes.Index(file, []byte("\x08\x00\x16\x00"))]), bytes.Repeat([]byte("\x08\x00\x40\x11SQ\x00\x00\xff\xff\xff\xff\xfe\xff\x00\xe0\xff\xff\xff\xff"), 100)...)
+	deep := append(bytes.Clone(file[:bytes.Index(file, []byte("\x08\x00\x16\x00"))]),
+		bytes.Repeat([]byte("\x08\x00\x40\x11SQ\x00\x00\xff\xff\xff\xff\xfe\xff\x00\xe0\xff\xff\xff\xff"), 100)...)
 	for name, c := range map[string]struct {
 		file []byte
 		want string

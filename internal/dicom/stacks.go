@@ -163,8 +163,8 @@ func Uneven(files []*File) (tilt, gaps string) {
 		return "", ""
 	}
 	first, last := placed[0], placed[len(placed)-1]
-	n, length := normal(first), 0.0
-	for i := range n {
+	length := 0.0
+	for i := range first.Position {
 		length += (last.Position[i] - first.Position[i]) * (last.Position[i] - first.Position[i])
 	}
 	if length == 0 {
@@ -182,7 +182,8 @@ func Uneven(files []*File) (tilt, gaps string) {
 	for i := range len(heights) - 1 {
 		step := heights[i+1] - heights[i]
 		if d := math.Abs(step - usual); d > 0.1*usual && d > 0.1 {
-			all = append(all, fmt.Sprintf("%.4g mm between %s and %s", step, filepath.Base(placed[i].Path), filepath.Base(placed[i+1].Path)))
+			all = append(all, fmt.Sprintf("%.4g mm between %s and %s", step, filepath.Base(placed[i].Path),
+				filepath.Base(placed[i+1].Path)))
 		}
 	}
 	if n := len(all); n > 0 {

@@ -81,7 +81,8 @@ func TestStraighten(t *testing.T) {
 				if tilted, gaps := Uneven(files); (tilted != "") != (tilt != 0) || (gaps != "") != gap {
 					t.Errorf("tilt %v, gap %v: %q, %q", tilt, gap, tilted, gaps)
 				}
-				im := &imageio.Image{Meta: imageio.Meta{Grid: volume.NewGrid([3]int{len(files), dicomtest.Rows, dicomtest.Columns}, [3]float64{2.5, 1.5, 0.75})}}
+				im := &imageio.Image{Meta: imageio.Meta{Grid: volume.NewGrid([3]int{len(files), dicomtest.Rows,
+					dicomtest.Columns}, [3]float64{2.5, 1.5, 0.75})}}
 				// Only the directions of the affine count: of x left, of y front or back, of z up.
 				im.Grid.Affine[0][0] = -0.75
 				im.Grid.Affine[1][1] = -1.5
@@ -125,7 +126,8 @@ func TestStraighten(t *testing.T) {
 					}
 				}
 				if right < 3*6*dicomtest.Columns-2*dicomtest.Columns {
-					t.Errorf("tilt %v, gap %v, flipped %v: only %d of %d voxels hold what lies there", tilt, gap, flipped, right, len(out.Channels[0]))
+					t.Errorf("tilt %v, gap %v, flipped %v: only %d of %d voxels hold what lies there", tilt, gap,
+						flipped, right, len(out.Channels[0]))
 				}
 			}
 		}

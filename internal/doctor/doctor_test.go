@@ -45,7 +45,8 @@ func TestExamine(t *testing.T) {
 			t.Errorf("%s is %q, want %q", name, got, want)
 		}
 	}
-	if got := find(t, good, "cores").Value; strings.Fields(got)[0] != strconv.Itoa(machine.Cores()) || strings.Contains(got, "quota") != (machine.Quota() > 0) {
+	if got := find(t, good, "cores").Value; strings.Fields(got)[0] != strconv.Itoa(machine.Cores()) ||
+		strings.Contains(got, "quota") != (machine.Quota() > 0) {
 		t.Errorf("cores: %q of %d with a quota of %v", got, machine.Cores(), machine.Quota())
 	}
 	if total, err := machine.Total(); err == nil && !strings.HasPrefix(find(t, good, "main").Value, total.String()+", ") {
@@ -95,7 +96,8 @@ func TestPrograms(t *testing.T) {
 	if row := find(t, r, "dcm2niix"); row.Value != "1.0.20220720" || row.Problem != "" {
 		t.Errorf("%+v", row)
 	}
-	if row := find(t, r, "gdcmconv"); row.Value != "not installed" || !strings.Contains(row.Problem, "apt-get install libgdcm-tools") || row.Fatal {
+	if row := find(t, r, "gdcmconv"); row.Value != "not installed" ||
+		!strings.Contains(row.Problem, "apt-get install libgdcm-tools") || row.Fatal {
 		t.Errorf("%+v", row)
 	}
 }

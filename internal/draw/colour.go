@@ -29,7 +29,7 @@ func Colour(n int) color.RGBA {
 	return hsv(hue, shade.saturation, shade.value)
 }
 
-// hsv turns hue, saturation and value, all within 0..1, into red, green and blue.
+// hsv converts hue, saturation and value, all within 0..1, to red, green and blue.
 func hsv(hue, saturation, value float64) color.RGBA {
 	part := func(n float64) uint8 {
 		k := math.Mod(n+6*hue, 6)

@@ -49,7 +49,8 @@ func TestOverlay(t *testing.T) {
 			t.Fatalf("axis %d: %d slices", axis, len(cuts))
 		}
 		path := filepath.Join(t.TempDir(), "overlay.png")
-		if err := Overlay(path, Montage{Title: "a ball", Slices: cuts, Name: func(v int) string { return []string{"", "lower", "upper"}[v] }}); err != nil {
+		if err := Overlay(path, Montage{Title: "a ball", Slices: cuts,
+			Name: func(v int) string { return []string{"", "lower", "upper"}[v] }}); err != nil {
 			t.Fatal(err)
 		}
 		f, err := os.Open(path)
@@ -148,7 +149,8 @@ func TestSheet(t *testing.T) {
 		}
 	}
 	row := sizes[-2].Y - sizes[-1].Y
-	if row < sheetHeight || sizes[2].Y-sizes[1].Y != row || sizes[1].Y < sizes[-1].Y+3*line || sizes[1].X != sizes[-1].X || sizes[1].X > pictureWidth {
+	if row < sheetHeight || sizes[2].Y-sizes[1].Y != row || sizes[1].Y < sizes[-1].Y+3*line ||
+		sizes[1].X != sizes[-1].X || sizes[1].X > pictureWidth {
 		t.Errorf("sizes with and without legend: %v", sizes)
 	}
 	if err := (Sheet{}).Write(filepath.Join(t.TempDir(), "x.png")); err == nil {

@@ -12,7 +12,7 @@ import (
 type Style struct {
 	Intensity float64 // of nnU-Net's picture
 	Montage   bool    // sheets with the three orthogonal planes of many cases, upright, in true proportions
-	Slices    int     // a montage of so many slices across the thickest axis instead of the three planes; 0: planes
+	Slices    int     // number of slices of a montage across the thickest axis; 0: the three planes instead
 }
 
 // Check is the error of figures that no picture can have.
@@ -46,7 +46,7 @@ func (c *Labelled) Paint(path string, intensity float64) error {
 	return WritePNG(path, img)
 }
 
-// Row cuts a case for a montage, turned so that up is up, the front in front and the right side on the left as one looks
+// Row cuts a case for a montage, reoriented so that up is up, the front in front and the right side on the left as one looks
 // at a patient; captions keep the places of the array as read. A case that does not say where up is is shown as it is
 // stored, the first row on top.
 func (s Style) Row(caption string, c *Labelled) (SheetRow, error) {
@@ -56,22 +56,22 @@ func (s Style) Row(caption string, c *Labelled) (SheetRow, error) {
 		code = c.Grid.Orientation()
 	}
 	// Slices are drawn from the last row to the first, as the patient's axes want it.
-	turn := volume.Turn{Axes: [3]int{0, 1, 2}, Flip: [3]bool{true, true, false}}
+	upright := volume.Reorientation{Axes: [3]int{0, 1, 2}, Flip: [3]bool{true, true, false}}
 	if code != "" {
 		var err error
-		if turn, err = c.Grid.RAS(); err != nil {
+		if upright, err = c.Grid.RAS(); err != nil {
 			return SheetRow{}, err
 		}
-		turn.Flip[2] = !turn.Flip[2]
+		upright.Flip[2] = !upright.Flip[2]
 	}
 	caption = fmt.Sprintf("%s    %s    %d × %d × %d voxels (z, y, x)    %.4g × %.4g × %.4g mm", caption,
 		cmp.Or(code, "unknown orientation"), size[0], size[1], size[2], spacing[0], spacing[1], spacing[2])
-	upright := turn.Grid(c.Grid)
-	v := Case{Size: upright.Size, Spacing: upright.Spacing, Image: volume.Turned(turn, c.Image, size),
-		Truth: volume.Turned(turn, c.Labels, size)}
+	grid := upright.Grid(c.Grid)
+	v := Case{Size: grid.Size, Spacing: grid.Spacing, Image: volume.Reorient(upright, c.Image, size),
+		Truth: volume.Reorient(upright, c.Labels, size)}
 	v.Name = func(axis, plane int) string {
-		from := turn.Axes[axis]
-		if turn.Flip[axis] {
+		from := upright.Axes[axis]
+		if upright.Flip[axis] {
 			plane = size[from] - 1 - plane
 		}
 		name := [3]string{"axial", "coronal", "sagittal"}[axis]

@@ -32,11 +32,12 @@ func TestMontageIsUpright(t *testing.T) {
 			t.Errorf("the first slice is %q", name)
 		}
 		rapid.Check(t, func(t *rapid.T) {
-			turn := volume.Turn{Axes: [3]int(rapid.Permutation([]int{0, 1, 2}).Draw(t, "axes"))}
+			turn := volume.Reorientation{Axes: [3]int(rapid.Permutation([]int{0, 1, 2}).Draw(t, "axes"))}
 			for a := range turn.Flip {
 				turn.Flip[a] = rapid.Bool().Draw(t, "flip")
 			}
-			got, err := style.Row("", &Labelled{turn.Grid(grid), true, volume.Turned(turn, c.Image, grid.Size), volume.Turned(turn, c.Labels, grid.Size)})
+			got, err := style.Row("", &Labelled{turn.Grid(grid), true, volume.Reorient(turn, c.Image, grid.Size),
+				volume.Reorient(turn, c.Labels, grid.Size)})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -85,7 +86,8 @@ func TestPages(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		want := []string{filepath.Join(dir, "montage_001.png"), filepath.Join(dir, "montage_002.png"), filepath.Join(dir, "montage_003.png")}
+		want := []string{filepath.Join(dir, "montage_001.png"), filepath.Join(dir, "montage_002.png"),
+			filepath.Join(dir, "montage_003.png")}
 		if slices.Contains(failed, n-1) { // alone on its sheet
 			want = want[:2]
 		}

@@ -89,7 +89,8 @@ func TestPaint(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		width, height := rapid.IntRange(1, 9).Draw(t, "width"), rapid.IntRange(1, 9).Draw(t, "height")
 		n := width * height
-		value := rapid.OneOf(rapid.Float32Range(-2000, 2000), rapid.SampledFrom([]float32{float32(math.NaN()), float32(math.Inf(1)), float32(math.Inf(-1)), 0}))
+		value := rapid.OneOf(rapid.Float32Range(-2000, 2000),
+			rapid.SampledFrom([]float32{float32(math.NaN()), float32(math.Inf(1)), float32(math.Inf(-1)), 0}))
 		grey := rapid.SliceOfN(value, n, n).Draw(t, "image")
 		labels := rapid.SliceOfN(rapid.Int32Range(0, 40), n, n).Draw(t, "labels")
 		img, err := Paint(grey, labels, width, height, rapid.Float64Range(0, 2).Draw(t, "intensity"))

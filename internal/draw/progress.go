@@ -198,7 +198,7 @@ func (a rightAxis) Plot(c draw.Canvas, _ *plot.Plot) {
 	c.FillText(style, vg.Point{X: c.Max.X + vg.Points(24), Y: c.Min.Y + (c.Max.Y-c.Min.Y)*dataShare/2}, a.label)
 }
 
-// GlyphBoxes keeps room for the axis to the right of the data.
+// GlyphBoxes reserves space for the axis to the right of the data.
 func (a rightAxis) GlyphBoxes(*plot.Plot) []plot.GlyphBox {
 	return []plot.GlyphBox{{X: 1, Y: 0.5, Rectangle: vg.Rectangle{Max: vg.Point{X: vg.Points(40)}}}}
 }

@@ -32,7 +32,7 @@ func (s Sheet) Write(path string) error {
 	return b.write(path)
 }
 
-// scale is pixels per mm: the most that every pane of the row has room for.
+// scale is pixels per mm: the most with which every pane of the row fits.
 func (r SheetRow) scale() float64 {
 	var widest, tallest float64
 	for _, s := range r.Slices {

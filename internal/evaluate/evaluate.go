@@ -33,9 +33,6 @@ type Class struct {
 // Label is the class of one label.
 func Label(value int) Class { return Class{Values: []int{value}} }
 
-// Region is the class of a list of labels taken together.
-func Region(values ...int) Class { return Class{Values: values, Region: true} }
-
 // Key is the class's key in summary.json, Python's text: "2", "(1, 2)", and "(3,)" for a list of one.
 func (c Class) Key() string {
 	texts := make([]string, len(c.Values))
@@ -109,7 +106,7 @@ type Summary struct {
 }
 
 // Folder is nnU-Net's evaluate_folder: it scores every file with opt.Ending in predDir against the file of the same name
-// in gtDir. Both are read by the reader class, which may turn them to one orientation, and must agree in size and
+// in gtDir. Both are read by the reader class, which may reorient them, and must agree in size and
 // spacing. A warning is logged for each kind of doubt, with its cases. If some cases fail, the error names each of them.
 func Folder(ctx context.Context, gtDir, predDir string, opt Options) (*Summary, error) {
 	if len(opt.Classes) == 0 {
@@ -141,7 +138,8 @@ func Folder(ctx context.Context, gtDir, predDir string, opt Options) (*Summary, 
 	return Summarize(scores, opt.Classes), nil
 }
 
-// need predicts the memory that a pair takes: two label maps, and as much as the larger one while it is read or turned.
+// need predicts the memory that a pair takes: two label maps, and a copy of the larger one while it is read or
+// reoriented.
 func need(reference, prediction string) machine.Bytes {
 	var voxels [2]int
 	for i, path := range []string{reference, prediction} {
@@ -173,28 +171,6 @@ func tell(ids []string, scores []Score) {
 	}
 }
 
-// Simple is nnU-Net's evaluate_simple: labels instead of opt.Classes, and the ending of the first image in gtDir.
-func Simple(ctx context.Context, gtDir, predDir string, labels []int, opt Options) (*Summary, error) {
-	entries, err := os.ReadDir(gtDir)
-	if err != nil {
-		return nil, err
-	}
-	opt.Ending = ""
-	for _, e := range entries {
-		if opt.Ending = imageio.Ending(e.Name()); opt.Ending != "" {
-			break
-		}
-	}
-	if opt.Ending == "" {
-		return nil, fmt.Errorf("%s: holds no image of a known format", gtDir)
-	}
-	opt.Classes = nil
-	for _, v := range labels {
-		opt.Classes = append(opt.Classes, Label(v))
-	}
-	return Folder(ctx, gtDir, predDir, opt)
-}
-
 // pairs lists the files to be scored, sorted.
 func pairs(gtDir, predDir string, opt Options) ([]string, error) {
 	references, err := list(gtDir, opt.Ending)
@@ -209,7 +185,8 @@ func pairs(gtDir, predDir string, opt Options) ([]string, error) {
 		return nil, fmt.Errorf("%s: holds no predictions: no file name ends in %s", predDir, opt.Ending)
 	}
 	if lost := without(predictions, references); len(lost) > 0 {
-		return nil, fmt.Errorf("%s: no reference for %d of %d predictions in %s: %s", gtDir, len(lost), len(predictions), predDir, some(lost))
+		return nil, fmt.Errorf("%s: no reference for %d of %d predictions in %s: %s", gtDir, len(lost),
+			len(predictions), predDir, some(lost))
 	}
 	if lost := without(references, predictions); len(lost) > 0 && !opt.Chill {
 		err := fmt.Errorf("%s: no prediction for %d of %d references in %s: %s", predDir, len(lost), len(references), gtDir, some(lost))
@@ -271,7 +248,8 @@ func Pair(reader *imageio.Reader, reference, prediction string, classes []Class,
 	}
 	if err := imageio.SameGrid(ref.Meta, pred.Meta); err != nil {
 		if a, b := ref.Grid.Orientation(), pred.Grid.Orientation(); a != b {
-			err = fmt.Errorf("%w; the reference's axes x, y, z point to %s, the prediction's to %s, and the reader %s compares them as stored", err, a, b, reader.Name)
+			err = fmt.Errorf("%w; the reference's axes x, y, z point to %s, the prediction's to %s, and the reader "+
+				"%s compares them as stored", err, a, b, reader.Name)
 		}
 		return s, fmt.Errorf("prediction and reference cannot be compared: %w", err)
 	}
@@ -284,7 +262,8 @@ func Pair(reader *imageio.Reader, reference, prediction string, classes []Class,
 func places(ref, pred imageio.Meta, reader *imageio.Reader) (out []Warning) {
 	for _, m := range []imageio.Meta{ref, pred} {
 		if m.Warning != "" {
-			out = append(out, Warning{"the geometry of a label map had to be assumed: it may be compared at the wrong places", m.Path + ": " + m.Warning})
+			out = append(out, Warning{"the geometry of a label map had to be assumed: it may be compared at the " +
+				"wrong places", m.Path + ": " + m.Warning})
 		}
 	}
 	if placed(ref) != placed(pred) {
@@ -292,7 +271,8 @@ func places(ref, pred imageio.Meta, reader *imageio.Reader) (out []Warning) {
 		if placed(pred) {
 			without = ref.Path
 		}
-		out = append(out, Warning{"one of prediction and reference says nowhere where it lies: its axes may point elsewhere", without + " has neither qform nor sform"})
+		out = append(out, Warning{"one of prediction and reference says nowhere where it lies: its axes may point " +
+			"elsewhere", without + " has neither qform nor sform"})
 	}
 	a, b := ref.Grid.Orientation(), pred.Grid.Orientation()
 	_, origin, direction := ref.Grid.ITK()
@@ -300,11 +280,13 @@ func places(ref, pred imageio.Meta, reader *imageio.Reader) (out []Warning) {
 	switch {
 	case ref.Grid.SameFrame(pred.Grid) || !ref.Oriented():
 	case a != b:
-		out = append(out, Warning{"prediction and reference are stored in different orientations, and the dataset's reader (" + reader.Name +
+		out = append(out, Warning{"prediction and reference are stored in different orientations, and the dataset's " +
+			"reader (" + reader.Name +
 			") compares them as stored, as nnU-Net does: the scores are wrong unless the header is",
 			fmt.Sprintf("the axes x, y, z of %s point to %s, those of %s to %s", pred.Path, b, ref.Path, a)})
 	case !volume.AllClose(direction[:], otherDirection[:]):
-		out = append(out, Warning{"the axes of prediction and reference point to different directions: they are compared voxel by voxel all the same",
+		out = append(out, Warning{"the axes of prediction and reference point to different directions: they are " +
+			"compared voxel by voxel all the same",
 			pred.Path + " and " + ref.Path})
 	case !volume.AllClose(origin[:], otherOrigin[:]):
 		out = append(out, Warning{"prediction and reference have different origins: they are compared voxel by voxel all the same",
@@ -344,7 +326,8 @@ func strangers(ref, pred *imageio.Label, classes []Class, ignore *int, metrics m
 			}
 		}
 		if slices.Sort(values); len(values) > 0 {
-			out = append(out, Warning{"a label map holds none of the labels that are scored, but others", fmt.Sprintf("%s holds %v", side.label.Path, values)})
+			out = append(out, Warning{"a label map holds none of the labels that are scored, but others",
+				fmt.Sprintf("%s holds %v", side.label.Path, values)})
 		}
 	}
 	return out

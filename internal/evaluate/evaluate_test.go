@@ -50,7 +50,7 @@ func TestFolderGoldens(t *testing.T) {
 	for name, opt := range map[string]evaluate.Options{
 		"labels":         {Classes: []evaluate.Class{evaluate.Label(1), evaluate.Label(2), evaluate.Label(3)}},
 		"absent_class":   {Classes: []evaluate.Class{evaluate.Label(1), evaluate.Label(2)}},
-		"regions_ignore": {Classes: []evaluate.Class{evaluate.Region(1, 2), evaluate.Label(2)}, Ignore: &three},
+		"regions_ignore": {Classes: []evaluate.Class{evaluate.Class{Values: []int{1, 2}, Region: true}, evaluate.Label(2)}, Ignore: &three},
 	} {
 		t.Run(name, func(t *testing.T) {
 			root := goldentest.Path(t, "nnunet/evaluation/"+name)
@@ -64,11 +64,13 @@ func TestFolderGoldens(t *testing.T) {
 	}
 }
 
+// nnU-Net's evaluate_simple scores labels that are given by number.
 func TestSimpleGoldens(t *testing.T) {
 	root := goldentest.Path(t, "nnunet/evaluation/labels")
 	three := 3
 	for name, opt := range map[string]evaluate.Options{"summary_simple_l_1_2": {}, "summary_simple_l_1_2_il_3": {Ignore: &three}} {
-		s, err := evaluate.Simple(context.Background(), filepath.Join(root, "gt"), filepath.Join(root, "pred"), []int{1, 2}, opt)
+		opt.Classes, opt.Ending = []evaluate.Class{evaluate.Label(1), evaluate.Label(2)}, ".nii.gz"
+		s, err := evaluate.Folder(t.Context(), filepath.Join(root, "gt"), filepath.Join(root, "pred"), opt)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -88,11 +90,13 @@ func TestMissingPrediction(t *testing.T) {
 		t.Fatal(err)
 	}
 	gt, pred := filepath.Join(fresh, "gt"), filepath.Join(fresh, "pred")
-	_, err := evaluate.Simple(context.Background(), gt, pred, []int{1, 2}, evaluate.Options{})
+	opt := evaluate.Options{Classes: []evaluate.Class{evaluate.Label(1), evaluate.Label(2)}, Ending: ".nii.gz"}
+	_, err := evaluate.Folder(t.Context(), gt, pred, opt)
 	if err == nil || !strings.Contains(err.Error(), "case2.nii.gz") {
 		t.Errorf("error %v, want one that names case2", err)
 	}
-	s, err := evaluate.Simple(context.Background(), gt, pred, []int{1, 2}, evaluate.Options{Chill: true})
+	opt.Chill = true
+	s, err := evaluate.Folder(t.Context(), gt, pred, opt)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -141,7 +145,8 @@ func TestFiguresByHand(t *testing.T) {
 	write(t, gt, "é.nii.gz", 1, 1, 1, 0, 2, 9, 300)
 	write(t, pred, "é.nii.gz", 1, 1, 0, 1, 2, 1, 300)
 	nine := 9
-	opt := evaluate.Options{Classes: []evaluate.Class{evaluate.Label(1), evaluate.Region(2, 300), evaluate.Label(5)}, Ignore: &nine, Ending: ".nii.gz"}
+	opt := evaluate.Options{Classes: []evaluate.Class{evaluate.Label(1), evaluate.Class{Values: []int{2, 300}, Region: true}, evaluate.Label(5)},
+		Ignore: &nine, Ending: ".nii.gz"}
 	bar := &counter{}
 	opt.Progress = bar
 	s, err := evaluate.Folder(context.Background(), gt, pred, opt)
@@ -215,13 +220,15 @@ func TestOrientation(t *testing.T) {
 		dice   float64
 		warns  []string
 	}{
-		"the same":              {"", labels, g, 1, nil},
-		"turned, reoriented":    {"NibabelIOWithReorient", flipped, other, 1, nil},
-		"turned, as stored":     {"SimpleITKIO", flipped, other, 0, []string{"different orientations", "SimpleITKIO", "point to LPS", "to RAS"}},
+		"the same":           {"", labels, g, 1, nil},
+		"turned, reoriented": {"NibabelIOWithReorient", flipped, other, 1, nil},
+		"turned, as stored": {"SimpleITKIO", flipped, other, 0,
+			[]string{"different orientations", "SimpleITKIO", "point to LPS", "to RAS"}},
 		"turned, reader chosen": {"", flipped, other, 0, []string{"different orientations"}},
 		"origin":                {"SimpleITKIO", labels, far, 1, []string{"different origins"}},
 		"oblique":               {"", labels, oblique, 1, []string{"different directions"}},
-		"scaled values":         {"", []int{255, 255, 0, 0, 0, 254, 0, 0, 0, 0, 0, 0}, g, 0, []string{"none of the labels that are scored", "[254 255]"}},
+		"scaled values": {"", []int{255, 255, 0, 0, 0, 254, 0, 0, 0, 0, 0, 0}, g, 0,
+			[]string{"none of the labels that are scored", "[254 255]"}},
 	} {
 		save(pred, c.labels, c.grid)
 		opt.Reader = c.reader
@@ -275,7 +282,8 @@ func TestNoGeometry(t *testing.T) {
 		t.Fatal(err)
 	}
 	text := logged(t)
-	if _, err := evaluate.Folder(t.Context(), gt, pred, evaluate.Options{Classes: []evaluate.Class{evaluate.Label(1)}, Ending: ".nii"}); err != nil {
+	if _, err := evaluate.Folder(t.Context(), gt, pred, evaluate.Options{Classes: []evaluate.Class{evaluate.Label(1)},
+		Ending: ".nii"}); err != nil {
 		t.Fatal(err)
 	}
 	if !strings.Contains(text.String(), path+" has neither qform nor sform") {
@@ -299,7 +307,8 @@ func TestMismatchNamesBothFiles(t *testing.T) {
 	if err := os.Truncate(broken, 60); err != nil {
 		t.Fatal(err)
 	}
-	_, err := evaluate.Folder(context.Background(), gt, pred, evaluate.Options{Classes: []evaluate.Class{evaluate.Label(1)}, Ending: ".nii.gz"})
+	_, err := evaluate.Folder(context.Background(), gt, pred,
+		evaluate.Options{Classes: []evaluate.Class{evaluate.Label(1)}, Ending: ".nii.gz"})
 	if err == nil {
 		t.Fatal("no error")
 	}
@@ -375,7 +384,7 @@ func TestCountProperty(t *testing.T) {
 			v := int(value.Draw(t, "ignore"))
 			ignore = &v
 		}
-		class := evaluate.Region(values...)
+		class := evaluate.Class{Values: values, Region: true}
 		got := evaluate.Count(ref, pred, []evaluate.Class{evaluate.Label(1), class}, ignore)[class.Key()]
 		var want evaluate.Metrics
 		for i := range ref {

@@ -35,7 +35,7 @@ var module = sync.OnceValue(func() string {
 	panic(err)
 })
 
-// Each runs a test on the committed part of a golden folder and, where it is at hand, on the whole.
+// Each runs a test on the committed part of a golden folder and, where it is present, on the whole.
 func Each(t *testing.T, folder string, test func(t *testing.T, root string)) {
 	t.Run("part", func(t *testing.T) {
 		root, err := part(t, folder)

@@ -20,13 +20,13 @@ func damage(err error, what string) error {
 	case err == nil || err == io.EOF:
 		return err
 	case isEnd(err):
-		return fmt.Errorf("truncated: the %s ends early; copy or save the file anew", what)
+		return fmt.Errorf("truncated: the %s ends early; copy or save the file again", what)
 	case isSystem(err):
 		return reason(err)
 	case badChecksum(err):
-		return fmt.Errorf("damaged: the checksum of the %s does not hold; copy or save the file anew", what)
+		return fmt.Errorf("damaged: the checksum of the %s does not hold; copy or save the file again", what)
 	}
-	return fmt.Errorf("damaged: not a sound %s; copy or save the file anew", what)
+	return fmt.Errorf("damaged: not a sound %s; copy or save the file again", what)
 }
 
 // noEOF makes of io.EOF, where something should have come, an early end.

@@ -281,7 +281,8 @@ func TestReadCase(t *testing.T) {
 		t.Errorf("another origin: warnings %v, error %v; want one warning", warnings, err)
 	}
 	for _, other := range []string{file("size", [3]int{2, 3, 5}, 1, 0), file("spacing", [3]int{2, 3, 4}, 1.1, 0)} {
-		if _, _, err := readCase([]string{a, other}); err == nil || !strings.Contains(err.Error(), a) || !strings.Contains(err.Error(), other) {
+		if _, _, err := readCase([]string{a, other}); err == nil || !strings.Contains(err.Error(), a) ||
+			!strings.Contains(err.Error(), other) {
 			t.Errorf("%s: error %v, want both files named", other, err)
 		}
 	}
@@ -330,7 +331,8 @@ func TestEnding(t *testing.T) {
 func sameITK(a, b imageio.Meta) bool {
 	const rounding = 1e-14
 	for axis := range 3 {
-		if math.Abs(a.Grid.Spacing[2-axis]-b.Grid.Spacing[2-axis]) > rounding*b.Grid.Spacing[2-axis] || a.Grid.Affine[axis][3] != b.Grid.Affine[axis][3] {
+		if math.Abs(a.Grid.Spacing[2-axis]-b.Grid.Spacing[2-axis]) > rounding*b.Grid.Spacing[2-axis] ||
+			a.Grid.Affine[axis][3] != b.Grid.Affine[axis][3] {
 			return false
 		}
 		length := 0.0

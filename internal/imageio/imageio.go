@@ -28,9 +28,9 @@ type Meta struct {
 	// NIfTI is the geometry just as a NIfTI header holds it, to be written back; nil for files of other formats.
 	NIfTI *NIfTIGeometry `json:",omitempty"`
 
-	// Turn brought the file's voxels to Grid, where a reader class turned them (Reader); a label map is turned back
+	// Reorientation brought the file's voxels to Grid, where a reader class turned them (Reader); a label map is turned back
 	// before it is written.
-	Turn *volume.Turn `json:",omitempty"`
+	Reorientation *volume.Reorientation `json:"Turn,omitempty"`
 
 	Warning string `json:"-"` // what of the geometry had to be assumed, or which bits were dropped; empty: nothing
 
@@ -54,7 +54,7 @@ type Label struct {
 	Data []int32 // (z, y, x) of Grid.Size
 }
 
-// Integer is what label maps are held in.
+// Integer is an element type of label maps.
 type Integer interface {
 	~int8 | ~uint8 | ~int16 | ~uint16 | ~int32 | ~uint32 | ~int | ~int64
 }
@@ -132,7 +132,7 @@ func readMeta(path string, by library) (Meta, int, error) {
 }
 
 // SameGrid is nil if the two images agree in size and spacing (volume.Grid.SameGrid), else an error that names both
-// files and what differs. Sizes and spacings are told in array order (z, y, x).
+// files and what differs. Sizes and spacings are in array order (z, y, x).
 func SameGrid(a, b Meta) error {
 	switch {
 	case a.Grid.Size != b.Grid.Size:
@@ -252,14 +252,14 @@ func WriteFloat(path string, channels [][]float32, like Meta) error {
 	}}, like)
 }
 
-// asStored undoes the turn of the image that an array lies on.
+// asStored undoes the reorientation of the image that an array lies on.
 func asStored[T volume.Sample](data []T, like Meta) ([]T, Meta) {
-	if like.Turn == nil {
+	if like.Reorientation == nil {
 		return data, like
 	}
-	back := like.Turn.Inverse()
-	data = volume.Turned(back, data, like.Grid.Size)
-	like.Grid, like.Turn = back.Grid(like.Grid), nil
+	back := like.Reorientation.Inverse()
+	data = volume.Reorient(back, data, like.Grid.Size)
+	like.Grid, like.Reorientation = back.Grid(like.Grid), nil
 	return data, like
 }
 
@@ -284,7 +284,7 @@ type Samples struct {
 	Put func(dst []byte, c, from int)
 }
 
-// writeTo writes all samples, channel by channel, each of so many voxels.
+// writeTo writes all samples, channel by channel.
 func (s Samples) writeTo(w io.Writer, voxels int) error {
 	size := s.Type.Bytes()
 	buf := make([]byte, 1<<16)
@@ -381,7 +381,7 @@ func collect[T any](s Stream, n int, convert func(dst []T, src []float64) error)
 		chunk := buf[:min(n-len(out), len(buf))]
 		if got, err := s.Read(chunk); got < len(chunk) {
 			if err == nil || err == io.EOF {
-				err = fmt.Errorf("truncated: it should hold %d samples, and ends early; copy or save the file anew", n)
+				err = fmt.Errorf("truncated: it should hold %d samples, and ends early; copy or save the file again", n)
 			}
 			return nil, err
 		}

@@ -47,7 +47,7 @@ func frameOf(like Meta, dims int) (frame, error) {
 	return f, f.place(&Meta{Grid: volume.Grid{Size: g.Size}, Dims: n})
 }
 
-// place fills spacing and affine from the first meta.Dims axes. As in ITK a negative spacing turns its axis round, and
+// place fills spacing and affine from the first meta.Dims axes. As in ITK a negative spacing reverses its axis, and
 // axes in one plane are refused.
 func (f frame) place(meta *Meta) error {
 	var spacing, origin [3]float64

@@ -55,7 +55,8 @@ func TestReadAsITK(t *testing.T) {
 			dims := min(n, 3)
 			size := [3]int{shape[2], shape[1], shape[0]}
 			if im.Grid.Size != size || len(im.Channels) != shape[3] || im.Dims != dims {
-				t.Errorf("size %v with %d channels, %d dimensions; want %v with %d, %d", im.Grid.Size, len(im.Channels), im.Dims, size, shape[3], dims)
+				t.Errorf("size %v with %d channels, %d dimensions; want %v with %d, %d", im.Grid.Size, len(im.Channels),
+					im.Dims, size, shape[3], dims)
 			}
 			if got := slices.Concat(im.Channels...); !slices.Equal(got, want.Values) {
 				t.Errorf("voxels\n%v, want\n%v", got, want.Values)
@@ -99,16 +100,20 @@ func TestReadBeyondITK(t *testing.T) {
 		dims     int
 		want     []float32
 	}{
-		"commas":                 {"a.mha", metaFile(text, "BinaryData = False"), 1, 3, one},
-		"NaN and infinity":       {"a.mha", metaFile([]byte("NaN inf -Inf 4 5 6 7 8 9 10 11 12"), "BinaryData = False", "ElementType = MET_DOUBLE"), 1, 3, nil},
-		"no CompressedDataSize":  {"a.mha", metaFile(deflate(t, good), "CompressedData = True"), 1, 3, one},
-		"NDims last":             {"a.mha", metaFile(good, "ElementType = MET_SHORT", "NDims = 3"), 1, 3, one},
-		"NRRD commas":            {"a.nrrd", nrrdFile(text, "encoding: ascii"), 1, 3, one},
-		"bzip2":                  {"a.nrrd", nrrdFile(packed, "encoding: bzip2"), 1, 3, one},
-		"list last":              {"a.nrrd", nrrdFile(good, "dimension: 4", "sizes: 2 3 1 2", "kinds: domain domain domain list"), 2, 3, two},
-		"list last, 2-D":         {"a.nrrd", nrrdFile(good, "sizes: 2 3 2", "kinds: space space vector"), 2, 2, two},
-		"time beside space":      {"a.nrrd", nrrdFile(good, "dimension: 4", "sizes: 2 3 1 2", "space: LPS", "space directions: (1,0,0) (0,1,0) (0,0,1) none"), 2, 3, two},
-		"a list of one":          {"a.nrrd", nrrdFile(good, "dimension: 4", "sizes: 1 2 3 2", "kinds: list domain domain domain"), 1, 3, one},
+		"commas": {"a.mha", metaFile(text, "BinaryData = False"), 1, 3, one},
+		"NaN and infinity": {"a.mha", metaFile([]byte("NaN inf -Inf 4 5 6 7 8 9 10 11 12"), "BinaryData = False",
+			"ElementType = MET_DOUBLE"), 1, 3, nil},
+		"no CompressedDataSize": {"a.mha", metaFile(deflate(t, good), "CompressedData = True"), 1, 3, one},
+		"NDims last":            {"a.mha", metaFile(good, "ElementType = MET_SHORT", "NDims = 3"), 1, 3, one},
+		"NRRD commas":           {"a.nrrd", nrrdFile(text, "encoding: ascii"), 1, 3, one},
+		"bzip2":                 {"a.nrrd", nrrdFile(packed, "encoding: bzip2"), 1, 3, one},
+		"list last": {"a.nrrd", nrrdFile(good, "dimension: 4", "sizes: 2 3 1 2",
+			"kinds: domain domain domain list"), 2, 3, two},
+		"list last, 2-D": {"a.nrrd", nrrdFile(good, "sizes: 2 3 2", "kinds: space space vector"), 2, 2, two},
+		"time beside space": {"a.nrrd", nrrdFile(good, "dimension: 4", "sizes: 2 3 1 2", "space: LPS",
+			"space directions: (1,0,0) (0,1,0) (0,0,1) none"), 2, 3, two},
+		"a list of one": {"a.nrrd", nrrdFile(good, "dimension: 4", "sizes: 1 2 3 2",
+			"kinds: list domain domain domain"), 1, 3, one},
 		"space after directions": {"a.nrrd", nrrdFile(good, "space directions: (1,0,0) (0,1,0) (0,0,1)", "space: LPS"), 1, 3, one},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -124,7 +129,8 @@ func TestReadBeyondITK(t *testing.T) {
 				return
 			}
 			if len(im.Channels) != c.channels || im.Dims != c.dims || !slices.Equal(got, c.want) {
-				t.Errorf("%d channels, %d dimensions, voxels %v; want %d, %d, %v", len(im.Channels), im.Dims, got, c.channels, c.dims, c.want)
+				t.Errorf("%d channels, %d dimensions, voxels %v; want %d, %d, %v", len(im.Channels), im.Dims, got,
+					c.channels, c.dims, c.want)
 			}
 		})
 	}
@@ -133,7 +139,8 @@ func TestReadBeyondITK(t *testing.T) {
 // A 4-D NRRD in RAS lies where the same 3-D one lies.
 func TestNRRDSpaceWithTime(t *testing.T) {
 	t.Parallel()
-	for short, long := range map[string]string{"RAS": "right-anterior-superior-time", "LAS": "LAST", "LPS": "left-posterior-superior-time"} {
+	for short, long := range map[string]string{"RAS": "right-anterior-superior-time", "LAS": "LAST",
+		"LPS": "left-posterior-superior-time"} {
 		plain := nrrdFile(shorts(12), "space: "+short, "space directions: (1,2,0) (-4,2,0) (0,0,3)", "space origin: (1,2,3)")
 		timed := nrrdFile(shorts(12), "dimension: 4", "sizes: 2 3 2 1", "space: "+long,
 			"space directions: (1,2,0,0) (-4,2,0,0) (0,0,3,0) (0,0,0,9)", "space origin: (1,2,3,4)")

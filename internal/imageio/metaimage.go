@@ -188,7 +188,7 @@ func writeMetaImage(path string, s Samples, like Meta) error {
 	for _, axis := range f.axes {
 		matrix = append(matrix, axis...)
 	}
-	// ITK needs to be told how many bytes the compressed voxels are.
+	// ITK requires the number of bytes of the compressed voxels.
 	var packed bytes.Buffer
 	z, err := zlib.NewWriterLevel(&packed, zipLevel)
 	if err == nil {

@@ -96,8 +96,10 @@ func TestReadAsNibabelAndITK(t *testing.T) {
 				t.Fatal(err)
 			}
 			spacing, origin, direction := im.Grid.ITK()
-			if !near(spacing[:], want.ITKSpacing, 1e-12) || !near(direction[:], want.ITKDirection, 1e-6) || !near(origin[:], want.ITKOrigin, 1e-6) {
-				t.Errorf("ITK geometry %v %v %v, want %v %v %v", spacing, origin, direction, want.ITKSpacing, want.ITKOrigin, want.ITKDirection)
+			if !near(spacing[:], want.ITKSpacing, 1e-12) || !near(direction[:], want.ITKDirection, 1e-6) ||
+				!near(origin[:], want.ITKOrigin, 1e-6) {
+				t.Errorf("ITK geometry %v %v %v, want %v %v %v", spacing, origin, direction, want.ITKSpacing,
+					want.ITKOrigin, want.ITKDirection)
 			}
 		})
 	}
@@ -249,7 +251,8 @@ func FuzzNIfTI(f *testing.F) {
 	f.Add(header(24, nil))
 	f.Add(zip(f, header(24, nil)))
 	f.Add(header(24, func(h []byte) { le.PutUint16(h[252:], 1); le.PutUint32(h[112:], math.Float32bits(2)) }))
-	for _, name := range []string{"nifti2_be.nii.gz", "4d.nii.gz", "2d.nii.gz", "qform_left.nii.gz", "f8_be.nii.gz", "i8_be.nii.gz", "units_m.nii.gz"} {
+	for _, name := range []string{"nifti2_be.nii.gz", "4d.nii.gz", "2d.nii.gz", "qform_left.nii.gz", "f8_be.nii.gz",
+		"i8_be.nii.gz", "units_m.nii.gz"} {
 		b, err := os.ReadFile(filepath.Join("testdata", name))
 		if err != nil {
 			f.Fatal(err)
@@ -300,7 +303,7 @@ func niftiRefusals(t testing.TB) map[string]refusal {
 		"empty":                    {"a.nii", nil, "truncated"},
 		"half a header":            {"a.nii", good[:200], "truncated"},
 		"no voxels":                {"a.nii", good[:352], "truncated"},
-		"a voxel short":            {"a.nii", good[:374], "speaks of 376 bytes, there are 374"},
+		"a voxel short":            {"a.nii", good[:374], "needs 376 bytes, there are 374"},
 		"a voxel short, zipped":    {"a.nii.gz", zip(t, good[:374]), "speaks of 12 samples, the data end after 11"},
 		"zip cut":                  {"a.nii.gz", zipped[:len(zipped)-9], "truncated"},
 		"zip cut in its checksum":  {"a.nii.gz", zipped[:len(zipped)-2], "truncated"},

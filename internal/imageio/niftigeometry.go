@@ -45,7 +45,7 @@ func (raw *rawNIfTI) place(meta *Meta, by library) error {
 	}
 	for _, row := range affine {
 		if !finite(row[:]...) {
-			return fmt.Errorf("its %s holds values that are no numbers; write the file anew with a sound %[1]s", form)
+			return fmt.Errorf("its %s holds values that are no numbers; write the file again with a valid %[1]s", form)
 		}
 	}
 
@@ -151,7 +151,7 @@ func (g *NIfTIGeometry) quat2mat() ([3][3]float64, error) {
 
 // itk is the affine that ITK 5.4 reads (NiftiImageIO::SetImageIOOrientationFromNIfTI): the sform if its axes are at
 // right angles and there is no qform, or its code is 1, or the two are alike; else the qform. Without codes the axes
-// are along LPS from 0. A negative pixdim turns its axis round. refused says why ITK does not read the file.
+// are along LPS from 0. A negative pixdim reverses its axis. refused says why ITK does not read the file.
 func (g *NIfTIGeometry) itk() (m [3][4]float64, form, refused string) {
 	if g.Version == 2 {
 		return m, noForm, "it is NIfTI-2, which ITK does not read"
@@ -256,7 +256,7 @@ func equal(s, q [3][4]float64) bool {
 }
 
 // alike is ITK's second comparison of a sform and a qform: the same origin and, in the singular value decompositions of
-// their axes, the same left vectors and values. Axes turned round are alike so.
+// their axes, the same left vectors and values. Reversed axes agree in this way.
 func alike(s, q [3][4]float64) bool {
 	const tolerance = 1e-4
 	us, ws := leftVectors(s)

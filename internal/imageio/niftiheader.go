@@ -51,7 +51,7 @@ func readNIfTIHeader(r io.Reader) (*rawNIfTI, error) {
 			return nil, fmt.Errorf("not a NIfTI file: %s", kind)
 		}
 		if err == io.EOF || err == io.ErrUnexpectedEOF {
-			return nil, errors.New("truncated: shorter than a NIfTI header; copy or save the file anew")
+			return nil, errors.New("truncated: shorter than a NIfTI header; copy or save the file again")
 		}
 		return nil, err
 	}
@@ -62,7 +62,7 @@ func readNIfTIHeader(r io.Reader) (*rawNIfTI, error) {
 			return parseNIfTI1(f)
 		case nifti2Size:
 			if _, err := io.ReadFull(r, raw[nifti1Size:]); err != nil {
-				return nil, errors.New("truncated: shorter than a NIfTI-2 header; copy or save the file anew")
+				return nil, errors.New("truncated: shorter than a NIfTI-2 header; copy or save the file again")
 			}
 			return parseNIfTI2(f)
 		}
@@ -177,7 +177,7 @@ func parseNIfTI2(f fields) (*rawNIfTI, error) {
 	return raw, nil
 }
 
-// check turns a header, as the library reads it, into one that can be relied upon.
+// check validates a header as the library reads it and fills in what the library assumes.
 func (raw *rawNIfTI) check(by library) (*niftiHeader, error) {
 	h := &niftiHeader{layout: layout{order: raw.order, slope: 1}, pair: raw.pair}
 
@@ -236,7 +236,7 @@ func (raw *rawNIfTI) scale(h *niftiHeader, by library) error {
 	case slope == 0 || !finite(slope):
 		return nil
 	case !finite(inter):
-		return fmt.Errorf("scl_slope is %v but scl_inter is %v; correct the header, or write the file anew",
+		return fmt.Errorf("scl_slope is %v but scl_inter is %v; correct the header, or write the file again",
 			slope, inter)
 	}
 	h.slope, h.inter = slope, inter

@@ -41,7 +41,7 @@ var nrrdPackings = byName(map[string]string{
 	"raw": "raw", "text|txt|ascii": "text", "hex": "hex", "gzip|gz": "gzip", "bzip2|bz2": "bzip2",
 })
 
-// nrrdSpace is a frame that positions are told in.
+// nrrdSpace is a frame of reference for positions.
 type nrrdSpace struct {
 	dims int        // 0 is none
 	flip [2]float64 // what brings the first two numbers of a position to LPS
@@ -295,7 +295,7 @@ func (h *nrrdHeader) axes(f textFields, n int) error {
 	return h.place(f, space, spatial, directions)
 }
 
-// spaceOf is what positions are told in; one of no dimensions if there are none.
+// spaceOf is the frame of reference of the positions; one of no dimensions if there are none.
 func spaceOf(f textFields) (nrrdSpace, error) {
 	name, named := f["space"]
 	dims, err := f.wholes(1, "spacedimension")

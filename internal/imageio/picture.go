@@ -34,7 +34,7 @@ func PictureGrid(height, width int) volume.Grid {
 	return volume.NewGrid([3]int{1, height, width}, [3]float64{999, 1, 1})
 }
 
-// picture is an open PNG or BMP file. It is decoded as a whole when the first sample is asked for.
+// picture is an open PNG or BMP file. It is decoded as a whole when its first sample is read.
 type picture struct {
 	file     *os.File
 	meta     Meta
@@ -159,7 +159,7 @@ func openPNG(path string, _ library) (Stream, error) {
 	})
 }
 
-// inflates is nil if the pixel data of a PNG are at least so many bytes, which are counted and dropped.
+// inflates returns nil if the pixel data of a PNG are at least that many bytes, which are counted and dropped.
 func inflates(file *os.File, want int64) error {
 	if _, err := file.Seek(int64(len(pngSignature)), io.SeekStart); err != nil {
 		return err

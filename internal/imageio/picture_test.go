@@ -59,7 +59,8 @@ func TestReadAsNNUNet(t *testing.T) {
 			if got := [4]int{len(im.Channels), im.Grid.Size[0], im.Grid.Size[1], im.Grid.Size[2]}; got != want.Shape {
 				t.Errorf("shape %v, want %v", got, want.Shape)
 			}
-			if dims := map[string]int{"NaturalImage2DIO": 2, "Tiff3DIO": 3}[want.Reader]; im.Grid.Spacing != want.Spacing || im.Dims != dims {
+			if dims := map[string]int{"NaturalImage2DIO": 2,
+				"Tiff3DIO": 3}[want.Reader]; im.Grid.Spacing != want.Spacing || im.Dims != dims {
 				t.Errorf("spacing %v in %d dimensions, want %v in %d", im.Grid.Spacing, im.Dims, want.Spacing, dims)
 			}
 			var voxels []byte
@@ -240,16 +241,19 @@ func pictureRefusals(t testing.TB) map[string]refusal {
 	compressed := slices.Clone(sound)
 	compressed[30] = 1
 	return map[string]refusal{
-		"empty":             {"a.png", nil, "truncated"},
-		"text":              {"a.png", bytes.Repeat([]byte("no image "), 50), "not a PNG file"},
-		"header only":       {"a.png", good[:33], "truncated"},
-		"cut":               {"a.png", good[:len(good)-30], "truncated"},
-		"no end":            {"a.png", good[:len(good)-12], "truncated"},
-		"checksum":          {"a.png", flipped, "checksum"},
-		"zero size":         {"a.png", chunked("IHDR", pngHeader(0, 3, 8, 0)), "zero size"},
-		"grey with alpha":   {"a.png", chunked("IHDR", pngHeader(1, 1, 8, 4), "IDAT", deflated(t, make([]byte, 3)), "IEND", ""), "without alpha"},
-		"too few rows":      {"a.png", chunked("IHDR", pngHeader(2, 3, 8, 0), "IDAT", deflated(t, make([]byte, 6)), "IEND", ""), "truncated"},
-		"too many rows":     {"a.png", chunked("IHDR", pngHeader(2, 3, 8, 0), "IDAT", deflated(t, make([]byte, 12)), "IEND", ""), "damaged"},
+		"empty":       {"a.png", nil, "truncated"},
+		"text":        {"a.png", bytes.Repeat([]byte("no image "), 50), "not a PNG file"},
+		"header only": {"a.png", good[:33], "truncated"},
+		"cut":         {"a.png", good[:len(good)-30], "truncated"},
+		"no end":      {"a.png", good[:len(good)-12], "truncated"},
+		"checksum":    {"a.png", flipped, "checksum"},
+		"zero size":   {"a.png", chunked("IHDR", pngHeader(0, 3, 8, 0)), "zero size"},
+		"grey with alpha": {"a.png", chunked("IHDR", pngHeader(1, 1, 8, 4), "IDAT", deflated(t, make([]byte, 3)),
+			"IEND", ""), "without alpha"},
+		"too few rows": {"a.png", chunked("IHDR", pngHeader(2, 3, 8, 0), "IDAT", deflated(t, make([]byte, 6)),
+			"IEND", ""), "truncated"},
+		"too many rows": {"a.png", chunked("IHDR", pngHeader(2, 3, 8, 0), "IDAT", deflated(t, make([]byte, 12)),
+			"IEND", ""), "damaged"},
 		"no pixels":         {"a.png", chunked("IHDR", pngHeader(2, 3, 8, 0), "IEND", ""), "damaged"},
 		"empty BMP":         {"a.bmp", nil, "truncated"},
 		"BMP header only":   {"a.bmp", sound[:54], "truncated"},
@@ -271,9 +275,11 @@ func pictureClaims(t testing.TB) map[string][]byte {
 	le.PutUint32(claim[22:], 1<<15)
 	end := []string{"IEND", ""}
 	return map[string][]byte{
-		"a.png": chunked(append([]string{"IHDR", pngHeader(1<<15, 1<<15, 8, 6), "IDAT", deflated(t, make([]byte, 1<<20)), "IDAT", "more"}, end...)...),
+		"a.png": chunked(append([]string{"IHDR", pngHeader(1<<15, 1<<15, 8, 6), "IDAT",
+			deflated(t, make([]byte, 1<<20)), "IDAT", "more"}, end...)...),
 		"b.png": chunked(append([]string{"IHDR", pngHeader(1<<30, 1<<30, 16, 6), "IDAT", "x"}, end...)...),
-		"c.png": chunked(append([]string{"IHDR", pngHeader(1<<12, 1<<12, 16, 2), "tIME", "1234567", "IDAT", deflated(t, make([]byte, 1<<17))}, end...)...),
+		"c.png": chunked(append([]string{"IHDR", pngHeader(1<<12, 1<<12, 16, 2), "tIME", "1234567", "IDAT",
+			deflated(t, make([]byte, 1<<17))}, end...)...),
 		"a.bmp": claim,
 	}
 }

@@ -11,14 +11,14 @@ import (
 )
 
 // Reader is one of nnU-Net's reader classes. Here a file's format decides how it is decoded; the class decides by which
-// library's rules a NIfTI header is read and whether an image is turned, and is what plans.json names.
+// library's rules a NIfTI header is read and whether an image is reoriented, and is what plans.json names.
 type Reader struct {
-	Name    string
-	endings []string
-	by      library
-	byName  bool // never chosen by a file's ending
-	turns   bool // brings every image to RAS
-	anew    bool // writes a new header for an image that it reoriented
+	Name      string
+	endings   []string
+	by        library
+	byName    bool // never chosen by a file's ending
+	reorients bool // brings every image to RAS
+	newHeader bool // writes a new header for an image that it reoriented
 	// fits says why the class does not read a file of this header; nil: it does.
 	fits func(m Meta) error
 }
@@ -29,8 +29,10 @@ var readers = []*Reader{
 	{Name: "SimpleITKIO", endings: []string{".nii.gz", ".nrrd", ".mha", ".gipl"}, fits: readByITK},
 	{Name: "Tiff3DIO", endings: []string{".tif", ".tiff"}, fits: solidTIFF},
 	{Name: "NibabelIO", endings: []string{".nii", ".nii.gz"}, by: byNibabel, fits: solidNIfTI},
-	{Name: "NibabelIOWithReorient", endings: []string{".nii", ".nii.gz"}, by: byNibabel, turns: true, anew: true, fits: solidNIfTI},
-	{Name: "SimpleITKIOWithReorient", endings: []string{".nii.gz", ".nrrd", ".mha", ".gipl"}, byName: true, turns: true, fits: readByITK},
+	{Name: "NibabelIOWithReorient", endings: []string{".nii", ".nii.gz"}, by: byNibabel, reorients: true,
+		newHeader: true, fits: solidNIfTI},
+	{Name: "SimpleITKIOWithReorient", endings: []string{".nii.gz", ".nrrd", ".mha", ".gipl"}, byName: true,
+		reorients: true, fits: readByITK},
 }
 
 func flat(m Meta) error {
@@ -131,24 +133,24 @@ func endings() (all []string) {
 	return slices.Compact(all)
 }
 
-// turn brings an image that was just read to the class's orientation. channels turns one array.
-func (r *Reader) turn(m *Meta, each func(t volume.Turn, size [3]int)) error {
-	if !r.turns {
+// reorient brings an image that was just read to the class's orientation; each reorients its arrays.
+func (r *Reader) reorient(m *Meta, each func(t volume.Reorientation, size [3]int)) error {
+	if !r.reorients {
 		return nil
 	}
 	t, err := m.Grid.RAS()
 	if err != nil {
-		return fmt.Errorf("%s: %s cannot turn it to RAS: %w", m.Path, r.Name, err)
+		return fmt.Errorf("%s: %s cannot reorient it to RAS: %w", m.Path, r.Name, err)
 	}
 	if t.Identity() {
 		return nil
 	}
-	if !r.anew { // a step is then as long as the spacing, whatever the file's transform says
+	if !r.newHeader { // a step is then as long as the spacing, whatever the file's transform says
 		m.Grid = withSteps(m.Grid)
 	}
 	each(t, m.Grid.Size)
-	m.Grid, m.Turn = t.Grid(m.Grid), &t
-	if r.anew { // spacings are then the 32-bit lengths of the affine's axes, whatever the file's pixdim said
+	m.Grid, m.Reorientation = t.Grid(m.Grid), &t
+	if r.newHeader { // spacings are then the 32-bit lengths of the affine's axes, whatever the file's pixdim said
 		for a := range m.Grid.Spacing {
 			x, y, z := m.Grid.Affine[0][2-a], m.Grid.Affine[1][2-a], m.Grid.Affine[2][2-a]
 			m.Grid.Spacing[a] = float64(float32(math.Sqrt(x*x + y*y + z*z)))
@@ -169,9 +171,9 @@ func (r *Reader) Read(path string) (*Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	return im, r.turn(&im.Meta, func(t volume.Turn, size [3]int) {
+	return im, r.reorient(&im.Meta, func(t volume.Reorientation, size [3]int) {
 		for c, data := range im.Channels {
-			im.Channels[c] = volume.Turned(t, data, size)
+			im.Channels[c] = volume.Reorient(t, data, size)
 		}
 	})
 }
@@ -183,7 +185,7 @@ func (r *Reader) ReadLabel(path string) (*Label, error) {
 	if err != nil {
 		return nil, err
 	}
-	return l, r.turn(&l.Meta, func(t volume.Turn, size [3]int) { l.Data = volume.Turned(t, l.Data, size) })
+	return l, r.reorient(&l.Meta, func(t volume.Reorientation, size [3]int) { l.Data = volume.Reorient(t, l.Data, size) })
 }
 
 // ReadCase reads the channel files of one case and stacks them in the order given (a 4-D file adds several). As in

@@ -170,7 +170,8 @@ func TestNumbersThatAreNone(t *testing.T) {
 func TestNIfTIOrientedByItsTransforms(t *testing.T) {
 	t.Parallel()
 	for at, want := range map[int]bool{252: true, 254: true, 38: false} {
-		m, _, err := imageio.ReadMeta(put(t, "a.nii.gz", zip(t, header(24, func(h []byte) { h[at] = 1; le.PutUint32(h[280:], math.Float32bits(1)) }))))
+		m, _, err := imageio.ReadMeta(put(t, "a.nii.gz", zip(t,
+			header(24, func(h []byte) { h[at] = 1; le.PutUint32(h[280:], math.Float32bits(1)) }))))
 		if err != nil || m.Oriented() != want {
 			t.Errorf("byte %d: oriented %v, %v", at, m.Oriented(), err)
 		}
@@ -193,7 +194,7 @@ func throughJSON(t *testing.T, m imageio.Meta) (out imageio.Meta) {
 func TestTurns(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
-		turn := volume.Turn{Axes: [3]int(rapid.Permutation([]int{0, 1, 2}).Draw(t, "axes"))}
+		turn := volume.Reorientation{Axes: [3]int(rapid.Permutation([]int{0, 1, 2}).Draw(t, "axes"))}
 		g := volume.NewGrid([3]int{}, [3]float64{})
 		for a := range 3 {
 			turn.Flip[a] = rapid.Bool().Draw(t, "flip")
@@ -207,7 +208,7 @@ func TestTurns(t *testing.T) {
 		for i := range data {
 			data[i] = i
 		}
-		h, turned := turn.Grid(g), volume.Turned(turn, data, g.Size)
+		h, turned := turn.Grid(g), volume.Reorient(turn, data, g.Size)
 		n := h.Size
 		for i, from := range turned {
 			a := place(h, i/(n[1]*n[2]), i/n[2]%n[1], i%n[2])
@@ -217,7 +218,7 @@ func TestTurns(t *testing.T) {
 			}
 		}
 		back := turn.Inverse()
-		if !slices.Equal(volume.Turned(back, turned, n), data) {
+		if !slices.Equal(volume.Reorient(back, turned, n), data) {
 			t.Fatal("the inverse does not undo the turn")
 		}
 		if r := back.Grid(h); r.Size != g.Size || r.Spacing != g.Spacing || !r.SameFrame(g) {
@@ -246,7 +247,7 @@ func TestRAS(t *testing.T) {
 				g.Affine[plane[0]][axis], g.Affine[plane[1]][axis] = cos*a-sin*b, sin*a+cos*b
 			}
 		}
-		turn := volume.Turn{Axes: [3]int(rapid.Permutation([]int{0, 1, 2}).Draw(t, "axes"))}
+		turn := volume.Reorientation{Axes: [3]int(rapid.Permutation([]int{0, 1, 2}).Draw(t, "axes"))}
 		for a := range 3 {
 			turn.Flip[a] = rapid.Bool().Draw(t, "flip")
 		}

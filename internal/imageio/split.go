@@ -47,7 +47,7 @@ func Split(path string, name func(volume int) string) (err error) {
 	return nil
 }
 
-// copyVolume writes the next volume of so many bytes, just as they are.
+// copyVolume copies the bytes of the next volume unchanged.
 func (s *niftiFile) copyVolume(to string, header []byte, bytes int64) error {
 	return atomicfile.Write(to, func(w io.Writer) error {
 		z, err := gzip.NewWriterLevel(w, zipLevel)

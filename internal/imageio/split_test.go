@@ -97,7 +97,8 @@ func TestSplitKeepsEverything(t *testing.T) {
 				r.Fatal(err)
 			}
 			same := func(a, b float32) bool { return math.Float32bits(a) == math.Float32bits(b) || a != a && b != b }
-			if one.Grid != whole.Grid || one.Dims != 3 || len(one.Channels) != 1 || !slices.EqualFunc(one.Channels[0], whole.Channels[c], same) {
+			if one.Grid != whole.Grid || one.Dims != 3 || len(one.Channels) != 1 ||
+				!slices.EqualFunc(one.Channels[0], whole.Channels[c], same) {
 				r.Errorf("volume %d is not channel %d of the whole", c, c)
 			}
 			a, b := *one.NIfTI, *whole.NIfTI

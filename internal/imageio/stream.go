@@ -340,11 +340,11 @@ func (s *source) word() (string, error) {
 	}
 }
 
-// reach steps forward to the byte at which so many bytes of voxels begin, and notices at once if a file that is not
-// packed ends before the last.
+// reach skips to the byte offset at which the voxels begin. Where the file is not compressed it fails at once if the
+// file is too short for the given bytes of voxels.
 func (s *source) reach(offset, bytes int64) error {
 	if need := offset + bytes; s.size >= 0 && s.size < need {
-		return fmt.Errorf("truncated: its header speaks of %d bytes, there are %d", need, s.size)
+		return fmt.Errorf("truncated: its header needs %d bytes, there are %d", need, s.size)
 	}
 	_, err := io.CopyN(io.Discard, s, offset-s.at)
 	if err == io.EOF {

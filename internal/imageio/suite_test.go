@@ -57,7 +57,8 @@ var suite = map[string]tested{
 			flat := pixels(1, 1, 2)
 			flat.Grid.Affine[2][2] = 0
 			out := map[string]error{}
-			for name, like := range map[string]imageio.Meta{"a.mhd": pixels(1, 1, 2), "a.nhdr": pixels(1, 1, 2), "flat.mha": flat, "flat.nrrd": flat} {
+			for name, like := range map[string]imageio.Meta{"a.mhd": pixels(1, 1, 2), "a.nhdr": pixels(1, 1, 2),
+				"flat.mha": flat, "flat.nrrd": flat} {
 				out[name] = imageio.WriteLabel(filepath.Join(dir, name), []int{0, 1}, like)
 			}
 			return out
@@ -86,7 +87,8 @@ var suite = map[string]tested{
 			broken := pixels(2, 1, 2)
 			broken.Grid.Spacing[1] = math.NaN()
 			return map[string]error{
-				"channels":    imageio.WriteFloat(filepath.Join(dir, "a.tif"), [][]float32{make([]float32, 4), make([]float32, 4)}, pixels(2, 1, 2)),
+				"channels": imageio.WriteFloat(filepath.Join(dir, "a.tif"),
+					[][]float32{make([]float32, 4), make([]float32, 4)}, pixels(2, 1, 2)),
 				"spacing NaN": imageio.WriteLabel(filepath.Join(dir, "a.tif"), make([]uint8, 4), broken),
 			}
 		},

@@ -121,7 +121,8 @@ func (s *tiffStream) open(path string) error {
 		return err
 	}
 	size := s.meta.Grid.Size
-	if unpacked := float64(size[0]) * float64(size[1]) * float64(size[2]) * float64(s.channels*s.sample); unpacked > maxPacking*float64(s.size) {
+	unpacked := float64(size[0]) * float64(size[1]) * float64(size[2]) * float64(s.channels*s.sample)
+	if unpacked > maxPacking*float64(s.size) {
 		return fmt.Errorf("damaged: it speaks of %.0f bytes of samples, more than any packing makes of %d bytes",
 			unpacked, s.size)
 	}

@@ -203,7 +203,8 @@ func TestSpacingBeside(t *testing.T) {
 			}
 			im, warnings, err := readCase([]string{path})
 			if c.fails != "" {
-				if err == nil || !strings.Contains(err.Error(), c.fails) || !strings.Contains(err.Error(), beside) || !strings.Contains(err.Error(), path) {
+				if err == nil || !strings.Contains(err.Error(), c.fails) || !strings.Contains(err.Error(), beside) ||
+					!strings.Contains(err.Error(), path) {
 					t.Errorf("error %v, want it to name both files and %q", err, c.fails)
 				}
 				return
@@ -216,7 +217,8 @@ func TestSpacingBeside(t *testing.T) {
 			}
 			if assumed := c.want == [3]float64{1, 1, 1}; assumed != (len(warnings) > 0) {
 				t.Errorf("warnings %v", warnings)
-			} else if assumed && (!strings.Contains(warnings[0], path) || !strings.Contains(warnings[0], strings.TrimSuffix(path, ".tif")+".json")) {
+			} else if assumed && (!strings.Contains(warnings[0], path) ||
+				!strings.Contains(warnings[0], strings.TrimSuffix(path, ".tif")+".json")) {
 				t.Errorf("the warning %q names neither %s nor the missing file", warnings[0], path)
 			}
 		})
@@ -228,7 +230,8 @@ func TestTIFFWriteRefuses(t *testing.T) {
 	dir := t.TempDir()
 	solid := imageio.Meta{Grid: volume.NewGrid([3]int{2, 1, 2}, [3]float64{1, 1, 1}), Dims: 3}
 	path := filepath.Join(dir, "a.tif")
-	if err := imageio.WriteFloat(path, [][]float32{make([]float32, 4), make([]float32, 4)}, solid); err == nil || !strings.Contains(err.Error(), "one channel") {
+	if err := imageio.WriteFloat(path, [][]float32{make([]float32, 4), make([]float32, 4)}, solid); err == nil ||
+		!strings.Contains(err.Error(), "one channel") {
 		t.Errorf("two channels: %v", err)
 	}
 	broken := solid

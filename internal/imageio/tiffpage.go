@@ -45,8 +45,9 @@ const (
 
 // refusedCompressions by their number.
 var refusedCompressions = map[uint64]string{
-	2: "CCITT", 3: "CCITT fax", 4: "CCITT fax", 6: "JPEG", 7: "JPEG", 34712: "JPEG 2000", 33003: "JPEG 2000", 33005: "JPEG 2000",
-	34887: "LERC", 34892: "JPEG", 34925: "LZMA", 34926: "Zstandard", 50000: "Zstandard", 34927: "WebP", 50001: "WebP", 50002: "JPEG XL", 52546: "JPEG XL",
+	2: "CCITT", 3: "CCITT fax", 4: "CCITT fax", 6: "JPEG", 7: "JPEG", 34892: "JPEG",
+	33003: "JPEG 2000", 33005: "JPEG 2000", 34712: "JPEG 2000", 50002: "JPEG XL", 52546: "JPEG XL",
+	34887: "LERC", 34925: "LZMA", 34926: "Zstandard", 50000: "Zstandard", 34927: "WebP", 50001: "WebP",
 }
 
 // maxPages bounds what is kept per page.
@@ -100,7 +101,7 @@ func (t *tiffFile) bytes(at, n int64) ([]byte, error) {
 	return b, nil
 }
 
-// number reads a number of so many bytes.
+// number decodes an unsigned integer of 1, 2, 4 or 8 bytes.
 func (t *tiffFile) number(b []byte) uint64 {
 	switch len(b) {
 	case 1:

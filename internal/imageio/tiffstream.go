@@ -129,7 +129,7 @@ func (t *tiffFile) tile(p *tiffPage, i int, need int64) (offset, size int64, err
 	return int64(v), int64(n), nil
 }
 
-// readTile appends so many rows and columns of a tile to dst, samples of less than a byte as bytes.
+// readTile appends rows × columns samples of a tile to dst, samples of less than a byte as bytes.
 func (s *tiffStream) readTile(dst []byte, p *tiffPage, i, rows, columns int) ([]byte, error) {
 	row := p.rowBytes()
 	need := int64(rows) * row

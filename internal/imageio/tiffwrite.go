@@ -189,7 +189,7 @@ func (t *tiffWriter) page(z int) error {
 	return t.write(slices.Concat(t.offset(entries, at), values, strips))
 }
 
-// strips deflates slice z and gives the sizes of its strips, of so many rows each.
+// strips deflates slice z. It returns the data, the size of each strip, and the number of rows in a strip.
 func (t *tiffWriter) strips(z int) (data []byte, sizes []int64, rows int, err error) {
 	line := t.size[2] * t.samples.Type.Bytes()
 	rows = min(max(stripBytes/line, 1), t.size[1])

@@ -41,7 +41,7 @@ type Dataset struct {
 	Spacings     *Spread       `json:"spacings_zyx_mm,omitempty"`
 	Orientations []Orientation `json:"orientations"` // the most frequent first
 	Fingerprint  bool          `json:"fingerprint"`  // dataset_fingerprint.json is there
-	Splits       int           `json:"splits"`       // folds of splits_final.json, 0 without
+	Folds        int           `json:"splits"`       // folds of splits_final.json, 0 without
 	Plans        []Plans       `json:"plans"`
 	Models       []Model       `json:"models"`
 	Problems     []Problem     `json:"problems"`
@@ -73,7 +73,7 @@ type Spread struct {
 	Max    [3]float64 `json:"max"`
 }
 
-// Orientation is where the axes x, y, z of so many images point to.
+// Orientation is where the axes x, y, z point to, and in how many images.
 type Orientation struct {
 	Code  string `json:"code"` // RAS, …; empty: the files do not tell
 	Cases int    `json:"cases"`
@@ -239,7 +239,8 @@ func look(ds *dataset.Dataset, c dataset.Case) (*seen, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &seen{grid: im.Grid, code: im.Orientation(), channels: make([]values, len(im.Channels)), labels: map[int32]int{}, ml: millilitres(label.Meta),
+	s := &seen{grid: im.Grid, code: im.Orientation(), channels: make([]values, len(im.Channels)),
+		labels: map[int32]int{}, ml: millilitres(label.Meta),
 		broken: ds.CheckCase(c, im, label)}
 	for ch, data := range im.Channels {
 		s.channels[ch].add(data)
@@ -358,7 +359,7 @@ func (d *Dataset) preprocessed(dir string) {
 			if splits, _, err := dataset.ReadSplits(path, nil); err != nil {
 				d.problem("", err)
 			} else {
-				d.Splits = len(splits)
+				d.Folds = len(splits)
 			}
 		case filepath.Ext(name) == ".json" && !e.IsDir() && name != dataset.FileName && holdsPlans(path):
 			p, err := plan.Read(path)

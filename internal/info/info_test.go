@@ -101,7 +101,8 @@ func TestDataset(t *testing.T) {
 	if d, err := ReadDataset(t.Context(), dir, Options{}); err != nil || d.Cases != 3 || d.Name != want.Name {
 		t.Errorf("by its folder: %+v, %v", d, err)
 	}
-	if _, err := ReadDataset(t.Context(), "Dataset008_None", Options{Roots: roots}); err == nil || !strings.Contains(err.Error(), "no dataset Dataset008_None") {
+	if _, err := ReadDataset(t.Context(), "Dataset008_None", Options{Roots: roots}); err == nil ||
+		!strings.Contains(err.Error(), "no dataset Dataset008_None") {
 		t.Errorf("a dataset that is not there: %v", err)
 	}
 }
@@ -149,7 +150,8 @@ func TestBrokenDataset(t *testing.T) {
 		told = append(told, p.Case+": "+p.Text)
 	}
 	all := strings.Join(told, "\n")
-	for _, want := range []string{"c0: " + image(0), "c1: ", label(1), "c2: " + label(2), "c3: " + image(3), "stray.nii.gz", "nnUNetPlans.json", "half.json", dataset.SplitsName} {
+	for _, want := range []string{"c0: " + image(0), "c1: ", label(1), "c2: " + label(2), "c3: " + image(3),
+		"stray.nii.gz", "nnUNetPlans.json", "half.json", dataset.SplitsName} {
 		if !strings.Contains(all, want) {
 			t.Errorf("%s is not told:\n%s", want, all)
 		}
@@ -189,19 +191,22 @@ func TestWork(t *testing.T) {
 	}
 	write(t, filepath.Join(s.Dir(), "c.case"), "damaged")
 	model := filepath.Join(roots.Results, "Dataset007_Boxes", "MaskSAM_Small__nnUNetPlans__3d_fullres")
-	for _, file := range []string{"fold_0/checkpoint_final", "fold_0/checkpoint_best", "fold_2/checkpoint_latest", "fold_all/checkpoint_final"} {
+	for _, file := range []string{"fold_0/checkpoint_final", "fold_0/checkpoint_best", "fold_2/checkpoint_latest",
+		"fold_all/checkpoint_final"} {
 		write(t, filepath.Join(model, file+".safetensors"), "")
 	}
 	d := look7(t, roots)
-	if d.Splits != 2 || len(d.Plans) != 1 || len(d.Plans[0].Configurations) != 2 {
+	if d.Folds != 2 || len(d.Plans) != 1 || len(d.Plans[0].Configurations) != 2 {
 		t.Fatalf("%+v", d)
 	}
 	heir := d.Plans[0].Configurations[1]
-	want := Configuration{"heir", []int{4, 8, 8}, 2, []float64{3, 1.5, 1.5}, []float64{8, 32, 32}, []string{"CTNormalization"}, "nnUNetPlans_3d_fullres", 2}
+	want := Configuration{"heir", []int{4, 8, 8}, 2, []float64{3, 1.5, 1.5}, []float64{8, 32, 32},
+		[]string{"CTNormalization"}, "nnUNetPlans_3d_fullres", 2}
 	if diff := cmp.Diff(want, heir); diff != "" {
 		t.Error(diff)
 	}
-	if diff := cmp.Diff([]Model{{"MaskSAM_Small", "nnUNetPlans", "3d_fullres", []string{"0", "all"}, []string{"2"}}}, d.Models); diff != "" {
+	if diff := cmp.Diff([]Model{{"MaskSAM_Small", "nnUNetPlans", "3d_fullres", []string{"0", "all"}, []string{"2"}}},
+		d.Models); diff != "" {
 		t.Error(diff)
 	}
 	if len(d.Problems) != 2 || !strings.Contains(d.Problems[0].Text, dataset.FileName) || d.Problems[1].Case != "c" {
@@ -245,7 +250,8 @@ func TestFileOfAnyValues(t *testing.T) {
 	value := rapid.OneOf(rapid.SampledFrom(special), rapid.Float32Range(-5, 5), rapid.SampledFrom([]float32{0, 1, 2, 3e9}))
 	rapid.Check(t, func(t *rapid.T) {
 		data := rapid.SliceOfN(value, 6, 6).Draw(t, "voxels")
-		if err := imageio.WriteFloat(path, [][]float32{data}, imageio.Meta{Grid: volume.NewGrid([3]int{1, 2, 3}, [3]float64{1, 1, 1}), Dims: 3}); err != nil {
+		if err := imageio.WriteFloat(path, [][]float32{data},
+			imageio.Meta{Grid: volume.NewGrid([3]int{1, 2, 3}, [3]float64{1, 1, 1}), Dims: 3}); err != nil {
 			t.Fatal(err)
 		}
 		f, err := ReadFile(path)

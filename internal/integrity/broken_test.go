@@ -90,7 +90,8 @@ func makeSound(dir string) error {
 		}
 		meta := imageio.Meta{Grid: g, Dims: 3}
 		for c, image := range images {
-			if err := imageio.WriteFloat(filepath.Join(dir, "imagesTr", fmt.Sprintf("c%d_%04d.nii.gz", i, c)), [][]float32{image}, meta); err != nil {
+			if err := imageio.WriteFloat(filepath.Join(dir, "imagesTr", fmt.Sprintf("c%d_%04d.nii.gz", i, c)),
+				[][]float32{image}, meta); err != nil {
 				return err
 			}
 		}
@@ -200,17 +201,20 @@ var faults = []struct {
 	{"no dataset.json", "DATASET_JSON_MISSING", dataset.FileName, func(b broken) { b.remove(dataset.FileName) }},
 	{"no JSON", "DATASET_JSON_INVALID", dataset.FileName, func(b broken) { b.write(dataset.FileName, "{") }},
 	{"a key is missing", "KEYS_MISSING", "numTraining", func(b broken) { b.json(`"numTraining": 8, `, "") }},
-	{"channel_names is a list", "CHANNEL_NAMES_INVALID", dataset.FileName, func(b broken) { b.json(`{"0": "T1", "1": "T2"}`, `["T1", "T2"]`) }},
+	{"channel_names is a list", "CHANNEL_NAMES_INVALID", dataset.FileName,
+		func(b broken) { b.json(`{"0": "T1", "1": "T2"}`, `["T1", "T2"]`) }},
 	{"numTraining is a word", "NUM_TRAINING_INVALID", "eight", func(b broken) { b.json(`8`, `"eight"`) }},
 	{"file_ending is a number", "FILE_ENDING_INVALID", dataset.FileName, func(b broken) { b.json(`".nii.gz"`, `7`) }},
 	{"a label is a fraction", "LABELS_INVALID", "tumour", func(b broken) { b.json(`"tumour": 3`, `"tumour": 2.5`) }},
 	{"no background", "BACKGROUND_MISSING", "background", func(b broken) { b.json(`"background"`, `"outside"`) }},
-	{"background is not 0", "BACKGROUND_NOT_ZERO", "background is 1", func(b broken) { b.json(`"background": 0, "left kidney": 1`, `"background": 1, "left kidney": 0`) }},
+	{"background is not 0", "BACKGROUND_NOT_ZERO", "background is 1",
+		func(b broken) { b.json(`"background": 0, "left kidney": 1`, `"background": 1, "left kidney": 0`) }},
 	{"background is a list", "BACKGROUND_NOT_SCALAR", "background", func(b broken) { b.json(`"background": 0`, `"background": [0]`) }},
 	{"a gap in the labels", "LABELS_NOT_CONSECUTIVE", "before 4", func(b broken) { b.json(`"tumour": 3`, `"tumour": 4`) }},
 	{"ignore is too high", "IGNORE_NOT_HIGHEST", "ignore", func(b broken) { b.json(`"tumour": 3`, `"tumour": 3, "ignore": 5`) }},
 	{"ignore is a list", "IGNORE_NOT_INT", "ignore", func(b broken) { b.json(`"tumour": 3`, `"tumour": 3, "ignore": [4]`) }},
-	{"regions without their order", "REGIONS_ORDER_MISSING", "regions_class_order", func(b broken) { b.json(`"tumour": 3`, `"tumour": [1, 3]`) }},
+	{"regions without their order", "REGIONS_ORDER_MISSING", "regions_class_order",
+		func(b broken) { b.json(`"tumour": 3`, `"tumour": [1, 3]`) }},
 	{"too few in the regions' order", "REGIONS_ORDER_LENGTH", "2 entries for 3", func(b broken) {
 		b.json(`"tumour": 3}`, `"tumour": [1, 3]}, "regions_class_order": [1, 2]`)
 	}},
@@ -277,15 +281,18 @@ var faults = []struct {
 	}},
 	{"a channel twice", "CHANNEL_DUPLICATE", "channel 0001 (T2) is equal to channel 0000 (T1)", func(b broken) { b.copy(c3[0], c3[1]) }},
 	{"channels of two sizes", "CHANNEL_SHAPE_MISMATCH", "case c3, imagesTr/c3_0001.nii.gz", func(b broken) { b.shrink(c3[1]) }},
-	{"channels of two spacings", "CHANNEL_SPACING_MISMATCH", "case c3, imagesTr/c3_0001.nii.gz", func(b broken) { b.grid(rescale(1.1, 1, 1), c3[1]) }},
-	{"channels of two directions", "CHANNEL_DIRECTION_MISMATCH", "axis y points posterior, in imagesTr/c3_0000.nii.gz anterior", func(b broken) {
-		b.grid(func(g *volume.Grid) { g.Affine[1][1] *= -1 }, c3[1])
-	}},
+	{"channels of two spacings", "CHANNEL_SPACING_MISMATCH", "case c3, imagesTr/c3_0001.nii.gz",
+		func(b broken) { b.grid(rescale(1.1, 1, 1), c3[1]) }},
+	{"channels of two directions", "CHANNEL_DIRECTION_MISMATCH",
+		"axis y points posterior, in imagesTr/c3_0000.nii.gz anterior", func(b broken) {
+			b.grid(func(g *volume.Grid) { g.Affine[1][1] *= -1 }, c3[1])
+		}},
 	{"channels of two origins", "CHANNEL_ORIGIN_MISMATCH", "case c3, imagesTr/c3_0001.nii.gz", func(b broken) {
 		b.grid(func(g *volume.Grid) { g.Affine[2][3] += 3 }, c3[1])
 	}},
 	{"a label of another size", "SHAPE_MISMATCH", "case c3, labelsTr/c3.nii.gz", func(b broken) { b.shrink(c3[2]) }},
-	{"a label of another spacing", "SPACING_MISMATCH", "case c3, labelsTr/c3.nii.gz", func(b broken) { b.grid(rescale(1, 1, 1.001), c3[2]) }},
+	{"a label of another spacing", "SPACING_MISMATCH", "case c3, labelsTr/c3.nii.gz",
+		func(b broken) { b.grid(rescale(1, 1, 1.001), c3[2]) }},
 	{"a label of another direction", "DIRECTION_MISMATCH", "axis x by 10°, axis y by 10°", func(b broken) {
 		b.grid(func(g *volume.Grid) {
 			sin, cos := math.Sincos(math.Pi / 18)
@@ -324,10 +331,12 @@ var faults = []struct {
 	}},
 	{"centimetres", "SPACING_OUTLIER", "0.25 mm along z, the median is 2.5", func(b broken) { b.grid(rescale(.1, .1, .1), c3...) }},
 	{"slices far apart", "SPACING_OUTLIER", "10 mm along z, the median is 2.5", func(b broken) { b.grid(rescale(4, 1, 1), c3...) }},
-	{"spacing on the wrong axis", "SPACING_OUTLIER", "[1.5 1.5 2.5] mm, the median [2.5 1.5 1.5]", func(b broken) { b.grid(rescale(1.5/2.5, 1, 2.5/1.5), c3...) }},
+	{"spacing on the wrong axis", "SPACING_OUTLIER", "[1.5 1.5 2.5] mm, the median [2.5 1.5 1.5]",
+		func(b broken) { b.grid(rescale(1.5/2.5, 1, 2.5/1.5), c3...) }},
 	{"a mirrored label", "LABEL_MIRRORED", "mirrored left to right (axis x)", func(b broken) { b.mirror(c3[2]) }},
 	{"a mirrored image", "LABEL_MIRRORED", "case c3", func(b broken) { b.mirror(c3[:2]...) }},
-	{"image and label mirrored", "SIDES_SWAPPED", "right kidney lies 18.1 mm to the left of left kidney", func(b broken) { b.mirror(c3...) }},
+	{"image and label mirrored", "SIDES_SWAPPED", "right kidney lies 18.1 mm to the left of left kidney",
+		func(b broken) { b.mirror(c3...) }},
 	{"left and right confused", "SIDES_SWAPPED", "case c3", func(b broken) {
 		b.edit(c3[2], func(im *imageio.Image) {
 			for i, v := range im.Channels[0] {
@@ -349,7 +358,8 @@ var faults = []struct {
 		b.grid(func(g *volume.Grid) { *g = meta.Grid }, "labelsTr/c6.nii.gz")
 	}},
 	{"a listed file is missing", "FILE_MISSING", "imagesTr/nowhere_0000.nii.gz", func(b broken) {
-		b.json(`"numTraining": 8`, `"numTraining": 1, "dataset": {"c3": {"images": ["imagesTr/nowhere_0000.nii.gz", "imagesTr/c3_0001.nii.gz"], "label": "labelsTr/c3.nii.gz"}}`)
+		b.json(`"numTraining": 8`,
+			`"numTraining": 1, "dataset": {"c3": {"images": ["imagesTr/nowhere_0000.nii.gz", "imagesTr/c3_0001.nii.gz"], "label": "labelsTr/c3.nii.gz"}}`)
 	}},
 	{"a listed case without a label", "DATASET_ENTRY_INVALID", `case "c3"`, func(b broken) {
 		b.json(`"numTraining": 8`, `"numTraining": 1, "dataset": {"c3": {"images": ["imagesTr/c3_0000.nii.gz"]}}`)
@@ -360,7 +370,8 @@ var faults = []struct {
 }
 
 func severity(code string) dataset.Severity {
-	for _, mere := range []string{"READER_UNKNOWN", "FILE_PASSED_OVER", "LABEL_WITHOUT_IMAGE", "CASE_NAME_COLLISION", "CHANNEL_GAP", "IMAGE_INF", "IMAGE_CONSTANT",
+	for _, mere := range []string{"READER_UNKNOWN", "FILE_PASSED_OVER", "LABEL_WITHOUT_IMAGE", "CASE_NAME_COLLISION",
+		"CHANNEL_GAP", "IMAGE_INF", "IMAGE_CONSTANT",
 		"CHANNEL_DUPLICATE", "CHANNEL_DIRECTION_MISMATCH", "CHANNEL_ORIGIN_MISMATCH", "DIRECTION_MISMATCH", "ORIGIN_MISMATCH", "BACKGROUND_ONLY",
 		"LABEL_NEVER_USED", "ORIENTATION_INCONSISTENT", "NON_ORTHONORMAL", "SPACING_CONTRADICTION", "SPACING_OUTLIER", "LABEL_MIRRORED",
 		"SIDES_SWAPPED", "DUPLICATE_IMAGE", "DUPLICATE_LABEL"} {
@@ -443,7 +454,8 @@ func TestFaultsAtOnce(t *testing.T) {
 	for _, f := range report.Findings {
 		got = append(got, strings.TrimSpace(f.Case+" "+f.Code))
 	}
-	want := []string{"CASE_COUNT", "c0 LABEL_MISSING", "c3 IMAGE_NAN", "c3 SPACING_MISMATCH", "c4 CHANNEL_COUNT", "c6 LABEL_VALUE", "c7 UNREADABLE", "c5 LABEL_MIRRORED"}
+	want := []string{"CASE_COUNT", "c0 LABEL_MISSING", "c3 IMAGE_NAN", "c3 SPACING_MISMATCH", "c4 CHANNEL_COUNT",
+		"c6 LABEL_VALUE", "c7 UNREADABLE", "c5 LABEL_MIRRORED"}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)
 	}
@@ -485,7 +497,8 @@ func TestCheckStopsHalfway(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithCancel(t.Context())
 	s := &stopper{Reporter: progress.Nop, cancel: cancel}
-	if report, err := Check(ctx, sound(t), Options{Work: work.Work{Workers: 2, Progress: s}}); !errors.Is(err, context.Canceled) || report != nil {
+	if report, err := Check(ctx, sound(t), Options{Work: work.Work{Workers: 2, Progress: s}}); !errors.Is(err,
+		context.Canceled) || report != nil {
 		t.Errorf("a stopped check gave %v, %v", report, err)
 	}
 	if s.cases < 1 || s.cases > 5 {

@@ -60,10 +60,12 @@ func (c *checker) examine(k dataset.Case, s *seen, seed maphash.Seed) (found []*
 		for _, data := range im.Channels {
 			h := digest(seed, data)
 			if constant(data) {
-				add("IMAGE_CONSTANT", dataset.Warning, path, "replace the image, or leave the case out", "%s is %v everywhere", c.d.ChannelName(channels), data[0])
+				add("IMAGE_CONSTANT", dataset.Warning, path, "replace the image, or leave the case out",
+					"%s is %v everywhere", c.d.ChannelName(channels), data[0])
 				blank++
 			} else if twin := slices.Index(hashes, h); twin >= 0 {
-				add("CHANNEL_DUPLICATE", dataset.Warning, path, "replace the one that is a copy", "%s is equal to %s", c.d.ChannelName(channels), c.d.ChannelName(twin))
+				add("CHANNEL_DUPLICATE", dataset.Warning, path, "replace the one that is a copy", "%s is equal to %s",
+					c.d.ChannelName(channels), c.d.ChannelName(twin))
 			}
 			hashes = append(hashes, h)
 			channels++
@@ -74,9 +76,11 @@ func (c *checker) examine(k dataset.Case, s *seen, seed maphash.Seed) (found []*
 		}
 		switch a, b := whole.Grid, im.Grid; {
 		case a.Size != b.Size:
-			add("CHANNEL_SHAPE_MISMATCH", dataset.Error, path, "resample the channels onto one grid", "the channel has %v voxels (z, y, x), %s has %v", b.Size, whole.Path, a.Size)
+			add("CHANNEL_SHAPE_MISMATCH", dataset.Error, path, "resample the channels onto one grid",
+				"the channel has %v voxels (z, y, x), %s has %v", b.Size, whole.Path, a.Size)
 		case !a.SameGrid(b):
-			add("CHANNEL_SPACING_MISMATCH", dataset.Error, path, "correct the header", "the channel's spacing is %v (z, y, x), that of %s is %v", b.Spacing, whole.Path, a.Spacing)
+			add("CHANNEL_SPACING_MISMATCH", dataset.Error, path, "correct the header",
+				"the channel's spacing is %v (z, y, x), that of %s is %v", b.Spacing, whole.Path, a.Spacing)
 		default:
 			if what, text := frames(im.Meta, whole.Meta); what != "" {
 				add("CHANNEL_"+what+"_MISMATCH", dataset.Warning, path, "correct the header", "%s", text)
@@ -95,7 +99,8 @@ func (c *checker) examine(k dataset.Case, s *seen, seed maphash.Seed) (found []*
 		}
 		found = append(found, c.voxels(k, whole)...)
 	case fourth != "":
-		add("IMAGE_DIMENSIONS", dataset.Error, fourth, "write one three-dimensional file per channel", "the file has four dimensions; with it the case has %d channels, dataset.json names %d", channels, want)
+		add("IMAGE_DIMENSIONS", dataset.Error, fourth, "write one three-dimensional file per channel",
+			"the file has four dimensions; with it the case has %d channels, dataset.json names %d", channels, want)
 	default:
 		found = append(found, c.d.ChannelCount(k.ID, k.Images, channels))
 	}
@@ -108,7 +113,8 @@ func (c *checker) examine(k dataset.Case, s *seen, seed maphash.Seed) (found []*
 		var err error
 		var no *imageio.LabelError
 		if label, err = c.reader.ReadLabel(k.Label); errors.As(err, &no) {
-			add("LABEL_VALUE", dataset.Error, k.Label, "write whole numbers", "voxel (z, y, x) = %v is %v, which is no label", no.Voxel, no.Value)
+			add("LABEL_VALUE", dataset.Error, k.Label, "write whole numbers",
+				"voxel (z, y, x) = %v is %v, which is no label", no.Voxel, no.Value)
 		} else if err != nil {
 			unreadable(k.Label, err)
 		} else {
@@ -122,7 +128,8 @@ func (c *checker) examine(k dataset.Case, s *seen, seed maphash.Seed) (found []*
 	var box volume.Box
 	s.labels, box = regions(label.Data, label.Grid.Size)
 	if b := s.labels[0]; b != nil && b.n == len(label.Data) {
-		add("BACKGROUND_ONLY", dataset.Warning, k.Label, "leave the case out if nothing is to be learnt from it", "the label map holds only background")
+		add("BACKGROUND_ONLY", dataset.Warning, k.Label, "leave the case out if nothing is to be learnt from it",
+			"the label map holds only background")
 	} else {
 		s.label = digest(seed, label.Data)
 	}
@@ -139,12 +146,13 @@ func (c *checker) examine(k dataset.Case, s *seen, seed maphash.Seed) (found []*
 		return found
 	}
 	if !whole.Grid.SameGrid(label.Grid) {
-		add("SPACING_MISMATCH", dataset.Error, k.Label, "correct the header", "the label map's spacing is %v (z, y, x), that of %s is %v", label.Grid.Spacing, whole.Path, whole.Grid.Spacing)
+		add("SPACING_MISMATCH", dataset.Error, k.Label, "correct the header",
+			"the label map's spacing is %v (z, y, x), that of %s is %v", label.Grid.Spacing, whole.Path, whole.Grid.Spacing)
 	}
 	if what, text := frames(label.Meta, whole.Meta); what != "" {
-		add(what+"_MISMATCH", dataset.Warning, k.Label, "correct the header, or turn the voxels", "%s", text)
+		add(what+"_MISMATCH", dataset.Warning, k.Label, "correct the header, or reorient the voxels", "%s", text)
 	}
-	if s.orientation == "" { // axes that do not span space, which geometry told of
+	if s.orientation == "" { // the axes do not span space; geometry has reported it
 		return found
 	}
 	s.grid, s.placed, s.oriented = label.Grid, true, oriented(label.Meta)
@@ -153,7 +161,8 @@ func (c *checker) examine(k dataset.Case, s *seen, seed maphash.Seed) (found []*
 	var asIs, asFlip float64
 	if flip, asIs, asFlip, s.mirrored = mirrored(whole, label, box, int32(ignore), sideways(label.Grid)); s.mirrored {
 		add("LABEL_MIRRORED", dataset.Warning, k.Label, "look at the case: turn the voxels of the label map or of the image",
-			"the label map seems to be mirrored %s: its borders then lie on steps of the image (%.1f standard deviations above chance; as it is %.1f)",
+			"the label map seems to be mirrored %s: its borders then lie on steps of the image (%.1f standard "+
+				"deviations above chance; as it is %.1f)",
 			ways(flip, s.orientation), asFlip, asIs)
 	}
 	return found

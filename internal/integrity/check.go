@@ -48,7 +48,8 @@ type checker struct {
 func (c *checker) add(found ...*dataset.Finding) { c.found = append(c.found, found...) }
 
 func (c *checker) warn(code, id string, files []string, remedy, format string, args ...any) {
-	c.add(&dataset.Finding{Code: code, Severity: dataset.Warning, Case: id, Files: files, Remedy: remedy, Text: fmt.Sprintf(format, args...)})
+	c.add(&dataset.Finding{Code: code, Severity: dataset.Warning, Case: id, Files: files, Remedy: remedy,
+		Text: fmt.Sprintf(format, args...)})
 }
 
 // describe checks all that can be known without opening an image, and lists the cases.
@@ -68,7 +69,8 @@ func (c *checker) describe() []dataset.Case {
 		c.add(f)
 	}
 	if text, err := os.ReadFile(c.path); err == nil && pyjson.HasBOM(text) {
-		c.warn("JSON_BOM", "", []string{c.path}, "save the file as UTF-8 without it", "the file begins with a byte order mark, at which nnU-Net's Python stops")
+		c.warn("JSON_BOM", "", []string{c.path}, "save the file as UTF-8 without it",
+			"the file begins with a byte order mark, at which nnU-Net's Python stops")
 	}
 	if known := imageio.Readers(); d.Reader != "" && !slices.Contains(known, d.Reader) {
 		c.warn("READER_UNKNOWN", "", []string{c.path}, "correct or remove overwrite_image_reader_writer",
@@ -83,7 +85,7 @@ func (c *checker) describe() []dataset.Case {
 	} else {
 		cases = c.folders()
 	}
-	// As nnU-Net, by the first image; one that cannot be opened is told with its case.
+	// nnU-Net chooses by the first image; one that cannot be opened is reported with its case.
 	example := ""
 	if len(cases) > 0 {
 		if _, _, err := imageio.ReadMeta(cases[0].Images[0]); err == nil {
@@ -120,7 +122,8 @@ func (c *checker) declared() []dataset.Case {
 		}
 	}
 	if len(missing) > 0 {
-		c.add(&dataset.Finding{Code: "FILE_MISSING", Severity: dataset.Error, Files: missing, Text: `the entry "dataset" of dataset.json names files that do not exist`, Remedy: "correct the paths or add the files"})
+		c.add(&dataset.Finding{Code: "FILE_MISSING", Severity: dataset.Error, Files: missing,
+			Text: `the entry "dataset" of dataset.json names files that do not exist`, Remedy: "correct the paths or add the files"})
 	}
 	c.count(cases)
 	c.collisions(cases)
@@ -130,7 +133,8 @@ func (c *checker) declared() []dataset.Case {
 // count checks the list of cases against dataset.json and against splits that lie beside it.
 func (c *checker) count(cases []dataset.Case) {
 	if n := len(cases); c.d.NumTraining >= 0 && n != c.d.NumTraining {
-		c.add(dataset.NewFinding("CASE_COUNT", c.path, "correct numTraining or add the missing cases", "found %d cases, numTraining is %d", n, c.d.NumTraining))
+		c.add(dataset.NewFinding("CASE_COUNT", c.path, "correct numTraining or add the missing cases",
+			"found %d cases, numTraining is %d", n, c.d.NumTraining))
 	}
 	path := filepath.Join(c.d.Dir, dataset.SplitsName)
 	if _, err := os.Stat(path); err != nil {
@@ -150,7 +154,8 @@ func (c *checker) collisions(cases []dataset.Case) {
 	for _, k := range cases {
 		folded := strings.ToLower(k.ID)
 		if other, ok := first[folded]; ok {
-			c.warn("CASE_NAME_COLLISION", k.ID, nil, "rename one of them", "the ids %s and %s differ only in upper and lower case", other, k.ID)
+			c.warn("CASE_NAME_COLLISION", k.ID, nil, "rename one of them",
+				"the ids %s and %s differ only in upper and lower case", other, k.ID)
 			continue
 		}
 		first[folded] = k.ID
@@ -162,7 +167,7 @@ func (c *checker) folders() []dataset.Case {
 	labelDir := filepath.Join(c.d.Dir, "labelsTr")
 	labels, labelErr := os.ReadDir(labelDir)
 	if labelErr != nil {
-		c.add(dataset.NewFinding("LABELS_TR_MISSING", labelDir, "put the label maps there", "%s", dataset.FolderFault(labelErr)))
+		c.add(dataset.NewFinding("LABELS_TR_MISSING", labelDir, "put the label maps there", "%s", dataset.FolderProblem(labelErr)))
 	}
 	cases, err := c.d.Cases()
 	badNames := false
@@ -205,7 +210,8 @@ func (c *checker) folders() []dataset.Case {
 	c.passedOver(labelDir, known)
 	for _, e := range labels {
 		if strings.HasSuffix(e.Name(), c.d.FileEnding) && !known[e.Name()] && !badNames {
-			c.warn("LABEL_WITHOUT_IMAGE", "", []string{filepath.Join(labelDir, e.Name())}, "remove it or add the images", "the label map belongs to no image")
+			c.warn("LABEL_WITHOUT_IMAGE", "", []string{filepath.Join(labelDir, e.Name())},
+				"remove it or add the images", "the label map belongs to no image")
 		}
 	}
 	return cases
@@ -219,16 +225,18 @@ func misnamed(k dataset.Case, labels []os.DirEntry, known map[string]bool) (name
 		switch {
 		case ending == "" || e.IsDir() || known[e.Name()]:
 		case stem == k.ID:
-			return e.Name(), "which has another file ending than the images", "convert the label maps to the images' format, or rename them if only the ending is wrong"
+			return e.Name(), "which has another file ending than the images", "convert the label maps to the images' " +
+				"format, or rename them if only the ending is wrong"
 		case strings.HasPrefix(stem, k.ID+"_") && len(stem) == len(k.ID)+5 && strings.Trim(stem[len(k.ID)+1:], "0123456789") == "":
-			return e.Name(), "whose name has a channel number, which only images have", "rename the label maps: the case and the file ending, no channel number"
+			return e.Name(), "whose name has a channel number, which only images have", "rename the label maps: the " +
+				"case and the file ending, no channel number"
 		}
 	}
 	return "", "", ""
 }
 
 // passedOver warns of images in a folder that have another ending than the dataset's and so are no part of it; those
-// that are known have been told of.
+// that are known have been reported.
 func (c *checker) passedOver(dir string, known map[string]bool) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
@@ -242,7 +250,8 @@ func (c *checker) passedOver(dir string, known map[string]bool) {
 		}
 	}
 	if len(files) > 0 {
-		c.warn("FILE_PASSED_OVER", "", files, "convert or rename them, or remove them", "%d images do not end in %q, dataset.json's file_ending, and are passed over", len(files), c.d.FileEnding)
+		c.warn("FILE_PASSED_OVER", "", files, "convert or rename them, or remove them",
+			"%d images do not end in %q, dataset.json's file_ending, and are passed over", len(files), c.d.FileEnding)
 	}
 }
 
@@ -279,7 +288,8 @@ func (c *checker) duplicates(cases []dataset.Case, all []seen) {
 		if s.image != 0 {
 			first, ok := images[s.image]
 			if copied = ok; copied {
-				c.warn("DUPLICATE_IMAGE", cases[i].ID, cases[i].Images, "remove one of the cases", "the images of %s and %s are equal", cases[first].ID, cases[i].ID)
+				c.warn("DUPLICATE_IMAGE", cases[i].ID, cases[i].Images, "remove one of the cases",
+					"the images of %s and %s are equal", cases[first].ID, cases[i].ID)
 			} else {
 				images[s.image] = i
 			}
@@ -290,7 +300,8 @@ func (c *checker) duplicates(cases []dataset.Case, all []seen) {
 	}
 	for i, s := range all {
 		if same := labels[s.label]; len(same) > 1 && same[0] != i && slices.Contains(same, i) && 4*len(same) <= len(all) {
-			c.warn("DUPLICATE_LABEL", cases[i].ID, []string{cases[i].Label}, "correct the one that is a copy", "the label maps of %s and %s are equal, their images are not", cases[same[0]].ID, cases[i].ID)
+			c.warn("DUPLICATE_LABEL", cases[i].ID, []string{cases[i].Label}, "correct the one that is a copy",
+				"the label maps of %s and %s are equal, their images are not", cases[same[0]].ID, cases[i].ID)
 		}
 	}
 }
@@ -316,6 +327,7 @@ func (c *checker) unused(all []seen) {
 		}
 	}
 	if len(unused) > 0 {
-		c.warn("LABEL_NEVER_USED", "", []string{c.path}, "remove the labels, or correct the label maps", "no label map holds %s", strings.Join(unused, ", "))
+		c.warn("LABEL_NEVER_USED", "", []string{c.path}, "remove the labels, or correct the label maps",
+			"no label map holds %s", strings.Join(unused, ", "))
 	}
 }

@@ -112,7 +112,8 @@ func empty(t *testing.T, names ...string) string {
 	for _, sub := range []string{"imagesTr", "labelsTr"} {
 		b.check(os.Mkdir(b.path(sub), 0o777))
 	}
-	b.write(dataset.FileName, `{"channel_names": {"0": "T1", "1": "T2"}, "labels": {"background": 0, "a": 1}, "numTraining": 2, "file_ending": ".nii.gz"}`)
+	b.write(dataset.FileName,
+		`{"channel_names": {"0": "T1", "1": "T2"}, "labels": {"background": 0, "a": 1}, "numTraining": 2, "file_ending": ".nii.gz"}`)
 	for _, name := range names {
 		b.write(name, "")
 	}

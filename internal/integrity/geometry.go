@@ -87,7 +87,9 @@ func skew(m imageio.Meta) string {
 			}
 		}
 	}
-	return strings.Join(out, ", ") + ", not at right angles: ITK, and with it nnU-Net's default reader, refuses such a file; here its voxels are used as if they were right"
+	return strings.Join(out, ", ") +
+		", not at right angles: ITK, and with it nnU-Net's default reader, refuses such a file; here its voxels are " +
+		"used as if they were right"
 }
 
 // contradiction tells of an affine whose columns are not as long as the spacing.
@@ -101,7 +103,8 @@ func contradiction(m imageio.Meta) string {
 			by = math.Hypot(by, m.Grid.Affine[row][axis])
 		}
 		if math.Abs(by-spacing) > 1e-3*spacing {
-			return fmt.Sprintf("the spacing along %c is %.4g mm, but %.4g mm by the file's transform; the former is used", axisNames[axis], spacing, by)
+			return fmt.Sprintf("the spacing along %c is %.4g mm, but %.4g mm by the file's transform; the former is "+
+				"used", axisNames[axis], spacing, by)
 		}
 	}
 	return ""
@@ -124,7 +127,8 @@ func (c *checker) orientations(cases []dataset.Case, all []seen) string {
 	})
 	for _, i := range order {
 		if code := all[i].orientation; code != "" && code != usual {
-			c.warn("ORIENTATION_INCONSISTENT", cases[i].ID, cases[i].Images, "turn all images to one orientation: voxels are used as they are stored",
+			c.warn("ORIENTATION_INCONSISTENT", cases[i].ID, cases[i].Images,
+				"bring all images to one orientation: voxels are used as they are stored",
 				"%s (%s, not %s)", volume.Differing(code, usual, fmt.Sprintf("in most cases (%d of %d)", n, of)), code, usual)
 		}
 	}
@@ -176,14 +180,16 @@ func (c *checker) spacings(cases []dataset.Case, all []seen, usual string) {
 			continue
 		}
 		for _, i := range out {
-			far[i] = append(far[i], fmt.Sprintf("%.4g mm along %c, the median is %.4g", all[i].spacing[axis], axisNames[2-axis], typical[axis]))
+			far[i] = append(far[i], fmt.Sprintf("%.4g mm along %c, the median is %.4g", all[i].spacing[axis],
+				axisNames[2-axis], typical[axis]))
 		}
 	}
 	for _, i := range read {
 		s := all[i]
 		switch {
 		case s.orientation == usual && swapped(s.spacing, typical):
-			c.warn("SPACING_OUTLIER", cases[i].ID, cases[i].Images, remedy, "the spacing (z, y, x) is %.4g mm, the median %.4g: axes seem to be swapped", s.spacing, typical)
+			c.warn("SPACING_OUTLIER", cases[i].ID, cases[i].Images, remedy,
+				"the spacing (z, y, x) is %.4g mm, the median %.4g: axes seem to be swapped", s.spacing, typical)
 		case far[i] != nil:
 			c.warn("SPACING_OUTLIER", cases[i].ID, cases[i].Images, remedy, "the spacing is %s", strings.Join(far[i], "; "))
 		}

@@ -111,7 +111,8 @@ func elsewhere(size [3]int) (out []placement) {
 
 // mirrored tells along which array axes the label map must be mirrored to fit the image, and how far map and mirrored
 // map stand out. right is the array axis that runs left-right.
-func mirrored(im *imageio.Image, label *imageio.Label, box volume.Box, ignore int32, right int) (flip [3]bool, asIs, asFlip float64, found bool) {
+func mirrored(im *imageio.Image, label *imageio.Label, box volume.Box, ignore int32, right int) (flip [3]bool, asIs,
+	asFlip float64, found bool) {
 	size := im.Grid.Size
 	steps := borders(label.Data, size, box, ignore)
 	others := elsewhere(size)
@@ -396,7 +397,8 @@ func (c *checker) sides(cases []dataset.Case, all []seen) {
 			side = "right"
 		}
 		if !named[worst.pair] {
-			text = fmt.Sprintf(", unlike in %d of %d cases", max(toRight[worst.pair], toLeft[worst.pair]), toRight[worst.pair]+toLeft[worst.pair])
+			text = fmt.Sprintf(", unlike in %d of %d cases", max(toRight[worst.pair], toLeft[worst.pair]),
+				toRight[worst.pair]+toLeft[worst.pair])
 		}
 		c.warn("SIDES_SWAPPED", cases[i].ID, slices.Concat(cases[i].Images, []string{cases[i].Label}),
 			"look at the case: names of labels, voxels or header may be mirrored",

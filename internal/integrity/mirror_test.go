@@ -17,11 +17,11 @@ import (
 
 // flipped is an array mirrored along some axes.
 func flipped[T volume.Sample](data []T, size [3]int, axes ...int) []T {
-	t := volume.Turn{Axes: [3]int{0, 1, 2}}
+	t := volume.Reorientation{Axes: [3]int{0, 1, 2}}
 	for _, a := range axes {
 		t.Flip[a] = true
 	}
-	return volume.Turned(t, data, size)
+	return volume.Reorient(t, data, size)
 }
 
 // TestMirroredHippocampi mirrors the label maps, and the images, of real cases: hardly one may pass, none of the sound ones
@@ -96,7 +96,8 @@ func TestUnrelatedLabels(t *testing.T) {
 			}
 		}
 		_, box := regions(labels, size)
-		if _, _, _, found := mirrored(&imageio.Image{Meta: meta, Channels: [][]float32{image}}, &imageio.Label{Meta: meta, Data: labels}, box, -1, 2); found {
+		if _, _, _, found := mirrored(&imageio.Image{Meta: meta, Channels: [][]float32{image}},
+			&imageio.Label{Meta: meta, Data: labels}, box, -1, 2); found {
 			suspected++
 		}
 	}
@@ -118,7 +119,8 @@ func TestMirroredDegenerate(t *testing.T) {
 			image := make([]float32, meta.Grid.Len())
 			image[0] = fill
 			_, box := regions(labels, size)
-			if _, _, _, found := mirrored(&imageio.Image{Meta: meta, Channels: [][]float32{image}}, &imageio.Label{Meta: meta, Data: labels}, box, -1, 2); found {
+			if _, _, _, found := mirrored(&imageio.Image{Meta: meta, Channels: [][]float32{image}},
+				&imageio.Label{Meta: meta, Data: labels}, box, -1, 2); found {
 				t.Errorf("%v, %v: suspected", size, fill)
 			}
 		}
@@ -164,7 +166,8 @@ func around(x float64) *region {
 func sideWarnings(t *testing.T, a, b string, oriented bool, places [][2]float64) (ids []string) {
 	t.Helper()
 	dir := t.TempDir()
-	broken{t, dir}.write(dataset.FileName, fmt.Sprintf(`{"channel_names": {"0": "CT"}, "labels": {"background": 0, %q: 1, %q: 2}, "numTraining": 1, "file_ending": ".nii.gz"}`, a, b))
+	broken{t, dir}.write(dataset.FileName,
+		fmt.Sprintf(`{"channel_names": {"0": "CT"}, "labels": {"background": 0, %q: 1, %q: 2}, "numTraining": 1, "file_ending": ".nii.gz"}`, a, b))
 	d, err := dataset.Read(dir)
 	if err != nil {
 		t.Fatal(err)

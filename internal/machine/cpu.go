@@ -13,8 +13,8 @@ import (
 
 // CPU is a processor.
 type CPU struct {
-	Model string          // the architecture where the model is not told
-	Flags map[string]bool // instruction sets by Linux's names, such as avx2; empty where they are not told
+	Model string          // the architecture where Linux names no model
+	Flags map[string]bool // instruction sets by Linux's names, such as avx2; empty where Linux lists none
 }
 
 // Processor is the first processor of this machine.

@@ -10,7 +10,8 @@ import (
 )
 
 func TestBytesText(t *testing.T) {
-	for text, want := range map[string]Bytes{"8GB": 8e9, "8gib": 8 << 30, "8": 8e9, "0.5": 5e8, " 1.5 TB ": 1.5e12, "512MiB": 512 << 20, "100b": 100, "3 KB": 3000} {
+	for text, want := range map[string]Bytes{"8GB": 8e9, "8gib": 8 << 30, "8": 8e9, "0.5": 5e8, " 1.5 TB ": 1.5e12,
+		"512MiB": 512 << 20, "100b": 100, "3 KB": 3000} {
 		var b Bytes
 		if err := b.UnmarshalText([]byte(text)); err != nil || b != want {
 			t.Errorf("%q is %d, %v; want %d", text, b, err, want)
@@ -58,6 +59,15 @@ func TestMemory(t *testing.T) {
 			"sys/fs/cgroup/a/memory.current":   file("3000000000\n"),
 			"sys/fs/cgroup/a/memory.stat":      file("anon 7\ninactive_file 500000000\n"),
 		}, 1500000000, 4000000000},
+		"address space": {fstest.MapFS{
+			"proc/self/limits": file("Limit                     Soft Limit           Hard Limit           Units     \n" +
+				"Max address space         6144000000           unlimited            bytes     \n"),
+			"proc/self/status": file("Name:\tmasksam\nVmPeak:\t 2000000 kB\nVmSize:\t 1000000 kB\n"),
+		}, 6144000000 - 1000000<<10, 6144000000},
+		"no limit of address space": {fstest.MapFS{
+			"proc/self/limits": file("Max address space         unlimited            unlimited            bytes     \n"),
+			"proc/self/status": file("VmSize:\t 1000000 kB\n"),
+		}, 10000000 << 10, 24000000 << 10},
 		"version 2 in a container": {fstest.MapFS{
 			"proc/self/cgroup":             file("0::/host/path\n"),
 			"sys/fs/cgroup/memory.max":     file("2000000000\n"),

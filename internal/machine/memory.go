@@ -95,13 +95,14 @@ func Resident() Bytes {
 }
 
 // Free is the memory that can still be had without swapping: what Linux says is available, or less where a control group
-// (a container) of this process leaves less. Page cache that can be dropped counts as free.
+// (a container) of this process or its limit of address space (ulimit -v) leaves less. Page cache that can be dropped counts
+// as free.
 func Free() (Bytes, error) {
 	free, _, err := memory(os.DirFS("/"))
 	return free, err
 }
 
-// Total is the memory of this machine, or less where a control group of this process may have less.
+// Total is the memory of this machine, or less where a control group of this process, or the process, may have less.
 func Total() (Bytes, error) {
 	_, total, err := memory(os.DirFS("/"))
 	return total, err
@@ -118,6 +119,9 @@ func memory(root fs.FS) (free, total Bytes, err error) {
 		return 0, 0, errors.New("free memory: /proc/meminfo lacks MemAvailable or MemTotal")
 	}
 	free, total = Bytes(available<<10), Bytes(all<<10)
+	if most, used, limited := addressSpace(root); limited {
+		free, total = min(free, max(most-used, 0)), min(total, most)
+	}
 	for g := range groups(root, "memory") {
 		limit, usage, cache := "memory.max", "memory.current", "inactive_file"
 		if !g.unified {
@@ -133,6 +137,26 @@ func memory(root fs.FS) (free, total Bytes, err error) {
 		}
 	}
 	return free, total, nil
+}
+
+// addressSpace is the limit of this process's address space, and what it uses.
+func addressSpace(root fs.FS) (most, used Bytes, limited bool) {
+	limits, _ := fs.ReadFile(root, "proc/self/limits")
+	for line := range strings.Lines(string(limits)) {
+		values, ok := strings.CutPrefix(line, "Max address space")
+		f := strings.Fields(values)
+		if !ok || len(f) == 0 {
+			continue
+		}
+		n, err := strconv.ParseInt(f[0], 10, 64)
+		if err != nil { // unlimited
+			return 0, 0, false
+		}
+		status, _ := fs.ReadFile(root, "proc/self/status")
+		kB, ok := entry(string(status), "VmSize:")
+		return Bytes(n), Bytes(kB << 10), ok
+	}
+	return 0, 0, false
 }
 
 // group is a control group that this process is in, directly or by one below.

@@ -24,7 +24,7 @@ type Config struct {
 	DepthAxis sam.DepthAxis `json:"depth_axis"`
 	Generator Generator     `json:"generator"`
 	Decoder   sam.Decoder   `json:"decoder"`
-	// Head turns the low-resolution masks (4 per token edge) into H×W logits;
+	// Head upsamples the low-resolution masks (4 per token edge) into H×W logits;
 	// empty: bilinear interpolation to the canvas, then to H×W.
 	Head []Layer `json:"head"`
 
@@ -37,7 +37,7 @@ type Config struct {
 	// AuxLogits says what the losses of the auxiliary masks see: "reference" their sigmoid used as if it were a logit
 	// (the published code squashes twice), "raw" the real logits.
 	AuxLogits AuxLogits `json:"aux_logits"`
-	// TrainAll trains every parameter; else SAM's own are frozen (section 1).
+	// TrainAll trains every parameter; else SAM's own are frozen (docs/network.md).
 	TrainAll bool `json:"train_all"`
 }
 
@@ -120,7 +120,8 @@ func (c Config) Validate() error {
 	for _, v := range []struct {
 		name string
 		n    int
-	}{{"frames", c.Frames}, {"height", c.Height}, {"width", c.Width}, {"channels", c.Channels}, {"queries", c.Queries}, {"generator stages", len(c.Generator.Stages)}} {
+	}{{"frames", c.Frames}, {"height", c.Height}, {"width", c.Width}, {"channels", c.Channels},
+		{"queries", c.Queries}, {"generator stages", len(c.Generator.Stages)}} {
 		if v.n <= 0 {
 			return fmt.Errorf("network: %s is %d, must be positive", v.name, v.n)
 		}
@@ -129,11 +130,13 @@ func (c Config) Validate() error {
 		return fmt.Errorf("network: classes is %d, must be at least 2 (background and one label)", c.Classes)
 	}
 	if c.Classes > maxClasses {
-		return fmt.Errorf("network: the dataset has %d label classes, background included, of which at most %d can be trained; merge or leave out labels", c.Classes, maxClasses)
+		return fmt.Errorf("network: the dataset has %d label classes, background included, of which at most %d can "+
+			"be trained; merge or leave out labels", c.Classes, maxClasses)
 	}
 	f := upscale(c.Stem)
 	if c.Height*f%c.Encoder.Patch != 0 || c.Width*f%c.Encoder.Patch != 0 {
-		return fmt.Errorf("network: a frame of %d×%d (stem: ×%d) is not a multiple of the encoder's patch %d", c.Height, c.Width, f, c.Encoder.Patch)
+		return fmt.Errorf("network: a frame of %d×%d (stem: ×%d) is not a multiple of the encoder's patch %d", c.Height,
+			c.Width, f, c.Encoder.Patch)
 	}
 	h, w := c.Tokens()
 	if gh, gw := c.Encoder.Grid(); h > gh || w > gw {
@@ -161,7 +164,8 @@ func (c Config) Validate() error {
 	}
 	for i, st := range c.Generator.Stages {
 		if st.Width <= 0 || st.Convs < 1 || i > 0 && st.Convs < 2 || !odd(st.Kernel) {
-			return fmt.Errorf("network: generator stage %d has width %d, %d convs and kernel %v; width must be positive, kernels odd, convs at least 1, after the first stage 2", i, st.Width, st.Convs, st.Kernel)
+			return fmt.Errorf("network: generator stage %d has width %d, %d convs and kernel %v; width must be "+
+				"positive, kernels odd, convs at least 1, after the first stage 2", i, st.Width, st.Convs, st.Kernel)
 		}
 	}
 	if c.NormEps <= 0 || c.Slope < 0 {
@@ -181,7 +185,8 @@ func (c Config) Validate() error {
 	}
 	up := 1 << (stages - 1)
 	if h*up != c.Height || w*up != c.Width {
-		return fmt.Errorf("network: the generator's %d stages turn %d×%d tokens into %d×%d, not %d×%d", stages, h, w, h*up, w*up, c.Height, c.Width)
+		return fmt.Errorf("network: the generator's %d stages turn %d×%d tokens into %d×%d, not %d×%d", stages, h, w,
+			h*up, w*up, c.Height, c.Width)
 	}
 	if len(c.Head) > 0 {
 		if k := 4 * upscale(c.Head); h*k != c.Height || w*k != c.Width {

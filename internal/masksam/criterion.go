@@ -308,7 +308,7 @@ func (c *Criterion) maskLosses(s *torch.Scope, x, t *torch.Tensor, norm float64,
 }
 
 // uncertain picks points (P, n, 2) for logits x (P, 1, H, W): of Oversample·n random ones the Importance share with the
-// smallest |logit|, the rest drawn anew (PointRend's rule).
+// smallest |logit|, the rest drawn again (PointRend's rule).
 func (c *Criterion) uncertain(s *torch.Scope, x *torch.Tensor, u Uniform) *torch.Tensor {
 	n := x.Dim(0)
 	pool := int(float64(c.loss.Points) * c.loss.Oversample)

@@ -146,7 +146,7 @@ func TestSemseg(t *testing.T) {
 			Classes: s.Float32s(torch.CPU, []float32{0, 0, 0, 40, 0, 0}, 1, 2, 3),
 			Masks:   s.Float32s(torch.CPU, []float32{0, -100, 100, 0}, 1, 2, 1, 2),
 		}
-		v := o.Semseg(s, 1)
+		v := o.ClassScores(s, 1)
 		// query 0: thirds, masks ½ and 0; query 1: class 0 alone, masks 1 and ½
 		want := []float32{1.0/6 + 1, 0.5, 1.0 / 6, 0}
 		for i, g := range v.Float32s() {

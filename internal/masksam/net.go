@@ -135,7 +135,8 @@ type features struct {
 func (n *Net) features(s *torch.Scope, x *torch.Tensor, probe sam.Probe) features {
 	c := n.Config
 	if want := []int{c.Channels, c.Frames, c.Height, c.Width}; x.Rank() != 5 || !slices.Equal(x.Shape()[1:], want) {
-		panic(&torch.Error{Op: "Forward", Shapes: [][]int{x.Shape()}, Msg: fmt.Sprintf("the network takes (B, C, T, H, W) with (C, T, H, W) = %v", want)})
+		panic(&torch.Error{Op: "Forward", Shapes: [][]int{x.Shape()},
+			Msg: fmt.Sprintf("the network takes (B, C, T, H, W) with (C, T, H, W) = %v", want)})
 	}
 	x = n.stem.forward(s, x)
 	probe.See("first_conv", x)
@@ -178,9 +179,9 @@ func (n *Net) decode(s *torch.Scope, f features, p Prompts, probe sam.Probe) *Ou
 	return out
 }
 
-// Semseg returns the score volume (B, K, T, H, W) for a batch of B patches: Σ_q softmax(class)[q, :K]·sigmoid(mask)[q].
+// ClassScores returns the score volume (B, K, T, H, W) for a batch of B patches: Σ_q softmax(class)[q, :K]·sigmoid(mask)[q].
 // These are scores in [0, Q], not logits, and must never be soft-maxed (docs/network.md §5).
-func (o *Output) Semseg(s *torch.Scope, batch int) *torch.Tensor {
+func (o *Output) ClassScores(s *torch.Scope, batch int) *torch.Tensor {
 	s = s.Autocast(torch.Float32)
 	p := s.Softmax(s.To(o.Classes, torch.Float32), -1)
 	k := p.Dim(-1) - 1
@@ -191,7 +192,7 @@ func (o *Output) Semseg(s *torch.Scope, batch int) *torch.Tensor {
 	return s.Permute(v, 0, 2, 1, 3, 4)
 }
 
-// auxBoxes turns the box head's maps g (B·T, Q, 2, 2) and the auxiliary masks into boxes (B·T, Q, 4), the mean of the
+// auxBoxes converts the box head's maps g (B·T, Q, 2, 2) and the auxiliary masks into boxes (B·T, Q, 4), the mean of the
 // head's box and the tight box of the binarised mask, and returns the binarised masks as well (float32, no gradient).
 func auxBoxes(s *torch.Scope, g, masks *torch.Tensor) (boxes, hard *torch.Tensor) {
 	g = s.To(g, torch.Float32)

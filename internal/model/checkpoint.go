@@ -10,6 +10,7 @@ import (
 
 	"masksam/internal/checkpoint"
 	"masksam/internal/recipe"
+	"masksam/internal/volume"
 )
 
 // Names of a run's checkpoints, without ending.
@@ -37,6 +38,8 @@ type Meta struct {
 	Configuration string        `json:"configuration"`
 	Fold          string        `json:"fold"`
 	Recipe        recipe.Recipe `json:"recipe"` // resolved: its name and plans are the model's, its network is the one to build
+	// Orientations count the images of the dataset by where their axes point; none: the checkpoint does not tell.
+	Orientations volume.Orientations `json:"orientations,omitempty"`
 }
 
 // CheckpointPath is the file of a checkpoint in a fold's folder. name is checkpoint_final or the like; nnU-Net's ending

@@ -196,7 +196,7 @@ func (m *Model) Close() {
 	}
 }
 
-// checkpoints are the files of the folds that are asked for.
+// checkpoints are the checkpoint files of the given folds.
 func checkpoints(dir string, folds []string, name string) (paths []string, err error) {
 	trained := "none"
 	if all := TrainedFolds(dir, name); len(all) > 0 {

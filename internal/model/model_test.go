@@ -38,11 +38,13 @@ func TestFind(t *testing.T) {
 		{"synapse", "", "no trained model"},
 		{"", "nnUNetPlans", "MaskSAM_Small__mine__3d_fullres"}, // the error lists what is there
 	} {
-		if _, err := Find(Query{Roots: roots, Dataset: "27", Trainer: c.trainer, Plans: c.plans, Configuration: "3d_fullres"}); err == nil || !strings.Contains(err.Error(), c.want) {
+		if _, err := Find(Query{Roots: roots, Dataset: "27", Trainer: c.trainer, Plans: c.plans,
+			Configuration: "3d_fullres"}); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%+v: error %v", c, err)
 		}
 	}
-	if _, err := Find(Query{Roots: dataset.Roots{Raw: root}, Dataset: "27", Configuration: "3d_fullres"}); err == nil || !strings.Contains(err.Error(), "nnUNet_results") {
+	if _, err := Find(Query{Roots: dataset.Roots{Raw: root}, Dataset: "27", Configuration: "3d_fullres"}); err == nil ||
+		!strings.Contains(err.Error(), "nnUNet_results") {
 		t.Errorf("without a results folder: %v", err)
 	}
 }
@@ -97,7 +99,8 @@ func TestFolds(t *testing.T) {
 			t.Errorf("folds %v of %s: %v; want %s", c.folds, c.name, err, c.want)
 		}
 	}
-	for fold, ok := range map[string]bool{"0": true, "12": true, "all": true, "": false, "01": false, "-1": false, "+1": false, "1.0": false, "ALL": false} {
+	for fold, ok := range map[string]bool{"0": true, "12": true, "all": true, "": false, "01": false, "-1": false,
+		"+1": false, "1.0": false, "ALL": false} {
 		if err := CheckFold(fold); (err == nil) != ok {
 			t.Errorf("fold %q: %v", fold, err)
 		}
@@ -128,7 +131,8 @@ func TestOpenCheckpoint(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.Close()
-	if meta.Fold != "3" || meta.Recipe.Name != r.Name || !slices.Equal(meta.Recipe.Train.Augment.Mirror, []int{2}) || *meta.Recipe.Train.Augment.Rotate != *r.Train.Augment.Rotate {
+	if meta.Fold != "3" || meta.Recipe.Name != r.Name || !slices.Equal(meta.Recipe.Train.Augment.Mirror, []int{2}) ||
+		*meta.Recipe.Train.Augment.Rotate != *r.Train.Augment.Rotate {
 		t.Errorf("read %+v", meta)
 	}
 	for want, spoil := range map[string]func(){
@@ -139,7 +143,8 @@ func TestOpenCheckpoint(t *testing.T) {
 		"there is none":        func() { os.Remove(path) },
 	} {
 		spoil()
-		if f, err := OpenCheckpoint(path, &meta); err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), path) {
+		if f, err := OpenCheckpoint(path, &meta); err == nil || !strings.Contains(err.Error(), want) ||
+			!strings.Contains(err.Error(), path) {
 			t.Errorf("%v; want %s", err, want)
 			if err == nil {
 				f.Close()

@@ -2,7 +2,7 @@ package ndimage
 
 import "math"
 
-// Label is what a label map may be held in.
+// Label is an element type of label maps.
 type Label interface {
 	~int8 | ~uint8 | ~int16 | ~uint16 | ~int32 | ~float32
 }

@@ -240,7 +240,7 @@ func columns[D, S number](dst []D, src []S, t *taps, width, lo, hi int, buf []fl
 	return buf
 }
 
-// transpose writes src, rows × cols, turned into dst.
+// transpose writes the transpose of src, rows × cols, to dst.
 func transpose[D, S number](dst []D, src []S, rows, cols int) {
 	const block = 16
 	for i0 := 0; i0 < rows; i0 += block {

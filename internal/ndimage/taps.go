@@ -9,7 +9,7 @@ type taps struct {
 	count   int // 1, 2 or 4
 	first   []int
 	weights []float64
-	spline  bool // the line is to be turned into B-spline coefficients first
+	spline  bool // the line is converted to B-spline coefficients first
 }
 
 // newTaps are the taps of an interpolation of order 0, 1 or 3: result k lies at (k+½)·n/m−½.
@@ -60,7 +60,7 @@ func (t *taps) reach() int { return t.count / 2 }
 // pole of the cubic B-spline's filter.
 var pole = math.Sqrt(3) - 2
 
-// prefilter turns w lines side by side (element i of line j is c[i·w+j]) into B-spline coefficients, as if the edge
+// prefilter converts w lines side by side (element i of line j is c[i·w+j]) to B-spline coefficients, as if the edge
 // values went on for ever. scikit-image goes on for 12 elements and mirrors the line there, which differs by pole^24,
 // 2e-14 of the values. There must be two rows or more.
 func prefilter(c []float64, rows, w int) {

@@ -73,7 +73,8 @@ func (p *Params) Load(src Source) error {
 			return fmt.Errorf("load parameter %s: %w", q.Name, err)
 		}
 		if want := q.Value.Shape(); fmt.Sprint(shape) != fmt.Sprint(want) {
-			return fmt.Errorf("load parameter %s: the file has shape %v, the network %v; was it trained with another configuration?", q.Name, shape, want)
+			return fmt.Errorf("load parameter %s: the file has shape %v, the network %v; was it trained with another "+
+				"configuration?", q.Name, shape, want)
 		}
 		q.Value.CopyFrom32(data)
 	}

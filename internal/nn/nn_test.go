@@ -103,7 +103,8 @@ func TestLoad(t *testing.T) {
 			t.Errorf("the loaded layer gives %v, want 5 and 6", got)
 		}
 		shapes["a.bias"] = []int{1, 2}
-		if err := p.Load(source); err == nil || !strings.Contains(err.Error(), "a.bias") || !strings.Contains(err.Error(), "[1 2]") || !strings.Contains(err.Error(), "[2]") {
+		if err := p.Load(source); err == nil || !strings.Contains(err.Error(), "a.bias") ||
+			!strings.Contains(err.Error(), "[1 2]") || !strings.Contains(err.Error(), "[2]") {
 			t.Errorf("another shape: %v", err)
 		}
 		delete(files, "a.bias")
@@ -177,7 +178,8 @@ func TestConvs(t *testing.T) {
 		var p Params
 		defer p.Free()
 		b := NewBuilder(s, &p, torch.CPU, 1, func(string) bool { return true })
-		flat, deep := s.Float32s(torch.CPU, make([]float32, 2*6*8), 1, 2, 6, 8), s.Float32s(torch.CPU, make([]float32, 2*3*4*5), 1, 2, 3, 4, 5)
+		flat, deep := s.Float32s(torch.CPU, make([]float32, 2*6*8), 1, 2, 6, 8), s.Float32s(torch.CPU,
+			make([]float32, 2*3*4*5), 1, 2, 3, 4, 5)
 		for name, c := range map[string]struct {
 			got  *torch.Tensor
 			want []int

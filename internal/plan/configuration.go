@@ -171,11 +171,13 @@ func newConfiguration(name string, doc *pyjson.Object) (*Configuration, error) {
 		errs = append(errs, fmt.Errorf("spacing %v, patch_size %v and batch_size %d must be above 0", c.Spacing, c.PatchSize, c.BatchSize))
 	}
 	if len(c.Normalization) != len(c.UseMask) || len(c.Normalization) == 0 {
-		errs = append(errs, fmt.Errorf("%d normalization_schemes, but %d entries of use_mask_for_norm", len(c.Normalization), len(c.UseMask)))
+		errs = append(errs, fmt.Errorf("%d normalization_schemes, but %d entries of use_mask_for_norm",
+			len(c.Normalization), len(c.UseMask)))
 	}
 	for key, r := range map[string]Resampling{"data": c.Data, "seg": c.Seg, "probabilities": c.Probabilities} {
 		if !known(r.Order) || !known(r.OrderZ) || r.IsSeg && max(r.Order, r.OrderZ) > 1 {
-			errs = append(errs, fmt.Errorf("resampling_fn_%s_kwargs: order %d with order_z %d: images take 0, 1 or 3, labels 0 or 1", key, r.Order, r.OrderZ))
+			errs = append(errs, fmt.Errorf("resampling_fn_%s_kwargs: order %d with order_z %d: images take 0, 1 or "+
+				"3, labels 0 or 1", key, r.Order, r.OrderZ))
 		}
 	}
 	return c, errors.Join(errs...)
@@ -208,7 +210,8 @@ func (c *Configuration) Stages() (kernels [][3]int, convs []int, err error) {
 		} `json:"arch_kwargs"`
 	}
 	if err := pyjson.Decode(c.Architecture, &network); err != nil {
-		return nil, nil, fmt.Errorf("configuration %s: the kernels and convolutions of its architecture are no lists of whole numbers", c.Name)
+		return nil, nil, fmt.Errorf("configuration %s: the kernels and convolutions of its architecture are no lists "+
+			"of whole numbers", c.Name)
 	}
 	for _, k := range network.Args.Kernels {
 		if len(k) != 3 {

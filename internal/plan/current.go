@@ -15,9 +15,10 @@ import (
 )
 
 // CurrentFingerprint is the fingerprint at path, unless it does not describe the dataset any more or clean asks for a new
-// one: then it is extracted and written there, with a file beside it that stands for the dataset's files.
+// one: then it is extracted and written there, with a file beside it that holds the digest of the
+// dataset's files.
 func CurrentFingerprint(ctx context.Context, ds *dataset.Dataset, path string, clean bool, opt FingerprintOptions) (*Fingerprint, error) {
-	now := identity(ds)
+	now := filesDigest(ds)
 	if !clean {
 		fp, err := ReadFingerprint(path)
 		switch why := ""; {
@@ -41,18 +42,18 @@ func CurrentFingerprint(ctx context.Context, ds *dataset.Dataset, path string, c
 	return fp, atomicfile.WriteBytes(sourcesPath(path), []byte(now+"\n"))
 }
 
-// sourcesPath is the file beside a fingerprint that stands for the files that it was extracted from.
+// sourcesPath is the file beside a fingerprint with the digest of the files that it was extracted from.
 func sourcesPath(fingerprint string) string {
 	return strings.TrimSuffix(fingerprint, filepath.Ext(fingerprint)) + ".sources"
 }
 
-// identity stands for the dataset's files; empty where some are not at hand.
-func identity(ds *dataset.Dataset) string {
+// filesDigest is the digest of the dataset's files, empty where some are missing.
+func filesDigest(ds *dataset.Dataset) string {
 	cases, err := ds.Cases()
 	if err != nil {
 		return ""
 	}
-	id, err := dataset.Identity(cases)
+	id, err := dataset.FilesDigest(cases)
 	if err != nil {
 		return ""
 	}
@@ -60,7 +61,7 @@ func identity(ds *dataset.Dataset) string {
 }
 
 // stale says why a fingerprint does not describe the dataset (any more), where nnU-Net would take it all the same; empty
-// if it does, or if the images are not at hand. now is the dataset's identity. A fingerprint that another program wrote is
+// if it does, or if the images are missing. now is the digest of its files. A fingerprint that another program wrote is
 // stale if a file of the dataset is newer.
 func stale(ds *dataset.Dataset, fp *Fingerprint, path, now string) (why string, err error) {
 	made, err := os.Stat(path)
@@ -77,12 +78,12 @@ func stale(ds *dataset.Dataset, fp *Fingerprint, path, now string) (why string, 
 	if n := len(fp.Intensity); n != len(ds.Channels) {
 		return fmt.Sprintf("it is of %d channels, the dataset has %d", n, len(ds.Channels)), nil
 	}
-	held, err := os.ReadFile(sourcesPath(path))
+	then, err := os.ReadFile(sourcesPath(path))
 	switch {
 	case now == "":
 		return "", nil
 	case err == nil:
-		if strings.TrimSpace(string(held)) != now {
+		if strings.TrimSpace(string(then)) != now {
 			return "files of the dataset have changed", nil
 		}
 		return "", nil

@@ -49,7 +49,7 @@ func TestStaleFingerprint(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if why, err := stale(ds, fp, path, identity(ds)); err != nil || (why == "") != (want == "") || !strings.Contains(why, want) {
+		if why, err := stale(ds, fp, path, filesDigest(ds)); err != nil || (why == "") != (want == "") || !strings.Contains(why, want) {
 			t.Errorf("stale: %q, %v; want %q", why, err, want)
 		}
 	}
@@ -63,7 +63,7 @@ func TestStaleFingerprint(t *testing.T) {
 	check("newer")
 
 	// Beside a fingerprint of this program's making lies what it was made from: older files are found out as well.
-	if err := os.WriteFile(sourcesPath(path), []byte(identity(ds)+"\n"), 0o666); err != nil {
+	if err := os.WriteFile(sourcesPath(path), []byte(filesDigest(ds)+"\n"), 0o666); err != nil {
 		t.Fatal(err)
 	}
 	check("")

@@ -72,7 +72,7 @@ func ExtractFingerprint(ctx context.Context, ds *dataset.Dataset, opt Fingerprin
 		if d.total() == 0 {
 			return nil, errors.New("extract fingerprint: no case has a foreground voxel (a label above 0)")
 		}
-		// With a case without foreground NumPy's concatenation turns to float64.
+		// With a case without foreground NumPy's concatenation becomes float64.
 		var i Intensity
 		if wide {
 			i, err = describe[float64](ctx, d, report)

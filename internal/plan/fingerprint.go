@@ -104,7 +104,8 @@ func (fp *Fingerprint) check(channels int) error {
 	case len(fp.Shapes) == 0 || len(fp.Shapes) != len(fp.Spacings):
 		return fmt.Errorf("fingerprint: %d shapes and %d spacings of cases", len(fp.Shapes), len(fp.Spacings))
 	case len(fp.Intensity) != channels:
-		return fmt.Errorf("fingerprint: intensities of %d channels, but the dataset has %d: extract the fingerprint again", len(fp.Intensity), channels)
+		return fmt.Errorf("fingerprint: intensities of %d channels, but the dataset has %d: extract the fingerprint "+
+			"again", len(fp.Intensity), channels)
 	}
 	for i := range fp.Shapes {
 		for a := range 3 {

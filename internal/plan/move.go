@@ -14,7 +14,7 @@ import (
 )
 
 // Reader names the class that nnU-Net reads a dataset's files with: chosen by the first case, or, where the images are
-// not at hand (a kept fingerprint is enough to plan), by the file ending.
+// missing (a kept fingerprint is enough to plan), by the file ending.
 func Reader(ds *dataset.Dataset) (string, error) {
 	example := ""
 	if cases, err := ds.Cases(); err == nil {
@@ -31,7 +31,8 @@ func Reader(ds *dataset.Dataset) (string, error) {
 // the same number of channels.
 func MoveTo(source *Plans, target *dataset.Dataset, name, plansName string) (*Plans, error) {
 	if n := len(target.Channels); n != len(source.Intensity) {
-		return nil, fmt.Errorf("move plans: %s has %d channels, %s of %s are for %d", name, n, source.PlansName, source.DatasetName, len(source.Intensity))
+		return nil, fmt.Errorf("move plans: %s has %d channels, %s of %s are for %d", name, n, source.PlansName,
+			source.DatasetName, len(source.Intensity))
 	}
 	cases, err := target.Cases()
 	if err != nil {

@@ -71,7 +71,8 @@ func TestPlansLikeNNUNet(t *testing.T) {
 	for _, chain := range []string{"901_SynthAniso", "902_SynthRegionsIgnore", "903_Synth2D", "904_Hippo10"} {
 		rows = append(rows, row{Dataset: "chain/Dataset" + chain, Plans: "nnUNetPlans.json", raw: "raw"})
 	}
-	for chain, spacing := range map[string][]float64{"902_SynthRegionsIgnore/nnUNetPlans_sp08.json": {0.8, 0.9, 0.8}, "904_Hippo10/nnUNetPlans_resamp.json": {1.5, 1.0, 0.8}} {
+	for chain, spacing := range map[string][]float64{"902_SynthRegionsIgnore/nnUNetPlans_sp08.json": {0.8, 0.9, 0.8},
+		"904_Hippo10/nnUNetPlans_resamp.json": {1.5, 1.0, 0.8}} {
 		dir, file := filepath.Split(chain)
 		r := row{Dataset: "chain/Dataset" + strings.TrimSuffix(dir, "/"), Plans: file, raw: "raw"}
 		r.Kwargs.Spacing = spacing
@@ -317,8 +318,9 @@ func TestMakeRefuses(t *testing.T) {
 		"GPU memory": {{GPUMemoryGB: nan}, {GPUMemoryGB: inf}, {GPUMemoryGB: -1}, {GPUMemoryGB: 1e308}},
 		"three numbers": {{Spacing: []float64{inf, 1, 1}}, {Spacing: []float64{1, nan, 1}}, {Spacing: []float64{1, 1, 0}},
 			{Spacing: []float64{1, 1, -1}}, {Spacing: []float64{1, 1}}},
-		"2^40 voxels": {{Spacing: []float64{1e-6, 1e-6, 1e-6}}, {Spacing: []float64{1e-300, 1, 1}}, {Spacing: []float64{1e-300, 1e-300, 1e-300}}},
-		"of no use":   {{Spacing: []float64{1, 1, 1e300}}, {Spacing: []float64{1e308, 1e308, 1e308}}},
+		"2^40 voxels": {{Spacing: []float64{1e-6, 1e-6, 1e-6}}, {Spacing: []float64{1e-300, 1, 1}},
+			{Spacing: []float64{1e-300, 1e-300, 1e-300}}},
+		"cannot be used": {{Spacing: []float64{1, 1, 1e300}}, {Spacing: []float64{1e308, 1e308, 1e308}}},
 	} {
 		for _, o := range options {
 			if _, err := Make(ds, "Dataset001_A", fp, o); err == nil || !strings.Contains(err.Error(), want) {
@@ -334,7 +336,8 @@ func TestCheckName(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	for _, name := range []string{"", "../evil", "a/b", `a\b`, ".hidden", "..", "a__b", "_a", "a_", "dataset", "dataset_fingerprint", "splits_final"} {
+	for _, name := range []string{"", "../evil", "a/b", `a\b`, ".hidden", "..", "a__b", "_a", "a_", "dataset",
+		"dataset_fingerprint", "splits_final"} {
 		if CheckName(name) == nil {
 			t.Errorf("plans may be named %q", name)
 		}
@@ -349,7 +352,7 @@ func TestKeepFrom(t *testing.T) {
 	old.configurations().Set("mine", pyjson.NewObject("inherits_from", "3d_fullres", "batch_size", 9))
 	old.configurations().Set("3d_lowres", pyjson.NewObject("inherits_from", "3d_fullres"))
 	old.configurations().Set("3d_cascade_fullres", pyjson.NewObject("inherits_from", "3d_fullres", "previous_stage", "3d_lowres"))
-	p.KeepFrom(old)
+	p.AddMissing(old)
 	if d := cmp.Diff([]string{"2d", "3d_fullres", "mine"}, p.Configurations()); d != "" {
 		t.Error(d)
 	}

@@ -48,7 +48,7 @@ const (
 	lowresThreshold = 0.25 // share of the median image that a full-resolution patch must cover
 	lowresStep      = 1.03 // growth of the spacing in search of the low resolution
 
-	// What is beyond these, far from any dataset and machine, is a slip of the pen.
+	// Larger values fit no dataset and no machine: they are typing errors.
 	maxMemoryGB = 10_000
 	maxVoxels   = 1 << 40 // of the median image
 )
@@ -62,7 +62,7 @@ var (
 	normOp         = map[int]string{2: "torch.nn.modules.instancenorm.InstanceNorm2d", 3: "torch.nn.modules.instancenorm.InstanceNorm3d"}
 )
 
-// Options are what a user may ask of a planner. The zero value asks for nnU-Net's defaults.
+// Options choose a planner and its targets. The zero value means nnU-Net's defaults.
 type Options struct {
 	Planner           string    // one of Planners
 	PlansName         string    // default: the planner's
@@ -72,7 +72,7 @@ type Options struct {
 	Reader            string // image_reader_writer; default: by overwrite_image_reader_writer and file_ending
 }
 
-// complete checks what is asked for and gives the rest its default.
+// complete checks the options and fills in defaults.
 func (opt Options) complete() (Options, planner, error) {
 	if opt.Planner == "" {
 		opt.Planner = DefaultPlanner
@@ -97,7 +97,7 @@ func (opt Options) complete() (Options, planner, error) {
 	return opt, p, CheckName(opt.PlansName)
 }
 
-// Check reports what no dataset can be planned with.
+// Check reports options that are wrong for every dataset.
 func (opt Options) Check() error {
 	_, _, err := opt.complete()
 	return err
@@ -130,7 +130,7 @@ func Make(ds *dataset.Dataset, name string, fp *Fingerprint, opt Options) (*Plan
 	}
 	for _, c := range made.Configurations() {
 		if _, err := made.Configuration(c); err != nil {
-			return nil, fmt.Errorf("these plans would be of no use: %w", err)
+			return nil, fmt.Errorf("these plans cannot be used: %w", err)
 		}
 	}
 	return made, nil
@@ -310,7 +310,8 @@ func (j *job) configuration(name string, spacing, median []float64, voxels float
 		smaller := t.shrink(spacing, axis)
 		if slices.Min(smaller.patch) < 1 || product(smaller.patch) >= product(t.patch) {
 			if j.err == nil {
-				j.err = fmt.Errorf("plan %s: not even a patch of %v fits into %v GB; raise the GPU memory target", name, t.patch, j.opt.GPUMemoryGB)
+				j.err = fmt.Errorf("plan %s: not even a patch of %v fits into %v GB; raise the GPU memory target", name,
+					t.patch, j.opt.GPUMemoryGB)
 			}
 			break
 		}
@@ -360,82 +361,6 @@ func (j *job) tooLarge(size float64, dim int, limit float64) bool {
 		return size > limit
 	}
 	return size/referenceBatch[dim]*2 > limit
-}
-
-// features of every stage.
-func (t topology) features() []int {
-	var out []int
-	for s := range t.strides {
-		out = append(out, min(maxFeatures[len(t.patch)], baseFeatures<<s))
-	}
-	return out
-}
-
-// blocks is the number of convolutions (plain) or residual blocks of every encoder stage.
-func (j *job) blocks(t topology) []int {
-	out := make([]int, len(t.strides))
-	for s := range out {
-		switch {
-		case !j.residual:
-			out[s] = 2
-		case s < 4:
-			out[s] = []int{1, 3, 4, 6}[s]
-		default:
-			out[s] = 6
-		}
-	}
-	return out
-}
-
-// featureMaps counts the numbers in all feature maps of the U-Net, the planner's measure of memory (compute_conv_feature_map_size).
-func (j *job) featureMaps(t topology) float64 {
-	voxels, features, blocks := t.voxels(), t.features(), j.blocks(t)
-	sum := j.ds.Labels.Entries() * voxels[0]
-	for s, v := range voxels {
-		maps := features[s] * v
-		if j.residual {
-			sum += (2*blocks[s] + 1) * maps // one more for the stem, later the projection of a strided stage
-		} else {
-			sum += blocks[s] * maps
-		}
-		if s < len(voxels)-1 { // decoder: its convolutions and the transposed one
-			sum += (j.decoder + 1) * maps
-		}
-	}
-	return float64(sum)
-}
-
-func (j *job) architecture(t topology) *pyjson.Object {
-	class, blocksKey := "unet.PlainConvUNet", "n_conv_per_stage"
-	if j.residual {
-		class, blocksKey = "unet.ResidualEncoderUNet", "n_blocks_per_stage"
-	}
-	return unet(class, blocksKey, t.features(), j.blocks(t), filled(len(t.strides)-1, j.decoder), t.kernels, t.strides)
-}
-
-// unet describes a U-Net as nnU-Net does.
-func unet(class, blocksKey string, features, encoder, decoder []int, kernels, strides [][]int) *pyjson.Object {
-	dim := len(kernels[0])
-	return pyjson.NewObject(
-		"network_class_name", "dynamic_network_architectures.architectures."+class,
-		"arch_kwargs", pyjson.NewObject(
-			"n_stages", len(features),
-			"features_per_stage", list(features),
-			"conv_op", convOp[dim],
-			"kernel_sizes", lists(kernels),
-			"strides", lists(strides),
-			blocksKey, list(encoder),
-			"n_conv_per_stage_decoder", list(decoder),
-			"conv_bias", true,
-			"norm_op", normOp[dim],
-			"norm_op_kwargs", pyjson.NewObject("eps", 1e-5, "affine", true),
-			"dropout_op", nil,
-			"dropout_op_kwargs", nil,
-			"nonlin", "torch.nn.LeakyReLU",
-			"nonlin_kwargs", pyjson.NewObject("inplace", true),
-		),
-		"_kw_requires_import", list([]string{"conv_op", "norm_op", "dropout_op", "nonlin"}),
-	)
 }
 
 const resampleFn = "resample_data_or_seg_to_shape"
@@ -512,7 +437,7 @@ func permute[T any](v [3]T, order [3]int) [3]T {
 	return [3]T{v[order[0]], v[order[1]], v[order[2]]}
 }
 
-// list turns a slice into a JSON list.
+// list converts a slice to a JSON list.
 func list[T any](v []T) []any {
 	out := make([]any, len(v))
 	for i := range v {

@@ -46,9 +46,11 @@ type Plans struct {
 func CheckName(name string) error {
 	switch file := name + ".json"; {
 	case strings.ContainsAny(name, `/\`) || strings.HasPrefix(name, "."):
-		return fmt.Errorf("plans cannot be named %q: the name becomes a file name, which may hold neither / nor \\ and may not begin with a dot", name)
+		return fmt.Errorf("plans cannot be named %q: the name becomes a file name, which may hold neither / nor \\ "+
+			"and may not begin with a dot", name)
 	case strings.Contains("_"+name+"_", "__"):
-		return fmt.Errorf("plans cannot be named %q: models' folders are TRAINER__PLANS__CONFIGURATION, so no _ at an end and no __ inside", name)
+		return fmt.Errorf("plans cannot be named %q: models' folders are TRAINER__PLANS__CONFIGURATION, so no _ at "+
+			"an end and no __ inside", name)
 	case slices.Contains([]string{dataset.FileName, dataset.SplitsName, FingerprintName}, file):
 		return fmt.Errorf("plans cannot be named %q: %s is another file of the dataset", name, file)
 	}
@@ -107,7 +109,8 @@ func FromDocument(doc *pyjson.Object) (*Plans, error) {
 	need("transpose_backward", &p.TransposeBackward)
 	for to, from := range p.TransposeForward {
 		if from < 0 || from > 2 || p.TransposeBackward[from] != to {
-			errs = append(errs, fmt.Errorf("transpose_forward %v and transpose_backward %v do not undo each other", p.TransposeForward, p.TransposeBackward))
+			errs = append(errs, fmt.Errorf("transpose_forward %v and transpose_backward %v do not undo each other",
+				p.TransposeForward, p.TransposeBackward))
 			break
 		}
 	}
@@ -151,9 +154,9 @@ func (p *Plans) Write(path string) error {
 // Standard are the configurations that nnU-Net's planners make where a dataset asks for them.
 var Standard = []string{"2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres"}
 
-// KeepFrom adds the configurations of an older plans.json that these plans lack, so that hand-made ones are not lost.
-// nnU-Net keeps Standard ones too; but a low resolution that is not planned any more no longer fits the rest.
-func (p *Plans) KeepFrom(old *Plans) {
+// AddMissing adds the configurations of an older plans.json that these plans lack, so that hand-made ones are not lost.
+// Standard ones are not added, though nnU-Net does so: an old low resolution does not fit the new full resolution.
+func (p *Plans) AddMissing(old *Plans) {
 	mine := p.configurations()
 	for _, name := range old.Configurations() {
 		if !mine.Has(name) && !slices.Contains(Standard, name) {
@@ -199,8 +202,8 @@ func (p *Plans) Clone(plansName string) *Plans {
 	return &out
 }
 
-// KeepFromFile is KeepFrom of the plans at path, if there are any.
-func (p *Plans) KeepFromFile(path string) error {
+// AddMissingFrom calls AddMissing with the plans at path, if there are any.
+func (p *Plans) AddMissingFrom(path string) error {
 	old, err := Read(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -208,6 +211,6 @@ func (p *Plans) KeepFromFile(path string) error {
 	if err != nil {
 		return fmt.Errorf("%w; mend or remove it to plan again", err)
 	}
-	p.KeepFrom(old)
+	p.AddMissing(old)
 	return nil
 }

@@ -23,6 +23,7 @@ import (
 	"masksam/internal/preprocess"
 	"masksam/internal/progress"
 	"masksam/internal/pyjson"
+	"masksam/internal/torch"
 )
 
 // Options say what Folder predicts.
@@ -94,6 +95,15 @@ func (m *Model) Folder(ctx context.Context, o Options) error {
 	for c := range read {
 		if c.err != nil {
 			failures.add(c.ID, c.err)
+			o.Progress.Advance(CaseShares, c.ID+" failed")
+			continue
+		}
+		if m.fits(c.pending, o) != nil { // what the last case took may come back
+			exports.Wait()
+		}
+		torch.ReleaseMemory()
+		if err := m.fits(c.pending, o); err != nil {
+			failures.add(c.ID, err)
 			o.Progress.Advance(CaseShares, c.ID+" failed")
 			continue
 		}
@@ -180,7 +190,8 @@ func (m *Model) cases(o Options) ([]dataset.Case, error) {
 		}
 		for _, path := range c.Images {
 			if have[filepath.Base(path)] {
-				wrong = append(wrong, fmt.Errorf("case %s: the model has %d channels, so there is none for %s", c.ID, len(m.Dataset.Channels), path))
+				wrong = append(wrong, fmt.Errorf("case %s: the model has %d channels, so there is none for %s", c.ID,
+					len(m.Dataset.Channels), path))
 			}
 		}
 	}

@@ -31,13 +31,15 @@ func modelOf(t *testing.T, channels ...string) *Model {
 // All faults of an input folder are told at once, each with its case and file.
 func TestCasesAreCheckedTogether(t *testing.T) {
 	dir := t.TempDir()
-	touch(t, dir, "a_0000.nii.gz", "a_0001.nii.gz", "b_0000.nii.gz", "c_0001.nii.gz", "d_0000.nii.gz", "d_0001.nii.gz", "d_0002.nii.gz", "notes.txt")
+	touch(t, dir, "a_0000.nii.gz", "a_0001.nii.gz", "b_0000.nii.gz", "c_0001.nii.gz", "d_0000.nii.gz", "d_0001.nii.gz",
+		"d_0002.nii.gz", "notes.txt")
 	_, err := modelOf(t, "T1", "T2").cases(Options{Input: dir})
 	if err == nil {
 		t.Fatal("missing and surplus channels pass")
 	}
 	for _, want := range []string{"case b: channel 1 (T2) is missing: " + filepath.Join(dir, "b_0001.nii.gz"),
-		"case c: channel 0 (T1) is missing", "case d: the model has 2 channels, so there is none for " + filepath.Join(dir, "d_0002.nii.gz")} {
+		"case c: channel 0 (T1) is missing", "case d: the model has 2 channels, so there is none for " +
+			filepath.Join(dir, "d_0002.nii.gz")} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("%v\nlacks %q", err, want)
 		}

@@ -148,9 +148,10 @@ func (m *Model) window(t Tiling) Window {
 // CaseShares are the steps that a case is on the bar.
 const CaseShares = 100
 
-// scores slides the network of every fold over a preprocessed image and gives the mean, (K, Size). report, on a job in which
-// the case has CaseShares steps, is told of every pass; advanced are the steps that it was told of.
-func (m *Model) scores(ctx context.Context, id string, image Image, t Tiling, report progress.Reporter) (sum []float32, advanced int, err error) {
+// scores slides the network of every fold over a preprocessed image and returns the mean, (K, Size). Every pass is
+// reported, on a job in which the case has CaseShares steps; advanced is the number of steps reported.
+func (m *Model) scores(ctx context.Context, id string, image Image, t Tiling, report progress.Reporter) (sum []float32,
+	advanced int, err error) {
 	if err := t.check(); err != nil {
 		return nil, 0, err
 	}
@@ -181,7 +182,8 @@ func (m *Model) scores(ctx context.Context, id string, image Image, t Tiling, re
 	for i := range sum {
 		sum[i] /= float32(m.networks())
 		if math.IsNaN(float64(sum[i])) || math.IsInf(float64(sum[i]), 0) {
-			return nil, advanced, errors.New("the network's scores are not finite: the weights or the image are broken; with bf16, try float32")
+			return nil, advanced, errors.New("the network's scores are not finite: the weights or the image are " +
+				"broken; with bf16, try float32")
 		}
 	}
 	return sum, advanced, nil
@@ -197,19 +199,22 @@ func (f forward) Scores(patches []float32, n int) (scores []float32, err error) 
 	c := f.m.net.Config
 	err = torch.Do(torch.Mode{Autocast: f.autocast}, func(s *torch.Scope) error {
 		x := s.Float32s(f.m.device, patches, n, c.Channels, c.Frames, c.Height, c.Width)
-		scores = f.m.net.Forward(s, x).Semseg(s, n).Float32s()
+		scores = f.m.net.Forward(s, x).ClassScores(s, n).Float32s()
 		return nil
 	})
 	return scores, err
 }
 
-// Stored labels a case that training preprocessed and writes it to o.Output, as Folder does; o.Input is not used. It
+// LabelStored labels a case that training preprocessed and writes it to o.Output, as Folder does; o.Input is not used. It
 // advances o.Progress by CaseShares.
-func (m *Model) Stored(ctx context.Context, c *store.Case, o Options) error {
+func (m *Model) LabelStored(ctx context.Context, c *store.Case, o Options) error {
 	p := &pending{properties: c.Properties(), image: Image{Channels: c.Channels(), Size: c.Size()}}
 	n := p.image.Size
 	p.image.Data = make([]float32, p.image.Channels*n[0]*n[1]*n[2])
 	if err := c.Image([3]int{}, n, p.image.Data); err != nil {
+		return err
+	}
+	if err := m.fits(p, o); err != nil {
 		return err
 	}
 	if o.Progress == nil {
@@ -228,8 +233,12 @@ type pending struct {
 	properties store.Properties
 }
 
-// read reads, checks and preprocesses a case as training did.
+// read reads, checks and preprocesses a case as training did. It warns of an image that lies otherwise than those of
+// training: the network sees voxels as they are stored.
 func (m *Model) read(c dataset.Case) (*pending, error) {
+	if err := m.readable(c); err != nil {
+		return nil, err
+	}
 	im, _, warnings, err := m.prepare.Load(c)
 	if err != nil {
 		return nil, err
@@ -240,6 +249,9 @@ func (m *Model) read(c dataset.Case) (*pending, error) {
 	r, err := m.prepare.Prepare(im)
 	if err != nil {
 		return nil, err
+	}
+	if text := m.Meta.Orientations.Unusual(r.Properties.Meta.Orientation(), "training images"); text != "" {
+		slog.Warn(fmt.Sprintf("case %s: %s; its labels may be wrong", c.ID, text))
 	}
 	return &pending{Image{r.Channels, r.Size, r.Image}, r.Properties}, nil
 }

@@ -1,10 +1,15 @@
 package predict
 
 import (
+	"bytes"
+	"compress/gzip"
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"log/slog"
 	"math"
 	"os"
 	"path/filepath"
@@ -49,7 +54,8 @@ func newConstant(t *testing.T) *constant {
 		t.Fatal(err)
 	}
 	// The coarse axis is the last one, so the plan turns the axes.
-	fp := &plan.Fingerprint{Intensity: make([]plan.Intensity, 1), RelativeSize: 1, Shapes: [][3]int{{20, 22, 7}}, Spacings: [][3]float64{{1, 1.1, 3}}}
+	fp := &plan.Fingerprint{Intensity: make([]plan.Intensity, 1), RelativeSize: 1, Shapes: [][3]int{{20, 22, 7}},
+		Spacings: [][3]float64{{1, 1.1, 3}}}
 	plans, err := plan.Make(c.dataset, "Dataset001_Constant", fp, plan.Options{})
 	if err != nil {
 		t.Fatal(err)
@@ -93,7 +99,8 @@ func (c *constant) fold(t *testing.T, fold string, probabilities ...float64) {
 	if err := os.MkdirAll(dir, 0o777); err != nil {
 		t.Fatal(err)
 	}
-	if err := checkpoint.Write(model.CheckpointPath(dir, model.Final), tensors, map[string]string{model.MetaKey: string(text)}); err != nil {
+	if err := checkpoint.Write(model.CheckpointPath(dir, model.Final), tensors,
+		map[string]string{model.MetaKey: string(text)}); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -118,7 +125,8 @@ func (c *constant) network(t *testing.T, probabilities ...float64) *masksam.Net 
 		}
 	}
 	set("sam_model.mask_decoder.classifier_embed_Adapter.weight", func(int) float32 { return 0 })
-	set("sam_model.mask_decoder.classifier_embed_Adapter.bias", func(i int) float32 { return float32(math.Log(probabilities[i%len(probabilities)])) })
+	set("sam_model.mask_decoder.classifier_embed_Adapter.bias",
+		func(i int) float32 { return float32(math.Log(probabilities[i%len(probabilities)])) })
 	return net
 }
 
@@ -255,7 +263,8 @@ func TestStored(t *testing.T) {
 		t.Fatal(err)
 	}
 	folder := filepath.Join(t.TempDir(), "store")
-	if _, err := preprocess.Dataset(t.Context(), preprocess.Options{Dataset: ds, Plans: c.plans, Configuration: configuration, Out: folder}); err != nil {
+	if _, err := preprocess.Dataset(t.Context(), preprocess.Options{Dataset: ds, Plans: c.plans,
+		Configuration: configuration, Out: folder}); err != nil {
 		t.Fatal(err)
 	}
 	s, err := store.Open(folder)
@@ -274,7 +283,7 @@ func TestStored(t *testing.T) {
 	}
 	for name, m := range map[string]*Model{"from disk": open(t, c, "all"), "in memory": inMemory} {
 		out := t.TempDir()
-		if err := m.Stored(t.Context(), stored, Options{Output: out}); err != nil {
+		if err := m.LabelStored(t.Context(), stored, Options{Output: out}); err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
 		if label := all(t, filepath.Join(out, "a.nii.gz"), 2); label.Grid.Size != meta.Grid.Size || !label.Grid.SameFrame(meta.Grid) {
@@ -297,9 +306,106 @@ func TestBadScores(t *testing.T) {
 	if labels, _ := filepath.Glob(filepath.Join(out, "a*")); len(labels) > 0 {
 		t.Errorf("left behind: %v", labels)
 	}
-	if _, _, err := m.scores(t.Context(), "a", Image{Data: make([]float32, 2), Channels: 2, Size: [3]int{1, 1, 1}}, Tiling{}, &steps{}); err == nil ||
+	if _, _, err := m.scores(t.Context(), "a", Image{Data: make([]float32, 2), Channels: 2, Size: [3]int{1, 1, 1}},
+		Tiling{}, &steps{}); err == nil ||
 		!strings.Contains(err.Error(), "2 channels") {
 		t.Errorf("two channels for one: %v", err)
+	}
+}
+
+// An image with another orientation than those of training, mirrored or with its axes in another order, is warned of
+// once, with its case and both orientations. One with their orientation is not, nor is any image where the model does
+// not know it.
+func TestOtherOrientation(t *testing.T) {
+	c := newConstant(t)
+	c.meta.Orientations = volume.Orientations{"LPS": 20}
+	c.fold(t, "0", 0.2, 0.5, 0.1, 0.2)
+	in := t.TempDir()
+	for id, affine := range map[string][3][3]float64{
+		"same":    {{-1, 0, 0}, {0, -1, 0}, {0, 0, 1}}, // columns x, y, z of the file in RAS
+		"flipped": {{1, 0, 0}, {0, -1, 0}, {0, 0, 1}},
+		"turned":  {{0, -1, 0}, {-1, 0, 0}, {0, 0, 1}},
+	} {
+		g := volume.NewGrid([3]int{7, 20, 22}, [3]float64{1, 1, 1})
+		for row := range 3 {
+			for column := range 3 {
+				g.Affine[row][column] = affine[row][column]
+			}
+		}
+		data := make([]float32, g.Len())
+		for i := range data {
+			data[i] = 100 + float32(i%13)
+		}
+		if err := imageio.WriteFloat(filepath.Join(in, id+"_0000.nii.gz"), [][]float32{data}, imageio.Meta{Grid: g, Dims: 3}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	warnings := func() string {
+		var log bytes.Buffer
+		old := slog.Default()
+		slog.SetDefault(slog.New(slog.NewTextHandler(&log, nil)))
+		defer slog.SetDefault(old)
+		if err := open(t, c, "0").Folder(t.Context(), Options{Input: in, Output: filepath.Join(t.TempDir(), "out"),
+			Tiling: Tiling{Step: 1}}); err != nil {
+			t.Fatal(err)
+		}
+		return log.String()
+	}
+	log := warnings()
+	for _, want := range []string{"case flipped: the image is stored RPS, 20 of 20 training images LPS",
+		"case turned: the image is stored PLS"} {
+		if strings.Count(log, want) != 1 {
+			t.Errorf("the log has not once %q:\n%s", want, log)
+		}
+	}
+	if strings.Contains(log, "case same") {
+		t.Errorf("a usual image is warned of:\n%s", log)
+	}
+	c.meta.Orientations = nil
+	c.fold(t, "0", 0.2, 0.5, 0.1, 0.2)
+	if log := warnings(); strings.Contains(log, "stored") {
+		t.Errorf("a model that does not tell warns:\n%s", log)
+	}
+}
+
+// A case beyond memory fails by name before it is read, or before its scores are made; the others are labelled.
+func TestCaseBeyondMemory(t *testing.T) {
+	c := newConstant(t)
+	c.fold(t, "0", 0.2, 0.5, 0.1, 0.2)
+	in, out := t.TempDir(), filepath.Join(t.TempDir(), "out")
+	image(t, in, "small")
+	f, err := os.Open(image(t, in, "huge"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	z, err := gzip.NewReader(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := io.ReadAll(z)
+	f.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for d := range 3 {
+		binary.LittleEndian.PutUint16(raw[42+2*d:], 32000) // dim of the NIfTI header
+	}
+	var packed bytes.Buffer
+	w := gzip.NewWriter(&packed)
+	w.Write(raw)
+	w.Close()
+	if err := os.WriteFile(filepath.Join(in, "huge_0000.nii.gz"), packed.Bytes(), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	m := open(t, c, "0")
+	err = m.Folder(t.Context(), Options{Input: in, Output: out, Tiling: Tiling{Step: 1}})
+	if err == nil || !strings.Contains(err.Error(), "case huge: ") || !strings.Contains(err.Error(), "of memory") {
+		t.Errorf("error %v, want one about the case's memory", err)
+	}
+	all(t, filepath.Join(out, "small.nii.gz"), 1)
+	p := &pending{image: Image{Channels: 1, Size: [3]int{1 << 15, 1 << 15, 1 << 15}}}
+	if err := m.fits(p, Options{}); err == nil || !strings.Contains(err.Error(), "3 classes") {
+		t.Errorf("scores of 2^45 voxels: %v", err)
 	}
 }
 

@@ -102,7 +102,8 @@ func (w Window) importance(axis int) []float64 {
 func (w Window) Accumulate(ctx context.Context, net Network, image Image, sum []float32, tick func(passes int)) error {
 	voxels := image.Size[0] * image.Size[1] * image.Size[2]
 	if voxels == 0 || len(image.Data) != image.Channels*voxels || len(sum)%voxels != 0 {
-		return fmt.Errorf("slide a window: %d values and %d sums for %d channels of %v", len(image.Data), len(sum), image.Channels, image.Size)
+		return fmt.Errorf("slide a window: %d values and %d sums for %d channels of %v", len(image.Data), len(sum),
+			image.Channels, image.Size)
 	}
 	starts, flips := w.starts(image.Size), w.flips()
 	var g, norm [3][]float64 // weight of a tile's voxel, 1 / total weight of an image's voxel, per axis
@@ -144,7 +145,8 @@ func (w Window) Accumulate(ctx context.Context, net Network, image Image, sum []
 			return err
 		}
 		if len(scores) != n*heads*size {
-			return fmt.Errorf("slide a window: the network gave %d scores for %d patches of %v with %d classes", len(scores), n, w.Patch, heads)
+			return fmt.Errorf("slide a window: the network gave %d scores for %d patches of %v with %d classes",
+				len(scores), n, w.Patch, heads)
 		}
 		for i, p := range waiting {
 			w.add(sum, scores[i*heads*size:(i+1)*heads*size], image.Size, p.from, p.flip, g, norm, 1/float64(len(flips)))

@@ -219,7 +219,8 @@ func TestAccumulateConstant(t *testing.T) {
 			t.Fatal(err)
 		}
 		for i, v := range sum {
-			if want := float64(i/voxels + 1); math.Abs(float64(v)-want) > 1e-5*want {
+			// float32 rounds at every pass, of which short steps on small patches make thousands.
+			if want := float64(i/voxels + 1); math.Abs(float64(v)-want) > (1e-6+float64(w.Passes(image.Size))/(1<<24))*want {
 				t.Fatalf("score %d is %g, want %g", i, v, want)
 			}
 		}

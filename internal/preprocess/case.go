@@ -14,26 +14,14 @@ import (
 	"masksam/internal/volume"
 )
 
-// Case preprocesses an image, with its label map in training, without (nil) in prediction. The image is not changed.
-// The caller fills the record's ID, Digest and Chunk. Without a label map the labels of the record are 0 inside the
-// nonzero mask and −1 outside. Errors are those of dataset.CheckCase.
-func Case(cfg *Config, im *imageio.Image, label *imageio.Label) (*store.Record, error) {
-	files := []string{im.Path}
-	if err := cfg.dataset.CheckCase(dataset.Case{Images: files}, im, label); err != nil {
-		return nil, err
-	}
-	given := *im
-	given.Channels = slices.Clone(im.Channels)
-	return cfg.run(&given, label, files)
-}
-
-// Prepare preprocesses, for prediction, an image that Load gave and thereby checked. The image's channels are given up.
+// Prepare preprocesses, for prediction, an image that Load read and thereby checked. It overwrites the image's channels.
+// The record's labels are 0 inside the nonzero mask and −1 outside; its ID and Digest are for the caller to fill.
 func (c *Config) Prepare(im *imageio.Image) (*store.Record, error) {
 	return c.run(im, nil, []string{im.Path})
 }
 
-// Bytes predicts the live memory that a case of the dataset takes at its peak, from its files to its record, by the headers of
-// its images: before the crop is known and as if every voxel were foreground. A case whose headers cannot be read, or
+// Bytes predicts the live memory that a case of the dataset takes at its peak, from its files to its record, by the
+// headers of its images: before the crop is known and as if every voxel were foreground. A case whose headers cannot be read, or
 // that cannot be loaded for another reason, takes nothing; one that is too large when it is resampled is only loaded.
 //
 // With V voxels in C channels that become N voxels, bytes are
@@ -71,8 +59,11 @@ func resampled(size [3]int, spacing, target [3]float64, channels int) ([3]int, e
 		voxels *= exact[a]
 	}
 	if !(voxels <= math.MaxInt32) {
-		return [3]int{}, fmt.Errorf("%d × %d × %d voxels of %v × %v × %v mm resampled to %v × %v × %v mm would be %.6g × %.6g × %.6g in %d channels, %.3g in all, and %d are the most: mend the spacing of the file, or plan with a larger one",
-			size[0], size[1], size[2], spacing[0], spacing[1], spacing[2], target[0], target[1], target[2], exact[0], exact[1], exact[2], channels, voxels, math.MaxInt32)
+		return [3]int{}, fmt.Errorf("%d × %d × %d voxels of %v × %v × %v mm resampled to %v × %v × %v mm would be "+
+			"%.6g × %.6g × %.6g in %d channels, %.3g in all, and %d are the most: mend the spacing of the file, or "+
+			"plan with a larger one",
+			size[0], size[1], size[2], spacing[0], spacing[1], spacing[2], target[0], target[1], target[2],
+			exact[0], exact[1], exact[2], channels, voxels, math.MaxInt32)
 	}
 	n := plan.NewShape(size, spacing, target)
 	for a := range n {
@@ -108,14 +99,14 @@ func (c *Config) run(im *imageio.Image, label *imageio.Label, files []string) (*
 	channels := make([][]float32, len(im.Channels))
 	for ch, data := range im.Channels {
 		im.Channels[ch] = nil
-		channels[ch] = volume.Extract[float32](data, size, box, volume.Turn{Axes: c.forward})
+		channels[ch] = volume.Extract[float32](data, size, box, volume.Reorientation{Axes: c.forward})
 	}
 	mask := ndimage.Nonzero(channels, n)
 	var seg []int16
 	labelled := label != nil
 	if labelled {
 		r.Properties.Label = label.Path
-		seg = volume.Extract[int16](label.Data, size, box, volume.Turn{Axes: c.forward})
+		seg = volume.Extract[int16](label.Data, size, box, volume.Reorientation{Axes: c.forward})
 	} else {
 		seg = make([]int16, len(mask))
 	}
@@ -155,7 +146,7 @@ const (
 
 // locate samples voxels of every foreground label, or region, for patches that must show it; with an ignore label also
 // of everything that is not ignored.
-func (c *Config) locate(seg []int16, size [3]int) []store.Located {
+func (c *Config) locate(seg []int16, size [3]int) []store.ClassVoxels {
 	var wanted [][]int
 	rules := c.dataset.Labels
 	if rules.HasRegions() {
@@ -195,9 +186,9 @@ func (c *Config) locate(seg []int16, size [3]int) []store.Located {
 	}
 	rng := numpy.NewRandom(locationSeed)
 	plane, row := int32(size[1]*size[2]), int32(size[2])
-	var out []store.Located
+	var out []store.ClassVoxels
 	for _, labels := range wanted {
-		located := store.Located{Labels: labels}
+		located := store.ClassVoxels{Labels: labels}
 		n := 0
 		for _, label := range labels {
 			n += len(at[label+1])

@@ -37,15 +37,18 @@ func NewConfig(p *plan.Plans, configuration string, ds *dataset.Dataset) (*Confi
 		return nil, err
 	}
 	if n := len(ds.Channels); len(c.Normalization) != n || len(p.Intensity) != n {
-		return nil, fmt.Errorf("plans %s, configuration %s: normalisation of %d channels and intensities of %d, but dataset.json names %d: plan the dataset again",
+		return nil, fmt.Errorf("plans %s, configuration %s: normalisation of %d channels and intensities of %d, but "+
+			"dataset.json names %d: plan the dataset again",
 			p.PlansName, configuration, len(c.Normalization), len(p.Intensity), n)
 	}
 	if !slices.Contains(imageio.Readers(), p.Reader) {
-		return nil, fmt.Errorf("plans %s: image_reader_writer is %q; there are %s", p.PlansName, p.Reader, strings.Join(imageio.Readers(), ", "))
+		return nil, fmt.Errorf("plans %s: image_reader_writer is %q; there are %s", p.PlansName, p.Reader,
+			strings.Join(imageio.Readers(), ", "))
 	}
 	for i, scheme := range c.Normalization {
 		if normalizers[scheme] == nil {
-			return nil, fmt.Errorf("plans %s, configuration %s: channel %d has the unknown normalisation %q", p.PlansName, configuration, i, scheme)
+			return nil, fmt.Errorf("plans %s, configuration %s: channel %d has the unknown normalisation %q",
+				p.PlansName, configuration, i, scheme)
 		}
 	}
 	return &Config{

@@ -96,7 +96,8 @@ func writeCT(t testing.TB, dir string, size [3]int, spacing [3]float64) *dataset
 	image[123] = 2 // mm
 	copy(image[344:], "n+1\x00")
 	for i := range label {
-		at := [3]float64{float64(i/(size[1]*size[2])) / float64(size[0]), float64(i/size[2]%size[1]) / float64(size[1]), float64(i%size[2]) / float64(size[2])}
+		at := [3]float64{float64(i/(size[1]*size[2])) / float64(size[0]), float64(i/size[2]%size[1]) / float64(size[1]),
+			float64(i%size[2]) / float64(size[2])}
 		hu := -1000.0
 		for _, o := range organs {
 			d := 0.0

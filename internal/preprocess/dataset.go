@@ -58,7 +58,7 @@ func Dataset(ctx context.Context, o Options) (Report, error) {
 	}
 	var todo []job
 	for _, c := range cases {
-		identity, err := c.Identity()
+		identity, err := c.FilesDigest()
 		digest := settings + "." + identity
 		if old, ok := out.Digest(c.ID); ok && err == nil && old == digest && !o.Force {
 			report.Kept = append(report.Kept, c.ID)
@@ -71,7 +71,8 @@ func Dataset(ctx context.Context, o Options) (Report, error) {
 		ids[i] = j.ID
 	}
 	failed, err := work.Each(ctx, o.Work, work.Cases{
-		What: "preprocessing " + o.Configuration, IDs: ids, Need: func(i int) machine.Bytes { return work.WithGarbage(cfg.Bytes(todo[i].Case)) },
+		What: "preprocessing " +
+			o.Configuration, IDs: ids, Need: func(i int) machine.Bytes { return work.WithGarbage(cfg.Bytes(todo[i].Case)) },
 	}, func(i int) error {
 		j := &todo[i]
 		if j.err == nil {

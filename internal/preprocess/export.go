@@ -8,7 +8,7 @@ import (
 	"masksam/internal/volume"
 )
 
-// Labels turns scores on the network's grid into the label map on the grid that the case was read from, (z, y, x) in
+// Labels converts scores on the network's grid to the label map on the grid that the case was read from, (z, y, x) in
 // file array order. scores is (K, size), K the heads of the dataset; logits says whether a region's score is a logit or
 // already a probability (without regions it makes no difference). Heads are resampled one after the other, so it takes
 // two volumes of the cropped case beside the scores and the result.
@@ -117,5 +117,5 @@ func restore[T uint16 | float32](g *geometry, part []T, outside T) []T {
 		}
 	}
 	volume.Paste(whole, n, g.p.BBox, part)
-	return volume.Turned(volume.Turn{Axes: g.cfg.backward}, whole, n)
+	return volume.Reorient(volume.Reorientation{Axes: g.cfg.backward}, whole, n)
 }

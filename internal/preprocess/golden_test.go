@@ -102,7 +102,7 @@ func chainLikeNNUNet(t *testing.T, root string) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				r, err := Case(cfg, im, label)
+				r, err := prepareCase(cfg, im, label)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -114,7 +114,7 @@ func chainLikeNNUNet(t *testing.T, root string) {
 				checkArrays(t, id, r, want, arrays)
 
 				// Without a label map the labels are the mask.
-				r, err = Case(cfg, im, nil)
+				r, err = prepareCase(cfg, im, nil)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -140,7 +140,8 @@ func checkProperties(t *testing.T, id string, r *store.Record, want wanted) {
 		t.Errorf("%s: properties %+v, want %+v", id, p, want)
 	}
 	spacing, origin, direction := p.Meta.Grid.ITK()
-	if want.ITK != nil && (!volume.AllClose(spacing[:], want.ITK.Spacing[:]) || !volume.AllClose(origin[:], want.ITK.Origin[:]) || !volume.AllClose(direction[:], want.ITK.Direction[:])) {
+	if want.ITK != nil && (!volume.AllClose(spacing[:], want.ITK.Spacing[:]) ||
+		!volume.AllClose(origin[:], want.ITK.Origin[:]) || !volume.AllClose(direction[:], want.ITK.Direction[:])) {
 		t.Errorf("%s: geometry %v %v %v, want %+v", id, spacing, origin, direction, want.ITK)
 	}
 	if len(r.Classes) != len(want.Classes) {
@@ -247,7 +248,7 @@ func TestExportLikeNNUNet(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		rec, err := Case(cfg, im, nil)
+		rec, err := prepareCase(cfg, im, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -321,7 +322,8 @@ func TestDatasetStore(t *testing.T) {
 	dir := goldentest.Path(t, "nnunet/chain/"+c.dataset)
 	ds, p := c.read(t, dir)
 	out := filepath.Join(t.TempDir(), "store")
-	report, err := Dataset(t.Context(), Options{Dataset: ds, Plans: p, Configuration: c.configuration, Out: out, Work: work.Work{Workers: 2}})
+	report, err := Dataset(t.Context(), Options{Dataset: ds, Plans: p, Configuration: c.configuration, Out: out,
+		Work: work.Work{Workers: 2}})
 	if err != nil || len(report.Done) != 6 {
 		t.Fatalf("%+v %v", report, err)
 	}

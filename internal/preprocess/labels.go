@@ -37,7 +37,7 @@ func CopyLabels(ds *dataset.Dataset, dir string) error {
 		return fmt.Errorf("copy the reference labels: %w", err)
 	}
 	defer lock.Close()
-	if err := atomicfile.Sweep(dir); err != nil {
+	if err := atomicfile.RemovePartial(dir); err != nil {
 		return fmt.Errorf("copy the reference labels: %w", err)
 	}
 	old, err := dataset.Labelled(dir, ds.FileEnding)

@@ -28,6 +28,17 @@ import (
 
 const describe = `{"channel_names": {"0": "CT", "1": "T1"}, "labels": {"background": 0, "a": 1, "b": 2}, "numTraining": %d, "file_ending": ".nii.gz"}`
 
+// prepareCase checks an image and its label map (nil: none) and preprocesses them. The image is not changed.
+func prepareCase(cfg *Config, im *imageio.Image, label *imageio.Label) (*store.Record, error) {
+	files := []string{im.Path}
+	if err := cfg.dataset.CheckCase(dataset.Case{Images: files}, im, label); err != nil {
+		return nil, err
+	}
+	given := *im
+	given.Channels = slices.Clone(im.Channels)
+	return cfg.run(&given, label, files)
+}
+
 func newDataset(t testing.TB, dir string, n int) *dataset.Dataset {
 	t.Helper()
 	path := filepath.Join(dir, dataset.FileName)
@@ -83,7 +94,8 @@ func writeCase(t testing.TB, dir, id string, seed uint64) {
 		}
 	}
 	for ch, data := range im.Channels {
-		if err := imageio.WriteFloat(filepath.Join(dir, "imagesTr", fmt.Sprintf("%s_%04d.nii.gz", id, ch)), [][]float32{data}, im.Meta); err != nil {
+		if err := imageio.WriteFloat(filepath.Join(dir, "imagesTr", fmt.Sprintf("%s_%04d.nii.gz", id, ch)),
+			[][]float32{data}, im.Meta); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -109,7 +121,7 @@ func TestThereAndBack(t *testing.T) {
 		size := [3]int{edge.Draw(rt, "z"), edge.Draw(rt, "y"), edge.Draw(rt, "x")}
 		im, label := newCase(size, spacing, rapid.Uint64().Draw(rt, "seed"))
 		before := slices.Clone(im.Channels[0])
-		r, err := Case(cfg, im, label)
+		r, err := prepareCase(cfg, im, label)
 		if err != nil {
 			rt.Fatal(err)
 		}
@@ -158,7 +170,7 @@ func TestThinImageKeepsOneSlice(t *testing.T) {
 		t.Fatal(err)
 	}
 	im, label := newCase([3]int{4, 20, 20}, [3]float64{1, 1, 1}, 1)
-	r, err := Case(cfg, im, label)
+	r, err := prepareCase(cfg, im, label)
 	if err != nil || r.Size != [3]int{1, 2, 2} {
 		t.Errorf("size %v, %v", r.Size, err)
 	}
@@ -233,12 +245,13 @@ func TestCaseFaults(t *testing.T) {
 	} {
 		im, label := newCase([3]int{6, 7, 8}, [3]float64{1, 1, 1}, 1)
 		spoil(im, label)
-		if _, err := Case(cfg, im, label); err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "a.nii.gz") {
+		if _, err := prepareCase(cfg, im, label); err == nil || !strings.Contains(err.Error(), want) ||
+			!strings.Contains(err.Error(), "a.nii.gz") {
 			t.Errorf("%s: %v", want, err)
 		}
 	}
 	im, _ := newCase([3]int{6, 7, 8}, [3]float64{1, 1, 1}, 1)
-	r, err := Case(cfg, im, nil)
+	r, err := prepareCase(cfg, im, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -278,7 +291,8 @@ func TestDatasetRuns(t *testing.T) {
 		writeCase(t, dir, id, uint64(i))
 	}
 	ds := newDataset(t, dir, 4)
-	o := Options{Dataset: ds, Plans: newPlans(t, ds, [3]float64{2, 1, 1}), Configuration: "3d_fullres", Out: filepath.Join(dir, "out"), Work: work.Work{Workers: 2}}
+	o := Options{Dataset: ds, Plans: newPlans(t, ds, [3]float64{2, 1, 1}), Configuration: "3d_fullres",
+		Out: filepath.Join(dir, "out"), Work: work.Work{Workers: 2}}
 	file := func(name string) string { return filepath.Join(dir, filepath.FromSlash(name)) }
 	if err := os.Remove(file("labelsTr/b.nii.gz")); err != nil {
 		t.Fatal(err)
@@ -287,7 +301,8 @@ func TestDatasetRuns(t *testing.T) {
 		t.Fatal(err)
 	}
 	report, err := Dataset(t.Context(), o)
-	if err == nil || !strings.Contains(err.Error(), "case b") || !strings.Contains(err.Error(), "labelsTr/b.nii.gz") || !strings.Contains(err.Error(), "d_0001") {
+	if err == nil || !strings.Contains(err.Error(), "case b") || !strings.Contains(err.Error(), "labelsTr/b.nii.gz") ||
+		!strings.Contains(err.Error(), "d_0001") {
 		t.Errorf("error %v", err)
 	}
 	if d := cmp.Diff(Report{Done: []string{"a", "c"}, Failed: []string{"b", "d"}}, report); d != "" {
@@ -425,7 +440,7 @@ func BenchmarkCase(b *testing.B) {
 	}
 	im, label := newCase([3]int{40, 160, 160}, [3]float64{2.5, 1.3, 1.3}, 1)
 	for b.Loop() {
-		if _, err := Case(cfg, im, label); err != nil {
+		if _, err := prepareCase(cfg, im, label); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -120,10 +120,13 @@ func (p *Progress) Done() {
 	now := p.now()
 	p.finish()
 	term, long := p.term, now.Sub(p.start) >= lines
-	what, attrs := p.what, p.attrs(now)
+	what, attrs := p.what+" finished", p.attrs(now)
+	if p.done < p.total {
+		what = p.what + " stopped"
+	}
 	p.mu.Unlock()
 	if !term && long {
-		slog.Info(what+" finished", attrs...)
+		slog.Info(what, attrs...)
 	}
 }
 

@@ -49,6 +49,23 @@ func TestLinesElsewhere(t *testing.T) {
 	}
 }
 
+// Work that ends before its last step was stopped, it has not finished.
+func TestStoppedIsNotFinished(t *testing.T) {
+	for done, want := range map[int]string{99: "training stopped", 100: "training finished"} {
+		log := logTo(t)
+		c := &clock{t: time.Unix(0, 0)}
+		p := New(&bytes.Buffer{})
+		p.now = c.now
+		p.Start("training", 100)
+		p.Advance(done, "")
+		c.t = c.t.Add(time.Minute)
+		p.Done()
+		if !strings.Contains(log.String(), want) {
+			t.Errorf("%d of 100 steps: %s; want %q", done, log, want)
+		}
+	}
+}
+
 func TestBar(t *testing.T) {
 	c := &clock{t: time.Unix(0, 0)}
 	var out bytes.Buffer

@@ -34,16 +34,6 @@ func (e *TypeError) Error() string {
 	return fmt.Sprintf("%s is %s, not %s%s", where, Describe(e.Value), e.Want, hint)
 }
 
-// KeyError says that a key has no meaning where it stands.
-type KeyError struct {
-	Path  string   // of the key
-	Known []string // keys that have one there
-}
-
-func (e *KeyError) Error() string {
-	return fmt.Sprintf("%s has no meaning; there are %s", e.Path, strings.Join(e.Known, ", "))
-}
-
 // RepeatedError says that keys come more than once in an object, so that nobody knows which value is meant.
 type RepeatedError struct{ Paths []string }
 
@@ -89,38 +79,22 @@ func at(path string, i int) string {
 	return fmt.Sprintf("%s[%d]", path, i)
 }
 
-// Unmarshal reads a text into a Go value by encoding/json's rules. The error is a *SyntaxError, a *RepeatedError or a
-// *TypeError.
-func Unmarshal(text []byte, into any) error {
-	v, err := Parse(text)
-	if err != nil {
-		return err
-	}
-	if twice := Repeated(v); len(twice) > 0 {
-		return &RepeatedError{twice}
-	}
-	return Decode(v, into)
-}
-
-// Decode turns a value of this package into a Go value by encoding/json's rules, but for arrays, whose length must
+// Decode converts a value of this package to a Go value by encoding/json's rules, but for arrays, whose length must
 // agree. The error is a *TypeError.
-func Decode(v any, into any) error { return decode(v, into, "", false) }
+func Decode(v any, into any) error { return decode(v, into, "") }
 
-// Decode turns the value of a key into a Go value as Decode does; the error's path begins with the key. ok is false if
+// Decode converts the value of a key to a Go value as Decode does; the error's path begins with the key. ok is false if
 // the object lacks the key.
 func (o *Object) Decode(key string, into any) (ok bool, err error) {
 	v, ok := o.Get(key)
 	if !ok {
 		return false, nil
 	}
-	return true, decode(v, into, key, false)
+	return true, decode(v, into, key)
 }
 
-// DecodeKnown is Decode, with a *KeyError for a key that the Go value has no field for.
-func DecodeKnown(v any, into any) error { return decode(v, into, "", true) }
-
-func decode(v any, into any, path string, strict bool) error {
-	if err := fits(v, reflect.TypeOf(into), path, strict); err != nil {
+func decode(v any, into any, path string) error {
+	if err := fits(v, reflect.TypeOf(into), path); err != nil {
 		return err
 	}
 	text, err := json.Marshal(v)
@@ -138,7 +112,7 @@ func decode(v any, into any, path string, strict bool) error {
 var reads = reflect.TypeFor[json.Unmarshaler]()
 
 // fits is the error of a value that a type cannot hold.
-func fits(v any, t reflect.Type, path string, strict bool) error {
+func fits(v any, t reflect.Type, path string) error {
 	wrong := &TypeError{path, v, kind(t)}
 	if v == nil {
 		return nil // leaves the value as it is
@@ -148,7 +122,7 @@ func fits(v any, t reflect.Type, path string, strict bool) error {
 	}
 	switch t.Kind() {
 	case reflect.Pointer:
-		return fits(v, t.Elem(), path, strict)
+		return fits(v, t.Elem(), path)
 	case reflect.Struct:
 		o, ok := v.(*Object)
 		if !ok {
@@ -161,12 +135,9 @@ func fits(v any, t reflect.Type, path string, strict bool) error {
 				i = slices.IndexFunc(known, func(f field) bool { return strings.EqualFold(f.name, key) })
 			}
 			if i < 0 {
-				if strict {
-					return unknown(join(path, key), known)
-				}
 				continue
 			}
-			if err := fits(o.values[key], known[i].of, join(path, key), strict); err != nil {
+			if err := fits(o.values[key], known[i].of, join(path, key)); err != nil {
 				return err
 			}
 		}
@@ -176,7 +147,7 @@ func fits(v any, t reflect.Type, path string, strict bool) error {
 			return wrong
 		}
 		for _, key := range o.keys {
-			if err := fits(o.values[key], t.Elem(), join(path, key), strict); err != nil {
+			if err := fits(o.values[key], t.Elem(), join(path, key)); err != nil {
 				return err
 			}
 		}
@@ -186,7 +157,7 @@ func fits(v any, t reflect.Type, path string, strict bool) error {
 			return wrong
 		}
 		for i, e := range list {
-			if err := fits(e, t.Elem(), at(path, i), strict); err != nil {
+			if err := fits(e, t.Elem(), at(path, i)); err != nil {
 				return err
 			}
 		}
@@ -215,14 +186,6 @@ func fits(v any, t reflect.Type, path string, strict bool) error {
 		}
 	}
 	return nil
-}
-
-func unknown(path string, known []field) error {
-	e := &KeyError{Path: path}
-	for _, f := range known {
-		e.Known = append(e.Known, f.name)
-	}
-	return e
 }
 
 // field is a key that a struct knows.
@@ -293,7 +256,12 @@ func Describe(v any) string {
 	case *Object:
 		return "an object"
 	case []any:
-		if len(v) > 4 || slices.ContainsFunc(v, func(e any) bool { _, list := e.([]any); _, object := e.(*Object); return list || object }) {
+		if len(v) > 4 || slices.ContainsFunc(v, func(e any) bool {
+			_, list := e.([]any)
+			_,
+				object := e.(*Object)
+			return list || object
+		}) {
 			return fmt.Sprintf("a list of %d", len(v))
 		}
 		text, err := Marshal(v)

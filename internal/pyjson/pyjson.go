@@ -113,7 +113,7 @@ func (o *Object) MarshalJSON() ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-// Encode turns any Go value into a value of this package by encoding/json's rules: structs become objects in the order
+// Encode converts any Go value to a value of this package by encoding/json's rules: structs become objects in the order
 // of their fields.
 func Encode(v any) (any, error) {
 	text, err := json.Marshal(v)

@@ -111,7 +111,8 @@ func TestGoValues(t *testing.T) {
 }
 
 func TestSyntaxErrors(t *testing.T) {
-	for _, text := range []string{"", "{", "[1,]", `{"a" 1}`, `{"a":1,}`, `{a:1}`, "[1 2]", "01", "1 2", `"\x"`, `"a`, "nul", "\xff", "--1", "+1", "1.", `{"a":1 "b":2}`, strings.Repeat("[", 10000)} {
+	for _, text := range []string{"", "{", "[1,]", `{"a" 1}`, `{"a":1,}`, `{a:1}`, "[1 2]", "01", "1 2", `"\x"`, `"a`,
+		"nul", "\xff", "--1", "+1", "1.", `{"a":1 "b":2}`, strings.Repeat("[", 10000)} {
 		if _, err := Parse([]byte(text)); !errors.As(err, new(*SyntaxError)) {
 			t.Errorf("%.20q: %v", text, err)
 		}

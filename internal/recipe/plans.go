@@ -36,7 +36,7 @@ func (r Recipe) Into(p *plan.Plans, ds *dataset.Dataset) (*plan.Plans, *Recipe, 
 		return nil, nil, fmt.Errorf("recipe %s: plans %s: %w", r.Name, p.PlansName, err)
 	}
 	if r, err = r.Resolve(Data{r.Patch, len(ds.Channels), ds.Labels.Heads(), kernels, convs}); err != nil {
-		return nil, nil, err
+		return nil, nil, fmt.Errorf("%s: %w", p.DatasetName, err)
 	}
 	out := p.Clone(r.Plans)
 	for _, v := range []struct {
@@ -59,7 +59,8 @@ func of(p *plan.Plans, c *plan.Configuration) (r Recipe, err error) {
 	}
 	if !held {
 		err := fmt.Errorf("plans %s hold no recipe in configuration %s", p.PlansName, c.Name)
-		return r, remedy.Add(err, "make plans that do with ", remedy.Run("plan", p.DatasetName).With(remedy.Trainer.With("small")), " (or acdc, synapse, amos)")
+		return r, remedy.Add(err, "make plans that do with ",
+			remedy.Run("plan", p.DatasetName).With(remedy.Trainer.With("small")), " (or acdc, synapse, amos)")
 	}
 	tree, err := parse(text)
 	if err == nil {
@@ -79,7 +80,7 @@ func of(p *plan.Plans, c *plan.Configuration) (r Recipe, err error) {
 }
 
 // follow lets patch_size and batch_size of a configuration win over the recipe that it holds: they are what is edited by
-// hand. The network is resolved anew for another patch; canvas and angles that came from the old patch then come from the
+// hand. The network is resolved again for another patch; canvas and angles that came from the old patch then come from the
 // new one.
 func (r *Recipe) follow(c *plan.Configuration) error {
 	r.Batch = c.BatchSize
@@ -142,7 +143,8 @@ func ReadPlans(roots dataset.Roots, name, plansName string) (*plan.Plans, string
 		if len(made) > 0 {
 			known = strings.Join(made, ", ")
 		}
-		return nil, "", remedy.Add(fmt.Errorf("no plans %s: %s is missing (there: %s)", plansName, path, known), "make it with ", howToPlan(name, plansName))
+		return nil, "", remedy.Add(fmt.Errorf("no plans %s: %s is missing (there: %s)", plansName, path, known),
+			"make it with ", howToPlan(name, plansName))
 	}
 	return plans, dir, err
 }

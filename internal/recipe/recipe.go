@@ -64,7 +64,7 @@ func (t Train) NewOptimizer(params []*torch.Tensor) (*torch.Optimizer, error) {
 	return nil, fmt.Errorf("optimizer %q is neither sgd nor adamw", t.Optimizer)
 }
 
-// FixedSplit is a recipe's own fold, for whatever fold is asked, as in the published trainers.
+// FixedSplit is a recipe's own split of the cases, used for every fold, as in the published trainers.
 type FixedSplit struct {
 	Train  []string `json:"train"` // case names, or groups of cases when Group is set
 	Val    []string `json:"val"`

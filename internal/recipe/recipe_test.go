@@ -22,7 +22,8 @@ func TestRecipes(t *testing.T) {
 		name    string
 		patch   [3]int
 		classes int
-	}{{"acdc", [3]int{4, 256, 256}, 4}, {"MaskSAM_Synapse", [3]int{26, 256, 256}, 14}, {"amos", [3]int{9, 512, 512}, 16}, {"small", [3]int{16, 56, 40}, 3}} {
+	}{{"acdc", [3]int{4, 256, 256}, 4}, {"MaskSAM_Synapse", [3]int{26, 256, 256}, 14}, {"amos", [3]int{9, 512, 512},
+		16}, {"small", [3]int{16, 56, 40}, 3}} {
 		r, err := Find(c.name)
 		if err != nil {
 			t.Fatal(err)
@@ -53,7 +54,8 @@ func TestRecipes(t *testing.T) {
 	if _, err := Find("nnUNetTrainer"); err == nil || !strings.Contains(err.Error(), "MaskSAM_ACDC") {
 		t.Errorf("an unknown recipe: %v", err)
 	}
-	if _, err := Small().Resolve(Data{Patch: [3]int{16, 56, 40}, Channels: 1, Classes: 257}); err == nil || !strings.Contains(err.Error(), "257 classes") {
+	if _, err := Small().Resolve(Data{Patch: [3]int{16, 56, 40}, Channels: 1, Classes: 257}); err == nil ||
+		!strings.Contains(err.Error(), "257 label classes") {
 		t.Errorf("257 classes: %v", err)
 	}
 }
@@ -93,10 +95,12 @@ func TestStagesOfThePlan(t *testing.T) {
 	if got := stages(Synapse(), few); !slices.Equal(got, want) {
 		t.Errorf("a plan of three stages: %v, want %v", got, want)
 	}
-	if got := stages(Small(), Data{Patch: [3]int{16, 56, 40}, Channels: 1, Classes: 3, Kernels: d.Kernels, Convs: d.Convs}); !slices.Equal(got, Small().Network.Generator.Stages) {
+	if got := stages(Small(), Data{Patch: [3]int{16, 56, 40}, Channels: 1, Classes: 3, Kernels: d.Kernels,
+		Convs: d.Convs}); !slices.Equal(got, Small().Network.Generator.Stages) {
 		t.Errorf("small: %v, want its own", got)
 	}
-	if _, err := AMOS().Resolve(Data{Patch: [3]int{9, 512, 512}, Channels: 1, Classes: 16}); err == nil || !strings.Contains(err.Error(), "plan") {
+	if _, err := AMOS().Resolve(Data{Patch: [3]int{9, 512, 512}, Channels: 1, Classes: 16}); err == nil ||
+		!strings.Contains(err.Error(), "plan") {
 		t.Errorf("no plan: %v", err)
 	}
 	if Synapse().Network.Generator.Stages[0].Convs != 0 {
@@ -137,8 +141,10 @@ func TestSet(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if r.Network.Encoder.Width != 32 || r.Train.Epochs != 2 || r.Network.AuxLogits != masksam.AuxReference || !slices.Equal(r.Train.Augment.Mirror, []int{2}) ||
-		r.Train.LR != 1e-4 || r.Network.Encoder.Canvas[1] != 64 || !r.Train.Augment.InPlane() || r.Train.Precision != "bf16" || !r.Train.Nesterov {
+	if r.Network.Encoder.Width != 32 || r.Train.Epochs != 2 || r.Network.AuxLogits != masksam.AuxReference ||
+		!slices.Equal(r.Train.Augment.Mirror, []int{2}) ||
+		r.Train.LR != 1e-4 || r.Network.Encoder.Canvas[1] != 64 || !r.Train.Augment.InPlane() ||
+		r.Train.Precision != "bf16" || !r.Train.Nesterov {
 		t.Errorf("after Set: %+v", r)
 	}
 	for _, c := range []struct{ key, value, want string }{
@@ -185,10 +191,12 @@ func TestSetSaysNoGoWords(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		r := ACDC()
 		key := rapid.SampledFrom(paths).Draw(t, "key")
-		value := rapid.OneOf(rapid.String(), rapid.SampledFrom([]string{"1", "-1", "1.5", "1e400", "null", "true", "[]", "[1]", "{}", `{"a":1}`, `"x"`, "[[1]]", "1 2"})).Draw(t, "value")
+		value := rapid.OneOf(rapid.String(), rapid.SampledFrom([]string{"1", "-1", "1.5", "1e400", "null", "true", "[]",
+			"[1]", "{}", `{"a":1}`, `"x"`, "[[1]]", "1 2"})).Draw(t, "value")
 		if err := r.Set(key, value); err != nil {
 			for _, word := range []string{"json:", "unmarshal", "Go ", "float64", "int"} {
-				if strings.Contains(strings.ReplaceAll(err.Error(), value, ""), word) && !strings.Contains(key, word) && !strings.Contains(err.Error(), "decided") {
+				if strings.Contains(strings.ReplaceAll(err.Error(), value, ""), word) && !strings.Contains(key, word) &&
+					!strings.Contains(err.Error(), "decided") {
 					t.Fatalf("set %s=%s: %v", key, value, err)
 				}
 			}
@@ -198,7 +206,8 @@ func TestSetSaysNoGoWords(t *testing.T) {
 
 // Values that make no sense are refused by their name.
 func TestValues(t *testing.T) {
-	for _, set := range []string{"lr=-1", "lr=0", "epochs=0", "iterations=0", "val_iterations=-1", "minutes=-3", "momentum=1", "beta1=1", "beta2=-1",
+	for _, set := range []string{"lr=-1", "lr=0", "epochs=0", "iterations=0", "val_iterations=-1", "minutes=-3",
+		"momentum=1", "beta1=1", "beta2=-1",
 		"eps=-1", "weight_decay=-1", "power=-1", "warmup=-1", "clip=-1", "average=1", "foreground=1.1", "save_every=0", "batch=0", "batch=20000",
 		"optimizer=lion", "precision=half", "class=-1", "points=-1", "importance=2", "mirror=[3]", "mirror=[-1]", "mirror=[1,1]", "p_rotate=2",
 		"noise=-1", "scale=[1.4,0.7]", "gamma=[0,1]", "aux_giou=-0.1"} {

@@ -21,11 +21,13 @@ var perQuery = masksam.Layer{Kind: "conv", Kernel: k3}
 
 // vitB, vitH are SAM's encoders.
 func vitB() sam.Encoder {
-	return sam.Encoder{Width: 768, Depth: 12, Heads: 12, Global: []int{2, 5, 8, 11}, Window: 14, Patch: 16, Canvas: [2]int{1024, 1024}, Out: 256}
+	return sam.Encoder{Width: 768, Depth: 12, Heads: 12, Global: []int{2, 5, 8, 11}, Window: 14, Patch: 16,
+		Canvas: [2]int{1024, 1024}, Out: 256}
 }
 
 func vitH() sam.Encoder {
-	return sam.Encoder{Width: 1280, Depth: 32, Heads: 16, Global: []int{7, 15, 23, 31}, Window: 14, Patch: 16, Canvas: [2]int{1024, 1024}, Out: 256}
+	return sam.Encoder{Width: 1280, Depth: 32, Heads: 16, Global: []int{7, 15, 23, 31}, Window: 14, Patch: 16,
+		Canvas: [2]int{1024, 1024}, Out: 256}
 }
 
 // decoder is SAM's mask decoder.
@@ -78,7 +80,8 @@ func ACDC() Recipe {
 			Decoder: decoder, Stretch: true,
 			NormEps: 1e-5, Slope: 0.01, AuxLogits: masksam.AuxReference,
 		},
-		Loss:  masksam.Loss{Class: 0.20, Mask: 1.5, Dice: 1.5, AuxMask: 0.5, AuxDice: 0.5, AuxBox: 0.5, AuxGIoU: 0.2, NoObject: 0.1, Points: 32768, Oversample: 2, Importance: 0.75},
+		Loss: masksam.Loss{Class: 0.20, Mask: 1.5, Dice: 1.5, AuxMask: 0.5, AuxDice: 0.5, AuxBox: 0.5, AuxGIoU: 0.2,
+			NoObject: 0.1, Points: 32768, Oversample: 2, Importance: 0.75},
 		Train: published(500),
 		Split: &FixedSplit{
 			Group:  `^patient(\d{3})`,
@@ -95,8 +98,9 @@ func Synapse() Recipe {
 		Name: "MaskSAM_Synapse", Short: "synapse", Plans: "nnUNetPlans_26_256_256_b2",
 		Patch: [3]int{26, 256, 256}, Batch: 2,
 		Network: topology256(vitH(), 24),
-		Loss:    masksam.Loss{Class: 0.20, Mask: 1.5, Dice: 1.5, AuxMask: 0.5, AuxDice: 0.5, AuxBox: 0.5, AuxGIoU: 0.2, NoObject: 0.1, Points: 32768, Oversample: 2, Importance: 0.75},
-		Train:   published(1000),
+		Loss: masksam.Loss{Class: 0.20, Mask: 1.5, Dice: 1.5, AuxMask: 0.5, AuxDice: 0.5, AuxBox: 0.5, AuxGIoU: 0.2,
+			NoObject: 0.1, Points: 32768, Oversample: 2, Importance: 0.75},
+		Train: published(1000),
 		Split: &FixedSplit{
 			Train: numbers("img%04d", "6 7 9 10 21 23 24 26 27 31 33 34 39 40 5 28 30 37"),
 			Val:   numbers("img%04d", "1-4 8 22 25 29 32 35 36 38"),
@@ -110,8 +114,9 @@ func AMOS() Recipe {
 		Name: "MaskSAM_AMOS", Short: "amos", Plans: "nnUNetPlans_9_512_512_b2",
 		Patch: [3]int{9, 512, 512}, Batch: 2,
 		Network: topology256(vitH(), 24),
-		Loss:    masksam.Loss{Class: 0.20, Mask: 1.2, Dice: 1.2, AuxMask: 0.5, AuxDice: 0.5, AuxBox: 0.5, AuxGIoU: 0.2, NoObject: 0.1, Points: 131072, Oversample: 2, Importance: 0.75},
-		Train:   published(1000),
+		Loss: masksam.Loss{Class: 0.20, Mask: 1.2, Dice: 1.2, AuxMask: 0.5, AuxDice: 0.5, AuxBox: 0.5, AuxGIoU: 0.2,
+			NoObject: 0.1, Points: 131072, Oversample: 2, Importance: 0.75},
+		Train: published(1000),
 	}
 	t := &r.Train
 	t.Optimizer, t.Momentum, t.Nesterov, t.Beta1, t.Beta2, t.Eps = "adamw", 0, false, 0.9, 0.999, 1e-4

@@ -37,10 +37,6 @@ func (r *Recipe) resolve(d Data) error {
 	if err := r.check(); err != nil {
 		return err
 	}
-	const mostClasses = 256 // labels of a batch are bytes
-	if d.Classes > mostClasses {
-		return fmt.Errorf("%d classes: %d are the most, background included", d.Classes, mostClasses)
-	}
 	r.Patch = d.Patch
 	n := &r.Network
 	n.Frames, n.Height, n.Width, n.Channels, n.Classes = d.Patch[0], d.Patch[1], d.Patch[2], d.Channels, d.Classes
@@ -95,7 +91,7 @@ func (r *Recipe) check() error {
 		{"iterations", float64(t.Iterations), 1, most, "at least 1"},
 		{"val_iterations", float64(t.ValIterations), 0, most, "at least 0"},
 		{"minutes", t.Minutes, 0, most, "at least 0"},
-		{"lr", t.LR, above, most, "above 0"},
+		{"lr", t.LR, above, math.MaxFloat32, "above 0 and at most 3.4e38"},
 		{"momentum", t.Momentum, 0, below, "at least 0 and below 1"},
 		{"beta1", t.Beta1, 0, below, "at least 0 and below 1"},
 		{"beta2", t.Beta2, 0, below, "at least 0 and below 1"},

@@ -24,7 +24,8 @@ func (r *Recipe) Override(set []string) error {
 	for _, s := range set {
 		key, value, ok := strings.Cut(s, "=")
 		if !ok {
-			return remedy.Add(fmt.Errorf("%q sets no hyper-parameter: key=value is needed", s), "write it as ", remedy.Set.With("KEY=VALUE"))
+			return remedy.Add(fmt.Errorf("%q sets no hyper-parameter: key=value is needed", s), "write it as ",
+				remedy.Set.With("KEY=VALUE"))
 		}
 		if err := r.Set(key, value); err != nil {
 			return err
@@ -38,7 +39,8 @@ func (r *Recipe) Override(set []string) error {
 // are an error that lists the ones that exist.
 func (r *Recipe) Set(key, value string) error {
 	if slices.Contains(resolved, strings.TrimPrefix(key, "network.")) {
-		return remedy.Add(fmt.Errorf("%s is decided by the dataset and the patch, it cannot be set", key), "set the patch with ", remedy.Run("plan").With(remedy.Set.With("patch=[T,H,W]")))
+		return remedy.Add(fmt.Errorf("%s is decided by the dataset and the patch, it cannot be set", key),
+			"set the patch with ", remedy.Run("plan").With(remedy.Set.With("patch=[T,H,W]")))
 	}
 	tree, err := tree(r)
 	if err != nil {
@@ -74,7 +76,7 @@ func tree(r *Recipe) (map[string]any, error) {
 	return v.(map[string]any), nil
 }
 
-// decode makes the recipe anew from a tree whose values fit.
+// decode makes a recipe from a tree whose values fit.
 func decode(tree any, r *Recipe) error {
 	text, err := json.Marshal(tree)
 	if err != nil {

@@ -75,6 +75,9 @@ func Open(o Options) (*Training, error) {
 			n.Channels, n.Classes, len(t.Dataset.Channels), heads)
 		return nil, remedy.Add(err, "plan the dataset again with ", howToPlan(name, o.Plans).With(remedy.Clean))
 	}
+	if err := n.Validate(); err != nil {
+		return nil, fmt.Errorf("%s, plans %s: %w", name, t.Plans.PlansName, err)
+	}
 	if !n.TrainAll {
 		// SAM's own parameters rest on its weights; where none are given they train too (docs/network.md §1).
 		n.TrainAll = true

@@ -77,6 +77,7 @@ func (o Option) With(value string) Option {
 // Options that errors advise. Each is a flag of at least one of masksam's commands (a test of cmd holds that).
 var (
 	Continue      = Option{Name: "continue"}
+	Validate      = Option{Name: "validate"}
 	Clean         = Option{Name: "clean"}
 	Name          = Option{Name: "name"}
 	Plans         = Option{Name: "plans"}

@@ -4,6 +4,7 @@ import (
 	"io"
 
 	"github.com/jedib0t/go-pretty/v6/table"
+	"github.com/jedib0t/go-pretty/v6/text"
 
 	"masksam/internal/doctor"
 )
@@ -15,7 +16,7 @@ const noteWidth = 60
 func Doctor(w io.Writer, r *doctor.Report) error {
 	p := newPage(w)
 	t := p.table(4, "part", "what", "found", "")
-	t.SetColumnConfigs([]table.ColumnConfig{{Number: 4, WidthMax: noteWidth}})
+	t.SetColumnConfigs([]table.ColumnConfig{{Number: 4, WidthMax: noteWidth, WidthMaxEnforcer: text.WrapSoft}})
 	for _, row := range r.Rows {
 		note := row.Problem
 		switch {

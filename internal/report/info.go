@@ -121,7 +121,8 @@ func Dataset(w io.Writer, d *info.Dataset, next string) error {
 		p.line()
 		t := p.table(1, "along z, y, x", "min", "median", "max")
 		t.AppendRow([]any{"voxels", times("%g", d.Sizes.Min[:]...), times("%g", d.Sizes.Median[:]...), times("%g", d.Sizes.Max[:]...)})
-		t.AppendRow([]any{"spacing in mm", times("%.4g", d.Spacings.Min[:]...), times("%.4g", d.Spacings.Median[:]...), times("%.4g", d.Spacings.Max[:]...)})
+		t.AppendRow([]any{"spacing in mm", times("%.4g", d.Spacings.Min[:]...), times("%.4g", d.Spacings.Median[:]...),
+			times("%.4g", d.Spacings.Max[:]...)})
 		t.Render()
 	}
 	p.made(d, next)
@@ -143,8 +144,8 @@ func (p *page) made(d *info.Dataset, next string) {
 	if d.Fingerprint {
 		made = append(made, "fingerprint")
 	}
-	if d.Splits > 0 {
-		made = append(made, fmt.Sprintf("split into %d folds", d.Splits))
+	if d.Folds > 0 {
+		made = append(made, fmt.Sprintf("split into %d folds", d.Folds))
 	}
 	p.line()
 	p.fields("made", cmp.Or(strings.Join(made, ", "), "nothing yet: "+next))

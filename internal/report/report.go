@@ -22,7 +22,7 @@ func newPage(w io.Writer) *page { return &page{bufio.NewWriter(w)} }
 func (p *page) line(values ...any)                  { fmt.Fprintln(p, values...) }
 func (p *page) printf(format string, values ...any) { fmt.Fprintf(p, format, values...) }
 
-// table begins a table without lines between its columns. The first columns, so many as texts says, hold text; the others
+// table begins a table without lines between its columns. The first columns, texts of them, hold text; the others
 // hold numbers, aligned to the right.
 func (p *page) table(texts int, header ...any) table.Writer {
 	t := table.NewWriter()
@@ -33,7 +33,8 @@ func (p *page) table(texts int, header ...any) table.Writer {
 	t.SetStyle(style)
 	var columns []table.ColumnConfig
 	for i := texts; i < len(header); i++ {
-		columns = append(columns, table.ColumnConfig{Number: i + 1, Align: text.AlignRight, AlignHeader: text.AlignRight, AlignFooter: text.AlignRight})
+		columns = append(columns, table.ColumnConfig{Number: i + 1, Align: text.AlignRight,
+			AlignHeader: text.AlignRight, AlignFooter: text.AlignRight})
 	}
 	t.SetColumnConfigs(columns)
 	t.AppendHeader(header)
@@ -65,7 +66,7 @@ func plural(n int, what string) string {
 	return fmt.Sprint(n, " ", what)
 }
 
-// decimal writes a number with so many digits behind the point, a dash for one that is not known.
+// decimal writes a number with a number of digits behind the point, a dash for NaN.
 func decimal(v float64, digits int) string {
 	if math.IsNaN(v) {
 		return "–"

@@ -17,7 +17,8 @@ import (
 func TestDoctor(t *testing.T) {
 	t.Parallel()
 	var out strings.Builder
-	r := &doctor.Report{Rows: []doctor.Row{{Part: "engine", Name: "libtorch", Value: "1.13"}, {Part: "folder", Name: "raw", Value: "/x", Problem: "is no folder", Fatal: true},
+	r := &doctor.Report{Rows: []doctor.Row{{Part: "engine", Name: "libtorch", Value: "1.13"},
+		{Part: "folder", Name: "raw", Value: "/x", Problem: "is no folder", Fatal: true},
 		{Part: "memory", Name: "main", Value: "1 GB", Problem: strings.Repeat("close other programs ", 8)}}}
 	if err := Doctor(&out, r); err != nil {
 		t.Fatal(err)
@@ -52,7 +53,8 @@ func TestSplits(t *testing.T) {
 func TestVerify(t *testing.T) {
 	t.Parallel()
 	var out strings.Builder
-	rows := []verify.Row{{Name: "a", Error: 1e-5, Tolerance: 1e-4, Measure: "max"}, {Name: "b", Error: math.NaN(), Tolerance: 1, Measure: "share"}}
+	rows := []verify.Row{{Name: "a", Error: 1e-5, Tolerance: 1e-4, Measure: "max"},
+		{Name: "b", Error: math.NaN(), Tolerance: 1, Measure: "share"}}
 	if err := Verify(&out, "golden", rows); err != nil {
 		t.Fatal(err)
 	}
@@ -62,7 +64,8 @@ func TestVerify(t *testing.T) {
 func TestPlanned(t *testing.T) {
 	t.Parallel()
 	var out strings.Builder
-	planned := &steps.Planned{Files: []string{"a.json", "b.json"}, Recipe: &recipe.Recipe{Name: "MaskSAM_Small", Plans: "b", Patch: [3]int{1, 2, 3}, Batch: 4}}
+	planned := &steps.Planned{Files: []string{"a.json", "b.json"},
+		Recipe: &recipe.Recipe{Name: "MaskSAM_Small", Plans: "b", Patch: [3]int{1, 2, 3}, Batch: 4}}
 	if err := Planned(&out, planned); err != nil {
 		t.Fatal(err)
 	}
@@ -75,7 +78,8 @@ func TestDemo(t *testing.T) {
 	t.Parallel()
 	var out strings.Builder
 	name := demo.Structures[1]
-	r := &demo.Result{Mean: 0.8126, Baseline: 0.819, Dice: map[string]float64{name: 0.75}, Steps: 17, Took: 90 * time.Second, Model: "dir/model"}
+	r := &demo.Result{Mean: 0.8126, Baseline: 0.819, Dice: map[string]float64{name: 0.75}, Steps: 17,
+		Took: 90 * time.Second, Model: "dir/model"}
 	if err := Demo(&out, r); err != nil {
 		t.Fatal(err)
 	}

@@ -33,7 +33,7 @@ func newConvAdapter(b *nn.Builder, width int, skip bool) convAdapter {
 	return a
 }
 
-// forward adapts x (…, width). fold turns the bottleneck (…, r) into volumes
+// forward adapts x (…, width). fold reshapes the bottleneck (…, r) to volumes
 // (N, T, h, w, r) and unfold brings them back to x's axes.
 func (a convAdapter) forward(s *torch.Scope, x *torch.Tensor, fold, unfold func(*torch.Tensor) *torch.Tensor) *torch.Tensor {
 	d := s.GELU(a.fc1.Forward(s, x))

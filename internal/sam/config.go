@@ -38,7 +38,8 @@ func (e Encoder) Grid() (int, int) { return e.Canvas[0] / e.Patch, e.Canvas[1] /
 func (e Encoder) Validate() error {
 	switch {
 	case e.Width <= 0 || e.Depth <= 0 || e.Heads <= 0 || e.Patch <= 0 || e.Out <= 0:
-		return fmt.Errorf("encoder: width %d, depth %d, heads %d, patch %d and out %d must all be positive", e.Width, e.Depth, e.Heads, e.Patch, e.Out)
+		return fmt.Errorf("encoder: width %d, depth %d, heads %d, patch %d and out %d must all be positive", e.Width,
+			e.Depth, e.Heads, e.Patch, e.Out)
 	case e.Width%e.Heads != 0:
 		return fmt.Errorf("encoder: width %d is not a multiple of heads %d", e.Width, e.Heads)
 	case e.Width%4 != 0:
@@ -47,7 +48,8 @@ func (e Encoder) Validate() error {
 		return fmt.Errorf("encoder: canvas %v is not a positive multiple of patch %d", e.Canvas, e.Patch)
 	case len(e.Global) == 0:
 		return fmt.Errorf("encoder: no global block; the prompt generator reads their outputs")
-	case !slices.IsSorted(e.Global) || len(slices.Compact(slices.Clone(e.Global))) < len(e.Global) || e.Global[0] < 0 || e.Global[len(e.Global)-1] >= e.Depth:
+	case !slices.IsSorted(e.Global) || len(slices.Compact(slices.Clone(e.Global))) < len(e.Global) || e.Global[0] < 0 ||
+		e.Global[len(e.Global)-1] >= e.Depth:
 		return fmt.Errorf("encoder: global blocks %v are not ascending within 0..%d", e.Global, e.Depth-1)
 	case e.Window <= 0 && len(e.Global) < e.Depth:
 		return fmt.Errorf("encoder: window %d must be positive for the blocks that are not global", e.Window)

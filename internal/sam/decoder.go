@@ -163,7 +163,8 @@ func (d *MaskDecoder) Forward(s *torch.Scope, neck, dense, grid, sparse, class *
 
 // forward updates queries q (N, n, C) and keys (N, h·w, C). The first block's
 // self-attention has no positional term and replaces the queries.
-func (l *twoWay) forward(s *torch.Scope, d *MaskDecoder, q, keys, tokens, pe *torch.Tensor, h, w int, first bool) (*torch.Tensor, *torch.Tensor) {
+func (l *twoWay) forward(s *torch.Scope, d *MaskDecoder, q, keys, tokens, pe *torch.Tensor, h, w int,
+	first bool) (*torch.Tensor, *torch.Tensor) {
 	if first {
 		q = l.adaptSelf.forward(s, l.self.forward(s, q, q, q), d.frames, d.queries)
 	} else {

@@ -150,14 +150,14 @@ func (b *block) forward(s *torch.Scope, x *torch.Tensor, probe Probe) *torch.Ten
 	return s.Add(x, s.Add(m, s.MulScalar(a, 0.5)))
 }
 
-// foldFrames turns (B·T, h, w, r) into (B, T, h, w, r) and back.
+// foldFrames reshapes (B·T, h, w, r) to (B, T, h, w, r) and back.
 func foldFrames(s *torch.Scope, frames, h, w int) (fold, unfold func(*torch.Tensor) *torch.Tensor) {
 	fold = func(x *torch.Tensor) *torch.Tensor { return s.Reshape(x, -1, frames, h, w, x.Dim(-1)) }
 	unfold = func(x *torch.Tensor) *torch.Tensor { return s.Reshape(x, -1, h, w, x.Dim(-1)) }
 	return fold, unfold
 }
 
-// foldWindows turns (B·T·n, k, k, r), ordered batch, frame, window, into
+// foldWindows reshapes (B·T·n, k, k, r), ordered batch, frame, window, into
 // volumes (N, T, k, k, r) and back, along the axis that depthAxis names.
 func (b *block) foldWindows(s *torch.Scope, n int) (fold, unfold func(*torch.Tensor) *torch.Tensor) {
 	t, k := b.frames, b.window

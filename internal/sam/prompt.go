@@ -12,7 +12,7 @@ func sqrt(n int) float64 { return math.Sqrt(float64(n)) }
 // maskChannels are the widths of SAM's mask prompt branch.
 const maskChannels = 16
 
-// PromptEncoder turns auxiliary boxes and masks into sparse and dense prompts (docs/network.md §5).
+// PromptEncoder encodes auxiliary boxes and masks as sparse and dense prompts (docs/network.md §5).
 type PromptEncoder struct {
 	width    int
 	frame    Frame
@@ -71,7 +71,7 @@ func NewPromptEncoder(b *nn.Builder, e Encoder, frames int, f Frame) *PromptEnco
 }
 
 // encode maps coordinates c (…, 2) as (x, y) in [0,1] to random Fourier features (…, width), in float32 whatever the
-// autocast: the phases reach many turns, of which 8 bits would keep none.
+// autocast: the phases reach many times 2π, and bfloat16's 8 bits would lose their fractions.
 func (p *PromptEncoder) encode(s *torch.Scope, c *torch.Tensor) *torch.Tensor {
 	s = s.Autocast(torch.Float32)
 	c = s.AddScalar(s.MulScalar(c, 2), -1)

@@ -22,7 +22,8 @@ func noise(n int) []float32 {
 
 // encode runs a fresh encoder on x (frames, 3, h, w), after change has altered its parameters, and gives the maps and
 // what the probe saw.
-func encode(t *testing.T, cfg Encoder, frames int, axis DepthAxis, x []float32, h, w int, change func(p *nn.Params)) (maps [][]float32, seen map[string][]float32) {
+func encode(t *testing.T, cfg Encoder, frames int, axis DepthAxis, x []float32, h, w int,
+	change func(p *nn.Params)) (maps [][]float32, seen map[string][]float32) {
 	t.Helper()
 	seen = map[string][]float32{}
 	err := torch.Do(torch.Mode{}, func(s *torch.Scope) error {
@@ -32,7 +33,8 @@ func encode(t *testing.T, cfg Encoder, frames int, axis DepthAxis, x []float32, 
 		if change != nil {
 			change(&p)
 		}
-		for _, m := range enc.Forward(s, s.Float32s(torch.CPU, x, len(x)/(3*h*w), 3, h, w), func(name string, v *torch.Tensor) { seen[name] = v.Float32s() }) {
+		for _, m := range enc.Forward(s, s.Float32s(torch.CPU, x, len(x)/(3*h*w), 3, h, w),
+			func(name string, v *torch.Tensor) { seen[name] = v.Float32s() }) {
 			maps = append(maps, m.Float32s())
 		}
 		return nil
@@ -63,7 +65,8 @@ func TestEncoderByHand(t *testing.T) {
 	x := noise(frames * 3 * h * w)
 	maps, _ := encode(t, cfg, frames, DepthSlices, x, h, w, func(p *nn.Params) {
 		for _, q := range p.All() {
-			if strings.Contains(q.Name, "lin2") || strings.Contains(q.Name, "D_fc2") || strings.Contains(q.Name, "proj.bias") || strings.Contains(q.Name, "attn.proj") {
+			if strings.Contains(q.Name, "lin2") || strings.Contains(q.Name, "D_fc2") ||
+				strings.Contains(q.Name, "proj.bias") || strings.Contains(q.Name, "attn.proj") {
 				set(p, q.Name, constant(0))
 			}
 		}
@@ -104,12 +107,13 @@ func TestAttentionByHand(t *testing.T) {
 		set(p, "patch_embed.proj.weight", constant(0))
 		set(p, "patch_embed.proj.bias", constant(0))
 		set(p, "pos_embed", func(i int) float32 { return []float32{1, -1, 0, 0, 0, 1, -1, 0, 0, 0, 1, -1}[i] }) // three tokens
-		set(p, "blocks.0.attn.qkv.weight", func(i int) float32 {                                                // values are the tokens after norm1
-			if i >= 32 && (i-32)/4 == i%4 {
-				return 1
-			}
-			return 0
-		})
+		set(p, "blocks.0.attn.qkv.weight",
+			func(i int) float32 { // values are the tokens after norm1
+				if i >= 32 && (i-32)/4 == i%4 {
+					return 1
+				}
+				return 0
+			})
 		set(p, "blocks.0.attn.qkv.bias", func(i int) float32 { // queries (1,0,0,0), keys 0
 			if i == 0 {
 				return 1
@@ -150,7 +154,8 @@ func TestWindowPadding(t *testing.T) {
 	cfg := Encoder{Width: 4, Depth: 1, Heads: 1, Global: []int{}, Window: 2, Patch: 1, Canvas: [2]int{1, 1}, Out: 2}
 	const beta = 8
 	_, seen := encode(t, cfg, 1, DepthSlices, make([]float32, 3), 1, 1, func(p *nn.Params) {
-		for _, name := range []string{"temporal_embedding", "patch_embed.proj.weight", "patch_embed.proj.bias", "blocks.0.attn.qkv.bias", "blocks.0.attn.proj.bias"} {
+		for _, name := range []string{"temporal_embedding", "patch_embed.proj.weight", "patch_embed.proj.bias",
+			"blocks.0.attn.qkv.bias", "blocks.0.attn.proj.bias"} {
 			set(p, name, constant(0))
 		}
 		set(p, "pos_embed", func(i int) float32 { return []float32{1, -1, 1, -1}[i] })

@@ -66,7 +66,8 @@ func rawBoxes(t testing.TB, dir string, n int) {
 }
 
 // shrunk are the overrides of the recipe small that make a step take milliseconds.
-var shrunk = []string{"patch=[4,16,16]", "encoder.width=16", "encoder.heads=2", "encoder.out=16", "queries=4", "decoder.mlp=32", "decoder.heads=2",
+var shrunk = []string{"patch=[4,16,16]", "encoder.width=16", "encoder.heads=2", "encoder.out=16", "queries=4",
+	"decoder.mlp=32", "decoder.heads=2",
 	"generator.stages.0.width=16", "generator.stages.1.width=8", "generator.stages.2.width=8", "head.0.out=8", "head.1.out=8", "warmup=2",
 	"precision=float32"}
 
@@ -76,9 +77,11 @@ func boxes(t testing.TB, n int, set ...string) TrainOptions {
 	torch.SetThreads(1)
 	root := t.TempDir()
 	const name = "Dataset778_RawBoxes"
-	roots := dataset.Roots{Raw: filepath.Join(root, "raw"), Preprocessed: filepath.Join(root, "pre"), Results: filepath.Join(root, "results")}
+	roots := dataset.Roots{Raw: filepath.Join(root, "raw"), Preprocessed: filepath.Join(root, "pre"),
+		Results: filepath.Join(root, "results")}
 	rawBoxes(t, filepath.Join(roots.Raw, name), n)
-	planned, err := Plan(t.Context(), PlanOptions{FingerprintOptions: FingerprintOptions{Roots: roots, Dataset: "778"}, RecipeOptions: RecipeOptions{Recipe: "small", Set: append(slices.Clone(shrunk), set...)}})
+	planned, err := Plan(t.Context(), PlanOptions{FingerprintOptions: FingerprintOptions{Roots: roots, Dataset: "778"},
+		RecipeOptions: RecipeOptions{Recipe: "small", Set: append(slices.Clone(shrunk), set...)}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -89,7 +92,8 @@ func boxes(t testing.TB, n int, set ...string) TrainOptions {
 	if plans.TransposeForward == [3]int{0, 1, 2} {
 		t.Fatal("the axes are not turned: the test proves less than it should")
 	}
-	if err := Preprocess(t.Context(), PreprocessOptions{Roots: roots, Dataset: "778", Plans: planned.Plans, Configurations: []string{"3d_fullres"}}); err != nil {
+	if err := Preprocess(t.Context(), PreprocessOptions{Roots: roots, Dataset: "778", Plans: planned.Plans,
+		Configurations: []string{"3d_fullres"}}); err != nil {
 		t.Fatal(err)
 	}
 	return TrainOptions{Roots: roots, Dataset: "778", Plans: planned.Plans, Configuration: "3d_fullres", Fold: "0", Trainer: "small",
@@ -144,8 +148,10 @@ func TestEndToEnd(t *testing.T) {
 		}
 	}
 	bar := &shares{}
-	folder, err := Predict(t.Context(), PredictOptions{Query: model.Query{Roots: o.Roots, Dataset: "778", Configuration: "3d_fullres"}, Checkpoint: "checkpoint_final.pth",
-		Options: predict.Options{Input: in, Output: out, Tiling: predict.Tiling{Mirror: true, Batch: 3}, SaveProbabilities: true, Progress: bar}})
+	folder, err := Predict(t.Context(), PredictOptions{Query: model.Query{Roots: o.Roots, Dataset: "778",
+		Configuration: "3d_fullres"}, Checkpoint: "checkpoint_final.pth",
+		Options: predict.Options{Input: in, Output: out, Tiling: predict.Tiling{Mirror: true, Batch: 3},
+			SaveProbabilities: true, Progress: bar}})
 	if err != nil || folder != result.Model {
 		t.Fatalf("predicted with %s, %v; want %s", folder, err, result.Model)
 	}
@@ -186,7 +192,8 @@ func TestEndToEnd(t *testing.T) {
 	if foreground == 0 {
 		t.Error("no voxel is labelled")
 	}
-	for _, name := range []string{"dataset.json", "plans.json", "predict_from_raw_data_args.json", strings.TrimSuffix(filepath.Base(validated[0]), ".nii.gz") + ".npz"} {
+	for _, name := range []string{"dataset.json", "plans.json", "predict_from_raw_data_args.json",
+		strings.TrimSuffix(filepath.Base(validated[0]), ".nii.gz") + ".npz"} {
 		if !exists(filepath.Join(out, name)) {
 			t.Errorf("%s is missing", name)
 		}

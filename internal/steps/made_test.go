@@ -176,7 +176,7 @@ func turned(c madeCase) {
 			}
 		}
 	}
-	var turn volume.Turn
+	var turn volume.Reorientation
 	for axis, letter := range orientation {
 		turn.Axes[2-axis] = strings.IndexRune("SIAPRL", letter) / 2
 		turn.Flip[2-axis] = strings.ContainsRune("LPI", letter)
@@ -189,7 +189,7 @@ func turned(c madeCase) {
 				data[i] = 2*v + 40
 			}
 		}
-		c.put(c.file(channel, ".nii.gz"), zipped(niftiFile(volume.Turned(turn, data, g.Size), turn.Grid(g), c.number == 1, slope, inter)))
+		c.put(c.file(channel, ".nii.gz"), zipped(niftiFile(volume.Reorient(turn, data, g.Size), turn.Grid(g), c.number == 1, slope, inter)))
 	}
 	write(-1, labels)
 	write(0, image(labels, func(l, at int) int { return int(body[at]) * (300 + 110*l + at%g.Size[2] + c.noise(40)) }))
@@ -332,7 +332,8 @@ func tiffFile(pages []byte, size [3]int, compressed bool) []byte {
 		}
 		data := uint32(len(out) + 2 + 9*12 + 4)
 		out = le.AppendUint16(out, 9)
-		for _, e := range [9][3]uint32{{256, 3, uint32(size[2])}, {257, 3, uint32(size[1])}, {258, 3, 8}, {259, 3, compression}, {262, 3, 1},
+		for _, e := range [9][3]uint32{{256, 3, uint32(size[2])}, {257, 3, uint32(size[1])}, {258, 3, 8},
+			{259, 3, compression}, {262, 3, 1},
 			{273, 4, data}, {277, 3, 1}, {278, 3, uint32(size[1])}, {279, 4, uint32(len(page))}} {
 			out = le.AppendUint16(out, uint16(e[0]))
 			out = le.AppendUint16(out, uint16(e[1]))

@@ -75,7 +75,8 @@ func TestLikeNNUNet(t *testing.T) {
 			dir, want := filepath.Join(roots.Preprocessed, m.name), filepath.Join("testdata", "nnunet", m.name)
 			var names []string
 			for i, o := range m.plans {
-				options := PlanOptions{FingerprintOptions: FingerprintOptions{Roots: roots, Dataset: m.name, Work: work.Work{Workers: 1}}, Nnunet: o}
+				options := PlanOptions{FingerprintOptions: FingerprintOptions{Roots: roots, Dataset: m.name,
+					Work: work.Work{Workers: 1}}, Nnunet: o}
 				if i == 0 {
 					options.Check = func(*integrity.Report) error { return nil } // an error of the report fails the plan
 				}

@@ -53,7 +53,8 @@ func Overlay(ctx context.Context, o OverlayOptions) (files []string, err error) 
 		return nil, err
 	}
 	if o.Channel < 0 || o.Channel >= len(s.channels) {
-		return nil, fmt.Errorf("channel %d: %s has channels 0 to %d (%s)", o.Channel, name, len(s.channels)-1, strings.Join(s.channels, ", "))
+		return nil, fmt.Errorf("channel %d: %s has channels 0 to %d (%s)", o.Channel, name, len(s.channels)-1,
+			strings.Join(s.channels, ", "))
 	}
 	if err := os.MkdirAll(o.Out, 0o777); err != nil {
 		return nil, fmt.Errorf("make the folder of the pictures: %w", err)
@@ -276,7 +277,7 @@ func loadStored(k *store.Case, forward [3]int, channel int) (*draw.Labelled, err
 	}
 	p := k.Properties()
 	c.Oriented = p.Meta.Oriented()
-	c.Grid = volume.Turn{Axes: forward}.Grid(p.Meta.Grid)
+	c.Grid = volume.Reorientation{Axes: forward}.Grid(p.Meta.Grid)
 	for a := range size {
 		c.Grid.Spacing[a] = p.Spacing[forward[a]] * float64(p.ShapeAfterCropping[a]) / float64(size[a])
 	}

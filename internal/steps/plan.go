@@ -162,7 +162,7 @@ func Plan(ctx context.Context, o PlanOptions) (*Planned, error) {
 	}
 	for _, p := range fresh {
 		path := filepath.Join(dir, p.PlansName+".json")
-		if err := p.KeepFromFile(path); err != nil {
+		if err := p.AddMissingFrom(path); err != nil {
 			return nil, err
 		}
 		if err := p.Write(path); err != nil {
@@ -174,7 +174,7 @@ func Plan(ctx context.Context, o PlanOptions) (*Planned, error) {
 }
 
 // heldPlans are the plans that a recipe starts from in place of fresh: those that are there under its name, which may
-// have been made with other options or by hand. None where the planner's options ask for planning anew, or where they are
+// have been made with other options or by hand. None where the planner's options ask for new plans, or where they are
 // of other channels.
 func heldPlans(dir string, fresh *plan.Plans, asked plan.Options) (*plan.Plans, error) {
 	asked.PlansName = ""
@@ -227,13 +227,13 @@ func (o RecipeOptions) recipe() (*recipe.Recipe, error) {
 	return &r, plan.CheckName(r.Plans)
 }
 
-// check checks the dataset, lets told see what was found, and fails for an error.
-func check(ctx context.Context, dir string, w work.Work, told func(*integrity.Report) error) error {
+// check checks the dataset, passes the report to show, and fails if the report has an error.
+func check(ctx context.Context, dir string, w work.Work, show func(*integrity.Report) error) error {
 	report, err := integrity.Check(ctx, dir, integrity.Options{Work: w})
 	if err != nil {
 		return err
 	}
-	if err := told(report); err != nil {
+	if err := show(report); err != nil {
 		return err
 	}
 	return report.Err()

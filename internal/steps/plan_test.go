@@ -45,7 +45,8 @@ func flatRoots(t *testing.T) (roots dataset.Roots, pre string) {
 // configurations that only they have.
 func TestPlanKeepsPlans(t *testing.T) {
 	roots, pre := flatRoots(t)
-	options := PlanOptions{FingerprintOptions: FingerprintOptions{Roots: roots, Dataset: "779"}, Nnunet: plan.Options{Spacing: []float64{2, 2, 2}}}
+	options := PlanOptions{FingerprintOptions: FingerprintOptions{Roots: roots, Dataset: "779"},
+		Nnunet: plan.Options{Spacing: []float64{2, 2, 2}}}
 	if _, err := Plan(context.Background(), options); err != nil {
 		t.Fatal(err)
 	}
@@ -54,7 +55,8 @@ func TestPlanKeepsPlans(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	edited := strings.Replace(string(made), `"configurations": {`, `"configurations": {"mine": {"inherits_from": "3d_fullres", "batch_size": 7},`, 1)
+	edited := strings.Replace(string(made), `"configurations": {`,
+		`"configurations": {"mine": {"inherits_from": "3d_fullres", "batch_size": 7},`, 1)
 	if err := os.WriteFile(path, []byte(edited), 0o666); err != nil {
 		t.Fatal(err)
 	}
@@ -90,7 +92,8 @@ func TestPlanKeepsPlans(t *testing.T) {
 // patch_size and batch_size edited in the plan's file win over the recipe beside them, whose network follows.
 func TestEditedPlan(t *testing.T) {
 	roots, pre := flatRoots(t)
-	planned, err := Plan(context.Background(), PlanOptions{FingerprintOptions: FingerprintOptions{Roots: roots, Dataset: "779"}, RecipeOptions: RecipeOptions{Recipe: "small"}})
+	planned, err := Plan(context.Background(), PlanOptions{FingerprintOptions: FingerprintOptions{Roots: roots,
+		Dataset: "779"}, RecipeOptions: RecipeOptions{Recipe: "small"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -198,7 +201,8 @@ func TestPatchAndBatch(t *testing.T) {
 		{RecipeOptions{}, "nnUNetPlans_small", []int{18, 48, 40}, 2},
 	} {
 		c.options.Recipe = "small"
-		made, err := Plan(t.Context(), PlanOptions{FingerprintOptions: FingerprintOptions{Roots: roots, Dataset: "779"}, RecipeOptions: c.options})
+		made, err := Plan(t.Context(), PlanOptions{FingerprintOptions: FingerprintOptions{Roots: roots, Dataset: "779"},
+			RecipeOptions: c.options})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -214,14 +218,17 @@ func TestPatchAndBatch(t *testing.T) {
 			t.Errorf("%+v: %s with patch %v, batch %d", c, made.Plans, full.PatchSize, full.BatchSize)
 		}
 	}
-	for _, o := range []RecipeOptions{{Patch: []int{8, 32}}, {Patch: []int{0, 0, 0}}, {Patch: []int{8, -32, -32}}, {Patch: []int{1 << 40, 1 << 40, 1 << 40}},
+	for _, o := range []RecipeOptions{{Patch: []int{8, 32}}, {Patch: []int{0, 0, 0}}, {Patch: []int{8, -32, -32}},
+		{Patch: []int{1 << 40, 1 << 40, 1 << 40}},
 		{Batch: new(-1)}, {Batch: new(0)}, {Batch: new(10001)}, {Set: []string{"batch=0"}}} {
 		o.Recipe = "small"
-		if _, err := Plan(t.Context(), PlanOptions{FingerprintOptions: FingerprintOptions{Roots: roots, Dataset: "779"}, RecipeOptions: o}); err == nil {
+		if _, err := Plan(t.Context(), PlanOptions{FingerprintOptions: FingerprintOptions{Roots: roots, Dataset: "779"},
+			RecipeOptions: o}); err == nil {
 			t.Errorf("%+v was planned", o)
 		}
 	}
-	if _, err := Plan(t.Context(), PlanOptions{FingerprintOptions: FingerprintOptions{Roots: roots, Dataset: "779"}, RecipeOptions: RecipeOptions{Batch: new(2)}}); err == nil || !strings.Contains(err.Error(), "overrides a recipe") {
+	if _, err := Plan(t.Context(), PlanOptions{FingerprintOptions: FingerprintOptions{Roots: roots, Dataset: "779"},
+		RecipeOptions: RecipeOptions{Batch: new(2)}}); err == nil || !strings.Contains(err.Error(), "overrides a recipe") {
 		t.Errorf("a batch without a recipe: %v", err)
 	}
 }
@@ -281,7 +288,8 @@ func TestMovePlans(t *testing.T) {
 			t.Errorf("%+v, %v", c, err)
 		}
 	}
-	if _, err := Plan(t.Context(), PlanOptions{FingerprintOptions: FingerprintOptions{Roots: roots, Dataset: "779"}, Nnunet: plan.Options{Spacing: []float64{2, 2, 2}}}); err != nil {
+	if _, err := Plan(t.Context(), PlanOptions{FingerprintOptions: FingerprintOptions{Roots: roots, Dataset: "779"},
+		Nnunet: plan.Options{Spacing: []float64{2, 2, 2}}}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := MovePlans(roots, "779", "780", "nnUNetPlans", "theirs"); err == nil || !strings.Contains(err.Error(), "theirs.json") {

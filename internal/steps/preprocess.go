@@ -98,7 +98,8 @@ func planned(plans *plan.Plans, asked []string) (held []string, err error) {
 		}
 	}
 	if held == nil {
-		err := fmt.Errorf("preprocess: plans %s have no configuration %s; there are %s", plans.PlansName, strings.Join(asked, ", "), strings.Join(known, ", "))
+		err := fmt.Errorf("preprocess: plans %s have no configuration %s; there are %s", plans.PlansName,
+			strings.Join(asked, ", "), strings.Join(known, ", "))
 		return nil, remedy.Add(err, "choose one of them with ", remedy.Configuration.With(known[len(known)-1]))
 	}
 	return held, nil

@@ -98,7 +98,7 @@ func (o SplitsOptions) open() (s *toSplit, err error) {
 	return s, nil
 }
 
-// list names the cases of the raw dataset or, where it is not at hand, those that were preprocessed.
+// list names the cases of the raw dataset or, where it is missing, those that were preprocessed.
 func (s *toSplit) list() (ids []string, err error) {
 	if _, err := os.Stat(s.rawDir); err == nil {
 		ds, err := dataset.Read(s.rawDir)

@@ -24,7 +24,8 @@ func TestChosen(t *testing.T) {
 		name string
 		set  string
 		want string
-	}{{"small", "epochs", "key=value"}, {"small", "epoch=1", "no such"}, {"huge", "", "unknown recipe"}, {"", "epochs=1", "overrides a recipe"}} {
+	}{{"small", "epochs", "key=value"}, {"small", "epoch=1", "no such"}, {"huge", "", "unknown recipe"}, {"",
+		"epochs=1", "overrides a recipe"}} {
 		var set []string
 		if c.set != "" {
 			set = []string{c.set}
@@ -76,7 +77,8 @@ func TestStacks(t *testing.T) {
 	}
 	run := func() {
 		t.Helper()
-		if err := Preprocess(t.Context(), PreprocessOptions{Roots: roots, Dataset: "781", Plans: planned.Plans, Configurations: []string{"3d_fullres"}}); err != nil {
+		if err := Preprocess(t.Context(), PreprocessOptions{Roots: roots, Dataset: "781", Plans: planned.Plans,
+			Configurations: []string{"3d_fullres"}}); err != nil {
 			t.Fatal(err)
 		}
 	}

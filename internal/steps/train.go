@@ -19,6 +19,7 @@ import (
 	"masksam/internal/predict"
 	"masksam/internal/progress"
 	"masksam/internal/recipe"
+	"masksam/internal/remedy"
 	"masksam/internal/torch"
 	"masksam/internal/train"
 )
@@ -130,6 +131,10 @@ func Train(ctx context.Context, o TrainOptions) (_ *Trained, err error) {
 	}
 	defer m.Close()
 	if out.Dice, err = v.run(ctx, m); err != nil {
+		if ctx.Err() != nil {
+			err = fmt.Errorf("training is done, its final validation was stopped: %w", ctx.Err())
+			err = remedy.Add(err, "validate it with ", remedy.Validate)
+		}
 		return nil, err
 	}
 	return out, nil
@@ -163,7 +168,7 @@ func (v *validation) run(ctx context.Context, m *predict.Model) (float64, error)
 		}
 		shape := c.Shape()
 		v.fold.Print(fmt.Sprintf("%s, shape (%d, %d, %d, %d), rank 0", id, shape[0], shape[1], shape[2], shape[3]))
-		err = m.Stored(ctx, c, predict.Options{Output: out, Tiling: predict.Tiling{Mirror: true}, SaveProbabilities: v.SaveProbabilities,
+		err = m.LabelStored(ctx, c, predict.Options{Output: out, Tiling: predict.Tiling{Mirror: true}, SaveProbabilities: v.SaveProbabilities,
 			Progress: v.Progress})
 		if err != nil {
 			return math.NaN(), fmt.Errorf("validate case %s: %w", id, err)

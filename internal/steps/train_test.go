@@ -1,9 +1,13 @@
 package steps
 
 import (
+	"context"
+	"errors"
+	"fmt"
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -12,6 +16,7 @@ import (
 	"masksam/internal/model"
 	"masksam/internal/plan"
 	"masksam/internal/recipe"
+	"masksam/internal/remedy"
 )
 
 // Without checkpoints the weights in memory are validated; ValidateBest trains and then validates the best. The score is
@@ -107,10 +112,80 @@ func TestValidations(t *testing.T) {
 	}
 }
 
+// A stop in the final validation says that the training is done and how to validate it, and that then works.
+func TestStopInFinalValidation(t *testing.T) {
+	o := boxes(t, 5, "epochs=1", "iterations=1", "val_iterations=1", "mirror=[]")
+	ctx, cancel := context.WithCancel(t.Context())
+	o.Progress = &inValidation{cancel: cancel}
+	_, err := Train(ctx, o)
+	if !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "training is done") ||
+		!slices.Contains(remedy.As(err), any(remedy.Validate)) {
+		t.Fatalf("error %v, want a stop of the validation and what to do", err)
+	}
+	o.Progress, o.ValidateOnly = nil, true
+	result, err := Train(t.Context(), o)
+	if err != nil || !exists(filepath.Join(result.Folder, "validation", "summary.json")) {
+		t.Error(err)
+	}
+}
+
+// inValidation cancels when the final validation begins.
+type inValidation struct{ cancel func() }
+
+func (s *inValidation) Start(what string, _ int) {
+	if what == "validating" {
+		s.cancel()
+	}
+}
+func (s *inValidation) Done()               {}
+func (s *inValidation) Advance(int, string) {}
+
+// A dataset of more labels than a byte tells apart is refused by name and number when a recipe is planned for it, and when
+// plans that an earlier version made are trained.
+func TestTooManyLabels(t *testing.T) {
+	o := boxes(t, 5, "epochs=1", "iterations=1", "val_iterations=1")
+	const name = "Dataset778_RawBoxes"
+	many := `{"channel_names": {"0": "MR"}, "labels": {"background": 0`
+	for i := 1; i <= 299; i++ {
+		many += fmt.Sprintf(`, "l%d": %d`, i, i)
+	}
+	many += `}, "numTraining": 5, "file_ending": ".nii.gz"}`
+	raw := filepath.Join(o.Roots.Raw, name, dataset.FileName)
+	pre := filepath.Join(o.Roots.Preprocessed, name)
+	for _, path := range []string{raw, filepath.Join(pre, dataset.FileName)} {
+		if err := os.WriteFile(path, []byte(many), 0o666); err != nil {
+			t.Fatal(err)
+		}
+	}
+	path := filepath.Join(pre, o.Plans+".json")
+	text, err := os.ReadFile(path)
+	if err == nil {
+		err = os.WriteFile(path, []byte(strings.Replace(string(text), `"classes": 3`, `"classes": 300`, 1)), 0o666)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	refused := func(what string, err error) {
+		if err == nil || !strings.Contains(err.Error(), name) || !strings.Contains(err.Error(), "300 label classes") {
+			t.Errorf("%s: %v; want the dataset and the number of its labels", what, err)
+		}
+	}
+	_, err = Train(t.Context(), o)
+	refused("training", err)
+	_, err = Plan(t.Context(), PlanOptions{FingerprintOptions: FingerprintOptions{Roots: o.Roots, Dataset: "778"},
+		RecipeOptions: RecipeOptions{Recipe: "small", Set: shrunk}})
+	refused("planning", err)
+	if exists(o.Roots.Results) {
+		t.Error("a refused training made its folder")
+	}
+}
+
 // A wrong value under "masksam" in a plan is told in plain words; an old resolved recipe is read as it was written.
 func TestRecipeOfThePlan(t *testing.T) {
 	roots, pre := flatRoots(t)
-	planned, err := Plan(t.Context(), PlanOptions{FingerprintOptions: FingerprintOptions{Roots: roots, Dataset: "779"}, RecipeOptions: RecipeOptions{Recipe: "synapse", Patch: []int{8, 32, 32}, Set: []string{"encoder.canvas=[32,32]", "encoder.global=[7,15,23,31]"}}})
+	planned, err := Plan(t.Context(), PlanOptions{FingerprintOptions: FingerprintOptions{Roots: roots, Dataset: "779"},
+		RecipeOptions: RecipeOptions{Recipe: "synapse", Patch: []int{8, 32, 32},
+			Set: []string{"encoder.canvas=[32,32]", "encoder.global=[7,15,23,31]"}}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -168,7 +243,8 @@ func TestRecipeOfThePlan(t *testing.T) {
 		if err := os.WriteFile(path, []byte(spoilt), 0o666); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := open(); err == nil || !strings.Contains(err.Error(), change[1]) || strings.Contains(err.Error(), "json") && !strings.Contains(err.Error(), ".json") {
+		if _, err := open(); err == nil || !strings.Contains(err.Error(), change[1]) ||
+			strings.Contains(err.Error(), "json") && !strings.Contains(err.Error(), ".json") {
 			t.Errorf("%s: %v", change[0], err)
 		}
 		if err := os.WriteFile(path, text, 0o666); err != nil {

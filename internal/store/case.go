@@ -213,7 +213,8 @@ func (c *Case) fits(b volume.Box, channels, length int) error {
 		return fmt.Errorf("read case %s: box %v to %v reaches outside the case of %v voxels", c.head.ID, b.Lo, b.Hi, c.head.Size)
 	}
 	if want := channels * b.Len(); length != want {
-		return fmt.Errorf("read case %s: room for %d values, box %v to %v of %d channels has %d", c.head.ID, length, b.Lo, b.Hi, channels, want)
+		return fmt.Errorf("read case %s: a buffer of %d values, but box %v to %v of %d channels has %d", c.head.ID,
+			length, b.Lo, b.Hi, channels, want)
 	}
 	return nil
 }

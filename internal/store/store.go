@@ -45,13 +45,13 @@ type Record struct {
 	Chunk      [3]int
 	Image      []float32 // (channel, z, y, x)
 	Seg        []int16   // (z, y, x), −1 outside the nonzero mask; nil: the case has no labels
-	Classes    []Located
+	Classes    []ClassVoxels
 	Properties Properties
 	Digest     string // of everything that the record was made from
 }
 
-// Located holds voxels of one label, or of the labels of one region.
-type Located struct {
+// ClassVoxels holds voxels of one label, or of the labels of one region.
+type ClassVoxels struct {
 	Labels []int
 	Voxels [][3]int32 // z, y, x; a sample in drawn order
 }
@@ -95,7 +95,7 @@ func Create(dir string) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("create store: %w", err)
 	}
-	if err := atomicfile.Sweep(dir); err != nil {
+	if err := atomicfile.RemovePartial(dir); err != nil {
 		lock.Close()
 		return nil, fmt.Errorf("create store: %w", err)
 	}
@@ -167,7 +167,7 @@ func (s *Store) path(id string) (string, error) {
 	return filepath.Join(s.dir, id+ending), nil
 }
 
-// Case opens a case: its head and table are read and checked, its arrays are not. The file is not held open.
+// Case opens a case: its head and table are read and checked, its arrays are not. The file is closed again.
 func (s *Store) Case(id string) (*Case, error) {
 	s.mu.Lock()
 	c := s.cases[id]

@@ -46,7 +46,7 @@ func record(id string, channels int, size, chunk [3]int, seed uint64) *Record {
 			voxels[i][a] = int32(rng.IntN(size[a]))
 		}
 	}
-	r.Classes = []Located{{Labels: []int{1}, Voxels: voxels}, {Labels: []int{2, 3}}, {Labels: []int{-1, 0}, Voxels: voxels[:1]}}
+	r.Classes = []ClassVoxels{{Labels: []int{1}, Voxels: voxels}, {Labels: []int{2, 3}}, {Labels: []int{-1, 0}, Voxels: voxels[:1]}}
 	return r
 }
 
@@ -163,16 +163,17 @@ func TestRefusals(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, err := range map[string]error{
-		"box outside":     c.Image([3]int{0, 0, 0}, [3]int{3, 4, 6}, make([]float32, 2*72)),
-		"box negative":    c.Image([3]int{-1, 0, 0}, [3]int{3, 4, 5}, make([]float32, 2*80)),
-		"box turned":      c.Image([3]int{2, 0, 0}, [3]int{1, 4, 5}, make([]float32, 0)),
-		"short target":    c.Image([3]int{}, r.Size, make([]float32, 60)),
-		"folder in id":    s.Put(&Record{ID: "a/b"}),
-		"empty id":        s.Put(&Record{}),
-		"empty case":      s.Put(&Record{ID: "e", Channels: 1}),
-		"too few values":  s.Put(&Record{ID: "e", Channels: 1, Size: [3]int{1, 1, 2}, Image: []float32{1}}),
-		"too few labels":  s.Put(&Record{ID: "e", Channels: 1, Size: [3]int{1, 1, 1}, Image: []float32{1}, Seg: []int16{}}),
-		"voxel outside":   s.Put(&Record{ID: "e", Channels: 1, Size: [3]int{1, 1, 1}, Image: []float32{1}, Classes: []Located{{Voxels: [][3]int32{{0, 0, 1}}}}}),
+		"box outside":    c.Image([3]int{0, 0, 0}, [3]int{3, 4, 6}, make([]float32, 2*72)),
+		"box negative":   c.Image([3]int{-1, 0, 0}, [3]int{3, 4, 5}, make([]float32, 2*80)),
+		"box turned":     c.Image([3]int{2, 0, 0}, [3]int{1, 4, 5}, make([]float32, 0)),
+		"short target":   c.Image([3]int{}, r.Size, make([]float32, 60)),
+		"folder in id":   s.Put(&Record{ID: "a/b"}),
+		"empty id":       s.Put(&Record{}),
+		"empty case":     s.Put(&Record{ID: "e", Channels: 1}),
+		"too few values": s.Put(&Record{ID: "e", Channels: 1, Size: [3]int{1, 1, 2}, Image: []float32{1}}),
+		"too few labels": s.Put(&Record{ID: "e", Channels: 1, Size: [3]int{1, 1, 1}, Image: []float32{1}, Seg: []int16{}}),
+		"voxel outside": s.Put(&Record{ID: "e", Channels: 1, Size: [3]int{1, 1, 1}, Image: []float32{1},
+			Classes: []ClassVoxels{{Voxels: [][3]int32{{0, 0, 1}}}}}),
 		"unknown case":    second(s.Case("b")),
 		"unknown class":   second(c.Locations(3)),
 		"store is absent": second(Open(filepath.Join(s.Dir(), "none"))),
@@ -242,7 +243,8 @@ func TestUnfinishedIsNotDone(t *testing.T) {
 	if _, ok := s.Digest("a"); ok {
 		t.Error("an unfinished case has a digest")
 	}
-	if _, err := Create(s.Dir()); err == nil || !strings.Contains(err.Error(), "another process is preprocessing it") || !strings.Contains(err.Error(), s.Dir()) {
+	if _, err := Create(s.Dir()); err == nil || !strings.Contains(err.Error(), "another process is preprocessing it") ||
+		!strings.Contains(err.Error(), s.Dir()) {
 		t.Errorf("created while another writes: %v", err)
 	}
 	if _, err := os.Stat(left); err != nil {

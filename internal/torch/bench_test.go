@@ -21,10 +21,14 @@ func BenchmarkOwnKernels(b *testing.B) {
 		convOp("conv of one/16", false, []int{1, 16, 4, 128, 128}, []int{16, 16, 3, 3, 3}, pad),
 		convOp("conv of one/64", false, []int{1, 64, 4, 32, 32}, []int{64, 64, 3, 3, 3}, pad),
 		convOp("conv of one/flat", false, []int{1, 16, 4, 128, 128}, []int{16, 16, 1, 3, 3}, Conv{Pad: []int{0, 1, 1}}),
-		{name: "instance norm/stem", shapes: dims([]int{1, 16, 4, 128, 128}, []int{16}, []int{16}), params: 2, f: func(s *Scope, x []*Tensor) *Tensor { return s.InstanceNorm(x[0], x[1], x[2], 1e-5) }},
-		{name: "instance norm/small", shapes: dims([]int{2, 32, 16, 7, 5}, []int{32}, []int{32}), params: 2, f: func(s *Scope, x []*Tensor) *Tensor { return s.InstanceNorm(x[0], x[1], x[2], 1e-5) }},
-		{name: "channel norm/neck", shapes: dims([]int{2, 256, 32, 32}, []int{256}, []int{256}), params: 2, f: func(s *Scope, x []*Tensor) *Tensor { return s.ChannelNorm(x[0], x[1], x[2], 1e-6) }},
-		{name: "channel norm/masks", shapes: dims([]int{8, 4, 64, 64}, []int{4}, []int{4}), params: 2, f: func(s *Scope, x []*Tensor) *Tensor { return s.ChannelNorm(x[0], x[1], x[2], 1e-6) }},
+		{name: "instance norm/stem", shapes: dims([]int{1, 16, 4, 128, 128}, []int{16}, []int{16}), params: 2,
+			f: func(s *Scope, x []*Tensor) *Tensor { return s.InstanceNorm(x[0], x[1], x[2], 1e-5) }},
+		{name: "instance norm/small", shapes: dims([]int{2, 32, 16, 7, 5}, []int{32}, []int{32}), params: 2,
+			f: func(s *Scope, x []*Tensor) *Tensor { return s.InstanceNorm(x[0], x[1], x[2], 1e-5) }},
+		{name: "channel norm/neck", shapes: dims([]int{2, 256, 32, 32}, []int{256}, []int{256}), params: 2,
+			f: func(s *Scope, x []*Tensor) *Tensor { return s.ChannelNorm(x[0], x[1], x[2], 1e-6) }},
+		{name: "channel norm/masks", shapes: dims([]int{8, 4, 64, 64}, []int{4}, []int{4}), params: 2,
+			f: func(s *Scope, x []*Tensor) *Tensor { return s.ChannelNorm(x[0], x[1], x[2], 1e-6) }},
 		attentionOp("attention", 1, 8, 2304, 160, 64),
 	} {
 		for _, d := range []DType{Float32, BFloat16} {
@@ -69,9 +73,10 @@ func BenchmarkOwnKernels(b *testing.B) {
 }
 
 func attentionOp(name string, b, heads, n, d, e int) diffOp {
-	return diffOp{name: name, shapes: dims([]int{b, heads, n, d}, []int{b, heads, n, d}, []int{b, heads, n, e}), f: func(s *Scope, x []*Tensor) *Tensor {
-		return s.Attention(x[0], x[1], x[2], 0.1)
-	}}
+	return diffOp{name: name, shapes: dims([]int{b, heads, n, d}, []int{b, heads, n, d}, []int{b, heads, n, e}),
+		f: func(s *Scope, x []*Tensor) *Tensor {
+			return s.Attention(x[0], x[1], x[2], 0.1)
+		}}
 }
 
 // What a call costs beyond libtorch's own work.

@@ -110,14 +110,17 @@ var diffOps = []diffOp{
 	unary("Clone", (*Scope).Clone),
 	unary("To", func(s *Scope, x *Tensor) *Tensor { return s.To(s.To(x, Float64), x.DType()) }),
 
-	{name: "MatMul", shapes: dims([]int{3, 1, 6, 8}, []int{4, 8, 5}), f: func(s *Scope, x []*Tensor) *Tensor { return s.MatMul(x[0], x[1]) }},
-	{name: "Linear", shapes: dims([]int{3, 6, 8}, []int{16, 8}, []int{16}), params: 2, f: func(s *Scope, x []*Tensor) *Tensor { return s.Linear(x[0], x[1], x[2]) }},
+	{name: "MatMul", shapes: dims([]int{3, 1, 6, 8}, []int{4, 8, 5}),
+		f: func(s *Scope, x []*Tensor) *Tensor { return s.MatMul(x[0], x[1]) }},
+	{name: "Linear", shapes: dims([]int{3, 6, 8}, []int{16, 8}, []int{16}), params: 2,
+		f: func(s *Scope, x []*Tensor) *Tensor { return s.Linear(x[0], x[1], x[2]) }},
 	{name: "Attention", shapes: dims([]int{2, 3, 10, 8}, []int{2, 3, 12, 8}, []int{2, 3, 12, 6}), f: func(s *Scope, x []*Tensor) *Tensor {
 		return s.Attention(x[0], x[1], x[2], 0.35)
 	}},
-	{name: "Attention/few tokens", shapes: dims([]int{3, 3, 4, 8}, []int{3, 3, 5, 8}, []int{3, 3, 5, 8}), f: func(s *Scope, x []*Tensor) *Tensor {
-		return s.Attention(x[0], x[1], x[2], 0.35)
-	}},
+	{name: "Attention/few tokens", shapes: dims([]int{3, 3, 4, 8}, []int{3, 3, 5, 8}, []int{3, 3, 5, 8}),
+		f: func(s *Scope, x []*Tensor) *Tensor {
+			return s.Attention(x[0], x[1], x[2], 0.35)
+		}},
 
 	convOp("Conv2d", false, []int{2, 4, 9, 8}, []int{6, 4, 3, 3}, Conv{Pad: []int{1}}),
 	convOp("Conv2d/stride", false, []int{2, 4, 9, 8}, []int{6, 4, 2, 3}, Conv{Stride: []int{2, 3}, Pad: []int{0, 2}}),
@@ -145,12 +148,18 @@ var diffOps = []diffOp{
 
 	unary("Softmax", func(s *Scope, x *Tensor) *Tensor { return s.Softmax(x, 1) }),
 	unary("Softmax/last", func(s *Scope, x *Tensor) *Tensor { return s.Softmax(x, -1) }),
-	{name: "LayerNorm", shapes: dims([]int{3, 5, 16}, []int{16}, []int{16}), params: 2, varying: true, f: func(s *Scope, x []*Tensor) *Tensor { return s.LayerNorm(x[0], x[1], x[2], 1e-6) }},
-	{name: "ChannelNorm", shapes: dims([]int{2, 16, 5, 6}, []int{16}, []int{16}), params: 2, varying: true, f: func(s *Scope, x []*Tensor) *Tensor { return s.ChannelNorm(x[0], x[1], x[2], 1e-6) }},
-	{name: "ChannelNorm/3d", shapes: dims([]int{2, 6, 2, 3, 4}, []int{6}, []int{6}), params: 2, varying: true, f: func(s *Scope, x []*Tensor) *Tensor { return s.ChannelNorm(x[0], x[1], x[2], 1e-6) }},
-	{name: "InstanceNorm", shapes: dims([]int{2, 4, 3, 5, 6}, []int{4}, []int{4}), params: 2, varying: true, f: func(s *Scope, x []*Tensor) *Tensor { return s.InstanceNorm(x[0], x[1], x[2], 1e-5) }},
-	{name: "InstanceNorm/plain", shapes: dims([]int{2, 4, 5, 6}), varying: true, f: func(s *Scope, x []*Tensor) *Tensor { return s.InstanceNorm(x[0], nil, nil, 1e-5) }},
-	{name: "AdaptiveAvgPool2d", shapes: dims([]int{2, 8, 7, 6}), f: func(s *Scope, x []*Tensor) *Tensor { return s.AdaptiveAvgPool2d(x[0], 3, 2) }},
+	{name: "LayerNorm", shapes: dims([]int{3, 5, 16}, []int{16}, []int{16}), params: 2, varying: true,
+		f: func(s *Scope, x []*Tensor) *Tensor { return s.LayerNorm(x[0], x[1], x[2], 1e-6) }},
+	{name: "ChannelNorm", shapes: dims([]int{2, 16, 5, 6}, []int{16}, []int{16}), params: 2, varying: true,
+		f: func(s *Scope, x []*Tensor) *Tensor { return s.ChannelNorm(x[0], x[1], x[2], 1e-6) }},
+	{name: "ChannelNorm/3d", shapes: dims([]int{2, 6, 2, 3, 4}, []int{6}, []int{6}), params: 2, varying: true,
+		f: func(s *Scope, x []*Tensor) *Tensor { return s.ChannelNorm(x[0], x[1], x[2], 1e-6) }},
+	{name: "InstanceNorm", shapes: dims([]int{2, 4, 3, 5, 6}, []int{4}, []int{4}), params: 2, varying: true,
+		f: func(s *Scope, x []*Tensor) *Tensor { return s.InstanceNorm(x[0], x[1], x[2], 1e-5) }},
+	{name: "InstanceNorm/plain", shapes: dims([]int{2, 4, 5, 6}), varying: true,
+		f: func(s *Scope, x []*Tensor) *Tensor { return s.InstanceNorm(x[0], nil, nil, 1e-5) }},
+	{name: "AdaptiveAvgPool2d", shapes: dims([]int{2, 8, 7, 6}),
+		f: func(s *Scope, x []*Tensor) *Tensor { return s.AdaptiveAvgPool2d(x[0], 3, 2) }},
 
 	resize("Interpolate/nearest", Nearest, []int{2, 3, 5, 6}, 7, 4),
 	resize("Interpolate/bilinear", Bilinear, []int{2, 4, 5, 6}, 9, 4),
@@ -395,7 +404,8 @@ func TestLayouts(t *testing.T) {
 	}
 }
 
-func compareLayouts(s *Scope, r *rand.Rand, o diffOp, d DType, tol float64, in func(int, *Tensor) *Tensor, out func(*Tensor) *Tensor) error {
+func compareLayouts(s *Scope, r *rand.Rand, o diffOp, d DType, tol float64, in func(int, *Tensor) *Tensor,
+	out func(*Tensor) *Tensor) error {
 	n := s.NoGrad()
 	wide, narrow := draw(s, o, 2), []*Tensor(nil)
 	for i, x := range wide {

@@ -187,7 +187,8 @@ func TestScopes(t *testing.T) {
 
 func TestErrors(t *testing.T) {
 	e := refused(t, func(s *Scope) { s.MatMul(ones(s, Float32, 2, 3), ones(s, Float32, 4, 5)) })
-	if diff := cmp.Diff([][]int{{2, 3}, {4, 5}}, e.Shapes); e.Op != "MatMul" || diff != "" || !strings.HasPrefix(e.Error(), "MatMul [2 3], [4 5]: ") {
+	if diff := cmp.Diff([][]int{{2, 3}, {4, 5}}, e.Shapes); e.Op != "MatMul" || diff != "" ||
+		!strings.HasPrefix(e.Error(), "MatMul [2 3], [4 5]: ") {
 		t.Errorf("got %v", e)
 	}
 	e = refused(t, func(s *Scope) { s.Linear(ones(s, Float32, 2, 3), ones(s, Float32, 4, 5), nil) })

@@ -2,7 +2,10 @@ package train
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"slices"
+	"strings"
 
 	"masksam/internal/checkpoint"
 	"masksam/internal/model"
@@ -25,25 +28,49 @@ type state struct {
 	// BeganStep and BeganMinutes are Step and Minutes at its begin: they fix its learning rate.
 	BeganStep    int     `json:"began_step"`
 	BeganMinutes float64 `json:"began_minutes"`
+	Rate         float64 `json:"rate"` // learning rate of the last step
+	Bad          int     `json:"bad"`  // batches in a row, up to now, whose loss or gradient was not finite
 
 	BestEMA number  `json:"best_ema"`
 	History history `json:"logging"`
 }
 
-// save writes a checkpoint, whole or not at all.
+// steps are those of the epoch under way.
+func (st *state) steps() int {
+	if st.Began == 0 {
+		return 0
+	}
+	return st.Step - st.BeganStep
+}
+
+// errLost is wrapped by every error about weights from which no training can go on.
+var errLost = errors.New("the weights are lost")
+
+// unfit tells whether a weight, or its square, is not finite: with such weights no network computes.
+func unfit(v float32) bool { return v*v-v*v != 0 }
+
+// save writes a checkpoint, whole or not at all. Weights that are unfit are errLost, and an earlier file stays.
 func (l *learner) save(path string, st state) error {
 	text, err := json.Marshal(st)
 	if err != nil {
 		return fmt.Errorf("write checkpoint %s: %w", path, err)
 	}
 	var tensors []checkpoint.Tensor
+	broken := ""
 	err = l.state(func(name string, t *torch.Tensor) {
 		if t.DType() == torch.Int64 {
 			tensors = append(tensors, checkpoint.Int64Tensor(name, t.Int64s(), t.Shape()...))
-		} else {
-			tensors = append(tensors, checkpoint.Float32Tensor(name, t.Float32s(), t.Shape()...))
+			return
 		}
+		data := t.Float32s()
+		if !strings.HasPrefix(name, optimizerPrefix) && slices.ContainsFunc(data, unfit) {
+			broken = name
+		}
+		tensors = append(tensors, checkpoint.Float32Tensor(name, data, t.Shape()...))
 	})
+	if err == nil && broken != "" {
+		err = fmt.Errorf("%s has values that are not finite or beyond use: %w", broken, errLost)
+	}
 	if err != nil {
 		return fmt.Errorf("write checkpoint %s: %w", path, err)
 	}
@@ -64,6 +91,6 @@ func (l *learner) resume(path string) (state, error) {
 	if err := l.load(f); err != nil {
 		return st, fmt.Errorf("resume from %s: %w", path, err)
 	}
-	l.updates = st.Updates
+	l.updates, l.torn = st.Updates, false
 	return st, nil
 }

@@ -47,7 +47,8 @@ func (f *Fold) choose() error {
 	}
 	note("This split has %d training and %d validation cases.", len(f.Split.Train), len(f.Split.Val))
 	if len(f.Split.Train) == 0 || len(f.Split.Val) == 0 {
-		return fmt.Errorf("fold %s has %d training and %d validation cases; both need one", f.options.Fold, len(f.Split.Train), len(f.Split.Val))
+		return fmt.Errorf("fold %s has %d training and %d validation cases; both need one", f.options.Fold,
+			len(f.Split.Train), len(f.Split.Val))
 	}
 	if f.options.Fold == "all" {
 		return nil
@@ -85,11 +86,13 @@ func (f *Fold) sources(ids []string, budget *int64) ([]*source, error) {
 		case err != nil:
 			return nil, err
 		case !current:
-			return nil, fmt.Errorf("case %s was preprocessed with other settings than plans %s have: preprocess the dataset again", id, f.Plans.PlansName)
+			return nil, fmt.Errorf("case %s was preprocessed with other settings than plans %s have: preprocess the "+
+				"dataset again", id, f.Plans.PlansName)
 		case !c.HasSeg():
 			return nil, fmt.Errorf("case %s was preprocessed without labels: preprocess the dataset again", id)
 		case c.Channels() != len(f.Dataset.Channels):
-			return nil, fmt.Errorf("case %s has %d channels, dataset.json names %d: preprocess the dataset again", id, c.Channels(), len(f.Dataset.Channels))
+			return nil, fmt.Errorf("case %s has %d channels, dataset.json names %d: preprocess the dataset again", id,
+				c.Channels(), len(f.Dataset.Channels))
 		}
 		s := &source{id: id, file: c}
 		if n := s.bytes(); n <= *budget {

@@ -26,6 +26,7 @@ type learner struct {
 	optimizer *torch.Optimizer
 	average   []*torch.Tensor // their moving average; nil without one
 	updates   int             // steps taken, skipped ones not counted
+	torn      bool            // a step failed midway: the weights are neither the old nor the new ones
 	autocast  torch.DType
 }
 
@@ -81,14 +82,19 @@ func (l *learner) uniform(key uint64) (masksam.Uniform, func()) {
 
 func finite(v float64) bool { return !math.IsNaN(v) && !math.IsInf(v, 0) }
 
+// score is a number that is finite where the class scores are: only then can anything be matched.
+func score(s *torch.Scope, out *masksam.Output) float64 {
+	return s.Sum(s.To(s.Detach(out.Classes), torch.Float32)).Item()
+}
+
 // gradients collects the gradients of a batch's loss and clips them. ok is false when loss or gradients are not finite.
 func (l *learner) gradients(s *torch.Scope, b *batch, step int) (loss float64, ok bool, err error) {
 	u, free := l.uniform(uint64(step) << 1)
 	defer free()
 	l.optimizer.ZeroGrad()
 	out := l.net.Forward(s, l.input(s, b))
-	if v := s.Sum(s.To(s.Detach(out.Classes), torch.Float32)).Item(); !finite(v) {
-		return v, false, nil // nothing could be matched
+	if v := score(s, out); !finite(v) {
+		return v, false, nil
 	}
 	total, _, err := l.criterion.Losses(s, out, b.seg, u)
 	if err != nil {
@@ -105,35 +111,41 @@ func (l *learner) gradients(s *torch.Scope, b *batch, step int) (loss float64, o
 	return loss, finite(torch.ClipGradNorm(l.params, limit)), nil
 }
 
-// step trains on one batch. ok is false when loss or gradients are not finite: then nothing has changed.
+// step trains on one batch. ok is false when loss or gradients are not finite: then nothing has changed. Nor has it after an
+// error, unless the learner is torn.
 func (l *learner) step(b *batch, step int, lr float64) (loss float64, ok bool, err error) {
 	err = torch.Do(torch.Mode{Grad: true, Autocast: l.autocast}, func(s *torch.Scope) error {
 		if loss, ok, err = l.gradients(s, b, step); err != nil || !ok {
 			return err
 		}
+		l.torn = true
 		l.optimizer.Step(lr)
 		if l.average != nil {
 			torch.LerpInto(l.average, l.params, 1-averageDecay(l.recipe.Train, l.updates))
 		}
 		l.updates++
+		l.torn = false
 		return nil
 	})
 	l.optimizer.ZeroGrad()
 	return loss, ok, err
 }
 
-// validate gives the training criterion on a batch and adds its argmax to the counts.
+// validate gives the training criterion on a batch, not finite where the scores are not, and adds its argmax to the counts.
 func (l *learner) validate(b *batch, key int, c counts) (loss float64, err error) {
 	u, free := l.uniform(uint64(key)<<1 | 1)
 	defer free()
 	err = torch.Do(torch.Mode{Autocast: l.autocast}, func(s *torch.Scope) error {
 		out := l.net.Forward(s, l.input(s, b))
+		if loss = score(s, out); !finite(loss) {
+			return nil
+		}
 		total, _, err := l.criterion.Losses(s, out, b.seg, u)
 		if err != nil {
 			return err
 		}
 		loss = total.Item()
-		c.add(s.ArgMax(out.Semseg(s, len(b.cases)), 1).Int64s(), b.seg)
+		c.add(s.ArgMax(out.ClassScores(s, len(b.cases)), 1).Int64s(), b.seg)
 		return nil
 	})
 	return loss, err

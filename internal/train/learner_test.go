@@ -99,7 +99,8 @@ func TestChoosePrecision(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if precision != "auto" && chosen != precision || precisions[chosen] != r.learner.autocast || (note != "") != (precision == "auto" || precision == "bf16" && !torch.CPU.HasFastBF16()) {
+		if precision != "auto" && chosen != precision || precisions[chosen] != r.learner.autocast ||
+			(note != "") != (precision == "auto" || precision == "bf16" && !torch.CPU.HasFastBF16()) {
 			t.Errorf("%s: chose %s (%s), autocast %v", precision, chosen, note, r.learner.autocast)
 		}
 		t.Log(note)
@@ -127,7 +128,8 @@ func TestResumeRefuses(t *testing.T) {
 	if _, err := wide.learner.resume(path); err == nil || !strings.Contains(err.Error(), path) {
 		t.Errorf("another width: error %v, want one naming %s", err, path)
 	}
-	if _, err := wide.learner.resume(filepath.Join(folder, "none.safetensors")); err == nil || !strings.Contains(err.Error(), "none.safetensors") {
+	if _, err := wide.learner.resume(filepath.Join(folder, "none.safetensors")); err == nil ||
+		!strings.Contains(err.Error(), "none.safetensors") {
 		t.Errorf("no checkpoint: error %v", err)
 	}
 	raw, err := os.ReadFile(path)
@@ -161,7 +163,8 @@ func TestLogLines(t *testing.T) {
 	lines := strings.Split(strings.TrimSuffix(string(raw), "\n"), "\n")
 	for i, w := range want {
 		stamp, text, _ := strings.Cut(lines[i], ": ")
-		if _, err := time.Parse("2006-01-02 15:04:05.000000", stamp); err != nil || !strings.HasPrefix(text, w) || !strings.HasSuffix(text, " ") {
+		if _, err := time.Parse("2006-01-02 15:04:05.000000", stamp); err != nil || !strings.HasPrefix(text, w) ||
+			!strings.HasSuffix(text, " ") {
 			t.Errorf("line %d is %q, want a time stamp and %q", i, lines[i], w)
 		}
 	}

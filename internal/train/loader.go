@@ -38,7 +38,7 @@ func (l *loader) batch(n int) (*batch, error) {
 	channels := l.cases[0].channels()
 	b := &batch{image: make([]float32, 0, l.size*channels*voxels), seg: make([]uint8, 0, l.size*voxels)}
 	rng := rand.New(rand.NewPCG(l.seed[0], l.seed[1]+uint64(n)<<1))
-	for _, forced := range augment.Forced(l.size, l.foreground) {
+	for _, forced := range augment.ForceForeground(l.size, l.foreground) {
 		c := l.cases[rng.IntN(len(l.cases))]
 		box, err := l.place(rng, c, forced)
 		if err != nil {
@@ -54,7 +54,8 @@ func (l *loader) batch(n int) (*batch, error) {
 		b.image = append(b.image, s.Image...)
 		for _, label := range s.Seg {
 			if label < 0 || int(label) >= l.classes {
-				return nil, fmt.Errorf("case %s: label %d, but dataset.json has labels 0 to %d; preprocess the dataset again", c.id, label, l.classes-1)
+				return nil, fmt.Errorf("case %s: label %d, but dataset.json has labels 0 to %d; preprocess the "+
+					"dataset again", c.id, label, l.classes-1)
 			}
 			b.seg = append(b.seg, uint8(label))
 		}
@@ -70,7 +71,7 @@ func (l *loader) place(rng *rand.Rand, c *source, forced bool) (volume.Box, erro
 		classes = append(classes, augment.Class{Annotated: slices.Contains(class.Labels, -1), Voxels: class.Count})
 	}
 	initial := l.augment.InitialPatch(l.patch)
-	i, j, ok := augment.Choose(rng, classes, forced, false)
+	i, j, ok := augment.ChooseVoxel(rng, classes, forced, false)
 	if !ok {
 		return augment.RandomBox(rng.IntN, c.size(), initial, l.patch), nil
 	}

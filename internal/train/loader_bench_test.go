@@ -18,7 +18,7 @@ func BenchmarkBatch(b *testing.B) {
 	rng := rand.New(rand.NewPCG(1, 1))
 	for _, id := range []string{"a", "b", "c"} {
 		r := &store.Record{ID: id, Channels: 1, Size: [3]int{36, 50, 35}}
-		located := store.Located{Labels: []int{1}}
+		located := store.ClassVoxels{Labels: []int{1}}
 		for i := range 36 * 50 * 35 {
 			label := i / 35 % 50 / 25
 			r.Image, r.Seg = append(r.Image, float32(rng.NormFloat64())), append(r.Seg, int16(label))
@@ -26,7 +26,7 @@ func BenchmarkBatch(b *testing.B) {
 				located.Voxels = append(located.Voxels, [3]int32{int32(i / 1750), int32(i / 35 % 50), int32(i % 35)})
 			}
 		}
-		r.Classes = []store.Located{located}
+		r.Classes = []store.ClassVoxels{located}
 		if err := s.Put(r); err != nil {
 			b.Fatal(err)
 		}

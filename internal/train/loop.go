@@ -2,12 +2,9 @@ package train
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"math"
-	"os"
 	"path/filepath"
 	"strings"
 	"time"
@@ -15,7 +12,6 @@ import (
 	"masksam/internal/model"
 	"masksam/internal/progress"
 	"masksam/internal/recipe"
-	"masksam/internal/remedy"
 )
 
 const (
@@ -35,22 +31,28 @@ type run struct {
 	log         *runLog
 	report      progress.Reporter
 
+	saveAfter time.Duration // since the last checkpoint until the next is due within an epoch
+	saved     time.Time     // when it was
+	good      string        // the newest checkpoint that was written or resumed from, in words; empty: none
+
 	clockStart time.Time // minutes of training are counted from here …
 	clockBase  float64   // … on top of these
-	bad        int       // batches in a row whose loss was not finite
 	ticks      int       // of the bar reported so far
 }
 
 // minutes is the time spent in training, earlier parts of a resumed run included.
 func (r *run) minutes() float64 { return r.clockBase + time.Since(r.clockStart).Minutes() }
 
-func (r *run) fraction() float64 { return fraction(r.recipe.Train, r.state.Step, r.minutes()) }
+func (r *run) fraction() float64 {
+	return fraction(r.recipe.Train, r.state.Epoch, r.state.steps(), r.minutes())
+}
 
-// loop trains until the epochs or the minutes are used up. When ctx ends it writes checkpoint_latest and returns the
-// context's error.
+// loop trains until the epochs or the minutes are used up. When ctx ends, or a step fails, it writes checkpoint_latest and
+// returns the error.
 func (r *run) loop(ctx context.Context) error {
 	t := r.recipe.Train
 	r.clockStart, r.clockBase = time.Now(), r.state.Minutes
+	r.saved = r.clockStart
 	trainStream := r.train.stream(r.state.Step, batchesAhead)
 	defer trainStream.close()
 	valStream := r.val.stream(r.state.Epoch*t.ValIterations, batchesAhead)
@@ -66,19 +68,9 @@ func (r *run) loop(ctx context.Context) error {
 	defer r.report.Done()
 
 	for r.state.Epoch < t.Epochs && (r.state.Began > 0 || r.fraction() < 1) {
-		err := r.epoch(ctx, trainStream, valStream)
-		if err == nil {
-			continue
+		if err := r.epoch(ctx, trainStream, valStream); err != nil {
+			return r.end(ctx, err)
 		}
-		if ctx.Err() == nil {
-			return err
-		}
-		if err := r.save(model.Latest); err != nil {
-			return errors.Join(ctx.Err(), err)
-		}
-		r.log.print("Training was stopped in epoch", r.state.Epoch, "after", r.state.Step, "steps")
-		return remedy.Add(fmt.Errorf("training was stopped in epoch %d after %d steps: %w", r.state.Epoch, r.state.Step, ctx.Err()),
-			"continue it with ", remedy.Continue)
 	}
 	return nil
 }
@@ -90,12 +82,14 @@ func (r *run) epoch(ctx context.Context, trainStream, valStream *stream) error {
 		st.Began, st.BeganStep, st.BeganMinutes = timestamp(), st.Step, r.minutes()
 		st.LossSum, st.LossCount = 0, 0
 	}
-	began := fraction(t, st.BeganStep, st.BeganMinutes) // also of an epoch that was cut and goes on
-	lr := learningRate(t, st.Step, began)
+	began := fraction(t, st.Epoch, 0, st.BeganMinutes) // also of an epoch that was cut and goes on
+	if st.steps() == 0 {
+		st.Rate = learningRate(t, st.Step, began)
+	}
 	r.log.print("")
 	r.log.print("Epoch", st.Epoch)
-	r.log.print("Current learning rate:", Rounded(lr, 5))
-	for st.Step < (st.Epoch+1)*t.Iterations && r.fraction() < 1 {
+	r.log.print("Current learning rate:", Rounded(st.Rate, 5))
+	for st.steps() == 0 || st.steps() < t.Iterations && r.fraction() < 1 {
 		b, err := trainStream.next(ctx)
 		if err != nil {
 			return err
@@ -104,53 +98,57 @@ func (r *run) epoch(ctx context.Context, trainStream, valStream *stream) error {
 		if t.PerStep {
 			p = r.fraction()
 		}
-		lr = learningRate(t, st.Step, p)
-		loss, ok, err := r.learner.step(b, st.Step, lr)
+		st.Rate = learningRate(t, st.Step, p)
+		loss, ok, err := r.learner.step(b, st.Step, st.Rate)
 		if err != nil {
-			return fmt.Errorf("step %d (cases %s): %w", st.Step, strings.Join(b.cases, ", "), err)
-		}
-		if err := r.judge(b, loss, ok); err != nil {
-			return err
+			return fmt.Errorf("step %d (cases %s): %w", st.Step+1, strings.Join(b.cases, ", "), err)
 		}
 		st.Step++
 		st.Updates = r.learner.updates
 		st.Minutes = r.minutes()
+		if err := r.judge(b, loss, ok); err != nil {
+			return err
+		}
 		r.advance(loss)
+		if st.Bad == 0 && time.Since(r.saved) >= r.saveAfter { // else the weights may be lost
+			if _, err := r.keep(model.Latest); err != nil {
+				return err
+			}
+		}
 	}
 	valLoss, c, err := r.validate(ctx, valStream)
 	if err != nil {
 		return err
 	}
-	return r.endEpoch(lr, valLoss, c)
+	return r.endEpoch(valLoss, c)
 }
 
 // judge counts batches that could not be learnt from, and ends the run when they come in a row.
 func (r *run) judge(b *batch, loss float64, ok bool) error {
+	st := &r.state
 	if ok {
-		r.bad = 0
-		r.state.LossSum += loss
-		r.state.LossCount++
+		st.Bad = 0
+		st.LossSum += loss
+		st.LossCount++
 		return nil
 	}
-	r.bad++
+	st.Bad++
 	cases := strings.Join(b.cases, ", ")
-	slog.Warn("loss or gradient is not finite: the step is skipped", "step", r.state.Step, "loss", loss, "cases", cases)
-	r.log.print("Step", r.state.Step, "skipped: loss or gradient is not finite, cases", cases)
-	if r.bad >= patience {
-		err := fmt.Errorf("the loss was not finite in %d steps in a row, last in step %d with cases %s: the weights or the data are broken",
-			r.bad, r.state.Step, cases)
-		return remedy.Add(err, "lower the learning rate with ", remedy.Set.With(fmt.Sprintf("lr=%g", r.recipe.Train.LR/4)),
-			", train in float32 with ", remedy.Set.With("precision=float32"), ", or look at these cases")
+	slog.Warn("loss or gradient is not finite: the step is skipped", "step", st.Step, "loss", loss, "cases", cases)
+	r.log.print("Step", st.Step, "skipped: loss or gradient is not finite, cases", cases)
+	if st.Bad >= patience {
+		return r.lost()
 	}
 	return nil
 }
 
 // done is where the bar stands.
 func (r *run) done() int {
-	if r.recipe.Train.Minutes > 0 {
+	t := r.recipe.Train
+	if t.Minutes > 0 {
 		return int(budgetTicks * r.fraction())
 	}
-	return r.state.Step
+	return r.state.Epoch*t.Iterations + min(r.state.steps(), t.Iterations)
 }
 
 func (r *run) advance(loss float64) {
@@ -164,13 +162,17 @@ func (r *run) advance(loss float64) {
 }
 
 // validate is the online validation: the training criterion and the hard counts on patches without augmentation, with
-// the averaged weights.
+// the averaged weights. Where the recipe leaves it out, and the last step was skipped, one batch tells whether the weights
+// are lost.
 func (r *run) validate(ctx context.Context, s *stream) (loss float64, c counts, err error) {
 	t := r.recipe.Train
 	c = newCounts(r.recipe.Network.Classes)
-	sum := 0.0
+	sum, batches := 0.0, t.ValIterations
+	if batches == 0 {
+		batches = min(r.state.Bad, 1)
+	}
 	err = r.learner.withAverage(func() error {
-		for i := range t.ValIterations {
+		for i := range batches {
 			b, err := s.next(ctx)
 			if err != nil {
 				return err
@@ -183,11 +185,12 @@ func (r *run) validate(ctx context.Context, s *stream) (loss float64, c counts, 
 		}
 		return nil
 	})
-	return sum / float64(t.ValIterations), c, err
+	return sum / float64(batches), c, err
 }
 
-// endEpoch books the epoch, writes the checkpoints that are due and redraws progress.png.
-func (r *run) endEpoch(lr, valLoss float64, c counts) error {
+// endEpoch records the epoch, writes the checkpoints that are due and redraws progress.png. An epoch that shows that the
+// weights are not finite is not recorded: the run ends.
+func (r *run) endEpoch(valLoss float64, c counts) error {
 	t, st := r.recipe.Train, &r.state
 	h := &st.History
 	perClass, mean := c.dice()
@@ -197,59 +200,54 @@ func (r *run) endEpoch(lr, valLoss float64, c counts) error {
 	}
 	ema = moving(ema, mean)
 	trainLoss := st.LossSum / float64(st.LossCount)
+	lost := st.LossCount == 0 || !finite(valLoss) && t.ValIterations+st.Bad > 0
+	if lost {
+		trainLoss = math.NaN() // that of the steps before does not tell how the epoch went
+	}
 	end := timestamp()
-	h.MeanDice, h.EMADice, h.ClassDice = append(h.MeanDice, mean), append(h.EMADice, ema), append(h.ClassDice, perClass)
-	h.TrainLoss, h.ValLoss = append(h.TrainLoss, number(trainLoss)), append(h.ValLoss, number(valLoss))
-	h.LR = append(h.LR, number(lr))
-	h.EpochStart, h.EpochEnd = append(h.EpochStart, st.Began), append(h.EpochEnd, end)
 	seconds := float64(end - st.Began)
 
 	r.log.print("train_loss", Rounded(trainLoss, 4))
 	r.log.print("val_loss", Rounded(valLoss, 4))
 	r.log.print("Pseudo dice", diceList(perClass))
 	r.log.print("Epoch time:", Rounded(seconds, 2), "s")
-	slog.Info(fmt.Sprintf("epoch %d", st.Epoch), "train_loss", Rounded(trainLoss, 4), "val_loss", Rounded(valLoss, 4),
-		"pseudo_dice", diceList(perClass), "ema", Rounded(float64(ema), 4), "seconds", Rounded(seconds, 1))
+	skipped := []any{}
+	if n := st.steps() - st.LossCount; n > 0 {
+		r.log.print(n, "of", st.steps(), "steps were skipped and are not in train_loss")
+		skipped = []any{"skipped_steps", n}
+	}
+	slog.Info(fmt.Sprintf("epoch %d", st.Epoch), append([]any{"train_loss", Rounded(trainLoss, 4), "val_loss", Rounded(valLoss, 4),
+		"pseudo_dice", diceList(perClass), "ema", Rounded(float64(ema), 4), "seconds", Rounded(seconds, 1)}, skipped...)...)
+	if lost {
+		return r.lost()
+	}
+
+	h.MeanDice, h.EMADice, h.ClassDice = append(h.MeanDice, mean), append(h.EMADice, ema), append(h.ClassDice, perClass)
+	h.TrainLoss, h.ValLoss = append(h.TrainLoss, number(trainLoss)), append(h.ValLoss, number(valLoss))
+	h.LR = append(h.LR, number(st.Rate))
+	h.EpochStart, h.EpochEnd = append(h.EpochStart, st.Began), append(h.EpochEnd, end)
 
 	st.Epoch++
 	st.Began = 0
-	best := ema > st.BestEMA || st.BestEMA.isNaN() && !ema.isNaN()
-	if best {
+	st.Minutes = r.minutes()
+	if before := st.BestEMA; ema > before || before.isNaN() && !ema.isNaN() {
 		st.BestEMA = ema
 		r.log.print("Yayy! New best EMA pseudo Dice:", Rounded(float64(ema), 4))
-	}
-	st.Minutes = r.minutes()
-	if every := max(t.SaveEvery, 1); st.Epoch%every == 0 && st.Epoch < t.Epochs {
-		if err := r.save(model.Latest); err != nil {
+		written, err := r.keep(model.Best)
+		if err != nil {
 			return err
 		}
+		if !written {
+			st.BestEMA = before // of the file that is there
+		}
 	}
-	if best {
-		if err := r.save(model.Best); err != nil {
+	if every := max(t.SaveEvery, 1); st.Epoch%every == 0 && st.Epoch < t.Epochs {
+		if _, err := r.keep(model.Latest); err != nil {
 			return err
 		}
 	}
 	if err := h.draw(filepath.Join(r.folder, "progress.png")); err != nil {
 		slog.Warn("progress.png could not be drawn", "error", err)
-	}
-	return nil
-}
-
-func (r *run) save(name string) error {
-	if !r.checkpoints {
-		return nil
-	}
-	return r.learner.save(model.CheckpointPath(r.folder, name), r.state)
-}
-
-// finish writes checkpoint_final and removes checkpoint_latest.
-func (r *run) finish() error {
-	if err := r.save(model.Final); err != nil {
-		return err
-	}
-	err := os.Remove(model.CheckpointPath(r.folder, model.Latest))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("remove the last checkpoint of the finished run: %w", err)
 	}
 	return nil
 }

@@ -9,6 +9,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"masksam/internal/atomicfile"
 	"masksam/internal/dataset"
@@ -38,7 +39,8 @@ func (f *Fold) agree() error {
 		}
 		for _, t := range trained {
 			if filepath.Dir(t) != f.Folder || f.options.Continue || f.options.NoCheckpoints { // else its checkpoints are set aside
-				return fmt.Errorf("%s was trained with other plans (%s) than %s now holds: plan under another plans name, or train into another results folder",
+				return fmt.Errorf("%s was trained with other plans (%s) than %s now holds: plan under another plans "+
+					"name, or train into another results folder",
 					filepath.Dir(t), path, f.PlansPath)
 			}
 		}
@@ -54,7 +56,7 @@ func (f *Fold) folders() error {
 	if err := os.MkdirAll(f.Folder, 0o777); err != nil {
 		return fmt.Errorf("make the results folder: %w", err)
 	}
-	if err := atomicfile.Sweep(f.Folder); err != nil {
+	if err := atomicfile.RemovePartial(f.Folder); err != nil {
 		return err
 	}
 	if err := f.Plans.Write(filepath.Join(f.Model, model.PlansName)); err != nil {
@@ -82,9 +84,14 @@ func (f *Fold) begin(r *run) (finished int, err error) {
 		Meta: model.Meta{Version: model.MetaVersion, Configuration: f.Configuration.Name, Fold: f.options.Fold, Recipe: f.Recipe},
 		Seed: f.options.Seed, BestEMA: number(math.NaN()),
 	}
-	path, err := f.newest(r)
-	if err != nil {
+	if r.state.Orientations, err = f.Store.Orientations(); err != nil {
 		return 0, err
+	}
+	path := ""
+	if f.options.Continue {
+		if path, err = f.newest(r); err != nil {
+			return 0, err
+		}
 	}
 	if path != "" {
 		meta := r.state.Meta
@@ -92,6 +99,7 @@ func (f *Fold) begin(r *run) (finished int, err error) {
 			return 0, err
 		}
 		r.state.Meta = meta // a resumed run may have another number of epochs
+		r.kept(strings.TrimSuffix(filepath.Base(path), model.CheckpointExt))
 		for _, l := range []*loader{r.train, r.val} {
 			l.seed[0] = r.state.Seed
 		}
@@ -100,7 +108,8 @@ func (f *Fold) begin(r *run) (finished int, err error) {
 			finished = r.state.Step
 		}
 		r.log.print("Continuing from", filepath.Base(path), "at epoch", r.state.Epoch, "step", r.state.Step)
-		slog.Info("continuing", "from", filepath.Base(path), "epoch", r.state.Epoch, "step", r.state.Step, "minutes", Rounded(r.state.Minutes, 2))
+		slog.Info("continuing", "from", filepath.Base(path), "epoch", r.state.Epoch, "step", r.state.Step, "minutes",
+			Rounded(r.state.Minutes, 2))
 		if asked := f.Recipe.Train.Precision; asked != "auto" && asked != "" {
 			r.state.Precision = asked
 		}
@@ -119,18 +128,20 @@ func (f *Fold) begin(r *run) (finished int, err error) {
 		r.log.print("Precision", note)
 		slog.Info("precision " + note)
 	}
+	if !f.options.Continue { // not before a batch was made and learnt from
+		if err := f.setAside(r); err != nil {
+			return 0, err
+		}
+	}
 	all, trained := r.learner.net.Params.Count()
 	r.log.print("Parameters:", all, "in all,", trained, "trained")
 	slog.Info("network", "parameters", all, "trained", trained, "patch", f.Recipe.Patch, "batch", f.Recipe.Batch)
 	return 0, nil
 }
 
-// newest is the checkpoint to go on from, empty for a fresh start: the one with most steps, of equals checkpoint_final, so
+// newest is the checkpoint to go on from, empty where there is none: the one with most steps, of equals checkpoint_final, so
 // that a finished run whose extension was stopped goes on with the extension.
 func (f *Fold) newest(r *run) (string, error) {
-	if !f.options.Continue {
-		return "", f.setAside(r)
-	}
 	found := ""
 	step := -1
 	for _, name := range model.Checkpoints {
@@ -174,7 +185,8 @@ func (f *Fold) setAside(r *run) error {
 		}
 		if !told {
 			told = true
-			text := fmt.Sprintf("%s holds an earlier run: its checkpoints and validations are now called %s…, and a new run starts instead of going on with it", f.Folder, earlier)
+			text := fmt.Sprintf("%s holds an earlier run: its checkpoints and validations are now called %s…, and a "+
+				"new run starts instead of going on with it", f.Folder, earlier)
 			r.log.print(text)
 			slog.Warn(text)
 		}

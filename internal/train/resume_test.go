@@ -69,10 +69,12 @@ func TestOneModelFolderOnePlan(t *testing.T) {
 	}
 	used := filepath.Join(filepath.Dir(foldOf(o)), "plans.json")
 	before := readText(t, used)
-	for _, change := range []func(*trial){func(o *trial) { o.Fold = "1" }, func(o *trial) { o.Continue = true }, func(o *trial) { o.NoCheckpoints = true }} {
+	for _, change := range []func(*trial){func(o *trial) { o.Fold = "1" }, func(o *trial) { o.Continue = true },
+		func(o *trial) { o.NoCheckpoints = true }} {
 		other := o
 		change(&other)
-		if _, err := Run(context.Background(), other); err == nil || !strings.Contains(err.Error(), "another plans name") || !strings.Contains(err.Error(), foldOf(o)) {
+		if _, err := Run(context.Background(), other); err == nil ||
+			!strings.Contains(err.Error(), "another plans name") || !strings.Contains(err.Error(), foldOf(o)) {
 			t.Errorf("fold %s: error %v", other.Fold, err)
 		}
 	}
@@ -98,7 +100,8 @@ func TestNewStartSetsAside(t *testing.T) {
 	if _, err := Run(context.Background(), o); err != nil {
 		t.Fatal(err)
 	}
-	if exists(filepath.Join(fold, "validation")) || !exists(filepath.Join(fold, "earlier_validation")) || !exists(model.CheckpointPath(fold, model.Final)) {
+	if exists(filepath.Join(fold, "validation")) || !exists(filepath.Join(fold, "earlier_validation")) ||
+		!exists(model.CheckpointPath(fold, model.Final)) {
 		t.Error("want the validation set aside, the checkpoints left")
 	}
 }

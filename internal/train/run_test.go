@@ -137,7 +137,8 @@ func TestRunLeavesItsFiles(t *testing.T) {
 	if result != 4 {
 		t.Errorf("%d steps, want 4", result)
 	}
-	for _, name := range []string{"checkpoint_final.safetensors", "progress.png", "debug.json", "../plans.json", "../dataset.json", "../dataset_fingerprint.json"} {
+	for _, name := range []string{"checkpoint_final.safetensors", "progress.png", "debug.json", "../plans.json",
+		"../dataset.json", "../dataset_fingerprint.json"} {
 		if !exists(filepath.Join(fold, name)) {
 			t.Errorf("%s is missing", name)
 		}
@@ -151,16 +152,19 @@ func TestRunLeavesItsFiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.Close()
-	if st.Step != 4 || st.Epoch != 2 || st.Recipe.Name != o.Recipe.Name || st.Fold != "0" || !slices.Equal(st.Recipe.Train.Augment.Mirror, o.Recipe.Train.Augment.Mirror) ||
+	if st.Step != 4 || st.Epoch != 2 || st.Recipe.Name != o.Recipe.Name || st.Fold != "0" ||
+		!slices.Equal(st.Recipe.Train.Augment.Mirror, o.Recipe.Train.Augment.Mirror) ||
 		st.Recipe.Network.Classes != 3 || len(st.History.LR) != 2 {
 		t.Errorf("checkpoint_final says %+v", st)
 	}
 	var debug map[string]string
-	if err := json.Unmarshal([]byte(readText(t, filepath.Join(fold, "debug.json"))), &debug); err != nil || debug["num_epochs"] != "2" || debug["torch_version"] == "" {
+	if err := json.Unmarshal([]byte(readText(t, filepath.Join(fold, "debug.json"))), &debug); err != nil ||
+		debug["num_epochs"] != "2" || debug["torch_version"] == "" {
 		t.Errorf("debug.json %v, %v", debug, err)
 	}
 	log := readText(t, filepath.Join(fold, "training_log_*.txt"))
-	for _, want := range []string{"do_dummy_2d_data_aug: False", "This split has 4 training and 1 validation cases.", "Epoch 1 ", "Training done. "} {
+	for _, want := range []string{"do_dummy_2d_data_aug: False", "This split has 4 training and 1 validation cases.",
+		"Epoch 1 ", "Training done. "} {
 		if !strings.Contains(log, want) {
 			t.Errorf("the log lacks %q", want)
 		}
@@ -190,7 +194,8 @@ func TestRunRefuses(t *testing.T) {
 		"configuration": {func(o *trial, dir string) error { o.Configuration = "3d_lowres"; return nil }, "3d_lowres"},
 		"2d":            {func(o *trial, dir string) error { o.Configuration = "2d"; return nil }, "2d"},
 		"path as fold": {func(o *trial, dir string) error {
-			o.Fold, o.Recipe.Split = "../0", &recipe.FixedSplit{Train: []string{"case_00", "case_02", "case_03"}, Val: []string{"case_01", "case_04"}}
+			o.Fold, o.Recipe.Split = "../0", &recipe.FixedSplit{Train: []string{"case_00", "case_02", "case_03"},
+				Val: []string{"case_01", "case_04"}}
 			return nil
 		}, "../0"},
 		"other settings": {func(o *trial, dir string) error {
@@ -220,7 +225,8 @@ func TestRunRefuses(t *testing.T) {
 			return os.WriteFile(path, raw[:len(raw)-9], 0o666)
 		}, "case_01"},
 		"split of strangers": {func(o *trial, dir string) error {
-			return dataset.WriteSplits(filepath.Join(dir, dataset.SplitsName), []dataset.Split{{Train: []string{"case_00"}, Val: []string{"case_99"}}})
+			return dataset.WriteSplits(filepath.Join(dir, dataset.SplitsName),
+				[]dataset.Split{{Train: []string{"case_00"}, Val: []string{"case_99"}}})
 		}, "case_99"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -236,6 +242,69 @@ func TestRunRefuses(t *testing.T) {
 				t.Error("there is a checkpoint_final")
 			}
 		})
+	}
+}
+
+// A patch beyond memory is refused in one line before anything is touched: an earlier run keeps its names, a first one makes
+// no folder.
+func TestPatchBeyondMemory(t *testing.T) {
+	o := tinyDataset(t, 5, "epochs=1", "iterations=1", "val_iterations=1")
+	big := o
+	for _, patch := range [][3]int{{8000, 16000, 16000}, {1 << 20, 1 << 20, 1 << 20}, {64, 8192, 8192}} {
+		var err error
+		r := recipe.Small()
+		if big.Recipe, err = r.Resolve(recipe.Data{Patch: patch, Channels: 1, Classes: 3}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err = Run(t.Context(), big); err == nil || !strings.Contains(err.Error(), "takes at least") ||
+			strings.Contains(err.Error(), "\n") {
+			t.Errorf("patch %v: %v", patch, err)
+		}
+		if exists(foldOf(big)) {
+			t.Error("the fold's folder was made")
+		}
+	}
+	if _, err := Run(t.Context(), o); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Run(t.Context(), big); err == nil || !exists(model.CheckpointPath(foldOf(o), model.Final)) {
+		t.Errorf("%v; the earlier run was touched", err)
+	}
+}
+
+// A case that cannot be learnt from is found before an earlier run is set aside.
+func TestBadCaseLeavesEarlierRun(t *testing.T) {
+	o := tinyDataset(t, 5, "epochs=1", "iterations=1", "val_iterations=1")
+	if _, err := Run(t.Context(), o); err != nil {
+		t.Fatal(err)
+	}
+	o.Recipe.Network.Classes = 2 // and the cases show label 2
+	if _, err := Run(t.Context(), o); err == nil || !strings.Contains(err.Error(), "label 2") {
+		t.Fatalf("error %v, want one about the label", err)
+	}
+	if !exists(model.CheckpointPath(foldOf(o), model.Final)) {
+		t.Error("the earlier run was set aside")
+	}
+}
+
+// A checkpoint counts the orientations of the dataset's images.
+func TestOrientationsAreKept(t *testing.T) {
+	o := tinyDataset(t, 5, "epochs=1", "iterations=1", "val_iterations=1")
+	if _, err := Run(t.Context(), o); err != nil {
+		t.Fatal(err)
+	}
+	var meta model.Meta
+	f, err := model.OpenCheckpoint(model.CheckpointPath(foldOf(o), model.Final), &meta)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.Close()
+	total := 0
+	for _, n := range meta.Orientations {
+		total += n
+	}
+	if total != 5 {
+		t.Errorf("orientations %v, want five images", meta.Orientations)
 	}
 }
 

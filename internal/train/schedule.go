@@ -7,10 +7,11 @@ import (
 	"masksam/internal/recipe"
 )
 
-// fraction is how much of the training is done, 0 to 1: by steps, or by minutes where there is a budget and it runs out
-// first.
-func fraction(t recipe.Train, step int, minutes float64) float64 {
-	p := float64(step) / float64(t.Epochs*t.Iterations)
+// fraction is how much of the training is done, 0 to 1: by epochs and the steps of the one under way, or by minutes where
+// there is a budget and it runs out first. Steps of earlier epochs do not count: a resumed run may have had more or fewer in
+// each.
+func fraction(t recipe.Train, epoch, steps int, minutes float64) float64 {
+	p := float64(epoch*t.Iterations+min(steps, t.Iterations)) / float64(t.Epochs*t.Iterations)
 	if t.Minutes > 0 {
 		p = max(p, minutes/t.Minutes)
 	}

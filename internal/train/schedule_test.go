@@ -29,8 +29,7 @@ func TestGoldenPolyAndEMA(t *testing.T) {
 	for _, p := range tables.Poly {
 		train := recipe.Train{LR: p.LR, Power: 0.9, Epochs: p.Total, Iterations: 250}
 		for i, epoch := range p.Epochs {
-			step := epoch * train.Iterations
-			if got := learningRate(train, step, fraction(train, step, 0)); math.Abs(got-p.Rates[i]) > 1e-12 {
+			if got := learningRate(train, epoch*train.Iterations, fraction(train, epoch, 0, 0)); math.Abs(got-p.Rates[i]) > 1e-12 {
 				t.Errorf("lr %g, epoch %d of %d: %v, want %v", p.LR, epoch, p.Total, got, p.Rates[i])
 			}
 		}
@@ -102,7 +101,8 @@ func TestGoldenPseudoDice(t *testing.T) {
 	for i := range want.TP {
 		if float64(c.tp[i]) != want.TP[i] || float64(c.fp[i]) != want.FP[i] || float64(c.fn[i]) != want.FN[i] ||
 			math.Abs(float64(perClass[i])-want.Dice[i]) > 1e-6 {
-			t.Errorf("class %d: %d, %d, %d, Dice %v; want %v, %v, %v, %v", i+1, c.tp[i], c.fp[i], c.fn[i], perClass[i], want.TP[i], want.FP[i], want.FN[i], want.Dice[i])
+			t.Errorf("class %d: %d, %d, %d, Dice %v; want %v, %v, %v, %v", i+1, c.tp[i], c.fp[i], c.fn[i], perClass[i],
+				want.TP[i], want.FP[i], want.FN[i], want.Dice[i])
 		}
 	}
 	if math.Abs(float64(mean)-want.Mean) > 1e-6 {
@@ -129,7 +129,7 @@ func TestSchedule(t *testing.T) {
 		minutes float64
 		want    float64
 	}{{0, 0, 0.25}, {1, 0, 0.5 * 0.99}, {50, 0, 0.5}, {50, 40, 0.2}, {100, 0, 0}, {60, 60, 0}} {
-		if got := learningRate(train, c.step, fraction(train, c.step, c.minutes)); math.Abs(got-c.want) > 1e-12 {
+		if got := learningRate(train, c.step, fraction(train, c.step/10, c.step%10, c.minutes)); math.Abs(got-c.want) > 1e-12 {
 			t.Errorf("step %d, %g minutes: lr %v, want %v", c.step, c.minutes, got, c.want)
 		}
 	}
@@ -158,7 +158,8 @@ func TestRounded(t *testing.T) {
 		v        float64
 		decimals int
 		want     string
-	}{{0.01, 5, "0.01"}, {0.00001, 5, "1e-05"}, {-0.12345, 4, "-0.1235"}, {12.3, 2, "12.3"}, {3, 2, "3.0"}, {math.NaN(), 4, "nan"}, {math.Inf(-1), 4, "-inf"}} {
+	}{{0.01, 5, "0.01"}, {0.00001, 5, "1e-05"}, {-0.12345, 4, "-0.1235"}, {12.3, 2, "12.3"}, {3, 2, "3.0"},
+		{math.NaN(), 4, "nan"}, {math.Inf(-1), 4, "-inf"}} {
 		if got := Rounded(c.v, c.decimals); got != c.want {
 			t.Errorf("Rounded(%v, %d) = %s, want %s", c.v, c.decimals, got, c.want)
 		}

@@ -55,7 +55,8 @@ func Open(t *recipe.Training, o Options) (*Fold, error) {
 		o.Progress = progress.Nop
 	}
 	f := &Fold{Training: t, options: o, notes: slices.Clone(t.Notes)}
-	f.Model = filepath.Join(o.Results, model.Name{Trainer: t.Recipe.Name, Plans: t.Plans.PlansName, Configuration: t.Configuration.Name}.String())
+	f.Model = filepath.Join(o.Results, model.Name{Trainer: t.Recipe.Name, Plans: t.Plans.PlansName,
+		Configuration: t.Configuration.Name}.String())
 	f.Folder = model.FoldDir(f.Model, o.Fold)
 	if err := f.choose(); err != nil {
 		return nil, fmt.Errorf("train %s: %w", t.Name, err)
@@ -83,7 +84,9 @@ func (f *Fold) Close() error {
 }
 
 // Train trains the fold to its end, or goes on with it, and gives the number of steps in all. Cancelling ctx ends it after
-// the current step with a checkpoint_latest, from which Continue goes on, and returns the context's error.
+// the current step with a checkpoint_latest, from which Continue goes on, and returns the context's error. So does an error
+// in a step, with that error. A checkpoint that cannot be written leaves the earlier one, and the run tries again when the
+// next is due; for checkpoint_final it is an error. A patch that is beyond memory is an error before anything is written.
 //
 // Files appear in Model, as of nnU-Net 2.8.1, but checkpoints are safetensors. last, unless nil, is called in the end with
 // the weights to predict with (averaged ones, if the recipe averages) in the network, which is freed afterwards.
@@ -91,6 +94,9 @@ func (f *Fold) Train(ctx context.Context, last func(meta model.Meta, net *masksa
 	// One OS thread for good: OpenMP keeps a pool of workers for each thread that computes.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
+	if err := f.fits(); err != nil {
+		return 0, err
+	}
 	if err := f.folders(); err != nil {
 		return 0, err
 	}
@@ -102,7 +108,8 @@ func (f *Fold) Train(ctx context.Context, last func(meta model.Meta, net *masksa
 		return 0, err
 	}
 	defer l.free()
-	r := &run{recipe: f.Recipe, folder: f.Folder, checkpoints: !f.options.NoCheckpoints, learner: l, log: f.log, report: f.options.Progress}
+	r := &run{recipe: f.Recipe, folder: f.Folder, checkpoints: !f.options.NoCheckpoints, learner: l, log: f.log,
+		report: f.options.Progress, saveAfter: saveAfter}
 	if r.train, r.val, err = f.loaders(); err != nil {
 		return 0, err
 	}

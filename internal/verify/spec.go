@@ -67,7 +67,8 @@ func readJSON(path string, v any) error {
 
 func (g *golden) vit(out int) sam.Encoder {
 	e := g.spec.Encoder
-	return sam.Encoder{Width: e.Width, Depth: e.Depth, Heads: e.Heads, Global: e.Global, Window: e.Window, Patch: e.Patch, Canvas: [2]int{e.Canvas, e.Canvas}, Out: out}
+	return sam.Encoder{Width: e.Width, Depth: e.Depth, Heads: e.Heads, Global: e.Global, Window: e.Window,
+		Patch: e.Patch, Canvas: [2]int{e.Canvas, e.Canvas}, Out: out}
 }
 
 // unsaved are tensors that the folders list though no checkpoint holds them: SAM keeps its own normalisation in the
@@ -127,7 +128,8 @@ func (g *golden) recipe() (recipe.Recipe, error) {
 		for i := range n.Generator.Stages {
 			st := &n.Generator.Stages[i]
 			if len(p.Kernels) < i+2 || len(p.Convs) <= i {
-				return r, fmt.Errorf("spec.json: the plan has %d kernels and %d conv counts, the generator needs %d stages", len(p.Kernels), len(p.Convs), len(n.Generator.Stages))
+				return r, fmt.Errorf("spec.json: the plan has %d kernels and %d conv counts, the generator needs %d "+
+					"stages", len(p.Kernels), len(p.Convs), len(n.Generator.Stages))
 			}
 			st.Kernel, st.Convs = p.Kernels[len(p.Kernels)-i-2], p.Convs[i]
 		}
@@ -155,7 +157,9 @@ func (g *golden) recipe() (recipe.Recipe, error) {
 			return r, fmt.Errorf("golden.safetensors: metadata weights: %w", err)
 		}
 		l := &r.Loss
-		l.Class, l.Mask, l.Dice, l.AuxMask, l.AuxDice, l.AuxBox, l.AuxGIoU = w["loss_ce"], w["loss_mask"], w["loss_dice"], w["loss_aux_mask"], w["loss_aux_dice"], w["loss_aux_bbox"], w["loss_aux_giou"]
+		l.Class, l.Mask, l.Dice = w["loss_ce"], w["loss_mask"], w["loss_dice"]
+		l.AuxMask, l.AuxDice = w["loss_aux_mask"], w["loss_aux_dice"]
+		l.AuxBox, l.AuxGIoU = w["loss_aux_bbox"], w["loss_aux_giou"]
 	}
 	return r, n.Validate()
 }

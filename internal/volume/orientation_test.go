@@ -48,7 +48,7 @@ func TestOrientationsLikeNibabel(t *testing.T) {
 // However an array is turned, RAS turns it back.
 func TestOrientationOfTurned(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		turn := Turn{Axes: [3]int(rapid.Permutation([]int{0, 1, 2}).Draw(t, "axes"))}
+		turn := Reorientation{Axes: [3]int(rapid.Permutation([]int{0, 1, 2}).Draw(t, "axes"))}
 		for a := range turn.Flip {
 			turn.Flip[a] = rapid.Bool().Draw(t, "flip")
 		}
@@ -79,8 +79,10 @@ func TestUnusual(t *testing.T) {
 		counts     Orientations
 		code, want string
 	}{
-		{Orientations{"LPS": 5, "": 1}, "RAS", "the image is stored RAS, 5 of 5 training images LPS: axis x points right, in those left; axis y points anterior, in those posterior"},
-		{Orientations{"LPS": 40, "LAS": 2}, "LAS", "the image is stored LAS, 40 of 42 training images LPS: axis y points anterior, in those posterior"},
+		{Orientations{"LPS": 5, "": 1}, "RAS",
+			"the image is stored RAS, 5 of 5 training images LPS: axis x points right, in those left; axis y points anterior, in those posterior"},
+		{Orientations{"LPS": 40, "LAS": 2}, "LAS",
+			"the image is stored LAS, 40 of 42 training images LPS: axis y points anterior, in those posterior"},
 		{Orientations{"LPS": 9, "RAS": 1}, "RAS", ""},
 		{Orientations{"LPS": 5}, "LPS", ""},
 		{Orientations{"LPS": 5}, "", ""},

@@ -120,7 +120,8 @@ func TestSame(t *testing.T) {
 	for _, c := range []struct {
 		a, b float64
 		want bool
-	}{{1, 1, true}, {0, 1e-8, true}, {0, 1.1e-8, false}, {1e9, 1e9 + 9e3, true}, {nan, nan, false}, {inf, inf, true}, {1, inf, false}, {inf, 1, false}} {
+	}{{1, 1, true}, {0, 1e-8, true}, {0, 1.1e-8, false}, {1e9, 1e9 + 9e3, true}, {nan, nan, false}, {inf, inf,
+		true}, {1, inf, false}, {inf, 1, false}} {
 		if got := volume.AllClose([]float64{c.a}, []float64{c.b}); got != c.want {
 			t.Errorf("AllClose(%v, %v) = %v", c.a, c.b, got)
 		}

@@ -16,8 +16,9 @@ import (
 	"masksam/internal/remedy"
 )
 
-// Work says how much of the machine a step over many cases may use, and who is told how far it is. Every such step's options
-// embed it. The zero value: one case per core, as many as most of the free memory holds, nobody is told.
+// Work says how much of the machine a step over many cases may use, and where its progress is
+// reported. Every such step's options embed it. The zero value: one case per core, in most of the free memory, and no
+// reports.
 type Work struct {
 	Workers  int               // cases at a time at most; 0: one per core that may be used
 	Memory   machine.Bytes     // for all cases at a time; 0: machine.Share of what is free
@@ -61,9 +62,9 @@ func WithGarbage(n int) machine.Bytes { return machine.Bytes(n + n/4) }
 
 // Cases is work on cases, of which each stands for itself.
 type Cases struct {
-	What string // names the job to who is told; empty: the cases are part of a job that the caller began and ends
+	What string // names the job in progress reports; empty: the cases are part of a job that the caller begins and ends
 	IDs  []string
-	Need func(i int) machine.Bytes // what case i takes at its peak; asked for when its turn comes; nil: nothing
+	Need func(i int) machine.Bytes // what memory of case i at its peak, called just before the case may begin; nil: nothing
 	Kept func(i int) machine.Bytes // what of it stays when the case is done; nil: nothing
 }
 
@@ -123,7 +124,8 @@ feed:
 			continue
 		}
 		if need > limit {
-			slog.Warn("a case needs more memory than the limit leaves: it runs alone", "case", c.IDs[begun], "predicted", need, "left", limit)
+			slog.Warn("a case needs more memory than the limit leaves: it runs alone", "case", c.IDs[begun],
+				"predicted", need, "left", limit)
 		}
 		for running == workers || running > 0 && need > limit-used {
 			select {

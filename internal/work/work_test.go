@@ -128,7 +128,8 @@ func TestEachFillsTheLimit(t *testing.T) {
 	}{{workers: 8, limit: 30, want: 3}, {workers: 2, limit: 100, want: 2}, {workers: 8, limit: 9, want: 1}} {
 		w := &watch{begun: make([]bool, 12)}
 		full := make(chan bool, 100) // a case waits until as many run as should
-		_, err := Each(t.Context(), Work{Workers: c.workers, Memory: c.limit}, Cases{IDs: ids(12), Need: func(int) machine.Bytes { return 10 }},
+		_, err := Each(t.Context(), Work{Workers: c.workers, Memory: c.limit},
+			Cases{IDs: ids(12), Need: func(int) machine.Bytes { return 10 }},
 			func(i int) error {
 				if running, _ := w.enter(i, 10); running == c.want {
 					for range c.want {
@@ -150,7 +151,8 @@ func TestEachWarnsOfWhatDoesNotFit(t *testing.T) {
 	var log bytes.Buffer
 	slog.SetDefault(slog.New(slog.NewTextHandler(&log, nil)))
 	need := []machine.Bytes{5e8, 3e9, 5e8}
-	_, err := Each(t.Context(), Work{Memory: 1e9}, Cases{IDs: []string{"a", "huge", "b"}, Need: func(i int) machine.Bytes { return need[i] }},
+	_, err := Each(t.Context(), Work{Memory: 1e9}, Cases{IDs: []string{"a", "huge", "b"},
+		Need: func(i int) machine.Bytes { return need[i] }},
 		func(int) error { return nil })
 	if err != nil {
 		t.Error(err)
@@ -171,7 +173,8 @@ func TestEachRefusesWhatTheMachineLacks(t *testing.T) {
 	limits := Work{Workers: 1, Memory: 10}
 	c := Cases{IDs: ids(3), Need: func(i int) machine.Bytes { return need[i] }}
 	failed, err := Each(t.Context(), limits, c, func(i int) error { begun[i] = true; return nil })
-	if want := fmt.Sprintf("case c1: needs about %v of memory, this machine has %v", total+1, total); err == nil || !strings.HasPrefix(err.Error(), want) {
+	if want := fmt.Sprintf("case c1: needs about %v of memory, this machine has %v", total+1, total); err == nil ||
+		!strings.HasPrefix(err.Error(), want) {
 		t.Errorf("error %v, want %s", err, want)
 	}
 	if begun != [3]bool{true, false, true} || !slices.Equal(failed, []int{1}) {
@@ -237,7 +240,8 @@ func TestEachStops(t *testing.T) {
 	}
 	// All had begun: nothing was stopped.
 	ctx, cancel = context.WithCancel(t.Context())
-	if _, err := Each(ctx, Work{}, Cases{IDs: ids(1), Need: func(int) machine.Bytes { return 0 }}, func(int) error { cancel(); return nil }); err != nil {
+	if _, err := Each(ctx, Work{}, Cases{IDs: ids(1), Need: func(int) machine.Bytes { return 0 }},
+		func(int) error { cancel(); return nil }); err != nil {
 		t.Error(err)
 	}
 }

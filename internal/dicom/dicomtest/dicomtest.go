@@ -202,7 +202,8 @@ func (s Slice) Write(t testing.TB, dir string) {
 		t.Fatal(err)
 	}
 	for s.Index = range s.Count {
-		if err := os.WriteFile(filepath.Join(dir, fmt.Sprintf("%s_%d", s.Series, s.Count-s.Index+100*s.Instances)), s.File(), 0o666); err != nil {
+		if err := os.WriteFile(filepath.Join(dir, fmt.Sprintf("%s_%d", s.Series, s.Count-s.Index+100*s.Instances)),
+			s.File(), 0o666); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -1,10 +1,7 @@
-package main
+package argv
 
 import (
 	"io"
-	"maps"
-	"os"
-	"os/exec"
 	"slices"
 	"strings"
 	"testing"
@@ -40,21 +37,7 @@ func probeNode(t interface{ Fatal(...any) }) *kong.Node {
 	return k.Model.Node
 }
 
-// What cannot be written is an error, though the command itself does not look.
-func TestOutputFails(t *testing.T) {
-	r, w, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	r.Close()
-	w.Close()
-	var stderr strings.Builder
-	if code := run("masksam", []string{"version"}, w, &stderr); code != exitFailed || !strings.Contains(stderr.String(), "write the output") {
-		t.Errorf("exit code %d, %q", code, stderr.String())
-	}
-}
-
-func TestNormalise(t *testing.T) {
+func TestRewrite(t *testing.T) {
 	node := probeNode(t)
 	for _, c := range []struct{ in, want string }{
 		{"27 3d_fullres 0 -tr X -p Y --c", "--tr=X --p=Y --c -- 27 3d_fullres 0"},
@@ -75,7 +58,7 @@ func TestNormalise(t *testing.T) {
 		{"-h", "--help"},
 		{"--he", "--help"},
 	} {
-		got, err := normalise(strings.Fields(c.in), node)
+		got, err := Rewrite(strings.Fields(c.in), node)
 		if err != nil || strings.Join(got, " ") != c.want {
 			t.Errorf("%s: %q, %v; want %q", c.in, got, err, c.want)
 		}
@@ -95,19 +78,19 @@ func TestNormalise(t *testing.T) {
 		"--c=1":           "--c takes no value",
 		"--device_folder": "unknown flag --device_folder",
 	} {
-		if got, err := normalise(strings.Fields(in), node); err == nil || !strings.HasPrefix(err.Error(), want) {
+		if got, err := Rewrite(strings.Fields(in), node); err == nil || !strings.HasPrefix(err.Error(), want) {
 			t.Errorf("%s: %q, error %v; want %q", in, got, err, want)
 		}
 	}
 }
 
 // Whatever is typed: no panic; every flag comes out at most once, before --, and kong takes the result.
-func TestNormaliseAnything(t *testing.T) {
+func TestRewriteAnything(t *testing.T) {
 	node := probeNode(t)
 	word := rapid.OneOf(rapid.SampledFrom([]string{"-tr", "--f", "-f", "--c", "x", "-1", "-", "--", "-p=3", "", "-num_gpus",
 		"-h", "é", "--no_", "-overwrite_", "-f0", "- x"}), rapid.StringMatching(`-{0,2}[a-z_=]{0,5}`))
 	rapid.Check(t, func(t *rapid.T) {
-		out, err := normalise(rapid.SliceOf(word).Draw(t, "args"), node)
+		out, err := Rewrite(rapid.SliceOf(word).Draw(t, "args"), node)
 		if err != nil {
 			return
 		}
@@ -122,17 +105,4 @@ func TestNormaliseAnything(t *testing.T) {
 			t.Fatalf("%q: %v", out, err)
 		}
 	})
-}
-
-// make install links every command name.
-func TestInstalledNames(t *testing.T) {
-	text, err := exec.Command("make", "-s", "-C", "../..", "names").Output()
-	if err != nil {
-		t.Fatal(err)
-	}
-	linked := strings.Fields(string(text))
-	slices.Sort(linked)
-	if want := slices.Sorted(maps.Keys(nnunetCommands)); !slices.Equal(linked, want) {
-		t.Errorf("linked %v, built %v", linked, want)
-	}
 }

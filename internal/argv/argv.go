@@ -1,21 +1,22 @@
-package main
+// Package argv reads the command lines of nnU-Net's commands. They follow Python's argparse: long flags with one dash
+// (-tr), lists without commas (-f 0 1 2), unambiguous beginnings of flags (--verify). kong knows none of these, so the
+// arguments are first read by argparse's rules and then written out for kong: every flag once, as --x=VALUE, every list
+// as one --x=VALUE per value, then the positional arguments.
+//
+// Tags of the command structs say how a flag is read: refused gives the reason why only the flag's default is allowed,
+// own marks one of masksam's own flags, which may be repeated.
+package argv
 
 import (
 	"fmt"
 	"io"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"unicode/utf8"
 
 	"github.com/alecthomas/kong"
 )
-
-// nnU-Net's commands read their arguments by Python's argparse: long flags with one dash (-tr), lists without commas
-// (-f 0 1 2), unambiguous beginnings of flags (--verify). kong knows none of these, so the arguments of an nnU-Net
-// command are first read by argparse's rules and written out for kong: every flag once, as --x=VALUE, every list as
-// one --x=VALUE per value, then the positional arguments.
 
 // argument is one word of a command line as argparse sees it: a flag, perhaps with a value in the same word, or a
 // value.
@@ -26,8 +27,10 @@ type argument struct {
 	attached bool // the value is in the same word
 }
 
-// normalise rewrites the arguments of an nnU-Net command for kong.
-func normalise(args []string, node *kong.Node) ([]string, error) {
+// Rewrite reads the arguments of an nnU-Net command and writes them out for kong. Of a flag that is given twice the last
+// one counts. It refuses unknown and ambiguous flags, missing values and what the flags' tags refuse; errors name the
+// flag as it is typed.
+func Rewrite(args []string, node *kong.Node) ([]string, error) {
 	var list []argument
 	rest := []string(nil) // behind --
 	for i, arg := range args {
@@ -51,10 +54,10 @@ func normalise(args []string, node *kong.Node) ([]string, error) {
 		}
 		if a.flag.IsBool() {
 			if a.attached {
-				return nil, fmt.Errorf("%s takes no value", dashed(a.flag))
+				return nil, fmt.Errorf("%s takes no value", Dashed(a.flag))
 			}
 			if refusal := a.flag.Tag.Get("refused"); refusal != "" {
-				return nil, fmt.Errorf("%s is refused: %s", dashed(a.flag), refusal)
+				return nil, fmt.Errorf("%s is refused: %s", Dashed(a.flag), refusal)
 			}
 			given[a.flag] = nil
 			continue
@@ -67,11 +70,11 @@ func normalise(args []string, node *kong.Node) ([]string, error) {
 				values = append(values, list[i].text)
 			}
 			if len(values) == 0 {
-				return nil, fmt.Errorf("%s needs a value", dashed(a.flag))
+				return nil, fmt.Errorf("%s needs a value", Dashed(a.flag))
 			}
 		}
 		if refusal := a.flag.Tag.Get("refused"); refusal != "" && strings.Join(values, " ") != a.flag.Default {
-			return nil, fmt.Errorf("%s %s is refused: %s", dashed(a.flag), strings.Join(values, " "), refusal)
+			return nil, fmt.Errorf("%s %s is refused: %s", Dashed(a.flag), strings.Join(values, " "), refusal)
 		}
 		if a.flag.Tag.Has("own") { // masksam's own flags repeat as they do there
 			values = append(given[a.flag], values...)
@@ -94,11 +97,11 @@ func normalise(args []string, node *kong.Node) ([]string, error) {
 	return out, nil
 }
 
-// negative is what argparse takes for a negative number.
+// negative matches what argparse reads as a negative number, hence as a value.
 var negative = regexp.MustCompile(`^-\d+$|^-\d*\.\d+$`)
 
-// classify follows argparse's _parse_optional. Beyond argparse it takes a flag with the other number of dashes, -npz for
-// --npz, where argparse would find no flag, or the value "pz" of a flag -n.
+// classify follows argparse's _parse_optional. Unlike argparse it also accepts a flag with the other number of dashes:
+// -npz for --npz, where argparse would find no flag, or the value "pz" of a flag -n.
 func classify(arg string, flags []*kong.Flag) (argument, error) {
 	if len(arg) < 2 || arg[0] != '-' {
 		return argument{text: arg}, nil
@@ -142,20 +145,21 @@ func classify(arg string, flags []*kong.Flag) (argument, error) {
 	}
 	var all []string
 	for _, f := range flags {
-		all = append(all, dashed(f))
+		all = append(all, Dashed(f))
 	}
 	return argument{}, fmt.Errorf("unknown flag %s%s", name, didYouMean(name, all))
 }
 
-// spellings of one of nnU-Net's flags: those with a value have one dash, switches have two.
+// spellings are all ways to type a flag.
 func spellings(f *kong.Flag) []string {
 	if f.Name == "help" {
 		return []string{"-h", "--help"}
 	}
-	return []string{dashed(f)}
+	return []string{Dashed(f)}
 }
 
-func dashed(f *kong.Flag) string {
+// Dashed is a flag as nnU-Net's users type it: flags with a value have one dash, switches have two.
+func Dashed(f *kong.Flag) string {
 	if f.IsBool() {
 		return "--" + f.Name
 	}
@@ -181,7 +185,7 @@ func didYouMean(typed string, all []string) string {
 	return "; did you mean " + strings.Join(near, " or ") + "?"
 }
 
-// distance is the least number of letters to insert, drop or replace that turns a into b or a beginning of b.
+// distance is the least number of letters to insert, drop or replace until a is b or a beginning of b.
 func distance(a, b string) int {
 	row := make([]int, len(a)+1) // row[i]: from a[:i] to the part of b so far
 	for i := range row {
@@ -207,8 +211,8 @@ func distance(a, b string) int {
 // kongFlag is a flag with its value as kong writes it, and the gap to the next column.
 var kongFlag = regexp.MustCompile(`--(\w+)=(\S+)( {2,})?`)
 
-// asTyped writes flags with values as one types them, --f=F,... as -f F …, and leaves columns where they are.
-func asTyped(text string) string {
+// AsTyped rewrites flags with values in a text of kong's as one types them, --f=F,... as -f F …, and keeps the columns.
+func AsTyped(text string) string {
 	return kongFlag.ReplaceAllStringFunc(text, func(flag string) string {
 		m := kongFlag.FindStringSubmatch(flag)
 		value, list := strings.CutSuffix(m[2], ",...")
@@ -223,8 +227,8 @@ func asTyped(text string) string {
 	})
 }
 
-// helpAsTyped is kong's help with flags as one types them.
-func helpAsTyped(options kong.HelpOptions, ctx *kong.Context) error {
+// Help prints kong's help with flags as one types them. It is a kong.HelpPrinter.
+func Help(options kong.HelpOptions, ctx *kong.Context) error {
 	var text strings.Builder
 	out := ctx.Stdout
 	ctx.Stdout = &text
@@ -233,26 +237,6 @@ func helpAsTyped(options kong.HelpOptions, ctx *kong.Context) error {
 	if err != nil {
 		return err
 	}
-	_, err = io.WriteString(out, asTyped(text.String()))
+	_, err = io.WriteString(out, AsTyped(text.String()))
 	return err
-}
-
-// workers is a number of cases or files at a time, 0 for one per core.
-type workers int
-
-func (w *workers) UnmarshalText(text []byte) error {
-	n, err := strconv.Atoi(string(text))
-	if err != nil || n < 0 {
-		return fmt.Errorf("%q is no number of workers: give 1 or more, or 0 for one per core", text)
-	}
-	*w = workers(n)
-	return nil
-}
-
-// counts are the numbers themselves.
-func counts(all []workers) (n []int) {
-	for _, w := range all {
-		n = append(n, int(w))
-	}
-	return n
 }

@@ -7,26 +7,26 @@ import (
 	"slices"
 )
 
-// Turn brings an array onto other axes without resampling: axis a of the result is axis Axes[a] of the source,
-// backwards where Flip[a]. Axes are array axes (z, y, x).
-type Turn struct {
+// Reorientation permutes and flips the axes of an array, without resampling: axis a of the result is axis Axes[a] of
+// the source, backwards where Flip[a]. Axes are array axes (z, y, x).
+type Reorientation struct {
 	Axes [3]int
 	Flip [3]bool
 }
 
-// Inverse undoes the turn.
-func (t Turn) Inverse() (back Turn) {
+// Inverse undoes the reorientation.
+func (t Reorientation) Inverse() (back Reorientation) {
 	for a, from := range t.Axes {
 		back.Axes[from], back.Flip[from] = a, t.Flip[a]
 	}
 	return back
 }
 
-// Identity tells whether the turn changes nothing.
-func (t Turn) Identity() bool { return t == Turn{Axes: [3]int{0, 1, 2}} }
+// Identity tells whether the reorientation changes nothing.
+func (t Reorientation) Identity() bool { return t == Reorientation{Axes: [3]int{0, 1, 2}} }
 
-// Grid is where the voxels of a turned array lie: each stays where it was in space.
-func (t Turn) Grid(g Grid) Grid {
+// Grid is the grid of the reoriented array: every voxel stays where it was in space.
+func (t Reorientation) Grid(g Grid) Grid {
 	out := g
 	for row := range 3 {
 		out.Affine[row][3] = g.Affine[row][3]
@@ -50,17 +50,17 @@ type Sample interface {
 	~int8 | ~uint8 | ~int16 | ~uint16 | ~int32 | ~uint32 | ~int | ~int64 | ~float32
 }
 
-// Turned copies an array of the given size (z, y, x) turned; data itself is given where nothing turns.
-func Turned[T Sample](t Turn, data []T, size [3]int) []T {
+// Reorient returns a reoriented copy of an array of the given size (z, y, x), or data itself where nothing changes.
+func Reorient[T Sample](t Reorientation, data []T, size [3]int) []T {
 	if t.Identity() {
 		return data
 	}
 	return Extract[T](data, size, Box{Hi: size}, t)
 }
 
-// Extract copies a box out of an array of the given size (z, y, x), turned, each element converted to D. The box must
-// lie in the array.
-func Extract[D, S Sample](src []S, size [3]int, box Box, t Turn) []D {
+// Extract copies a box out of an array of the given size (z, y, x), reoriented, each element converted to D. The box
+// must lie in the array.
+func Extract[D, S Sample](src []S, size [3]int, box Box, t Reorientation) []D {
 	stride := [3]int{size[1] * size[2], size[2], 1}
 	var n, step [3]int
 	first := 0
@@ -73,8 +73,8 @@ func Extract[D, S Sample](src []S, size [3]int, box Box, t Turn) []D {
 		first += at * stride[from]
 	}
 	out := make([]D, box.Len())
-	// Along the axis that is contiguous in the source too short a run of writes would miss the cache at every element:
-	// work in blocks of the two inner axes.
+	// A walk along one axis of the result can jump through the source and miss the cache at every element. Blocks of the
+	// two inner axes keep both sides in the cache.
 	block := 32
 	if step[2] == 1 {
 		block = max(n[2], 1)
@@ -96,12 +96,12 @@ func Extract[D, S Sample](src []S, size [3]int, box Box, t Turn) []D {
 	return out
 }
 
-// RAS is the turn after which the file's axes x, y, z point most nearly to the right, to the front and up: nibabel's
-// io_orientation of the affine. An affine whose axes do not span space is an error.
-func (g Grid) RAS() (Turn, error) {
+// RAS is the reorientation after which the axes x, y, z point most nearly to the right, to the front and up (nibabel's
+// io_orientation of the affine). An affine whose axes do not span space is an error.
+func (g Grid) RAS() (Reorientation, error) {
 	r, err := rotationOf(g.Affine)
 	if err != nil {
-		return Turn{}, err
+		return Reorientation{}, err
 	}
 	// The clearest axis chooses first.
 	var clarity [3]float64
@@ -110,7 +110,7 @@ func (g Grid) RAS() (Turn, error) {
 	}
 	axes := []int{0, 1, 2} // x, y, z of the file
 	slices.SortStableFunc(axes, func(a, b int) int { return cmp.Compare(clarity[b], clarity[a]) })
-	var t Turn
+	var t Reorientation
 	for _, axis := range axes {
 		row := 0
 		for k := range 3 {
@@ -122,7 +122,7 @@ func (g Grid) RAS() (Turn, error) {
 		r[row] = [3]float64{} // taken
 	}
 	if t.Axes[0]+t.Axes[1]+t.Axes[2] != 3 || t.Axes[0] == t.Axes[1] || t.Axes[1] == t.Axes[2] {
-		return Turn{}, errSingular
+		return Reorientation{}, errSingular
 	}
 	return t, nil
 }
@@ -168,7 +168,7 @@ func rotationOf(affine [4][4]float64) (r [3][3]float64, err error) {
 	return r, nil
 }
 
-// Orthonormal tells whether the axes stand on each other at right angles as ITK wants them: no two axes' directions
+// Orthonormal tells whether the axes are at right angles as ITK requires: no two axes' directions
 // have a scalar product above 1e-4.
 func (g Grid) Orthonormal() bool {
 	_, _, d := g.ITK()

@@ -1,0 +1,46 @@
+package predict
+
+import (
+	"fmt"
+	"math"
+
+	"masksam/internal/dataset"
+	"masksam/internal/machine"
+	"masksam/internal/torch"
+)
+
+// readable refuses a case that takes more to read and preprocess than this machine, or this process, may have at all.
+func (m *Model) readable(c dataset.Case) error {
+	total, err := machine.Total()
+	if need := machine.Bytes(m.prepare.Bytes(c)); err == nil && need > total {
+		return fmt.Errorf("reading and preprocessing it takes about %v of memory, this machine has %v", need, total)
+	}
+	return nil
+}
+
+// fits refuses a case whose prediction takes more memory than is free: its scores, and beside them either one pass of the
+// network or what it takes to bring them back to the case's grid. It counts from below.
+func (m *Model) fits(p *pending, o Options) error {
+	n, w := m.Meta.Recipe.Network, m.window(o.Tiling)
+	voxels := func(size [3]int) float64 { return float64(size[0]) * float64(size[1]) * float64(size[2]) }
+	classes := float64(n.Classes)
+	scores := 4 * classes * voxels(p.image.Size)
+	patches := float64(min(w.Batch, w.Passes(p.image.Size)))
+	pass := 4 * patches * voxels(w.Patch) * (float64(n.Channels) + classes)
+	if m.device == torch.CPU {
+		_, largest := n.MapValues()
+		pass += 4 * patches * largest
+	}
+	whole := voxels(p.properties.Meta.Grid.Size)
+	export := 6*float64(p.properties.BBox.Len()) + 4*whole
+	if o.SaveProbabilities {
+		export = 4 * classes * whole
+	}
+	need := scores + max(pass, export)
+	free, err := machine.Free()
+	if err != nil || need <= float64(free) { // an unknown amount refuses nothing
+		return nil
+	}
+	return fmt.Errorf("%v voxels × %d classes with patch %v take at least %v of memory, of which %v is free", p.image.Size, n.Classes,
+		w.Patch, machine.Bytes(min(need, math.MaxInt64/2)), free)
+}

@@ -1,0 +1,120 @@
+package train
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"masksam/internal/model"
+	"masksam/internal/remedy"
+	"masksam/internal/torch"
+)
+
+// saveAfter is how long a run trains without a checkpoint: what a killed process loses at most, however long its epochs.
+const saveAfter = 10 * time.Minute
+
+func (r *run) save(name string) error {
+	if !r.checkpoints {
+		return nil
+	}
+	if err := r.learner.save(model.CheckpointPath(r.folder, name), r.state); err != nil {
+		return err
+	}
+	r.kept(name)
+	return nil
+}
+
+// kept remembers a checkpoint of the present state.
+func (r *run) kept(name string) {
+	r.good = fmt.Sprintf("%s, after %d steps", filepath.Base(model.CheckpointPath("", name)), r.state.Step)
+}
+
+// keep saves a checkpoint on the way. One that cannot be written leaves the earlier one and a warning: the run goes on, and
+// the next save may succeed. Weights that are lost are an error.
+func (r *run) keep(name string) (written bool, err error) {
+	r.saved = time.Now()
+	err = r.save(name)
+	switch {
+	case err == nil:
+		return true, nil
+	case errors.Is(err, errLost):
+		return false, r.lost()
+	}
+	text := name + " could not be written: an earlier one is left as it was, and the run goes on and tries again later"
+	r.log.print(text+":", err)
+	slog.Warn(text, "error", err)
+	return false, nil
+}
+
+// end saves what was trained when a run ends early, by a stop or by an error, unless the weights are not to be relied on.
+func (r *run) end(ctx context.Context, why error) error {
+	st := &r.state
+	stopped := ctx.Err() != nil && errors.Is(why, ctx.Err())
+	err := fmt.Errorf("training failed in epoch %d after %d steps: %w", st.Epoch, st.Step, why)
+	if stopped {
+		err = fmt.Errorf("training was stopped in epoch %d after %d steps: %w", st.Epoch, st.Step, ctx.Err())
+		r.log.print("Training was stopped in epoch", st.Epoch, "after", st.Step, "steps")
+	} else {
+		r.log.print("Training failed in epoch", st.Epoch, "after", st.Step, "steps:", why)
+	}
+	if errors.Is(why, errLost) || !r.checkpoints {
+		return err
+	}
+	// After a skipped step the weights may be lost. Going on from an earlier checkpoint comes to the same steps.
+	if !r.learner.torn && (st.Bad == 0 || r.good == "") {
+		torch.ReleaseMemory() // the error may be want of memory
+		if failed := r.save(model.Latest); failed != nil {
+			err = errors.Join(err, failed)
+		}
+	}
+	if r.good == "" {
+		return err
+	}
+	if stopped {
+		return remedy.Add(err, "continue it with ", remedy.Continue)
+	}
+	return remedy.Add(err, "mend the cause and go on from "+r.good+", with ", remedy.Continue)
+}
+
+// lost is the error of weights that give no numbers any more.
+func (r *run) lost() error {
+	st := &r.state
+	what := fmt.Sprintf("the validation loss is no number after step %d", st.Step)
+	if st.Bad > 0 {
+		what = fmt.Sprintf("the loss is no number since step %d", st.Step-st.Bad+1)
+	}
+	last := "no checkpoint was written before"
+	advice := []any{"lower the learning rate with ", remedy.Set.With(fmt.Sprintf("lr=%g", r.recipe.Train.LR/4)),
+		", or train in float32 with ", remedy.Set.With("precision=float32")}
+	if r.good != "" {
+		last = "the last good checkpoint is " + r.good
+		advice = append(advice, "; go on from there with ", remedy.Continue)
+	}
+	return remedy.Add(fmt.Errorf("%s: %w; %s", what, errLost, last), advice...)
+}
+
+// finish writes checkpoint_final and removes checkpoint_latest.
+func (r *run) finish() error {
+	if err := r.save(model.Final); err != nil {
+		if errors.Is(err, errLost) {
+			return r.lost()
+		}
+		const advice = "make sure that the folder can be written and has space"
+		err = fmt.Errorf("trained to the end, but the weights could not be kept: %w", err)
+		if r.good == "" {
+			return remedy.Add(err, advice)
+		}
+		err = fmt.Errorf("%w; the last checkpoint that was written is %s", err, r.good)
+		return remedy.Add(err, advice+", and go on from there with ", remedy.Continue)
+	}
+	err := os.Remove(model.CheckpointPath(r.folder, model.Latest))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove the last checkpoint of the finished run: %w", err)
+	}
+	return nil
+}
