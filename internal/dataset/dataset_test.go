@@ -191,7 +191,8 @@ func TestName(t *testing.T) {
 		!slices.Contains(remedy.As(err), any(remedy.Raw)) {
 		t.Errorf("unset raw root: %v, advice %v", err, remedy.As(err))
 	}
-	if _, err := (Roots{Raw: r.Raw}).Name("9"); err == nil || !strings.Contains(err.Error(), EnvRaw) || strings.Contains(err.Error(), EnvResults) {
+	if _, err := (Roots{Raw: r.Raw}).Name("9"); err == nil || !strings.Contains(err.Error(), EnvRaw) ||
+		strings.Contains(err.Error(), EnvResults) {
 		t.Errorf("only the raw root was looked through: %v", err)
 	}
 	if _, err := GroupBy("(", []string{"a"}); err == nil || strings.Contains(err.Error(), "parsing regexp") {

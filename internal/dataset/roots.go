@@ -51,7 +51,9 @@ func below(root, variable string, option remedy.Option, name string) (string, er
 // there must be a folder of it. Unlike nnU-Net, 100 does not match Dataset1000_X.
 func (r Roots) Name(idOrName string) (string, error) {
 	var looked []string
-	for _, root := range []struct{ variable, dir string }{{EnvRaw, r.Raw}, {EnvPreprocessed, r.Preprocessed}, {EnvResults, r.Results}} {
+	for _, root := range []struct{ variable, dir string }{
+		{EnvRaw, r.Raw}, {EnvPreprocessed, r.Preprocessed}, {EnvResults, r.Results},
+	} {
 		if root.dir != "" {
 			looked = append(looked, fmt.Sprintf("%s=%q", root.variable, root.dir))
 		}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"reflect"
 	"slices"
@@ -50,17 +51,15 @@ func (r Recipe) Into(p *plan.Plans, ds *dataset.Dataset) (*plan.Plans, *Recipe, 
 	return out, &r, nil
 }
 
-// of is the recipe that a configuration holds, with what was edited by hand beside it.
-func of(p *plan.Plans, c *plan.Configuration) (r Recipe, err error) {
+// of is the recipe that a configuration holds, with what was edited by hand beside it. dir is the folder of the plans.
+func of(p *plan.Plans, c *plan.Configuration, dir string) (r Recipe, err error) {
 	var text json.RawMessage
 	held, err := c.Extra(plansKey, &text)
 	if err != nil {
 		return r, err
 	}
 	if !held {
-		err := fmt.Errorf("plans %s hold no recipe in configuration %s", p.PlansName, c.Name)
-		return r, remedy.Add(err, "make plans that do with ",
-			remedy.Run("plan", p.DatasetName).With(remedy.Trainer.With("small")), " (or acdc, synapse, amos)")
+		return r, noRecipe(p, c, dir)
 	}
 	tree, err := parse(text)
 	if err == nil {
@@ -77,6 +76,27 @@ func of(p *plan.Plans, c *plan.Configuration) (r Recipe, err error) {
 	}
 	r.Plans = p.PlansName // plans may have been moved under another name
 	return r, nil
+}
+
+// noRecipe is the error of a configuration without a recipe. Its advice is a configuration of these plans, or other plans in
+// their folder, that have one, else to make some.
+func noRecipe(p *plan.Plans, c *plan.Configuration, dir string) error {
+	err := fmt.Errorf("plans %s hold no recipe in configuration %s", p.PlansName, c.Name)
+	for _, name := range p.Configurations() {
+		if other, wrong := p.Configuration(name); wrong == nil {
+			var text json.RawMessage
+			if held, _ := other.Extra(plansKey, &text); held {
+				return remedy.Add(err, "choose the one that does with ", remedy.Configuration.With(name))
+			}
+		}
+	}
+	for _, r := range All() {
+		if _, missing := os.Stat(filepath.Join(dir, r.Plans+".json")); missing == nil {
+			return remedy.Add(err, "choose plans that do with ", remedy.Plans.With(r.Plans))
+		}
+	}
+	return remedy.Add(err, "make plans that do with ",
+		remedy.Run("plan", p.DatasetName).With(remedy.Trainer.With("small")), " (or acdc, synapse, amos)")
 }
 
 // follow lets patch_size and batch_size of a configuration win over the recipe that it holds: they are what is edited by

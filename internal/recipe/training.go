@@ -60,10 +60,10 @@ func Open(o Options) (*Training, error) {
 	if _, ignore := t.Dataset.Labels.Ignore(); t.Dataset.Labels.HasRegions() || ignore {
 		return nil, fmt.Errorf("%s: dataset.json declares regions or an ignore label; MaskSAM trains on plain label maps", name)
 	}
-	if err := t.open(o.Plans); err != nil {
+	if t.Recipe, err = of(t.Plans, t.Configuration, t.Dir); err != nil {
 		return nil, err
 	}
-	if t.Recipe, err = of(t.Plans, t.Configuration); err != nil {
+	if err := t.open(o.Plans); err != nil {
 		return nil, err
 	}
 	if err := t.override(o); err != nil {

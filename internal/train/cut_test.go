@@ -332,7 +332,7 @@ func TestLostWeights(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 			continue
 		}
-		lower := remedy.Set.With(fmt.Sprintf("lr=%g", rest.recipe.Train.LR/4))
+		lower := remedy.Set.With(fmt.Sprintf("lr=%g", recipe.Small().Train.LR))
 		if advice := remedy.As(err); !slices.Contains(advice, any(lower)) || !slices.Contains(advice, any(remedy.Continue)) {
 			t.Errorf("%s: advice %v", name, advice)
 		}

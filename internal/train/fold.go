@@ -10,6 +10,7 @@ import (
 	"masksam/internal/dataset"
 	"masksam/internal/machine"
 	"masksam/internal/preprocess"
+	"masksam/internal/remedy"
 )
 
 // choose finds the fold's cases: all, the recipe's own split where it fits the dataset, or splits_final.json.
@@ -75,6 +76,8 @@ func (f *Fold) sources(ids []string, budget *int64) ([]*source, error) {
 	if err != nil {
 		return nil, err
 	}
+	again := []any{"preprocess the dataset again with ", remedy.Run("preprocess", f.Name).With(
+		remedy.Plans.With(f.Plans.PlansName), remedy.Configuration.With(f.Configuration.Name))}
 	for _, id := range ids {
 		c, err := f.Store.Case(id)
 		if err != nil {
@@ -86,13 +89,13 @@ func (f *Fold) sources(ids []string, budget *int64) ([]*source, error) {
 		case err != nil:
 			return nil, err
 		case !current:
-			return nil, fmt.Errorf("case %s was preprocessed with other settings than plans %s have: preprocess the "+
-				"dataset again", id, f.Plans.PlansName)
+			err := fmt.Errorf("case %s was preprocessed with other settings than plans %s have", id, f.Plans.PlansName)
+			return nil, remedy.Add(err, again...)
 		case !c.HasSeg():
-			return nil, fmt.Errorf("case %s was preprocessed without labels: preprocess the dataset again", id)
+			return nil, remedy.Add(fmt.Errorf("case %s was preprocessed without labels", id), again...)
 		case c.Channels() != len(f.Dataset.Channels):
-			return nil, fmt.Errorf("case %s has %d channels, dataset.json names %d: preprocess the dataset again", id,
-				c.Channels(), len(f.Dataset.Channels))
+			err := fmt.Errorf("case %s has %d channels, dataset.json names %d", id, c.Channels(), len(f.Dataset.Channels))
+			return nil, remedy.Add(err, again...)
 		}
 		s := &source{id: id, file: c}
 		if n := s.bytes(); n <= *budget {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"math"
@@ -48,17 +49,33 @@ func (f *Fold) agree() error {
 	return nil
 }
 
-// folders makes the model's folder with the files that prediction needs.
-func (f *Fold) folders() error {
-	if err := f.agree(); err != nil {
-		return fmt.Errorf("train %s: %w", f.Name, err)
-	}
+// claim makes the fold's folder and locks it for this process until the closer that it returns is closed.
+func (f *Fold) claim() (io.Closer, error) {
 	if err := os.MkdirAll(f.Folder, 0o777); err != nil {
-		return fmt.Errorf("make the results folder: %w", err)
+		return nil, fmt.Errorf("make the results folder: %w", err)
 	}
-	if err := atomicfile.RemovePartial(f.Folder); err != nil {
-		return err
+	lock, err := atomicfile.Lock(f.Folder, false)
+	if errors.Is(err, atomicfile.ErrLocked) {
+		return nil, fmt.Errorf("%s: another process trains this fold: wait until it ends, or stop it", f.Folder)
 	}
+	if err != nil {
+		return nil, err
+	}
+	if err = f.agree(); err != nil {
+		err = fmt.Errorf("train %s: %w", f.Name, err)
+	} else {
+		err = atomicfile.RemovePartial(f.Folder)
+	}
+	if err != nil {
+		lock.Close()
+		return nil, err
+	}
+	return lock, nil
+}
+
+// describe writes the files that prediction needs beside the checkpoints into the model's folder. Until it does, an earlier
+// run's are there, and its checkpoints: a training that is refused must not change what they predict.
+func (f *Fold) describe() error {
 	if err := f.Plans.Write(filepath.Join(f.Model, model.PlansName)); err != nil {
 		return err
 	}

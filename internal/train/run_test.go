@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"masksam/internal/atomicfile"
 	"masksam/internal/dataset"
 	"masksam/internal/model"
 	"masksam/internal/plan"
@@ -208,7 +209,7 @@ func TestRunRefuses(t *testing.T) {
 				return err
 			}
 			return p.Write(path)
-		}, "preprocess the dataset again"},
+		}, "other settings"},
 		"fold":      {func(o *trial, dir string) error { o.Fold = "first"; return nil }, "first"},
 		"optimizer": {func(o *trial, dir string) error { o.Recipe.Train.Optimizer = "lion"; return nil }, "lion"},
 		"no store":  {func(o *trial, dir string) error { return os.RemoveAll(filepath.Join(dir, "nnUNetPlans_3d_fullres")) }, "preprocess"},
@@ -284,6 +285,59 @@ func TestBadCaseLeavesEarlierRun(t *testing.T) {
 	}
 	if !exists(model.CheckpointPath(foldOf(o), model.Final)) {
 		t.Error("the earlier run was set aside")
+	}
+}
+
+// A training that is refused leaves the files by which an earlier run predicts: those of its plans.
+func TestRefusedLeavesThePlans(t *testing.T) {
+	o := tinyDataset(t, 5, "epochs=1", "iterations=1", "val_iterations=1")
+	if _, err := Run(t.Context(), o); err != nil {
+		t.Fatal(err)
+	}
+	held := filepath.Join(filepath.Dir(foldOf(o)), model.PlansName)
+	before, err := os.ReadFile(held)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(o.Roots.Preprocessed, o.Dataset, o.Plans+".json")
+	p, err := plan.Read(path)
+	if err == nil {
+		err = p.Put("3d_fullres", "spacing", []float64{2, 1, 1})
+	}
+	if err == nil {
+		err = p.Write(path)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Run(t.Context(), o); err == nil || !strings.Contains(err.Error(), "other settings") {
+		t.Fatalf("error %v", err)
+	}
+	after, err := os.ReadFile(held)
+	if err != nil || string(after) != string(before) {
+		t.Errorf("the model has other plans now: %v", err)
+	}
+	if !exists(model.CheckpointPath(foldOf(o), model.Final)) {
+		t.Error("the earlier run was set aside")
+	}
+}
+
+// A fold is trained by one process at a time.
+func TestOneTrainingOfAFold(t *testing.T) {
+	o := tinyDataset(t, 5, "epochs=1", "iterations=1", "val_iterations=1")
+	if err := os.MkdirAll(foldOf(o), 0o777); err != nil {
+		t.Fatal(err)
+	}
+	other, err := atomicfile.Lock(foldOf(o), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Run(t.Context(), o); err == nil || !strings.Contains(err.Error(), "another process trains this fold") {
+		t.Errorf("beside another: %v", err)
+	}
+	other.Close()
+	if _, err := Run(t.Context(), o); err != nil {
+		t.Errorf("after it: %v", err)
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"masksam/internal/model"
+	"masksam/internal/recipe"
 	"masksam/internal/remedy"
 	"masksam/internal/torch"
 )
@@ -89,8 +90,14 @@ func (r *run) lost() error {
 		what = fmt.Sprintf("the loss is no number since step %d", st.Step-st.Bad+1)
 	}
 	last := "no checkpoint was written before"
-	advice := []any{"lower the learning rate with ", remedy.Set.With(fmt.Sprintf("lr=%g", r.recipe.Train.LR/4)),
-		", or train in float32 with ", remedy.Set.With("precision=float32")}
+	lower := r.recipe.Train.LR / 4
+	if usual, err := recipe.Find(r.recipe.Name); err == nil {
+		lower = min(lower, usual.Train.LR)
+	}
+	advice := []any{"lower the learning rate with ", remedy.Set.With(fmt.Sprintf("lr=%g", lower))}
+	if st.Precision != "float32" {
+		advice = append(advice, ", or train in float32 with ", remedy.Set.With("precision=float32"))
+	}
 	if r.good != "" {
 		last = "the last good checkpoint is " + r.good
 		advice = append(advice, "; go on from there with ", remedy.Continue)

@@ -97,9 +97,11 @@ func (f *Fold) Train(ctx context.Context, last func(meta model.Meta, net *masksa
 	if err := f.fits(); err != nil {
 		return 0, err
 	}
-	if err := f.folders(); err != nil {
+	lock, err := f.claim()
+	if err != nil {
 		return 0, err
 	}
+	defer lock.Close()
 	if err := f.OpenLog(); err != nil {
 		return 0, err
 	}
@@ -115,6 +117,9 @@ func (f *Fold) Train(ctx context.Context, last func(meta model.Meta, net *masksa
 	}
 	f.introduce()
 	finished, err := f.begin(r)
+	if err == nil {
+		err = f.describe()
+	}
 	if err != nil {
 		return 0, err
 	}
