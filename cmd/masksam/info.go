@@ -1,7 +1,9 @@
 package main
 
 import (
+	"fmt"
 	"os"
+	"strings"
 
 	"masksam/internal/imageio"
 	"masksam/internal/info"
@@ -25,6 +27,9 @@ func (c *infoCmd) Run(a *app) error {
 			return a.json(f)
 		}
 		return report.File(a.out, f)
+	}
+	if _, missing := os.Stat(c.What); missing != nil && strings.ContainsAny(c.What, "./") {
+		return fmt.Errorf("there is no file %s", c.What)
 	}
 	d, err := info.ReadDataset(a.ctx, c.What, info.Options{Roots: c.roots.roots(), Work: a.work(c.Workers, 0)})
 	switch {

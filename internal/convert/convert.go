@@ -56,9 +56,11 @@ var nameForm = regexp.MustCompile(`^[A-Za-z0-9]+([_.-]?[A-Za-z0-9]+)*$`)
 
 // target is the name of the dataset to make, DatasetNNN_Name, when number and name are good and free.
 func (o Options) target() (string, error) {
-	number := func(err error) error { return remedy.Add(err, "choose another number with ", remedy.ID) }
+	number := func(err error, more string) error {
+		return remedy.Add(err, "choose another number with ", remedy.ID, more)
+	}
 	if o.ID < 1 || o.ID > 999 {
-		return "", number(fmt.Errorf("the number of a dataset is 1 to 999, not %d", o.ID))
+		return "", number(fmt.Errorf("the number of a dataset is 1 to 999, not %d", o.ID), "")
 	}
 	if !nameForm.MatchString(o.Name) {
 		return "", remedy.Add(fmt.Errorf("%q cannot name a dataset: letters and digits, single _ . - between them",
@@ -66,12 +68,13 @@ func (o Options) target() (string, error) {
 	}
 	name := fmt.Sprintf("Dataset%03d_%s", o.ID, o.Name)
 	if taken := o.Roots.Names(o.ID); len(taken) > 0 {
-		fault := fmt.Sprintf("the number of %s is taken by %s", name, strings.Join(taken, ", "))
+		problem := fmt.Sprintf("the number of %s is taken by %s", name, strings.Join(taken, ", "))
 		if slices.Contains(taken, name) {
-			fault = name + " is there already"
+			problem = name + " is there already"
 		}
-		return "", number(fmt.Errorf("%s (in %s=%q, %s=%q, %s=%q): choose another number, or remove that dataset from all three",
-			fault, dataset.EnvRaw, o.Roots.Raw, dataset.EnvPreprocessed, o.Roots.Preprocessed, dataset.EnvResults, o.Roots.Results))
+		return "", number(fmt.Errorf("%s (in %s=%q, %s=%q, %s=%q)", problem, dataset.EnvRaw,
+			o.Roots.Raw, dataset.EnvPreprocessed, o.Roots.Preprocessed, dataset.EnvResults, o.Roots.Results),
+			", or remove that dataset from all three folders")
 	}
 	return name, nil
 }
