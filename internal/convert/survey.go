@@ -420,7 +420,8 @@ func (s *survey) checkCase(c source, values []int, reorients bool) []int {
 }
 
 // channels compares the channels of all images with those that the dataset names; where it is unknown how many it names,
-// with those of the first image.
+// with those of the first image. An image with fewer, in a data set whose other images have them all, is converted with a
+// warning, as nnU-Net converts it.
 func (s *survey) channels(d *dataset.Dataset, found [][]int) {
 	want, why := 0, ""
 	switch {
@@ -429,9 +430,12 @@ func (s *survey) channels(d *dataset.Dataset, found [][]int) {
 	case d != nil:
 		want, why = len(d.Channels), fmt.Sprintf("the data set has %d (%s)", len(d.Channels), strings.Join(d.Channels, ", "))
 	}
+	complete := slices.ContainsFunc(found, func(counts []int) bool { return slices.Contains(counts, want) })
 	for i, c := range s.cases {
 		for k, n := range found[i] {
 			switch {
+			case n > 0 && n < want && complete && !s.apart:
+				s.warn("%s: %d channels, but %s", c.images[k], n, why)
 			case n > 0 && want == 0:
 				want, why = n, fmt.Sprintf("%s has %d", c.images[k], n)
 			case n > 0 && n != want:
