@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"math"
 	"os"
 	"path/filepath"
@@ -197,14 +198,19 @@ func benchmarkRead(b *testing.B, name string) {
 func zip(t testing.TB, b []byte) []byte {
 	t.Helper()
 	var out bytes.Buffer
-	z := gzip.NewWriter(&out)
+	compress(t, gzip.NewWriter(&out), b)
+	return out.Bytes()
+}
+
+// compress writes all of a stream and ends it.
+func compress(t testing.TB, z io.WriteCloser, b []byte) {
+	t.Helper()
 	if _, err := z.Write(b); err != nil {
 		t.Fatal(err)
 	}
 	if err := z.Close(); err != nil {
 		t.Fatal(err)
 	}
-	return out.Bytes()
 }
 
 func put(t testing.TB, name string, b []byte) string {

@@ -155,13 +155,7 @@ func pngHeader(width, height uint32, bits, colour byte) string {
 func deflated(t testing.TB, b []byte) string {
 	t.Helper()
 	var out bytes.Buffer
-	z := zlib.NewWriter(&out)
-	if _, err := z.Write(b); err != nil {
-		t.Fatal(err)
-	}
-	if err := z.Close(); err != nil {
-		t.Fatal(err)
-	}
+	compress(t, zlib.NewWriter(&out), b)
 	return out.String()
 }
 

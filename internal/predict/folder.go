@@ -44,9 +44,7 @@ type Options struct {
 // The next case is read and preprocessed, and the last one brought back to its grid and written, while the network
 // works on one.
 func (m *Model) Folder(ctx context.Context, o Options) error {
-	if o.Progress == nil {
-		o.Progress = progress.Nop
-	}
+	o.Progress = progress.OrNop(o.Progress)
 	if err := o.check(); err != nil {
 		return err
 	}
@@ -98,11 +96,13 @@ func (m *Model) Folder(ctx context.Context, o Options) error {
 			o.Progress.Advance(CaseShares, c.ID+" failed")
 			continue
 		}
-		if m.fits(c.pending, o) != nil { // what the last case took may come back
+		err := m.fits(c.pending, o)
+		if err != nil { // what earlier cases took may come back
 			exports.Wait()
+			torch.ReleaseMemory()
+			err = m.fits(c.pending, o)
 		}
-		torch.ReleaseMemory()
-		if err := m.fits(c.pending, o); err != nil {
+		if err != nil {
 			failures.add(c.ID, err)
 			o.Progress.Advance(CaseShares, c.ID+" failed")
 			continue

@@ -217,9 +217,7 @@ func (m *Model) LabelStored(ctx context.Context, c *store.Case, o Options) error
 	if err := m.fits(p, o); err != nil {
 		return err
 	}
-	if o.Progress == nil {
-		o.Progress = progress.Nop
-	}
+	o.Progress = progress.OrNop(o.Progress)
 	scores, _, err := m.scores(ctx, c.ID(), p.image, o.Tiling, o.Progress)
 	if err != nil {
 		return err

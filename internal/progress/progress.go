@@ -27,6 +27,14 @@ type Reporter interface {
 // Nop reports nothing.
 var Nop Reporter = nop{}
 
+// OrNop is r, or Nop where it is nil.
+func OrNop(r Reporter) Reporter {
+	if r == nil {
+		return Nop
+	}
+	return r
+}
+
 type nop struct{}
 
 func (nop) Start(string, int)   {}

@@ -89,14 +89,9 @@ func TestPlanKeepsPlans(t *testing.T) {
 	}
 }
 
-// patch_size and batch_size edited in the plan's file win over the recipe beside them, whose network follows.
-func TestEditedPlan(t *testing.T) {
-	roots, pre := flatRoots(t)
-	planned, err := Plan(context.Background(), PlanOptions{FingerprintOptions: FingerprintOptions{Roots: roots,
-		Dataset: "779"}, RecipeOptions: RecipeOptions{Recipe: "small"}})
-	if err != nil {
-		t.Fatal(err)
-	}
+// filled gives the plans that were made, their 3d_fullres, for which it stores two cases, and their file.
+func filled(t *testing.T, pre string, planned *Planned) (*plan.Plans, *plan.Configuration, string) {
+	t.Helper()
 	path := filepath.Join(pre, planned.Plans+".json")
 	p, err := plan.Read(path)
 	if err != nil {
@@ -107,6 +102,18 @@ func TestEditedPlan(t *testing.T) {
 		t.Fatal(err)
 	}
 	fill(t, pre, c.DataIdentifier, "a", "b")
+	return p, c, path
+}
+
+// patch_size and batch_size edited in the plan's file win over the recipe beside them, whose network follows.
+func TestEditedPlan(t *testing.T) {
+	roots, pre := flatRoots(t)
+	planned, err := Plan(context.Background(), PlanOptions{FingerprintOptions: FingerprintOptions{Roots: roots,
+		Dataset: "779"}, RecipeOptions: RecipeOptions{Recipe: "small"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, _, path := filled(t, pre, planned)
 	read := func(patch [3]int) (string, error) {
 		if err := p.Put("3d_fullres", "patch_size", patch); err != nil {
 			t.Fatal(err)

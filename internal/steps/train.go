@@ -72,9 +72,7 @@ func Train(ctx context.Context, o TrainOptions) (_ *Trained, err error) {
 	if err := o.check(); err != nil {
 		return nil, err
 	}
-	if o.Progress == nil {
-		o.Progress = progress.Nop
-	}
+	o.Progress = progress.OrNop(o.Progress)
 	t, err := recipe.Open(recipe.Options{Roots: o.Roots, Dataset: o.Dataset, Plans: o.Plans, Configuration: o.Configuration,
 		Trainer: o.Trainer, Set: o.Set, Budget: o.Budget})
 	if err != nil {

@@ -14,7 +14,6 @@ import (
 	"masksam/internal/dataset"
 	"masksam/internal/evaluate"
 	"masksam/internal/model"
-	"masksam/internal/plan"
 	"masksam/internal/recipe"
 	"masksam/internal/remedy"
 )
@@ -189,16 +188,7 @@ func TestRecipeOfThePlan(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	path := filepath.Join(pre, planned.Plans+".json")
-	p, err := plan.Read(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	c, err := p.Configuration("3d_fullres")
-	if err != nil {
-		t.Fatal(err)
-	}
-	fill(t, pre, c.DataIdentifier, "a", "b")
+	p, c, path := filled(t, pre, planned)
 	open := func() (*recipe.Training, error) {
 		return recipe.Open(recipe.Options{Roots: roots, Dataset: "779", Plans: planned.Plans, Configuration: "3d_fullres"})
 	}

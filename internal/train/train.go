@@ -51,9 +51,7 @@ func Open(t *recipe.Training, o Options) (*Fold, error) {
 	if err := model.CheckFold(o.Fold); err != nil {
 		return nil, fmt.Errorf("train %s: %w", t.Name, err)
 	}
-	if o.Progress == nil {
-		o.Progress = progress.Nop
-	}
+	o.Progress = progress.OrNop(o.Progress)
 	f := &Fold{Training: t, options: o, notes: slices.Clone(t.Notes)}
 	f.Model = filepath.Join(o.Results, model.Name{Trainer: t.Recipe.Name, Plans: t.Plans.PlansName,
 		Configuration: t.Configuration.Name}.String())

@@ -26,12 +26,7 @@ type Work struct {
 }
 
 // Reporter is Progress, or one that reports nothing.
-func (w Work) Reporter() progress.Reporter {
-	if w.Progress == nil {
-		return progress.Nop
-	}
-	return w.Progress
-}
+func (w Work) Reporter() progress.Reporter { return progress.OrNop(w.Progress) }
 
 // Threads are the cases at a time that Workers allows.
 func (w Work) Threads() int {
