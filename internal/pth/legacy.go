@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"math/big"
 	"strings"
+
+	"masksam/internal/pickle"
 )
 
 // The form before PyTorch 1.6: five pickles (a magic number, the protocol, facts about the system, the object, the keys
@@ -31,7 +33,7 @@ func (f *File) openLegacy(size int64) error {
 		}
 		err = f.readLegacy(text, size)
 		switch {
-		case !errors.Is(err, errShort) || length == size:
+		case !errors.Is(err, pickle.ErrShort) || length == size:
 			return err
 		case length == maxPickle:
 			return fmt.Errorf("has more than %d MiB before its tensors", maxPickle>>20)
@@ -53,9 +55,9 @@ func readText(file interface {
 
 func (f *File) readLegacy(text string, size int64) error {
 	storages := map[string]*legacyStorage{}
-	m := &machine{text: text, persistent: func(Tuple) (any, error) { return nil, errors.New("is named before its time") }}
+	m := &pickle.Machine{Text: text, Globals: globals}
 	load := func(what string) (any, error) {
-		v, err := m.load()
+		v, err := m.Load()
 		if err != nil {
 			return nil, fmt.Errorf("%s: the pickle %w", what, err)
 		}
@@ -79,7 +81,7 @@ func (f *File) readLegacy(text string, size int64) error {
 	if _, err := load("facts about the system"); err != nil {
 		return err
 	}
-	m.persistent = func(id Tuple) (any, error) { return f.legacyStorage(storages, id) }
+	m.Persistent = func(id pickle.Tuple) (any, error) { return f.legacyStorage(storages, id) }
 	if f.root, err = load("object"); err != nil {
 		return err
 	}
@@ -87,11 +89,11 @@ func (f *File) readLegacy(text string, size int64) error {
 	if err != nil {
 		return err
 	}
-	list, ok := keys.(*List)
+	list, ok := keys.(*pickle.List)
 	if !ok || len(list.Items) != len(storages) {
 		return fmt.Errorf("is damaged: its list of storages does not name the %d that its object needs", len(storages))
 	}
-	at := int64(m.at)
+	at := int64(m.At)
 	for _, k := range list.Items {
 		key, _ := k.(string)
 		s := storages[key]
@@ -124,7 +126,7 @@ func (f *File) readLegacy(text string, size int64) error {
 
 // legacyStorage is the persistent id of the old form, whose last item may name a part of the storage:
 // (key, first element, number of elements).
-func (f *File) legacyStorage(storages map[string]*legacyStorage, id Tuple) (any, error) {
+func (f *File) legacyStorage(storages map[string]*legacyStorage, id pickle.Tuple) (any, error) {
 	key, dtype, count, err := parseID(id, 6)
 	if err != nil {
 		return nil, err
@@ -144,7 +146,7 @@ func (f *File) legacyStorage(storages map[string]*legacyStorage, id Tuple) (any,
 	if id[5] == nil {
 		return view, nil
 	}
-	part, ok := id[5].(Tuple)
+	part, ok := id[5].(pickle.Tuple)
 	if !ok || len(part) != 3 {
 		return nil, errors.New("has a part that is not described as PyTorch does")
 	}

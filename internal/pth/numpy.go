@@ -8,6 +8,7 @@ import (
 	"math/big"
 
 	"masksam/internal/numpy"
+	"masksam/internal/pickle"
 )
 
 // numpyType is a numpy.dtype.
@@ -16,18 +17,21 @@ type numpyType struct {
 	big bool
 }
 
+// Describe names it in errors.
+func (t *numpyType) Describe() string { return "a NumPy type" }
+
 // numpyTypes are the plain numbers, by NumPy's code of kind and bytes.
 var numpyTypes = map[string]DType{"f2": Float16, "f4": Float32, "f8": Float64, "i1": Int8, "i2": Int16, "i4": Int32, "i8": Int64,
 	"u1": Uint8, "u2": Uint16, "u4": Uint32, "u8": Uint64, "b1": Bool}
 
 // numpyDType is numpy.dtype(code, align, copy); its state brings the byte order.
-func numpyDType(_ *machine, args Tuple) (any, error) {
+func numpyDType(_ *pickle.Machine, args pickle.Tuple) (any, error) {
 	if len(args) == 0 || len(args) > 3 {
-		return nil, errArguments
+		return nil, pickle.ErrArguments
 	}
 	code, ok := args[0].(string)
 	if !ok {
-		return nil, errArguments
+		return nil, pickle.ErrArguments
 	}
 	t, ok := numpyTypes[code]
 	if !ok {
@@ -36,9 +40,9 @@ func numpyDType(_ *machine, args Tuple) (any, error) {
 	return &numpyType{DType: t}, nil
 }
 
-// build takes (version, byte order, …), whose further items describe records and sub-arrays.
-func (t *numpyType) build(state any) error {
-	s, ok := state.(Tuple)
+// Build takes (version, byte order, …), whose further items describe records and sub-arrays.
+func (t *numpyType) Build(state any) error {
+	s, ok := state.(pickle.Tuple)
 	if !ok || len(s) < 5 {
 		return errors.New("numpy.dtype: its state is none that NumPy writes")
 	}
@@ -57,13 +61,13 @@ func (t *numpyType) build(state any) error {
 }
 
 // scalar is numpy.core.multiarray.scalar(dtype, bytes): the number itself, as Python's item() gives it.
-func scalar(_ *machine, args Tuple) (any, error) {
+func scalar(_ *pickle.Machine, args pickle.Tuple) (any, error) {
 	if len(args) != 2 {
-		return nil, errArguments
+		return nil, pickle.ErrArguments
 	}
 	t, ok := args[0].(*numpyType)
 	if !ok {
-		return nil, errArguments
+		return nil, pickle.ErrArguments
 	}
 	data, ok := bytesOf(args[1])
 	if !ok || len(data) != t.Size() {
@@ -75,7 +79,7 @@ func scalar(_ *machine, args Tuple) (any, error) {
 // bytesOf takes bytes, which are a text in files of Python 2.
 func bytesOf(v any) (string, bool) {
 	switch v := v.(type) {
-	case Bytes:
+	case pickle.Bytes:
 		return string(v), true
 	case string:
 		return v, true
@@ -129,6 +133,9 @@ type Array struct {
 	built   bool
 }
 
+// Describe names it in errors.
+func (a *Array) Describe() string { return "a NumPy array" }
+
 // Len is the number of elements.
 func (a *Array) Len() int { return len(a.data) / a.DType.Size() }
 
@@ -162,19 +169,19 @@ func step(index, shape []int) {
 }
 
 // reconstruct is numpy.core.multiarray._reconstruct(numpy.ndarray, (0,), b"b"): an array that awaits its state.
-func reconstruct(_ *machine, args Tuple) (any, error) {
+func reconstruct(_ *pickle.Machine, args pickle.Tuple) (any, error) {
 	if len(args) != 3 {
-		return nil, errArguments
+		return nil, pickle.ErrArguments
 	}
-	if g, ok := args[0].(global); !ok || g.name != "numpy.ndarray" {
-		return nil, fmt.Errorf("makes %s; only arrays are read", describe(args[0]))
+	if g, ok := args[0].(pickle.Global); !ok || g.Name != "numpy.ndarray" {
+		return nil, fmt.Errorf("makes %s; only arrays are read", pickle.Describe(args[0]))
 	}
 	return &Array{DType: Float32}, nil
 }
 
-// build takes (version, shape, dtype, Fortran order, bytes).
-func (a *Array) build(state any) error {
-	s, ok := state.(Tuple)
+// Build takes (version, shape, dtype, Fortran order, bytes).
+func (a *Array) Build(state any) error {
+	s, ok := state.(pickle.Tuple)
 	if !ok || len(s) != 5 || a.built {
 		return errors.New("numpy.ndarray: its state is none that NumPy writes")
 	}

@@ -12,7 +12,12 @@ import (
 	"math"
 	"os"
 	"strings"
+
+	"masksam/internal/pickle"
 )
+
+// maxPickle is how many bytes may describe a file's tensors and hold its plain values.
+const maxPickle = 32 << 20
 
 // File is an open PyTorch file. Its methods and those of its tensors may be called at the same time.
 type File struct {
@@ -125,7 +130,7 @@ func (f *File) openZip(size int64) error {
 		return err
 	}
 	storages := map[string]*storage{}
-	m := &machine{text: text, persistent: func(id Tuple) (any, error) {
+	m := &pickle.Machine{Text: text, Globals: globals, Persistent: func(id pickle.Tuple) (any, error) {
 		key, dtype, count, err := parseID(id, 5)
 		if err != nil {
 			return nil, err
@@ -145,31 +150,32 @@ func (f *File) openZip(size int64) error {
 		}
 		return storageView{s, dtype, 0, count}, nil
 	}}
-	if f.root, err = m.load(); err != nil {
+	if f.root, err = m.Load(); err != nil {
 		return fmt.Errorf("data.pkl %w", err)
 	}
-	if m.at != len(text) {
-		return fmt.Errorf("data.pkl goes on for %d bytes behind its end", len(text)-m.at)
+	if m.At != len(text) {
+		return fmt.Errorf("data.pkl goes on for %d bytes behind its end", len(text)-m.At)
 	}
 	return nil
 }
 
 // parseID reads the persistent id of a storage: ("storage", class, key, location, count), in the old form with a sixth
 // item. The location is where the tensor was; here all are read into memory.
-func parseID(id Tuple, items int) (key string, dtype DType, count int64, err error) {
+func parseID(id pickle.Tuple, items int) (key string, dtype DType, count int64, err error) {
 	if len(id) != items {
 		return "", "", 0, fmt.Errorf("is named by %d items; %d is the number that PyTorch writes", len(id), items)
 	}
 	kind, _ := id[0].(string)
-	class, isClass := id[1].(global)
+	global, _ := id[1].(pickle.Global)
+	class, isClass := global.Data.(storageClass)
 	key, isKey := id[2].(string)
 	_, isPlace := id[3].(string)
 	count, isCount := id[4].(int64)
 	switch {
 	case kind != "storage":
 		return "", "", 0, fmt.Errorf("is named by a persistent id of the kind %.40q", kind)
-	case !isClass || !class.storage:
-		return "", "", 0, fmt.Errorf("is of %s, which is no class of storages", describe(id[1]))
+	case !isClass:
+		return "", "", 0, fmt.Errorf("is of %s, which is no class of storages", pickle.Describe(id[1]))
 	case !isKey || !isPlace || !isCount:
 		return "", "", 0, errors.New("is named by other items than PyTorch writes")
 	case key == "" || len(key) > 64 || strings.Trim(key, keyLetters) != "":

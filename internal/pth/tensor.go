@@ -8,6 +8,8 @@ import (
 	"math"
 	"math/bits"
 	"sync"
+
+	"masksam/internal/pickle"
 )
 
 // storage is an array of bytes in the file, which tensors share.
@@ -35,6 +37,9 @@ type Tensor struct {
 	count   int // elements
 }
 
+// Describe names it in errors.
+func (t *Tensor) Describe() string { return "a tensor" }
+
 // Len is the number of elements.
 func (t *Tensor) Len() int { return t.count }
 
@@ -47,12 +52,12 @@ const maxRank = 64
 
 // whole reads a tuple or list of whole numbers, of which none is negative.
 func whole(v any) ([]int, error) {
-	items, ok := v.(Tuple)
-	if l, list := v.(*List); list {
+	items, ok := v.(pickle.Tuple)
+	if l, list := v.(*pickle.List); list {
 		items, ok = l.Items, true
 	}
 	if !ok {
-		return nil, fmt.Errorf("%s where whole numbers should be", describe(v))
+		return nil, fmt.Errorf("%s where whole numbers should be", pickle.Describe(v))
 	}
 	if len(items) > maxRank {
 		return nil, fmt.Errorf("%d axes; %d are the most", len(items), maxRank)
@@ -62,7 +67,7 @@ func whole(v any) ([]int, error) {
 		n, ok := item.(int64)
 		switch {
 		case !ok:
-			return nil, fmt.Errorf("%s where a whole number should be", describe(item))
+			return nil, fmt.Errorf("%s where a whole number should be", pickle.Describe(item))
 		case n < 0:
 			return nil, fmt.Errorf("%d is negative", n)
 		}
@@ -135,7 +140,7 @@ func numberText(v any) string {
 	if n, ok := v.(int64); ok {
 		return fmt.Sprint(n)
 	}
-	return describe(v)
+	return pickle.Describe(v)
 }
 
 // contiguous tells whether the elements lie one after another.

@@ -3,6 +3,8 @@ package pth
 import (
 	"errors"
 	"fmt"
+
+	"masksam/internal/pickle"
 )
 
 // A value may be in a file once and in many places of it, so that a small file unfolds to a huge tree. Walk goes no
@@ -35,35 +37,35 @@ func (w *walker) walk(v any, depth int) error {
 		return fmt.Errorf("holds values nested more than %d deep, or a value that holds itself", maxDepth)
 	}
 	switch v := v.(type) {
-	case *Dict:
+	case *pickle.Dict:
 		for i, key := range v.Keys {
-			if err := w.into(KeyText(key), v.Values[i], depth); err != nil {
+			if err := w.into(pickle.KeyText(key), v.Values[i], depth); err != nil {
 				return err
 			}
 		}
 		return w.count(1, 0)
-	case *List:
+	case *pickle.List:
 		return w.items(v.Items, depth)
-	case Tuple:
+	case pickle.Tuple:
 		return w.items(v, depth)
 	case string:
 		return w.leaf(v, 1, len(v))
-	case Bytes:
+	case pickle.Bytes:
 		return w.leaf(v, 1, len(v))
 	case *Array:
 		if !v.built {
 			return errors.New("holds a NumPy array without data")
 		}
 		return w.leaf(v, v.Len(), 0)
-	case global, storageView, *numpyType:
-		return fmt.Errorf("holds %s as a value, where tensors and plain values belong", describe(v))
+	case pickle.Global, storageView, *numpyType:
+		return fmt.Errorf("holds %s as a value, where tensors and plain values belong", pickle.Describe(v))
 	}
 	return w.leaf(v, 1, 0)
 }
 
 func (w *walker) items(items []any, depth int) error {
 	for i, item := range items {
-		if err := w.into(KeyText(int64(i)), item, depth); err != nil {
+		if err := w.into(pickle.KeyText(int64(i)), item, depth); err != nil {
 			return err
 		}
 	}

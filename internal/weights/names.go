@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"masksam/internal/pickle"
 	"masksam/internal/pth"
 )
 
@@ -14,13 +15,13 @@ var nests = []string{"network_weights", "state_dict", "model_state_dict", "model
 
 // stateDict finds the dictionary of a network's weights, and the keys that lead to it, joined by "/"; nil where no
 // dictionary of tensors is at any of these places.
-func stateDict(root any) (state *pth.Dict, under string) {
+func stateDict(root any) (state *pickle.Dict, under string) {
 	const deepest = 4
 	return nested(root, "", deepest)
 }
 
-func nested(v any, under string, depth int) (*pth.Dict, string) {
-	d, ok := v.(*pth.Dict)
+func nested(v any, under string, depth int) (*pickle.Dict, string) {
+	d, ok := v.(*pickle.Dict)
 	if !ok || depth == 0 {
 		return nil, ""
 	}
@@ -39,8 +40,8 @@ func nested(v any, under string, depth int) (*pth.Dict, string) {
 }
 
 // metadata is what a file holds beside tensors and the weights, as plain Go values.
-func metadata(root any, state *pth.Dict) map[string]any {
-	d, ok := root.(*pth.Dict)
+func metadata(root any, state *pickle.Dict) map[string]any {
+	d, ok := root.(*pickle.Dict)
 	if !ok || d == state {
 		return map[string]any{}
 	}
@@ -48,7 +49,7 @@ func metadata(root any, state *pth.Dict) map[string]any {
 }
 
 // plain makes Go's own values. Values that a file repeats stay small: pth.Open has bounded them.
-func plain(v any, leaveOut *pth.Dict) any {
+func plain(v any, leaveOut *pickle.Dict) any {
 	list := func(items []any) any {
 		out := []any{}
 		for _, item := range items {
@@ -59,17 +60,17 @@ func plain(v any, leaveOut *pth.Dict) any {
 		return out
 	}
 	switch v := v.(type) {
-	case *pth.Dict:
+	case *pickle.Dict:
 		out := map[string]any{}
 		for i, key := range v.Keys {
 			if _, ok := v.Values[i].(*pth.Tensor); !ok && v.Values[i] != any(leaveOut) {
-				out[pth.KeyText(key)] = plain(v.Values[i], leaveOut)
+				out[pickle.KeyText(key)] = plain(v.Values[i], leaveOut)
 			}
 		}
 		return out
-	case *pth.List:
+	case *pickle.List:
 		return list(v.Items)
-	case pth.Tuple:
+	case pickle.Tuple:
 		return list(v)
 	case *pth.Array:
 		return v.Items()
@@ -77,7 +78,7 @@ func plain(v any, leaveOut *pth.Dict) any {
 		return string(v)
 	case pth.DType:
 		return "torch." + string(v)
-	case pth.Bytes:
+	case pickle.Bytes:
 		return string(v)
 	}
 	return v

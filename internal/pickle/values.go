@@ -1,4 +1,4 @@
-package pth
+package pickle
 
 import (
 	"fmt"
@@ -6,48 +6,16 @@ import (
 	"math/big"
 	"strconv"
 	"strings"
-
-	"masksam/internal/pyjson"
 )
 
-// DType is an element type by PyTorch's name, without "torch.".
-type DType string
-
-// The element types of tensors that this package reads.
-const (
-	Float64  DType = "float64"
-	Float32  DType = "float32"
-	Float16  DType = "float16"
-	BFloat16 DType = "bfloat16"
-	Int64    DType = "int64"
-	Int32    DType = "int32"
-	Int16    DType = "int16"
-	Int8     DType = "int8"
-	Uint64   DType = "uint64"
-	Uint32   DType = "uint32"
-	Uint16   DType = "uint16"
-	Uint8    DType = "uint8"
-	Bool     DType = "bool"
-)
-
-var itemSizes = map[DType]int{
-	Float64: 8, Float32: 4, Float16: 2, BFloat16: 2, Int64: 8, Int32: 4, Int16: 2, Int8: 1,
-	Uint64: 8, Uint32: 4, Uint16: 2, Uint8: 1, Bool: 1,
-}
-
-// Size is the number of bytes of an element, 0 for a type that is not read.
-func (t DType) Size() int { return itemSizes[t] }
-
-// Values that a file holds are nil, bool, int64, *big.Int, float64, string, and those below.
+// Values are nil, bool, int64, *big.Int, float64, string, those below, and what the functions of a Table make.
 type (
 	// List is Python's list. A list may hold itself.
 	List struct{ Items []any }
-	// Tuple is Python's tuple, and torch.Size.
+	// Tuple is Python's tuple.
 	Tuple []any
 	// Bytes are Python's bytes.
 	Bytes string
-	// Device is a torch.device: "cpu", "cuda:0".
-	Device string
 )
 
 // Dict is Python's dict: pairs in order. A dict may hold itself.
@@ -91,7 +59,7 @@ type tupleKey string
 // identity is what two keys that Python calls equal have in common.
 func identity(key any) (any, error) {
 	switch k := key.(type) {
-	case string, int64, nil, Device, DType:
+	case string, int64, nil:
 		return k, nil
 	case bool:
 		if k {
@@ -109,7 +77,7 @@ func identity(key any) (any, error) {
 		text, err := tupleText(k)
 		return tupleKey(text), err
 	}
-	return nil, fmt.Errorf("%s is the key of a dictionary", describe(key))
+	return nil, fmt.Errorf("%s is the key of a dictionary", Describe(key))
 }
 
 // KeyText is a key as Python's str writes it.
@@ -124,12 +92,14 @@ func KeyText(key any) string {
 	case int64:
 		return strconv.FormatInt(k, 10)
 	case float64:
-		return pyjson.Float(k)
+		text := strconv.FormatFloat(k, 'g', -1, 64)
+		if k == math.Trunc(k) && math.Abs(k) < 1e16 {
+			text = strconv.FormatFloat(k, 'f', 1, 64)
+		}
+		return text
 	case Tuple:
 		text, _ := tupleText(k) // was a key already
 		return text
-	case DType:
-		return "torch." + string(k)
 	}
 	return fmt.Sprint(key)
 }
@@ -152,7 +122,7 @@ func tupleText(t Tuple) (string, error) {
 		case nil, bool, int64, float64:
 			parts[i] = KeyText(v)
 		default:
-			return "", fmt.Errorf("a tuple with %s is the key of a dictionary", describe(v))
+			return "", fmt.Errorf("a tuple with %s is the key of a dictionary", Describe(v))
 		}
 	}
 	if len(t) == 1 {
@@ -161,8 +131,11 @@ func tupleText(t Tuple) (string, error) {
 	return "(" + strings.TrimSuffix(strings.Join(parts, ", "), " ") + ")", nil
 }
 
-// describe names a value's kind.
-func describe(v any) string {
+// Described is a value of a table's functions that says what it is, for errors: "a tensor".
+type Described interface{ Describe() string }
+
+// Describe names a value's kind.
+func Describe(v any) string {
 	switch v := v.(type) {
 	case nil:
 		return "None"
@@ -182,16 +155,10 @@ func describe(v any) string {
 		return "a tuple"
 	case *Dict:
 		return "a dictionary"
-	case *Tensor:
-		return "a tensor"
-	case *Array:
-		return "a NumPy array"
-	case *numpyType:
-		return "a NumPy type"
-	case storageView:
-		return "a storage without a tensor"
-	case global:
-		return v.name + " itself"
+	case Global:
+		return v.Name + " itself"
+	case Described:
+		return v.Describe()
 	}
-	return fmt.Sprintf("%v", v)
+	return fmt.Sprintf("a value of the type %T", v)
 }

@@ -1,4 +1,7 @@
-package pth
+// Package pickle reads Python's pickles without Python. A pickle is a program for a machine with a stack and without
+// jumps, which may call whatever Python can import. The machine here makes plain values, calls the functions of a given
+// table and refuses every other name. It allocates no more than a pickle of plain values needs.
+package pickle
 
 import (
 	"encoding/binary"
@@ -12,34 +15,30 @@ import (
 )
 
 const (
-	maxPickle   = 32 << 20 // bytes of a pickle: structure, names, numbers; no tensor's data
 	maxValues   = 48 << 20 // bytes that the values of a pickle may take beside their texts, as charge estimates them
 	maxLong     = 1 << 10  // bytes of a whole number
 	maxProtocol = 5
 )
 
-// errShort is the error of a pickle that goes on after the text that was given.
-var errShort = errors.New("is cut off")
+// ErrShort is the error of a pickle that goes on after the text that was given.
+var ErrShort = errors.New("is cut off")
 
-// mark is where an object of several items begins on the stack.
-type machine struct {
-	text  string // of the pickle; texts of values are parts of it
-	at    int
-	stack []any
-	marks []int // heights of the stack
-	memo  map[int64]any
+// Machine runs pickles that follow one another in a text.
+type Machine struct {
+	Text    string // parts of it become values
+	At      int    // where the next pickle begins
+	Globals Table
+	// Persistent makes the value that a persistent id names; without it such an id is refused.
+	Persistent func(id Tuple) (any, error)
 
-	spent, encoded int // of maxValues and of len(text)
-
-	// persistent makes a storage of its id.
-	persistent func(id Tuple) (any, error)
+	stack          []any
+	marks          []int // heights of the stack
+	memo           map[int64]any
+	spent, encoded int // of maxValues and of len(Text)
 }
 
-// load runs one pickle, which begins at m.at, and leaves m.at behind it.
-//
-// A pickle is a program for a machine with a stack and without jumps. This one makes nothing but the values of this
-// package: what Python would look up and call by name is looked up in the table globals, and any other name is an error.
-func (m *machine) load() (any, error) {
+// Load runs one pickle and leaves At behind it. ErrShort is its error, wrapped, if the text ends before the pickle.
+func (m *Machine) Load() (any, error) {
 	m.stack, m.marks, m.memo, m.spent, m.encoded = nil, nil, map[int64]any{}, 0, 0
 	for {
 		op, err := m.take(1)
@@ -55,7 +54,7 @@ func (m *machine) load() (any, error) {
 		}
 		run := opcodes[op[0]]
 		if run == nil {
-			return nil, fmt.Errorf("has the opcode %s, which no checkpoint needs; it is refused", opcodeName(op[0]))
+			return nil, fmt.Errorf("has the opcode %s, which plain values do not need; it is refused", opcodeName(op[0]))
 		}
 		if err := run(m); err != nil {
 			return nil, err
@@ -75,85 +74,85 @@ func opcodeName(op byte) string {
 }
 
 // opcodes are those of pickle's protocols 0 to 5 that make plain values (Python's pickletools describes each).
-var opcodes [256]func(m *machine) error
+var opcodes [256]func(m *Machine) error
 
 func init() {
-	push := func(v any) func(m *machine) error {
-		return func(m *machine) error { return m.push(v, 0) }
+	push := func(v any) func(m *Machine) error {
+		return func(m *Machine) error { return m.push(v, 0) }
 	}
-	opcodes = [256]func(m *machine) error{
-		'\x80': (*machine).protocol,
-		'\x95': (*machine).frame,
+	opcodes = [256]func(m *Machine) error{
+		'\x80': (*Machine).protocol,
+		'\x95': (*Machine).frame,
 		'N':    push(nil),
 		'\x88': push(true),
 		'\x89': push(false),
 		')':    push(Tuple(nil)),
-		']':    func(m *machine) error { return m.push(&List{}, 32) },
-		'\x8f': func(m *machine) error { return m.push(&List{}, 32) }, // a set, as a list
-		'}':    func(m *machine) error { return m.push(&Dict{}, 80) },
-		'K':    func(m *machine) error { return m.integer(1, false) },
-		'M':    func(m *machine) error { return m.integer(2, false) },
-		'J':    func(m *machine) error { return m.integer(4, true) },
-		'G':    (*machine).float,
-		'I':    (*machine).integerLine,
-		'L':    (*machine).longLine,
-		'F':    (*machine).floatLine,
-		'\x8a': func(m *machine) error { return m.long(1) },
-		'\x8b': func(m *machine) error { return m.long(4) },
-		'\x8c': func(m *machine) error { return m.unicode(1) },
-		'X':    func(m *machine) error { return m.unicode(4) },
-		'\x8d': func(m *machine) error { return m.unicode(8) },
-		'V':    (*machine).unicodeLine,
-		'U':    func(m *machine) error { return m.python2String(1) },
-		'T':    func(m *machine) error { return m.python2String(4) },
-		'S':    (*machine).stringLine,
-		'C':    func(m *machine) error { return m.bytes(1) },
-		'B':    func(m *machine) error { return m.bytes(4) },
-		'\x8e': func(m *machine) error { return m.bytes(8) },
-		'\x96': func(m *machine) error { return m.bytes(8) },
-		'(':    (*machine).mark,
-		'0':    func(m *machine) error { _, err := m.pop(); return err },
-		'1':    func(m *machine) error { _, err := m.popMark(); return err },
-		'2':    (*machine).duplicate,
-		't':    func(m *machine) error { return m.tuple(m.popMark()) },
-		'\x91': func(m *machine) error { return m.tuple(m.popMark()) }, // a frozen set, as a tuple
-		'\x85': func(m *machine) error { return m.tuple(m.popN(1)) },
-		'\x86': func(m *machine) error { return m.tuple(m.popN(2)) },
-		'\x87': func(m *machine) error { return m.tuple(m.popN(3)) },
-		'l':    (*machine).list,
-		'a':    func(m *machine) error { return m.appendTo(m.popN(1)) },
-		'e':    func(m *machine) error { return m.appendTo(m.popMark()) },
-		'\x90': func(m *machine) error { return m.appendTo(m.popMark()) },
-		'd':    (*machine).dict,
-		's':    func(m *machine) error { return m.setItems(m.popN(2)) },
-		'u':    func(m *machine) error { return m.setItems(m.popMark()) },
-		'p':    (*machine).putLine,
-		'q':    func(m *machine) error { return m.put(1) },
-		'r':    func(m *machine) error { return m.put(4) },
-		'\x94': func(m *machine) error { return m.remember(int64(len(m.memo))) },
-		'g':    (*machine).getLine,
-		'h':    func(m *machine) error { return m.get(1) },
-		'j':    func(m *machine) error { return m.get(4) },
-		'c':    (*machine).globalLines,
-		'\x93': (*machine).stackGlobal,
-		'R':    (*machine).reduce,
-		'b':    (*machine).build,
-		'Q':    (*machine).persistentID,
+		']':    func(m *Machine) error { return m.push(&List{}, 32) },
+		'\x8f': func(m *Machine) error { return m.push(&List{}, 32) }, // a set, as a list
+		'}':    func(m *Machine) error { return m.push(&Dict{}, 80) },
+		'K':    func(m *Machine) error { return m.integer(1, false) },
+		'M':    func(m *Machine) error { return m.integer(2, false) },
+		'J':    func(m *Machine) error { return m.integer(4, true) },
+		'G':    (*Machine).float,
+		'I':    (*Machine).integerLine,
+		'L':    (*Machine).longLine,
+		'F':    (*Machine).floatLine,
+		'\x8a': func(m *Machine) error { return m.long(1) },
+		'\x8b': func(m *Machine) error { return m.long(4) },
+		'\x8c': func(m *Machine) error { return m.unicode(1) },
+		'X':    func(m *Machine) error { return m.unicode(4) },
+		'\x8d': func(m *Machine) error { return m.unicode(8) },
+		'V':    (*Machine).unicodeLine,
+		'U':    func(m *Machine) error { return m.python2String(1) },
+		'T':    func(m *Machine) error { return m.python2String(4) },
+		'S':    (*Machine).stringLine,
+		'C':    func(m *Machine) error { return m.bytes(1) },
+		'B':    func(m *Machine) error { return m.bytes(4) },
+		'\x8e': func(m *Machine) error { return m.bytes(8) },
+		'\x96': func(m *Machine) error { return m.bytes(8) },
+		'(':    (*Machine).mark,
+		'0':    func(m *Machine) error { _, err := m.pop(); return err },
+		'1':    func(m *Machine) error { _, err := m.popMark(); return err },
+		'2':    (*Machine).duplicate,
+		't':    func(m *Machine) error { return m.tuple(m.popMark()) },
+		'\x91': func(m *Machine) error { return m.tuple(m.popMark()) }, // a frozen set, as a tuple
+		'\x85': func(m *Machine) error { return m.tuple(m.popN(1)) },
+		'\x86': func(m *Machine) error { return m.tuple(m.popN(2)) },
+		'\x87': func(m *Machine) error { return m.tuple(m.popN(3)) },
+		'l':    (*Machine).list,
+		'a':    func(m *Machine) error { return m.appendTo(m.popN(1)) },
+		'e':    func(m *Machine) error { return m.appendTo(m.popMark()) },
+		'\x90': func(m *Machine) error { return m.appendTo(m.popMark()) },
+		'd':    (*Machine).dict,
+		's':    func(m *Machine) error { return m.setItems(m.popN(2)) },
+		'u':    func(m *Machine) error { return m.setItems(m.popMark()) },
+		'p':    (*Machine).putLine,
+		'q':    func(m *Machine) error { return m.put(1) },
+		'r':    func(m *Machine) error { return m.put(4) },
+		'\x94': func(m *Machine) error { return m.remember(int64(len(m.memo))) },
+		'g':    (*Machine).getLine,
+		'h':    func(m *Machine) error { return m.get(1) },
+		'j':    func(m *Machine) error { return m.get(4) },
+		'c':    (*Machine).globalLines,
+		'\x93': (*Machine).stackGlobal,
+		'R':    (*Machine).reduce,
+		'b':    (*Machine).build,
+		'Q':    (*Machine).persistentID,
 	}
 }
 
 // take reads n bytes.
-func (m *machine) take(n uint64) (string, error) {
-	if n > uint64(len(m.text)-m.at) {
-		return "", errShort
+func (m *Machine) take(n uint64) (string, error) {
+	if n > uint64(len(m.Text)-m.At) {
+		return "", ErrShort
 	}
-	s := m.text[m.at : m.at+int(n)]
-	m.at += int(n)
+	s := m.Text[m.At : m.At+int(n)]
+	m.At += int(n)
 	return s, nil
 }
 
 // number reads a little-endian number of 1, 2, 4 or 8 bytes.
-func (m *machine) number(size int) (uint64, error) {
+func (m *Machine) number(size int) (uint64, error) {
 	s, err := m.take(uint64(size))
 	var b [8]byte
 	copy(b[:], s)
@@ -161,32 +160,32 @@ func (m *machine) number(size int) (uint64, error) {
 }
 
 // line reads up to a line feed, of which there must be one within what a number or a name takes.
-func (m *machine) line() (string, error) {
-	i := strings.IndexByte(m.text[m.at:], '\n')
+func (m *Machine) line() (string, error) {
+	i := strings.IndexByte(m.Text[m.At:], '\n')
 	if i < 0 {
-		return "", errShort
+		return "", ErrShort
 	}
-	s := m.text[m.at : m.at+i]
-	m.at += i + 1
+	s := m.Text[m.At : m.At+i]
+	m.At += i + 1
 	return s, nil
 }
 
 // charge counts the memory that values take.
-func (m *machine) charge(bytes int) error {
+func (m *Machine) charge(bytes int) error {
 	m.spent += bytes
 	if m.spent > maxValues {
-		return fmt.Errorf("holds more values than a checkpoint has: they would take more than %d MiB", maxValues>>20)
+		return fmt.Errorf("holds too many values: they would take more than %d MiB", maxValues>>20)
 	}
 	return nil
 }
 
-func (m *machine) push(v any, bytes int) error {
+func (m *Machine) push(v any, bytes int) error {
 	m.stack = append(m.stack, v)
 	return m.charge(16 + bytes)
 }
 
 // floor is the height of the stack at the last mark.
-func (m *machine) floor() int {
+func (m *Machine) floor() int {
 	if len(m.marks) == 0 {
 		return 0
 	}
@@ -195,7 +194,7 @@ func (m *machine) floor() int {
 
 var errStack = errors.New("is damaged: it takes values from an empty stack")
 
-func (m *machine) pop() (any, error) {
+func (m *Machine) pop() (any, error) {
 	v, err := m.popN(1)
 	if err != nil {
 		return nil, err
@@ -204,7 +203,7 @@ func (m *machine) pop() (any, error) {
 }
 
 // popN takes the last n values; they are valid until the next push.
-func (m *machine) popN(n int) ([]any, error) {
+func (m *Machine) popN(n int) ([]any, error) {
 	at := len(m.stack) - n
 	if at < m.floor() {
 		return nil, errStack
@@ -214,7 +213,7 @@ func (m *machine) popN(n int) ([]any, error) {
 	return v, nil
 }
 
-func (m *machine) popMark() ([]any, error) {
+func (m *Machine) popMark() ([]any, error) {
 	if len(m.marks) == 0 {
 		return nil, errStack
 	}
@@ -225,12 +224,12 @@ func (m *machine) popMark() ([]any, error) {
 	return v, nil
 }
 
-func (m *machine) mark() error {
+func (m *Machine) mark() error {
 	m.marks = append(m.marks, len(m.stack))
 	return m.charge(8)
 }
 
-func (m *machine) duplicate() error {
+func (m *Machine) duplicate() error {
 	v, err := m.pop()
 	if err != nil {
 		return err
@@ -239,7 +238,7 @@ func (m *machine) duplicate() error {
 	return m.push(v, 0)
 }
 
-func (m *machine) protocol() error {
+func (m *Machine) protocol() error {
 	n, err := m.number(1)
 	if err == nil && n > maxProtocol {
 		err = fmt.Errorf("is of pickle's protocol %d; %d is the last that is known", n, maxProtocol)
@@ -247,15 +246,15 @@ func (m *machine) protocol() error {
 	return err
 }
 
-func (m *machine) frame() error {
+func (m *Machine) frame() error {
 	n, err := m.number(8)
-	if err == nil && n > uint64(len(m.text)-m.at) {
-		err = errShort
+	if err == nil && n > uint64(len(m.Text)-m.At) {
+		err = ErrShort
 	}
 	return err
 }
 
-func (m *machine) integer(size int, signed bool) error {
+func (m *Machine) integer(size int, signed bool) error {
 	n, err := m.number(size)
 	if err != nil {
 		return err
@@ -266,7 +265,7 @@ func (m *machine) integer(size int, signed bool) error {
 	return m.push(int64(n), 8)
 }
 
-func (m *machine) float() error {
+func (m *Machine) float() error {
 	s, err := m.take(8)
 	if err != nil {
 		return err
@@ -275,7 +274,7 @@ func (m *machine) float() error {
 }
 
 // long is a little-endian number in two's complement.
-func (m *machine) long(size int) error {
+func (m *Machine) long(size int) error {
 	n, err := m.number(size)
 	if err != nil {
 		return err
@@ -298,14 +297,14 @@ func (m *machine) long(size int) error {
 	return m.pushInteger(v)
 }
 
-func (m *machine) pushInteger(v *big.Int) error {
+func (m *Machine) pushInteger(v *big.Int) error {
 	if v.IsInt64() {
 		return m.push(v.Int64(), 8)
 	}
 	return m.push(v, 48+v.BitLen()/8)
 }
 
-func (m *machine) integerLine() error {
+func (m *Machine) integerLine() error {
 	s, err := m.line()
 	if err != nil {
 		return err
@@ -319,7 +318,7 @@ func (m *machine) integerLine() error {
 	return m.decimal(s)
 }
 
-func (m *machine) longLine() error {
+func (m *Machine) longLine() error {
 	s, err := m.line()
 	if err != nil {
 		return err
@@ -327,7 +326,7 @@ func (m *machine) longLine() error {
 	return m.decimal(strings.TrimSuffix(s, "L"))
 }
 
-func (m *machine) decimal(s string) error {
+func (m *Machine) decimal(s string) error {
 	if len(s) > maxLong {
 		return fmt.Errorf("has a whole number of %d digits; %d are the most", len(s), maxLong)
 	}
@@ -338,7 +337,7 @@ func (m *machine) decimal(s string) error {
 	return m.pushInteger(v)
 }
 
-func (m *machine) floatLine() error {
+func (m *Machine) floatLine() error {
 	s, err := m.line()
 	if err != nil {
 		return err
@@ -351,7 +350,7 @@ func (m *machine) floatLine() error {
 }
 
 // counted reads bytes behind their number.
-func (m *machine) counted(size int) (string, error) {
+func (m *Machine) counted(size int) (string, error) {
 	n, err := m.number(size)
 	if err != nil {
 		return "", err
@@ -359,7 +358,7 @@ func (m *machine) counted(size int) (string, error) {
 	return m.take(n)
 }
 
-func (m *machine) unicode(size int) error {
+func (m *Machine) unicode(size int) error {
 	s, err := m.counted(size)
 	if err == nil && !utf8.ValidString(s) {
 		err = errors.New("has a text that is no UTF-8")
@@ -371,7 +370,7 @@ func (m *machine) unicode(size int) error {
 }
 
 // python2String is a str of Python 2: text or bytes.
-func (m *machine) python2String(size int) error {
+func (m *Machine) python2String(size int) error {
 	s, err := m.counted(size)
 	if err != nil {
 		return err
@@ -379,7 +378,7 @@ func (m *machine) python2String(size int) error {
 	return m.push(s, 16)
 }
 
-func (m *machine) unicodeLine() error {
+func (m *Machine) unicodeLine() error {
 	s, err := m.line()
 	if err == nil && (strings.Contains(s, `\`) || !utf8.ValidString(s)) {
 		err = errors.New("has an escaped text of pickle's protocol 0, which is not read")
@@ -390,7 +389,7 @@ func (m *machine) unicodeLine() error {
 	return m.push(s, 16)
 }
 
-func (m *machine) stringLine() error {
+func (m *Machine) stringLine() error {
 	s, err := m.line()
 	if err != nil {
 		return err
@@ -401,7 +400,7 @@ func (m *machine) stringLine() error {
 	return m.push(s[1:len(s)-1], 16)
 }
 
-func (m *machine) bytes(size int) error {
+func (m *Machine) bytes(size int) error {
 	s, err := m.counted(size)
 	if err != nil {
 		return err
@@ -409,7 +408,7 @@ func (m *machine) bytes(size int) error {
 	return m.push(Bytes(s), 16)
 }
 
-func (m *machine) tuple(items []any, err error) error {
+func (m *Machine) tuple(items []any, err error) error {
 	if err != nil {
 		return err
 	}
@@ -418,7 +417,7 @@ func (m *machine) tuple(items []any, err error) error {
 	return m.push(t, 24+16*len(t))
 }
 
-func (m *machine) list() error {
+func (m *Machine) list() error {
 	items, err := m.popMark()
 	if err != nil {
 		return err
@@ -426,20 +425,20 @@ func (m *machine) list() error {
 	return m.push(&List{append([]any(nil), items...)}, 32+16*len(items))
 }
 
-func (m *machine) dict() error {
+func (m *Machine) dict() error {
 	items, err := m.popMark()
 	if err != nil {
 		return err
 	}
 	d := &Dict{}
-	if err := m.fill(d, items); err != nil {
+	if err := m.Fill(d, items); err != nil {
 		return err
 	}
 	return m.push(d, 80)
 }
 
 // appendTo appends to the list below the items, which have been taken from the stack.
-func (m *machine) appendTo(items []any, err error) error {
+func (m *Machine) appendTo(items []any, err error) error {
 	if err != nil {
 		return err
 	}
@@ -448,13 +447,13 @@ func (m *machine) appendTo(items []any, err error) error {
 	}
 	l, ok := m.stack[len(m.stack)-1].(*List)
 	if !ok {
-		return fmt.Errorf("appends to %s", describe(m.stack[len(m.stack)-1]))
+		return fmt.Errorf("appends to %s", Describe(m.stack[len(m.stack)-1]))
 	}
 	l.Items = append(l.Items, items...)
 	return m.charge(24 * len(items))
 }
 
-func (m *machine) setItems(items []any, err error) error {
+func (m *Machine) setItems(items []any, err error) error {
 	if err != nil {
 		return err
 	}
@@ -463,12 +462,13 @@ func (m *machine) setItems(items []any, err error) error {
 	}
 	d, ok := m.stack[len(m.stack)-1].(*Dict)
 	if !ok {
-		return fmt.Errorf("gives items to %s", describe(m.stack[len(m.stack)-1]))
+		return fmt.Errorf("gives items to %s", Describe(m.stack[len(m.stack)-1]))
 	}
-	return m.fill(d, items)
+	return m.Fill(d, items)
 }
 
-func (m *machine) fill(d *Dict, items []any) error {
+// Fill gives a dictionary items: key, value, key, value.
+func (m *Machine) Fill(d *Dict, items []any) error {
 	if len(items)%2 != 0 {
 		return errors.New("is damaged: a dictionary has a key without a value")
 	}

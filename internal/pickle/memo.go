@@ -1,4 +1,4 @@
-package pth
+package pickle
 
 import (
 	"errors"
@@ -6,7 +6,7 @@ import (
 	"strconv"
 )
 
-func (m *machine) put(size int) error {
+func (m *Machine) put(size int) error {
 	n, err := m.number(size)
 	if err != nil {
 		return err
@@ -14,7 +14,7 @@ func (m *machine) put(size int) error {
 	return m.remember(int64(n))
 }
 
-func (m *machine) putLine() error {
+func (m *Machine) putLine() error {
 	n, err := m.indexLine()
 	if err != nil {
 		return err
@@ -23,7 +23,7 @@ func (m *machine) putLine() error {
 }
 
 // remember keeps the last value under a number, without taking it from the stack.
-func (m *machine) remember(n int64) error {
+func (m *Machine) remember(n int64) error {
 	if len(m.stack) <= m.floor() {
 		return errStack
 	}
@@ -31,7 +31,7 @@ func (m *machine) remember(n int64) error {
 	return m.charge(56)
 }
 
-func (m *machine) get(size int) error {
+func (m *Machine) get(size int) error {
 	n, err := m.number(size)
 	if err != nil {
 		return err
@@ -39,7 +39,7 @@ func (m *machine) get(size int) error {
 	return m.recall(int64(n))
 }
 
-func (m *machine) getLine() error {
+func (m *Machine) getLine() error {
 	n, err := m.indexLine()
 	if err != nil {
 		return err
@@ -47,7 +47,7 @@ func (m *machine) getLine() error {
 	return m.recall(n)
 }
 
-func (m *machine) recall(n int64) error {
+func (m *Machine) recall(n int64) error {
 	v, ok := m.memo[n]
 	if !ok {
 		return fmt.Errorf("is damaged: it recalls value %d, which it did not keep", n)
@@ -55,7 +55,7 @@ func (m *machine) recall(n int64) error {
 	return m.push(v, 0)
 }
 
-func (m *machine) indexLine() (int64, error) {
+func (m *Machine) indexLine() (int64, error) {
 	s, err := m.line()
 	if err != nil {
 		return 0, err
@@ -67,7 +67,7 @@ func (m *machine) indexLine() (int64, error) {
 	return int64(n), nil
 }
 
-func (m *machine) globalLines() error {
+func (m *Machine) globalLines() error {
 	module, err := m.line()
 	if err != nil {
 		return err
@@ -79,7 +79,7 @@ func (m *machine) globalLines() error {
 	return m.global(module, name)
 }
 
-func (m *machine) stackGlobal() error {
+func (m *Machine) stackGlobal() error {
 	v, err := m.popN(2)
 	if err != nil {
 		return err
@@ -93,8 +93,8 @@ func (m *machine) stackGlobal() error {
 }
 
 // global pushes what the table has under a name.
-func (m *machine) global(module, name string) error {
-	v, ok := globals[[2]string{module, name}]
+func (m *Machine) global(module, name string) error {
+	v, ok := m.Globals[[2]string{module, name}]
 	if !ok {
 		return refuse(module, name)
 	}
@@ -104,33 +104,33 @@ func (m *machine) global(module, name string) error {
 // refuse is the error for a name that is not in the table.
 func refuse(module, name string) error {
 	const most = 100
-	return fmt.Errorf("asks for %.*s.%.*s, which is none of the classes that checkpoints of tensors and plain values need; it is refused, and nothing was run",
+	return fmt.Errorf("asks for %.*s.%.*s, which is none of the names that tensors and plain values need; it is refused, and nothing was run",
 		most, module, most, name)
 }
 
 // reduce calls one of the table's functions on a tuple of arguments.
-func (m *machine) reduce() error {
+func (m *Machine) reduce() error {
 	v, err := m.popN(2)
 	if err != nil {
 		return err
 	}
-	g, ok := v[0].(global)
-	if !ok || g.call == nil {
-		return fmt.Errorf("calls %s, which is no function", describe(v[0]))
+	g, ok := v[0].(Global)
+	if !ok || g.Call == nil {
+		return fmt.Errorf("calls %s, which is no function", Describe(v[0]))
 	}
 	args, ok := v[1].(Tuple)
 	if !ok {
-		return fmt.Errorf("calls %s with %s in place of a tuple", g.name, describe(v[1]))
+		return fmt.Errorf("calls %s with %s in place of a tuple", g.Name, Describe(v[1]))
 	}
-	out, err := g.call(m, args)
+	out, err := g.Call(m, args)
 	if err != nil {
-		return fmt.Errorf("%s: %w", g.name, err)
+		return fmt.Errorf("%s: %w", g.Name, err)
 	}
 	return m.push(out, 200)
 }
 
 // build gives the last value but one a state, where that is harmless.
-func (m *machine) build() error {
+func (m *Machine) build() error {
 	v, err := m.popN(2)
 	if err != nil {
 		return err
@@ -141,34 +141,31 @@ func (m *machine) build() error {
 		if !v.ordered {
 			return errors.New("gives attributes to a dictionary that can have none")
 		}
-		return m.push(v, 0) // _metadata: versions of modules
-	case *numpyType:
-		err = v.build(state)
-		if err != nil {
-			return err
-		}
-		return m.push(v, 0)
-	case *Array:
-		if err := v.build(state); err != nil {
+		return m.push(v, 0) // the attributes are dropped: PyTorch keeps versions of modules there
+	case Builder:
+		if err := v.Build(state); err != nil {
 			return err
 		}
 		return m.push(v, 0)
 	}
-	return fmt.Errorf("gives a state to %s, which is refused", describe(v[0]))
+	return fmt.Errorf("gives a state to %s, which is refused", Describe(v[0]))
 }
 
-func (m *machine) persistentID() error {
+func (m *Machine) persistentID() error {
 	v, err := m.pop()
 	if err != nil {
 		return err
 	}
 	id, ok := v.(Tuple)
 	if !ok {
-		return fmt.Errorf("names a storage by %s in place of a tuple", describe(v))
+		return fmt.Errorf("has a persistent id that is %s in place of a tuple", Describe(v))
 	}
-	s, err := m.persistent(id)
+	if m.Persistent == nil {
+		return errors.New("names a value outside it, which is refused here")
+	}
+	s, err := m.Persistent(id)
 	if err != nil {
-		return fmt.Errorf("storage: %w", err)
+		return err
 	}
 	return m.push(s, 64)
 }
