@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"masksam/internal/feed"
 	"masksam/internal/model"
 	"masksam/internal/recipe"
 	"masksam/internal/remedy"
@@ -42,7 +43,7 @@ func same(t *testing.T, name string, want, got *run) {
 }
 
 // wholeRun is an uncut run.
-func wholeRun(t *testing.T, r recipe.Recipe, cases []*source) *run {
+func wholeRun(t *testing.T, r recipe.Recipe, cases []*feed.Source) *run {
 	t.Helper()
 	whole := tinyRun(t, t.TempDir(), r, cases)
 	if err := whole.loop(context.Background()); err != nil {
@@ -52,7 +53,7 @@ func wholeRun(t *testing.T, r recipe.Recipe, cases []*source) *run {
 }
 
 // resumed is a run set to a folder's checkpoint_latest.
-func resumed(t *testing.T, folder string, r recipe.Recipe, cases []*source) *run {
+func resumed(t *testing.T, folder string, r recipe.Recipe, cases []*feed.Source) *run {
 	t.Helper()
 	rest := tinyRun(t, folder, r, cases)
 	var err error
@@ -63,7 +64,7 @@ func resumed(t *testing.T, folder string, r recipe.Recipe, cases []*source) *run
 }
 
 // goesOn resumes a cut run and compares its end with that of the uncut one.
-func goesOn(t *testing.T, name string, whole *run, folder string, cases []*source) {
+func goesOn(t *testing.T, name string, whole *run, folder string, cases []*feed.Source) {
 	t.Helper()
 	rest := resumed(t, folder, whole.recipe, cases)
 	if err := rest.loop(context.Background()); err != nil {

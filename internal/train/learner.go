@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"masksam/internal/checkpoint"
+	"masksam/internal/feed"
 	"masksam/internal/machine"
 	"masksam/internal/masksam"
 	"masksam/internal/recipe"
@@ -66,9 +67,9 @@ func (l *learner) free() {
 }
 
 // input puts a batch's images on the device, (B, C, T, H, W).
-func (l *learner) input(s *torch.Scope, b *batch) *torch.Tensor {
+func (l *learner) input(s *torch.Scope, b *feed.Batch) *torch.Tensor {
 	n := l.recipe.Network
-	return s.Float32s(l.device, b.image, len(b.cases), n.Channels, n.Frames, n.Height, n.Width)
+	return s.Float32s(l.device, b.Image, len(b.Cases), n.Channels, n.Frames, n.Height, n.Width)
 }
 
 // uniform is the source of sampled points of one step; it and with it the step depend on the seed and the step's key
@@ -88,7 +89,7 @@ func score(s *torch.Scope, out *masksam.Output) float64 {
 }
 
 // gradients collects the gradients of a batch's loss and clips them. ok is false when loss or gradients are not finite.
-func (l *learner) gradients(s *torch.Scope, b *batch, step int) (loss float64, ok bool, err error) {
+func (l *learner) gradients(s *torch.Scope, b *feed.Batch, step int) (loss float64, ok bool, err error) {
 	u, free := l.uniform(uint64(step) << 1)
 	defer free()
 	l.optimizer.ZeroGrad()
@@ -96,7 +97,7 @@ func (l *learner) gradients(s *torch.Scope, b *batch, step int) (loss float64, o
 	if v := score(s, out); !finite(v) {
 		return v, false, nil
 	}
-	total, _, err := l.criterion.Losses(s, out, b.seg, u)
+	total, _, err := l.criterion.Losses(s, out, b.Seg, u)
 	if err != nil {
 		return 0, false, err
 	}
@@ -113,7 +114,7 @@ func (l *learner) gradients(s *torch.Scope, b *batch, step int) (loss float64, o
 
 // step trains on one batch. ok is false when loss or gradients are not finite: then nothing has changed. Nor has it after an
 // error, unless the learner is torn.
-func (l *learner) step(b *batch, step int, lr float64) (loss float64, ok bool, err error) {
+func (l *learner) step(b *feed.Batch, step int, lr float64) (loss float64, ok bool, err error) {
 	err = torch.Do(torch.Mode{Grad: true, Autocast: l.autocast}, func(s *torch.Scope) error {
 		if loss, ok, err = l.gradients(s, b, step); err != nil || !ok {
 			return err
@@ -132,7 +133,7 @@ func (l *learner) step(b *batch, step int, lr float64) (loss float64, ok bool, e
 }
 
 // validate gives the training criterion on a batch, not finite where the scores are not, and adds its argmax to the counts.
-func (l *learner) validate(b *batch, key int, c counts) (loss float64, err error) {
+func (l *learner) validate(b *feed.Batch, key int, c counts) (loss float64, err error) {
 	u, free := l.uniform(uint64(key)<<1 | 1)
 	defer free()
 	err = torch.Do(torch.Mode{Autocast: l.autocast}, func(s *torch.Scope) error {
@@ -140,12 +141,12 @@ func (l *learner) validate(b *batch, key int, c counts) (loss float64, err error
 		if loss = score(s, out); !finite(loss) {
 			return nil
 		}
-		total, _, err := l.criterion.Losses(s, out, b.seg, u)
+		total, _, err := l.criterion.Losses(s, out, b.Seg, u)
 		if err != nil {
 			return err
 		}
 		loss = total.Item()
-		c.add(s.ArgMax(out.ClassScores(s, len(b.cases)), 1).Int64s(), b.seg)
+		c.add(s.ArgMax(out.ClassScores(s, len(b.Cases)), 1).Int64s(), b.Seg)
 		return nil
 	})
 	return loss, err
@@ -178,7 +179,7 @@ var precisions = map[string]torch.DType{"float32": torch.Float32, "bf16": torch.
 
 // choosePrecision sets the autocast of "auto": on a CUDA device, or a CPU with bfloat16 arithmetic, both precisions are
 // timed on a batch (forward, loss, backward; no weight changes) and the faster is taken. note says what was found.
-func (l *learner) choosePrecision(precision string, b *batch) (chosen, note string, err error) {
+func (l *learner) choosePrecision(precision string, b *feed.Batch) (chosen, note string, err error) {
 	set := func(name string) { chosen, l.autocast = name, precisions[name] }
 	switch precision {
 	case "float32", "bf16":

@@ -17,7 +17,7 @@ import (
 // Steps, validations, saving and loading leave no tensor behind.
 func TestNoTensorIsLeft(t *testing.T) {
 	r := tinyRun(t, t.TempDir(), tinyRecipe(t), tinySources(t, tinyStore(t, 5), true))
-	b, err := r.train.batch(0)
+	b, err := r.train.Batch(0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -53,7 +53,7 @@ func TestNoTensorIsLeft(t *testing.T) {
 // Validation sees the averaged weights, training goes on with its own.
 func TestWithAverage(t *testing.T) {
 	r := tinyRun(t, t.TempDir(), tinyRecipe(t), tinySources(t, tinyStore(t, 5), true))
-	b, err := r.train.batch(0)
+	b, err := r.train.Batch(0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -89,7 +89,7 @@ func TestWithAverage(t *testing.T) {
 
 func TestChoosePrecision(t *testing.T) {
 	r := tinyRun(t, t.TempDir(), tinyRecipe(t), tinySources(t, tinyStore(t, 5), true))
-	b, err := r.train.batch(0)
+	b, err := r.train.Batch(0)
 	if err != nil {
 		t.Fatal(err)
 	}

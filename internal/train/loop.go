@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"masksam/internal/feed"
 	"masksam/internal/model"
 	"masksam/internal/progress"
 	"masksam/internal/recipe"
@@ -26,7 +27,7 @@ type run struct {
 	folder      string        // of the fold
 	checkpoints bool
 	learner     *learner
-	train, val  *loader
+	train, val  *feed.Loader
 	state       state
 	log         *runLog
 	report      progress.Reporter
@@ -53,10 +54,10 @@ func (r *run) loop(ctx context.Context) error {
 	t := r.recipe.Train
 	r.clockStart, r.clockBase = time.Now(), r.state.Minutes
 	r.saved = r.clockStart
-	trainStream := r.train.stream(r.state.Step, batchesAhead)
-	defer trainStream.close()
-	valStream := r.val.stream(r.state.Epoch*t.ValIterations, batchesAhead)
-	defer valStream.close()
+	trainStream := r.train.Stream(r.state.Step, batchesAhead)
+	defer trainStream.Close()
+	valStream := r.val.Stream(r.state.Epoch*t.ValIterations, batchesAhead)
+	defer valStream.Close()
 
 	// The bar counts steps, or shares of the time where that may end the training first.
 	total := t.Epochs * t.Iterations
@@ -76,7 +77,7 @@ func (r *run) loop(ctx context.Context) error {
 }
 
 // epoch runs the rest of the epoch under way, or a new one.
-func (r *run) epoch(ctx context.Context, trainStream, valStream *stream) error {
+func (r *run) epoch(ctx context.Context, trainStream, valStream *feed.Stream) error {
 	t, st := r.recipe.Train, &r.state
 	if st.Began == 0 {
 		st.Began, st.BeganStep, st.BeganMinutes = timestamp(), st.Step, r.minutes()
@@ -90,7 +91,7 @@ func (r *run) epoch(ctx context.Context, trainStream, valStream *stream) error {
 	r.log.print("Epoch", st.Epoch)
 	r.log.print("Current learning rate:", Rounded(st.Rate, 5))
 	for st.steps() == 0 || st.steps() < t.Iterations && r.fraction() < 1 {
-		b, err := trainStream.next(ctx)
+		b, err := trainStream.Next(ctx)
 		if err != nil {
 			return err
 		}
@@ -101,7 +102,7 @@ func (r *run) epoch(ctx context.Context, trainStream, valStream *stream) error {
 		st.Rate = learningRate(t, st.Step, p)
 		loss, ok, err := r.learner.step(b, st.Step, st.Rate)
 		if err != nil {
-			return fmt.Errorf("step %d (cases %s): %w", st.Step+1, strings.Join(b.cases, ", "), err)
+			return fmt.Errorf("step %d (cases %s): %w", st.Step+1, strings.Join(b.Cases, ", "), err)
 		}
 		st.Step++
 		st.Updates = r.learner.updates
@@ -124,7 +125,7 @@ func (r *run) epoch(ctx context.Context, trainStream, valStream *stream) error {
 }
 
 // judge counts batches that could not be learnt from, and ends the run when they come in a row.
-func (r *run) judge(b *batch, loss float64, ok bool) error {
+func (r *run) judge(b *feed.Batch, loss float64, ok bool) error {
 	st := &r.state
 	if ok {
 		st.Bad = 0
@@ -133,7 +134,7 @@ func (r *run) judge(b *batch, loss float64, ok bool) error {
 		return nil
 	}
 	st.Bad++
-	cases := strings.Join(b.cases, ", ")
+	cases := strings.Join(b.Cases, ", ")
 	slog.Warn("loss or gradient is not finite: the step is skipped", "step", st.Step, "loss", loss, "cases", cases)
 	r.log.print("Step", st.Step, "skipped: loss or gradient is not finite, cases", cases)
 	if st.Bad >= patience {
@@ -164,7 +165,7 @@ func (r *run) advance(loss float64) {
 // validate is the online validation: the training criterion and the hard counts on patches without augmentation, with
 // the averaged weights. Where the recipe leaves it out, and the last step was skipped, one batch tells whether the weights
 // are lost.
-func (r *run) validate(ctx context.Context, s *stream) (loss float64, c counts, err error) {
+func (r *run) validate(ctx context.Context, s *feed.Stream) (loss float64, c counts, err error) {
 	t := r.recipe.Train
 	c = newCounts(r.recipe.Network.Classes)
 	sum, batches := 0.0, t.ValIterations
@@ -173,13 +174,13 @@ func (r *run) validate(ctx context.Context, s *stream) (loss float64, c counts, 
 	}
 	err = r.learner.withAverage(func() error {
 		for i := range batches {
-			b, err := s.next(ctx)
+			b, err := s.Next(ctx)
 			if err != nil {
 				return err
 			}
 			loss, err := r.learner.validate(b, r.state.Epoch*t.ValIterations+i, c)
 			if err != nil {
-				return fmt.Errorf("validate epoch %d (cases %s): %w", r.state.Epoch, strings.Join(b.cases, ", "), err)
+				return fmt.Errorf("validate epoch %d (cases %s): %w", r.state.Epoch, strings.Join(b.Cases, ", "), err)
 			}
 			sum += loss
 		}

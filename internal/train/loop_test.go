@@ -16,7 +16,7 @@ import (
 
 	"go.uber.org/goleak"
 
-	"masksam/internal/augment"
+	"masksam/internal/feed"
 	"masksam/internal/model"
 	"masksam/internal/progress"
 	"masksam/internal/recipe"
@@ -52,13 +52,8 @@ func tinyRecipe(t testing.TB, set ...string) recipe.Recipe {
 	return r
 }
 
-// tinyStore holds n cases, with a digest of theirs, with two bright boxes, labels 1 and 2, on noise.
-func tinyStore(t testing.TB, n int, digest ...string) *store.Store {
-	t.Helper()
-	s, err := store.Create(filepath.Join(t.TempDir(), "store"))
-	if err != nil {
-		t.Fatal(err)
-	}
+// tinyCases are n cases, with a digest of theirs, with two bright boxes, labels 1 and 2, on noise.
+func tinyCases(n int, digest ...string) (list []*store.Record) {
 	rng := rand.New(rand.NewPCG(7, 7))
 	for i := range n {
 		size := [3]int{5 + i%2, 18, 14 + i}
@@ -83,6 +78,23 @@ func tinyStore(t testing.TB, n int, digest ...string) *store.Store {
 		for label := 1; label <= 2; label++ {
 			r.Classes = append(r.Classes, store.ClassVoxels{Labels: []int{label}, Voxels: located[label]})
 		}
+		list = append(list, r)
+	}
+	return list
+}
+
+func tinyStore(t testing.TB, n int, digest ...string) *store.Store {
+	t.Helper()
+	return putStore(t, tinyCases(n, digest...))
+}
+
+func putStore(t testing.TB, cases []*store.Record) *store.Store {
+	t.Helper()
+	s, err := store.Create(filepath.Join(t.TempDir(), "store"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range cases {
 		if err := s.Put(r); err != nil {
 			t.Fatal(err)
 		}
@@ -90,7 +102,7 @@ func tinyStore(t testing.TB, n int, digest ...string) *store.Store {
 	return s
 }
 
-func tinySources(t testing.TB, s *store.Store, keep bool) (list []*source) {
+func tinySources(t testing.TB, s *store.Store, keep bool) (list []*feed.Source) {
 	t.Helper()
 	ids, err := s.Cases()
 	if err != nil {
@@ -101,13 +113,13 @@ func tinySources(t testing.TB, s *store.Store, keep bool) (list []*source) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		list = append(list, &source{id: id, file: c, keep: keep})
+		list = append(list, &feed.Source{Case: c, Keep: keep})
 	}
 	return list
 }
 
 // tinyRun is a run on five cases, ready to loop.
-func tinyRun(t testing.TB, folder string, r recipe.Recipe, cases []*source) *run {
+func tinyRun(t testing.TB, folder string, r recipe.Recipe, cases []*feed.Source) *run {
 	t.Helper()
 	l, err := newLearner(r, torch.CPU, 11)
 	if err != nil {
@@ -118,9 +130,9 @@ func tinyRun(t testing.TB, folder string, r recipe.Recipe, cases []*source) *run
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { l.free(); log.close() })
-	train := &loader{cases: cases[:3], size: 2, patch: tinyPatch, augment: r.Train.Augment, foreground: 0.33,
-		classes: 3, seed: [2]uint64{11, 0}}
-	val := &loader{cases: cases[3:], size: 2, patch: tinyPatch, foreground: 0.33, classes: 3, seed: [2]uint64{11, 1}}
+	train := &feed.Loader{Cases: cases[:3], Size: 2, Patch: tinyPatch, Augment: r.Train.Augment, Foreground: 0.33,
+		Classes: 3, Seed: [2]uint64{11, 0}}
+	val := &feed.Loader{Cases: cases[3:], Size: 2, Patch: tinyPatch, Foreground: 0.33, Classes: 3, Seed: [2]uint64{11, 1}}
 	return &run{recipe: r, folder: folder, checkpoints: true, learner: l, train: train, val: val, log: log,
 		report: progress.Nop, saveAfter: saveAfter,
 		state: state{Meta: model.Meta{Version: model.MetaVersion, Recipe: r}, Seed: 11, Precision: "float32", BestEMA: number(math.NaN())}}
@@ -218,78 +230,17 @@ func TestResumeIsExact(t *testing.T) {
 	}
 }
 
-// Reading patches from the store gives the batches that cases in memory give.
-func TestLoaderSources(t *testing.T) {
-	s := tinyStore(t, 5)
-	r := tinyRecipe(t)
-	make := func(keep bool) *loader {
-		return &loader{cases: tinySources(t, s, keep), size: 3, patch: tinyPatch, augment: r.Train.Augment,
-			foreground: 0.33, classes: 3, seed: [2]uint64{3, 0}}
-	}
-	held, read := make(true), make(false)
-	forced := 0
-	for n := range 30 {
-		a, err := held.batch(n)
-		if err != nil {
-			t.Fatal(err)
-		}
-		b, err := read.batch(n)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if !slices.Equal(a.image, b.image) || !slices.Equal(a.seg, b.seg) || !slices.Equal(a.cases, b.cases) {
-			t.Fatalf("batch %d differs between memory and store", n)
-		}
-		if slices.ContainsFunc(a.seg[2*len(a.seg)/3:], func(l uint8) bool { return l > 0 }) {
-			forced++
-		}
-	}
-	if forced < 28 { // a rotated or scaled patch may lose its voxel
-		t.Errorf("the last sample of a batch shows foreground in %d of 30 batches", forced)
-	}
-}
-
-// A stream gives the batches in order, whatever is made ahead, and its goroutines end.
-func TestStream(t *testing.T) {
-	l := &loader{cases: tinySources(t, tinyStore(t, 5), true), size: 2, patch: tinyPatch, classes: 3, seed: [2]uint64{3, 0}}
-	s := l.stream(4, 3)
-	defer s.close()
-	for n := 4; n < 12; n++ {
-		want, err := l.batch(n)
-		if err != nil {
-			t.Fatal(err)
-		}
-		got, err := s.next(context.Background())
-		if err != nil {
-			t.Fatal(err)
-		}
-		if !slices.Equal(got.image, want.image) || !slices.Equal(got.cases, want.cases) {
-			t.Fatalf("batch %d comes out of order", n)
-		}
-	}
-}
-
-func TestLabelOutsideClasses(t *testing.T) {
-	l := &loader{cases: tinySources(t, tinyStore(t, 2), true), size: 2, patch: [3]int{5, 18, 14}, classes: 2, seed: [2]uint64{3, 0}}
-	if _, err := l.batch(0); err == nil {
-		t.Error("label 2 passes where the dataset has labels 0 and 1")
-	}
-}
-
 // A loss that is not finite leaves weights and optimizer as they were; ten in a row end the run.
 func TestNotFinite(t *testing.T) {
 	r := tinyRecipe(t, "iterations=20")
-	cases := tinySources(t, tinyStore(t, 5), true)
-	run := tinyRun(t, t.TempDir(), r, cases)
-	before := weights(t, run.learner)
-	for _, c := range cases[:3] {
-		if _, err := c.read(augment.RandomBox(rand.IntN, c.size(), tinyPatch, tinyPatch)); err != nil {
-			t.Fatal(err)
-		}
-		for i := range c.held.Image {
-			c.held.Image[i] = float32(math.NaN())
+	cases := tinyCases(5)
+	for _, c := range cases {
+		for i := range c.Image {
+			c.Image[i] = float32(math.NaN())
 		}
 	}
+	run := tinyRun(t, t.TempDir(), r, tinySources(t, putStore(t, cases), true))
+	before := weights(t, run.learner)
 	err := run.loop(context.Background())
 	if err == nil || run.state.Step != patience || !strings.Contains(err.Error(), "no number since step 1:") {
 		t.Fatalf("error %v after %d good or skipped steps, want one after %d", err, run.state.Step, patience)

@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"masksam/internal/atomicfile"
+	"masksam/internal/feed"
 	"masksam/internal/pyjson"
 	"masksam/internal/torch"
 )
@@ -51,7 +52,7 @@ func (f *Fold) debug(r *run) {
 		"hostname":                         host,
 		"inference_allowed_mirroring_axes": t.Augment.Mirror,
 		"initial_lr":                       t.LR,
-		"initial_patch_size":               r.train.augment.InitialPatch(f.Recipe.Patch),
+		"initial_patch_size":               r.train.Augment.InitialPatch(f.Recipe.Patch),
 		"num_epochs":                       t.Epochs,
 		"num_iterations_per_epoch":         t.Iterations,
 		"num_val_iterations_per_epoch":     t.ValIterations,
@@ -92,9 +93,9 @@ func (f *Fold) debug(r *run) {
 	}
 }
 
-func kept(l *loader) (n int) {
-	for _, c := range l.cases {
-		if c.keep {
+func kept(l *feed.Loader) (n int) {
+	for _, c := range l.Cases {
+		if c.Keep {
 			n++
 		}
 	}

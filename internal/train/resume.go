@@ -14,6 +14,7 @@ import (
 
 	"masksam/internal/atomicfile"
 	"masksam/internal/dataset"
+	"masksam/internal/feed"
 	"masksam/internal/model"
 	"masksam/internal/plan"
 )
@@ -117,8 +118,8 @@ func (f *Fold) begin(r *run) (finished int, err error) {
 		}
 		r.state.Meta = meta // a resumed run may have another number of epochs
 		r.kept(strings.TrimSuffix(filepath.Base(path), model.CheckpointExt))
-		for _, l := range []*loader{r.train, r.val} {
-			l.seed[0] = r.state.Seed
+		for _, l := range []*feed.Loader{r.train, r.val} {
+			l.Seed[0] = r.state.Seed
 		}
 		r.learner.seed = r.state.Seed
 		if filepath.Base(path) == filepath.Base(model.CheckpointPath("", model.Final)) {
@@ -133,7 +134,7 @@ func (f *Fold) begin(r *run) (finished int, err error) {
 		_, _, err := r.learner.choosePrecision(r.state.Precision, nil)
 		return finished, err
 	}
-	first, err := r.train.batch(0)
+	first, err := r.train.Batch(0)
 	if err != nil {
 		return 0, err
 	}
