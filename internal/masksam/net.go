@@ -15,6 +15,10 @@ import (
 type Net struct {
 	Config Config
 	Params *nn.Params
+	// Recompute is how many of the encoder's blocks, from the first on, Output.Backward computes a second time, so that a
+	// training step keeps their inputs alone. They are the first because their gradients come last, when all else that
+	// the step has kept is freed.
+	Recompute int
 
 	stem    layers
 	encoder *sam.ImageEncoder
@@ -90,7 +94,13 @@ type Output struct {
 	AuxLogits *torch.Tensor // (B·T, Q, H, W) logits of the auxiliary masks
 	AuxMasks  *torch.Tensor // their sigmoid
 	AuxBoxes  *torch.Tensor // (B·T, Q, 4) x1 y1 x2 y2 in [0,1]
+
+	tape *torch.Tape
 }
+
+// Backward adds the gradients of a loss of this output to the network's parameters. It takes the place of s.Backward,
+// which does not reach what Net.Recompute has left out of the graph.
+func (o *Output) Backward(s *torch.Scope, loss *torch.Tensor) { o.tape.Backward(s, loss) }
 
 // Forward runs the network on x (B, C, T, H, W), float32, z-scored or CT-normalised. Another shape than the
 // configuration's fails as an operation does, to come back as an error of torch.Do.
@@ -128,6 +138,7 @@ type features struct {
 	masks   *torch.Tensor // their sigmoid
 	boxes   *torch.Tensor // (B·T, Q, 4)
 	prompts Prompts
+	tape    *torch.Tape
 }
 
 // features runs stem, image encoder and prompt generator.
@@ -141,12 +152,13 @@ func (n *Net) features(s *torch.Scope, x *torch.Tensor, probe sam.Probe) feature
 	probe.See("first_conv", x)
 	frames := s.Permute(x, 0, 2, 1, 3, 4)
 	frames = s.Reshape(frames, -1, x.Dim(1), x.Dim(3), x.Dim(4))
-	maps := n.encoder.Forward(s, frames, probe)
+	tape := new(torch.Tape)
+	maps := n.encoder.Forward(s, frames, tape, n.Recompute, probe)
 	for i, m := range maps {
 		probe.See(fmt.Sprintf("encoder.%d", i), m)
 	}
 	g := n.gen.forward(s, maps, probe)
-	f := features{neck: maps[len(maps)-1], tokens: g.tokens, logits: g.logits, masks: s.Sigmoid(s.To(g.logits, torch.Float32))}
+	f := features{tape: tape, neck: maps[len(maps)-1], tokens: g.tokens, logits: g.logits, masks: s.Sigmoid(s.To(g.logits, torch.Float32))}
 	var hard *torch.Tensor
 	f.boxes, hard = auxBoxes(s, g.boxes, f.masks)
 	f.prompts = Prompts{s.Reshape(hard, -1, c.Height, c.Width), f.boxes}
@@ -156,7 +168,7 @@ func (n *Net) features(s *torch.Scope, x *torch.Tensor, probe sam.Probe) feature
 // decode runs prompt encoder, mask decoder and head.
 func (n *Net) decode(s *torch.Scope, f features, p Prompts, probe sam.Probe) *Output {
 	c := n.Config
-	out := &Output{AuxLogits: f.logits, AuxMasks: f.masks, AuxBoxes: f.boxes}
+	out := &Output{AuxLogits: f.logits, AuxMasks: f.masks, AuxBoxes: f.boxes, tape: f.tape}
 	sparse := n.prompts.Boxes(s, p.Boxes)
 	probe.See("prompt_encoder.sparse", sparse)
 	dense := n.prompts.Masks(s, p.Masks)

@@ -7,6 +7,8 @@ import (
 	"hash/fnv"
 	"math"
 	"math/rand/v2"
+	"slices"
+	"strings"
 
 	"masksam/internal/torch"
 )
@@ -160,6 +162,11 @@ func (b *Builder) At(format string, args ...any) *Builder {
 	c := *b
 	c.prefix += fmt.Sprintf(format, args...) + "."
 	return &c
+}
+
+// Trains tells whether a parameter that was made below b's name trains.
+func (b *Builder) Trains() bool {
+	return slices.ContainsFunc(b.params.list, func(p *Param) bool { return p.Trainable && strings.HasPrefix(p.Name, b.prefix) })
 }
 
 // Param makes a parameter of the given shape, filled by init. Outside torch.Do it panics with *torch.Error or

@@ -181,7 +181,7 @@ func howToPlan(name, plansName string) remedy.Command {
 			return command.With(remedy.Trainer.With(r.Short))
 		}
 	}
-	if plansName == "nnUNetPlans" {
+	if plansName == plan.DefaultPlans {
 		return command
 	}
 	return command.With(remedy.Plans.With(plansName))

@@ -33,7 +33,7 @@ func encode(t *testing.T, cfg Encoder, frames int, axis DepthAxis, x []float32, 
 		if change != nil {
 			change(&p)
 		}
-		for _, m := range enc.Forward(s, s.Float32s(torch.CPU, x, len(x)/(3*h*w), 3, h, w),
+		for _, m := range enc.Forward(s, s.Float32s(torch.CPU, x, len(x)/(3*h*w), 3, h, w), nil, 0,
 			func(name string, v *torch.Tensor) { seen[name] = v.Float32s() }) {
 			maps = append(maps, m.Float32s())
 		}
