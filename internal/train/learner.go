@@ -11,6 +11,8 @@ import (
 	"masksam/internal/feed"
 	"masksam/internal/machine"
 	"masksam/internal/masksam"
+	"masksam/internal/model"
+	"masksam/internal/nn"
 	"masksam/internal/recipe"
 	"masksam/internal/torch"
 )
@@ -18,6 +20,7 @@ import (
 // learner is the network with all that changes while it trains.
 type learner struct {
 	recipe    recipe.Recipe // resolved
+	start     *model.Start  // has the frozen weights
 	device    torch.Device
 	seed      uint64
 	net       *masksam.Net
@@ -30,12 +33,12 @@ type learner struct {
 	autocast  torch.DType
 }
 
-func newLearner(r recipe.Recipe, dev torch.Device, seed uint64) (*learner, error) {
-	net, err := masksam.New(r.Network, dev, seed)
+func newLearner(r recipe.Recipe, start *model.Start, dev torch.Device, seed uint64) (*learner, error) {
+	net, err := start.Network(r.Network, dev, seed)
 	if err != nil {
 		return nil, err
 	}
-	l := &learner{recipe: r, device: dev, seed: seed, net: net, criterion: masksam.NewCriterion(r.Loss, r.Network),
+	l := &learner{recipe: r, start: start, device: dev, seed: seed, net: net, criterion: masksam.NewCriterion(r.Loss, r.Network),
 		params: net.Params.Trainable(), autocast: torch.Float32}
 	err = torch.Do(torch.Mode{}, func(s *torch.Scope) error {
 		if l.optimizer, err = r.Train.NewOptimizer(l.params); err != nil {
@@ -63,6 +66,19 @@ func (l *learner) free() {
 		t.Free()
 	}
 	l.net.Free()
+}
+
+// narrow keeps the frozen weights in the type that the autocast would cast them to at every step.
+func (l *learner) narrow() error {
+	return torch.Do(torch.Mode{}, func(s *torch.Scope) error {
+		l.net.Params.Narrow(s, l.autocast, func(p *nn.Param) bool { return l.start.Holds(p.Name) })
+		return nil
+	})
+}
+
+// widen is the inverse of narrow.
+func (l *learner) widen() error {
+	return torch.Do(torch.Mode{}, func(s *torch.Scope) error { return l.net.Params.Widen(s, l.start.Frozens) })
 }
 
 // input puts a batch's images on the device, (B, C, T, H, W).
@@ -226,7 +242,7 @@ func (l *learner) choosePrecision(precision string, b *feed.Batch) (chosen, note
 	return chosen, fmt.Sprintf("%s: a step takes %.3f s in float32, %.3f s in bf16", chosen, seconds["float32"], seconds["bf16"]), nil
 }
 
-// state gives all tensors that a checkpoint needs, by name: the weights to predict with under their own names (averaged
+// state gives all tensors that a checkpoint needs but the frozen ones, by name: the weights to predict with under their own names (averaged
 // if there is an average), the trained ones under trainedPrefix, the optimizer's under optimizerPrefix. see gets each
 // tensor once.
 func (l *learner) state(see func(name string, t *torch.Tensor)) error {
@@ -236,6 +252,9 @@ func (l *learner) state(see func(name string, t *torch.Tensor)) error {
 	}
 	return torch.Do(torch.Mode{}, func(s *torch.Scope) error {
 		for _, p := range l.net.Params.All() {
+			if l.start.Holds(p.Name) {
+				continue
+			}
 			if a := averaged[p.Value]; a != nil {
 				see(p.Name, a)
 				see(trainedPrefix+p.Name, p.Value)
@@ -261,8 +280,9 @@ const (
 func (l *learner) load(f *checkpoint.File) error {
 	return torch.Do(torch.Mode{}, func(s *torch.Scope) error {
 		averaged := map[string]bool{}
+		ours := func(name string) bool { return !l.start.Holds(name) }
 		if l.average != nil {
-			if err := l.net.Params.Load(f.Float32s); err != nil {
+			if err := l.net.Params.LoadSome(ours, f.Float32s); err != nil {
 				return err
 			}
 			for i, p := range l.params {
@@ -272,7 +292,7 @@ func (l *learner) load(f *checkpoint.File) error {
 				averaged[p.Name] = p.Trainable
 			}
 		}
-		err := l.net.Params.Load(func(name string) ([]float32, []int, error) {
+		err := l.net.Params.LoadSome(ours, func(name string) ([]float32, []int, error) {
 			if averaged[name] {
 				name = trainedPrefix + name
 			}
