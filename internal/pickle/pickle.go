@@ -15,7 +15,7 @@ import (
 )
 
 const (
-	maxValues   = 32 << 20 // bytes that the values of a pickle may take beside their texts, as charge estimates them
+	maxValues   = 24 << 20 // bytes that the values of a pickle may take beside their texts, as charge estimates them
 	maxLong     = 1 << 10  // bytes of a whole number
 	maxProtocol = 5
 )
@@ -32,10 +32,10 @@ type Machine struct {
 	Persistent func(id Tuple) (any, error)
 
 	stack          []any
-	marks          []int // heights of the stack
+	marks          []int         // heights of the stack
 	memo           []any         // values that were kept under 0, 1, 2 …, as Python numbers them
 	far            map[int64]any // and under other numbers
-	spent, encoded int // of maxValues and of len(Text)
+	spent, encoded int           // of maxValues and of len(Text)
 }
 
 // Load runs one pickle and leaves At behind it. ErrShort is its error, wrapped, if the text ends before the pickle.
