@@ -21,9 +21,12 @@ type trainCmd struct {
 	Recipe            string   `help:"Recipe, whose plans are trained unless --plans names others: ${recipes}." default:"small" short:"r"`
 	Plans             string   `help:"Plans to train, else the recipe's own." short:"p"`
 	Set               []string `help:"Override a hyper-parameter of training, as epochs=2; repeatable." sep:"none" placeholder:"KEY=VALUE"`
+	Epochs            *int     `help:"Epochs in all; with --continue, a finished run gets more." placeholder:"N"`
 	Minutes           float64  `help:"Budget of training time." placeholder:"N"`
+	Patience          *int     `help:"End the training when so many epochs have brought no new best moving Dice." placeholder:"N"`
 	Continue          bool     `help:"Go on from the newest checkpoint."`
 	Validate          bool     `help:"Only the final validation of a finished run."`
+	ValidateBest      bool     `help:"The final validation is of the best checkpoint, into validation_best."`
 	SkipValidation    bool     `help:"End after the last checkpoint."`
 	SaveProbabilities bool     `help:"Keep the scores of the final validation." name:"probabilities"`
 	Device            string   `help:"cpu, cuda, cuda:1 …; auto takes a GPU if there is one." default:"auto"`
@@ -39,9 +42,17 @@ func (c *trainCmd) Run(a *app) error {
 	if c.Plans == "" {
 		c.Plans = r.Plans
 	}
+	for _, f := range []struct {
+		key   string
+		value *int
+	}{{"epochs", c.Epochs}, {"patience", c.Patience}} {
+		if f.value != nil {
+			c.Set = append(c.Set, fmt.Sprintf("%s=%d", f.key, *f.value))
+		}
+	}
 	return a.train(c.Device, steps.TrainOptions{Roots: c.roots.roots(), Dataset: c.Dataset, Plans: c.Plans, Configuration: c.Config,
 		Fold: c.Fold, Trainer: r.Name, Set: c.Set, Budget: minutes(c.Minutes), Seed: c.Seed, Continue: c.Continue, ValidateOnly: c.Validate,
-		SkipValidation: c.SkipValidation, SaveProbabilities: c.SaveProbabilities})
+		ValidateBest: c.ValidateBest, SkipValidation: c.SkipValidation, SaveProbabilities: c.SaveProbabilities})
 }
 
 // minutes is a budget of time as a flag gives it.
@@ -74,7 +85,7 @@ type nnunetTrain struct {
 	NPZ           bool     `option:"probabilities" name:"npz" help:"Save the scores of the final validation."`
 	Continue      bool     `option:"continue" name:"c" help:"Go on from the newest checkpoint."`
 	Validate      bool     `option:"validate" name:"val" help:"Only the final validation."`
-	ValidateBest  bool     `name:"val_best" help:"Validate checkpoint_best."`
+	ValidateBest  bool     `option:"validate-best" name:"val_best" help:"Validate checkpoint_best."`
 	NoCheckpoints bool     `name:"disable_checkpointing" help:"Write no checkpoints."`
 	Device        string   `name:"device" help:"cuda or cpu; auto takes a GPU if there is one." default:"auto"`
 	Set           []string `own:"" name:"set" help:"Override a hyper-parameter of training, as epochs=2 (not nnU-Net's)." sep:"none"`
