@@ -118,7 +118,8 @@ func TestRealWeights(t *testing.T) {
 	}
 }
 
-// fill gives n values by the filling rule of the golden values (docs/benchmarks.md), centre 0.
+// fill gives n values by the golden values' filling rule: scale·(2u-1), u in [0,1) from splitmix64, which starts from
+// FNV-1a of the name.
 func fill(name string, n int, scale float64) []float32 {
 	h := fnv.New64a()
 	h.Write([]byte(name))
