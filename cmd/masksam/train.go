@@ -3,7 +3,9 @@ package main
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"math"
+	"strconv"
 	"time"
 
 	"masksam/internal/dataset"
@@ -79,7 +81,7 @@ type nnunetTrain struct {
 	Trainer       string   `option:"recipe" name:"tr" help:"Trainer: MaskSAM_ACDC, MaskSAM_Synapse, MaskSAM_AMOS or MaskSAM_Small." default:"nnUNetTrainer"`
 	Plans         string   `option:"plans" name:"p" help:"Plans." default:"nnUNetPlans"`
 	Pretrained    string   `name:"pretrained_weights" help:"Weights to start from." refused:"starting from other weights is not built"`
-	GPUs          string   `name:"num_gpus" help:"Number of GPUs." default:"1" refused:"training on several devices is not built; leave it at 1"`
+	GPUs          gpus     `name:"num_gpus" help:"Number of GPUs." default:"1"`
 	NPZ           bool     `option:"probabilities" name:"npz" help:"Save the scores of the final validation."`
 	Continue      bool     `option:"continue" name:"c" help:"Go on from the newest checkpoint."`
 	Validate      bool     `option:"validate" name:"val" help:"Only the final validation."`
@@ -87,6 +89,18 @@ type nnunetTrain struct {
 	NoCheckpoints bool     `name:"disable_checkpointing" help:"Write no checkpoints."`
 	Device        string   `name:"device" help:"cuda or cpu; auto takes a GPU if there is one." default:"auto"`
 	Set           []string `own:"" name:"set" help:"Override a hyper-parameter of training, as epochs=2 (not nnU-Net's)." sep:"none"`
+}
+
+// gpus is a number of GPUs to train on at most.
+type gpus int
+
+func (g *gpus) UnmarshalText(text []byte) error {
+	n, err := strconv.Atoi(string(text))
+	if err != nil || n < 1 {
+		return fmt.Errorf("%q is no number of GPUs: give 1 or more", text)
+	}
+	*g = gpus(n)
+	return nil
 }
 
 func (c *nnunetTrain) Run(a *app) error {
@@ -98,6 +112,10 @@ func (c *nnunetTrain) Run(a *app) error {
 		return errors.New("--val and --c exclude each other")
 	case c.ValidateBest && c.NoCheckpoints:
 		return errors.New("--val_best and --disable_checkpointing exclude each other")
+	}
+	if c.GPUs > 1 {
+		slog.Info(fmt.Sprintf("-num_gpus %d: one device computes the plan's whole batch, in the same step", c.GPUs),
+			"GPUs present", torch.CUDACount())
 	}
 	return a.train(c.Device, steps.TrainOptions{Roots: dataset.Env(), Dataset: c.Dataset, Plans: c.Plans, Configuration: c.Config,
 		Fold: c.Fold, Trainer: c.Trainer, Set: c.Set, Seed: 12345, Continue: c.Continue, ValidateOnly: c.Validate,

@@ -2,6 +2,7 @@ package recipe
 
 import (
 	"encoding/json"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -128,6 +129,45 @@ func TestRotationOfThePatch(t *testing.T) {
 		if a := r.Train.Augment; *a.Rotate != c.degrees || a.InPlane() != c.inPlane {
 			t.Errorf("%s, patch %v: %v°, in plane %v; want %v, %v", r.Name, c.patch, *a.Rotate, a.InPlane(), c.degrees, c.inPlane)
 		}
+	}
+}
+
+// The published recipes augment as nnU-Net does; plans that were written before blur and low resolution existed do without.
+func TestAugmentation(t *testing.T) {
+	for _, r := range []Recipe{ACDC(), Synapse(), AMOS()} {
+		a := r.Train.Augment
+		if a.PBlur != 0.2 || a.Blur != [2]float64{0.5, 1} || a.PLowResolution != 0.25 || a.LowResolution != [2]float64{0.5, 1} {
+			t.Errorf("%s: blur %v %v, low resolution %v %v", r.Name, a.PBlur, a.Blur, a.PLowResolution, a.LowResolution)
+		}
+		now, err := tree(&r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fields := now["train"].(map[string]any)["augment"].(map[string]any)
+		for _, key := range []string{"p_blur", "blur", "p_low_resolution", "low_resolution"} {
+			if _, there := fields[key]; !there {
+				t.Errorf("%s: no key %s", r.Name, key)
+			}
+			delete(fields, key)
+		}
+		var old Recipe
+		if err := misfit(plansKey, reflect.TypeFor[Recipe](), any(now)); err != nil {
+			t.Errorf("old plans: %v", err)
+		}
+		if err := decode(now, &old); err != nil {
+			t.Fatal(err)
+		}
+		if err := old.check(); err != nil || old.Train.Augment.PBlur != 0 || old.Train.Augment.PLowResolution != 0 {
+			t.Errorf("%s: old plans blur with probability %v, %v", r.Name, old.Train.Augment.PBlur, err)
+		}
+	}
+	r := Small()
+	if err := r.Override([]string{"p_blur=0.2", "augment.p_low_resolution=0.25", "low_resolution=[0.6,0.9]", "blur.1=2"}); err != nil ||
+		r.Train.Augment.PBlur != 0.2 || r.Train.Augment.LowResolution != [2]float64{0.6, 0.9} || r.Train.Augment.Blur[1] != 2 {
+		t.Errorf("small with both: %+v, %v", r.Train.Augment, err)
+	}
+	if err := r.Override([]string{"low_resolution=[0.5,2]"}); err == nil || !strings.Contains(err.Error(), "low_resolution is [0.5 2]") {
+		t.Errorf("a factor of 2: %v", err)
 	}
 }
 

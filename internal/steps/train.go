@@ -75,6 +75,9 @@ func Train(ctx context.Context, o TrainOptions) (_ *Trained, err error) {
 		return nil, err
 	}
 	o.Progress = progress.OrNop(o.Progress)
+	if err := planMissing(o.Roots, o.Dataset, o.Trainer, o.Plans); err != nil {
+		return nil, err
+	}
 	t, err := recipe.Open(recipe.Options{Roots: o.Roots, Dataset: o.Dataset, Plans: o.Plans, Configuration: o.Configuration,
 		Trainer: o.Trainer, Set: o.Set, Budget: o.Budget})
 	if err != nil {
