@@ -82,7 +82,7 @@ func TestFirst(t *testing.T) {
 		parts int
 	}{
 		{"sound", nil, nil, "", 7},
-		{"weight", nil, set("final_conv.3.weight", float32(math.NaN())), "the weight final_conv.3.weight", 7},
+		{"weight", nil, set("final_conv.4.weight", float32(math.NaN())), "the weight final_conv.4.weight", 7},
 		{"gradient", []string{"mask=1e38", "dice=1e38"}, nil, "the gradient of final_conv.", 7},
 		{"loss", []string{"mask=3e38", "dice=3e38", "class=3e38"}, nil, "loss", 7},
 	} {
@@ -168,7 +168,7 @@ func TestRefused(t *testing.T) {
 		}
 	}
 	for want, path := range map[string]string{
-		"has no tensor": rewritten("weights", text, "final_conv.3.weight"),
+		"has no tensor": rewritten("weights", text, "final_conv.4.weight"),
 		"label 2":       rewritten("classes", strings.Replace(text, `"classes":3`, `"classes":2`, 1)),
 	} {
 		f, err := Open(path)
