@@ -262,8 +262,8 @@ func (r *run) endEpoch(valLoss float64, c counts) error {
 		slog.Warn("progress.png could not be drawn", "error", err)
 	}
 	if tired(t, st.Stale) && st.Epoch < t.Epochs {
-		text := fmt.Sprintf("Training ends early, after %d of %d epochs: none of the last %d brought a new best EMA pseudo Dice", st.Epoch,
-			t.Epochs, st.Stale)
+		text := fmt.Sprintf("Training ends early, after %d of %d epochs: none of the last %d brought a new best EMA pseudo Dice",
+			st.Epoch, t.Epochs, st.Stale)
 		r.log.print(text)
 		slog.Info(text, "best", Rounded(float64(st.BestEMA), 4))
 	}
