@@ -31,31 +31,30 @@ type Net struct {
 // New makes a network with random weights on dev; the same seed gives the same weights. An invalid configuration is an
 // error that names the field; a device without enough memory gives torch.OutOfMemory.
 func New(cfg Config, dev torch.Device, seed uint64) (*Net, error) {
-	return build(cfg, dev, func(s *torch.Scope, n *Net) error {
-		n.make(nn.NewBuilder(s, n.Params, dev, seed, cfg.Trains))
-		return nil
+	return From(cfg, dev, seed, func(string) bool { return false }, nil)
+}
+
+// From is New, but the parameters that has names get their values from src. Errors name the parameter.
+func From(cfg Config, dev torch.Device, seed uint64, has func(name string) bool, src nn.Source) (*Net, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	n := &Net{Config: cfg, Params: new(nn.Params)}
+	err := torch.Do(torch.Mode{}, func(s *torch.Scope) error {
+		n.make(nn.NewBuilder(s, n.Params, dev, seed, cfg.Trains).Given(has))
+		return n.Params.LoadSome(has, src)
 	})
+	if err != nil {
+		n.Free()
+		return nil, fmt.Errorf("make the network: %w", err)
+	}
+	return n, nil
 }
 
 // Load makes a network on dev with the weights of src, a checkpoint's Float32s: every parameter must be there with its
 // shape, what else there is counts for nothing. Errors are as New's and name the parameter.
 func Load(cfg Config, dev torch.Device, src nn.Source) (*Net, error) {
-	return build(cfg, dev, func(s *torch.Scope, n *Net) error {
-		n.make(nn.NewBuilder(s, n.Params, dev, 0, cfg.Trains).Empty())
-		return n.Params.Load(src)
-	})
-}
-
-func build(cfg Config, dev torch.Device, fill func(s *torch.Scope, n *Net) error) (*Net, error) {
-	if err := cfg.Validate(); err != nil {
-		return nil, err
-	}
-	n := &Net{Config: cfg, Params: new(nn.Params)}
-	if err := torch.Do(torch.Mode{}, func(s *torch.Scope) error { return fill(s, n) }); err != nil {
-		n.Free()
-		return nil, fmt.Errorf("make the network: %w", err)
-	}
-	return n, nil
+	return From(cfg, dev, 0, func(string) bool { return true }, src)
 }
 
 func (n *Net) make(b *nn.Builder) {
@@ -63,8 +62,8 @@ func (n *Net) make(b *nn.Builder) {
 	f := sam.Frame{Height: cfg.Height, Width: cfg.Width, Scale: upscale(cfg.Stem), Stretch: cfg.Stretch}
 	f.H, f.W = cfg.Tokens()
 	s := b.At("sam_model")
-	n.encoder = sam.NewImageEncoder(s.At("image_encoder"), cfg.Encoder, cfg.Frames, cfg.DepthAxis)
-	n.prompts = sam.NewPromptEncoder(s.At("prompt_encoder"), cfg.Encoder, cfg.Frames, f)
+	n.encoder = sam.NewImageEncoder(s.At("image_encoder"), cfg.Encoder, cfg.Frames, cfg.DepthAxis, cfg.embedding())
+	n.prompts = sam.NewPromptEncoder(s.At("prompt_encoder"), cfg.Encoder, cfg.Frames, f, cfg.embedding())
 	n.masks = sam.NewMaskDecoder(s.At("mask_decoder"), cfg.Decoder, cfg.Encoder.Out, cfg.Frames, cfg.Queries, cfg.Classes)
 	n.stem = newLayers(b, "first_conv", cfg.Stem, cfg.Channels, cfg)
 	n.gen = newGenerator(b, cfg)
@@ -250,7 +249,7 @@ func newLayers(b *nn.Builder, name string, spec []Layer, in int, cfg Config) lay
 		at := b.At("%s.%d", name, pos)
 		switch d.Kind {
 		case "block":
-			blk := nn.NewBlock(at, in, out, nn.BlockOptions{Kernel: d.Kernel, Eps: cfg.NormEps, Slope: cfg.Slope})
+			blk := nn.NewBlock(at, in, out, nn.BlockOptions{Kernel: d.Kernel, Init: cfg.block(cfg.Slope), Eps: cfg.NormEps, Slope: cfg.Slope})
 			l.list = append(l.list, blk.Forward)
 			pos++
 		case "conv":

@@ -52,6 +52,8 @@ type Train struct {
 	Accumulate    int            `json:"accumulate"` // parts of a batch that are computed one after the other for one step; 0: 1
 	Recompute     int            `json:"recompute"`  // first encoder blocks computed twice to save memory; -1: as few as fit
 	SaveEvery     int            `json:"save_every"` // epochs between checkpoint_latest
+	Patience      int            `json:"patience"`   // epochs without a new best EMA Dice that end the training; 0: none do
+	SkipLimit     int            `json:"skip_limit"` // skipped steps in a row that end the run with an error; 0: 10
 	Augment       augment.Config `json:"augment"`    // its mirror axes are those of prediction, too
 }
 

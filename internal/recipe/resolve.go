@@ -105,6 +105,8 @@ func (r *Recipe) check() error {
 		{"accumulate", float64(t.Accumulate), 0, most, "at least 0"},
 		{"recompute", float64(t.Recompute), -1, most, "at least -1"},
 		{"save_every", float64(t.SaveEvery), 1, most, "at least 1"},
+		{"patience", float64(t.Patience), 0, most, "at least 0"},
+		{"skip_limit", float64(t.SkipLimit), 0, most, "at least 0"},
 		{"class", l.Class, 0, most, "at least 0"},
 		{"mask", l.Mask, 0, most, "at least 0"},
 		{"dice", l.Dice, 0, most, "at least 0"},

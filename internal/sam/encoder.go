@@ -36,13 +36,13 @@ type block struct {
 
 // NewImageEncoder makes the encoder (SAM's image_encoder with MaskSAM's temporal embedding and adapters) for patches of
 // so many frames. The parameters are added to b under SAM's names. axis says over which axis the depth convolution of a
-// windowed block runs.
-func NewImageEncoder(b *nn.Builder, cfg Encoder, frames int, axis DepthAxis) *ImageEncoder {
+// windowed block runs, embed fills the embeddings of positions and frames.
+func NewImageEncoder(b *nn.Builder, cfg Encoder, frames int, axis DepthAxis, embed nn.Init) *ImageEncoder {
 	gh, gw := cfg.Grid()
 	d := cfg.Width
 	e := &ImageEncoder{frames: frames}
-	e.posEmbed = b.Param("pos_embed", nn.Normal(0.02), 1, gh, gw, d)
-	e.temporal = b.Param("temporal_embedding", nn.Normal(0.02), 1, frames, d)
+	e.posEmbed = b.Param("pos_embed", embed, 1, gh, gw, d)
+	e.temporal = b.Param("temporal_embedding", embed, 1, frames, d)
 	e.patchEmbed = nn.NewConv2d(b.At("patch_embed.proj"), 3, d, cfg.Patch, cfg.Patch, 0, true)
 	global := map[int]bool{}
 	for _, i := range cfg.Global {

@@ -29,7 +29,7 @@ func encode(t *testing.T, cfg Encoder, frames int, axis DepthAxis, x []float32, 
 	err := torch.Do(torch.Mode{}, func(s *torch.Scope) error {
 		var p nn.Params
 		defer p.Free()
-		enc := NewImageEncoder(nn.NewBuilder(s, &p, torch.CPU, 7, func(string) bool { return false }), cfg, frames, axis)
+		enc := NewImageEncoder(nn.NewBuilder(s, &p, torch.CPU, 7, func(string) bool { return false }), cfg, frames, axis, nn.Normal(0.02))
 		if change != nil {
 			change(&p)
 		}

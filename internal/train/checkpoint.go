@@ -34,6 +34,7 @@ type state struct {
 	Scaler *torch.Scaler `json:"scaler,omitempty"` // with float16
 
 	BestEMA number  `json:"best_ema"`
+	Stale   int     `json:"stale"` // epochs since the best one
 	History history `json:"logging"`
 }
 

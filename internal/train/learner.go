@@ -77,6 +77,9 @@ func (l *learner) points(b *feed.Batch, key uint64) *masksam.Points {
 	return masksam.NewPoints(l.device, l.seed, key, len(b.Cases), l.recipe.Network.Frames)
 }
 
+// trainingKey is the key of a training step's points; those of validation are odd.
+func trainingKey(step int) uint64 { return uint64(step) << 1 }
+
 func finite(v float64) bool { return !math.IsNaN(v) && !math.IsInf(v, 0) }
 
 // score is a number that is finite where the class scores are: only then can anything be matched.
@@ -88,7 +91,7 @@ func score(s *torch.Scope, out *masksam.Output) float64 {
 // not finite.
 func (l *learner) gradients(s *torch.Scope, b *feed.Batch, step int) (loss float64, ok bool, err error) {
 	l.optimizer.ZeroGrad()
-	points := l.points(b, uint64(step)<<1)
+	points := l.points(b, trainingKey(step))
 	defer points.Free()
 	n := l.recipe.Network
 	norm, err := l.criterion.Norm(b.Seg, len(b.Cases)*n.Frames, n.Height, n.Width, n.Queries)

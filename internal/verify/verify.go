@@ -113,7 +113,7 @@ func (g *golden) encoder(s *torch.Scope, dev torch.Device) error {
 	var params nn.Params
 	defer params.Free()
 	b := nn.NewBuilder(s, &params, dev, 0, masksam.Config{}.Trains).Empty()
-	enc := sam.NewImageEncoder(b.At("sam_model.image_encoder"), cfg, sp.Frames, sam.DepthReference)
+	enc := sam.NewImageEncoder(b.At("sam_model.image_encoder"), cfg, sp.Frames, sam.DepthReference, nn.Const(0))
 	if err := errors.Join(g.parameters(&params), params.Load(g.weights)); err != nil {
 		return err
 	}
