@@ -9,8 +9,8 @@ import (
 // samPart is what stands before SAM's own names in a network of MaskSAM.
 const samPart = "sam_model."
 
-// stored is the file's name for a parameter of a network of MaskSAM: SAM's files lack the part before it.
-func (f *File) stored(parameter string) (string, bool) {
+// storedName is the file's name for a parameter of a network of MaskSAM: SAM's files lack the part before it.
+func (f *File) storedName(parameter string) (string, bool) {
 	if f.find(samPart+"image_encoder.pos_embed") == nil {
 		inner, ok := strings.CutPrefix(parameter, samPart)
 		return inner, ok && f.find(inner) != nil
@@ -21,13 +21,13 @@ func (f *File) stored(parameter string) (string, bool) {
 // HasParameter tells whether the file has the values of a parameter of a network of MaskSAM. SAM's files have those
 // below sam_model.
 func (f *File) HasParameter(name string) bool {
-	_, ok := f.stored(name)
+	_, ok := f.storedName(name)
 	return ok
 }
 
 // Parameter reads the values of a network's parameter; it is an nn.Source. Values that are not finite are an error.
 func (f *File) Parameter(name string) (data []float32, shape []int, err error) {
-	inner, ok := f.stored(name)
+	inner, ok := f.storedName(name)
 	if !ok {
 		return nil, nil, fmt.Errorf("%s: has no tensor %q", f.path, name)
 	}
@@ -54,7 +54,7 @@ func (f *File) Fit(names []string, shape func(name string) []int, skip func(name
 	var fit Fit
 	used := map[string]bool{}
 	for _, name := range names {
-		inner, ok := f.stored(name)
+		inner, ok := f.storedName(name)
 		if kept, alias := f.aliases[inner]; alias {
 			used[kept] = true
 		}
