@@ -114,8 +114,6 @@ func (c *nnunetTrain) Run(a *app) error {
 		return fmt.Errorf("-tr %s: only MaskSAM is built, nnU-Net's own networks are not: %w", c.Trainer, err)
 	}
 	switch {
-	case c.Continue && c.Pretrained != "":
-		return errors.New("--c and -pretrained_weights exclude each other")
 	case c.Validate && c.Continue:
 		return errors.New("--val and --c exclude each other")
 	case c.ValidateBest && c.NoCheckpoints:
