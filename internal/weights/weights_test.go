@@ -262,3 +262,52 @@ func TestNoWeights(t *testing.T) {
 		t.Errorf("error %v", err)
 	}
 }
+
+// vitB are tensors of about the sizes and the number that SAM's file for ViT-B has.
+func vitB() []pthtest.Tensor {
+	numbers := ramp(0, 64*64*768)()
+	add := func(tensors []pthtest.Tensor, name string, shape ...int) []pthtest.Tensor {
+		n := 1
+		for _, d := range shape {
+			n *= d
+		}
+		return append(tensors, pthtest.Tensor{Name: name, Shape: shape, Data: func() []float32 { return numbers[:n] }})
+	}
+	tensors := add(nil, "image_encoder.pos_embed", 1, 64, 64, 768)
+	for i := range 12 {
+		at := fmt.Sprintf("image_encoder.blocks.%d.", i)
+		tensors = add(tensors, at+"attn.qkv.weight", 2304, 768)
+		tensors = add(tensors, at+"attn.proj.weight", 768, 768)
+		tensors = add(tensors, at+"mlp.lin1.weight", 3072, 768)
+		tensors = add(tensors, at+"mlp.lin2.weight", 768, 3072)
+	}
+	for i := len(tensors); i < 314; i++ {
+		tensors = add(tensors, fmt.Sprintf("mask_decoder.%d", i), 128, 256)
+	}
+	return tensors
+}
+
+func BenchmarkOpenAndReadViTB(b *testing.B) {
+	path := pyTorch(b, vitB(), "")
+	info, err := os.Stat(path)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.SetBytes(info.Size())
+	b.ReportAllocs()
+	for b.Loop() {
+		f, err := weights.Open(path)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if f.Kind() != weights.SAMViTB {
+			b.Fatal(f.Kind())
+		}
+		for _, name := range f.Names() {
+			if _, _, err := f.Float32s(name); err != nil {
+				b.Fatal(err)
+			}
+		}
+		f.Close()
+	}
+}
