@@ -62,7 +62,7 @@ func topology256(e sam.Encoder, queries int) masksam.Config {
 		Generator: masksam.Generator{Stages: []masksam.Stage{{Width: 256}, {Width: 128}, {Width: 128}, {Width: 64}, {Width: 64}}},
 		Decoder:   decoder,
 		Head:      []masksam.Layer{block(64), up(64), up(64), perQuery},
-		NormEps:   1e-5, Slope: 0.01, AuxLogits: masksam.AuxReference,
+		NormEps:   1e-5, Slope: 0.01, AuxLogits: masksam.AuxReference, Start: masksam.StartReference,
 	}
 }
 
@@ -80,7 +80,7 @@ func ACDC() Recipe {
 				Fusions: []masksam.Fusion{{Name: "second", Map: 1}, {Name: "first", Map: 0}},
 			},
 			Decoder: decoder, Stretch: true,
-			NormEps: 1e-5, Slope: 0.01, AuxLogits: masksam.AuxReference,
+			NormEps: 1e-5, Slope: 0.01, AuxLogits: masksam.AuxReference, Start: masksam.StartReference,
 		},
 		Loss: masksam.Loss{Class: 0.20, Mask: 1.5, Dice: 1.5, AuxMask: 0.5, AuxDice: 0.5, AuxBox: 0.5, AuxGIoU: 0.2,
 			NoObject: 0.1, Points: 32768, Oversample: 2, Importance: 0.75},
@@ -126,7 +126,8 @@ func AMOS() Recipe {
 }
 
 // Small is a MaskSAM that a workstation without GPU trains from scratch: the same parts, narrower; patch and canvas come
-// from the dataset. Kernels and rotation are its own, as measured (docs/benchmarks.md).
+// from the dataset. Kernels, rotation and start are its own, as measured
+// (docs/benchmarks.md): without SAM's weights there are no features that zero embeddings would keep.
 func Small() Recipe {
 	return Recipe{
 		Name: "MaskSAM_Small", Short: "small", Plans: "nnUNetPlans_small",
@@ -138,7 +139,7 @@ func Small() Recipe {
 			Generator: masksam.Generator{Stages: []masksam.Stage{stage(64), stage(32), stage(16), stage(8)}},
 			Decoder:   sam.Decoder{Depth: 2, Heads: 4, MLP: 256},
 			Head:      []masksam.Layer{block(16), up(16), perQuery},
-			NormEps:   1e-5, Slope: 0.01, AuxLogits: masksam.AuxRaw, TrainAll: true,
+			NormEps:   1e-5, Slope: 0.01, AuxLogits: masksam.AuxRaw, Start: masksam.StartHe, TrainAll: true,
 		},
 		Loss: masksam.Loss{Class: 0.20, Mask: 1.5, Dice: 1.5, AuxMask: 0.5, AuxDice: 0.5, AuxBox: 0.5, AuxGIoU: 0.2, NoObject: 0.1},
 		Train: Train{

@@ -795,6 +795,11 @@ OP(LerpInto) {
   }
 }
 
+OP(ScaleGrads) {
+  for (int i = 0; i < c.nin; i++)
+    if (auto g = c[i].grad(); g.defined()) g.mul_(c.nums[0]);
+}
+
 // Total 2-norm of the gradients, which are scaled to at most nums[0].
 OP(ClipGradNorm) {
   std::vector<Tensor> grads, norms;
@@ -933,6 +938,8 @@ shim_error *shim_set_requires_grad(handle t, int on) {
   return guard([&] { borrow(t).set_requires_grad(on != 0); });
 }
 
+int shim_requires_grad(handle t) { return borrow(t).requires_grad(); }
+
 int shim_has_grad(handle t) { return borrow(t).grad().defined(); }
 
 handle shim_grad(handle t) { return give(borrow(t).grad()); }
@@ -1001,7 +1008,7 @@ int shim_cuda_count(void) {
 }
 
 // Asks the CUDA driver by name, so that the shim needs no CUDA headers to build.
-shim_error *shim_cuda_device(int i, char *name, int len, int64_t *total, int64_t *free) {
+shim_error *shim_cuda_device(int i, char *name, int len, int64_t *total, int64_t *free, int *capability) {
   return guard([&] {
     static void *lib = dlopen("libcuda.so.1", RTLD_NOW);
     TORCH_CHECK(lib, "the NVIDIA driver library libcuda.so.1 is not installed");
@@ -1017,6 +1024,10 @@ shim_error *shim_cuda_device(int i, char *name, int len, int64_t *total, int64_t
     call("cuInit", 0u);
     call("cuDeviceGet", &dev, i);
     call("cuDeviceGetName", name, len, dev);
+    int major = 0, minor = 0; // attributes COMPUTE_CAPABILITY_MAJOR and _MINOR
+    call("cuDeviceGetAttribute", &major, 75, dev);
+    call("cuDeviceGetAttribute", &minor, 76, dev);
+    *capability = 10 * major + minor;
     call("cuDevicePrimaryCtxRetain", &ctx, dev);
     call("cuCtxPushCurrent_v2", ctx);
     call("cuMemGetInfo_v2", &nfree, &ntotal);
@@ -1026,5 +1037,16 @@ shim_error *shim_cuda_device(int i, char *name, int len, int64_t *total, int64_t
     *free = int64_t(nfree);
   });
 }
+
+void shim_set_tf32(int products, int convolutions) {
+  at::globalContext().setAllowTF32CuBLAS(products != 0);
+  at::globalContext().setAllowTF32CuDNN(convolutions != 0);
+}
+
+int shim_tf32(void) { return at::globalContext().allowTF32CuBLAS() | at::globalContext().allowTF32CuDNN() << 1; }
+
+void shim_set_cudnn_benchmark(int on) { at::globalContext().setBenchmarkCuDNN(on != 0); }
+
+int shim_cudnn_benchmark(void) { return at::globalContext().benchmarkCuDNN(); }
 
 } // extern "C"
