@@ -137,8 +137,8 @@ func (w *lines) epoch(e Epoch) error {
 		Rate      number   `json:"lr"`
 		Seconds   number   `json:"seconds"`
 		Waiting   number   `json:"waiting"`
-		Steps     int      `json:"steps"`
-		Skipped   int      `json:"skipped"`
+		Steps     int      `json:"epoch_steps"`
+		Skipped   int      `json:"skipped_steps"`
 	}{head("epoch", e.Step, e.Epoch), number(e.TrainLoss), number(e.ValLoss), number(e.Dice), number(e.EMA), numbers(e.ClassDice),
 		number(e.Rate), number(e.Seconds), number(e.Waiting), e.Steps, e.Skipped})
 }

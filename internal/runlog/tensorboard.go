@@ -60,11 +60,9 @@ func (w *events) begin(r Run, now time.Time) error {
 	if err := w.write(0, message(nil).string(eventFileVersion, "brain.Event:2")); err != nil {
 		return err
 	}
-	if r.Step > 0 {
-		const start = 1
-		if err := w.write(r.Step+1, message(nil).bytes(eventSessionLog, message(nil).int(1, start))); err != nil {
-			return err
-		}
+	const start = 1
+	if err := w.write(r.Step+1, message(nil).bytes(eventSessionLog, message(nil).int(1, start))); err != nil {
+		return err
 	}
 	list, err := settings(r.Recipe)
 	if err != nil {

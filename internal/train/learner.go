@@ -28,6 +28,8 @@ type learner struct {
 	updates   int             // steps taken, skipped ones not counted
 	torn      bool            // a step failed midway: the weights are neither the old nor the new ones
 	autocast  torch.DType
+	told      told    // of the last step
+	labels    []int64 // that the last validation gave, (B·T, H, W); nil where the scores were not finite
 }
 
 func newLearner(r recipe.Recipe, dev torch.Device, seed uint64) (*learner, error) {
@@ -92,14 +94,16 @@ func (l *learner) gradients(s *torch.Scope, b *feed.Batch, step int) (loss float
 	u, free := l.uniform(trainingKey(step))
 	defer free()
 	l.optimizer.ZeroGrad()
+	l.told = unknown()
 	out := l.net.Forward(s, l.input(s, b))
 	if v := score(s, out); !finite(v) {
 		return v, false, nil
 	}
-	total, _, err := l.criterion.Losses(s, out, b.Seg, u)
+	total, parts, err := l.criterion.Losses(s, out, b.Seg, u)
 	if err != nil {
 		return 0, false, err
 	}
+	l.told.add(parts)
 	if loss = total.Item(); !finite(loss) {
 		return loss, false, nil
 	}
@@ -108,7 +112,8 @@ func (l *learner) gradients(s *torch.Scope, b *feed.Batch, step int) (loss float
 	if limit == 0 {
 		limit = math.Inf(1)
 	}
-	return loss, finite(torch.ClipGradNorm(l.params, limit)), nil
+	l.told.norm = torch.ClipGradNorm(l.params, limit)
+	return loss, finite(l.told.norm), nil
 }
 
 // step trains on one batch. ok is false when loss or gradients are not finite: then nothing has changed. Nor has it after an
@@ -135,6 +140,7 @@ func (l *learner) step(b *feed.Batch, step int, lr float64) (loss float64, ok bo
 func (l *learner) validate(b *feed.Batch, key int, c counts) (loss float64, err error) {
 	u, free := l.uniform(uint64(key)<<1 | 1)
 	defer free()
+	l.labels = nil
 	err = torch.Do(torch.Mode{Autocast: l.autocast}, func(s *torch.Scope) error {
 		out := l.net.Forward(s, l.input(s, b))
 		if loss = score(s, out); !finite(loss) {
@@ -145,7 +151,8 @@ func (l *learner) validate(b *feed.Batch, key int, c counts) (loss float64, err 
 			return err
 		}
 		loss = total.Item()
-		c.add(s.ArgMax(out.ClassScores(s, len(b.Cases)), 1).Int64s(), b.Seg)
+		l.labels = s.ArgMax(out.ClassScores(s, len(b.Cases)), 1).Int64s()
+		c.add(l.labels, b.Seg)
 		return nil
 	})
 	return loss, err

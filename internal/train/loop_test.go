@@ -12,7 +12,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"go.uber.org/goleak"
 
@@ -20,6 +19,7 @@ import (
 	"masksam/internal/model"
 	"masksam/internal/progress"
 	"masksam/internal/recipe"
+	"masksam/internal/runlog"
 	"masksam/internal/remedy"
 	"masksam/internal/replay"
 	"masksam/internal/store"
@@ -127,11 +127,8 @@ func tinyRun(t testing.TB, folder string, r recipe.Recipe, cases []*feed.Source)
 	if err != nil {
 		t.Fatal(err)
 	}
-	log, err := openLog(folder, time.Now())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { l.free(); log.close() })
+	log := runlog.Open(folder, runlog.Options{})
+	t.Cleanup(func() { l.free(); log.Close(nil) })
 	precision, _, err := l.choosePrecision(r.Train.Precision, nil)
 	if err != nil {
 		t.Fatal(err)
