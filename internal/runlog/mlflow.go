@@ -45,7 +45,7 @@ const (
 	paramLength = 250                    // letters of a parameter's value, the limit of older servers
 	flushEvery  = 2 * time.Second        // time that metrics are collected for a request
 	requestTime = 5 * time.Second        // for a request
-	closeTime   = 3 * time.Second        // for all that is left when a run ends
+	closeTime   = 2 * time.Second        // for all that is left when a run ends
 	firstPause  = 500 * time.Millisecond // after a failure, doubled with each further one
 	longPause   = time.Minute
 )

@@ -46,7 +46,8 @@ type TrainOptions struct {
 	SkipValidation    bool // end after checkpoint_final
 	SaveProbabilities bool // of the final validation
 
-	Logs runlog.Options
+	Workers string // that make batches, as nnU-Net's nnUNet_n_proc_DA says; empty: as many as keep the device busy
+	Logs    runlog.Options
 
 	Progress progress.Reporter
 }
@@ -97,7 +98,7 @@ func Train(ctx context.Context, o TrainOptions) (_ *Trained, err error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	fold, err := train.Open(t, train.Options{Results: results, Fold: o.Fold, Device: o.Device, Seed: o.Seed,
-		Continue: o.Continue, NoCheckpoints: o.NoCheckpoints, Logs: o.Logs, Progress: o.Progress})
+		Continue: o.Continue, NoCheckpoints: o.NoCheckpoints, Workers: o.Workers, Logs: o.Logs, Progress: o.Progress})
 	if err != nil {
 		return nil, err
 	}

@@ -17,8 +17,8 @@ import (
 )
 
 const (
-	batchesAhead = 3  // made before they are needed
-	skipLimit    = 10 // skipped steps in a row that end the run, unless the recipe says
+	batchesAhead = feed.Ahead // made before they are needed, at least
+	skipLimit    = 10         // skipped steps in a row that end the run, unless the recipe says
 	budgetTicks  = 10000
 )
 
@@ -30,6 +30,7 @@ type run struct {
 	checkpoints bool
 	learner     *learner
 	train, val  *feed.Loader
+	workers     feed.Workers // that make batches
 	state       state
 	log         *runlog.Log
 	report      progress.Reporter
@@ -58,9 +59,9 @@ func (r *run) loop(ctx context.Context) error {
 	t := r.recipe.Train
 	r.clockStart, r.clockBase = time.Now(), r.state.Minutes
 	r.saved, r.began = r.clockStart, r.fraction()
-	trainStream := r.train.Stream(r.state.Step, batchesAhead)
+	trainStream := r.train.Stream(r.state.Step, r.workers)
 	defer trainStream.Close()
-	valStream := r.val.Stream(r.state.Epoch*t.ValIterations, batchesAhead)
+	valStream := r.val.Stream(r.state.Epoch*t.ValIterations, r.workers.Half())
 	defer valStream.Close()
 
 	// The bar counts steps, or shares of the time where that may end the training first.

@@ -12,6 +12,8 @@ import (
 	"slices"
 
 	"masksam/internal/dataset"
+	"masksam/internal/feed"
+	"masksam/internal/machine"
 	"masksam/internal/masksam"
 	"masksam/internal/model"
 	"masksam/internal/progress"
@@ -30,6 +32,8 @@ type Options struct {
 
 	Continue      bool // go on from the run's newest checkpoint
 	NoCheckpoints bool // write none, and leave an earlier run's
+
+	Workers string // nnU-Net's nnUNet_n_proc_DA: workers that make batches; empty: as many as keep the device busy
 
 	Logs runlog.Options
 
@@ -92,6 +96,10 @@ func (f *Fold) Train(ctx context.Context, last func(meta model.Meta, net *masksa
 	// One OS thread for good: OpenMP keeps a pool of workers for each thread that computes.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
+	workers, err := feed.NewWorkers(f.options.Workers, machine.Cores(), f.options.Device == torch.CPU)
+	if err != nil {
+		return 0, fmt.Errorf("train %s: %w", f.Name, err)
+	}
 	if err := f.fits(); err != nil {
 		return 0, err
 	}
@@ -106,7 +114,7 @@ func (f *Fold) Train(ctx context.Context, last func(meta model.Meta, net *masksa
 		return 0, err
 	}
 	defer l.free()
-	r := &run{recipe: f.Recipe, dataset: f.Name, folder: f.Folder, checkpoints: !f.options.NoCheckpoints, learner: l, log: f.log,
+	r := &run{recipe: f.Recipe, dataset: f.Name, folder: f.Folder, checkpoints: !f.options.NoCheckpoints, learner: l, log: f.log, workers: workers,
 		report: f.options.Progress, saveAfter: saveAfter}
 	if r.train, r.val, err = f.loaders(); err != nil {
 		return 0, err
