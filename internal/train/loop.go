@@ -147,6 +147,11 @@ func (r *run) judge(b *feed.Batch, loss float64, ok bool) error {
 		st.LossCount++
 		return nil
 	}
+	if r.learner.overflow {
+		slog.Info("the gradient overflows float16: the step is skipped, the scale of the loss halved", "step", st.Step, "scale",
+			r.learner.scaler.Scale)
+		return nil
+	}
 	st.Bad++
 	cases := strings.Join(b.Cases, ", ")
 	slog.Warn("loss or gradient is not finite: the step is skipped", "step", st.Step, "loss", loss, "cases", cases)
@@ -218,7 +223,7 @@ func (r *run) endEpoch(valLoss float64, c counts) error {
 	}
 	ema = moving(ema, mean)
 	trainLoss := st.LossSum / float64(st.LossCount)
-	lost := st.LossCount == 0 || !finite(valLoss) && t.ValIterations+st.Bad > 0
+	lost := st.LossCount == 0 && st.Bad > 0 || !finite(valLoss) && t.ValIterations+st.Bad > 0
 	if lost {
 		trainLoss = math.NaN() // that of the steps before does not tell how the epoch went
 	}
@@ -262,8 +267,8 @@ func (r *run) endEpoch(valLoss float64, c counts) error {
 	}
 	r.log.Curves(h.curves())
 	if tired(t, st.Stale) && st.Epoch < t.Epochs {
-		text := fmt.Sprintf("Training ends early, after %d of %d epochs: none of the last %d brought a new best EMA pseudo Dice", st.Epoch,
-			t.Epochs, st.Stale)
+		text := fmt.Sprintf("Training ends early, after %d of %d epochs: none of the last %d brought a new best EMA pseudo Dice",
+			st.Epoch, t.Epochs, st.Stale)
 		r.log.Print(text)
 		slog.Info(text, "best", runlog.Rounded(float64(st.BestEMA), 4))
 	}
