@@ -5,11 +5,13 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"os"
 	"strconv"
 	"time"
 
 	"masksam/internal/dataset"
 	"masksam/internal/recipe"
+	"masksam/internal/runlog"
 	"masksam/internal/steps"
 	"masksam/internal/torch"
 )
@@ -33,6 +35,7 @@ type trainCmd struct {
 	SaveProbabilities bool     `help:"Keep the scores of the final validation." name:"probabilities"`
 	Device            string   `help:"cpu, cuda, cuda:1 …; auto takes a GPU if there is one." default:"auto"`
 	Seed              uint64   `help:"Seed of weights, batches and sampled points." default:"12345"`
+	WithoutLog        []string `help:"Leave a log out: ${logs}; repeatable." placeholder:"LOG"`
 	arithmetic        `embed:""`
 	roots             `embed:""`
 }
@@ -56,7 +59,7 @@ func (c *trainCmd) Run(a *app) error {
 	return a.train(c.Device, c.arithmetic, steps.TrainOptions{Roots: c.roots.roots(), Dataset: c.Dataset, Plans: c.Plans, Configuration: c.Config,
 		Fold: c.Fold, Trainer: r.Name, Weights: c.Weights, Pretrained: c.Pretrained, Set: c.Set,
 		Budget: minutes(c.Minutes), Seed: c.Seed, Continue: c.Continue, ValidateOnly: c.Validate,
-		ValidateBest: c.ValidateBest, SkipValidation: c.SkipValidation, SaveProbabilities: c.SaveProbabilities})
+		ValidateBest: c.ValidateBest, SkipValidation: c.SkipValidation, SaveProbabilities: c.SaveProbabilities, Logs: runlog.Options{Without: c.WithoutLog}})
 }
 
 // minutes is a budget of time as a flag gives it.
@@ -68,6 +71,8 @@ func (a *app) train(device string, how arithmetic, o steps.TrainOptions) (err er
 		return err
 	}
 	o.Progress = a.progress
+	o.Workers = os.Getenv("nnUNet_n_proc_DA")
+	o.Logs.MLflow = runlog.MLflowOf(os.Getenv)
 	result, err := steps.Train(a.ctx, o)
 	if err != nil {
 		return err

@@ -50,7 +50,7 @@ func (c *weightsConvert) Run(a *app) error {
 }
 
 type weightsFetch struct {
-	Encoder string `arg:"" help:"vit_b, vit_l or vit_h." enum:"vit_b,vit_l,vit_h"`
+	Encoder string `arg:"" help:"vit_b, vit_l or vit_h."`
 	To      string `help:"Folder, instead of that of the environment variable masksam_weights; without both it is the current one." placeholder:"DIR"`
 	From    string `help:"Address of a folder that has the same file, instead of the published one." placeholder:"URL"`
 }

@@ -253,7 +253,7 @@ func TestHostile(t *testing.T) {
 		if c.want == "15" {
 			data = data[:15]
 		}
-		b := archive(t, false, record{"m/data.pkl", c.pickle}, record{"m/data/0", data})
+		b := archive(t, false, record{Name: "m/data.pkl", Data: c.pickle}, record{Name: "m/data/0", Data: data})
 		expectRefusal(t, fmt.Sprintf("%.60q", c.pickle), b, c.want)
 	}
 }
@@ -278,7 +278,7 @@ func expectRefusal(t *testing.T, what string, b []byte, want string) {
 
 func TestHostileArchives(t *testing.T) {
 	le := binary.LittleEndian
-	pkl, data := record{"m/data.pkl", good}, record{"m/data/0", numbers(1, 2, 3, 4)}
+	pkl, data := record{Name: "m/data.pkl", Data: good}, record{Name: "m/data/0", Data: numbers(1, 2, 3, 4)}
 	plain := archive(t, true, pkl, data)
 	directory := strings.Index(string(plain), "PK\x01\x02")
 	second := strings.Index(string(plain[4:]), "PK\x03\x04") + 4
@@ -296,16 +296,16 @@ func TestHostileArchives(t *testing.T) {
 		"cut in the end":       {plain[:len(plain)-1], "cut off"},
 		"bytes behind":         {append(slices.Clone(plain), 0), "cut off"},
 		"no data.pkl":          {archive(t, true, data), "data.pkl"},
-		"two models":           {archive(t, true, pkl, data, record{"n/data.pkl", good}), "two models"},
+		"two models":           {archive(t, true, pkl, data, record{Name: "n/data.pkl", Data: good}), "two models"},
 		"two of a name":        {archive(t, true, pkl, data, data), "two records"},
-		"two of a name, other": {archive(t, true, pkl, data, record{"m/data/0", numbers(5, 6, 7, 8)}), "two records"},
-		"byte order":           {archive(t, true, pkl, data, record{"m/byteorder", "middle"}), "byte order"},
-		"long byte order":      {archive(t, true, pkl, data, record{"m/byteorder", strings.Repeat("x", 99)}), "most"},
-		"out of the archive":   {archive(t, true, pkl, data, record{"m/../../x", ""}), "out of the archive"},
-		"absolute":             {archive(t, true, pkl, data, record{"/x", ""}), "out of the archive"},
-		"backslash":            {archive(t, true, pkl, data, record{`m\x`, ""}), "out of the archive"},
-		"short storage":        {archive(t, true, pkl, record{"m/data/0", "abcd"}), "has 4"},
-		"large pickle":         {archive(t, false, record{"m/data.pkl", strings.Repeat("N", 33<<20)}), "most"},
+		"two of a name, other": {archive(t, true, pkl, data, record{Name: "m/data/0", Data: numbers(5, 6, 7, 8)}), "two records"},
+		"byte order":           {archive(t, true, pkl, data, record{Name: "m/byteorder", Data: "middle"}), "byte order"},
+		"long byte order":      {archive(t, true, pkl, data, record{Name: "m/byteorder", Data: strings.Repeat("x", 99)}), "most"},
+		"out of the archive":   {archive(t, true, pkl, data, record{Name: "m/../../x", Data: ""}), "out of the archive"},
+		"absolute":             {archive(t, true, pkl, data, record{Name: "/x", Data: ""}), "out of the archive"},
+		"backslash":            {archive(t, true, pkl, data, record{Name: `m\x`}), "out of the archive"},
+		"short storage":        {archive(t, true, pkl, record{Name: "m/data/0", Data: "abcd"}), "has 4"},
+		"large pickle":         {archive(t, false, record{Name: "m/data.pkl", Data: strings.Repeat("N", 33<<20)}), "most"},
 		"deflated":             {patched(func(b []byte) { le.PutUint16(b[directory+10:], 8) }), "compressed"},
 		"deflated locally":     {patched(func(b []byte) { le.PutUint16(b[8:], 8) }), "differs"},
 		"encrypted":            {patched(func(b []byte) { b[directory+8] |= 1 }), "encrypted"},

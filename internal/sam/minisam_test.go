@@ -60,7 +60,9 @@ func TestRealWeights(t *testing.T) {
 		enc := NewPromptEncoder(b.At("prompt_encoder"), Encoder{Patch: 16, Canvas: [2]int{canvas, canvas}, Out: c}, 1,
 			Frame{Height: canvas, Width: canvas, H: side, W: side, Scale: 1}, nn.Const(0))
 		dec := NewMaskDecoder(b.At("mask_decoder"), Decoder{Depth: 2, Heads: 8, MLP: 2048}, c, 1, n, 3)
-		ours := func(name string) bool { return strings.Contains(name, "dapter") || strings.Contains(name, "temporal_embedding") }
+		ours := func(name string) bool {
+			return strings.Contains(name, "dapter") || strings.Contains(name, "temporal_embedding")
+		}
 		loaded := map[string]bool{}
 		err := p.LoadSome(func(name string) bool { return !ours(name) }, func(name string) ([]float32, []int, error) {
 			w, ok := weights[name]

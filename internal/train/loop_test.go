@@ -12,7 +12,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"go.uber.org/goleak"
 
@@ -22,6 +21,7 @@ import (
 	"masksam/internal/recipe"
 	"masksam/internal/remedy"
 	"masksam/internal/replay"
+	"masksam/internal/runlog"
 	"masksam/internal/store"
 	"masksam/internal/torch"
 )
@@ -127,11 +127,8 @@ func tinyRun(t testing.TB, folder string, r recipe.Recipe, cases []*feed.Source)
 	if err != nil {
 		t.Fatal(err)
 	}
-	log, err := openLog(folder, time.Now())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { l.free(); log.close() })
+	log := runlog.Open(folder, runlog.Options{})
+	t.Cleanup(func() { l.free(); log.Close(nil) })
 	precision, _, err := l.choosePrecision(r.Train.Precision, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -139,7 +136,7 @@ func tinyRun(t testing.TB, folder string, r recipe.Recipe, cases []*feed.Source)
 	train := &feed.Loader{Cases: cases[:3], Size: 2, Patch: tinyPatch, Augment: r.Train.Augment, Foreground: 0.33,
 		Classes: 3, Seed: [2]uint64{11, 0}}
 	val := &feed.Loader{Cases: cases[3:], Size: 2, Patch: tinyPatch, Foreground: 0.33, Classes: 3, Seed: [2]uint64{11, 1}}
-	return &run{recipe: r, folder: folder, checkpoints: true, learner: l, train: train, val: val, log: log,
+	return &run{recipe: r, folder: folder, checkpoints: true, learner: l, train: train, val: val, log: log, workers: feed.Workers{Least: 1, First: 1, Most: 2},
 		report: progress.Nop, saveAfter: saveAfter,
 		state: state{Meta: model.Meta{Version: model.MetaVersion, Recipe: r}, Seed: 11, Precision: precision, BestEMA: number(math.NaN())}}
 }
