@@ -14,6 +14,7 @@ type cli struct {
 	Preprocess preprocessCmd `cmd:"" help:"Crop, normalise and resample a planned dataset's cases."`
 	Weights    weightsCmd    `cmd:"" help:"Inspect, convert and download files of weights."`
 	Train      trainCmd      `cmd:"" help:"Train one fold, or go on with it."`
+	Replay     replayCmd     `cmd:"" help:"Repeat one training step that was skipped, and tell what in it is not finite."`
 	Predict    predictCmd    `cmd:"" help:"Label a folder of images with a trained model."`
 	Evaluate   evaluateCmd   `cmd:"" help:"Score label maps against references; writes summary.json."`
 	Info       infoCmd       `cmd:"" help:"Tell what an image file holds, or what there is of a dataset."`

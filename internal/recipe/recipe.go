@@ -48,10 +48,18 @@ type Train struct {
 	Clip          float64        `json:"clip"`       // global gradient norm; 0: none
 	Average       float64        `json:"average"`    // decay of the weights' moving average; 0: none
 	Foreground    float64        `json:"foreground"` // share of patches forced onto foreground
-	Precision     string         `json:"precision"`  // auto, float32 or bf16
+	Precision     string         `json:"precision"`  // auto, float32, bf16 or float16
+	Accumulate    int            `json:"accumulate"` // parts of a batch that are computed one after the other for one step; 0: 1
+	Recompute     int            `json:"recompute"`  // first encoder blocks computed twice to save memory; -1: as few as fit
 	SaveEvery     int            `json:"save_every"` // epochs between checkpoint_latest
+	Patience      int            `json:"patience"`   // epochs without a new best EMA Dice that end the training; 0: none do
+	SkipLimit     int            `json:"skip_limit"` // skipped steps in a row that end the run with an error; 0: 10
 	Augment       augment.Config `json:"augment"`    // its mirror axes are those of prediction, too
 }
+
+// Autocast are the precisions of training and prediction, by name: the type that matrix products and convolutions are
+// computed in.
+var Autocast = map[string]torch.DType{"float32": torch.Float32, "bf16": torch.BFloat16, "float16": torch.Float16}
 
 // NewOptimizer makes the optimiser that t names over params. It must be called within torch.Do.
 func (t Train) NewOptimizer(params []*torch.Tensor) (*torch.Optimizer, error) {

@@ -20,6 +20,7 @@ import (
 	"masksam/internal/progress"
 	"masksam/internal/recipe"
 	"masksam/internal/remedy"
+	"masksam/internal/runlog"
 	"masksam/internal/torch"
 	"masksam/internal/train"
 )
@@ -45,6 +46,9 @@ type TrainOptions struct {
 	SkipValidation    bool // end after checkpoint_final
 	SaveProbabilities bool // of the final validation
 
+	Workers string // that make batches, as nnU-Net's nnUNet_n_proc_DA says; empty: as many as keep the device busy
+	Logs    runlog.Options
+
 	Progress progress.Reporter
 }
 
@@ -57,11 +61,16 @@ type Trained struct {
 }
 
 func (o *TrainOptions) check() error {
+	if err := o.Logs.Check(); err != nil {
+		return fmt.Errorf("train: %w", err)
+	}
 	switch {
 	case o.NoCheckpoints && o.ValidateBest:
 		return errors.New("train: without checkpoints there is no best one to validate")
 	case o.Continue && o.ValidateOnly:
 		return errors.New("train: continue a run or validate it, not both")
+	case o.ValidateOnly && o.SkipValidation:
+		return errors.New("train: validate a run or leave its validation out, not both")
 	}
 	return nil
 }
@@ -73,6 +82,9 @@ func Train(ctx context.Context, o TrainOptions) (_ *Trained, err error) {
 		return nil, err
 	}
 	o.Progress = progress.OrNop(o.Progress)
+	if err := planMissing(o.Roots, o.Dataset, o.Trainer, o.Plans); err != nil {
+		return nil, err
+	}
 	t, err := recipe.Open(recipe.Options{Roots: o.Roots, Dataset: o.Dataset, Plans: o.Plans, Configuration: o.Configuration,
 		Trainer: o.Trainer, Set: o.Set, Budget: o.Budget})
 	if err != nil {
@@ -86,11 +98,11 @@ func Train(ctx context.Context, o TrainOptions) (_ *Trained, err error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	fold, err := train.Open(t, train.Options{Results: results, Fold: o.Fold, Device: o.Device, Seed: o.Seed,
-		Continue: o.Continue, NoCheckpoints: o.NoCheckpoints, Progress: o.Progress})
+		Continue: o.Continue, NoCheckpoints: o.NoCheckpoints, Workers: o.Workers, Logs: o.Logs, Progress: o.Progress})
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, fold.Close()) }()
+	defer func() { fold.Close(err) }()
 	out := &Trained{Model: fold.Model, Folder: fold.Folder, Dice: math.NaN()}
 	v := &validation{TrainOptions: o, fold: fold, checkpoint: model.Final}
 	if o.ValidateBest {
@@ -115,14 +127,14 @@ func Train(ctx context.Context, o TrainOptions) (_ *Trained, err error) {
 		}
 		torch.ReleaseMemory() // or what training took would come on top of what validation takes
 	}
-	if path := model.CheckpointPath(fold.Folder, v.checkpoint); o.ValidateOnly {
+	if o.ValidateOnly { // of a finished run, also the best checkpoint
+		path := model.CheckpointPath(fold.Folder, model.Final)
 		if _, err := os.Stat(path); err != nil {
-			return nil, fmt.Errorf("validate: %s is missing: train the fold to its end first", path)
+			return nil, remedy.Add(fmt.Errorf("validate: %s is missing: the training of fold %s is not finished", path, o.Fold),
+				"train it to its end with ", remedy.Continue)
 		}
 	}
-	if err := fold.OpenLog(); err != nil {
-		return nil, err
-	}
+	fold.OpenLog()
 	m, err := predict.Open(fold.Model, []string{o.Fold}, v.checkpoint, o.Device)
 	if err != nil {
 		return nil, err
@@ -209,7 +221,7 @@ func (v *validation) score(ctx context.Context, folder string) (float64, error) 
 		return math.NaN(), fmt.Errorf("validate: %w", err)
 	}
 	dice := summary.ForegroundMean.Dice
-	v.fold.Print("Mean Validation Dice: ", train.Rounded(dice, 16))
-	slog.Info("validation complete", "cases", len(summary.Cases), "mean_dice", train.Rounded(dice, 4), "folder", folder)
+	v.fold.Print("Mean Validation Dice: ", runlog.Rounded(dice, 16))
+	slog.Info("validation complete", "cases", len(summary.Cases), "mean_dice", runlog.Rounded(dice, 4), "folder", folder)
 	return dice, nil
 }

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"masksam/internal/feed"
 	"masksam/internal/model"
 	"masksam/internal/recipe"
 	"masksam/internal/remedy"
@@ -42,7 +43,7 @@ func same(t *testing.T, name string, want, got *run) {
 }
 
 // wholeRun is an uncut run.
-func wholeRun(t *testing.T, r recipe.Recipe, cases []*source) *run {
+func wholeRun(t *testing.T, r recipe.Recipe, cases []*feed.Source) *run {
 	t.Helper()
 	whole := tinyRun(t, t.TempDir(), r, cases)
 	if err := whole.loop(context.Background()); err != nil {
@@ -52,7 +53,7 @@ func wholeRun(t *testing.T, r recipe.Recipe, cases []*source) *run {
 }
 
 // resumed is a run set to a folder's checkpoint_latest.
-func resumed(t *testing.T, folder string, r recipe.Recipe, cases []*source) *run {
+func resumed(t *testing.T, folder string, r recipe.Recipe, cases []*feed.Source) *run {
 	t.Helper()
 	rest := tinyRun(t, folder, r, cases)
 	var err error
@@ -63,7 +64,7 @@ func resumed(t *testing.T, folder string, r recipe.Recipe, cases []*source) *run
 }
 
 // goesOn resumes a cut run and compares its end with that of the uncut one.
-func goesOn(t *testing.T, name string, whole *run, folder string, cases []*source) {
+func goesOn(t *testing.T, name string, whole *run, folder string, cases []*feed.Source) {
 	t.Helper()
 	rest := resumed(t, folder, whole.recipe, cases)
 	if err := rest.loop(context.Background()); err != nil {
@@ -90,9 +91,15 @@ func TestStopInValidation(t *testing.T) {
 	t.Parallel()
 	r := tinyRecipe(t)
 	cases := tinySources(t, tinyStore(t, 5), true)
-	whole := wholeRun(t, r, cases)
 	const epoch = 5 // batches: 3 of training, 2 of validation
-	for batches, step := range map[int]int{epoch + 3: 6, epoch + 4: 6, 2 * epoch: 6} {
+	stoppedAfter(t, r, cases, map[int]int{epoch + 3: 6, epoch + 4: 6, 2 * epoch: 6})
+}
+
+// stoppedAfter stops runs after so many batches, which are so many steps, and lets them go on.
+func stoppedAfter(t *testing.T, r recipe.Recipe, cases []*feed.Source, stops map[int]int) {
+	t.Helper()
+	whole := wholeRun(t, r, cases)
+	for batches, step := range stops {
 		folder := t.TempDir()
 		part := tinyRun(t, folder, r, cases)
 		if err := part.loop(&countdown{t.Context(), batches}); !errors.Is(err, context.Canceled) {
@@ -101,7 +108,17 @@ func TestStopInValidation(t *testing.T) {
 		if part.state.Step != step {
 			t.Fatalf("stopped after %d batches in step %d, want %d", batches, part.state.Step, step)
 		}
-		goesOn(t, "stop in validation", whole, folder, cases)
+		goesOn(t, fmt.Sprintf("%s, stopped after %d batches", r.Train.Precision, batches), whole, folder, cases)
+	}
+}
+
+// Whatever the arithmetic, a stop in an epoch and one in its validation lose nothing.
+func TestStopInEveryArithmetic(t *testing.T) {
+	t.Parallel()
+	cases := tinySources(t, tinyStore(t, 5), true)
+	for _, set := range [][]string{{"precision=bf16"}} {
+		r := tinyRecipe(t, append([]string{"epochs=2", "iterations=2"}, set...)...)
+		stoppedAfter(t, r, cases, map[int]int{1: 1, 3: 2, 5: 3})
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 
 	"masksam/internal/augment"
 	"masksam/internal/dataset"
+	"masksam/internal/feed"
 	"masksam/internal/machine"
 	"masksam/internal/preprocess"
 	"masksam/internal/remedy"
@@ -70,8 +71,8 @@ func intersect(a, b []string) (both []string) {
 }
 
 // sources opens cases. Those that fit together into a share of the memory are held there.
-func (f *Fold) sources(ids []string, budget *int64) ([]*source, error) {
-	var list []*source
+func (f *Fold) sources(ids []string, budget *int64) ([]*feed.Source, error) {
+	var list []*feed.Source
 	how, err := preprocess.NewConfig(f.Plans, f.Configuration.Name, f.Dataset)
 	if err != nil {
 		return nil, err
@@ -97,9 +98,9 @@ func (f *Fold) sources(ids []string, budget *int64) ([]*source, error) {
 			err := fmt.Errorf("case %s has %d channels, dataset.json names %d", id, c.Channels(), len(f.Dataset.Channels))
 			return nil, remedy.Add(err, again...)
 		}
-		s := &source{id: id, file: c}
-		if n := s.bytes(); n <= *budget {
-			s.keep = true
+		s := &feed.Source{Case: c}
+		if n := s.Bytes(); n <= *budget {
+			s.Keep = true
 			*budget -= n
 		}
 		list = append(list, s)
@@ -118,7 +119,7 @@ func caseMemory() int64 {
 }
 
 // loaders makes those of training and of online validation, which sees patches as they are.
-func (f *Fold) loaders() (train, val *loader, err error) {
+func (f *Fold) loaders() (train, val *feed.Loader, err error) {
 	budget := caseMemory()
 	trainCases, err := f.sources(f.Split.Train, &budget)
 	if err != nil {
@@ -134,9 +135,9 @@ func (f *Fold) loaders() (train, val *loader, err error) {
 			mask = append(mask, c)
 		}
 	}
-	make := func(cases []*source, a augment.Config, kind uint64) *loader {
-		return &loader{cases: cases, size: f.Recipe.Batch, patch: f.Recipe.Patch, augment: a, foreground: f.Recipe.Train.Foreground,
-			classes: f.Recipe.Network.Classes, mask: mask, seed: [2]uint64{f.options.Seed, kind}}
+	make := func(cases []*feed.Source, a augment.Config, kind uint64) *feed.Loader {
+		return &feed.Loader{Cases: cases, Size: f.Recipe.Batch, Patch: f.Recipe.Patch, Augment: a, Foreground: f.Recipe.Train.Foreground,
+			Classes: f.Recipe.Network.Classes, Mask: mask, Seed: [2]uint64{f.options.Seed, kind}}
 	}
 	return make(trainCases, f.Recipe.Train.Augment, 0), make(valCases, augment.Config{}, 1), nil
 }

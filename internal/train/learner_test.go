@@ -3,6 +3,7 @@ package train
 import (
 	"context"
 	"errors"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -11,13 +12,14 @@ import (
 	"time"
 
 	"masksam/internal/model"
+	"masksam/internal/recipe"
 	"masksam/internal/torch"
 )
 
 // Steps, validations, saving and loading leave no tensor behind.
 func TestNoTensorIsLeft(t *testing.T) {
 	r := tinyRun(t, t.TempDir(), tinyRecipe(t), tinySources(t, tinyStore(t, 5), true))
-	b, err := r.train.batch(0)
+	b, err := r.train.Batch(0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -53,7 +55,7 @@ func TestNoTensorIsLeft(t *testing.T) {
 // Validation sees the averaged weights, training goes on with its own.
 func TestWithAverage(t *testing.T) {
 	r := tinyRun(t, t.TempDir(), tinyRecipe(t), tinySources(t, tinyStore(t, 5), true))
-	b, err := r.train.batch(0)
+	b, err := r.train.Batch(0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -89,7 +91,7 @@ func TestWithAverage(t *testing.T) {
 
 func TestChoosePrecision(t *testing.T) {
 	r := tinyRun(t, t.TempDir(), tinyRecipe(t), tinySources(t, tinyStore(t, 5), true))
-	b, err := r.train.batch(0)
+	b, err := r.train.Batch(0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -99,7 +101,7 @@ func TestChoosePrecision(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if precision != "auto" && chosen != precision || precisions[chosen] != r.learner.autocast ||
+		if precision != "auto" && chosen != precision || recipe.Autocast[chosen] != r.learner.autocast ||
 			(note != "") != (precision == "auto" || precision == "bf16" && !torch.CPU.HasFastBF16()) {
 			t.Errorf("%s: chose %s (%s), autocast %v", precision, chosen, note, r.learner.autocast)
 		}
@@ -107,11 +109,18 @@ func TestChoosePrecision(t *testing.T) {
 	}
 	for name, w := range weights(t, r.learner) {
 		if !slices.Equal(w, before[name]) {
-			t.Fatalf("timing the precisions changed %s", name)
+			t.Fatalf("trying a precision changed %s", name)
 		}
 	}
-	if _, _, err := r.learner.choosePrecision("fp8", b); err == nil {
-		t.Error("an unknown precision passes")
+	b.Image[0] = float32(math.NaN()) // then the precision after bf16 is taken, if the rule begins with that
+	chosen, note, err := r.learner.choosePrecision("auto", b)
+	if err != nil || chosen != "float32" || strings.Contains(note, "multiplies") {
+		t.Errorf("with a batch of NaN: chose %s (%s), error %v", chosen, note, err)
+	}
+	for _, precision := range []string{"fp8", "float16"} { // float16 needs a GPU
+		if _, _, err := r.learner.choosePrecision(precision, b); err == nil || !strings.Contains(err.Error(), precision) {
+			t.Errorf("precision %s on the CPU: error %v", precision, err)
+		}
 	}
 }
 

@@ -1,34 +1,38 @@
 package train
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
 	"math"
-	"path/filepath"
 	"strings"
 	"time"
 
+	"masksam/internal/feed"
 	"masksam/internal/model"
 	"masksam/internal/progress"
 	"masksam/internal/recipe"
+	"masksam/internal/runlog"
 )
 
 const (
-	batchesAhead = 3  // made before they are needed
-	patience     = 10 // batches in a row whose loss may be not finite
+	batchesAhead = feed.Ahead // made before they are needed, at least
+	skipLimit    = 10         // skipped steps in a row that end the run, unless the recipe says
 	budgetTicks  = 10000
 )
 
 // run is a fold being trained.
 type run struct {
 	recipe      recipe.Recipe // resolved
-	folder      string        // of the fold
+	dataset     string
+	folder      string // of the fold
 	checkpoints bool
 	learner     *learner
-	train, val  *loader
+	train, val  *feed.Loader
+	workers     feed.Workers // that make batches
 	state       state
-	log         *runLog
+	log         *runlog.Log
 	report      progress.Reporter
 
 	saveAfter time.Duration // since the last checkpoint until the next is due within an epoch
@@ -37,6 +41,8 @@ type run struct {
 
 	clockStart time.Time // minutes of training are counted from here …
 	clockBase  float64   // … on top of these
+	began      float64   // share of the run that was done then
+	spent      clock     // of the epoch under way
 	ticks      int       // of the bar reported so far
 }
 
@@ -52,11 +58,11 @@ func (r *run) fraction() float64 {
 func (r *run) loop(ctx context.Context) error {
 	t := r.recipe.Train
 	r.clockStart, r.clockBase = time.Now(), r.state.Minutes
-	r.saved = r.clockStart
-	trainStream := r.train.stream(r.state.Step, batchesAhead)
-	defer trainStream.close()
-	valStream := r.val.stream(r.state.Epoch*t.ValIterations, batchesAhead)
-	defer valStream.close()
+	r.saved, r.began = r.clockStart, r.fraction()
+	trainStream := r.train.Stream(r.state.Step, r.workers)
+	defer trainStream.Close()
+	valStream := r.val.Stream(r.state.Epoch*t.ValIterations, r.workers.Half())
+	defer valStream.Close()
 
 	// The bar counts steps, or shares of the time where that may end the training first.
 	total := t.Epochs * t.Iterations
@@ -67,7 +73,7 @@ func (r *run) loop(ctx context.Context) error {
 	r.report.Start("training", total-r.ticks)
 	defer r.report.Done()
 
-	for r.state.Epoch < t.Epochs && (r.state.Began > 0 || r.fraction() < 1) {
+	for !over(t, r.state, r.minutes()) {
 		if err := r.epoch(ctx, trainStream, valStream); err != nil {
 			return r.end(ctx, err)
 		}
@@ -75,25 +81,33 @@ func (r *run) loop(ctx context.Context) error {
 	return nil
 }
 
+// over tells whether nothing is left to train after so many minutes.
+func over(t recipe.Train, st state, minutes float64) bool {
+	return st.Epoch >= t.Epochs || tired(t, st.Stale) || st.Began == 0 && fraction(t, st.Epoch, 0, minutes) >= 1
+}
+
 // epoch runs the rest of the epoch under way, or a new one.
-func (r *run) epoch(ctx context.Context, trainStream, valStream *stream) error {
+func (r *run) epoch(ctx context.Context, trainStream, valStream *feed.Stream) error {
 	t, st := r.recipe.Train, &r.state
 	if st.Began == 0 {
 		st.Began, st.BeganStep, st.BeganMinutes = timestamp(), st.Step, r.minutes()
 		st.LossSum, st.LossCount = 0, 0
 	}
+	r.spent = clock{}
 	began := fraction(t, st.Epoch, 0, st.BeganMinutes) // also of an epoch that was cut and goes on
 	if st.steps() == 0 {
 		st.Rate = learningRate(t, st.Step, began)
 	}
-	r.log.print("")
-	r.log.print("Epoch", st.Epoch)
-	r.log.print("Current learning rate:", Rounded(st.Rate, 5))
+	r.log.Print("")
+	r.log.Print("Epoch", st.Epoch)
+	r.log.Print("Current learning rate:", runlog.Rounded(st.Rate, 5))
 	for st.steps() == 0 || st.steps() < t.Iterations && r.fraction() < 1 {
-		b, err := trainStream.next(ctx)
+		start := time.Now()
+		b, err := trainStream.Next(ctx)
 		if err != nil {
 			return err
 		}
+		waited := time.Since(start)
 		p := began
 		if t.PerStep {
 			p = r.fraction()
@@ -101,11 +115,12 @@ func (r *run) epoch(ctx context.Context, trainStream, valStream *stream) error {
 		st.Rate = learningRate(t, st.Step, p)
 		loss, ok, err := r.learner.step(b, st.Step, st.Rate)
 		if err != nil {
-			return fmt.Errorf("step %d (cases %s): %w", st.Step+1, strings.Join(b.cases, ", "), err)
+			return fmt.Errorf("step %d (cases %s): %w", st.Step+1, strings.Join(b.Cases, ", "), err)
 		}
 		st.Step++
 		st.Updates = r.learner.updates
 		st.Minutes = r.minutes()
+		r.tell(loss, ok, start, waited)
 		if err := r.judge(b, loss, ok); err != nil {
 			return err
 		}
@@ -124,7 +139,7 @@ func (r *run) epoch(ctx context.Context, trainStream, valStream *stream) error {
 }
 
 // judge counts batches that could not be learnt from, and ends the run when they come in a row.
-func (r *run) judge(b *batch, loss float64, ok bool) error {
+func (r *run) judge(b *feed.Batch, loss float64, ok bool) error {
 	st := &r.state
 	if ok {
 		st.Bad = 0
@@ -132,12 +147,17 @@ func (r *run) judge(b *batch, loss float64, ok bool) error {
 		st.LossCount++
 		return nil
 	}
+	if r.learner.overflow {
+		slog.Info("the gradient overflows float16: the step is skipped, the scale of the loss halved", "step", st.Step, "scale",
+			r.learner.scaler.Scale)
+		return nil
+	}
 	st.Bad++
-	cases := strings.Join(b.cases, ", ")
+	cases := strings.Join(b.Cases, ", ")
 	slog.Warn("loss or gradient is not finite: the step is skipped", "step", st.Step, "loss", loss, "cases", cases)
-	r.log.print("Step", st.Step, "skipped: loss or gradient is not finite, cases", cases)
-	if st.Bad >= patience {
-		return r.lost()
+	r.log.Print("Step", st.Step, "skipped: loss or gradient is not finite, cases", cases)
+	if st.Bad >= cmp.Or(r.recipe.Train.SkipLimit, skipLimit) {
+		return r.dump(b, r.lost())
 	}
 	return nil
 }
@@ -164,7 +184,7 @@ func (r *run) advance(loss float64) {
 // validate is the online validation: the training criterion and the hard counts on patches without augmentation, with
 // the averaged weights. Where the recipe leaves it out, and the last step was skipped, one batch tells whether the weights
 // are lost.
-func (r *run) validate(ctx context.Context, s *stream) (loss float64, c counts, err error) {
+func (r *run) validate(ctx context.Context, s *feed.Stream) (loss float64, c counts, err error) {
 	t := r.recipe.Train
 	c = newCounts(r.recipe.Network.Classes)
 	sum, batches := 0.0, t.ValIterations
@@ -173,13 +193,16 @@ func (r *run) validate(ctx context.Context, s *stream) (loss float64, c counts, 
 	}
 	err = r.learner.withAverage(func() error {
 		for i := range batches {
-			b, err := s.next(ctx)
+			b, err := s.Next(ctx)
 			if err != nil {
 				return err
 			}
 			loss, err := r.learner.validate(b, r.state.Epoch*t.ValIterations+i, c)
 			if err != nil {
-				return fmt.Errorf("validate epoch %d (cases %s): %w", r.state.Epoch, strings.Join(b.cases, ", "), err)
+				return fmt.Errorf("validate epoch %d (cases %s): %w", r.state.Epoch, strings.Join(b.Cases, ", "), err)
+			}
+			if i == 0 {
+				r.show(b)
 			}
 			sum += loss
 		}
@@ -200,24 +223,17 @@ func (r *run) endEpoch(valLoss float64, c counts) error {
 	}
 	ema = moving(ema, mean)
 	trainLoss := st.LossSum / float64(st.LossCount)
-	lost := st.LossCount == 0 || !finite(valLoss) && t.ValIterations+st.Bad > 0
+	lost := st.LossCount == 0 && st.Bad > 0 || !finite(valLoss) && t.ValIterations+st.Bad > 0
 	if lost {
 		trainLoss = math.NaN() // that of the steps before does not tell how the epoch went
 	}
 	end := timestamp()
-	seconds := float64(end - st.Began)
+	seconds := 60 * (r.minutes() - st.BeganMinutes)
+	skipped := st.steps() - st.LossCount
 
-	r.log.print("train_loss", Rounded(trainLoss, 4))
-	r.log.print("val_loss", Rounded(valLoss, 4))
-	r.log.print("Pseudo dice", diceList(perClass))
-	r.log.print("Epoch time:", Rounded(seconds, 2), "s")
-	skipped := []any{}
-	if n := st.steps() - st.LossCount; n > 0 {
-		r.log.print(n, "of", st.steps(), "steps were skipped and are not in train_loss")
-		skipped = []any{"skipped_steps", n}
-	}
-	slog.Info(fmt.Sprintf("epoch %d", st.Epoch), append([]any{"train_loss", Rounded(trainLoss, 4), "val_loss", Rounded(valLoss, 4),
-		"pseudo_dice", diceList(perClass), "ema", Rounded(float64(ema), 4), "seconds", Rounded(seconds, 1)}, skipped...)...)
+	r.log.Epoch(runlog.Epoch{Epoch: st.Epoch, Step: st.Step, TrainLoss: trainLoss, ValLoss: valLoss, Dice: float64(mean),
+		EMA: float64(ema), ClassDice: floats(perClass), Rate: st.Rate, Seconds: seconds, Waiting: r.spent.waiting(),
+		Steps: st.steps(), Skipped: skipped, Left: r.left()})
 	if lost {
 		return r.lost()
 	}
@@ -225,14 +241,17 @@ func (r *run) endEpoch(valLoss float64, c counts) error {
 	h.MeanDice, h.EMADice, h.ClassDice = append(h.MeanDice, mean), append(h.EMADice, ema), append(h.ClassDice, perClass)
 	h.TrainLoss, h.ValLoss = append(h.TrainLoss, number(trainLoss)), append(h.ValLoss, number(valLoss))
 	h.LR = append(h.LR, number(st.Rate))
+	h.complete()
 	h.EpochStart, h.EpochEnd = append(h.EpochStart, st.Began), append(h.EpochEnd, end)
+	h.Seconds, h.Skipped = append(h.Seconds, number(seconds)), append(h.Skipped, skipped)
 
 	st.Epoch++
 	st.Began = 0
 	st.Minutes = r.minutes()
+	st.Stale++
 	if before := st.BestEMA; ema > before || before.isNaN() && !ema.isNaN() {
-		st.BestEMA = ema
-		r.log.print("Yayy! New best EMA pseudo Dice:", Rounded(float64(ema), 4))
+		st.BestEMA, st.Stale = ema, 0
+		r.log.Print("Yayy! New best EMA pseudo Dice:", runlog.Rounded(float64(ema), 4))
 		written, err := r.keep(model.Best)
 		if err != nil {
 			return err
@@ -241,13 +260,17 @@ func (r *run) endEpoch(valLoss float64, c counts) error {
 			st.BestEMA = before // of the file that is there
 		}
 	}
-	if every := max(t.SaveEvery, 1); st.Epoch%every == 0 && st.Epoch < t.Epochs {
+	if every := max(t.SaveEvery, 1); st.Epoch%every == 0 && !over(t, *st, st.Minutes) {
 		if _, err := r.keep(model.Latest); err != nil {
 			return err
 		}
 	}
-	if err := h.draw(filepath.Join(r.folder, "progress.png")); err != nil {
-		slog.Warn("progress.png could not be drawn", "error", err)
+	r.log.Curves(h.curves())
+	if tired(t, st.Stale) && st.Epoch < t.Epochs {
+		text := fmt.Sprintf("Training ends early, after %d of %d epochs: none of the last %d brought a new best EMA pseudo Dice",
+			st.Epoch, t.Epochs, st.Stale)
+		r.log.Print(text)
+		slog.Info(text, "best", runlog.Rounded(float64(st.BestEMA), 4))
 	}
 	return nil
 }

@@ -12,14 +12,16 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"go.uber.org/goleak"
 
-	"masksam/internal/augment"
+	"masksam/internal/feed"
 	"masksam/internal/model"
 	"masksam/internal/progress"
 	"masksam/internal/recipe"
+	"masksam/internal/remedy"
+	"masksam/internal/replay"
+	"masksam/internal/runlog"
 	"masksam/internal/store"
 	"masksam/internal/torch"
 )
@@ -52,13 +54,8 @@ func tinyRecipe(t testing.TB, set ...string) recipe.Recipe {
 	return r
 }
 
-// tinyStore holds n cases, with a digest of theirs, with two bright boxes, labels 1 and 2, on noise.
-func tinyStore(t testing.TB, n int, digest ...string) *store.Store {
-	t.Helper()
-	s, err := store.Create(filepath.Join(t.TempDir(), "store"))
-	if err != nil {
-		t.Fatal(err)
-	}
+// tinyCases are n cases, with a digest of theirs, with two bright boxes, labels 1 and 2, on noise.
+func tinyCases(n int, digest ...string) (list []*store.Record) {
 	rng := rand.New(rand.NewPCG(7, 7))
 	for i := range n {
 		size := [3]int{5 + i%2, 18, 14 + i}
@@ -83,6 +80,23 @@ func tinyStore(t testing.TB, n int, digest ...string) *store.Store {
 		for label := 1; label <= 2; label++ {
 			r.Classes = append(r.Classes, store.ClassVoxels{Labels: []int{label}, Voxels: located[label]})
 		}
+		list = append(list, r)
+	}
+	return list
+}
+
+func tinyStore(t testing.TB, n int, digest ...string) *store.Store {
+	t.Helper()
+	return putStore(t, tinyCases(n, digest...))
+}
+
+func putStore(t testing.TB, cases []*store.Record) *store.Store {
+	t.Helper()
+	s, err := store.Create(filepath.Join(t.TempDir(), "store"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range cases {
 		if err := s.Put(r); err != nil {
 			t.Fatal(err)
 		}
@@ -90,7 +104,7 @@ func tinyStore(t testing.TB, n int, digest ...string) *store.Store {
 	return s
 }
 
-func tinySources(t testing.TB, s *store.Store, keep bool) (list []*source) {
+func tinySources(t testing.TB, s *store.Store, keep bool) (list []*feed.Source) {
 	t.Helper()
 	ids, err := s.Cases()
 	if err != nil {
@@ -101,29 +115,30 @@ func tinySources(t testing.TB, s *store.Store, keep bool) (list []*source) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		list = append(list, &source{id: id, file: c, keep: keep})
+		list = append(list, &feed.Source{Case: c, Keep: keep})
 	}
 	return list
 }
 
 // tinyRun is a run on five cases, ready to loop.
-func tinyRun(t testing.TB, folder string, r recipe.Recipe, cases []*source) *run {
+func tinyRun(t testing.TB, folder string, r recipe.Recipe, cases []*feed.Source) *run {
 	t.Helper()
 	l, err := newLearner(r, torch.CPU, 11)
 	if err != nil {
 		t.Fatal(err)
 	}
-	log, err := openLog(folder, time.Now())
+	log := runlog.Open(folder, runlog.Options{})
+	t.Cleanup(func() { l.free(); log.Close(nil) })
+	precision, _, err := l.choosePrecision(r.Train.Precision, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { l.free(); log.close() })
-	train := &loader{cases: cases[:3], size: 2, patch: tinyPatch, augment: r.Train.Augment, foreground: 0.33,
-		classes: 3, seed: [2]uint64{11, 0}}
-	val := &loader{cases: cases[3:], size: 2, patch: tinyPatch, foreground: 0.33, classes: 3, seed: [2]uint64{11, 1}}
-	return &run{recipe: r, folder: folder, checkpoints: true, learner: l, train: train, val: val, log: log,
+	train := &feed.Loader{Cases: cases[:3], Size: 2, Patch: tinyPatch, Augment: r.Train.Augment, Foreground: 0.33,
+		Classes: 3, Seed: [2]uint64{11, 0}}
+	val := &feed.Loader{Cases: cases[3:], Size: 2, Patch: tinyPatch, Foreground: 0.33, Classes: 3, Seed: [2]uint64{11, 1}}
+	return &run{recipe: r, folder: folder, checkpoints: true, learner: l, train: train, val: val, log: log, workers: feed.Workers{Least: 1, First: 1, Most: 2},
 		report: progress.Nop, saveAfter: saveAfter,
-		state: state{Meta: model.Meta{Version: model.MetaVersion, Recipe: r}, Seed: 11, Precision: "float32", BestEMA: number(math.NaN())}}
+		state: state{Meta: model.Meta{Version: model.MetaVersion, Recipe: r}, Seed: 11, Precision: precision, BestEMA: number(math.NaN())}}
 }
 
 func weights(t testing.TB, l *learner) map[string][]float32 {
@@ -218,85 +233,103 @@ func TestResumeIsExact(t *testing.T) {
 	}
 }
 
-// Reading patches from the store gives the batches that cases in memory give.
-func TestLoaderSources(t *testing.T) {
-	s := tinyStore(t, 5)
-	r := tinyRecipe(t)
-	make := func(keep bool) *loader {
-		return &loader{cases: tinySources(t, s, keep), size: 3, patch: tinyPatch, augment: r.Train.Augment,
-			foreground: 0.33, classes: 3, seed: [2]uint64{3, 0}}
-	}
-	held, read := make(true), make(false)
-	forced := 0
-	for n := range 30 {
-		a, err := held.batch(n)
-		if err != nil {
-			t.Fatal(err)
-		}
-		b, err := read.batch(n)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if !slices.Equal(a.image, b.image) || !slices.Equal(a.seg, b.seg) || !slices.Equal(a.cases, b.cases) {
-			t.Fatalf("batch %d differs between memory and store", n)
-		}
-		if slices.ContainsFunc(a.seg[2*len(a.seg)/3:], func(l uint8) bool { return l > 0 }) {
-			forced++
+// spoilt are cases without a number.
+func spoilt(t testing.TB, n int) []*feed.Source {
+	t.Helper()
+	cases := tinyCases(n)
+	for _, c := range cases {
+		for i := range c.Image {
+			c.Image[i] = float32(math.NaN())
 		}
 	}
-	if forced < 28 { // a rotated or scaled patch may lose its voxel
-		t.Errorf("the last sample of a batch shows foreground in %d of 30 batches", forced)
-	}
+	return tinySources(t, putStore(t, cases), true)
 }
 
-// A stream gives the batches in order, whatever is made ahead, and its goroutines end.
-func TestStream(t *testing.T) {
-	l := &loader{cases: tinySources(t, tinyStore(t, 5), true), size: 2, patch: tinyPatch, classes: 3, seed: [2]uint64{3, 0}}
-	s := l.stream(4, 3)
-	defer s.close()
-	for n := 4; n < 12; n++ {
-		want, err := l.batch(n)
-		if err != nil {
-			t.Fatal(err)
-		}
-		got, err := s.next(context.Background())
-		if err != nil {
-			t.Fatal(err)
-		}
-		if !slices.Equal(got.image, want.image) || !slices.Equal(got.cases, want.cases) {
-			t.Fatalf("batch %d comes out of order", n)
-		}
-	}
-}
-
-func TestLabelOutsideClasses(t *testing.T) {
-	l := &loader{cases: tinySources(t, tinyStore(t, 2), true), size: 2, patch: [3]int{5, 18, 14}, classes: 2, seed: [2]uint64{3, 0}}
-	if _, err := l.batch(0); err == nil {
-		t.Error("label 2 passes where the dataset has labels 0 and 1")
-	}
-}
-
-// A loss that is not finite leaves weights and optimizer as they were; ten in a row end the run.
+// A loss that is not finite leaves weights and optimizer as they were; ten in a row, or as many as the recipe says, end the
+// run and leave the last step in a file that repeats it.
 func TestNotFinite(t *testing.T) {
-	r := tinyRecipe(t, "iterations=20")
-	cases := tinySources(t, tinyStore(t, 5), true)
-	run := tinyRun(t, t.TempDir(), r, cases)
-	before := weights(t, run.learner)
-	for _, c := range cases[:3] {
-		if _, err := c.read(augment.RandomBox(rand.IntN, c.size(), tinyPatch, tinyPatch)); err != nil {
+	for limit, set := range map[int]string{skipLimit: "skip_limit=0", 3: "skip_limit=3"} {
+		folder := t.TempDir()
+		run := tinyRun(t, folder, tinyRecipe(t, "iterations=20", set), spoilt(t, 5))
+		before := weights(t, run.learner)
+		err := run.loop(context.Background())
+		if err == nil || run.state.Step != limit || !strings.Contains(err.Error(), "no number since step 1:") {
+			t.Fatalf("error %v after %d good or skipped steps, want one after %d", err, run.state.Step, limit)
+		}
+		for key, w := range weights(t, run.learner) {
+			if !slices.Equal(w, before[key]) {
+				t.Errorf("%s changed in a skipped step", key)
+			}
+		}
+		path := filepath.Join(folder, fmt.Sprintf("skipped_step_%d.safetensors", limit-1))
+		if !strings.Contains(err.Error(), path) {
+			t.Errorf("%v does not name %s", err, path)
+		}
+		f, err := replay.Open(path)
+		if err != nil {
 			t.Fatal(err)
 		}
-		for i := range c.held.Image {
-			c.held.Image[i] = float32(math.NaN())
+		defer f.Close()
+		want, err := run.train.Batch(limit - 1)
+		if err != nil || f.Seed != 11 || f.Step.Step != limit-1 || !slices.Equal(f.Cases, want.Cases) || !slices.Equal(f.Batch.Seg, want.Seg) {
+			t.Errorf("the file holds %+v, %v", f.Step, err)
+		}
+		if r, err := f.Repeat(replay.Options{}); err != nil || r.First != "the value of images of the batch" || r.Parts != nil {
+			t.Errorf("repeated: %+v, %v", r, err)
 		}
 	}
-	err := run.loop(context.Background())
-	if err == nil || run.state.Step != patience || !strings.Contains(err.Error(), "no number since step 1:") {
-		t.Fatalf("error %v after %d good or skipped steps, want one after %d", err, run.state.Step, patience)
+}
+
+// A skipped step is counted in its epoch, which goes on.
+func TestSkippedStepsAreCounted(t *testing.T) {
+	cases := tinySources(t, tinyStore(t, 5), true)
+	copy(cases, spoilt(t, 1))
+	run := tinyRun(t, t.TempDir(), tinyRecipe(t, "iterations=12", "epochs=2", "skip_limit=12"), cases)
+	if err := run.loop(t.Context()); err != nil {
+		t.Fatal(err)
 	}
-	for key, w := range weights(t, run.learner) {
-		if !slices.Equal(w, before[key]) {
-			t.Errorf("%s changed in a skipped step", key)
+	h := run.state.History
+	skipped := 0
+	for i := range h.Skipped {
+		skipped += h.Skipped[i]
+		if h.TrainLoss[i].isNaN() || h.Skipped[i] == 0 {
+			t.Errorf("epoch %d: %d steps skipped, loss %v", i, h.Skipped[i], h.TrainLoss[i])
+		}
+	}
+	if len(h.Skipped) != 2 || skipped != run.state.Step-run.state.Updates {
+		t.Errorf("skipped %v; %d steps, %d updates", h.Skipped, run.state.Step, run.state.Updates)
+	}
+}
+
+// A step that was kept gives the loss that it had, to the bit.
+func TestRepeatedStepIsTheSame(t *testing.T) {
+	for _, precision := range []string{"float32", "bf16"} {
+		run := tinyRun(t, t.TempDir(), tinyRecipe(t, "precision="+precision, "points=64", "oversample=2", "importance=0.75"),
+			tinySources(t, tinyStore(t, 5), true))
+		b, err := run.train.Batch(4)
+		if err != nil {
+			t.Fatal(err)
+		}
+		run.state.Step = 5
+		advised := run.dump(b, errLost)
+		if len(remedy.As(advised)) == 0 {
+			t.Errorf("no advice: %v", advised)
+		}
+		want, _, err := run.learner.step(b, 4, 1e-3)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f, err := replay.Open(filepath.Join(run.folder, "skipped_step_4.safetensors"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		r, err := f.Repeat(replay.Options{})
+		if err != nil || r.Total != want || r.First != "" || len(r.Parts) != 7 || !(r.Norm > 0) {
+			t.Errorf("%s: %+v, %v; want loss %v", precision, r, err, want)
+		}
+		if r, err = f.Repeat(replay.Options{Precision: "float32"}); err != nil || precision == "bf16" && r.Total == want && torch.CPU.HasFastBF16() {
+			t.Errorf("%s repeated in float32: %v, %v", precision, r.Total, err)
 		}
 	}
 }

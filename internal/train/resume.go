@@ -14,8 +14,11 @@ import (
 
 	"masksam/internal/atomicfile"
 	"masksam/internal/dataset"
+	"masksam/internal/feed"
 	"masksam/internal/model"
 	"masksam/internal/plan"
+	"masksam/internal/recipe"
+	"masksam/internal/runlog"
 )
 
 // agree refuses plans other than those that a trained fold of the model's folder was trained with: the folder has one
@@ -104,6 +107,14 @@ func (f *Fold) begin(r *run) (finished int, err error) {
 	if r.state.Orientations, err = f.Store.Orientations(); err != nil {
 		return 0, err
 	}
+	plans, err := f.Plans.JSON()
+	if err != nil {
+		return 0, err
+	}
+	r.state.Origin = model.NewOrigin(plans, f.Split.Train, f.Split.Val, func(id string) string {
+		digest, _ := f.Store.Digest(id)
+		return digest
+	})
 	path := ""
 	if f.options.Continue {
 		if path, err = f.newest(r); err != nil {
@@ -115,34 +126,36 @@ func (f *Fold) begin(r *run) (finished int, err error) {
 		if r.state, err = r.learner.resume(path); err != nil {
 			return 0, err
 		}
+		was := r.state.Meta
 		r.state.Meta = meta // a resumed run may have another number of epochs
 		r.kept(strings.TrimSuffix(filepath.Base(path), model.CheckpointExt))
-		for _, l := range []*loader{r.train, r.val} {
-			l.seed[0] = r.state.Seed
+		for _, l := range []*feed.Loader{r.train, r.val} {
+			l.Seed[0] = r.state.Seed
 		}
 		r.learner.seed = r.state.Seed
 		if filepath.Base(path) == filepath.Base(model.CheckpointPath("", model.Final)) {
 			finished = r.state.Step
 		}
-		r.log.print("Continuing from", filepath.Base(path), "at epoch", r.state.Epoch, "step", r.state.Step)
+		r.log.Print("Continuing from", filepath.Base(path), "at epoch", r.state.Epoch, "step", r.state.Step)
 		slog.Info("continuing", "from", filepath.Base(path), "epoch", r.state.Epoch, "step", r.state.Step, "minutes",
-			Rounded(r.state.Minutes, 2))
+			runlog.Rounded(r.state.Minutes, 2))
+		r.compare(was)
 		if asked := f.Recipe.Train.Precision; asked != "auto" && asked != "" {
 			r.state.Precision = asked
 		}
 		_, _, err := r.learner.choosePrecision(r.state.Precision, nil)
 		return finished, err
 	}
-	first, err := r.train.batch(0)
+	first, err := r.train.Batch(0)
 	if err != nil {
 		return 0, err
 	}
 	var note string
 	if r.state.Precision, note, err = r.learner.choosePrecision(f.Recipe.Train.Precision, first); err != nil {
-		return 0, fmt.Errorf("time a training step: %w", err)
+		return 0, fmt.Errorf("choose the precision: %w", err)
 	}
 	if note != "" {
-		r.log.print("Precision", note)
+		r.log.Print("Precision", note)
 		slog.Info("precision " + note)
 	}
 	if !f.options.Continue { // not before a batch was made and learnt from
@@ -151,9 +164,62 @@ func (f *Fold) begin(r *run) (finished int, err error) {
 		}
 	}
 	all, trained := r.learner.net.Params.Count()
-	r.log.print("Parameters:", all, "in all,", trained, "trained")
+	r.log.Print("Parameters:", all, "in all,", trained, "trained")
 	slog.Info("network", "parameters", all, "trained", trained, "patch", f.Recipe.Patch, "batch", f.Recipe.Batch)
 	return 0, nil
+}
+
+// compare says what is not as it was when the checkpoint was written: the data, and the length of the run with what its
+// schedule does then.
+func (r *run) compare(was model.Meta) {
+	if was.Origin != nil {
+		r.state.Origin.Weights = was.Origin.Weights
+		if changes := was.Origin.Changes(r.state.Origin); len(changes) > 0 {
+			text := "the run goes on with what is there now, not with what it was made of: " + strings.Join(changes, "; ")
+			r.log.Print(text)
+			slog.Warn(text)
+		}
+	}
+	t, st := r.recipe.Train, &r.state
+	before := was.Recipe.Train
+	if t.Epochs > before.Epochs {
+		st.Stale = 0 // a run that patience ended is longer now
+	}
+	text := ""
+	switch {
+	case st.Epoch > t.Epochs:
+		text = fmt.Sprintf("The run has had %d epochs, more than the %d that are asked for: nothing is left to train", st.Epoch, t.Epochs)
+	case tired(t, st.Stale) && st.Epoch < t.Epochs:
+		text = fmt.Sprintf("The run ended early, after %d epochs: nothing is left to train, unless it gets more epochs than %d or "+
+			"more patience than %d", st.Epoch, before.Epochs, t.Patience)
+	case over(t, *st, st.Minutes):
+		text = fmt.Sprintf("The run has had all of its training, %d epochs: nothing is left to train", st.Epoch)
+	case t.Epochs != before.Epochs || t.Iterations != before.Iterations || t.Minutes != before.Minutes:
+		steps := 0
+		if t.PerStep {
+			steps = st.steps()
+		}
+		rate := learningRate(t, st.Step, fraction(t, st.Epoch, steps, st.Minutes))
+		moves := "rises"
+		if rate < st.Rate {
+			moves = "falls"
+		}
+		text = fmt.Sprintf("The run has %s now, %s before. Its progress is measured against the new length: the learning rate %s "+
+			"from %.3g to %.3g", length(t), length(before), moves, st.Rate, rate)
+	default:
+		return
+	}
+	r.log.Print(text)
+	slog.Info(text)
+}
+
+// length is that of a run in words.
+func length(t recipe.Train) string {
+	text := fmt.Sprintf("%d epochs of %d steps", t.Epochs, t.Iterations)
+	if t.Minutes > 0 {
+		text += fmt.Sprintf(" within %.4g minutes", t.Minutes)
+	}
+	return text
 }
 
 // newest is the checkpoint to go on from, empty where there is none: the one with most steps, of equals checkpoint_final, so
@@ -177,7 +243,7 @@ func (f *Fold) newest(r *run) (string, error) {
 		}
 	}
 	if found == "" {
-		r.log.print("There is no checkpoint to continue from: starting anew.")
+		r.log.Print("There is no checkpoint to continue from: starting anew.")
 		slog.Warn("there is no checkpoint to continue from: starting anew", "folder", f.Folder)
 	}
 	return found, nil
@@ -185,10 +251,10 @@ func (f *Fold) newest(r *run) (string, error) {
 
 const earlier = "earlier_"
 
-// setAside renames the checkpoints and validations of an earlier run, so that none of them is taken for the new one's. A
-// run that writes no checkpoints leaves them.
+// setAside renames the checkpoints, validations and logs of an earlier run, so that none of them is taken for the new one's.
+// A run that writes no checkpoints leaves the checkpoints that are there.
 func (f *Fold) setAside(r *run) error {
-	old := []string{"validation", "validation_best"}
+	old := []string{"validation", "validation_best", runlog.LinesName, runlog.EventsName}
 	if r.checkpoints {
 		for _, name := range model.Checkpoints {
 			old = append(old, name+model.CheckpointExt)
@@ -202,9 +268,9 @@ func (f *Fold) setAside(r *run) error {
 		}
 		if !told {
 			told = true
-			text := fmt.Sprintf("%s holds an earlier run: its checkpoints and validations are now called %s…, and a "+
+			text := fmt.Sprintf("%s holds an earlier run: its checkpoints, validations and logs are now called %s…, and a "+
 				"new run starts instead of going on with it", f.Folder, earlier)
-			r.log.print(text)
+			r.log.Print(text)
 			slog.Warn(text)
 		}
 		err := os.RemoveAll(to)

@@ -1,0 +1,143 @@
+// Package feed makes the batches that training and online validation see: cases drawn at random, patches placed by nnU-Net's
+// rules (nnU-Net's nnUNetDataLoader) and augmented, ahead of their use.
+package feed
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"sync"
+
+	"masksam/internal/augment"
+	"masksam/internal/store"
+	"masksam/internal/volume"
+)
+
+// Batch is what one step sees.
+type Batch struct {
+	Image []float32 // (B, C, T, H, W)
+	Seg   []uint8   // (B·T, H, W), labels 0 … K−1
+	Cases []string  // the case of each sample
+}
+
+// Part is the ith of n parts with as many samples each; they share b's memory. n divides the number of samples.
+func (b *Batch) Part(i, n int) *Batch {
+	image, seg, cases := len(b.Image)/n, len(b.Seg)/n, len(b.Cases)/n
+	return &Batch{b.Image[i*image:][:image], b.Seg[i*seg:][:seg], b.Cases[i*cases:][:cases]}
+}
+
+// Loader makes batches. A batch depends on the seed and its number alone, so that a resumed run sees those that the
+// uncut run would have seen, whatever was prefetched.
+type Loader struct {
+	Cases      []*Source
+	Size       int // samples of a batch
+	Patch      [3]int
+	Augment    augment.Config
+	Foreground float64 // share of samples forced onto foreground
+	Classes    int
+	Mask       []int     // channels that are 0 outside the case's mask
+	Seed       [2]uint64 // of the run, and which of its loaders this is
+}
+
+// Batch makes batch n: cases drawn uniformly with replacement, patches placed by nnU-Net's rules, augmented.
+func (l *Loader) Batch(n int) (*Batch, error) {
+	voxels := l.Patch[0] * l.Patch[1] * l.Patch[2]
+	channels := l.Cases[0].channels()
+	b := &Batch{Image: make([]float32, 0, l.Size*channels*voxels), Seg: make([]uint8, 0, l.Size*voxels)}
+	rng := rand.New(rand.NewPCG(l.Seed[0], l.Seed[1]+uint64(n)<<1))
+	for _, forced := range augment.ForceForeground(l.Size, l.Foreground) {
+		c := l.Cases[rng.IntN(len(l.Cases))]
+		box, err := l.place(rng, c, forced)
+		if err != nil {
+			return nil, err
+		}
+		p := l.Augment.Draw(rng, channels)
+		s, err := c.read(p.Source(box, l.Patch))
+		if err != nil {
+			return nil, err
+		}
+		s = p.Apply(s, l.Patch)
+		s.Finish(l.Mask)
+		b.Image = append(b.Image, s.Image...)
+		for _, label := range s.Seg {
+			if label < 0 || int(label) >= l.Classes {
+				return nil, fmt.Errorf("case %s: label %d, but dataset.json has labels 0 to %d; preprocess the "+
+					"dataset again", c.Case.ID(), label, l.Classes-1)
+			}
+			b.Seg = append(b.Seg, uint8(label))
+		}
+		b.Cases = append(b.Cases, c.Case.ID())
+	}
+	return b, nil
+}
+
+// place chooses the region of a case that a sample is cut from.
+func (l *Loader) place(rng *rand.Rand, c *Source, forced bool) (volume.Box, error) {
+	var classes []augment.Class
+	for _, class := range c.Case.Classes() {
+		classes = append(classes, augment.Class{Annotated: slices.Contains(class.Labels, -1), Voxels: class.Count})
+	}
+	initial := l.Augment.InitialPatch(l.Patch)
+	i, j, ok := augment.ChooseVoxel(rng, classes, forced, false)
+	if !ok {
+		return augment.RandomBox(rng.IntN, c.size(), initial, l.Patch), nil
+	}
+	voxels, err := c.Case.Locations(i)
+	if err != nil {
+		return volume.Box{}, err
+	}
+	v := voxels[j]
+	return augment.BoxAround([3]int{int(v[0]), int(v[1]), int(v[2])}, c.size(), initial, l.Patch), nil
+}
+
+// Source is a case to draw patches from: in memory, or read box by box from the store.
+type Source struct {
+	Case *store.Case
+	Keep bool // read the case once and hold it
+
+	once    sync.Once
+	held    augment.Sample
+	heldErr error
+}
+
+func (c *Source) size() [3]int  { return c.Case.Size() }
+func (c *Source) channels() int { return c.Case.Channels() }
+
+// Bytes is what the case takes in memory.
+func (c *Source) Bytes() int64 {
+	n := c.size()
+	return int64(n[0]) * int64(n[1]) * int64(n[2]) * int64(4*c.channels()+2)
+}
+
+// read copies the region box, which may reach beyond the case.
+func (c *Source) read(box volume.Box) (augment.Sample, error) {
+	if c.Keep {
+		c.once.Do(func() { c.held, c.heldErr = c.load(volume.Box{Hi: c.size()}) })
+		if c.heldErr != nil {
+			return augment.Sample{}, c.heldErr
+		}
+		return augment.CropBox(c.held, box), nil
+	}
+	inside := box
+	for d, n := range c.size() {
+		inside.Lo[d] = min(max(box.Lo[d], 0), n)
+		inside.Hi[d] = max(min(box.Hi[d], n), inside.Lo[d])
+	}
+	s, err := c.load(inside)
+	if err != nil || inside == box {
+		return s, err
+	}
+	for d := range 3 {
+		box.Lo[d] -= inside.Lo[d]
+		box.Hi[d] -= inside.Lo[d]
+	}
+	return augment.CropBox(s, box), nil
+}
+
+func (c *Source) load(box volume.Box) (augment.Sample, error) {
+	s := augment.NewSample(c.channels(), box.Size())
+	if err := c.Case.Image(box.Lo, box.Hi, s.Image); err != nil {
+		return s, err
+	}
+	return s, c.Case.Seg(box.Lo, box.Hi, s.Seg)
+}

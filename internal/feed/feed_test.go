@@ -1,0 +1,190 @@
+package feed
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"go.uber.org/goleak"
+
+	"masksam/internal/recipe"
+	"masksam/internal/store"
+)
+
+// No test may leave a goroutine of its streams behind.
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// cases are some of the given size: noise, and a box of label 1.
+func cases(t testing.TB, size [3]int, keep bool, ids ...string) (list []*Source) {
+	t.Helper()
+	s, err := store.Create(filepath.Join(t.TempDir(), "store"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	rng := rand.New(rand.NewPCG(1, 1))
+	for _, id := range ids {
+		r := &store.Record{ID: id, Channels: 1, Size: size}
+		box := store.ClassVoxels{Labels: []int{1}}
+		for z := range size[0] {
+			for y := range size[1] {
+				for x := range size[2] {
+					label := int16(0)
+					if y > size[1]/2 && x > size[2]/3 {
+						label = 1
+						box.Voxels = append(box.Voxels, [3]int32{int32(z), int32(y), int32(x)})
+					}
+					r.Image, r.Seg = append(r.Image, float32(rng.NormFloat64())), append(r.Seg, label)
+				}
+			}
+		}
+		r.Classes = []store.ClassVoxels{box}
+		if err := s.Put(r); err != nil {
+			t.Fatal(err)
+		}
+		c, err := s.Case(id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		list = append(list, &Source{Case: c, Keep: keep})
+	}
+	return list
+}
+
+func loader(t testing.TB, keep bool) *Loader {
+	return &Loader{Cases: cases(t, [3]int{5, 18, 14}, keep, "a", "b", "c"), Size: 3, Patch: [3]int{4, 16, 16},
+		Augment: recipe.Small().Train.Augment, Foreground: 0.33, Classes: 2, Seed: [2]uint64{3, 0}}
+}
+
+// Reading patches from the store gives the batches that cases in memory give.
+func TestSources(t *testing.T) {
+	held, read := loader(t, true), loader(t, false)
+	forced := 0
+	for n := range 30 {
+		a, err := held.Batch(n)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := read.Batch(n)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !slices.Equal(a.Image, b.Image) || !slices.Equal(a.Seg, b.Seg) || !slices.Equal(a.Cases, b.Cases) {
+			t.Fatalf("batch %d differs between memory and store", n)
+		}
+		if slices.Contains(a.Seg[2*len(a.Seg)/3:], 1) {
+			forced++
+		}
+	}
+	if forced < 28 { // a rotated or scaled patch may lose its voxel
+		t.Errorf("the last sample of a batch shows foreground in %d of 30 batches", forced)
+	}
+}
+
+// A stream gives the batches in order, whatever is made ahead, and its goroutines end.
+func TestStream(t *testing.T) {
+	l := loader(t, true)
+	for _, w := range []Workers{{0, 0, 0}, {1, 1, 1}, {1, 1, 4}, {3, 3, 3}, {1, 4, 4}} {
+		s := l.Stream(4, w)
+		for n := 4; n < 12; n++ {
+			want, err := l.Batch(n)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := s.Next(context.Background())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !slices.Equal(got.Image, want.Image) || !slices.Equal(got.Cases, want.Cases) {
+				t.Fatalf("%+v: batch %d comes out of order", w, n)
+			}
+		}
+		ctx, cancel := context.WithCancel(context.Background())
+		cancel()
+		if _, err := s.Next(ctx); !errors.Is(err, context.Canceled) {
+			t.Errorf("%+v: a cancelled wait gives %v", w, err)
+		}
+		s.Close()
+	}
+}
+
+// Late batches bring workers up to the most, batches in time take them away down to the least; a fixed number stays.
+func TestWorkersAdapt(t *testing.T) {
+	after := func(w Workers, late, inTime int) int {
+		s := loader(t, true).Stream(0, w)
+		defer s.Close()
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		for range late {
+			s.adapt(true)
+		}
+		for range inTime {
+			s.adapt(false)
+		}
+		return s.limit
+	}
+	for _, c := range []struct {
+		w                  Workers
+		late, inTime, want int
+	}{
+		{Workers{1, 1, 8}, 2, 0, 1}, {Workers{1, 1, 8}, 3, 0, 2}, {Workers{1, 1, 8}, 100, 0, 8}, {Workers{1, 4, 8}, 0, 99, 4},
+		{Workers{1, 4, 8}, 0, 100, 3}, {Workers{1, 4, 8}, 0, 1000, 1}, {Workers{3, 3, 3}, 100, 0, 3}, {Workers{3, 3, 3}, 0, 1000, 3},
+		{Workers{1, 1, 8}, 30, 1000, 1},
+	} {
+		if got := after(c.w, c.late, c.inTime); got != c.want {
+			t.Errorf("%+v after %d late and %d batches in time: %d workers, want %d", c.w, c.late, c.inTime, got, c.want)
+		}
+	}
+}
+
+// No more batches are made at a time than there are workers, nor further ahead than said.
+func TestWorkersAreBounded(t *testing.T) {
+	s := loader(t, true).Stream(0, Workers{2, 2, 2})
+	defer s.Close()
+	for range 5 {
+		if _, err := s.Next(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.running != 2 || s.next-s.taken > Ahead || len(s.ready) > Ahead {
+		t.Errorf("%d workers, %d batches ahead, %d ready", s.running, s.next-s.taken, len(s.ready))
+	}
+}
+
+func TestNewWorkers(t *testing.T) {
+	for _, c := range []struct {
+		variable string
+		cpu      bool
+		want     Workers
+	}{{"", true, Workers{1, 1, 16}}, {"", false, Workers{1, 4, 16}}, {"12", true, Workers{12, 12, 12}}, {"40", false, Workers{16, 16, 16}},
+		{"0", false, Workers{}}} {
+		got, err := NewWorkers(c.variable, 16, c.cpu)
+		if err != nil || got != c.want {
+			t.Errorf("%q, CPU %v: %+v, %v; want %+v", c.variable, c.cpu, got, err, c.want)
+		}
+	}
+	for _, wrong := range []string{"many", "-1", "1.5", " "} {
+		if _, err := NewWorkers(wrong, 16, true); err == nil || !strings.Contains(err.Error(), "nnUNet_n_proc_DA") {
+			t.Errorf("%q: %v", wrong, err)
+		}
+	}
+	if got := (Workers{1, 5, 16}).Half(); got != (Workers{1, 2, 8}) {
+		t.Errorf("half is %+v", got)
+	}
+	if got := (Workers{}).Half(); got != (Workers{}) {
+		t.Errorf("half of none is %+v", got)
+	}
+}
+
+func TestLabelOutsideClasses(t *testing.T) {
+	l := loader(t, true)
+	l.Classes, l.Foreground = 1, 1
+	if _, err := l.Batch(0); err == nil {
+		t.Error("label 1 passes where the dataset has label 0 alone")
+	}
+}
