@@ -109,3 +109,54 @@ func TestNarrow(t *testing.T) {
 		}
 	}
 }
+
+// BenchmarkFrozen is one training step in bf16 of a network with an encoder of ViT-B's size, whose frozen weights are cast
+// at every step or kept cast.
+func BenchmarkFrozen(b *testing.B) {
+	c := frozen()
+	c.Height, c.Width = 64, 64
+	c.Encoder = sam.Encoder{Width: 768, Depth: 12, Heads: 12, Global: []int{2, 5, 8, 11}, Window: 14, Patch: 16,
+		Canvas: [2]int{1024, 1024}, Out: 256}
+	c.Generator.Stages = []Stage{{32, k1, 2}, {16, k1, 2}, {8, k1, 2}, {8, k1, 2}, {8, k1, 2}}
+	c.Head = []Layer{{"up", 8, k3}, {"up", 8, k3}, {"conv", 0, k3}}
+	all := func(string) bool { return true }
+	net, err := From(c, torch.CPU, 1, all, func(p *nn.Params) error {
+		for i, q := range p.All() {
+			data := make([]float32, q.Value.Numel())
+			for j := range data {
+				data[j] = 0.02 * (float32((i+j*7919)%1009)/504.5 - 1)
+			}
+			q.Value.CopyFrom32(data)
+		}
+		return nil
+	})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer net.Free()
+	x, seg := syntheticBatch(1, [3]int{c.Frames, c.Height, c.Width}, c.Classes)
+	step := func(b *testing.B) {
+		for b.Loop() {
+			err := torch.Do(torch.Mode{Grad: true, Autocast: torch.BFloat16}, func(s *torch.Scope) error {
+				out := net.Forward(s, s.Float32s(torch.CPU, x, 1, 1, c.Frames, c.Height, c.Width))
+				loss, _, err := NewCriterion(tiny().Loss, c).Losses(s, out, seg, nil)
+				if err == nil {
+					out.Backward(s, loss)
+				}
+				return err
+			})
+			if err != nil {
+				b.Fatal(err)
+			}
+		}
+	}
+	b.Run("cast", step)
+	err = torch.Do(torch.Mode{}, func(s *torch.Scope) error {
+		net.Params.Narrow(s, torch.BFloat16, func(p *nn.Param) bool { return !p.Trainable })
+		return nil
+	})
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Run("kept", step)
+}
