@@ -124,3 +124,46 @@ func TestPublishedCheckpoint(t *testing.T) {
 		t.Error("the checkpoint of the published code has other scores than the same weights in safetensors")
 	}
 }
+
+// Prediction in bf16 keeps the weights in it, which changes no score, and float32 afterwards has the file's own again.
+func TestKeptWeights(t *testing.T) {
+	if !torch.CPU.HasFastBF16() {
+		t.Skip("this processor does not compute in bf16")
+	}
+	c := newConstant(t)
+	c.fold(t, "0", 0.2, 0.5, 0.1, 0.2)
+	size := [3]int{4, 16, 16}
+	image := Image{Channels: 1, Size: size, Data: make([]float32, size[0]*size[1]*size[2])}
+	for i := range image.Data {
+		image.Data[i] = float32(i%17)/8 - 1
+	}
+	scores := func(m *Model, precision string) []float32 {
+		t.Helper()
+		sum, _, err := m.scores(t.Context(), "x", image, Tiling{Precision: precision}, progress.OrNop(nil))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return sum
+	}
+	m := open(t, c, "0")
+	net := c.network(t, 0.2, 0.5, 0.1, 0.2)
+	defer net.Free()
+	other, err := FromNetwork(&model.Model{Dir: c.dir, Meta: c.meta, Plans: c.plans, Dataset: c.dataset}, net, torch.CPU)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, precision := range []string{"float32", "bf16", "float32"} {
+		if !slices.Equal(scores(m, precision), scores(other, precision)) {
+			t.Errorf("in %s the scores differ from those of weights that are cast at every pass", precision)
+		}
+		kept := 0
+		for _, p := range m.net.Params.All() {
+			if p.Value.DType() == torch.BFloat16 {
+				kept++
+			}
+		}
+		if (kept > 0) != (precision == "bf16") {
+			t.Errorf("in %s, %d weights are kept in bf16", precision, kept)
+		}
+	}
+}
