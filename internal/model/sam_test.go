@@ -168,7 +168,7 @@ func TestACDCBeginsWithSAM(t *testing.T) {
 	}
 	load(t, path, list, machine.Bytes(info.Size()))
 
-	r, err := recipe.ACDC().Resolve(recipe.Data{Patch: [3]int{2, 32, 32}, Channels: 1, Classes: 4,
+	r, err := recipe.ACDC().Resolve(recipe.Data{Patch: [3]int{1, 32, 32}, Channels: 1, Classes: 4,
 		Kernels: [][3]int{{3, 3, 3}, {3, 3, 3}, {3, 3, 3}, {3, 3, 3}}, Convs: []int{2, 2, 2, 2}})
 	if err != nil {
 		t.Fatal(err)
@@ -201,7 +201,7 @@ func TestACDCBeginsWithSAM(t *testing.T) {
 		t.Errorf("%d parameters are frozen, the file has %d", frozen, len(start.file.Names()))
 	}
 	err = torch.Do(torch.Mode{}, func(s *torch.Scope) error {
-		plain := &plainSAM{s: s, frames: r.Patch[0], net: net.Params, file: map[string]*torch.Tensor{}}
+		plain := &plainSAM{s: s, net: net.Params, file: map[string]*torch.Tensor{}}
 		for _, x := range list {
 			plain.file[x.Name] = s.Float32s(torch.CPU, x.Data(), x.Shape...)
 		}
@@ -285,10 +285,9 @@ func compare(t *testing.T, what string, net *masksam.Net, r recipe.Recipe, plain
 
 // plainSAM is SAM's image encoder as published, one operation after the other. Frames of at most one window are assumed.
 type plainSAM struct {
-	s      *torch.Scope
-	frames int
-	file   map[string]*torch.Tensor
-	net    *nn.Params // has the adapters; nil: without
+	s    *torch.Scope
+	file map[string]*torch.Tensor
+	net  *nn.Params // has the adapters; nil: without
 }
 
 func (p *plainSAM) linear(at string, x *torch.Tensor) *torch.Tensor {
