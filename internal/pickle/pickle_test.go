@@ -44,7 +44,7 @@ func TestKeys(t *testing.T) {
 
 // Pickles follow one another in a text, each with a memory of its own.
 func TestPicklesInARow(t *testing.T) {
-	m := pickle.Machine{Text: "K\x01q\x00.\x8a\x09\xff\xff\xff\xff\xff\xff\xff\xff\x7f.h\x00."}
+	m := pickle.Machine{Text: "K\x01q\x00.\x8a\x09\xff\xff\xff\xff\xff\xff\xff\xff\x7f.h\x00"}
 	if v, err := m.Load(); v != int64(1) || err != nil {
 		t.Errorf("%v, error %v", v, err)
 	}
