@@ -123,7 +123,7 @@ func tinySources(t testing.TB, s *store.Store, keep bool) (list []*feed.Source) 
 // tinyRun is a run on five cases, ready to loop.
 func tinyRun(t testing.TB, folder string, r recipe.Recipe, cases []*feed.Source) *run {
 	t.Helper()
-	l, err := newLearner(r, torch.CPU, 11)
+	l, err := newLearner(r, new(model.Start), torch.CPU, 11)
 	if err != nil {
 		t.Fatal(err)
 	}
