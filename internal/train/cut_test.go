@@ -99,7 +99,6 @@ func stoppedAfter(t *testing.T, r recipe.Recipe, cases []*feed.Source, stops map
 	for batches, step := range stops {
 		folder := t.TempDir()
 		part := tinyRun(t, folder, r, cases)
-		part.workers = feed.Workers{} // each batch asks the context once
 		if err := part.loop(&countdown{t.Context(), batches}); !errors.Is(err, context.Canceled) {
 			t.Fatalf("stopped after %d batches: %v", batches, err)
 		}
