@@ -110,8 +110,8 @@ func (d Device) HasFastBF16() bool {
 	return err != nil || capability >= 80
 }
 
-// HasFloat16 tells whether autocast to Float16 works on d. On the CPU it does not: libtorch 1.13 has no products of
-// float16 there, and later versions have slow ones.
+// HasFloat16 tells whether autocast to Float16 is to be used on d. On the CPU it is not: that of libtorch 1.13 knows
+// bfloat16 alone there.
 func (d Device) HasFloat16() bool { return d != CPU }
 
 // SetTF32 lets CUDA compute products of float32 matrices, and convolutions of float32, with 10 instead of 23 bits of
