@@ -42,6 +42,18 @@ func Load(cfg Config, dev torch.Device, src nn.Source) (*Net, error) {
 	})
 }
 
+// Count is the number of values of the parameters of a valid configuration, in all and of those that train. It makes no
+// network.
+func (c Config) Count() (all, trained int) {
+	(&Net{Config: c}).make(nn.Counter(c.Trains, func(p *nn.Param, values int) {
+		all += values
+		if p.Trainable {
+			trained += values
+		}
+	}))
+	return all, trained
+}
+
 func build(cfg Config, dev torch.Device, fill func(s *torch.Scope, n *Net) error) (*Net, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err

@@ -127,6 +127,7 @@ type Builder struct {
 	seed   uint64
 	empty  bool
 	trains func(name string) bool
+	see    func(p *Param, values int) // makes no tensors, if set
 }
 
 // NewBuilder adds to the tree p, on dev, within a scope; trains decides by name
@@ -141,6 +142,12 @@ func (b *Builder) Empty() *Builder {
 	c := *b
 	c.empty = true
 	return &c
+}
+
+// Counter returns a builder that makes no tensors: the layers made with it can do nothing. see gets each parameter,
+// whose Value is nil, and how many values it has.
+func Counter(trains func(name string) bool, see func(p *Param, values int)) *Builder {
+	return &Builder{trains: trains, see: see}
 }
 
 // At returns a builder below name, formatted as by fmt.Sprintf.
@@ -163,14 +170,18 @@ func (b *Builder) Buffer(name string, init Init, shape ...int) *torch.Tensor {
 }
 
 func (b *Builder) add(name string, trainable bool, init Init, shape []int) *torch.Tensor {
+	n := 1
+	for _, d := range shape {
+		n *= d
+	}
+	if b.see != nil {
+		b.see(&Param{Name: name, Trainable: trainable}, n)
+		return nil
+	}
 	var t *torch.Tensor
 	if b.empty {
 		t = b.scope.Empty(b.dev, torch.Float32, shape...)
 	} else {
-		n := 1
-		for _, d := range shape {
-			n *= d
-		}
 		data := make([]float32, n)
 		h := fnv.New64a()
 		h.Write([]byte(name))

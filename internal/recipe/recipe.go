@@ -53,6 +53,10 @@ type Train struct {
 	Augment       augment.Config `json:"augment"`    // its mirror axes are those of prediction, too
 }
 
+// Autocast are the precisions of training and prediction, by name: the type that matrix products and convolutions are
+// computed in.
+var Autocast = map[string]torch.DType{"float32": torch.Float32, "bf16": torch.BFloat16, "float16": torch.Float16}
+
 // NewOptimizer makes the optimiser that t names over params. It must be called within torch.Do.
 func (t Train) NewOptimizer(params []*torch.Tensor) (*torch.Optimizer, error) {
 	switch t.Optimizer {

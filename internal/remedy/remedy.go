@@ -84,6 +84,7 @@ var (
 	Trainer       = Option{Name: "recipe"}
 	Set           = Option{Name: "set"} // with KEY=VALUE
 	Device        = Option{Name: "device"}
+	Precision     = Option{Name: "precision"}
 	Memory        = Option{Name: "memory"}
 	Workers       = Option{Name: "workers"}
 	Fold          = Option{Name: "fold"}

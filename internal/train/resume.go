@@ -116,6 +116,7 @@ func (f *Fold) begin(r *run) (finished int, err error) {
 		if r.state, err = r.learner.resume(path); err != nil {
 			return 0, err
 		}
+		meta.Precision = r.state.Precision
 		r.state.Meta = meta // a resumed run may have another number of epochs
 		r.kept(strings.TrimSuffix(filepath.Base(path), model.CheckpointExt))
 		for _, l := range []*feed.Loader{r.train, r.val} {

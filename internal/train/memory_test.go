@@ -1,0 +1,170 @@
+package train
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"masksam/internal/recipe"
+	"masksam/internal/torch"
+)
+
+// measured is a recipe whose peak is measured in a process of its own.
+type measured struct {
+	Recipe    string
+	Set       []string
+	Patch     [3]int
+	Classes   int
+	Precision string
+	Patches   int // of a pass of prediction; 0: a training step
+}
+
+func (c measured) resolved() (recipe.Recipe, error) {
+	r, err := recipe.Find(c.Recipe)
+	if err == nil {
+		err = r.Override(c.Set)
+	}
+	if err != nil {
+		return r, err
+	}
+	return r.Resolve(recipe.Data{Patch: c.Patch, Channels: 1, Classes: c.Classes,
+		Kernels: [][3]int{{1, 3, 3}, {1, 3, 3}, {3, 3, 3}, {3, 3, 3}, {3, 3, 3}, {3, 3, 3}}, Convs: []int{2}})
+}
+
+func (c measured) predicted() (recipe.Peak, error) {
+	r, err := c.resolved()
+	if err != nil {
+		return nil, err
+	}
+	if c.Patches > 0 {
+		return r.PassPeak(c.Precision, torch.CPU, c.Patches), nil
+	}
+	return r.StepPeak(c.Precision, torch.CPU, 1), nil
+}
+
+const peakEnv = "MASKSAM_TEST_PEAK"
+
+// TestMeasured is the other process: it takes what it is told to, and prints what the system says of it.
+func TestMeasured(t *testing.T) {
+	text := os.Getenv(peakEnv)
+	if text == "" {
+		t.Skip("other tests start this one")
+	}
+	var c measured
+	err := json.Unmarshal([]byte(text), &c)
+	if err == nil {
+		err = c.run()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	status, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	fmt.Println(string(status))
+}
+
+func (c measured) run() error {
+	r, err := c.resolved()
+	if err != nil {
+		return err
+	}
+	l, err := newLearner(r, torch.CPU, 1)
+	if err != nil {
+		return err
+	}
+	defer l.free()
+	l.autocast = precisions[c.Precision]
+	if c.Patches > 0 {
+		r.Batch = c.Patches
+		b := noiseBatch(r)
+		n := r.Network
+		return torch.Do(torch.Mode{Autocast: l.autocast}, func(s *torch.Scope) error {
+			l.net.Forward(s, s.Float32s(torch.CPU, b.Image, r.Batch, n.Channels, n.Frames, n.Height, n.Width)).ClassScores(s, r.Batch).Float32s()
+			return nil
+		})
+	}
+	for step := range 2 {
+		if _, ok, err := l.step(noiseBatch(r), step, r.Train.LR); err != nil || !ok {
+			return fmt.Errorf("step %d: %v %v", step, ok, err)
+		}
+	}
+	return nil
+}
+
+var highWater = regexp.MustCompile(`VmHWM:\s+(\d+) kB`)
+
+// peak is what the process took, in bytes.
+func (c measured) peak() (float64, error) {
+	text, err := json.Marshal(c)
+	if err != nil {
+		return 0, err
+	}
+	cmd := exec.Command("nice", os.Args[0], "-test.run=^TestMeasured$")
+	cmd.Env = append(os.Environ(), peakEnv+"="+string(text))
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		return 0, fmt.Errorf("%w: %s%s", err, out, stderr.String())
+	}
+	found := highWater.FindSubmatch(out)
+	if found == nil {
+		return 0, fmt.Errorf("the system does not tell the peak")
+	}
+	kB, err := strconv.ParseFloat(string(found[1]), 64)
+	return kB * 1024, err
+}
+
+// BenchmarkPeak compares predicted and measured peaks. Precision bf16 needs a processor of which libtorch uses AVX-512.
+func BenchmarkPeak(b *testing.B) {
+	narrow := []string{"encoder.width=64", "encoder.depth=5", "encoder.heads=2", "encoder.global=[1,2,3,4]"}
+	with := func(more ...string) []string { return append(slices.Clone(narrow), more...) }
+	for _, c := range []measured{
+		{Recipe: "small", Patch: [3]int{16, 56, 40}, Classes: 3},
+		{Recipe: "small", Patch: [3]int{24, 96, 80}, Classes: 3},
+		{Recipe: "small", Patch: [3]int{8, 64, 64}, Classes: 8},
+		{Recipe: "synapse", Set: with("queries=4", "batch=1", "points=4096", "train_all=true"), Patch: [3]int{2, 256, 256}, Classes: 3},
+		{Recipe: "synapse", Set: with("queries=8", "batch=1", "points=8192"), Patch: [3]int{2, 256, 256}, Classes: 6},
+		{Recipe: "acdc", Set: with("canvas=[512,512]", "batch=1", "points=4096"), Patch: [3]int{2, 128, 128}, Classes: 4},
+		{Recipe: "amos", Set: []string{"encoder.width=256", "encoder.depth=8", "encoder.heads=4", "encoder.global=[1,3,5,7]", "queries=6", "batch=1"},
+			Patch: [3]int{2, 384, 384}, Classes: 6},
+	} {
+		for _, patches := range []int{0, 1, 4} {
+			for _, c.Precision = range []string{"float32", "bf16"} {
+				if c.Precision == "bf16" && !torch.CPU.HasFastBF16() {
+					continue
+				}
+				c.Patches = patches
+				name := fmt.Sprint(c.Recipe, c.Patch, "/train/", c.Precision)
+				if patches > 0 {
+					name = fmt.Sprint(c.Recipe, c.Patch, "/predict", patches, "/", c.Precision)
+				}
+				b.Run(name, func(b *testing.B) {
+					p, err := c.predicted()
+					if err != nil {
+						b.Fatal(err)
+					}
+					took, err := c.peak()
+					if err != nil {
+						b.Fatal(err)
+					}
+					host, device := p.Total()
+					b.ReportMetric((host+device)/1e6, "predicted-MB")
+					b.ReportMetric(took/1e6, "measured-MB")
+					b.ReportMetric((host+device)/took, "ratio")
+					for _, part := range p {
+						b.Logf("%-28s %8.1f", part.Name, (part.Host+part.Device)/1e6)
+					}
+				})
+			}
+		}
+	}
+}
