@@ -13,6 +13,7 @@ type cli struct {
 	MovePlans  movePlansCmd  `cmd:"" help:"Give a dataset the plans of another one, so that both are preprocessed alike."`
 	Preprocess preprocessCmd `cmd:"" help:"Crop, normalise and resample a planned dataset's cases."`
 	Train      trainCmd      `cmd:"" help:"Train one fold, or go on with it."`
+	Replay     replayCmd     `cmd:"" help:"Repeat one training step that was skipped, and tell what in it is not finite."`
 	Predict    predictCmd    `cmd:"" help:"Label a folder of images with a trained model."`
 	Evaluate   evaluateCmd   `cmd:"" help:"Score label maps against references; writes summary.json."`
 	Info       infoCmd       `cmd:"" help:"Tell what an image file holds, or what there is of a dataset."`

@@ -117,7 +117,7 @@ func reference(t *testing.T) []byte {
 	say("without commas, `--`; the last of a repeated flag counts. Beyond argparse, a flag may have the other number of dashes (`-npz`).")
 	say("A misspelt flag is an error, also where nnU-Net passes it over. The last column says how a flag is taken:\n")
 	say("- **as is**: it does what it does in nnU-Net;")
-	say("- **upper bound**: memory decides how many cases are worked on at a time, and this number is the most;")
+	say("- **upper bound**: this number is the most; memory decides how many cases are worked on at a time, and training takes one\ndevice;")
 	say("- **no effect**: it is taken, and a line of the log says why it changes nothing;")
 	say("- **refused**: another value than the default is an error that says why.")
 	for _, name := range nnunetNames() {
@@ -152,7 +152,7 @@ func taken(f *kong.Flag) string {
 		return "refused: " + f.Tag.Get("refused")
 	case f.Tag.Has("unused"):
 		return "no effect: " + f.Tag.Get("unused")
-	case kind == reflect.TypeFor[workers]():
+	case kind == reflect.TypeFor[workers](), kind == reflect.TypeFor[gpus]():
 		return "upper bound"
 	}
 	return "as is"

@@ -57,6 +57,7 @@ func TestScripts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	root := filepath.Join(scripts, "../../../..")
 	bin := t.TempDir()
 	commands := map[string]func(ts *testscript.TestScript, neg bool, args []string){
 		"mkdata":      helper(mkdata),
@@ -66,6 +67,7 @@ func TestScripts(t *testing.T) {
 		"whole":       helper(whole),
 		"tmpfs":       tmpfs,
 		"nopartial":   noPartial,
+		"clone":       helper(func(args []string) error { return clone(args[0], self, root) }),
 	}
 	for _, name := range names() {
 		if err := os.Symlink(self, filepath.Join(bin, name)); err != nil {
@@ -97,6 +99,12 @@ func TestScripts(t *testing.T) {
 			return true, unix.Unmount(dir, 0)
 		},
 	})
+}
+
+// clone DIR makes a folder as a clone of the repository at root is after make build: the scripts, and the program.
+func clone(dir, self, root string) error {
+	return errors.Join(os.CopyFS(filepath.Join(dir, "bash"), os.DirFS(filepath.Join(root, "bash"))),
+		os.MkdirAll(filepath.Join(dir, "bin"), 0o777), os.Symlink(self, filepath.Join(dir, "bin", "masksam")))
 }
 
 // oneAtATime is held by a command that runs in the test's own process, whose folder and environment it takes.

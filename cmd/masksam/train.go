@@ -3,7 +3,9 @@ package main
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"math"
+	"strconv"
 	"time"
 
 	"masksam/internal/dataset"
@@ -19,9 +21,12 @@ type trainCmd struct {
 	Recipe            string   `help:"Recipe, whose plans are trained unless --plans names others: ${recipes}." default:"small" short:"r"`
 	Plans             string   `help:"Plans to train, else the recipe's own." short:"p"`
 	Set               []string `help:"Override a hyper-parameter of training, as epochs=2; repeatable." sep:"none" placeholder:"KEY=VALUE"`
+	Epochs            *int     `help:"Epochs in all; with --continue, a finished run gets more." placeholder:"N"`
 	Minutes           float64  `help:"Budget of training time." placeholder:"N"`
+	Patience          *int     `help:"End the training when so many epochs have brought no new best moving Dice." placeholder:"N"`
 	Continue          bool     `help:"Go on from the newest checkpoint."`
 	Validate          bool     `help:"Only the final validation of a finished run."`
+	ValidateBest      bool     `help:"The final validation is of the best checkpoint, into validation_best."`
 	SkipValidation    bool     `help:"End after the last checkpoint."`
 	SaveProbabilities bool     `help:"Keep the scores of the final validation." name:"probabilities"`
 	Device            string   `help:"cpu, cuda, cuda:1 …; auto takes a GPU if there is one." default:"auto"`
@@ -37,9 +42,17 @@ func (c *trainCmd) Run(a *app) error {
 	if c.Plans == "" {
 		c.Plans = r.Plans
 	}
+	for _, f := range []struct {
+		key   string
+		value *int
+	}{{"epochs", c.Epochs}, {"patience", c.Patience}} {
+		if f.value != nil {
+			c.Set = append(c.Set, fmt.Sprintf("%s=%d", f.key, *f.value))
+		}
+	}
 	return a.train(c.Device, steps.TrainOptions{Roots: c.roots.roots(), Dataset: c.Dataset, Plans: c.Plans, Configuration: c.Config,
 		Fold: c.Fold, Trainer: r.Name, Set: c.Set, Budget: minutes(c.Minutes), Seed: c.Seed, Continue: c.Continue, ValidateOnly: c.Validate,
-		SkipValidation: c.SkipValidation, SaveProbabilities: c.SaveProbabilities})
+		ValidateBest: c.ValidateBest, SkipValidation: c.SkipValidation, SaveProbabilities: c.SaveProbabilities})
 }
 
 // minutes is a budget of time as a flag gives it.
@@ -68,14 +81,26 @@ type nnunetTrain struct {
 	Trainer       string   `option:"recipe" name:"tr" help:"Trainer: MaskSAM_ACDC, MaskSAM_Synapse, MaskSAM_AMOS or MaskSAM_Small." default:"nnUNetTrainer"`
 	Plans         string   `option:"plans" name:"p" help:"Plans." default:"nnUNetPlans"`
 	Pretrained    string   `name:"pretrained_weights" help:"Weights to start from." refused:"starting from other weights is not built"`
-	GPUs          string   `name:"num_gpus" help:"Number of GPUs." default:"1" refused:"training on several devices is not built; leave it at 1"`
+	GPUs          gpus     `name:"num_gpus" help:"Number of GPUs." default:"1"`
 	NPZ           bool     `option:"probabilities" name:"npz" help:"Save the scores of the final validation."`
 	Continue      bool     `option:"continue" name:"c" help:"Go on from the newest checkpoint."`
 	Validate      bool     `option:"validate" name:"val" help:"Only the final validation."`
-	ValidateBest  bool     `name:"val_best" help:"Validate checkpoint_best."`
+	ValidateBest  bool     `option:"validate-best" name:"val_best" help:"Validate checkpoint_best."`
 	NoCheckpoints bool     `name:"disable_checkpointing" help:"Write no checkpoints."`
 	Device        string   `name:"device" help:"cuda or cpu; auto takes a GPU if there is one." default:"auto"`
 	Set           []string `own:"" name:"set" help:"Override a hyper-parameter of training, as epochs=2 (not nnU-Net's)." sep:"none"`
+}
+
+// gpus is a number of GPUs to train on at most.
+type gpus int
+
+func (g *gpus) UnmarshalText(text []byte) error {
+	n, err := strconv.Atoi(string(text))
+	if err != nil || n < 1 {
+		return fmt.Errorf("%q is no number of GPUs: give 1 or more", text)
+	}
+	*g = gpus(n)
+	return nil
 }
 
 func (c *nnunetTrain) Run(a *app) error {
@@ -87,6 +112,10 @@ func (c *nnunetTrain) Run(a *app) error {
 		return errors.New("--val and --c exclude each other")
 	case c.ValidateBest && c.NoCheckpoints:
 		return errors.New("--val_best and --disable_checkpointing exclude each other")
+	}
+	if c.GPUs > 1 {
+		slog.Info(fmt.Sprintf("-num_gpus %d: one device computes the plan's whole batch, in the same step", c.GPUs),
+			"GPUs present", torch.CUDACount())
 	}
 	return a.train(c.Device, steps.TrainOptions{Roots: dataset.Env(), Dataset: c.Dataset, Plans: c.Plans, Configuration: c.Config,
 		Fold: c.Fold, Trainer: c.Trainer, Set: c.Set, Seed: 12345, Continue: c.Continue, ValidateOnly: c.Validate,

@@ -22,18 +22,23 @@ type Config struct {
 	PRotate float64 `json:"p_rotate"` // probability of a rotation
 	// Rotate are the largest angles about each axis in degrees, drawn uniformly from [-a, a). Without, a recipe takes
 	// those of Rotation. A rotation about axis 0 alone varies slices in plane only (InPlane).
-	Rotate      *[3]float64 `json:"rotate"`
-	PScale      float64     `json:"p_scale"` // probability of scaling, one factor for all axes
-	Scale       [2]float64  `json:"scale"`   // bounds of the factor; above 1 shows more of the case, so objects shrink
-	PNoise      float64     `json:"p_noise"`
-	Noise       float64     `json:"noise"` // largest standard deviation of the Gaussian noise
-	PBrightness float64     `json:"p_brightness"`
-	Brightness  [2]float64  `json:"brightness"` // bounds of the factor, on either side of 1
-	PContrast   float64     `json:"p_contrast"`
-	Contrast    [2]float64  `json:"contrast"` // bounds of the factor, on either side of 1
-	PGamma      float64     `json:"p_gamma"`
-	PGammaInv   float64     `json:"p_gamma_inv"` // probability of gamma of the inverted image
-	Gamma       [2]float64  `json:"gamma"`       // bounds of the exponent, on either side of 1
+	Rotate *[3]float64 `json:"rotate"`
+	PScale float64     `json:"p_scale"` // probability of scaling, one factor for all axes
+	Scale  [2]float64  `json:"scale"`   // bounds of the factor; above 1 shows more of the case, so objects shrink
+	PNoise float64     `json:"p_noise"`
+	Noise  float64     `json:"noise"` // largest standard deviation of the Gaussian noise
+	// PBlur and PLowResolution are of the sample; each channel then takes part with probability 1/2.
+	PBlur          float64    `json:"p_blur"`
+	Blur           [2]float64 `json:"blur"` // bounds of the Gaussian's standard deviation in voxels, drawn per channel and axis
+	PBrightness    float64    `json:"p_brightness"`
+	Brightness     [2]float64 `json:"brightness"` // bounds of the factor, on either side of 1
+	PContrast      float64    `json:"p_contrast"`
+	Contrast       [2]float64 `json:"contrast"` // bounds of the factor, on either side of 1
+	PLowResolution float64    `json:"p_low_resolution"`
+	LowResolution  [2]float64 `json:"low_resolution"` // bounds of the factor of the size, drawn per channel
+	PGamma         float64    `json:"p_gamma"`
+	PGammaInv      float64    `json:"p_gamma_inv"` // probability of gamma of the inverted image
+	Gamma          [2]float64 `json:"gamma"`       // bounds of the exponent, on either side of 1
 }
 
 // Check names the first field whose value makes no sense.
@@ -46,8 +51,9 @@ func (c Config) Check() error {
 	for _, p := range []struct {
 		name string
 		v    float64
-	}{{"p_rotate", c.PRotate}, {"p_scale", c.PScale}, {"p_noise", c.PNoise}, {"p_brightness", c.PBrightness},
-		{"p_contrast", c.PContrast}, {"p_gamma", c.PGamma}, {"p_gamma_inv", c.PGammaInv}} {
+	}{{"p_rotate", c.PRotate}, {"p_scale", c.PScale}, {"p_noise", c.PNoise}, {"p_blur", c.PBlur},
+		{"p_brightness", c.PBrightness}, {"p_contrast", c.PContrast}, {"p_low_resolution", c.PLowResolution},
+		{"p_gamma", c.PGamma}, {"p_gamma_inv", c.PGammaInv}} {
 		if !(p.v >= 0 && p.v <= 1) {
 			return fmt.Errorf("%s is %v: a probability is 0 to 1", p.name, p.v)
 		}
@@ -59,11 +65,15 @@ func (c Config) Check() error {
 		name string
 		p    float64
 		v    [2]float64
-	}{{"scale", c.PScale, c.Scale}, {"brightness", c.PBrightness, c.Brightness}, {"contrast", c.PContrast, c.Contrast},
+	}{{"scale", c.PScale, c.Scale}, {"blur", c.PBlur, c.Blur}, {"brightness", c.PBrightness, c.Brightness},
+		{"contrast", c.PContrast, c.Contrast}, {"low_resolution", c.PLowResolution, c.LowResolution},
 		{"gamma", max(c.PGamma, c.PGammaInv), c.Gamma}} {
 		if r.p > 0 && !(r.v[0] > 0 && r.v[0] <= r.v[1] && !math.IsInf(r.v[1], 0)) {
 			return fmt.Errorf("%s is %v: its bounds must be above 0, the lower one first", r.name, r.v)
 		}
+	}
+	if c.PLowResolution > 0 && c.LowResolution[1] > 1 {
+		return fmt.Errorf("low_resolution is %v: a factor above 1 lowers no resolution", c.LowResolution)
 	}
 	return nil
 }
@@ -129,11 +139,14 @@ type Params struct {
 	Affine     *[3][3]float64 // output voxel x reads input position Affine·x, both relative to their centres
 	NoiseSigma float64
 	NoiseSeed  uint64
-	Brightness []float64 // factors per channel, as the following three
+	Blur       [][3]float64 // standard deviations per channel and axis; zeros leave a channel as it is
+	Brightness []float64    // factors per channel, as Contrast, GammaInv and Gamma
 	Contrast   []float64
-	GammaInv   []float64
-	Gamma      []float64
-	Flip       [3]bool
+	// LowResolution are factors of the size per channel and axis; zeros leave a channel as it is.
+	LowResolution [][3]float64
+	GammaInv      []float64
+	Gamma         []float64
+	Flip          [3]bool
 }
 
 // Draw throws the coins of one sample and draws its parameters.
@@ -150,13 +163,40 @@ func (c Config) Draw(rng *rand.Rand, channels int) Params {
 		}
 		return f
 	}
+	// some draws for half of the channels. Without a probability it draws nothing: runs of recipes that were written before
+	// these transforms see the samples that they saw.
+	some := func(probability float64, draw func() [3]float64) [][3]float64 {
+		if probability == 0 || !coin(probability) {
+			return nil
+		}
+		values := make([][3]float64, channels)
+		for i := range values {
+			if coin(0.5) {
+				values[i] = draw()
+			}
+		}
+		return values
+	}
 	p.Affine = c.drawAffine(rng)
 	if coin(c.PNoise) {
 		p.NoiseSigma = c.Noise * rng.Float64()
 		p.NoiseSeed = rng.Uint64()
 	}
+	p.Blur = some(c.PBlur, func() (sigma [3]float64) {
+		for axis := range sigma {
+			sigma[axis] = uniform(rng, c.Blur[0], c.Blur[1])
+		}
+		return sigma
+	})
 	p.Brightness = factors(c.PBrightness, c.Brightness)
 	p.Contrast = factors(c.PContrast, c.Contrast)
+	p.LowResolution = some(c.PLowResolution, func() [3]float64 {
+		f := uniform(rng, c.LowResolution[0], c.LowResolution[1])
+		if c.InPlane() {
+			return [3]float64{1, f, f}
+		}
+		return [3]float64{f, f, f}
+	})
 	p.GammaInv = factors(c.PGammaInv, c.Gamma)
 	p.Gamma = factors(c.PGamma, c.Gamma)
 	for _, axis := range c.Mirror {
@@ -220,6 +260,9 @@ func (p Params) Apply(in Sample, patch [3]int) Sample {
 	if p.NoiseSigma > 0 {
 		AddNoise(s.Image, rand.New(rand.NewPCG(p.NoiseSeed, 0)), p.NoiseSigma)
 	}
+	for ch, sigma := range p.Blur {
+		Blur(s.Channel(ch), s.Shape, sigma)
+	}
 	each := func(factors []float64, transform func(x []float32, f float64)) {
 		for ch, f := range factors {
 			transform(s.Channel(ch), f)
@@ -227,6 +270,11 @@ func (p Params) Apply(in Sample, patch [3]int) Sample {
 	}
 	each(p.Brightness, Scale)
 	each(p.Contrast, Contrast)
+	for ch, factor := range p.LowResolution {
+		if factor != [3]float64{} {
+			LowResolution(s.Channel(ch), s.Shape, factor)
+		}
+	}
 	each(p.GammaInv, func(x []float32, g float64) { Gamma(x, g, true) })
 	each(p.Gamma, func(x []float32, g float64) { Gamma(x, g, false) })
 	s.Flip(p.Flip)

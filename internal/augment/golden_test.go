@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"math"
 	"slices"
+	"strconv"
 	"testing"
 
 	"masksam/internal/goldentest"
@@ -68,6 +69,11 @@ func TestGoldenAugmentation(t *testing.T) {
 		Invert      bool
 		Multipliers []float64
 		Channels    []int `json:"apply_to_channels"`
+		Sigmas      []float64
+		Kernels     [][]float64
+		Scale       json.RawMessage // a number, or three
+		IgnoreAxes  []int           `json:"ignore_axes"`
+		Sizes       map[string]int
 	}
 	goldentest.JSON(t, "nnunet/augmentation/augment.json", &entries)
 	arrays := goldentest.Arrays(t, "nnunet/augmentation/augment.safetensors")
@@ -102,7 +108,40 @@ func TestGoldenAugmentation(t *testing.T) {
 			p.Contrast = e.Multipliers
 		case "MultiplicativeBrightnessTransform":
 			p.Brightness = e.Multipliers
+		case "GaussianBlurTransform":
+			p.Blur = [][3]float64{[3]float64(e.Sigmas)}
+			for axis, want := range e.Kernels {
+				got := gaussian(9, e.Sigmas[axis]).weights[:len(want)]
+				for i, w := range want {
+					if math.Abs(float64(got[i])-w) > 1e-7 {
+						t.Errorf("%s: kernel %v, want %v", e.Name, got, want)
+					}
+				}
+			}
+		case "SimulateLowResolutionTransform":
+			var f float64
+			if err := json.Unmarshal(e.Scale, &f); err != nil {
+				t.Fatal(err)
+			}
+			p.LowResolution = [][3]float64{{f, f, f}}
+			for _, axis := range e.IgnoreAxes {
+				p.LowResolution[0][axis] = 1
+			}
+		case "table":
+			for text, want := range e.Sizes {
+				sigma, err := strconv.ParseFloat(text, 64)
+				if got := len(gaussian(9, sigma).weights) / 9; err != nil || got != want {
+					t.Errorf("%s %s: a kernel of %d, want %d, %v", e.Name, text, got, want, err)
+				}
+			}
+			continue
+		case "MirrorTransform", "MaskImageTransform", "RemoveLabel -1 -> 0":
+			continue // TestGoldenMirrorAndMask
+		case "DownsampleSegForDS nearest-exact", "ConvertSegmentationToRegions", "MoveSegAsOneHotToData",
+			"binary ops with skimage ball(radius)", "3D->2D reshape (C*Z,H,W)":
+			continue // TestGoldenTargets, TestGoldenBinary, TestGoldenInPlane
 		default:
+			t.Errorf("%s: no test for %s", e.Name, e.Transform)
 			continue
 		}
 		t.Run(e.Name, func(t *testing.T) {
@@ -130,6 +169,72 @@ func TestGoldenMirrorAndMask(t *testing.T) {
 	s.Finish([]int{1})
 	near(t, s.Image, arrays["mask.image_out"].Float32())
 	equalLabels(t, s.Seg, goldentest.To[int16](arrays["removelabel.seg_out"].Data))
+}
+
+func bools(a goldentest.Array) []bool {
+	out := make([]bool, len(a.Data))
+	for i, v := range a.Data {
+		out[i] = v != 0
+	}
+	return out
+}
+
+func TestGoldenTargets(t *testing.T) {
+	arrays := goldentest.Arrays(t, "nnunet/augmentation/augment.safetensors")
+	a := arrays["ds.seg"]
+	seg, shape := goldentest.To[int16](a.Data), [3]int(a.Shape[1:])
+	for name, scale := range map[string][3]float64{"ds.0": {1, 1, 1}, "ds.1": {1, 0.5, 0.5}, "ds.2": {0.5, 0.25, 0.25},
+		"ds.3": {0.25, 0.125, 0.2}} {
+		want := arrays[name+".seg_out"]
+		var to [3]int
+		for d := range 3 {
+			to[d] = scaled(shape[d], scale[d])
+		}
+		if to != [3]int(want.Shape[1:]) {
+			t.Errorf("%s: size %v, want %v", name, to, want.Shape[1:])
+		}
+		equalLabels(t, Downsample(seg, shape, to), goldentest.To[int16](want.Data))
+	}
+	if got := slices.Concat(Masks(seg, [][]int16{{1, 2}, {2}, {3}})...); !slices.Equal(got, bools(arrays["regions.out"])) {
+		t.Error("regions differ")
+	}
+
+	both := goldentest.To[int16](arrays["onehot.seg"].Data)
+	image := arrays["onehot.image_out"].Float32()
+	n := len(both) / 2
+	equalLabels(t, both[:n], goldentest.To[int16](arrays["onehot.seg_out"].Data))
+	for i, set := range slices.Concat(Masks(both[n:], [][]int16{{1}, {2}})...) {
+		if set != (image[n+i] == 1) {
+			t.Fatalf("value %d of the labels as channels is %v, want %v", i, set, image[n+i])
+		}
+	}
+}
+
+func TestGoldenBinary(t *testing.T) {
+	arrays := goldentest.Arrays(t, "nnunet/augmentation/augment.safetensors")
+	mask := func(name string) []bool { return bools(arrays[name]) }
+	in, shape := mask("binary.in"), [3]int(arrays["binary.in"].Shape)
+	for text, radius := range map[string]float64{"1": 1, "2": 2, "3.5": 3.5} {
+		dilated, eroded := Dilate(in, shape, radius), Erode(in, shape, radius)
+		for name, got := range map[string][]bool{"dilation": dilated, "erosion": eroded,
+			"opening": Dilate(eroded, shape, radius), "closing": Erode(dilated, shape, radius)} {
+			if !slices.Equal(got, mask("binary."+name+"_r"+text)) {
+				t.Errorf("%s by a radius of %s differs", name, text)
+			}
+		}
+	}
+}
+
+// nnU-Net folds slices into channels and transforms them as a 2-D image (pseudo2d), here a rotation about axis 0 does it.
+func TestGoldenInPlane(t *testing.T) {
+	arrays := goldentest.Arrays(t, "nnunet/augmentation/augment.safetensors")
+	slab, folded := sample(t, arrays, "pseudo2d.in", ""), sample(t, arrays, "pseudo2d.out", "")
+	a := Affine(true, [3]float64{0.7}, 1.2)
+	got := Transform(slab, [3]int{3, 5, 4}, a)
+	near(t, got.Image, Transform(folded, [3]int{1, 5, 4}, a).Image)
+	if slices.Equal(got.Image[:20], got.Image[20:40]) {
+		t.Error("all slices are equal: this proves nothing")
+	}
 }
 
 func TestGoldenSchedule(t *testing.T) {

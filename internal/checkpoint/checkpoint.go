@@ -23,6 +23,7 @@ import (
 	"unicode/utf8"
 
 	"masksam/internal/atomicfile"
+	"masksam/internal/numpy"
 )
 
 // DType is a safetensors element type, by the name that the file uses.
@@ -305,7 +306,7 @@ func (f *File) Float32s(name string) (data []float32, shape []int, err error) {
 	return convert(f, name, map[DType]func([]byte) float32{
 		F32:  func(b []byte) float32 { return math.Float32frombits(binary.LittleEndian.Uint32(b)) },
 		F64:  func(b []byte) float32 { return float32(math.Float64frombits(binary.LittleEndian.Uint64(b))) },
-		F16:  func(b []byte) float32 { return float16(binary.LittleEndian.Uint16(b)) },
+		F16:  func(b []byte) float32 { return numpy.Float16(binary.LittleEndian.Uint16(b)) },
 		BF16: func(b []byte) float32 { return math.Float32frombits(uint32(binary.LittleEndian.Uint16(b)) << 16) },
 	})
 }
@@ -315,7 +316,7 @@ func (f *File) Float64s(name string) (data []float64, shape []int, err error) {
 	return convert(f, name, map[DType]func([]byte) float64{
 		F32: func(b []byte) float64 { return float64(math.Float32frombits(binary.LittleEndian.Uint32(b))) },
 		F64: func(b []byte) float64 { return math.Float64frombits(binary.LittleEndian.Uint64(b)) },
-		F16: func(b []byte) float64 { return float64(float16(binary.LittleEndian.Uint16(b))) },
+		F16: func(b []byte) float64 { return float64(numpy.Float16(binary.LittleEndian.Uint16(b))) },
 		BF16: func(b []byte) float64 {
 			return float64(math.Float32frombits(uint32(binary.LittleEndian.Uint16(b)) << 16))
 		},
@@ -378,16 +379,4 @@ func convert[T any](f *File, name string, from map[DType]func([]byte) T) ([]T, [
 		}
 	}
 	return out, slices.Clone(e.Shape), nil
-}
-
-// float16 widens an IEEE 754 half-precision number.
-func float16(h uint16) float32 {
-	sign, exponent, fraction := uint32(h>>15)<<31, int(h>>10&31), uint32(h&1023)
-	switch exponent {
-	case 0: // zero or subnormal: fraction·2⁻²⁴
-		return math.Float32frombits(sign | math.Float32bits(float32(fraction)/(1<<24)))
-	case 31: // infinity or NaN
-		return math.Float32frombits(sign | 255<<23 | fraction<<13)
-	}
-	return math.Float32frombits(sign | uint32(exponent-15+127)<<23 | fraction<<13)
 }

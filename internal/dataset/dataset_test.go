@@ -204,6 +204,34 @@ func TestName(t *testing.T) {
 	}
 }
 
+// Raw datasets may lie one folder deeper, in nnUNet_raw_data; where both levels have one, nnU-Net's counts.
+func TestNestedRawFolders(t *testing.T) {
+	root := t.TempDir()
+	for _, dir := range []string{"Dataset001_Both", "Dataset003_Upper", "nnUNet_raw_data/Dataset001_Both", "nnUNet_raw_data/Dataset002_Nested",
+		"nnUNet_raw_data/Dataset003_Other"} {
+		if err := os.MkdirAll(filepath.Join(root, dir), 0o777); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r := Roots{Raw: root}
+	for _, id := range []string{"2", "Dataset002_Nested"} {
+		if got, err := r.RawFolder(id); got != filepath.Join(root, "nnUNet_raw_data/Dataset002_Nested") || err != nil {
+			t.Errorf("%s: %s, %v", id, got, err)
+		}
+	}
+	for name, want := range map[string]string{"Dataset001_Both": "Dataset001_Both", "Dataset004_New": "Dataset004_New"} {
+		if got, err := r.RawDir(name); got != filepath.Join(root, want) || err != nil {
+			t.Errorf("%s: %s, %v", name, got, err)
+		}
+	}
+	if _, err := r.Name("3"); err == nil || !strings.Contains(err.Error(), "Dataset003_Other, Dataset003_Upper") {
+		t.Errorf("one number under two names: %v", err)
+	}
+	if names := (Roots{}).Names(1); names != nil { // no folder of the working folder is meant
+		t.Errorf("without roots: %v", names)
+	}
+}
+
 // splitsTable is what scikit-learn's KFold and NumPy gave.
 type splitsTable struct {
 	KFold   map[string][][]int `json:"kfold5_seed12345_val_indices"`

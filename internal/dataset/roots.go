@@ -21,13 +21,36 @@ const (
 	EnvResults      = "nnUNet_results"
 )
 
+// rawData is a folder between Raw and its datasets that MaskSAM's published layout has, and nnU-Net's first version had.
+const rawData = "nnUNet_raw_data"
+
 // Env reads the roots from the environment.
 func Env() Roots {
 	return Roots{os.Getenv(EnvRaw), os.Getenv(EnvPreprocessed), os.Getenv(EnvResults)}
 }
 
-// RawDir is the raw folder of a dataset of the given name.
-func (r Roots) RawDir(name string) (string, error) { return below(r.Raw, EnvRaw, remedy.Raw, name) }
+// RawDir is the raw folder of a dataset of the given name: Raw/NAME, or Raw/nnUNet_raw_data/NAME where that is a folder
+// and the first, which is nnU-Net's place, is none.
+func (r Roots) RawDir(name string) (string, error) {
+	dir, err := below(r.Raw, EnvRaw, remedy.Raw, name)
+	if inner := filepath.Join(r.Raw, rawData, name); err == nil && !IsDir(dir) && IsDir(inner) {
+		return inner, nil
+	}
+	return dir, err
+}
+
+// folders are those that hold folders of datasets.
+func (r Roots) folders() (all []string) {
+	if r.Raw != "" {
+		all = append(all, r.Raw, filepath.Join(r.Raw, rawData))
+	}
+	for _, root := range []string{r.Preprocessed, r.Results} {
+		if root != "" {
+			all = append(all, root)
+		}
+	}
+	return all
+}
 
 // PreprocessedDir is the preprocessed folder of a dataset.
 func (r Roots) PreprocessedDir(name string) (string, error) {
@@ -70,8 +93,8 @@ func (r Roots) Name(idOrName string) (string, error) {
 		return err
 	}
 	if strings.HasPrefix(idOrName, "Dataset") {
-		for _, root := range []string{r.Raw, r.Preprocessed, r.Results} {
-			if root != "" && IsDir(filepath.Join(root, idOrName)) {
+		for _, root := range r.folders() {
+			if IsDir(filepath.Join(root, idOrName)) {
 				return idOrName, nil
 			}
 		}
@@ -94,10 +117,7 @@ func (r Roots) Name(idOrName string) (string, error) {
 // Names are the distinct names, DatasetXXX_Name, of the folders below any of the roots that have the number, sorted.
 func (r Roots) Names(id int) []string {
 	var names []string
-	for _, root := range []string{r.Preprocessed, r.Raw, r.Results} {
-		if root == "" {
-			continue
-		}
+	for _, root := range r.folders() {
 		entries, _ := os.ReadDir(root) // a root that is not there holds no dataset
 		for _, e := range entries {
 			if strings.HasPrefix(e.Name(), prefix(id)) && IsDir(filepath.Join(root, e.Name())) {

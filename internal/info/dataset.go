@@ -137,8 +137,8 @@ func ReadDataset(ctx context.Context, which string, o Options) (*Dataset, error)
 		if d.Name, err = o.Roots.Name(which); err != nil {
 			return nil, err
 		}
-		for _, root := range []string{o.Roots.Raw, o.Roots.Preprocessed, o.Roots.Results} {
-			if dir := filepath.Join(root, d.Name); root != "" && d.Folder == "" && isFolder(dir) {
+		for _, folder := range []func(string) (string, error){o.Roots.RawDir, o.Roots.PreprocessedDir, o.Roots.ResultsDir} {
+			if dir, err := folder(d.Name); err == nil && d.Folder == "" && isFolder(dir) { // a root may be unnamed
 				d.Folder = dir
 			}
 		}

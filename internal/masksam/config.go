@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math"
 
+	"masksam/internal/nn"
 	"masksam/internal/sam"
 )
 
@@ -37,6 +38,7 @@ type Config struct {
 	// AuxLogits says what the losses of the auxiliary masks see: "reference" their sigmoid used as if it were a logit
 	// (the published code squashes twice), "raw" the real logits.
 	AuxLogits AuxLogits `json:"aux_logits"`
+	Start     Start     `json:"start"`
 	// TrainAll trains every parameter; else SAM's own are frozen (docs/network.md).
 	TrainAll bool `json:"train_all"`
 }
@@ -49,6 +51,36 @@ const (
 	AuxReference AuxLogits = "reference"
 	AuxRaw       AuxLogits = "raw"
 )
+
+// Start says which values parameters have that nothing is loaded into. Linear and convolution layers have PyTorch's
+// default, U(±1/√fan_in) for weight and bias, unless said otherwise here; norms begin as the identity, relative positions
+// at zero, tokens and SAM's own prompt embeddings at N(0, 1).
+type Start string
+
+const (
+	// StartReference is how the published code starts: embeddings of positions and frames are zero, so that with SAM's
+	// weights training begins at SAM's own features.
+	StartReference Start = "reference"
+	// StartHe fills the convolutions of blocks by nn.He, as nnU-Net does, and the embeddings with N(0, 0.02²). A
+	// configuration that says nothing, of an earlier version, means it.
+	StartHe Start = "he"
+)
+
+// block fills the convolutions of blocks whose activation has a slope below zero.
+func (c Config) block(slope float64) func(fanIn int) nn.Init {
+	if c.Start == StartReference {
+		return nn.FanIn
+	}
+	return func(fanIn int) nn.Init { return nn.He(fanIn, slope) }
+}
+
+// embedding fills the embeddings of positions and frames.
+func (c Config) embedding() nn.Init {
+	if c.Start == StartReference {
+		return nn.Const(0)
+	}
+	return nn.Normal(0.02)
+}
 
 // Layer is one 3-D layer of the stem or the head.
 type Layer struct {
@@ -198,6 +230,9 @@ func (c Config) Validate() error {
 	}
 	if c.DepthAxis != sam.DepthReference && c.DepthAxis != sam.DepthSlices {
 		return fmt.Errorf("network: depth_axis %q is neither reference nor slices", c.DepthAxis)
+	}
+	if c.Start != "" && c.Start != StartReference && c.Start != StartHe {
+		return fmt.Errorf("network: start %q is neither reference nor he", c.Start)
 	}
 	if c.AuxLogits != AuxReference && c.AuxLogits != AuxRaw {
 		return fmt.Errorf("network: aux_logits %q is neither reference nor raw", c.AuxLogits)

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"math/rand/v2"
 
 	"masksam/internal/torch"
 )
@@ -14,6 +15,14 @@ const boxEps = 1e-6
 // Uniform returns numbers in [0,1) of the given shape; training draws them
 // from a torch.Generator, the goldens from a formula.
 type Uniform func(s *torch.Scope, shape ...int) *torch.Tensor
+
+// NewUniform draws on dev. What it draws depends on the seed and the key alone; free releases the generator.
+func NewUniform(dev torch.Device, seed, key uint64) (u Uniform, free func()) {
+	g := torch.NewGenerator(dev, rand.NewPCG(seed, key).Uint64())
+	return func(s *torch.Scope, shape ...int) *torch.Tensor {
+		return s.Rand(dev, torch.Float32, g, shape...)
+	}, g.Free
+}
 
 // Part is one named loss, unweighted.
 type Part struct {

@@ -40,7 +40,8 @@ func (b branch) forward(s *torch.Scope, x *torch.Tensor) *torch.Tensor {
 func newGenerator(b *nn.Builder, cfg Config) *generator {
 	g := &generator{cfg: cfg}
 	block := func(at *nn.Builder, in, out int, kernel [3]int, repeat int) nn.Block {
-		return nn.NewBlock(at, in, out, nn.BlockOptions{Kernel: kernel, Repeat: repeat, Eps: cfg.NormEps, Slope: cfg.Slope})
+		return nn.NewBlock(at, in, out, nn.BlockOptions{Kernel: kernel, Init: cfg.block(cfg.Slope), Repeat: repeat,
+			Eps: cfg.NormEps, Slope: cfg.Slope})
 	}
 	in, pooled := cfg.Encoder.Out, 0
 	for i, st := range cfg.Generator.Stages {
@@ -70,11 +71,11 @@ func newGenerator(b *nn.Builder, cfg Config) *generator {
 	}
 	g.seg = nn.NewConv3d(b.At("image_decoder_seg_layers.0"), in, cfg.Queries, [3]int{1, 1, 1}, true, nn.FanIn)
 	g.box = nn.NewBlock(b.At("bbox_conv"), pooled, cfg.Queries, nn.BlockOptions{
-		Kernel: [3]int{1, 1, 1}, NoBias: true, Eps: cfg.NormEps,
+		Kernel: [3]int{1, 1, 1}, Init: cfg.block(0), NoBias: true, Eps: cfg.NormEps,
 		Act: func(s *torch.Scope, x *torch.Tensor) *torch.Tensor { return s.Sigmoid(x) },
 	})
 	g.token = nn.NewBlock(b.At("residual_classifier"), pooled, cfg.Queries, nn.BlockOptions{
-		Kernel: [3]int{3, 3, 3}, Eps: cfg.NormEps,
+		Kernel: [3]int{3, 3, 3}, Init: cfg.block(0), Eps: cfg.NormEps,
 		Act: func(s *torch.Scope, x *torch.Tensor) *torch.Tensor { return s.GELU(x) },
 	})
 	return g

@@ -15,6 +15,10 @@ import (
 type Net struct {
 	Config Config
 	Params *nn.Params
+	// Recompute is how many of the encoder's blocks, from the first on, Output.Backward computes a second time, so that a
+	// training step keeps their inputs alone. They are the first because their gradients come last, when all else that
+	// the step has kept is freed.
+	Recompute int
 
 	stem    layers
 	encoder *sam.ImageEncoder
@@ -27,19 +31,30 @@ type Net struct {
 // New makes a network with random weights on dev; the same seed gives the same weights. An invalid configuration is an
 // error that names the field; a device without enough memory gives torch.OutOfMemory.
 func New(cfg Config, dev torch.Device, seed uint64) (*Net, error) {
-	return build(cfg, dev, func(s *torch.Scope, n *Net) error {
-		n.make(nn.NewBuilder(s, n.Params, dev, seed, cfg.Trains))
-		return nil
+	return From(cfg, dev, seed, func(string) bool { return false }, nil)
+}
+
+// From is New, but the parameters that has names get their values from src. Errors name the parameter.
+func From(cfg Config, dev torch.Device, seed uint64, has func(name string) bool, src nn.Source) (*Net, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	n := &Net{Config: cfg, Params: new(nn.Params)}
+	err := torch.Do(torch.Mode{}, func(s *torch.Scope) error {
+		n.make(nn.NewBuilder(s, n.Params, dev, seed, cfg.Trains).Given(has))
+		return n.Params.LoadSome(has, src)
 	})
+	if err != nil {
+		n.Free()
+		return nil, fmt.Errorf("make the network: %w", err)
+	}
+	return n, nil
 }
 
 // Load makes a network on dev with the weights of src, a checkpoint's Float32s: every parameter must be there with its
 // shape, what else there is counts for nothing. Errors are as New's and name the parameter.
 func Load(cfg Config, dev torch.Device, src nn.Source) (*Net, error) {
-	return build(cfg, dev, func(s *torch.Scope, n *Net) error {
-		n.make(nn.NewBuilder(s, n.Params, dev, 0, cfg.Trains).Empty())
-		return n.Params.Load(src)
-	})
+	return From(cfg, dev, 0, func(string) bool { return true }, src)
 }
 
 // Count is the number of values of the parameters of a valid configuration, in all and of those that train. It makes no
@@ -54,25 +69,13 @@ func (c Config) Count() (all, trained int) {
 	return all, trained
 }
 
-func build(cfg Config, dev torch.Device, fill func(s *torch.Scope, n *Net) error) (*Net, error) {
-	if err := cfg.Validate(); err != nil {
-		return nil, err
-	}
-	n := &Net{Config: cfg, Params: new(nn.Params)}
-	if err := torch.Do(torch.Mode{}, func(s *torch.Scope) error { return fill(s, n) }); err != nil {
-		n.Free()
-		return nil, fmt.Errorf("make the network: %w", err)
-	}
-	return n, nil
-}
-
 func (n *Net) make(b *nn.Builder) {
 	cfg := n.Config
 	f := sam.Frame{Height: cfg.Height, Width: cfg.Width, Scale: upscale(cfg.Stem), Stretch: cfg.Stretch}
 	f.H, f.W = cfg.Tokens()
 	s := b.At("sam_model")
-	n.encoder = sam.NewImageEncoder(s.At("image_encoder"), cfg.Encoder, cfg.Frames, cfg.DepthAxis)
-	n.prompts = sam.NewPromptEncoder(s.At("prompt_encoder"), cfg.Encoder, cfg.Frames, f)
+	n.encoder = sam.NewImageEncoder(s.At("image_encoder"), cfg.Encoder, cfg.Frames, cfg.DepthAxis, cfg.embedding())
+	n.prompts = sam.NewPromptEncoder(s.At("prompt_encoder"), cfg.Encoder, cfg.Frames, f, cfg.embedding())
 	n.masks = sam.NewMaskDecoder(s.At("mask_decoder"), cfg.Decoder, cfg.Encoder.Out, cfg.Frames, cfg.Queries, cfg.Classes)
 	n.stem = newLayers(b, "first_conv", cfg.Stem, cfg.Channels, cfg)
 	n.gen = newGenerator(b, cfg)
@@ -103,7 +106,13 @@ type Output struct {
 	AuxLogits *torch.Tensor // (B·T, Q, H, W) logits of the auxiliary masks
 	AuxMasks  *torch.Tensor // their sigmoid
 	AuxBoxes  *torch.Tensor // (B·T, Q, 4) x1 y1 x2 y2 in [0,1]
+
+	tape *torch.Tape
 }
+
+// Backward adds the gradients of a loss of this output to the network's parameters. It takes the place of s.Backward,
+// which does not reach what Net.Recompute has left out of the graph.
+func (o *Output) Backward(s *torch.Scope, loss *torch.Tensor) { o.tape.Backward(s, loss) }
 
 // Forward runs the network on x (B, C, T, H, W), float32, z-scored or CT-normalised. Another shape than the
 // configuration's fails as an operation does, to come back as an error of torch.Do.
@@ -141,6 +150,7 @@ type features struct {
 	masks   *torch.Tensor // their sigmoid
 	boxes   *torch.Tensor // (B·T, Q, 4)
 	prompts Prompts
+	tape    *torch.Tape
 }
 
 // features runs stem, image encoder and prompt generator.
@@ -154,12 +164,13 @@ func (n *Net) features(s *torch.Scope, x *torch.Tensor, probe sam.Probe) feature
 	probe.See("first_conv", x)
 	frames := s.Permute(x, 0, 2, 1, 3, 4)
 	frames = s.Reshape(frames, -1, x.Dim(1), x.Dim(3), x.Dim(4))
-	maps := n.encoder.Forward(s, frames, probe)
+	tape := new(torch.Tape)
+	maps := n.encoder.Forward(s, frames, tape, n.Recompute, probe)
 	for i, m := range maps {
 		probe.See(fmt.Sprintf("encoder.%d", i), m)
 	}
 	g := n.gen.forward(s, maps, probe)
-	f := features{neck: maps[len(maps)-1], tokens: g.tokens, logits: g.logits, masks: s.Sigmoid(s.To(g.logits, torch.Float32))}
+	f := features{tape: tape, neck: maps[len(maps)-1], tokens: g.tokens, logits: g.logits, masks: s.Sigmoid(s.To(g.logits, torch.Float32))}
 	var hard *torch.Tensor
 	f.boxes, hard = auxBoxes(s, g.boxes, f.masks)
 	f.prompts = Prompts{s.Reshape(hard, -1, c.Height, c.Width), f.boxes}
@@ -169,7 +180,7 @@ func (n *Net) features(s *torch.Scope, x *torch.Tensor, probe sam.Probe) feature
 // decode runs prompt encoder, mask decoder and head.
 func (n *Net) decode(s *torch.Scope, f features, p Prompts, probe sam.Probe) *Output {
 	c := n.Config
-	out := &Output{AuxLogits: f.logits, AuxMasks: f.masks, AuxBoxes: f.boxes}
+	out := &Output{AuxLogits: f.logits, AuxMasks: f.masks, AuxBoxes: f.boxes, tape: f.tape}
 	sparse := n.prompts.Boxes(s, p.Boxes)
 	probe.See("prompt_encoder.sparse", sparse)
 	dense := n.prompts.Masks(s, p.Masks)
@@ -250,7 +261,7 @@ func newLayers(b *nn.Builder, name string, spec []Layer, in int, cfg Config) lay
 		at := b.At("%s.%d", name, pos)
 		switch d.Kind {
 		case "block":
-			blk := nn.NewBlock(at, in, out, nn.BlockOptions{Kernel: d.Kernel, Eps: cfg.NormEps, Slope: cfg.Slope})
+			blk := nn.NewBlock(at, in, out, nn.BlockOptions{Kernel: d.Kernel, Init: cfg.block(cfg.Slope), Eps: cfg.NormEps, Slope: cfg.Slope})
 			l.list = append(l.list, blk.Forward)
 			pos++
 		case "conv":

@@ -41,6 +41,8 @@ type Meta struct {
 	Precision     string        `json:"precision"` // that the run computed in, a key of recipe.Autocast
 	// Orientations count the images of the dataset by where their axes point; none: the checkpoint does not tell.
 	Orientations volume.Orientations `json:"orientations,omitempty"`
+	// Origin is what the run was made of; nil: the checkpoint does not tell.
+	Origin *Origin `json:"origin,omitempty"`
 }
 
 // CheckpointPath is the file of a checkpoint in a fold's folder. name is checkpoint_final or the like; nnU-Net's ending

@@ -7,6 +7,8 @@ import (
 	"hash/fnv"
 	"math"
 	"math/rand/v2"
+	"slices"
+	"strings"
 
 	"masksam/internal/torch"
 )
@@ -66,8 +68,16 @@ type Source func(name string) (data []float32, shape []int, err error)
 
 // Load sets every parameter from src, inside torch.Do. A missing tensor or another shape is an error that names the
 // parameter; those before it are then set and those behind it are not.
-func (p *Params) Load(src Source) error {
+func (p *Params) Load(src Source) error { return p.LoadSome(everything, src) }
+
+func everything(string) bool { return true }
+
+// LoadSome is Load of the parameters that has names; the others stay as they are.
+func (p *Params) LoadSome(has func(name string) bool, src Source) error {
 	for _, q := range p.list {
+		if !has(q.Name) {
+			continue
+		}
 		data, shape, err := src(q.Name)
 		if err != nil {
 			return fmt.Errorf("load parameter %s: %w", q.Name, err)
@@ -125,7 +135,7 @@ type Builder struct {
 	prefix string
 	dev    torch.Device
 	seed   uint64
-	empty  bool
+	given  func(name string) bool // parameters whose values come from elsewhere
 	trains func(name string) bool
 	see    func(p *Param, values int) // makes no tensors, if set
 }
@@ -133,16 +143,20 @@ type Builder struct {
 // NewBuilder adds to the tree p, on dev, within a scope; trains decides by name
 // which parameters train. What was made before a failure is in p, to be freed.
 func NewBuilder(s *torch.Scope, p *Params, dev torch.Device, seed uint64, trains func(name string) bool) *Builder {
-	return &Builder{scope: s, params: p, dev: dev, seed: seed, trains: trains}
+	none := func(string) bool { return false }
+	return &Builder{scope: s, params: p, dev: dev, seed: seed, given: none, trains: trains}
 }
 
-// Empty returns b making parameters whose values are not set, for Params.Load to set them all: drawing random ones
-// takes half a minute for ViT-H.
-func (b *Builder) Empty() *Builder {
+// Given returns b leaving the values of the parameters that has names unset, for Params.LoadSome to set them: drawing
+// random ones takes half a minute for ViT-H.
+func (b *Builder) Given(has func(name string) bool) *Builder {
 	c := *b
-	c.empty = true
+	c.given = has
 	return &c
 }
+
+// Empty returns b leaving all values unset, for Params.Load.
+func (b *Builder) Empty() *Builder { return b.Given(everything) }
 
 // Counter returns a builder that makes no tensors: the layers made with it can do nothing. see gets each parameter,
 // whose Value is nil, and how many values it has.
@@ -155,6 +169,11 @@ func (b *Builder) At(format string, args ...any) *Builder {
 	c := *b
 	c.prefix += fmt.Sprintf(format, args...) + "."
 	return &c
+}
+
+// Trains tells whether a parameter that was made below b's name trains.
+func (b *Builder) Trains() bool {
+	return slices.ContainsFunc(b.params.list, func(p *Param) bool { return p.Trainable && strings.HasPrefix(p.Name, b.prefix) })
 }
 
 // Param makes a parameter of the given shape, filled by init. Outside torch.Do it panics with *torch.Error or
@@ -179,7 +198,7 @@ func (b *Builder) add(name string, trainable bool, init Init, shape []int) *torc
 		return nil
 	}
 	var t *torch.Tensor
-	if b.empty {
+	if b.given(name) {
 		t = b.scope.Empty(b.dev, torch.Float32, shape...)
 	} else {
 		data := make([]float32, n)
@@ -314,7 +333,8 @@ type Block struct {
 // BlockOptions are the parts of a block that differ between its uses.
 type BlockOptions struct {
 	Kernel [3]int
-	Repeat int // 0: once
+	Init   func(fanIn int) Init // of the convolutions' weights; nil: FanIn
+	Repeat int                  // 0: once
 	NoBias bool
 	Eps    float64
 	Slope  float64
@@ -327,10 +347,12 @@ func NewBlock(b *Builder, in, out int, o BlockOptions) Block {
 	if blk.act == nil {
 		blk.act = func(s *torch.Scope, x *torch.Tensor) *torch.Tensor { return s.LeakyReLU(x, o.Slope) }
 	}
-	he := func(fan int) Init { return He(fan, o.Slope) }
+	if o.Init == nil {
+		o.Init = FanIn
+	}
 	for i := range max(1, o.Repeat) {
 		at := b.At("convs.%d", i)
-		blk.convs = append(blk.convs, NewConv3d(at.At("conv"), in, out, o.Kernel, !o.NoBias, he))
+		blk.convs = append(blk.convs, NewConv3d(at.At("conv"), in, out, o.Kernel, !o.NoBias, o.Init))
 		blk.norms = append(blk.norms, NewNorm(at.At("norm"), out, o.Eps))
 		in = out
 	}

@@ -23,15 +23,18 @@ type planner struct {
 }
 
 var planners = []planner{
-	{"ExperimentPlanner", "nnUNetPlans", 8, map[int]float64{2: 85e6, 3: 560e6}, 0.05, false, 2},
+	{DefaultPlanner, DefaultPlans, 8, map[int]float64{2: 85e6, 3: 560e6}, 0.05, false, 2},
 	{"ResEncUNetPlanner", "nnUNetResEncUNetPlans", 8, map[int]float64{2: 135e6, 3: 680e6}, 0.05, true, 1},
 	{"nnUNetPlannerResEncM", "nnUNetResEncUNetMPlans", 8, map[int]float64{2: 135e6, 3: 680e6}, 1, true, 1},
 	{"nnUNetPlannerResEncL", "nnUNetResEncUNetLPlans", 24, map[int]float64{2: 380e6, 3: 2.1e9}, 1, true, 1},
 	{"nnUNetPlannerResEncXL", "nnUNetResEncUNetXLPlans", 40, map[int]float64{2: 560e6, 3: 3.6e9}, 1, true, 1},
 }
 
-// DefaultPlanner is the planner of Options that name none.
-const DefaultPlanner = "ExperimentPlanner"
+// DefaultPlanner is the planner of Options that name none, DefaultPlans the name of its plans.
+const (
+	DefaultPlanner = "ExperimentPlanner"
+	DefaultPlans   = "nnUNetPlans"
+)
 
 // Planners are the names that Options.Planner may have.
 func Planners() []string {

@@ -13,6 +13,7 @@ import (
 
 	"masksam/internal/atomicfile"
 	"masksam/internal/dataset"
+	"masksam/internal/masksam"
 	"masksam/internal/plan"
 	"masksam/internal/remedy"
 )
@@ -69,6 +70,9 @@ func of(p *plan.Plans, c *plan.Configuration, dir string) (r Recipe, err error) 
 		err = decode(tree, &r)
 	}
 	if err == nil {
+		if n := &r.Network; n.Start == "" && !n.TrainAll { // plans of an earlier version
+			n.Start = masksam.StartReference
+		}
 		err = r.follow(c)
 	}
 	if err != nil {
@@ -177,7 +181,7 @@ func howToPlan(name, plansName string) remedy.Command {
 			return command.With(remedy.Trainer.With(r.Short))
 		}
 	}
-	if plansName == "nnUNetPlans" {
+	if plansName == plan.DefaultPlans {
 		return command
 	}
 	return command.With(remedy.Plans.With(plansName))

@@ -50,6 +50,8 @@ type Train struct {
 	Foreground    float64        `json:"foreground"` // share of patches forced onto foreground
 	Precision     string         `json:"precision"`  // auto, float32 or bf16
 	SaveEvery     int            `json:"save_every"` // epochs between checkpoint_latest
+	Patience      int            `json:"patience"`   // epochs without a new best EMA Dice that end the training; 0: none do
+	SkipLimit     int            `json:"skip_limit"` // skipped steps in a row that end the run with an error; 0: 10
 	Augment       augment.Config `json:"augment"`    // its mirror axes are those of prediction, too
 }
 

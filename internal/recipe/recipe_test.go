@@ -2,6 +2,7 @@ package recipe
 
 import (
 	"encoding/json"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -131,6 +132,45 @@ func TestRotationOfThePatch(t *testing.T) {
 	}
 }
 
+// The published recipes augment as nnU-Net does; plans that were written before blur and low resolution existed do without.
+func TestAugmentation(t *testing.T) {
+	for _, r := range []Recipe{ACDC(), Synapse(), AMOS()} {
+		a := r.Train.Augment
+		if a.PBlur != 0.2 || a.Blur != [2]float64{0.5, 1} || a.PLowResolution != 0.25 || a.LowResolution != [2]float64{0.5, 1} {
+			t.Errorf("%s: blur %v %v, low resolution %v %v", r.Name, a.PBlur, a.Blur, a.PLowResolution, a.LowResolution)
+		}
+		now, err := tree(&r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fields := now["train"].(map[string]any)["augment"].(map[string]any)
+		for _, key := range []string{"p_blur", "blur", "p_low_resolution", "low_resolution"} {
+			if _, there := fields[key]; !there {
+				t.Errorf("%s: no key %s", r.Name, key)
+			}
+			delete(fields, key)
+		}
+		var old Recipe
+		if err := misfit(plansKey, reflect.TypeFor[Recipe](), any(now)); err != nil {
+			t.Errorf("old plans: %v", err)
+		}
+		if err := decode(now, &old); err != nil {
+			t.Fatal(err)
+		}
+		if err := old.check(); err != nil || old.Train.Augment.PBlur != 0 || old.Train.Augment.PLowResolution != 0 {
+			t.Errorf("%s: old plans blur with probability %v, %v", r.Name, old.Train.Augment.PBlur, err)
+		}
+	}
+	r := Small()
+	if err := r.Override([]string{"p_blur=0.2", "augment.p_low_resolution=0.25", "low_resolution=[0.6,0.9]", "blur.1=2"}); err != nil ||
+		r.Train.Augment.PBlur != 0.2 || r.Train.Augment.LowResolution != [2]float64{0.6, 0.9} || r.Train.Augment.Blur[1] != 2 {
+		t.Errorf("small with both: %+v, %v", r.Train.Augment, err)
+	}
+	if err := r.Override([]string{"low_resolution=[0.5,2]"}); err == nil || !strings.Contains(err.Error(), "low_resolution is [0.5 2]") {
+		t.Errorf("a factor of 2: %v", err)
+	}
+}
+
 func TestSet(t *testing.T) {
 	r := Small()
 	for key, value := range map[string]string{
@@ -149,6 +189,7 @@ func TestSet(t *testing.T) {
 	}
 	for _, c := range []struct{ key, value, want string }{
 		{"encoder.widht", "32", "encoder.widht: there is no such hyper-parameter; there are batch, "},
+		{"batch_size", "4", "batch_size: there is no such hyper-parameter; it is called batch here; there are "},
 		{"network.width", "32", "network.width is decided"},
 		{"classes", "3", "classes is decided"},
 		{"epochs", "many", "epochs: many is no whole number"},
@@ -208,7 +249,7 @@ func TestSetSaysNoGoWords(t *testing.T) {
 func TestValues(t *testing.T) {
 	for _, set := range []string{"lr=-1", "lr=0", "epochs=0", "iterations=0", "val_iterations=-1", "minutes=-3",
 		"momentum=1", "beta1=1", "beta2=-1",
-		"eps=-1", "weight_decay=-1", "power=-1", "warmup=-1", "clip=-1", "average=1", "foreground=1.1", "save_every=0", "batch=0", "batch=20000",
+		"eps=-1", "weight_decay=-1", "power=-1", "warmup=-1", "clip=-1", "average=1", "foreground=1.1", "save_every=0", "patience=-1", "skip_limit=-1", "batch=0", "batch=20000",
 		"optimizer=lion", "precision=half", "class=-1", "points=-1", "importance=2", "mirror=[3]", "mirror=[-1]", "mirror=[1,1]", "p_rotate=2",
 		"noise=-1", "scale=[1.4,0.7]", "gamma=[0,1]", "aux_giou=-0.1"} {
 		r := ACDC()

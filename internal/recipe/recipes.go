@@ -43,8 +43,10 @@ func published(epochs int) Train {
 			Mirror:  []int{0, 1, 2},
 			PRotate: 0.2, PScale: 0.2, Scale: [2]float64{0.7, 1.4},
 			PNoise: 0.1, Noise: 0.1,
+			PBlur: 0.2, Blur: [2]float64{0.5, 1},
 			PBrightness: 0.15, Brightness: [2]float64{0.75, 1.25},
 			PContrast: 0.15, Contrast: [2]float64{0.75, 1.25},
+			PLowResolution: 0.25, LowResolution: [2]float64{0.5, 1},
 			PGamma: 0.3, PGammaInv: 0.1, Gamma: [2]float64{0.7, 1.5},
 		},
 	}
@@ -60,7 +62,7 @@ func topology256(e sam.Encoder, queries int) masksam.Config {
 		Generator: masksam.Generator{Stages: []masksam.Stage{{Width: 256}, {Width: 128}, {Width: 128}, {Width: 64}, {Width: 64}}},
 		Decoder:   decoder,
 		Head:      []masksam.Layer{block(64), up(64), up(64), perQuery},
-		NormEps:   1e-5, Slope: 0.01, AuxLogits: masksam.AuxReference,
+		NormEps:   1e-5, Slope: 0.01, AuxLogits: masksam.AuxReference, Start: masksam.StartReference,
 	}
 }
 
@@ -78,7 +80,7 @@ func ACDC() Recipe {
 				Fusions: []masksam.Fusion{{Name: "second", Map: 1}, {Name: "first", Map: 0}},
 			},
 			Decoder: decoder, Stretch: true,
-			NormEps: 1e-5, Slope: 0.01, AuxLogits: masksam.AuxReference,
+			NormEps: 1e-5, Slope: 0.01, AuxLogits: masksam.AuxReference, Start: masksam.StartReference,
 		},
 		Loss: masksam.Loss{Class: 0.20, Mask: 1.5, Dice: 1.5, AuxMask: 0.5, AuxDice: 0.5, AuxBox: 0.5, AuxGIoU: 0.2,
 			NoObject: 0.1, Points: 32768, Oversample: 2, Importance: 0.75},
@@ -124,7 +126,8 @@ func AMOS() Recipe {
 }
 
 // Small is a MaskSAM that a workstation without GPU trains from scratch: the same parts, narrower; patch and canvas come
-// from the dataset. Kernels and rotation are its own, as measured (docs/benchmarks.md).
+// from the dataset. Kernels, rotation and start are its own, as measured
+// (docs/benchmarks.md): without SAM's weights there are no features that zero embeddings would keep.
 func Small() Recipe {
 	return Recipe{
 		Name: "MaskSAM_Small", Short: "small", Plans: "nnUNetPlans_small",
@@ -136,7 +139,7 @@ func Small() Recipe {
 			Generator: masksam.Generator{Stages: []masksam.Stage{stage(64), stage(32), stage(16), stage(8)}},
 			Decoder:   sam.Decoder{Depth: 2, Heads: 4, MLP: 256},
 			Head:      []masksam.Layer{block(16), up(16), perQuery},
-			NormEps:   1e-5, Slope: 0.01, AuxLogits: masksam.AuxRaw, TrainAll: true,
+			NormEps:   1e-5, Slope: 0.01, AuxLogits: masksam.AuxRaw, Start: masksam.StartHe, TrainAll: true,
 		},
 		Loss: masksam.Loss{Class: 0.20, Mask: 1.5, Dice: 1.5, AuxMask: 0.5, AuxDice: 0.5, AuxBox: 0.5, AuxGIoU: 0.2, NoObject: 0.1},
 		Train: Train{
@@ -150,8 +153,10 @@ func Small() Recipe {
 				Mirror:  []int{2},
 				PRotate: 0.3, Rotate: &[3]float64{15, 15, 15}, PScale: 0.3, Scale: [2]float64{0.8, 1.25},
 				PNoise: 0.1, Noise: 0.1,
+				PBlur: 0, Blur: [2]float64{0.5, 1},
 				PBrightness: 0.15, Brightness: [2]float64{0.75, 1.25},
 				PContrast: 0.15, Contrast: [2]float64{0.75, 1.25},
+				PLowResolution: 0, LowResolution: [2]float64{0.5, 1},
 				PGamma: 0.2, PGammaInv: 0.05, Gamma: [2]float64{0.7, 1.5},
 			},
 		},

@@ -103,6 +103,8 @@ func (r *Recipe) check() error {
 		{"average", t.Average, 0, below, "at least 0 and below 1"},
 		{"foreground", t.Foreground, 0, 1, "0 to 1"},
 		{"save_every", float64(t.SaveEvery), 1, most, "at least 1"},
+		{"patience", float64(t.Patience), 0, most, "at least 0"},
+		{"skip_limit", float64(t.SkipLimit), 0, most, "at least 0"},
 		{"class", l.Class, 0, most, "at least 0"},
 		{"mask", l.Mask, 0, most, "at least 0"},
 		{"dice", l.Dice, 0, most, "at least 0"},

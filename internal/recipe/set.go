@@ -60,7 +60,18 @@ func (r *Recipe) Set(key, value string) error {
 		}
 		return decode(tree, r)
 	}
-	return fmt.Errorf("%s: there is no such hyper-parameter; there are %s", key, strings.Join(keys("", tree), ", "))
+	meant := ""
+	if ours := ourNames[key]; ours != "" {
+		meant = "it is called " + ours + " here; "
+	}
+	return fmt.Errorf("%s: there is no such hyper-parameter; %sthere are %s", key, meant, strings.Join(keys("", tree), ", "))
+}
+
+// ourNames are hyper-parameters by the names that nnU-Net's trainer and plans have for them.
+var ourNames = map[string]string{
+	"batch_size": "batch", "patch_size": "patch", "initial_lr": "lr", "num_epochs": "epochs",
+	"num_iterations_per_epoch": "iterations", "num_val_iterations_per_epoch": "val_iterations",
+	"oversample_foreground_percent": "foreground",
 }
 
 // tree is the JSON of a recipe as maps, lists, texts and json.Numbers.

@@ -31,17 +31,18 @@ type block struct {
 	heads, window int // window 0: global
 	frames        int
 	depthAxis     DepthAxis
+	trains        bool // at least one of its parameters
 }
 
 // NewImageEncoder makes the encoder (SAM's image_encoder with MaskSAM's temporal embedding and adapters) for patches of
 // so many frames. The parameters are added to b under SAM's names. axis says over which axis the depth convolution of a
-// windowed block runs.
-func NewImageEncoder(b *nn.Builder, cfg Encoder, frames int, axis DepthAxis) *ImageEncoder {
+// windowed block runs, embed fills the embeddings of positions and frames.
+func NewImageEncoder(b *nn.Builder, cfg Encoder, frames int, axis DepthAxis, embed nn.Init) *ImageEncoder {
 	gh, gw := cfg.Grid()
 	d := cfg.Width
 	e := &ImageEncoder{frames: frames}
-	e.posEmbed = b.Param("pos_embed", nn.Normal(0.02), 1, gh, gw, d)
-	e.temporal = b.Param("temporal_embedding", nn.Normal(0.02), 1, frames, d)
+	e.posEmbed = b.Param("pos_embed", embed, 1, gh, gw, d)
+	e.temporal = b.Param("temporal_embedding", embed, 1, frames, d)
 	e.patchEmbed = nn.NewConv2d(b.At("patch_embed.proj"), 3, d, cfg.Patch, cfg.Patch, 0, true)
 	global := map[int]bool{}
 	for _, i := range cfg.Global {
@@ -66,6 +67,7 @@ func NewImageEncoder(b *nn.Builder, cfg Encoder, frames int, axis DepthAxis) *Im
 		blk.norm2 = nn.NewNorm(at.At("norm2"), d, vitNormEps)
 		blk.lin1 = nn.NewLinear(at.At("mlp.lin1"), d, 4*d)
 		blk.lin2 = nn.NewLinear(at.At("mlp.lin2"), 4*d, d)
+		blk.trains = at.Trains()
 		e.blocks = append(e.blocks, blk)
 	}
 	neck := b.At("neck")
@@ -89,8 +91,9 @@ func (p Probe) See(name string, x *torch.Tensor) {
 // Forward encodes frames x (B·T, 3, H', W'), of any scale, as the stem makes them: SAM's own mean and deviation are not
 // applied. It gives the maps behind the global blocks (B·T, D, h, w) and, last, the neck map (B·T, Out, h, w). H' and W'
 // are multiples of the patch, h = H'/Patch and w = W'/Patch, and no larger than the canvas: a smaller frame takes the
-// top-left part of pos_embed.
-func (e *ImageEncoder) Forward(s *torch.Scope, x *torch.Tensor, probe Probe) []*torch.Tensor {
+// top-left part of pos_embed. The first recompute blocks go onto the tape instead of into the graph: of all that their
+// gradients need, only their inputs are kept.
+func (e *ImageEncoder) Forward(s *torch.Scope, x *torch.Tensor, tape *torch.Tape, recompute int, probe Probe) []*torch.Tensor {
 	x = s.Permute(e.patchEmbed.Forward(s, x), 0, 2, 3, 1)
 	n, h, w, d := x.Dim(0), x.Dim(1), x.Dim(2), x.Dim(3)
 	x = s.Add(x, s.Slice(s.Slice(e.posEmbed, 1, 0, h, 1), 2, 0, w, 1))
@@ -102,8 +105,12 @@ func (e *ImageEncoder) Forward(s *torch.Scope, x *torch.Tensor, probe Probe) []*
 		if i > 0 {
 			look = nil // one block will do
 		}
-		x = s.Inner(func(c *torch.Scope) *torch.Tensor { return e.blocks[i].forward(c, x, look) })
-		if e.blocks[i].window == 0 {
+		b, on := &e.blocks[i], tape
+		if i >= recompute {
+			on = nil
+		}
+		x = on.Part(s, x, b.trains, func(c *torch.Scope, x *torch.Tensor) *torch.Tensor { return b.forward(c, x, look) })
+		if b.window == 0 {
 			maps = append(maps, s.Permute(x, 0, 3, 1, 2))
 		}
 	}

@@ -38,8 +38,8 @@ type Frame struct {
 	Stretch bool
 }
 
-// NewPromptEncoder makes the prompt encoder for patches of the given number of frames.
-func NewPromptEncoder(b *nn.Builder, e Encoder, frames int, f Frame) *PromptEncoder {
+// NewPromptEncoder makes the prompt encoder for patches of the given number of frames; embed fills their embedding.
+func NewPromptEncoder(b *nn.Builder, e Encoder, frames int, f Frame, embed nn.Init) *PromptEncoder {
 	gh, gw := e.Grid()
 	p := &PromptEncoder{
 		width: e.Out, frame: f,
@@ -51,7 +51,7 @@ func NewPromptEncoder(b *nn.Builder, e Encoder, frames int, f Frame) *PromptEnco
 		p.scale = [2]float32{p.canvas[0] / float32(f.Width), p.canvas[1] / float32(f.Height)}
 		p.cells = [2]float32{float32(f.W), float32(f.H)}
 	}
-	p.temporal = b.Param("temporal_embedding", nn.Normal(0.02), frames, e.Out, f.H, f.W)
+	p.temporal = b.Param("temporal_embedding", embed, frames, e.Out, f.H, f.W)
 	for i := range 4 {
 		t := b.At("point_embeddings.%d", i).Param("weight", nn.Normal(1), 1, e.Out)
 		if i >= 2 {

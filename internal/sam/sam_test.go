@@ -29,11 +29,11 @@ func encode(t *testing.T, cfg Encoder, frames int, axis DepthAxis, x []float32, 
 	err := torch.Do(torch.Mode{}, func(s *torch.Scope) error {
 		var p nn.Params
 		defer p.Free()
-		enc := NewImageEncoder(nn.NewBuilder(s, &p, torch.CPU, 7, func(string) bool { return false }), cfg, frames, axis)
+		enc := NewImageEncoder(nn.NewBuilder(s, &p, torch.CPU, 7, func(string) bool { return false }), cfg, frames, axis, nn.Normal(0.02))
 		if change != nil {
 			change(&p)
 		}
-		for _, m := range enc.Forward(s, s.Float32s(torch.CPU, x, len(x)/(3*h*w), 3, h, w),
+		for _, m := range enc.Forward(s, s.Float32s(torch.CPU, x, len(x)/(3*h*w), 3, h, w), nil, 0,
 			func(name string, v *torch.Tensor) { seen[name] = v.Float32s() }) {
 			maps = append(maps, m.Float32s())
 		}

@@ -173,6 +173,48 @@ func Plan(ctx context.Context, o PlanOptions) (*Planned, error) {
 	return out, nil
 }
 
+// planMissing makes the plans of a recipe as Plan does, where they are asked for by their own name together with the
+// recipe, are missing, and nnU-Net's plans are there to build on. Else it does nothing: whoever reads the plans says
+// what is wrong.
+func planMissing(roots dataset.Roots, id, trainer, plans string) error {
+	r, err := recipe.Find(trainer)
+	if err != nil || plans != r.Plans {
+		return nil
+	}
+	name, err := roots.Name(id)
+	if err != nil {
+		return err
+	}
+	dir, err := roots.PreprocessedDir(name)
+	if err != nil {
+		return err
+	}
+	path := filepath.Join(dir, plans+".json")
+	if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	base, err := plan.Read(filepath.Join(dir, plan.DefaultPlans+".json"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	ds, err := dataset.Read(dir)
+	if err != nil {
+		return err
+	}
+	made, _, err := RecipeOptions{}.into(base, ds, r)
+	if err != nil {
+		return err
+	}
+	if err := made.Write(path); err != nil {
+		return err
+	}
+	slog.Info("made the recipe's plans, which were missing", "recipe", r.Short, "plans", path)
+	return nil
+}
+
 // heldPlans are the plans that a recipe starts from in place of fresh: those that are there under its name, which may
 // have been made with other options or by hand. None where the planner's options ask for new plans, or where they are
 // of other channels.

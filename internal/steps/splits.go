@@ -85,7 +85,9 @@ func (o SplitsOptions) open() (s *toSplit, err error) {
 		return nil, err
 	}
 	if o.Roots.Raw != "" {
-		s.rawDir = filepath.Join(o.Roots.Raw, s.name)
+		if s.rawDir, err = o.Roots.RawDir(s.name); err != nil {
+			return nil, err
+		}
 	}
 	if s.cases, err = s.list(); err != nil {
 		return nil, err

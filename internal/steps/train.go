@@ -62,6 +62,8 @@ func (o *TrainOptions) check() error {
 		return errors.New("train: without checkpoints there is no best one to validate")
 	case o.Continue && o.ValidateOnly:
 		return errors.New("train: continue a run or validate it, not both")
+	case o.ValidateOnly && o.SkipValidation:
+		return errors.New("train: validate a run or leave its validation out, not both")
 	}
 	return nil
 }
@@ -73,6 +75,9 @@ func Train(ctx context.Context, o TrainOptions) (_ *Trained, err error) {
 		return nil, err
 	}
 	o.Progress = progress.OrNop(o.Progress)
+	if err := planMissing(o.Roots, o.Dataset, o.Trainer, o.Plans); err != nil {
+		return nil, err
+	}
 	t, err := recipe.Open(recipe.Options{Roots: o.Roots, Dataset: o.Dataset, Plans: o.Plans, Configuration: o.Configuration,
 		Trainer: o.Trainer, Set: o.Set, Budget: o.Budget})
 	if err != nil {
@@ -115,9 +120,11 @@ func Train(ctx context.Context, o TrainOptions) (_ *Trained, err error) {
 		}
 		torch.ReleaseMemory() // or what training took would come on top of what validation takes
 	}
-	if path := model.CheckpointPath(fold.Folder, v.checkpoint); o.ValidateOnly {
+	if o.ValidateOnly { // of a finished run, also the best checkpoint
+		path := model.CheckpointPath(fold.Folder, model.Final)
 		if _, err := os.Stat(path); err != nil {
-			return nil, fmt.Errorf("validate: %s is missing: train the fold to its end first", path)
+			return nil, remedy.Add(fmt.Errorf("validate: %s is missing: the training of fold %s is not finished", path, o.Fold),
+				"train it to its end with ", remedy.Continue)
 		}
 	}
 	if err := fold.OpenLog(); err != nil {

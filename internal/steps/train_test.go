@@ -14,6 +14,7 @@ import (
 	"masksam/internal/dataset"
 	"masksam/internal/evaluate"
 	"masksam/internal/model"
+	"masksam/internal/plan"
 	"masksam/internal/recipe"
 	"masksam/internal/remedy"
 )
@@ -108,6 +109,58 @@ func TestValidations(t *testing.T) {
 	}
 	if exists(model.FoldDir(result.Model, "1")) {
 		t.Error("a refused training made its folder")
+	}
+}
+
+// Training makes a recipe's missing plans from nnU-Net's, those that Plan makes, if it is asked for both by name.
+func TestTrainMakesPlans(t *testing.T) {
+	o := boxes(t, 5)
+	dir := filepath.Join(o.Roots.Preprocessed, "Dataset778_RawBoxes")
+	path := filepath.Join(dir, o.Plans+".json")
+	remove := func(path string) {
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
+		}
+	}
+	remove(path)
+	for want, change := range map[string]func(*TrainOptions){
+		"no plans nnUNetPlans_small":         func(o *TrainOptions) { o.Trainer = "" },
+		"no plans nnUNetPlans_4_256_256_b2":  func(o *TrainOptions) { o.Plans = "nnUNetPlans_4_256_256_b2" },
+		"hold no recipe in configuration 3d": func(o *TrainOptions) { o.Plans = plan.DefaultPlans },
+	} {
+		other := o
+		change(&other)
+		if _, err := Train(t.Context(), other); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v; want %s", err, want)
+		}
+	}
+	if there, err := filepath.Glob(filepath.Join(dir, "nnUNetPlans_*.json")); err != nil || len(there) > 0 {
+		t.Fatalf("made %v, %v", there, err)
+	}
+	o.Set, o.SkipValidation = []string{"precision=float32", "epochs=1", "iterations=1", "val_iterations=1"}, true
+	result, err := Train(t.Context(), o)
+	if err != nil || result.Steps != 1 {
+		t.Fatal(result, err)
+	}
+	made, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Plan(t.Context(), PlanOptions{FingerprintOptions: FingerprintOptions{Roots: o.Roots, Dataset: "778"},
+		RecipeOptions: RecipeOptions{Recipe: "small"}}); err != nil {
+		t.Fatal(err)
+	}
+	if planned, err := os.ReadFile(path); err != nil || string(planned) != string(made) {
+		t.Errorf("other plans than those of planning (%v):\n%s", err, made)
+	}
+	remove(path)
+	remove(filepath.Join(dir, plan.DefaultPlans+".json"))
+	_, err = Train(t.Context(), o)
+	if err == nil || !slices.ContainsFunc(remedy.As(err), func(part any) bool {
+		command, ok := part.(remedy.Command)
+		return ok && command.Name == "plan" && slices.Contains(command.Options, remedy.Trainer.With("small"))
+	}) {
+		t.Errorf("without nnU-Net's plans: %v, advice %v", err, remedy.As(err))
 	}
 }
 

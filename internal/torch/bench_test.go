@@ -55,7 +55,7 @@ func BenchmarkOwnKernels(b *testing.B) {
 						for b.Loop() {
 							s.InnerN(func(inner *Scope) []*Tensor {
 								y := c.f(inner, xs)
-								inner.backward(y, inner.Detach(y))
+								inner.BackwardWith(y, inner.Detach(y))
 								return nil
 							})
 						}

@@ -109,9 +109,40 @@ func Config() string { return C.GoString(C.shim_config()) }
 // Version is the version of libtorch, such as "1.13.1".
 func Version() string { return C.GoString(C.shim_version()) }
 
-// HasFastBF16 tells whether autocast to BFloat16 has an effect on d. On a CPU libtorch's kernels for it require
-// AVX-512; on a CPU without, operations stay in float32, because libtorch's other kernels add up in bfloat16 itself.
-func (d Device) HasFastBF16() bool { return d != CPU || C.shim_cpu_has_fast_bf16() != 0 }
+// HasFastBF16 tells whether autocast to BFloat16 pays on d. On a CPU libtorch's kernels for it require AVX-512; on a
+// CPU without, operations stay in float32, because libtorch's other kernels add up in bfloat16 itself. A GPU has units
+// for it from compute capability 8.0 on; one before computes it, slowly.
+func (d Device) HasFastBF16() bool {
+	if d == CPU {
+		return C.shim_cpu_has_fast_bf16() != 0
+	}
+	_, _, _, capability, err := cudaDevice(d.code())
+	return err != nil || capability >= 80
+}
+
+// HasFloat16 tells whether autocast to Float16 works on d. On the CPU it does not: libtorch 1.13 has no products of
+// float16 there, and later versions have slow ones.
+func (d Device) HasFloat16() bool { return d != CPU }
+
+// SetTF32 lets CUDA compute products of float32 matrices, and convolutions of float32, with 10 instead of 23 bits of
+// mantissa, on devices that have the units (compute capability 8.0). libtorch begins with convolutions alone. The CPU
+// does not know it.
+func SetTF32(products, convolutions bool) {
+	C.shim_set_tf32(C.int(flag(products)), C.int(flag(convolutions)))
+}
+
+// TF32 is what SetTF32 has set.
+func TF32() (products, convolutions bool) {
+	bits := C.shim_tf32()
+	return bits&1 != 0, bits&2 != 0
+}
+
+// SetCuDNNBenchmark lets cuDNN try its algorithms on the first convolution of each shape and keep the fastest; libtorch
+// begins without. Which one wins may change from run to run, and with it the last digits. The CPU does not know it.
+func SetCuDNNBenchmark(on bool) { C.shim_set_cudnn_benchmark(C.int(flag(on))) }
+
+// CuDNNBenchmark is what SetCuDNNBenchmark has set.
+func CuDNNBenchmark() bool { return C.shim_cudnn_benchmark() != 0 }
 
 // CPUCapability is the vector instruction set libtorch uses, such as "AVX2".
 func CPUCapability() string { return C.GoString(C.shim_cpu_capability()) }
@@ -121,11 +152,17 @@ func CUDACount() int { return int(C.shim_cuda_count()) }
 
 // CUDADevice tells the name and memory, in bytes, of the ith CUDA device.
 func CUDADevice(i int) (name string, total, free int64, err error) {
+	name, total, free, _, err = cudaDevice(i)
+	return name, total, free, err
+}
+
+func cudaDevice(i int) (name string, total, free int64, capability int, err error) {
 	var buf [256]C.char
 	var t, f C.int64_t
-	if failed := C.shim_cuda_device(C.int(i), &buf[0], C.int(len(buf)), &t, &f); failed != nil {
+	var c C.int
+	if failed := C.shim_cuda_device(C.int(i), &buf[0], C.int(len(buf)), &t, &f, &c); failed != nil {
 		defer func() { err = fmt.Errorf("CUDA device %d: %v", i, recover()) }()
 		check(failed, "CUDADevice")
 	}
-	return C.GoString(&buf[0]), int64(t), int64(f), nil
+	return C.GoString(&buf[0]), int64(t), int64(f), int(c), nil
 }

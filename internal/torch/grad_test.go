@@ -427,8 +427,8 @@ func compareLayouts(s *Scope, r *rand.Rand, o diffOp, d DType, tol float64, in f
 	if err := closeTo("value", got, want, tol, nil); err != nil {
 		return err
 	}
-	plain.backward(want, contiguous(n, n.To(g, Float64)))
-	s.backward(got, g)
+	plain.BackwardWith(want, contiguous(n, n.To(g, Float64)))
+	s.BackwardWith(got, g)
 	for i := range wide {
 		if wide[i].Grad() == nil || narrow[i].Grad() == nil {
 			return fmt.Errorf("input %d has no gradient", i)

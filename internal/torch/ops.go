@@ -173,10 +173,10 @@ func (s *Scope) Clone(x *Tensor) *Tensor { return s.op(C.op_Clone, ts{x}, nil) }
 
 // Backward adds the gradients of the one-element loss to those of the leaves that require them. The graph behind loss
 // is released.
-func (s *Scope) Backward(loss *Tensor) { s.backward(loss, nil) }
+func (s *Scope) Backward(loss *Tensor) { s.BackwardWith(loss, nil) }
 
-// backward does it for Σ t·grad; a nil grad is 1.
-func (s *Scope) backward(t, grad *Tensor) {
+// BackwardWith does it for Σ t·grad, where grad has t's shape; a nil grad is 1.
+func (s *Scope) BackwardWith(t, grad *Tensor) {
 	s.Autocast(Float32).run(C.op_Backward, ts{t, grad}, nil, nil, nil)
 }
 

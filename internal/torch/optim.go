@@ -30,6 +30,9 @@ func LerpInto(dst, src []*Tensor, w float64) {
 	inPlace(C.op_LerpInto, in, nil, w)
 }
 
+// ScaleGrads multiplies the gradients of params, where there are any, by factor.
+func ScaleGrads(params []*Tensor, factor float64) { inPlace(C.op_ScaleGrads, params, nil, factor) }
+
 // ClipGradNorm scales the gradients of params, taken as one vector, to at most the 2-norm max, and returns the norm
 // they had: PyTorch's clip_grad_norm_, with factor max/(norm+1e-6) where that is below 1. Parameters without gradient
 // do not count. A norm that is not finite makes the gradients NaN, so look at it before a step.

@@ -112,23 +112,50 @@ std::atomic<int> own_kernels{1};
 const int kept_memory = mallopt(M_MMAP_MAX, 0) + mallopt(M_ARENA_MAX, 1) + mallopt(M_TRIM_THRESHOLD, 1 << 30);
 #endif
 
-// OpenMP's threads spin by default where they wait for each other; where other programs use the cores as well, the
-// spinning thread takes the time that the one it waits for needs. OpenMP reads the environment while it is loaded, so
-// the program begins anew with one more variable, unless the environment says how to wait. This runs before any
-// library's initialisation, which takes libtorch half a second; where the system does not let it, nothing changes.
+// Two settings that libraries read from the environment while they are loaded, so the program begins anew with them,
+// unless the environment has its own:
+//  - OpenMP's threads spin by default where they wait for each other; where other programs use the cores as well, the
+//    spinning thread takes the time that the one it waits for needs.
+//  - libtorch 1.13 takes its AVX2 kernels on every processor. Those for bfloat16 add up in bfloat16 itself; the ones for
+//    AVX-512 do not, and where the processor multiplies bfloat16 a training step takes half the time with them.
+// This runs before any library's initialisation, which takes libtorch half a second; where the system does not let it,
+// nothing changes.
 #ifdef __linux__
-void wait_passively(int, char** argv, char** env) {
+bool names(const char* variable, const char* name) {
+  const size_t n = strlen(name);
+  return !strncmp(variable, name, n) && variable[n] == '=';
+}
+
+bool has(char** env, std::initializer_list<const char*> any) {
+  for (; *env; env++)
+    for (const char* name : any)
+      if (names(*env, name)) return true;
+  return false;
+}
+
+bool multiplies_bf16() {
+#ifdef __x86_64__
+  __builtin_cpu_init();
+  return __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+#else
+  return false;
+#endif
+}
+
+void begin_anew(int, char** argv, char** env) {
   size_t n = 0;
-  for (; env[n]; n++)
-    for (const char* name : {"OMP_WAIT_POLICY=", "GOMP_SPINCOUNT=", "KMP_BLOCKTIME="})
-      if (!strncmp(env[n], name, strlen(name))) return;
-  auto more = static_cast<char**>(alloca((n + 2) * sizeof(char*)));
+  while (env[n]) n++;
+  auto more = static_cast<char**>(alloca((n + 3) * sizeof(char*)));
   memcpy(more, env, n * sizeof(char*));
-  more[n] = const_cast<char*>("OMP_WAIT_POLICY=passive");
-  more[n + 1] = nullptr;
+  const size_t before = n;
+  if (!has(env, {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"})) more[n++] = const_cast<char*>("OMP_WAIT_POLICY=passive");
+  if (multiplies_bf16() && !has(env, {"ATEN_CPU_CAPABILITY"})) more[n++] = const_cast<char*>("ATEN_CPU_CAPABILITY=avx512");
+  if (n == before) return;
+  more[n] = nullptr;
   execve("/proc/self/exe", argv, more);
 }
-__attribute__((section(".preinit_array"), used)) void (*const before_libraries)(int, char**, char**) = wait_passively;
+__attribute__((section(".preinit_array"), used)) void (*const before_libraries)(int, char**, char**) = begin_anew;
 #endif
 
 // State sets this thread's gradient mode and autocast for one call. The cache of
@@ -768,6 +795,11 @@ OP(LerpInto) {
   }
 }
 
+OP(ScaleGrads) {
+  for (int i = 0; i < c.nin; i++)
+    if (auto g = c[i].grad(); g.defined()) g.mul_(c.nums[0]);
+}
+
 // Total 2-norm of the gradients, which are scaled to at most nums[0].
 OP(ClipGradNorm) {
   std::vector<Tensor> grads, norms;
@@ -906,6 +938,8 @@ shim_error *shim_set_requires_grad(handle t, int on) {
   return guard([&] { borrow(t).set_requires_grad(on != 0); });
 }
 
+int shim_requires_grad(handle t) { return borrow(t).requires_grad(); }
+
 int shim_has_grad(handle t) { return borrow(t).grad().defined(); }
 
 handle shim_grad(handle t) { return give(borrow(t).grad()); }
@@ -974,7 +1008,7 @@ int shim_cuda_count(void) {
 }
 
 // Asks the CUDA driver by name, so that the shim needs no CUDA headers to build.
-shim_error *shim_cuda_device(int i, char *name, int len, int64_t *total, int64_t *free) {
+shim_error *shim_cuda_device(int i, char *name, int len, int64_t *total, int64_t *free, int *capability) {
   return guard([&] {
     static void *lib = dlopen("libcuda.so.1", RTLD_NOW);
     TORCH_CHECK(lib, "the NVIDIA driver library libcuda.so.1 is not installed");
@@ -990,6 +1024,10 @@ shim_error *shim_cuda_device(int i, char *name, int len, int64_t *total, int64_t
     call("cuInit", 0u);
     call("cuDeviceGet", &dev, i);
     call("cuDeviceGetName", name, len, dev);
+    int major = 0, minor = 0; // attributes COMPUTE_CAPABILITY_MAJOR and _MINOR
+    call("cuDeviceGetAttribute", &major, 75, dev);
+    call("cuDeviceGetAttribute", &minor, 76, dev);
+    *capability = 10 * major + minor;
     call("cuDevicePrimaryCtxRetain", &ctx, dev);
     call("cuCtxPushCurrent_v2", ctx);
     call("cuMemGetInfo_v2", &nfree, &ntotal);
@@ -999,5 +1037,16 @@ shim_error *shim_cuda_device(int i, char *name, int len, int64_t *total, int64_t
     *free = int64_t(nfree);
   });
 }
+
+void shim_set_tf32(int products, int convolutions) {
+  at::globalContext().setAllowTF32CuBLAS(products != 0);
+  at::globalContext().setAllowTF32CuDNN(convolutions != 0);
+}
+
+int shim_tf32(void) { return at::globalContext().allowTF32CuBLAS() | at::globalContext().allowTF32CuDNN() << 1; }
+
+void shim_set_cudnn_benchmark(int on) { at::globalContext().setBenchmarkCuDNN(on != 0); }
+
+int shim_cudnn_benchmark(void) { return at::globalContext().benchmarkCuDNN(); }
 
 } // extern "C"

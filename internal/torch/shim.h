@@ -27,7 +27,7 @@ typedef struct {
   X(IndexSelect) X(Gather) X(Flip) X(Pad) X(To) X(Detach) X(Clone) X(MatMul) X(Linear) X(Attention)             \
   X(Conv2d) X(Conv3d) X(ConvTranspose2d) X(ConvTranspose3d) X(Softmax) X(LayerNorm) X(ChannelNorm)              \
   X(InstanceNorm) X(AdaptiveAvgPool2d) X(Interpolate) X(GridSample) X(BCEWithLogits) X(CrossEntropy)            \
-  X(Backward) X(Copy) X(LerpInto) X(ClipGradNorm) X(SGDStep) X(AdamWStep)
+  X(Backward) X(Copy) X(LerpInto) X(ScaleGrads) X(ClipGradNorm) X(SGDStep) X(AdamWStep)
 
 enum {
 #define X(name) op_##name,
@@ -60,6 +60,7 @@ typedef struct {
 shim_error *shim_describe(handle t, shim_info *info);
 
 shim_error *shim_set_requires_grad(handle t, int on);
+int shim_requires_grad(handle t);
 int shim_has_grad(handle t);
 handle shim_grad(handle t); // a new reference, 0 if there is none
 void shim_zero_grad(handle t);
@@ -79,8 +80,13 @@ const char *shim_config(void); // how libtorch was built, some lines
 const char *shim_cpu_capability(void);
 int shim_cpu_has_fast_bf16(void);
 int shim_cuda_count(void);
+// capability is the compute capability, 80 for 8.0.
 shim_error *shim_cuda_device(int i, char *name, int len, int64_t *total,
-                             int64_t *free);
+                             int64_t *free, int *capability);
+void shim_set_tf32(int products, int convolutions);
+int shim_tf32(void); // bit 0: products, bit 1: convolutions
+void shim_set_cudnn_benchmark(int on);
+int shim_cudnn_benchmark(void);
 
 #ifdef __cplusplus
 }

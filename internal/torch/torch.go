@@ -330,6 +330,9 @@ func (t *Tensor) SetRequiresGrad(on bool) {
 	check(C.shim_set_requires_grad(t.handle("SetRequiresGrad"), C.int(flag(on))), "SetRequiresGrad", t)
 }
 
+// RequiresGrad tells whether gradients reach t: it is a leaf that collects one, or was computed from such a leaf.
+func (t *Tensor) RequiresGrad() bool { return C.shim_requires_grad(t.handle("RequiresGrad")) != 0 }
+
 // Grad is the gradient Backward has collected in t, nil if there is none. It
 // belongs to t and is valid until t.ZeroGrad or t.Free.
 func (t *Tensor) Grad() *Tensor {

@@ -272,7 +272,7 @@ func TestBackward(t *testing.T) {
 		}
 		x.ZeroGrad()
 		for range 2 {
-			s.backward(s.Mul(x, x), s.Float32s(CPU, []float32{1, -1}, 2))
+			s.BackwardWith(s.Mul(x, x), s.Float32s(CPU, []float32{1, -1}, 2))
 		}
 		if first := x.Grad(); first != x.Grad() || !slices.Equal(first.Float32s(), []float32{4, -8}) {
 			t.Errorf("gradients of two passes: %v", first.Float32s())

@@ -31,6 +31,7 @@ type state struct {
 	Bad          int     `json:"bad"`  // batches in a row, up to now, whose loss or gradient was not finite
 
 	BestEMA number  `json:"best_ema"`
+	Stale   int     `json:"stale"` // epochs since the best one
 	History history `json:"logging"`
 }
 

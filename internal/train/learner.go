@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"maps"
 	"math"
-	"math/rand/v2"
 	"slices"
 	"time"
 
@@ -75,11 +74,11 @@ func (l *learner) input(s *torch.Scope, b *feed.Batch) *torch.Tensor {
 // uniform is the source of sampled points of one step; it and with it the step depend on the seed and the step's key
 // alone.
 func (l *learner) uniform(key uint64) (masksam.Uniform, func()) {
-	g := torch.NewGenerator(l.device, rand.NewPCG(l.seed, key).Uint64())
-	return func(s *torch.Scope, shape ...int) *torch.Tensor {
-		return s.Rand(l.device, torch.Float32, g, shape...)
-	}, g.Free
+	return masksam.NewUniform(l.device, l.seed, key)
 }
+
+// trainingKey is the key of a training step's points; those of validation are odd.
+func trainingKey(step int) uint64 { return uint64(step) << 1 }
 
 func finite(v float64) bool { return !math.IsNaN(v) && !math.IsInf(v, 0) }
 
@@ -90,7 +89,7 @@ func score(s *torch.Scope, out *masksam.Output) float64 {
 
 // gradients collects the gradients of a batch's loss and clips them. ok is false when loss or gradients are not finite.
 func (l *learner) gradients(s *torch.Scope, b *feed.Batch, step int) (loss float64, ok bool, err error) {
-	u, free := l.uniform(uint64(step) << 1)
+	u, free := l.uniform(trainingKey(step))
 	defer free()
 	l.optimizer.ZeroGrad()
 	out := l.net.Forward(s, l.input(s, b))

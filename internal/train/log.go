@@ -90,9 +90,6 @@ func (h history) draw(path string) error {
 		return out
 	}
 	v := draw.History{TrainLoss: floats(h.TrainLoss), ValLoss: floats(h.ValLoss), Dice: floats(h.MeanDice),
-		EMADice: floats(h.EMADice), LearningRate: floats(h.LR), Seconds: floats(h.EpochEnd)}
-	for i := range v.Seconds {
-		v.Seconds[i] -= float64(h.EpochStart[i])
-	}
+		EMADice: floats(h.EMADice), LearningRate: floats(h.LR), Seconds: floats(h.Seconds)}
 	return draw.Progress(path, v)
 }

@@ -1,6 +1,7 @@
 package train
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -17,14 +18,15 @@ import (
 
 const (
 	batchesAhead = 3  // made before they are needed
-	patience     = 10 // batches in a row whose loss may be not finite
+	skipLimit    = 10 // skipped steps in a row that end the run, unless the recipe says
 	budgetTicks  = 10000
 )
 
 // run is a fold being trained.
 type run struct {
 	recipe      recipe.Recipe // resolved
-	folder      string        // of the fold
+	dataset     string
+	folder      string // of the fold
 	checkpoints bool
 	learner     *learner
 	train, val  *feed.Loader
@@ -68,12 +70,17 @@ func (r *run) loop(ctx context.Context) error {
 	r.report.Start("training", total-r.ticks)
 	defer r.report.Done()
 
-	for r.state.Epoch < t.Epochs && (r.state.Began > 0 || r.fraction() < 1) {
+	for !over(t, r.state, r.minutes()) {
 		if err := r.epoch(ctx, trainStream, valStream); err != nil {
 			return r.end(ctx, err)
 		}
 	}
 	return nil
+}
+
+// over tells whether nothing is left to train after so many minutes.
+func over(t recipe.Train, st state, minutes float64) bool {
+	return st.Epoch >= t.Epochs || tired(t, st.Stale) || st.Began == 0 && fraction(t, st.Epoch, 0, minutes) >= 1
 }
 
 // epoch runs the rest of the epoch under way, or a new one.
@@ -137,8 +144,8 @@ func (r *run) judge(b *feed.Batch, loss float64, ok bool) error {
 	cases := strings.Join(b.Cases, ", ")
 	slog.Warn("loss or gradient is not finite: the step is skipped", "step", st.Step, "loss", loss, "cases", cases)
 	r.log.print("Step", st.Step, "skipped: loss or gradient is not finite, cases", cases)
-	if st.Bad >= patience {
-		return r.lost()
+	if st.Bad >= cmp.Or(r.recipe.Train.SkipLimit, skipLimit) {
+		return r.dump(b, r.lost())
 	}
 	return nil
 }
@@ -206,19 +213,20 @@ func (r *run) endEpoch(valLoss float64, c counts) error {
 		trainLoss = math.NaN() // that of the steps before does not tell how the epoch went
 	}
 	end := timestamp()
-	seconds := float64(end - st.Began)
+	seconds := 60 * (r.minutes() - st.BeganMinutes)
+	skipped := st.steps() - st.LossCount
 
 	r.log.print("train_loss", Rounded(trainLoss, 4))
 	r.log.print("val_loss", Rounded(valLoss, 4))
 	r.log.print("Pseudo dice", diceList(perClass))
 	r.log.print("Epoch time:", Rounded(seconds, 2), "s")
-	skipped := []any{}
-	if n := st.steps() - st.LossCount; n > 0 {
-		r.log.print(n, "of", st.steps(), "steps were skipped and are not in train_loss")
-		skipped = []any{"skipped_steps", n}
+	told := []any{}
+	if skipped > 0 {
+		r.log.print(skipped, "of", st.steps(), "steps were skipped and are not in train_loss")
+		told = []any{"skipped_steps", skipped}
 	}
 	slog.Info(fmt.Sprintf("epoch %d", st.Epoch), append([]any{"train_loss", Rounded(trainLoss, 4), "val_loss", Rounded(valLoss, 4),
-		"pseudo_dice", diceList(perClass), "ema", Rounded(float64(ema), 4), "seconds", Rounded(seconds, 1)}, skipped...)...)
+		"pseudo_dice", diceList(perClass), "ema", Rounded(float64(ema), 4), "seconds", Rounded(seconds, 1)}, told...)...)
 	if lost {
 		return r.lost()
 	}
@@ -226,13 +234,16 @@ func (r *run) endEpoch(valLoss float64, c counts) error {
 	h.MeanDice, h.EMADice, h.ClassDice = append(h.MeanDice, mean), append(h.EMADice, ema), append(h.ClassDice, perClass)
 	h.TrainLoss, h.ValLoss = append(h.TrainLoss, number(trainLoss)), append(h.ValLoss, number(valLoss))
 	h.LR = append(h.LR, number(st.Rate))
+	h.complete()
 	h.EpochStart, h.EpochEnd = append(h.EpochStart, st.Began), append(h.EpochEnd, end)
+	h.Seconds, h.Skipped = append(h.Seconds, number(seconds)), append(h.Skipped, skipped)
 
 	st.Epoch++
 	st.Began = 0
 	st.Minutes = r.minutes()
+	st.Stale++
 	if before := st.BestEMA; ema > before || before.isNaN() && !ema.isNaN() {
-		st.BestEMA = ema
+		st.BestEMA, st.Stale = ema, 0
 		r.log.print("Yayy! New best EMA pseudo Dice:", Rounded(float64(ema), 4))
 		written, err := r.keep(model.Best)
 		if err != nil {
@@ -242,13 +253,19 @@ func (r *run) endEpoch(valLoss float64, c counts) error {
 			st.BestEMA = before // of the file that is there
 		}
 	}
-	if every := max(t.SaveEvery, 1); st.Epoch%every == 0 && st.Epoch < t.Epochs {
+	if every := max(t.SaveEvery, 1); st.Epoch%every == 0 && !over(t, *st, st.Minutes) {
 		if _, err := r.keep(model.Latest); err != nil {
 			return err
 		}
 	}
 	if err := h.draw(filepath.Join(r.folder, "progress.png")); err != nil {
 		slog.Warn("progress.png could not be drawn", "error", err)
+	}
+	if tired(t, st.Stale) && st.Epoch < t.Epochs {
+		text := fmt.Sprintf("Training ends early, after %d of %d epochs: none of the last %d brought a new best EMA pseudo Dice", st.Epoch,
+			t.Epochs, st.Stale)
+		r.log.print(text)
+		slog.Info(text, "best", Rounded(float64(st.BestEMA), 4))
 	}
 	return nil
 }

@@ -20,6 +20,8 @@ import (
 	"masksam/internal/model"
 	"masksam/internal/progress"
 	"masksam/internal/recipe"
+	"masksam/internal/remedy"
+	"masksam/internal/replay"
 	"masksam/internal/store"
 	"masksam/internal/torch"
 )
@@ -130,12 +132,16 @@ func tinyRun(t testing.TB, folder string, r recipe.Recipe, cases []*feed.Source)
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { l.free(); log.close() })
+	precision, _, err := l.choosePrecision(r.Train.Precision, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
 	train := &feed.Loader{Cases: cases[:3], Size: 2, Patch: tinyPatch, Augment: r.Train.Augment, Foreground: 0.33,
 		Classes: 3, Seed: [2]uint64{11, 0}}
 	val := &feed.Loader{Cases: cases[3:], Size: 2, Patch: tinyPatch, Foreground: 0.33, Classes: 3, Seed: [2]uint64{11, 1}}
 	return &run{recipe: r, folder: folder, checkpoints: true, learner: l, train: train, val: val, log: log,
 		report: progress.Nop, saveAfter: saveAfter,
-		state: state{Meta: model.Meta{Version: model.MetaVersion, Recipe: r, Precision: "float32"}, Seed: 11, BestEMA: number(math.NaN())}}
+		state: state{Meta: model.Meta{Version: model.MetaVersion, Recipe: r, Precision: precision}, Seed: 11, BestEMA: number(math.NaN())}}
 }
 
 func weights(t testing.TB, l *learner) map[string][]float32 {
@@ -165,9 +171,11 @@ func (s *stopAfter) Advance(int, string) {
 // weights, optimizer and logs as one that ran through.
 func TestResumeIsExact(t *testing.T) {
 	t.Parallel()
-	for optimizer, stopAt := range map[string]int{"adamw": 7, "sgd": 8} { // in the third epoch
+	for set, stopAt := range map[[2]string]int{ // in the third epoch
 		// The one's learning rate falls with every step, the other's with every epoch.
-		r := tinyRecipe(t, "optimizer="+optimizer, "momentum=0.9", fmt.Sprint("per_step=", optimizer == "adamw"))
+		{"optimizer=adamw", "per_step=true"}: 7, {"optimizer=sgd", "per_step=false"}: 8, {"optimizer=adamw", "precision=bf16"}: 8,
+	} {
+		r := tinyRecipe(t, append([]string{"momentum=0.9"}, set[:]...)...)
 		cases := tinySources(t, tinyStore(t, 5), true)
 		whole := tinyRun(t, t.TempDir(), r, cases)
 		if err := whole.loop(context.Background()); err != nil {
@@ -179,7 +187,7 @@ func TestResumeIsExact(t *testing.T) {
 		}
 
 		for _, killed := range []bool{false, true} { // a stop writes checkpoint_latest there, a kill leaves that of epoch 2
-			name := fmt.Sprintf("%s, stop at %d, killed %v", optimizer, stopAt, killed)
+			name := fmt.Sprintf("%v, stop at %d, killed %v", set, stopAt, killed)
 			folder := t.TempDir()
 			ctx, cancel := context.WithCancel(context.Background())
 			part := tinyRun(t, folder, r, cases)
@@ -230,24 +238,103 @@ func TestResumeIsExact(t *testing.T) {
 	}
 }
 
-// A loss that is not finite leaves weights and optimizer as they were; ten in a row end the run.
-func TestNotFinite(t *testing.T) {
-	r := tinyRecipe(t, "iterations=20")
-	cases := tinyCases(5)
+// spoilt are cases without a number.
+func spoilt(t testing.TB, n int) []*feed.Source {
+	t.Helper()
+	cases := tinyCases(n)
 	for _, c := range cases {
 		for i := range c.Image {
 			c.Image[i] = float32(math.NaN())
 		}
 	}
-	run := tinyRun(t, t.TempDir(), r, tinySources(t, putStore(t, cases), true))
-	before := weights(t, run.learner)
-	err := run.loop(context.Background())
-	if err == nil || run.state.Step != patience || !strings.Contains(err.Error(), "no number since step 1:") {
-		t.Fatalf("error %v after %d good or skipped steps, want one after %d", err, run.state.Step, patience)
+	return tinySources(t, putStore(t, cases), true)
+}
+
+// A loss that is not finite leaves weights and optimizer as they were; ten in a row, or as many as the recipe says, end the
+// run and leave the last step in a file that repeats it.
+func TestNotFinite(t *testing.T) {
+	for limit, set := range map[int]string{skipLimit: "skip_limit=0", 3: "skip_limit=3"} {
+		folder := t.TempDir()
+		run := tinyRun(t, folder, tinyRecipe(t, "iterations=20", set), spoilt(t, 5))
+		before := weights(t, run.learner)
+		err := run.loop(context.Background())
+		if err == nil || run.state.Step != limit || !strings.Contains(err.Error(), "no number since step 1:") {
+			t.Fatalf("error %v after %d good or skipped steps, want one after %d", err, run.state.Step, limit)
+		}
+		for key, w := range weights(t, run.learner) {
+			if !slices.Equal(w, before[key]) {
+				t.Errorf("%s changed in a skipped step", key)
+			}
+		}
+		path := filepath.Join(folder, fmt.Sprintf("skipped_step_%d.safetensors", limit-1))
+		if !strings.Contains(err.Error(), path) {
+			t.Errorf("%v does not name %s", err, path)
+		}
+		f, err := replay.Open(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		want, err := run.train.Batch(limit - 1)
+		if err != nil || f.Seed != 11 || f.Step.Step != limit-1 || !slices.Equal(f.Cases, want.Cases) || !slices.Equal(f.Batch.Seg, want.Seg) {
+			t.Errorf("the file holds %+v, %v", f.Step, err)
+		}
+		if r, err := f.Repeat(replay.Options{}); err != nil || r.First != "the value of images of the batch" || r.Parts != nil {
+			t.Errorf("repeated: %+v, %v", r, err)
+		}
 	}
-	for key, w := range weights(t, run.learner) {
-		if !slices.Equal(w, before[key]) {
-			t.Errorf("%s changed in a skipped step", key)
+}
+
+// A skipped step is counted in its epoch, which goes on.
+func TestSkippedStepsAreCounted(t *testing.T) {
+	cases := tinySources(t, tinyStore(t, 5), true)
+	copy(cases, spoilt(t, 2))
+	run := tinyRun(t, t.TempDir(), tinyRecipe(t, "iterations=12", "epochs=2", "skip_limit=12"), cases)
+	if err := run.loop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	h := run.state.History
+	skipped := 0
+	for i := range h.Skipped {
+		skipped += h.Skipped[i]
+		if h.TrainLoss[i].isNaN() || h.Skipped[i] == 0 {
+			t.Errorf("epoch %d: %d steps skipped, loss %v", i, h.Skipped[i], h.TrainLoss[i])
+		}
+	}
+	if len(h.Skipped) != 2 || skipped != run.state.Step-run.state.Updates {
+		t.Errorf("skipped %v; %d steps, %d updates", h.Skipped, run.state.Step, run.state.Updates)
+	}
+}
+
+// A step that was kept gives the loss that it had, to the bit.
+func TestRepeatedStepIsTheSame(t *testing.T) {
+	for _, precision := range []string{"float32", "bf16"} {
+		run := tinyRun(t, t.TempDir(), tinyRecipe(t, "precision="+precision, "points=64", "oversample=2", "importance=0.75"),
+			tinySources(t, tinyStore(t, 5), true))
+		b, err := run.train.Batch(4)
+		if err != nil {
+			t.Fatal(err)
+		}
+		run.state.Step = 5
+		advised := run.dump(b, errLost)
+		if len(remedy.As(advised)) == 0 {
+			t.Errorf("no advice: %v", advised)
+		}
+		want, _, err := run.learner.step(b, 4, 1e-3)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f, err := replay.Open(filepath.Join(run.folder, "skipped_step_4.safetensors"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		r, err := f.Repeat(replay.Options{})
+		if err != nil || r.Total != want || r.First != "" || len(r.Parts) != 7 || !(r.Norm > 0) {
+			t.Errorf("%s: %+v, %v; want loss %v", precision, r, err, want)
+		}
+		if r, err = f.Repeat(replay.Options{Precision: "float32"}); err != nil || precision == "bf16" && r.Total == want && torch.CPU.HasFastBF16() {
+			t.Errorf("%s repeated in float32: %v, %v", precision, r.Total, err)
 		}
 	}
 }

@@ -75,6 +75,9 @@ func (f *Fold) debug(r *run) {
 		"cases_train":                      strings.Join(f.Split.Train, " "),
 		"cases_val":                        strings.Join(f.Split.Val, " "),
 	}
+	for name, digest := range r.state.Origin.Digests() {
+		words["sha256_"+name] = digest
+	}
 	if recipe, err := pyjson.Encode(f.Recipe); err == nil {
 		if text, err := pyjson.Marshal(recipe); err == nil {
 			words["recipe"] = string(text)

@@ -17,6 +17,7 @@ import (
 	"masksam/internal/feed"
 	"masksam/internal/model"
 	"masksam/internal/plan"
+	"masksam/internal/recipe"
 )
 
 // agree refuses plans other than those that a trained fold of the model's folder was trained with: the folder has one
@@ -105,6 +106,14 @@ func (f *Fold) begin(r *run) (finished int, err error) {
 	if r.state.Orientations, err = f.Store.Orientations(); err != nil {
 		return 0, err
 	}
+	plans, err := f.Plans.JSON()
+	if err != nil {
+		return 0, err
+	}
+	r.state.Origin = model.NewOrigin(plans, f.Split.Train, f.Split.Val, func(id string) string {
+		digest, _ := f.Store.Digest(id)
+		return digest
+	})
 	path := ""
 	if f.options.Continue {
 		if path, err = f.newest(r); err != nil {
@@ -116,7 +125,8 @@ func (f *Fold) begin(r *run) (finished int, err error) {
 		if r.state, err = r.learner.resume(path); err != nil {
 			return 0, err
 		}
-		meta.Precision = r.state.Precision
+		was := r.state.Meta
+		meta.Precision = was.Precision
 		r.state.Meta = meta // a resumed run may have another number of epochs
 		r.kept(strings.TrimSuffix(filepath.Base(path), model.CheckpointExt))
 		for _, l := range []*feed.Loader{r.train, r.val} {
@@ -129,6 +139,7 @@ func (f *Fold) begin(r *run) (finished int, err error) {
 		r.log.print("Continuing from", filepath.Base(path), "at epoch", r.state.Epoch, "step", r.state.Step)
 		slog.Info("continuing", "from", filepath.Base(path), "epoch", r.state.Epoch, "step", r.state.Step, "minutes",
 			Rounded(r.state.Minutes, 2))
+		r.compare(was)
 		if asked := f.Recipe.Train.Precision; asked != "auto" && asked != "" {
 			r.state.Precision = asked
 		}
@@ -156,6 +167,59 @@ func (f *Fold) begin(r *run) (finished int, err error) {
 	r.log.print("Parameters:", all, "in all,", trained, "trained")
 	slog.Info("network", "parameters", all, "trained", trained, "patch", f.Recipe.Patch, "batch", f.Recipe.Batch)
 	return 0, nil
+}
+
+// compare says what is not as it was when the checkpoint was written: the data, and the length of the run with what its
+// schedule does then.
+func (r *run) compare(was model.Meta) {
+	if was.Origin != nil {
+		r.state.Origin.Weights = was.Origin.Weights
+		if changes := was.Origin.Changes(r.state.Origin); len(changes) > 0 {
+			text := "the run goes on with what is there now, not with what it was made of: " + strings.Join(changes, "; ")
+			r.log.print(text)
+			slog.Warn(text)
+		}
+	}
+	t, st := r.recipe.Train, &r.state
+	before := was.Recipe.Train
+	if t.Epochs > before.Epochs {
+		st.Stale = 0 // a run that patience ended is longer now
+	}
+	text := ""
+	switch {
+	case st.Epoch > t.Epochs:
+		text = fmt.Sprintf("The run has had %d epochs, more than the %d that are asked for: nothing is left to train", st.Epoch, t.Epochs)
+	case tired(t, st.Stale) && st.Epoch < t.Epochs:
+		text = fmt.Sprintf("The run ended early, after %d epochs: nothing is left to train, unless it gets more epochs than %d or "+
+			"more patience than %d", st.Epoch, before.Epochs, t.Patience)
+	case over(t, *st, st.Minutes):
+		text = fmt.Sprintf("The run has had all of its training, %d epochs: nothing is left to train", st.Epoch)
+	case t.Epochs != before.Epochs || t.Iterations != before.Iterations || t.Minutes != before.Minutes:
+		steps := 0
+		if t.PerStep {
+			steps = st.steps()
+		}
+		rate := learningRate(t, st.Step, fraction(t, st.Epoch, steps, st.Minutes))
+		moves := "rises"
+		if rate < st.Rate {
+			moves = "falls"
+		}
+		text = fmt.Sprintf("The run has %s now, %s before. Its progress is measured against the new length: the learning rate %s "+
+			"from %.3g to %.3g", length(t), length(before), moves, st.Rate, rate)
+	default:
+		return
+	}
+	r.log.print(text)
+	slog.Info(text)
+}
+
+// length is that of a run in words.
+func length(t recipe.Train) string {
+	text := fmt.Sprintf("%d epochs of %d steps", t.Epochs, t.Iterations)
+	if t.Minutes > 0 {
+		text += fmt.Sprintf(" within %.4g minutes", t.Minutes)
+	}
+	return text
 }
 
 // newest is the checkpoint to go on from, empty where there is none: the one with most steps, of equals checkpoint_final, so

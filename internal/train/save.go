@@ -10,9 +10,11 @@ import (
 	"path/filepath"
 	"time"
 
+	"masksam/internal/feed"
 	"masksam/internal/model"
 	"masksam/internal/recipe"
 	"masksam/internal/remedy"
+	"masksam/internal/replay"
 	"masksam/internal/torch"
 )
 
@@ -105,6 +107,26 @@ func (r *run) lost() error {
 	return remedy.Add(fmt.Errorf("%s: %w; %s", what, errLost, last), advice...)
 }
 
+// dump keeps the step that ended the run in the fold's folder, to be repeated alone, and gives the error why that advice.
+func (r *run) dump(b *feed.Batch, why error) error {
+	if !r.checkpoints {
+		return why
+	}
+	st, l := &r.state, r.learner
+	step := st.Step - 1 // the state has counted it
+	path := filepath.Join(r.folder, fmt.Sprintf("skipped_step_%d%s", step, model.CheckpointExt))
+	err := replay.Write(path, replay.Step{Dataset: r.dataset, Fold: st.Fold, Recipe: r.recipe, Seed: l.seed, Step: step,
+		Points: trainingKey(step), Precision: st.Precision, Rate: st.Rate, Batch: b,
+		Engine: fmt.Sprintf("libtorch %s on %v, %d threads", torch.Version(), l.device, torch.Threads())}, l.net.Params)
+	if err != nil {
+		slog.Warn("the step could not be kept", "error", err)
+		return why
+	}
+	r.log.print("The last skipped step, of seed", l.seed, "is kept in", path)
+	return remedy.Add(fmt.Errorf("%w; the last skipped step is kept in %s", why, path), "see what is not finite in it with ",
+		remedy.Run("replay", path))
+}
+
 // finish writes checkpoint_final and removes checkpoint_latest.
 func (r *run) finish() error {
 	if err := r.save(model.Final); err != nil {
@@ -119,6 +141,11 @@ func (r *run) finish() error {
 		err = fmt.Errorf("%w; the last checkpoint that was written is %s", err, r.good)
 		return remedy.Add(err, advice+", and go on from there with ", remedy.Continue)
 	}
+	return r.removeLatest()
+}
+
+// removeLatest removes checkpoint_latest of a finished run; one that was killed before it did so has left it.
+func (r *run) removeLatest() error {
 	err := os.Remove(model.CheckpointPath(r.folder, model.Latest))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("remove the last checkpoint of the finished run: %w", err)

@@ -18,6 +18,9 @@ func fraction(t recipe.Train, epoch, steps int, minutes float64) float64 {
 	return min(p, 1)
 }
 
+// tired tells whether patience ends the training: so many epochs brought no new best average.
+func tired(t recipe.Train, stale int) bool { return t.Patience > 0 && stale >= t.Patience }
+
 // learningRate is lr·(1−p)^power for progress p, which stands still during an epoch unless the recipe says PerStep,
 // times the linear warm-up over the first steps (the step counts from 0). With neither it is nnU-Net's poly schedule.
 func learningRate(t recipe.Train, step int, p float64) float64 {
@@ -114,4 +117,16 @@ type history struct {
 	LR         []number   `json:"lrs"`
 	EpochStart []number   `json:"epoch_start_timestamps"` // seconds since 1970
 	EpochEnd   []number   `json:"epoch_end_timestamps"`
+	Seconds    []number   `json:"epoch_seconds"` // of training: without the pause of an epoch that was stopped and went on
+	Skipped    []int      `json:"skipped_steps"` // whose loss or gradient was not finite
+}
+
+// complete gives epochs that an earlier version recorded the lists that it did not have.
+func (h *history) complete() {
+	for i := len(h.Seconds); i < len(h.EpochEnd); i++ {
+		h.Seconds = append(h.Seconds, h.EpochEnd[i]-h.EpochStart[i])
+	}
+	for len(h.Skipped) < len(h.EpochEnd) {
+		h.Skipped = append(h.Skipped, 0)
+	}
 }

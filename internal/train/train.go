@@ -108,7 +108,7 @@ func (f *Fold) Train(ctx context.Context, last func(meta model.Meta, net *masksa
 		return 0, err
 	}
 	defer l.free()
-	r := &run{recipe: f.Recipe, folder: f.Folder, checkpoints: !f.options.NoCheckpoints, learner: l, log: f.log,
+	r := &run{recipe: f.Recipe, dataset: f.Name, folder: f.Folder, checkpoints: !f.options.NoCheckpoints, learner: l, log: f.log,
 		report: f.options.Progress, saveAfter: saveAfter}
 	if r.train, r.val, err = f.loaders(); err != nil {
 		return 0, err
@@ -125,10 +125,15 @@ func (f *Fold) Train(ctx context.Context, last func(meta model.Meta, net *masksa
 	if err := r.loop(ctx); err != nil {
 		return r.state.Step, err
 	}
-	if finished < r.state.Step && r.checkpoints { // else nothing was left to train
-		if err := r.finish(); err != nil {
-			return r.state.Step, err
-		}
+	switch {
+	case !r.checkpoints:
+	case finished < r.state.Step:
+		err = r.finish()
+	default: // nothing was left to train
+		err = r.removeLatest()
+	}
+	if err != nil {
+		return r.state.Step, err
 	}
 	f.log.print("Training done.")
 	slog.Info("training done", "steps", r.state.Step, "minutes", Rounded(r.state.Minutes, 2), "folder", f.Folder)

@@ -113,14 +113,14 @@ func (g *golden) encoder(s *torch.Scope, dev torch.Device) error {
 	var params nn.Params
 	defer params.Free()
 	b := nn.NewBuilder(s, &params, dev, 0, masksam.Config{}.Trains).Empty()
-	enc := sam.NewImageEncoder(b.At("sam_model.image_encoder"), cfg, sp.Frames, sam.DepthReference)
+	enc := sam.NewImageEncoder(b.At("sam_model.image_encoder"), cfg, sp.Frames, sam.DepthReference, nn.Const(0))
 	if err := errors.Join(g.parameters(&params), params.Load(g.weights)); err != nil {
 		return err
 	}
 	x := s.Float32s(dev, fill("input", sp.Batch*3*sp.Frames*sp.Height*sp.Width, 0, 1.7), sp.Batch, 3, sp.Frames, sp.Height, sp.Width)
 	x = s.Reshape(s.Permute(x, 0, 2, 1, 3, 4), -1, 3, sp.Height, sp.Width)
 	var total *torch.Tensor
-	for i, m := range enc.Forward(s, x, nil) {
+	for i, m := range enc.Forward(s, x, nil, 0, nil) {
 		if err := g.compare(fmt.Sprintf("encoder.%d", i), m, g.tol.forward); err != nil {
 			return err
 		}

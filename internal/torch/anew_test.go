@@ -1,6 +1,7 @@
 package torch
 
 import (
+	"masksam/internal/machine"
 	"os"
 	"os/exec"
 	"strings"
@@ -41,3 +42,27 @@ func TestWaitPassively(t *testing.T) {
 		}
 	}
 }
+
+// Where the processor multiplies bfloat16, libtorch takes its kernels for AVX-512, unless the environment says otherwise.
+func TestKernelsForBF16(t *testing.T) {
+	if CPUCapability() == "" || !machine.Processor().Flags["avx512_bf16"] {
+		t.Skip("this processor does not multiply bfloat16")
+	}
+	for _, c := range []struct{ set, want string }{{"", "AVX512"}, {"ATEN_CPU_CAPABILITY=avx2", "AVX2"}} {
+		cmd := exec.Command(os.Args[0], "-test.run=^TestSayKernels$", "-test.v")
+		for _, v := range os.Environ() {
+			if !strings.HasPrefix(v, "ATEN_") {
+				cmd.Env = append(cmd.Env, v)
+			}
+		}
+		if c.set != "" {
+			cmd.Env = append(cmd.Env, c.set)
+		}
+		out, err := cmd.CombinedOutput()
+		if err != nil || !strings.Contains(string(out), "kernels "+c.want) {
+			t.Errorf("with %q: %v\n%s\nwant kernels %s", c.set, err, out, c.want)
+		}
+	}
+}
+
+func TestSayKernels(t *testing.T) { t.Log("kernels " + CPUCapability()) }

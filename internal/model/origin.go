@@ -1,0 +1,87 @@
+package model
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// Origin is what a run was made of. Digests are SHA-256 in hexadecimal.
+type Origin struct {
+	Plans   string            `json:"plans"`             // digest of the text of plans.json
+	Weights string            `json:"weights,omitempty"` // of the file of weights that the run started from; empty: none
+	Train   []string          `json:"train"`             // training cases, in the order of the split
+	Val     []string          `json:"val"`               // validation cases
+	Cases   map[string]string `json:"cases"`             // digest of each case: its files and how it was preprocessed
+}
+
+// NewOrigin digests what a run is made of. stored is the text that a preprocessed case was stored with (store.Digest).
+func NewOrigin(plans []byte, train, val []string, stored func(id string) string) *Origin {
+	o := &Origin{Plans: digest(plans), Train: train, Val: val, Cases: map[string]string{}}
+	for _, id := range slices.Concat(train, val) {
+		o.Cases[id] = digest([]byte(stored(id)))
+	}
+	return o
+}
+
+func digest(text []byte) string {
+	sum := sha256.Sum256(text)
+	return hex.EncodeToString(sum[:])
+}
+
+// Digests are one digest each of plans, weights, split and cases, by these names.
+func (o *Origin) Digests() map[string]string {
+	whole := func(v any) string {
+		text, err := json.Marshal(v)
+		if err != nil {
+			return err.Error()
+		}
+		return digest(text)
+	}
+	return map[string]string{"plans": o.Plans, "weights": o.Weights, "split": whole([][]string{o.Train, o.Val}), "cases": whole(o.Cases)}
+}
+
+// Changes says in words what of now is not as it was, one text each; none where nothing changed.
+func (o *Origin) Changes(now *Origin) (out []string) {
+	if o.Plans != now.Plans {
+		out = append(out, "plans.json has another text")
+	}
+	for _, list := range []struct {
+		name     string
+		was, now []string
+	}{{"training", o.Train, now.Train}, {"validation", o.Val, now.Val}} {
+		added, removed := without(list.now, list.was), without(list.was, list.now)
+		out = tell(out, list.name+" has more cases", added)
+		out = tell(out, list.name+" has lost cases", removed)
+		if len(added)+len(removed) == 0 && !slices.Equal(list.was, list.now) {
+			out = append(out, "the split has the "+list.name+" cases in another order")
+		}
+	}
+	again := slices.DeleteFunc(slices.Clone(now.Train), func(id string) bool { return slices.Contains(now.Val, id) })
+	again = slices.DeleteFunc(slices.Concat(again, now.Val), func(id string) bool {
+		was, ok := o.Cases[id]
+		return !ok || was == now.Cases[id]
+	})
+	return tell(out, "cases were preprocessed from other files or settings", again)
+}
+
+func without(list, other []string) []string {
+	return slices.DeleteFunc(slices.Clone(list), func(id string) bool { return slices.Contains(other, id) })
+}
+
+// tell adds a text about cases, of which it names the first.
+func tell(out []string, what string, cases []string) []string {
+	const most = 5
+	n := len(cases)
+	if n == 0 {
+		return out
+	}
+	text := fmt.Sprintf("%s: %s", what, strings.Join(cases[:min(n, most)], ", "))
+	if n > most {
+		text += fmt.Sprintf(" and %d others", n-most)
+	}
+	return append(out, text)
+}

@@ -1,0 +1,162 @@
+package replay
+
+import (
+	"cmp"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+
+	"masksam/internal/masksam"
+	"masksam/internal/nn"
+	"masksam/internal/torch"
+)
+
+// Options say how a step is repeated.
+type Options struct {
+	Device    torch.Device
+	Precision string // float32, bf16; empty: the run's
+}
+
+// Value is what is to be known of a tensor.
+type Value struct {
+	Name    string
+	Largest float64 // of the finite absolute values
+	Bad     int     // values that are not finite
+	Count   int
+}
+
+// Report is what a repeated step shows.
+type Report struct {
+	Step
+	Device    torch.Device
+	Precision string
+	Stages    []Value // weights as a whole, the batch's images, then the values of the network's stages in their order
+	// Parts of the loss, unweighted, and the weighted Total. There are none where the class scores are not finite, since then
+	// nothing can be matched.
+	Parts []masksam.Part
+	Total float64
+	// Norm is that of all gradients as one vector, before clipping; NaN where the loss is not finite. BadGradients are those
+	// that are not finite, the ones nearest to the loss first, of Trained parameters.
+	Norm         float64
+	BadGradients []Value
+	Trained      int
+	// First names the first value that is not finite, in the order of computation; empty: all are finite.
+	First string
+}
+
+// Repeat computes forward pass, loss and gradients of a step again. No weight changes.
+func (f *File) Repeat(o Options) (*Report, error) {
+	r := &Report{Step: f.Step, Device: o.Device, Precision: cmp.Or(o.Precision, f.Precision), Total: math.NaN(), Norm: math.NaN()}
+	autocast, ok := precisions[r.Precision]
+	if !ok {
+		return nil, fmt.Errorf("precision %q is neither float32 nor bf16", r.Precision)
+	}
+	net, err := masksam.Load(f.Recipe.Network, o.Device, f.file.Float32s)
+	if err != nil {
+		return nil, fmt.Errorf("repeat step %d: %w", f.Step.Step, err)
+	}
+	defer net.Free()
+	err = torch.Do(torch.Mode{Grad: true, Autocast: autocast}, func(s *torch.Scope) error { return r.compute(s, net) })
+	if err != nil {
+		return nil, fmt.Errorf("repeat step %d: %w", f.Step.Step, err)
+	}
+	return r, nil
+}
+
+// precisions are the autocast types by their names in a recipe.
+var precisions = map[string]torch.DType{"float32": torch.Float32, "bf16": torch.BFloat16}
+
+func (r *Report) compute(s *torch.Scope, net *masksam.Net) error {
+	weights := Value{Name: "weights"}
+	for _, p := range net.Params.All() {
+		v := look(p.Name, p.Value)
+		r.first("the weight ", v)
+		weights.Largest, weights.Bad, weights.Count = max(weights.Largest, v.Largest), weights.Bad+v.Bad, weights.Count+v.Count
+	}
+	r.Stages = append(r.Stages, weights)
+	see := func(name string, x *torch.Tensor) {
+		v := look(name, x)
+		r.first("the value of ", v)
+		r.Stages = append(r.Stages, v)
+	}
+	n := r.Recipe.Network
+	x := s.Float32s(r.Device, r.Batch.Image, len(r.Cases), n.Channels, n.Frames, n.Height, n.Width)
+	see("images of the batch", x)
+	_, out := net.Trace(s, x, masksam.Prompts{}, see)
+	see("masks", out.Masks)
+	if look("", out.Classes).Bad > 0 {
+		return nil
+	}
+	u, free := masksam.NewUniform(r.Device, r.Seed, r.Points)
+	defer free()
+	total, parts, err := masksam.NewCriterion(r.Recipe.Loss, n).Losses(s, out, r.Batch.Seg, u)
+	if err != nil {
+		return err
+	}
+	r.Parts, r.Total = parts, total.Item()
+	for _, p := range append(slices.Clone(parts), masksam.Part{Name: "loss", Value: r.Total}) {
+		if !finite(p.Value) {
+			r.first("", Value{Name: p.Name, Bad: 1})
+		}
+	}
+	if !finite(r.Total) {
+		return nil
+	}
+	s.Backward(total)
+	for _, p := range backwards(net.Params) {
+		r.Trained++
+		if g := p.Value.Grad(); g != nil {
+			if v := look(p.Name, g); v.Bad > 0 {
+				r.first("the gradient of ", v)
+				r.BadGradients = append(r.BadGradients, v)
+			}
+		}
+	}
+	r.Norm = torch.ClipGradNorm(net.Params.Trainable(), math.Inf(1))
+	if !finite(r.Norm) {
+		r.first("", Value{Name: "the norm of all gradients", Bad: 1})
+	}
+	return nil
+}
+
+func finite(v float64) bool { return !math.IsNaN(v) && !math.IsInf(v, 0) }
+
+func (r *Report) first(what string, v Value) {
+	if r.First == "" && v.Bad > 0 {
+		r.First = what + v.Name
+	}
+}
+
+func look(name string, t *torch.Tensor) Value {
+	v := Value{Name: name}
+	for _, x := range t.Float32s() {
+		a := math.Abs(float64(x))
+		if finite(a) {
+			v.Largest = max(v.Largest, a)
+		} else {
+			v.Bad++
+		}
+		v.Count++
+	}
+	return v
+}
+
+// backwards are the trained parameters as the gradient reaches them: head, mask decoder, prompt encoder, prompt generator,
+// image encoder, stem; in each the last ones first.
+func backwards(params *nn.Params) []*nn.Param {
+	parts := []string{"final_conv", "sam_model.mask_decoder", "sam_model.prompt_encoder", "", "sam_model.image_encoder", "first_conv"}
+	const generator = 3
+	rank := func(p *nn.Param) int {
+		for i, part := range parts {
+			if i != generator && strings.HasPrefix(p.Name, part) {
+				return i
+			}
+		}
+		return generator
+	}
+	list := slices.DeleteFunc(slices.Clone(params.All()), func(p *nn.Param) bool { return !p.Trainable })
+	slices.Reverse(list)
+	slices.SortStableFunc(list, func(a, b *nn.Param) int { return cmp.Compare(rank(a), rank(b)) })
+	return list
+}
