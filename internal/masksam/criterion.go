@@ -4,25 +4,12 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
-	"math/rand/v2"
 
 	"masksam/internal/torch"
 )
 
 // boxEps keeps the boxes' quotients finite where both areas are zero.
 const boxEps = 1e-6
-
-// Uniform returns numbers in [0,1) of the given shape; training draws them
-// from a torch.Generator, the goldens from a formula.
-type Uniform func(s *torch.Scope, shape ...int) *torch.Tensor
-
-// NewUniform draws on dev. What it draws depends on the seed and the key alone; free releases the generator.
-func NewUniform(dev torch.Device, seed, key uint64) (u Uniform, free func()) {
-	g := torch.NewGenerator(dev, rand.NewPCG(seed, key).Uint64())
-	return func(s *torch.Scope, shape ...int) *torch.Tensor {
-		return s.Rand(dev, torch.Float32, g, shape...)
-	}, g.Free
-}
 
 // Part is one named loss, unweighted.
 type Part struct {
@@ -96,6 +83,32 @@ func targets(seg []uint8, frames, h, w, classes int) ([]Target, error) {
 	return out, nil
 }
 
+// Norm is what the sums over a batch are divided by. It follows from the labels, so that a batch can be computed in parts
+// whose losses and gradients add up to the batch's.
+type Norm struct {
+	Weights float64 // of all queries in the class loss: 1 where they are matched, else Loss.NoObject
+	Masks   float64 // labels in all frames, at least 1
+}
+
+// Norm is that of a batch with the labels seg (B·T, H, W), under a network with so many queries.
+func (c *Criterion) Norm(seg []uint8, frames, h, w, queries int) (Norm, error) {
+	tg, err := targets(seg, frames, h, w, c.classes)
+	return c.norm(tg, queries), err
+}
+
+func (c *Criterion) norm(tg []Target, queries int) Norm {
+	labels, weights := 0, 0.0
+	for _, t := range tg {
+		labels += len(t.Labels)
+		matched := min(len(t.Labels), queries)
+		weights += float64(matched) + c.noObject()*float64(queries-matched)
+	}
+	return Norm{weights, float64(max(labels, 1))}
+}
+
+// noObject is the class weight of "no object" as the loss has it.
+func (c *Criterion) noObject() float64 { return float64(float32(c.loss.NoObject)) }
+
 // Losses gives the weighted total, a scalar on the graph, and its parts in the order of the published code. seg holds
 // the labels 0…K-1 of the frames, (B·T, H, W) on the host; a label beyond them is an error. Units: the class loss is
 // the weighted mean over all queries of all frames; each of the others is the sum over matched pairs, divided by the
@@ -103,6 +116,14 @@ func targets(seg []uint8, frames, h, w, classes int) ([]Target, error) {
 // distance of the boxes' corners in shares of the frame, or of 1 - GIoU.
 func (c *Criterion) Losses(s *torch.Scope, o *Output, seg []uint8, u Uniform) (*torch.Tensor, []Part, error) {
 	total, parts, _, err := c.Trace(s, o, seg, u)
+	return total, parts, err
+}
+
+// Share is Losses of a part of a batch, given the batch's norm: the shares of all parts add up to the losses of the batch.
+// They do not where every matching cost of a frame is NaN: such a frame has no matched queries, which norm does not know;
+// the share corrects it for its own frames alone.
+func (c *Criterion) Share(s *torch.Scope, o *Output, seg []uint8, norm Norm, u Uniform) (*torch.Tensor, []Part, error) {
+	total, parts, _, err := c.losses(s, o, seg, &norm, u)
 	return total, parts, err
 }
 
@@ -115,11 +136,20 @@ type Matching struct {
 
 // Trace is Losses with the matching that they rest on.
 func (c *Criterion) Trace(s *torch.Scope, o *Output, seg []uint8, u Uniform) (*torch.Tensor, []Part, *Matching, error) {
+	return c.losses(s, o, seg, nil, u)
+}
+
+// losses computes a part of the batch that norm is of; nil: the whole.
+func (c *Criterion) losses(s *torch.Scope, o *Output, seg []uint8, batch *Norm, u Uniform) (*torch.Tensor, []Part, *Matching, error) {
 	s = s.Autocast(torch.Float32)
 	frames, queries, h, w := o.Masks.Dim(0), o.Masks.Dim(1), o.Masks.Dim(2), o.Masks.Dim(3)
 	tg, err := targets(seg, frames, h, w, c.classes)
 	if err != nil {
 		return nil, nil, nil, err
+	}
+	own := c.norm(tg, queries)
+	if batch == nil {
+		batch = &own
 	}
 	masks := s.To(o.Masks, torch.Float32)
 	aux := s.To(o.AuxLogits, torch.Float32)
@@ -139,15 +169,12 @@ func (c *Criterion) Trace(s *torch.Scope, o *Output, seg []uint8, u Uniform) (*t
 	}
 	var rows, pairFrames, pairLabels []int64
 	var boxes []float32
-	count := 0
-	for _, t := range tg {
-		count += len(t.Labels)
-	}
+	var of []int // the pairs' frames
 	for _, p := range m.Pairs {
 		t := tg[p.Frame]
 		want[p.Frame*queries+p.Query] = int64(t.Labels[p.Target])
 		rows = append(rows, int64(p.Frame*queries+p.Query))
-		pairFrames = append(pairFrames, int64(p.Frame))
+		pairFrames, of = append(pairFrames, int64(p.Frame)), append(of, p.Frame)
 		pairLabels = append(pairLabels, int64(t.Labels[p.Target]))
 		boxes = append(boxes, t.Boxes[p.Target][:]...)
 	}
@@ -156,15 +183,14 @@ func (c *Criterion) Trace(s *torch.Scope, o *Output, seg []uint8, u Uniform) (*t
 		weight[i] = 1
 	}
 	weight[c.classes] = float32(c.loss.NoObject)
-	sumWeights := 0.0
-	for _, l := range want {
-		sumWeights += float64(weight[l])
-	}
+	// The norm counts as matched what a frame left out by the matcher does not match.
+	matched := float64(len(m.Pairs))
+	weights := batch.Weights - own.Weights + matched + c.noObject()*(float64(len(want))-matched)
 	ce := s.CrossEntropy(s.Reshape(classes, -1, c.classes+1), s.Int64s(dev, want, len(want)), s.Float32s(dev, weight, len(weight)))
-	lossCE := s.MulScalar(s.Sum(ce), 1/sumWeights)
+	lossCE := s.MulScalar(s.Sum(ce), 1/weights)
 
 	n := len(m.Pairs)
-	norm := 1 / float64(max(count, 1))
+	norm := 1 / batch.Masks
 	rowsT := s.Int64s(dev, rows, n)
 	pick := func(x *torch.Tensor) *torch.Tensor {
 		return s.IndexSelect(s.Reshape(x, frames*queries, h, w), 0, rowsT)
@@ -172,8 +198,8 @@ func (c *Criterion) Trace(s *torch.Scope, o *Output, seg []uint8, u Uniform) (*t
 	truth := s.IndexSelect(labels, 0, s.Int64s(dev, pairFrames, n))
 	truth = s.To(s.Eq(s.To(truth, torch.Int64), s.Int64s(dev, pairLabels, n, 1, 1)), torch.Float32)
 
-	lossMask, lossDice := c.maskLosses(s, pick(masks), truth, norm, u)
-	auxMask, auxDice := c.maskLosses(s, pick(aux), truth, norm, u)
+	lossMask, lossDice := c.maskLosses(s, pick(masks), truth, of, norm, u)
+	auxMask, auxDice := c.maskLosses(s, pick(aux), truth, of, norm, u)
 	box := s.IndexSelect(s.Reshape(s.To(o.AuxBoxes, torch.Float32), frames*queries, 4), 0, rowsT)
 	tb := s.Float32s(dev, boxes, n, 4)
 	lossBox := s.MulScalar(s.Sum(s.Abs(s.Sub(box, tb))), norm)
@@ -213,8 +239,8 @@ func (c *Criterion) match(s *torch.Scope, masks, aux, classes, boxes, labels *to
 	var grid *torch.Tensor
 	if c.loss.Points > 0 {
 		var g []*torch.Tensor
-		for range frames {
-			g = append(g, u(s, 1, c.loss.Points, 2))
+		for f := range frames {
+			g = append(g, u(s, []int{f}, c.loss.Points, 2))
 		}
 		grid = s.Cat(0, g...)
 	}
@@ -299,13 +325,13 @@ func pairwise(s *torch.Scope, x, t *torch.Tensor) (bce, dice []float32) {
 	return b.Float32s(), d.Float32s()
 }
 
-// maskLosses returns the mean cross-entropy and the dice loss of logits x (P, H, W) against masks t, summed over pairs
-// times norm. With sampling the points are the most uncertain of twice as many, plus fresh random ones.
-func (c *Criterion) maskLosses(s *torch.Scope, x, t *torch.Tensor, norm float64, u Uniform) (bce, dice *torch.Tensor) {
+// maskLosses returns the mean cross-entropy and the dice loss of logits x (P, H, W) of those frames against masks t,
+// summed over pairs times norm. With sampling the points are the most uncertain of twice as many, plus fresh random ones.
+func (c *Criterion) maskLosses(s *torch.Scope, x, t *torch.Tensor, frames []int, norm float64, u Uniform) (bce, dice *torch.Tensor) {
 	x, t = s.Unsqueeze(x, 1), s.Unsqueeze(t, 1)
 	var grid *torch.Tensor
 	if c.loss.Points > 0 {
-		grid = c.uncertain(s.NoGrad(), s.Detach(x), u)
+		grid = c.uncertain(s.NoGrad(), s.Detach(x), frames, u)
 	}
 	x, t = s.Squeeze(sample(s, x, grid), 1), s.Squeeze(sample(s.NoGrad(), t, grid), 1)
 	bce = s.MulScalar(s.Sum(s.MeanDim(s.BCEWithLogits(x, t), false, -1)), norm)
@@ -318,15 +344,14 @@ func (c *Criterion) maskLosses(s *torch.Scope, x, t *torch.Tensor, norm float64,
 
 // uncertain picks points (P, n, 2) for logits x (P, 1, H, W): of Oversample·n random ones the Importance share with the
 // smallest |logit|, the rest drawn again (PointRend's rule).
-func (c *Criterion) uncertain(s *torch.Scope, x *torch.Tensor, u Uniform) *torch.Tensor {
-	n := x.Dim(0)
+func (c *Criterion) uncertain(s *torch.Scope, x *torch.Tensor, frames []int, u Uniform) *torch.Tensor {
 	pool := int(float64(c.loss.Points) * c.loss.Oversample)
 	keep := int(c.loss.Importance * float64(c.loss.Points))
-	cand := u(s, n, pool, 2)
+	cand := u(s, frames, pool, 2)
 	score := s.Neg(s.Abs(s.Squeeze(sample(s, x, cand), 1)))
 	_, idx := s.TopK(score, keep, 1, true)
 	idx = s.Expand(s.Unsqueeze(idx, -1), -1, -1, 2)
-	return s.Cat(1, s.Gather(cand, 1, idx), u(s, n, c.loss.Points-keep, 2))
+	return s.Cat(1, s.Gather(cand, 1, idx), u(s, frames, c.loss.Points-keep, 2))
 }
 
 // giouLoss returns 1 - GIoU of boxes a and b (P, 4), row by row.

@@ -172,10 +172,8 @@ func TestLossesFall(t *testing.T) {
 		}
 		opt := torch.NewOptimizer(torch.AdamW{Beta1: 0.9, Beta2: 0.999, Eps: 1e-8, WeightDecay: 1e-2}, net.Params.Trainable())
 		crit := NewCriterion(r.Loss, r.Network)
-		gen := torch.NewGenerator(torch.CPU, 5)
-		u := func(s *torch.Scope, shape ...int) *torch.Tensor {
-			return s.Rand(torch.CPU, torch.Float32, gen, shape...)
-		}
+		gen := NewPoints(torch.CPU, 5, 0, 2, 2)
+		u := gen.From(0)
 		x, seg := syntheticBatch(2, [3]int{2, 16, 12}, 3)
 		var first, last float64
 		for i := range 40 {
@@ -229,7 +227,9 @@ func TestNoMatch(t *testing.T) {
 				AuxBoxes: zeros(s, 2, 4, 4),
 			}
 			_, seg := syntheticBatch(1, [3]int{2, 16, 12}, 3)
-			u := func(s *torch.Scope, shape ...int) *torch.Tensor { return zeros(s, shape...) }
+			u := func(s *torch.Scope, frames []int, shape ...int) *torch.Tensor {
+				return zeros(s, append([]int{len(frames)}, shape...)...)
+			}
 			total, parts, err := NewCriterion(r.Loss, r.Network).Losses(s, o, seg, u)
 			if err != nil {
 				return err

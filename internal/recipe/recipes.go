@@ -38,7 +38,7 @@ func published(epochs int) Train {
 	return Train{
 		Epochs: epochs, Iterations: 250, ValIterations: 50,
 		Optimizer: "sgd", LR: 1e-3, Momentum: 0.99, Nesterov: true, WeightDecay: 3e-5,
-		Power: 0.9, Clip: 12, Foreground: 0.33, Precision: "auto", SaveEvery: 50,
+		Power: 0.9, Clip: 12, Foreground: 0.33, Precision: "auto", Accumulate: 1, Recompute: -1, SaveEvery: 50,
 		Augment: augment.Config{
 			Mirror:  []int{0, 1, 2},
 			PRotate: 0.2, PScale: 0.2, Scale: [2]float64{0.7, 1.4},
@@ -146,7 +146,7 @@ func Small() Recipe {
 			Epochs: 100, Iterations: 100, ValIterations: 10,
 			Optimizer: "adamw", LR: 1e-3, Beta1: 0.9, Beta2: 0.999, Eps: 1e-8, WeightDecay: 1e-2,
 			Power: 0.9, PerStep: true, Warmup: 100, Clip: 1, Average: 0.99, Foreground: 0.33,
-			Precision: "auto", SaveEvery: 5,
+			Precision: "auto", Accumulate: 1, SaveEvery: 5,
 			// Left and right alone are mirrored: flips along the other axes make
 			// anatomies that do not exist (docs/benchmarks.md has what they cost).
 			Augment: augment.Config{

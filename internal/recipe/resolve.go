@@ -74,8 +74,8 @@ func (r *Recipe) check() error {
 	if !slices.Contains([]string{"sgd", "adamw"}, t.Optimizer) {
 		return fmt.Errorf("optimizer %q is neither sgd nor adamw", t.Optimizer)
 	}
-	if !slices.Contains([]string{"", "auto", "float32", "bf16"}, t.Precision) {
-		return fmt.Errorf("precision %q is none of auto, float32, bf16", t.Precision)
+	if err := checkPrecision(t.Precision); err != nil {
+		return err
 	}
 	const most = math.MaxFloat64
 	above := math.Nextafter(0, 1)
@@ -102,6 +102,8 @@ func (r *Recipe) check() error {
 		{"clip", t.Clip, 0, most, "at least 0"},
 		{"average", t.Average, 0, below, "at least 0 and below 1"},
 		{"foreground", t.Foreground, 0, 1, "0 to 1"},
+		{"accumulate", float64(t.Accumulate), 0, most, "at least 0"},
+		{"recompute", float64(t.Recompute), -1, most, "at least -1"},
 		{"save_every", float64(t.SaveEvery), 1, most, "at least 1"},
 		{"patience", float64(t.Patience), 0, most, "at least 0"},
 		{"skip_limit", float64(t.SkipLimit), 0, most, "at least 0"},
@@ -119,6 +121,9 @@ func (r *Recipe) check() error {
 		if !(v.v >= v.lo && v.v <= v.hi) { // NaN never is
 			return fmt.Errorf("%s is %v: it must be %s", v.name, v.v, v.allowed)
 		}
+	}
+	if n := max(t.Accumulate, 1); r.Batch%n != 0 {
+		return fmt.Errorf("accumulate is %d: it must divide the batch of %d", n, r.Batch)
 	}
 	if l.Points > 0 && !(l.Oversample >= 1 && l.Oversample <= most) {
 		return fmt.Errorf("oversample is %v: it must be at least 1", l.Oversample)

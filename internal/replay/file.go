@@ -24,7 +24,7 @@ type Step struct {
 	Recipe    recipe.Recipe `json:"recipe"` // resolved
 	Seed      uint64        `json:"seed"`   // of the run
 	Step      int           `json:"step"`   // counting from 0
-	Points    uint64        `json:"points"` // key of the sampled points (masksam.NewUniform)
+	Points    uint64        `json:"points"` // key of the sampled points (masksam.NewPoints)
 	Precision string        `json:"precision"`
 	Rate      float64       `json:"rate"`   // learning rate
 	Engine    string        `json:"engine"` // libtorch's version, device and threads of the run

@@ -9,13 +9,14 @@ import (
 
 	"masksam/internal/masksam"
 	"masksam/internal/nn"
+	"masksam/internal/recipe"
 	"masksam/internal/torch"
 )
 
 // Options say how a step is repeated.
 type Options struct {
 	Device    torch.Device
-	Precision string // float32, bf16; empty: the run's
+	Precision string // float32, bf16 or float16; empty: the run's
 }
 
 // Value is what is to be known of a tensor.
@@ -48,24 +49,20 @@ type Report struct {
 // Repeat computes forward pass, loss and gradients of a step again. No weight changes.
 func (f *File) Repeat(o Options) (*Report, error) {
 	r := &Report{Step: f.Step, Device: o.Device, Precision: cmp.Or(o.Precision, f.Precision), Total: math.NaN(), Norm: math.NaN()}
-	autocast, ok := precisions[r.Precision]
-	if !ok {
-		return nil, fmt.Errorf("precision %q is neither float32 nor bf16", r.Precision)
+	if _, _, err := recipe.Precisions(r.Precision, o.Device); err != nil {
+		return nil, fmt.Errorf("repeat step %d: %w", f.Step.Step, err)
 	}
 	net, err := masksam.Load(f.Recipe.Network, o.Device, f.file.Float32s)
 	if err != nil {
 		return nil, fmt.Errorf("repeat step %d: %w", f.Step.Step, err)
 	}
 	defer net.Free()
-	err = torch.Do(torch.Mode{Grad: true, Autocast: autocast}, func(s *torch.Scope) error { return r.compute(s, net) })
+	err = torch.Do(torch.Mode{Grad: true, Autocast: recipe.Autocast[r.Precision]}, func(s *torch.Scope) error { return r.compute(s, net) })
 	if err != nil {
 		return nil, fmt.Errorf("repeat step %d: %w", f.Step.Step, err)
 	}
 	return r, nil
 }
-
-// precisions are the autocast types by their names in a recipe.
-var precisions = map[string]torch.DType{"float32": torch.Float32, "bf16": torch.BFloat16}
 
 func (r *Report) compute(s *torch.Scope, net *masksam.Net) error {
 	weights := Value{Name: "weights"}
@@ -88,9 +85,9 @@ func (r *Report) compute(s *torch.Scope, net *masksam.Net) error {
 	if look("", out.Classes).Bad > 0 {
 		return nil
 	}
-	u, free := masksam.NewUniform(r.Device, r.Seed, r.Points)
-	defer free()
-	total, parts, err := masksam.NewCriterion(r.Recipe.Loss, n).Losses(s, out, r.Batch.Seg, u)
+	points := masksam.NewPoints(r.Device, r.Seed, r.Points, len(r.Cases), n.Frames)
+	defer points.Free()
+	total, parts, err := masksam.NewCriterion(r.Recipe.Loss, n).Losses(s, out, r.Batch.Seg, points.From(0))
 	if err != nil {
 		return err
 	}

@@ -30,6 +30,8 @@ type state struct {
 	Rate         float64 `json:"rate"` // learning rate of the last step
 	Bad          int     `json:"bad"`  // batches in a row, up to now, whose loss or gradient was not finite
 
+	Scaler *torch.Scaler `json:"scaler,omitempty"` // with float16
+
 	BestEMA number  `json:"best_ema"`
 	Stale   int     `json:"stale"` // epochs since the best one
 	History history `json:"logging"`
@@ -51,6 +53,7 @@ func unfit(v float32) bool { return v*v-v*v != 0 }
 
 // save writes a checkpoint, whole or not at all. Weights that are unfit are errLost, and an earlier file stays.
 func (l *learner) save(path string, st state) error {
+	st.Scaler = l.scaler
 	text, err := json.Marshal(st)
 	if err != nil {
 		return fmt.Errorf("write checkpoint %s: %w", path, err)
@@ -91,6 +94,6 @@ func (l *learner) resume(path string) (state, error) {
 	if err := l.load(f); err != nil {
 		return st, fmt.Errorf("resume from %s: %w", path, err)
 	}
-	l.updates, l.torn = st.Updates, false
+	l.updates, l.scaler, l.torn = st.Updates, st.Scaler, false
 	return st, nil
 }

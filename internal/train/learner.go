@@ -5,11 +5,9 @@ import (
 	"maps"
 	"math"
 	"slices"
-	"time"
 
 	"masksam/internal/checkpoint"
 	"masksam/internal/feed"
-	"masksam/internal/machine"
 	"masksam/internal/masksam"
 	"masksam/internal/recipe"
 	"masksam/internal/torch"
@@ -28,6 +26,8 @@ type learner struct {
 	updates   int             // steps taken, skipped ones not counted
 	torn      bool            // a step failed midway: the weights are neither the old nor the new ones
 	autocast  torch.DType
+	scaler    *torch.Scaler // with float16
+	overflow  bool          // the last step was skipped because the scaler's scale, since lowered, was too high
 }
 
 func newLearner(r recipe.Recipe, dev torch.Device, seed uint64) (*learner, error) {
@@ -35,6 +35,7 @@ func newLearner(r recipe.Recipe, dev torch.Device, seed uint64) (*learner, error
 	if err != nil {
 		return nil, err
 	}
+	net.Recompute = max(r.Train.Recompute, 0)
 	l := &learner{recipe: r, device: dev, seed: seed, net: net, criterion: masksam.NewCriterion(r.Loss, r.Network),
 		params: net.Params.Trainable(), autocast: torch.Float32}
 	err = torch.Do(torch.Mode{}, func(s *torch.Scope) error {
@@ -71,10 +72,9 @@ func (l *learner) input(s *torch.Scope, b *feed.Batch) *torch.Tensor {
 	return s.Float32s(l.device, b.Image, len(b.Cases), n.Channels, n.Frames, n.Height, n.Width)
 }
 
-// uniform is the source of sampled points of one step; it and with it the step depend on the seed and the step's key
-// alone.
-func (l *learner) uniform(key uint64) (masksam.Uniform, func()) {
-	return masksam.NewUniform(l.device, l.seed, key)
+// points is the source of sampled points of one step; it and with it the step depend on the seed and the step's key alone.
+func (l *learner) points(b *feed.Batch, key uint64) *masksam.Points {
+	return masksam.NewPoints(l.device, l.seed, key, len(b.Cases), l.recipe.Network.Frames)
 }
 
 // trainingKey is the key of a training step's points; those of validation are odd.
@@ -87,23 +87,41 @@ func score(s *torch.Scope, out *masksam.Output) float64 {
 	return s.Sum(s.To(s.Detach(out.Classes), torch.Float32)).Item()
 }
 
-// gradients collects the gradients of a batch's loss and clips them. ok is false when loss or gradients are not finite.
+// gradients collects the gradients of a batch's loss, part by part, and clips them. ok is false when loss or gradients are
+// not finite.
 func (l *learner) gradients(s *torch.Scope, b *feed.Batch, step int) (loss float64, ok bool, err error) {
-	u, free := l.uniform(trainingKey(step))
-	defer free()
 	l.optimizer.ZeroGrad()
-	out := l.net.Forward(s, l.input(s, b))
-	if v := score(s, out); !finite(v) {
-		return v, false, nil
-	}
-	total, _, err := l.criterion.Losses(s, out, b.Seg, u)
+	points := l.points(b, trainingKey(step))
+	defer points.Free()
+	n := l.recipe.Network
+	norm, err := l.criterion.Norm(b.Seg, len(b.Cases)*n.Frames, n.Height, n.Width, n.Queries)
 	if err != nil {
 		return 0, false, err
 	}
-	if loss = total.Item(); !finite(loss) {
-		return loss, false, nil
+	parts := max(l.recipe.Train.Accumulate, 1)
+	for i := range parts {
+		p := b.Part(i, parts)
+		share := 0.0
+		s.Inner(func(s *torch.Scope) *torch.Tensor {
+			out := l.net.Forward(s, l.input(s, p))
+			if share = score(s, out); !finite(share) {
+				return nil
+			}
+			var total *torch.Tensor
+			if total, _, err = l.criterion.Share(s, out, p.Seg, norm, points.From(i*len(p.Cases))); err != nil {
+				return nil
+			}
+			if share = total.Item(); finite(share) {
+				out.Backward(s, l.scaler.Loss(s, total))
+			}
+			return nil
+		})
+		if err != nil || !finite(share) {
+			return share, false, err
+		}
+		loss += share
 	}
-	s.Backward(total)
+	l.scaler.Unscale(l.params)
 	limit := l.recipe.Train.Clip
 	if limit == 0 {
 		limit = math.Inf(1)
@@ -111,12 +129,16 @@ func (l *learner) gradients(s *torch.Scope, b *feed.Batch, step int) (loss float
 	return loss, finite(torch.ClipGradNorm(l.params, limit)), nil
 }
 
-// step trains on one batch. ok is false when loss or gradients are not finite: then nothing has changed. Nor has it after an
-// error, unless the learner is torn.
+// step trains on one batch. ok is false when loss or gradients are not finite: then nothing has changed but the scale of the
+// loss. Nor has it after an error, unless the learner is torn.
 func (l *learner) step(b *feed.Batch, step int, lr float64) (loss float64, ok bool, err error) {
 	err = torch.Do(torch.Mode{Grad: true, Autocast: l.autocast}, func(s *torch.Scope) error {
-		if loss, ok, err = l.gradients(s, b, step); err != nil || !ok {
+		if loss, ok, err = l.gradients(s, b, step); err != nil {
 			return err
+		}
+		lower := l.scaler.Update(ok)
+		if l.overflow = lower && finite(loss); !ok {
+			return nil
 		}
 		l.torn = true
 		l.optimizer.Step(lr)
@@ -133,14 +155,14 @@ func (l *learner) step(b *feed.Batch, step int, lr float64) (loss float64, ok bo
 
 // validate gives the training criterion on a batch, not finite where the scores are not, and adds its argmax to the counts.
 func (l *learner) validate(b *feed.Batch, key int, c counts) (loss float64, err error) {
-	u, free := l.uniform(uint64(key)<<1 | 1)
-	defer free()
+	points := l.points(b, uint64(key)<<1|1)
+	defer points.Free()
 	err = torch.Do(torch.Mode{Autocast: l.autocast}, func(s *torch.Scope) error {
 		out := l.net.Forward(s, l.input(s, b))
 		if loss = score(s, out); !finite(loss) {
 			return nil
 		}
-		total, _, err := l.criterion.Losses(s, out, b.Seg, u)
+		total, _, err := l.criterion.Losses(s, out, b.Seg, points.From(0))
 		if err != nil {
 			return err
 		}
@@ -171,59 +193,6 @@ func (l *learner) set(values []*torch.Tensor) {
 	for i, p := range l.params {
 		torch.Copy(p, values[i])
 	}
-}
-
-// precisions are the autocast types by their names in a recipe.
-var precisions = map[string]torch.DType{"float32": torch.Float32, "bf16": torch.BFloat16}
-
-// choosePrecision sets the autocast of "auto": on a CUDA device, or a CPU with bfloat16 arithmetic, both precisions are
-// timed on a batch (forward, loss, backward; no weight changes) and the faster is taken. note says what was found.
-func (l *learner) choosePrecision(precision string, b *feed.Batch) (chosen, note string, err error) {
-	set := func(name string) { chosen, l.autocast = name, precisions[name] }
-	switch precision {
-	case "float32", "bf16":
-		set(precision)
-		if precision == "bf16" && !l.device.HasFastBF16() {
-			note = "bf16 is computed in float32: this CPU has no AVX-512"
-		}
-		return chosen, note, nil
-	case "auto", "":
-	default:
-		return "", "", fmt.Errorf("recipe %s: precision %q is none of auto, float32, bf16", l.recipe.Name, precision)
-	}
-	if l.device == torch.CPU && !machine.Processor().BFloat16() {
-		set("float32")
-		return chosen, "float32: this CPU has no bfloat16 arithmetic", nil
-	}
-	const rounds = 2
-	seconds := map[string]float64{}
-	sound := map[string]bool{}
-	for _, name := range []string{"float32", "bf16"} {
-		set(name)
-		best := math.Inf(1)
-		for range 1 + rounds { // the first, which sets up kernels, is rarely the best
-			start := time.Now()
-			err := torch.Do(torch.Mode{Grad: true, Autocast: l.autocast}, func(s *torch.Scope) error {
-				_, ok, err := l.gradients(s, b, 0)
-				sound[name] = ok
-				return err
-			})
-			l.optimizer.ZeroGrad()
-			if err != nil {
-				return "", "", err
-			}
-			best = min(best, time.Since(start).Seconds())
-		}
-		seconds[name] = best
-	}
-	if !sound["bf16"] {
-		set("float32")
-		return chosen, "float32: with bf16 the loss or its gradient is not finite", nil
-	}
-	if sound["float32"] && seconds["float32"] <= seconds["bf16"] {
-		set("float32")
-	}
-	return chosen, fmt.Sprintf("%s: a step takes %.3f s in float32, %.3f s in bf16", chosen, seconds["float32"], seconds["bf16"]), nil
 }
 
 // state gives all tensors that a checkpoint needs, by name: the weights to predict with under their own names (averaged

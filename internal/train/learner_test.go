@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"masksam/internal/model"
+	"masksam/internal/recipe"
 	"masksam/internal/torch"
 )
 
@@ -99,7 +100,7 @@ func TestChoosePrecision(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if precision != "auto" && chosen != precision || precisions[chosen] != r.learner.autocast ||
+		if precision != "auto" && chosen != precision || recipe.Autocast[chosen] != r.learner.autocast ||
 			(note != "") != (precision == "auto" || precision == "bf16" && !torch.CPU.HasFastBF16()) {
 			t.Errorf("%s: chose %s (%s), autocast %v", precision, chosen, note, r.learner.autocast)
 		}
@@ -107,11 +108,13 @@ func TestChoosePrecision(t *testing.T) {
 	}
 	for name, w := range weights(t, r.learner) {
 		if !slices.Equal(w, before[name]) {
-			t.Fatalf("timing the precisions changed %s", name)
+			t.Fatalf("trying a precision changed %s", name)
 		}
 	}
-	if _, _, err := r.learner.choosePrecision("fp8", b); err == nil {
-		t.Error("an unknown precision passes")
+	for _, precision := range []string{"fp8", "float16"} { // float16 needs a GPU
+		if _, _, err := r.learner.choosePrecision(precision, b); err == nil || !strings.Contains(err.Error(), precision) {
+			t.Errorf("precision %s on the CPU: error %v", precision, err)
+		}
 	}
 }
 

@@ -140,6 +140,11 @@ func (r *run) judge(b *feed.Batch, loss float64, ok bool) error {
 		st.LossCount++
 		return nil
 	}
+	if r.learner.overflow {
+		slog.Info("the gradient overflows float16: the step is skipped, the scale of the loss halved", "step", st.Step, "scale",
+			r.learner.scaler.Scale)
+		return nil
+	}
 	st.Bad++
 	cases := strings.Join(b.Cases, ", ")
 	slog.Warn("loss or gradient is not finite: the step is skipped", "step", st.Step, "loss", loss, "cases", cases)
@@ -208,7 +213,7 @@ func (r *run) endEpoch(valLoss float64, c counts) error {
 	}
 	ema = moving(ema, mean)
 	trainLoss := st.LossSum / float64(st.LossCount)
-	lost := st.LossCount == 0 || !finite(valLoss) && t.ValIterations+st.Bad > 0
+	lost := st.LossCount == 0 && st.Bad > 0 || !finite(valLoss) && t.ValIterations+st.Bad > 0
 	if lost {
 		trainLoss = math.NaN() // that of the steps before does not tell how the epoch went
 	}

@@ -152,7 +152,7 @@ func (f *Fold) begin(r *run) (finished int, err error) {
 	}
 	var note string
 	if r.state.Precision, note, err = r.learner.choosePrecision(f.Recipe.Train.Precision, first); err != nil {
-		return 0, fmt.Errorf("time a training step: %w", err)
+		return 0, fmt.Errorf("choose the precision: %w", err)
 	}
 	if note != "" {
 		r.log.print("Precision", note)

@@ -24,14 +24,14 @@ func BenchmarkTrainStep(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		for precision, autocast := range precisions {
+		for _, precision := range []string{"float32", "bf16"} {
 			b.Run(name+"/"+precision, func(b *testing.B) {
 				l, err := newLearner(r, torch.CPU, 1)
 				if err != nil {
 					b.Fatal(err)
 				}
 				defer l.free()
-				l.autocast = autocast
+				l.setPrecision(precision)
 				data := noiseBatch(r)
 				step := 0
 				for b.Loop() {

@@ -25,7 +25,8 @@ func (g *golden) losses(s *torch.Scope, dev torch.Device, r recipe.Recipe, out *
 		return nil, fmt.Errorf("target.seg is %s %v, not U8 [%d %d %d]", kind, shape, sp.Frames, sp.Height, sp.Width)
 	}
 	calls := 0
-	u := func(s *torch.Scope, shape ...int) *torch.Tensor {
+	u := func(s *torch.Scope, frames []int, shape ...int) *torch.Tensor {
+		shape = append([]int{len(frames)}, shape...)
 		n := 1
 		for _, d := range shape {
 			n *= d

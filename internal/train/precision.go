@@ -1,0 +1,66 @@
+package train
+
+import (
+	"errors"
+	"fmt"
+
+	"masksam/internal/feed"
+	"masksam/internal/recipe"
+	"masksam/internal/torch"
+)
+
+// choosePrecision sets the precision that was asked for, or the one that "auto" gives on the learner's device: the rule's,
+// unless a step on the batch, which changes no weight, wants more memory than there is or has numbers that are not finite;
+// then the next. note says why.
+func (l *learner) choosePrecision(asked string, b *feed.Batch) (chosen, note string, err error) {
+	names, why, err := recipe.Precisions(asked, l.device)
+	if err != nil {
+		return "", "", fmt.Errorf("recipe %s: %w", l.recipe.Name, err)
+	}
+	chosen, note = names[0], why
+	if asked == "auto" || asked == "" {
+		note = chosen + ": " + why
+	}
+	l.setPrecision(chosen)
+	if len(names) == 1 {
+		return chosen, note, nil
+	}
+	failed, tooLarge, err := l.tries(b)
+	if next := recipe.Instead(names, chosen, tooLarge); failed != "" && next != "" {
+		note = fmt.Sprintf("%s: with %s %s", next, chosen, failed)
+		chosen, err = next, nil
+		l.setPrecision(chosen)
+	}
+	return chosen, note, err
+}
+
+func (l *learner) setPrecision(name string) {
+	l.autocast = recipe.Autocast[name]
+	switch {
+	case name != "float16":
+		l.scaler = nil
+	case l.scaler == nil:
+		l.scaler = torch.NewScaler()
+	}
+}
+
+// tries computes the gradients of a batch and says what failed. A gradient that overflows does not count where a lower scale
+// can mend it.
+func (l *learner) tries(b *feed.Batch) (failed string, tooLarge bool, err error) {
+	var loss float64
+	var ok bool
+	err = torch.Do(torch.Mode{Grad: true, Autocast: l.autocast}, func(s *torch.Scope) error {
+		loss, ok, err = l.gradients(s, b, 0)
+		return err
+	})
+	l.optimizer.ZeroGrad()
+	var memory *torch.OutOfMemory
+	switch {
+	case errors.As(err, &memory):
+		torch.ReleaseMemory()
+		return "a step takes more memory than there is", true, err
+	case err == nil && !ok && (l.scaler == nil || !finite(loss)):
+		return "the loss or its gradient is not finite", false, nil
+	}
+	return "", false, err
+}

@@ -1,0 +1,149 @@
+package train
+
+import (
+	"bytes"
+	"context"
+	"log/slog"
+	"maps"
+	"math"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"masksam/internal/model"
+	"masksam/internal/torch"
+)
+
+// A scale of the loss that is a power of two changes no weight; a step that it makes overflow is skipped and halves it, and
+// does not count among the lost ones.
+func TestScaledSteps(t *testing.T) {
+	cases := tinySources(t, tinyStore(t, 5), true)
+	run := func(scaler *torch.Scaler) *run {
+		r := tinyRun(t, t.TempDir(), tinyRecipe(t, "epochs=1", "iterations=4", "val_iterations=0"), cases)
+		r.learner.scaler = scaler
+		if err := r.loop(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	plain, scaled := weights(t, run(nil).learner), weights(t, run(torch.NewScaler()).learner)
+	for name, w := range plain {
+		if !slices.Equal(w, scaled[name]) {
+			t.Fatalf("%s differs with a scale of 65536", name)
+		}
+	}
+	huge := torch.Scaler{Scale: math.Exp2(127)} // so that some gradient is beyond float32
+	r := run(&huge)
+	if n := r.learner.updates; huge.Scale != math.Exp2(float64(123+n)) || n == 4 || huge.Good != n || r.state.Bad != 0 ||
+		r.state.LossCount != n || r.state.Step != 4 {
+		t.Errorf("scale 2^%v after %d of 4 steps learnt, %d good, %d bad", math.Log2(huge.Scale), n, huge.Good, r.state.Bad)
+	}
+}
+
+// At the smallest scale a gradient that is not finite counts as lost, and so does a loss that is not finite at any.
+func TestOverflowThatNoScaleMends(t *testing.T) {
+	r := tinyRun(t, t.TempDir(), tinyRecipe(t), tinySources(t, tinyStore(t, 5), true))
+	b, err := r.train.Batch(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.learner.scaler = torch.NewScaler()
+	b.Image[0] = float32(math.NaN())
+	if _, ok, err := r.learner.step(b, 0, 1e-3); ok || err != nil || r.learner.overflow || r.learner.scaler.Scale != 32768 {
+		t.Errorf("a batch with NaN: ok %v, error %v, overflow %v, scale %v", ok, err, r.learner.overflow, r.learner.scaler.Scale)
+	}
+}
+
+// The scale is kept in checkpoints: a run that is cut and continued ends with the same weights and the same scale.
+func TestScalerResumes(t *testing.T) {
+	store := tinyStore(t, 5)
+	start := func(folder string, set ...string) *run {
+		r := tinyRun(t, folder, tinyRecipe(t, append(set, "epochs=1", "val_iterations=0")...), tinySources(t, store, true))
+		r.learner.scaler = &torch.Scaler{Scale: math.Exp2(127)}
+		return r
+	}
+	step := func(r *run, from, to int) {
+		for i := from; i < to; i++ {
+			b, err := r.train.Batch(i)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, _, err := r.learner.step(b, i, 1e-3); err != nil {
+				t.Fatal(err)
+			}
+			r.state.Updates = r.learner.updates
+		}
+	}
+	for _, set := range []string{"accumulate=1", "accumulate=2", "recompute=2"} {
+		folder := t.TempDir()
+		whole := start(folder, set)
+		step(whole, 0, 6)
+		cut := start(folder, set)
+		step(cut, 0, 3)
+		if err := cut.save(model.Latest); err != nil {
+			t.Fatal(err)
+		}
+		again := start(folder, set)
+		again.learner.scaler = nil
+		if _, err := again.learner.resume(model.CheckpointPath(folder, model.Latest)); err != nil {
+			t.Fatal(err)
+		}
+		step(again, 3, 6)
+		if *again.learner.scaler != *whole.learner.scaler || whole.learner.updates == 6 || whole.learner.updates == 0 {
+			t.Errorf("%s: scaler %+v, uncut %+v after %d updates", set, again.learner.scaler, whole.learner.scaler, whole.learner.updates)
+		}
+		if !maps.EqualFunc(weights(t, again.learner), weights(t, whole.learner), slices.Equal[[]float32]) {
+			t.Errorf("%s: the weights differ from the uncut run's", set)
+		}
+	}
+}
+
+// Two parts of one sample, and blocks computed again, make the step of a whole batch within rounding.
+func TestPartsMakeTheSameStep(t *testing.T) {
+	cases := tinySources(t, tinyStore(t, 5), true)
+	var first map[string][]float32
+	var firstLoss float64
+	for _, set := range []string{"accumulate=1", "accumulate=2", "recompute=3"} {
+		r := tinyRun(t, t.TempDir(), tinyRecipe(t, set, "points=40", "oversample=2", "importance=0.75", "optimizer=sgd"), cases)
+		b, err := r.train.Batch(0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		loss, ok, err := r.learner.step(b, 0, 1e-2)
+		if err != nil || !ok {
+			t.Fatal(ok, err)
+		}
+		after := weights(t, r.learner)
+		if first == nil {
+			first, firstLoss = after, loss
+		}
+		if math.Abs(loss-firstLoss) > 1e-6*firstLoss {
+			t.Errorf("%s: loss %v, want %v", set, loss, firstLoss)
+		}
+		for name, w := range first {
+			for i, v := range after[name] {
+				if d := math.Abs(float64(v - w[i])); d > 1e-6 {
+					t.Fatalf("%s: %s differs by %v", set, name, d)
+				}
+			}
+		}
+	}
+}
+
+// Skipped steps of the scaler are told, as news, not as a warning.
+func TestOverflowIsTold(t *testing.T) {
+	var text bytes.Buffer
+	old := slog.Default()
+	slog.SetDefault(slog.New(slog.NewTextHandler(&text, nil)))
+	defer slog.SetDefault(old)
+	r := tinyRun(t, filepath.Join(t.TempDir()), tinyRecipe(t, "epochs=1", "iterations=1", "val_iterations=0"),
+		tinySources(t, tinyStore(t, 5), true))
+	r.learner.scaler = &torch.Scaler{Scale: math.Exp2(127)}
+	if err := r.loop(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	if got := text.String(); !strings.Contains(got, "level=INFO msg=\"the gradient overflows") || strings.Contains(got, "level=WARN") {
+		t.Errorf("log:\n%s", got)
+	}
+}
