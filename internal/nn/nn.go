@@ -161,7 +161,7 @@ func (b *Builder) Empty() *Builder { return b.Given(everything) }
 // Counter returns a builder that makes no tensors: the layers made with it can do nothing. see gets each parameter,
 // whose Value is nil, and how many values it has.
 func Counter(trains func(name string) bool, see func(p *Param, values int)) *Builder {
-	return &Builder{trains: trains, see: see}
+	return &Builder{params: new(Params), trains: trains, see: see}
 }
 
 // At returns a builder below name, formatted as by fmt.Sprintf.

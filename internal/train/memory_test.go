@@ -81,7 +81,7 @@ func (c measured) run() error {
 		return err
 	}
 	defer l.free()
-	l.autocast = precisions[c.Precision]
+	l.autocast = recipe.Autocast[c.Precision]
 	if c.Patches > 0 {
 		r.Batch = c.Patches
 		b := noiseBatch(r)
