@@ -35,8 +35,8 @@ func (c Config) Memory(loss Loss, p Pass) []Amount {
 	m.part("full-resolution masks", m.head)
 	if p.Train {
 		m.part("matching and losses", func() { m.losses(loss) })
-		m.hold(m.largest(m.backward...), 0, 0)
 	}
+	m.peak = max(m.peak, m.held+m.work*m.copies())
 	return append(m.parts, Amount{"maps at work", m.peak - m.held})
 }
 
@@ -51,7 +51,7 @@ type meter struct {
 
 	held, peak float64
 	parts      []Amount
-	backward   []float64 // sizes of maps whose gradients are made first
+	work       float64 // bytes of the largest map in float32
 }
 
 const single = 4 // bytes of a float32
@@ -75,11 +75,19 @@ func (m *meter) hold(results, kept, out float64) {
 // keep counts results that live as long as the pass.
 func (m *meter) keep(bytes float64) { m.hold(0, 0, bytes) }
 
-func (m *meter) largest(sizes ...float64) float64 {
-	if len(sizes) == 0 {
-		return 0
+// see sees a map of so many values that convolutions or gradients work on.
+func (m *meter) see(values float64) { m.work = max(m.work, single*values) }
+
+// copies are the copies of the largest map that are beside what is counted by name: gradients, and a convolution's maps in
+// the order that it works in. They were measured on a processor (docs/benchmarks.md), and are a guess for GPUs.
+func (m *meter) copies() float64 {
+	switch {
+	case m.Train && m.CPU:
+		return 15
+	case m.Train:
+		return 5
 	}
-	return slices.Max(sizes)
+	return 4
 }
 
 // layers counts a sequence of 3-D layers over so many pixels, which is one scope.
@@ -100,7 +108,7 @@ func (m *meter) layers(list []Layer, pixels float64) {
 		out = m.value * channels * pixels
 		all += maps * out
 		kept += maps * out
-		m.backward = append(m.backward, 3*single*channels*pixels)
+		m.see(channels * pixels)
 	}
 	if len(list) > 0 {
 		m.hold(all, kept-out, out)
@@ -135,6 +143,7 @@ func (m *meter) encoder() {
 	tokens := m.frames * m.rows * m.columns
 	n := tokens * width // values of a map
 	m.keep((v + 2*single) * n)
+	again := 0. // of a block that is computed a second time
 	for i := range e.Depth {
 		// groups of attention, their tokens along an edge, and the values with the padding of windows
 		groups, h, w := m.frames, m.rows, m.columns
@@ -166,12 +175,12 @@ func (m *meter) encoder() {
 			results += 3 * single * nw
 		}
 		if i < m.Recompute {
-			m.backward = append(m.backward, kept)
-			kept = 0
+			again, kept = max(again, kept), 0
 		}
 		m.hold(results, kept, single*n)
 	}
 	m.keep(8 * single * tokens * float64(e.Out))
+	m.peak = max(m.peak, m.held+again)
 }
 
 func ceil(v float64) float64 { return float64(int(v + 0.999999)) }
@@ -241,7 +250,7 @@ func (m *meter) decoder() {
 	// Both transposed convolutions: a map of the keys' size, then one of twice that.
 	kept := keys*(2*single+2*2*v) + m.ifTrained((2*single)*keys)
 	m.hold(keys*(v+2*single+6*v), kept, v*low)
-	m.backward = append(m.backward, 3*2*single*keys)
+	m.see(2 * keys)
 }
 
 func flag(on bool) float64 {
@@ -284,5 +293,5 @@ func (m *meter) losses(l Loss) {
 		m.keep(single * points * (classes + 6*float64(m.Queries)))
 		m.keep(single * points * min(float64(m.Queries), classes) * 2 * (8 + 4*l.Oversample))
 	}
-	m.backward = append(m.backward, 4*single*masks)
+	m.see(masks)
 }

@@ -37,7 +37,7 @@ func (p Peak) Sure() (host, device float64) {
 }
 
 // program is what the libraries take in main memory before anything is computed, in bytes (docs/benchmarks.md).
-const program = 2e8
+const program = 2.3e8
 
 // StepPeak predicts what a training step takes: with weights, optimiser, average and gradients, in a precision of
 // Autocast, with so many batches made ahead of their use. The recipe must be resolved.
