@@ -14,6 +14,7 @@ import (
 
 	"masksam/internal/machine"
 	"masksam/internal/remedy"
+	"masksam/internal/report"
 )
 
 // sample is a value that a flag or argument takes, empty for a switch.
@@ -207,7 +208,7 @@ func TestFail(t *testing.T) {
 		{context.Canceled, "stopped by a request to end (SIGTERM)"},
 		{fmt.Errorf("epoch 3 was stopped: %w", context.Canceled), "stopped by a request to end (SIGTERM): epoch 3 was stopped"},
 	} {
-		if got := sentence(stopped{c.err, nil}); got != c.want {
+		if got := report.Sentence(stopped{c.err, nil}); got != c.want {
 			t.Errorf("%q, want %q", got, c.want)
 		}
 	}

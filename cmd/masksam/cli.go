@@ -12,6 +12,7 @@ type cli struct {
 	Plan       planCmd       `cmd:"" help:"Fingerprint a raw dataset and write its plans, with a recipe's network."`
 	MovePlans  movePlansCmd  `cmd:"" help:"Give a dataset the plans of another one, so that both are preprocessed alike."`
 	Preprocess preprocessCmd `cmd:"" help:"Crop, normalise and resample a planned dataset's cases."`
+	Weights    weightsCmd    `cmd:"" help:"Inspect, convert and download files of weights."`
 	Train      trainCmd      `cmd:"" help:"Train one fold, or go on with it."`
 	Replay     replayCmd     `cmd:"" help:"Repeat one training step that was skipped, and tell what in it is not finite."`
 	Predict    predictCmd    `cmd:"" help:"Label a folder of images with a trained model."`

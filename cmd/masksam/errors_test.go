@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"masksam/internal/report"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -65,7 +66,7 @@ func TestSystemErrors(t *testing.T) {
 		{fmt.Errorf("%s: %w", loop, isLoop), loop + ": it is a link that leads back to itself"},
 		{errors.New("nothing can read it: the end"), "nothing can read it: the end"},
 	} {
-		if got := sentence(c.err); got != c.want {
+		if got := report.Sentence(c.err); got != c.want {
 			t.Errorf("%v: %q, want %q", c.err, got, c.want)
 		}
 	}

@@ -12,6 +12,7 @@ import (
 	"masksam/internal/argv"
 	"masksam/internal/demo"
 	"masksam/internal/plan"
+	"masksam/internal/runlog"
 )
 
 // grammar is the command line of one name of the program: masksam's, with its commands, or one of nnU-Net's.
@@ -32,7 +33,7 @@ func newGrammar(name string, stdout, stderr io.Writer) *grammar {
 	var err error
 	g.Kong, err = kong.New(g.root, kong.Name(name), kong.Description(description), kong.Writers(stdout, stderr),
 		kong.Help(help), kong.ConfigureHelp(kong.HelpOptions{Compact: true}), kong.Vars{
-			"recipes": recipeNames(), "planners": strings.Join(plan.Planners(), ", "),
+			"recipes": recipeNames(), "logs": strings.Join(runlog.Kinds, ", "), "planners": strings.Join(plan.Planners(), ", "),
 			"demo_cases":   strconv.Itoa(demo.DefaultCases),
 			"demo_minutes": strconv.FormatFloat(demo.DefaultMinutes, 'g', -1, 64)})
 	if err != nil {

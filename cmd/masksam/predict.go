@@ -28,6 +28,7 @@ type predictCmd struct {
 	Probabilities bool     `help:"Also save the scores as CASE.npz."`
 	Continue      bool     `help:"Skip the cases whose output exists."`
 	Device        string   `help:"cpu, cuda, cuda:1 …; auto takes a GPU if there is one." default:"auto"`
+	arithmetic    `embed:""`
 	roots         `embed:""`
 }
 
@@ -35,14 +36,15 @@ func (c *predictCmd) Run(a *app) error {
 	if (c.Model == "") == (c.Dataset == "") {
 		return errors.New("name the dataset of the model, or the model's folder by --model, one of the two")
 	}
-	return a.predict(c.Device, steps.PredictOptions{Model: c.Model, Folds: c.Fold, Checkpoint: c.Checkpoint,
+	return a.predict(c.Device, c.arithmetic, steps.PredictOptions{Model: c.Model, Folds: c.Fold, Checkpoint: c.Checkpoint,
 		Query: model.Query{Roots: c.roots.roots(), Dataset: c.Dataset, Trainer: c.Recipe, Plans: c.Plans, Configuration: c.Config},
 		Options: predict.Options{Input: c.Input, Output: c.Output,
 			Tiling:            predict.Tiling{Step: c.Step, Mirror: c.Mirror, Batch: c.Batch, Precision: c.Precision},
 			SaveProbabilities: c.Probabilities, Continue: c.Continue}})
 }
 
-func (a *app) predict(device string, o steps.PredictOptions) (err error) {
+func (a *app) predict(device string, how arithmetic, o steps.PredictOptions) (err error) {
+	how.set()
 	if !(o.Tiling.Step > 0) { // in the package 0 stands for the default
 		return fmt.Errorf("a step of %g: the distance of tiles must be above 0 and at most 1", o.Tiling.Step)
 	}
@@ -87,7 +89,7 @@ func (c *nnunetPredict) Run(a *app) error {
 	if c.Parts < 1 || c.Part < 0 || c.Part >= c.Parts {
 		return fmt.Errorf("-part_id %d is not below -num_parts %d", c.Part, c.Parts)
 	}
-	return a.predict(c.Device, steps.PredictOptions{Folds: c.Folds, Checkpoint: c.Checkpoint,
+	return a.predict(c.Device, published, steps.PredictOptions{Folds: c.Folds, Checkpoint: c.Checkpoint,
 		Query: model.Query{Roots: dataset.Env(), Dataset: c.Dataset, Trainer: c.Trainer, Plans: c.Plans,
 			Prefer: "nnUNetPlans", Configuration: c.Config},
 		Options: predict.Options{Input: c.Input, Output: c.Output, Tiling: predict.Tiling{Step: c.Step, Mirror: !c.NoMirror, Precision: c.Precision},

@@ -9,7 +9,7 @@ import (
 type replayCmd struct {
 	File      string `arg:"" help:"File of the step, in the folder of its fold." placeholder:"FILE"`
 	Device    string `help:"cpu, cuda, cuda:1 …; auto takes a GPU if there is one." default:"auto"`
-	Precision string `help:"Compute in float32 or bf16 in place of the run's precision." placeholder:"NAME"`
+	Precision string `help:"Compute in float32, bf16 or float16 in place of the run's precision." placeholder:"NAME"`
 }
 
 func (c *replayCmd) Run(a *app) error {

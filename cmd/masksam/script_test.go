@@ -136,8 +136,8 @@ func inProcess(ts *testscript.TestScript, name string, args []string) int {
 	ts.Check(err)
 	defer os.Chdir(before)
 	ts.Check(os.Chdir(ts.MkAbs(".")))
-	for _, v := range []string{"nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results", "nnUNet_def_n_proc", "PATH",
-		"TERM", "OMP_NUM_THREADS"} {
+	for _, v := range []string{"nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results", "nnUNet_def_n_proc", "nnUNet_n_proc_DA", "PATH",
+		"MLFLOW_TRACKING_URI", "TERM", "OMP_NUM_THREADS"} {
 		if before, set := os.LookupEnv(v); set {
 			defer os.Setenv(v, before)
 		} else {

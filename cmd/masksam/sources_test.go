@@ -218,7 +218,7 @@ func TestNoFlagBelowCmd(t *testing.T) {
 }
 
 // commandLine finds masksam's and nnU-Net's command lines in a page: lines of their own, and in backquotes.
-var commandLine = regexp.MustCompile("(?m)^    ((?:masksam|nnUNetv2_\\w+) \\S.*)$|`((?:masksam|nnUNetv2_\\w+) [^`]*)`")
+var commandLine = regexp.MustCompile("(?m)^    (?:\\w+=\\S+ )?((?:masksam|nnUNetv2_\\w+) \\S.*)$|`((?:masksam|nnUNetv2_\\w+) [^`]*)`")
 
 // The command lines in the documents are such; in a sentence a command may stand without its arguments.
 func TestDocumentedCommands(t *testing.T) {

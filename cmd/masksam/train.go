@@ -5,11 +5,13 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"os"
 	"strconv"
 	"time"
 
 	"masksam/internal/dataset"
 	"masksam/internal/recipe"
+	"masksam/internal/runlog"
 	"masksam/internal/steps"
 	"masksam/internal/torch"
 )
@@ -31,6 +33,8 @@ type trainCmd struct {
 	SaveProbabilities bool     `help:"Keep the scores of the final validation." name:"probabilities"`
 	Device            string   `help:"cpu, cuda, cuda:1 …; auto takes a GPU if there is one." default:"auto"`
 	Seed              uint64   `help:"Seed of weights, batches and sampled points." default:"12345"`
+	WithoutLog        []string `help:"Leave a log out: ${logs}; repeatable." placeholder:"LOG"`
+	arithmetic        `embed:""`
 	roots             `embed:""`
 }
 
@@ -50,19 +54,22 @@ func (c *trainCmd) Run(a *app) error {
 			c.Set = append(c.Set, fmt.Sprintf("%s=%d", f.key, *f.value))
 		}
 	}
-	return a.train(c.Device, steps.TrainOptions{Roots: c.roots.roots(), Dataset: c.Dataset, Plans: c.Plans, Configuration: c.Config,
+	return a.train(c.Device, c.arithmetic, steps.TrainOptions{Roots: c.roots.roots(), Dataset: c.Dataset, Plans: c.Plans, Configuration: c.Config,
 		Fold: c.Fold, Trainer: r.Name, Set: c.Set, Budget: minutes(c.Minutes), Seed: c.Seed, Continue: c.Continue, ValidateOnly: c.Validate,
-		ValidateBest: c.ValidateBest, SkipValidation: c.SkipValidation, SaveProbabilities: c.SaveProbabilities})
+		ValidateBest: c.ValidateBest, SkipValidation: c.SkipValidation, SaveProbabilities: c.SaveProbabilities, Logs: runlog.Options{Without: c.WithoutLog}})
 }
 
 // minutes is a budget of time as a flag gives it.
 func minutes(n float64) time.Duration { return time.Duration(n * float64(time.Minute)) }
 
-func (a *app) train(device string, o steps.TrainOptions) (err error) {
+func (a *app) train(device string, how arithmetic, o steps.TrainOptions) (err error) {
+	how.set()
 	if o.Device, err = torch.ParseDevice(device); err != nil {
 		return err
 	}
 	o.Progress = a.progress
+	o.Workers = os.Getenv("nnUNet_n_proc_DA")
+	o.Logs.MLflow = runlog.MLflowOf(os.Getenv)
 	result, err := steps.Train(a.ctx, o)
 	if err != nil {
 		return err
@@ -117,7 +124,7 @@ func (c *nnunetTrain) Run(a *app) error {
 		slog.Info(fmt.Sprintf("-num_gpus %d: one device computes the plan's whole batch, in the same step", c.GPUs),
 			"GPUs present", torch.CUDACount())
 	}
-	return a.train(c.Device, steps.TrainOptions{Roots: dataset.Env(), Dataset: c.Dataset, Plans: c.Plans, Configuration: c.Config,
+	return a.train(c.Device, published, steps.TrainOptions{Roots: dataset.Env(), Dataset: c.Dataset, Plans: c.Plans, Configuration: c.Config,
 		Fold: c.Fold, Trainer: c.Trainer, Set: c.Set, Seed: 12345, Continue: c.Continue, ValidateOnly: c.Validate,
 		ValidateBest: c.ValidateBest, SaveProbabilities: c.NPZ, NoCheckpoints: c.NoCheckpoints})
 }

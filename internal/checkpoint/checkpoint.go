@@ -63,6 +63,32 @@ type Tensor struct {
 	DType DType
 	Shape []int  // none for a scalar
 	Data  []byte // row-major, little-endian
+
+	// Stream, where it is set, stands for Data: it calls write with their parts in order. Write calls it twice.
+	Stream func(write func(part []byte) error) error
+}
+
+// writeTo writes a tensor's data, which must be n bytes.
+func (t *Tensor) writeTo(w io.Writer, n int64) error {
+	have := int64(0)
+	write := func(part []byte) error {
+		have += int64(len(part))
+		_, err := w.Write(part)
+		return err
+	}
+	var err error
+	if t.Stream == nil {
+		err = write(t.Data)
+	} else {
+		err = t.Stream(write)
+	}
+	if err == nil && have != n {
+		err = fmt.Errorf("%d bytes of data for %s%v, which takes %d", have, t.DType, t.Shape, n)
+	}
+	if err != nil {
+		return fmt.Errorf("tensor %q: %w", t.Name, err)
+	}
+	return nil
 }
 
 // Float32Tensor is an F32 tensor of a copy of data.
@@ -71,7 +97,7 @@ func Float32Tensor(name string, data []float32, shape ...int) Tensor {
 	for i, v := range data {
 		binary.LittleEndian.PutUint32(b[4*i:], math.Float32bits(v))
 	}
-	return Tensor{name, F32, shape, b}
+	return Tensor{Name: name, DType: F32, Shape: shape, Data: b}
 }
 
 // Int64Tensor is an I64 tensor of a copy of data.
@@ -80,7 +106,7 @@ func Int64Tensor(name string, data []int64, shape ...int) Tensor {
 	for i, v := range data {
 		binary.LittleEndian.PutUint64(b[8*i:], uint64(v))
 	}
-	return Tensor{name, I64, shape, b}
+	return Tensor{Name: name, DType: I64, Shape: shape, Data: b}
 }
 
 // entry is a tensor in the header.
@@ -132,7 +158,11 @@ func Write(path string, tensors []Tensor, meta map[string]string) error {
 			return err
 		}
 		for _, t := range order {
-			if _, err := w.Write(t.Data); err != nil {
+			n, err := bytesOf(t.DType, t.Shape)
+			if err != nil {
+				return err
+			}
+			if err := t.writeTo(w, n); err != nil {
 				return err
 			}
 		}
@@ -154,8 +184,6 @@ func layout(tensors []Tensor, meta map[string]string) ([]byte, []Tensor, error) 
 		switch {
 		case err != nil:
 			return nil, nil, fmt.Errorf("tensor %q: %w", t.Name, err)
-		case n != int64(len(t.Data)):
-			return nil, nil, fmt.Errorf("tensor %q: %d bytes of data for %s%v, which takes %d", t.Name, len(t.Data), t.DType, t.Shape, n)
 		case entries[t.Name] != nil:
 			return nil, nil, fmt.Errorf("tensor %q: two of this name", t.Name)
 		case t.Name == metadataKey || !utf8.ValidString(t.Name):
@@ -169,7 +197,9 @@ func layout(tensors []Tensor, meta map[string]string) ([]byte, []Tensor, error) 
 		}
 		entries[t.Name] = entry{t.DType, shape, [2]int64{at, at + n}}
 		at += n
-		sum.Write(t.Data)
+		if err := t.writeTo(sum, n); err != nil {
+			return nil, nil, err
+		}
 	}
 	if _, ok := meta[checksumKey]; ok {
 		return nil, nil, fmt.Errorf("metadata %q: this key is for the checksum", checksumKey)

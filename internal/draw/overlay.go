@@ -1,7 +1,11 @@
 // Package draw draws the pictures a run leaves behind: label overlays and training curves.
 package draw
 
-import "slices"
+import (
+	"image"
+	"image/draw"
+	"slices"
+)
 
 // Montage is a picture of several slices of one case with their labels.
 type Montage struct {
@@ -53,4 +57,22 @@ func (m Montage) rows() []row {
 		rows = append(rows, row{"prediction, reference outlined", pred, truth})
 	}
 	return rows
+}
+
+// Beside draws a slice three times beside each other: the image, the reference and the prediction as filled labels over it.
+// The longer side of each has that many pixels.
+func Beside(s Slice, side int) (*image.RGBA, error) {
+	if err := s.check(); err != nil {
+		return nil, err
+	}
+	w, h := s.extent()
+	scale := float64(side) / max(w, h)
+	width, height := max(1, int(w*scale)), max(1, int(h*scale))
+	img := image.NewRGBA(image.Rect(0, 0, 3*width+2*gap, height))
+	draw.Draw(img, img.Bounds(), image.NewUniform(ground), image.Point{}, draw.Src)
+	for i, labels := range [][]int32{nil, s.Truth, s.Pred} {
+		x := i * (width + gap)
+		pane{Slice: s, fill: labels, share: 0.6}.draw(img, image.Rect(x, 0, x+width, height))
+	}
+	return img, nil
 }

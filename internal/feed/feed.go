@@ -3,7 +3,6 @@
 package feed
 
 import (
-	"context"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -89,59 +88,6 @@ func (l *Loader) place(rng *rand.Rand, c *Source, forced bool) (volume.Box, erro
 	}
 	v := voxels[j]
 	return augment.BoxAround([3]int{int(v[0]), int(v[1]), int(v[2])}, c.size(), initial, l.Patch), nil
-}
-
-// Stream gives batches in order, made ahead of their use.
-type Stream struct {
-	queue  chan chan made
-	cancel context.CancelFunc
-	done   sync.WaitGroup
-}
-
-type made struct {
-	batch *Batch
-	err   error
-}
-
-// Stream makes the batches from, from+1, … , depth of them ahead of their use. Close it after use.
-func (l *Loader) Stream(from, depth int) *Stream {
-	ctx, cancel := context.WithCancel(context.Background())
-	s := &Stream{queue: make(chan chan made, depth), cancel: cancel}
-	s.done.Go(func() {
-		for n := from; ; n++ {
-			slot := make(chan made, 1)
-			select {
-			case s.queue <- slot: // waits while depth batches are waiting
-			case <-ctx.Done():
-				return
-			}
-			s.done.Go(func() {
-				b, err := l.Batch(n)
-				slot <- made{b, err}
-			})
-		}
-	})
-	return s
-}
-
-// Next waits for the next batch.
-func (s *Stream) Next(ctx context.Context) (*Batch, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
-	select {
-	case slot := <-s.queue:
-		m := <-slot
-		return m.batch, m.err
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
-}
-
-// Close ends the goroutines.
-func (s *Stream) Close() {
-	s.cancel()
-	s.done.Wait()
 }
 
 // Source is a case to draw patches from: in memory, or read box by box from the store.

@@ -2,9 +2,11 @@ package feed
 
 import (
 	"context"
+	"errors"
 	"math/rand/v2"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -85,20 +87,97 @@ func TestSources(t *testing.T) {
 // A stream gives the batches in order, whatever is made ahead, and its goroutines end.
 func TestStream(t *testing.T) {
 	l := loader(t, true)
-	s := l.Stream(4, 3)
+	for _, w := range []Workers{{0, 0, 0}, {1, 1, 1}, {1, 1, 4}, {3, 3, 3}, {1, 4, 4}} {
+		s := l.Stream(4, w)
+		for n := 4; n < 12; n++ {
+			want, err := l.Batch(n)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := s.Next(context.Background())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !slices.Equal(got.Image, want.Image) || !slices.Equal(got.Cases, want.Cases) {
+				t.Fatalf("%+v: batch %d comes out of order", w, n)
+			}
+		}
+		ctx, cancel := context.WithCancel(context.Background())
+		cancel()
+		if _, err := s.Next(ctx); !errors.Is(err, context.Canceled) {
+			t.Errorf("%+v: a cancelled wait gives %v", w, err)
+		}
+		s.Close()
+	}
+}
+
+// Late batches bring workers up to the most, batches in time take them away down to the least; a fixed number stays.
+func TestWorkersAdapt(t *testing.T) {
+	after := func(w Workers, late, inTime int) int {
+		s := loader(t, true).Stream(0, w)
+		defer s.Close()
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		for range late {
+			s.adapt(true)
+		}
+		for range inTime {
+			s.adapt(false)
+		}
+		return s.limit
+	}
+	for _, c := range []struct {
+		w                  Workers
+		late, inTime, want int
+	}{
+		{Workers{1, 1, 8}, 2, 0, 1}, {Workers{1, 1, 8}, 3, 0, 2}, {Workers{1, 1, 8}, 100, 0, 8}, {Workers{1, 4, 8}, 0, 99, 4},
+		{Workers{1, 4, 8}, 0, 100, 3}, {Workers{1, 4, 8}, 0, 1000, 1}, {Workers{3, 3, 3}, 100, 0, 3}, {Workers{3, 3, 3}, 0, 1000, 3},
+		{Workers{1, 1, 8}, 30, 1000, 1},
+	} {
+		if got := after(c.w, c.late, c.inTime); got != c.want {
+			t.Errorf("%+v after %d late and %d batches in time: %d workers, want %d", c.w, c.late, c.inTime, got, c.want)
+		}
+	}
+}
+
+// No more batches are made at a time than there are workers, nor further ahead than said.
+func TestWorkersAreBounded(t *testing.T) {
+	s := loader(t, true).Stream(0, Workers{2, 2, 2})
 	defer s.Close()
-	for n := 4; n < 12; n++ {
-		want, err := l.Batch(n)
-		if err != nil {
+	for range 5 {
+		if _, err := s.Next(context.Background()); err != nil {
 			t.Fatal(err)
 		}
-		got, err := s.Next(context.Background())
-		if err != nil {
-			t.Fatal(err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.running != 2 || s.next-s.taken > Ahead || len(s.ready) > Ahead {
+		t.Errorf("%d workers, %d batches ahead, %d ready", s.running, s.next-s.taken, len(s.ready))
+	}
+}
+
+func TestNewWorkers(t *testing.T) {
+	for _, c := range []struct {
+		variable string
+		cpu      bool
+		want     Workers
+	}{{"", true, Workers{1, 1, 16}}, {"", false, Workers{1, 4, 16}}, {"12", true, Workers{12, 12, 12}}, {"40", false, Workers{16, 16, 16}},
+		{"0", false, Workers{}}} {
+		got, err := NewWorkers(c.variable, 16, c.cpu)
+		if err != nil || got != c.want {
+			t.Errorf("%q, CPU %v: %+v, %v; want %+v", c.variable, c.cpu, got, err, c.want)
 		}
-		if !slices.Equal(got.Image, want.Image) || !slices.Equal(got.Cases, want.Cases) {
-			t.Fatalf("batch %d comes out of order", n)
+	}
+	for _, wrong := range []string{"many", "-1", "1.5", " "} {
+		if _, err := NewWorkers(wrong, 16, true); err == nil || !strings.Contains(err.Error(), "nnUNet_n_proc_DA") {
+			t.Errorf("%q: %v", wrong, err)
 		}
+	}
+	if got := (Workers{1, 5, 16}).Half(); got != (Workers{1, 2, 8}) {
+		t.Errorf("half is %+v", got)
+	}
+	if got := (Workers{}).Half(); got != (Workers{}) {
+		t.Errorf("half of none is %+v", got)
 	}
 }
 

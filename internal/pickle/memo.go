@@ -27,8 +27,18 @@ func (m *Machine) remember(n int64) error {
 	if len(m.stack) <= m.floor() {
 		return errStack
 	}
-	m.memo[n] = m.stack[len(m.stack)-1]
-	return m.charge(56)
+	v := m.stack[len(m.stack)-1]
+	switch known := int64(len(m.memo)); {
+	case n < known:
+		m.memo[n] = v
+	case n == known:
+		m.memo = append(m.memo, v)
+		return m.charge(24)
+	default:
+		m.far[n] = v
+		return m.charge(56)
+	}
+	return nil
 }
 
 func (m *Machine) get(size int) error {
@@ -48,7 +58,10 @@ func (m *Machine) getLine() error {
 }
 
 func (m *Machine) recall(n int64) error {
-	v, ok := m.memo[n]
+	if n < int64(len(m.memo)) {
+		return m.push(m.memo[n], 0)
+	}
+	v, ok := m.far[n]
 	if !ok {
 		return fmt.Errorf("is damaged: it recalls value %d, which it did not keep", n)
 	}

@@ -15,7 +15,7 @@ import (
 )
 
 const (
-	maxValues   = 48 << 20 // bytes that the values of a pickle may take beside their texts, as charge estimates them
+	maxValues   = 24 << 20 // bytes that the values of a pickle may take beside their texts, as charge estimates them
 	maxLong     = 1 << 10  // bytes of a whole number
 	maxProtocol = 5
 )
@@ -32,14 +32,15 @@ type Machine struct {
 	Persistent func(id Tuple) (any, error)
 
 	stack          []any
-	marks          []int // heights of the stack
-	memo           map[int64]any
-	spent, encoded int // of maxValues and of len(Text)
+	marks          []int         // heights of the stack
+	memo           []any         // values that were kept under 0, 1, 2 …, as Python numbers them
+	far            map[int64]any // and under other numbers
+	spent, encoded int           // of maxValues and of len(Text)
 }
 
 // Load runs one pickle and leaves At behind it. ErrShort is its error, wrapped, if the text ends before the pickle.
 func (m *Machine) Load() (any, error) {
-	m.stack, m.marks, m.memo, m.spent, m.encoded = nil, nil, map[int64]any{}, 0, 0
+	m.stack, m.marks, m.memo, m.far, m.spent, m.encoded = nil, nil, nil, map[int64]any{}, 0, 0
 	for {
 		op, err := m.take(1)
 		if err != nil {
@@ -129,7 +130,7 @@ func init() {
 		'p':    (*Machine).putLine,
 		'q':    func(m *Machine) error { return m.put(1) },
 		'r':    func(m *Machine) error { return m.put(4) },
-		'\x94': func(m *Machine) error { return m.remember(int64(len(m.memo))) },
+		'\x94': func(m *Machine) error { return m.remember(int64(len(m.memo) + len(m.far))) },
 		'g':    (*Machine).getLine,
 		'h':    func(m *Machine) error { return m.get(1) },
 		'j':    func(m *Machine) error { return m.get(4) },

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"math/big"
 	"strings"
 
@@ -41,16 +42,12 @@ func (f *File) openLegacy(size int64) error {
 	}
 }
 
-func readText(file interface {
-	ReadAt(b []byte, at int64) (int, error)
-}, length int64) (string, error) {
-	b := make([]byte, length)
-	if _, err := file.ReadAt(b, 0); err != nil {
-		return "", err
-	}
+// readText reads the beginning of a file.
+func readText(file io.ReaderAt, length int64) (string, error) {
 	var text strings.Builder
-	text.Write(b)
-	return text.String(), nil
+	text.Grow(int(length))
+	_, err := io.Copy(&text, io.NewSectionReader(file, 0, length))
+	return text.String(), err
 }
 
 func (f *File) readLegacy(text string, size int64) error {

@@ -139,6 +139,18 @@ func (a *Array) Describe() string { return "a NumPy array" }
 // Len is the number of elements.
 func (a *Array) Len() int { return len(a.data) / a.DType.Size() }
 
+// TypeName is the array's type as NumPy writes it: float32, or >f4 where its bytes are big-endian.
+func (a *Array) TypeName() string {
+	if a.big && a.DType.Size() > 1 {
+		for code, t := range numpyTypes {
+			if t == a.DType {
+				return ">" + code
+			}
+		}
+	}
+	return string(a.DType)
+}
+
 // Items are the elements, row-major: float64, int64, *big.Int or bool.
 func (a *Array) Items() []any {
 	out := make([]any, a.Len())

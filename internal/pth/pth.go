@@ -9,6 +9,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"math"
 	"os"
 	"strings"
@@ -21,8 +22,9 @@ const maxPickle = 32 << 20
 
 // File is an open PyTorch file. Its methods and those of its tensors may be called at the same time.
 type File struct {
-	file *os.File
-	root any
+	file   io.ReaderAt
+	closer io.Closer
+	root   any
 }
 
 // Open reads everything of a PyTorch file but its tensors' data. The error names the file and what was refused.
@@ -44,17 +46,22 @@ func Open(path string) (_ *File, err error) {
 	if !info.Mode().IsRegular() {
 		return nil, errors.New("is no file")
 	}
-	f := &File{file: file}
+	f := &File{file: file, closer: file}
 	if err := f.open(info.Size()); err != nil {
-		return nil, err
-	}
-	if err := f.check(info.Size()); err != nil {
 		return nil, err
 	}
 	return f, nil
 }
 
+// open reads and checks everything but tensors' data.
 func (f *File) open(size int64) error {
+	if err := f.read(size); err != nil {
+		return err
+	}
+	return f.check(size)
+}
+
+func (f *File) read(size int64) error {
 	head := make([]byte, min(size, 512))
 	if _, err := f.file.ReadAt(head, 0); err != nil {
 		return err
@@ -95,7 +102,7 @@ func noPyTorch(head []byte) error {
 func (f *File) Root() any { return f.root }
 
 // Close ends the use of the file and its tensors; other values stay.
-func (f *File) Close() error { return f.file.Close() }
+func (f *File) Close() error { return f.closer.Close() }
 
 func (f *File) openZip(size int64) error {
 	a, err := openArchive(f.file, size)

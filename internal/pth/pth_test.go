@@ -46,7 +46,7 @@ func hash(data []float32) string {
 func asJSON(t *testing.T, v any) any {
 	switch w := v.(type) {
 	case *pth.Array:
-		v = map[string]any{"ndarray": map[string]any{"dtype": w.DType, "shape": w.Shape, "values": w.Items()}}
+		v = map[string]any{"ndarray": map[string]any{"dtype": w.TypeName(), "shape": w.Shape, "values": w.Items()}}
 	case pth.DType:
 		v = "torch." + string(w)
 	}

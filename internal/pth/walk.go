@@ -57,7 +57,9 @@ func (w *walker) walk(v any, depth int) error {
 			return errors.New("holds a NumPy array without data")
 		}
 		return w.leaf(v, v.Len(), 0)
-	case pickle.Global, storageView, *numpyType:
+	case *numpyType:
+		return w.leaf(string(v.DType), 1, 0)
+	case pickle.Global, storageView:
 		return fmt.Errorf("holds %s as a value, where tensors and plain values belong", pickle.Describe(v))
 	}
 	return w.leaf(v, 1, 0)

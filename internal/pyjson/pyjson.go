@@ -144,10 +144,13 @@ func Float(f float64) string {
 }
 
 // Marshal is json.dumps(v, indent=4). Besides the package's own values it takes slices, arrays and pointers of them and
-// of Go's integers, floats, booleans and strings, and maps of text keys, whose keys it sorts.
+// of Go's integers (also *big.Int), floats, booleans and strings, and maps of text keys, whose keys it sorts.
 func Marshal(v any) ([]byte, error) { return appendValue(nil, reflect.ValueOf(v), 0) }
 
-var objectType = reflect.TypeFor[*Object]()
+var (
+	objectType  = reflect.TypeFor[*Object]()
+	integerType = reflect.TypeFor[*big.Int]()
+)
 
 func appendValue(b []byte, v reflect.Value, depth int) ([]byte, error) {
 	if !v.IsValid() {
@@ -159,6 +162,9 @@ func appendValue(b []byte, v reflect.Value, depth int) ([]byte, error) {
 		}
 		o := v.Interface().(*Object)
 		return appendObject(b, o.keys, func(k string) reflect.Value { return reflect.ValueOf(o.values[k]) }, depth)
+	}
+	if v.Type() == integerType && !v.IsNil() {
+		return append(b, v.Interface().(*big.Int).String()...), nil
 	}
 	switch v.Kind() {
 	case reflect.Interface, reflect.Pointer:

@@ -249,7 +249,7 @@ func TestSetSaysNoGoWords(t *testing.T) {
 func TestValues(t *testing.T) {
 	for _, set := range []string{"lr=-1", "lr=0", "epochs=0", "iterations=0", "val_iterations=-1", "minutes=-3",
 		"momentum=1", "beta1=1", "beta2=-1",
-		"eps=-1", "weight_decay=-1", "power=-1", "warmup=-1", "clip=-1", "average=1", "foreground=1.1", "save_every=0", "patience=-1", "skip_limit=-1", "batch=0", "batch=20000",
+		"eps=-1", "weight_decay=-1", "power=-1", "warmup=-1", "clip=-1", "average=1", "foreground=1.1", "save_every=0", "accumulate=-1", "accumulate=3", "recompute=-2", "patience=-1", "skip_limit=-1", "batch=0", "batch=20000",
 		"optimizer=lion", "precision=half", "class=-1", "points=-1", "importance=2", "mirror=[3]", "mirror=[-1]", "mirror=[1,1]", "p_rotate=2",
 		"noise=-1", "scale=[1.4,0.7]", "gamma=[0,1]", "aux_giou=-0.1"} {
 		r := ACDC()

@@ -97,6 +97,7 @@ var (
 	Series        = Option{Name: "series"} // with the series to take
 	Configuration = Option{Name: "config"}
 	Dir           = Option{Name: "dir"} // of the demo
+	To            = Option{Name: "to"}  // the folder of fetched weights
 )
 
 // Command is a command line of masksam: its name ("plan", "convert dicom"), its arguments in order, its options.

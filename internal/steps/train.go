@@ -20,6 +20,7 @@ import (
 	"masksam/internal/progress"
 	"masksam/internal/recipe"
 	"masksam/internal/remedy"
+	"masksam/internal/runlog"
 	"masksam/internal/torch"
 	"masksam/internal/train"
 )
@@ -45,6 +46,9 @@ type TrainOptions struct {
 	SkipValidation    bool // end after checkpoint_final
 	SaveProbabilities bool // of the final validation
 
+	Workers string // that make batches, as nnU-Net's nnUNet_n_proc_DA says; empty: as many as keep the device busy
+	Logs    runlog.Options
+
 	Progress progress.Reporter
 }
 
@@ -57,6 +61,9 @@ type Trained struct {
 }
 
 func (o *TrainOptions) check() error {
+	if err := o.Logs.Check(); err != nil {
+		return fmt.Errorf("train: %w", err)
+	}
 	switch {
 	case o.NoCheckpoints && o.ValidateBest:
 		return errors.New("train: without checkpoints there is no best one to validate")
@@ -91,11 +98,11 @@ func Train(ctx context.Context, o TrainOptions) (_ *Trained, err error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	fold, err := train.Open(t, train.Options{Results: results, Fold: o.Fold, Device: o.Device, Seed: o.Seed,
-		Continue: o.Continue, NoCheckpoints: o.NoCheckpoints, Progress: o.Progress})
+		Continue: o.Continue, NoCheckpoints: o.NoCheckpoints, Workers: o.Workers, Logs: o.Logs, Progress: o.Progress})
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, fold.Close()) }()
+	defer func() { fold.Close(err) }()
 	out := &Trained{Model: fold.Model, Folder: fold.Folder, Dice: math.NaN()}
 	v := &validation{TrainOptions: o, fold: fold, checkpoint: model.Final}
 	if o.ValidateBest {
@@ -127,9 +134,7 @@ func Train(ctx context.Context, o TrainOptions) (_ *Trained, err error) {
 				"train it to its end with ", remedy.Continue)
 		}
 	}
-	if err := fold.OpenLog(); err != nil {
-		return nil, err
-	}
+	fold.OpenLog()
 	m, err := predict.Open(fold.Model, []string{o.Fold}, v.checkpoint, o.Device)
 	if err != nil {
 		return nil, err
@@ -216,7 +221,7 @@ func (v *validation) score(ctx context.Context, folder string) (float64, error) 
 		return math.NaN(), fmt.Errorf("validate: %w", err)
 	}
 	dice := summary.ForegroundMean.Dice
-	v.fold.Print("Mean Validation Dice: ", train.Rounded(dice, 16))
-	slog.Info("validation complete", "cases", len(summary.Cases), "mean_dice", train.Rounded(dice, 4), "folder", folder)
+	v.fold.Print("Mean Validation Dice: ", runlog.Rounded(dice, 16))
+	slog.Info("validation complete", "cases", len(summary.Cases), "mean_dice", runlog.Rounded(dice, 4), "folder", folder)
 	return dice, nil
 }

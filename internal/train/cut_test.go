@@ -86,28 +86,39 @@ func (c *countdown) Err() error {
 	return nil
 }
 
-// arithmetics are the ways to compute a step, each of which has to go on exactly.
-var arithmetics = [][]string{{"precision=float32"}, {"precision=bf16"}}
-
 // A stop before, inside and after the batches of an online validation loses nothing.
 func TestStopInValidation(t *testing.T) {
 	t.Parallel()
+	r := tinyRecipe(t)
 	cases := tinySources(t, tinyStore(t, 5), true)
-	for _, set := range arithmetics {
-		r := tinyRecipe(t, set...)
-		whole := wholeRun(t, r, cases)
-		const epoch = 5 // batches: 3 of training, 2 of validation
-		for batches, step := range map[int]int{epoch + 3: 6, epoch + 4: 6, 2 * epoch: 6} {
-			folder := t.TempDir()
-			part := tinyRun(t, folder, r, cases)
-			if err := part.loop(&countdown{t.Context(), batches}); !errors.Is(err, context.Canceled) {
-				t.Fatalf("stopped after %d batches: %v", batches, err)
-			}
-			if part.state.Step != step {
-				t.Fatalf("stopped after %d batches in step %d, want %d", batches, part.state.Step, step)
-			}
-			goesOn(t, fmt.Sprint("stop in validation, ", set), whole, folder, cases)
+	const epoch = 5 // batches: 3 of training, 2 of validation
+	stoppedAfter(t, r, cases, map[int]int{epoch + 3: 6, epoch + 4: 6, 2 * epoch: 6})
+}
+
+// stoppedAfter stops runs after so many batches, which are so many steps, and lets them go on.
+func stoppedAfter(t *testing.T, r recipe.Recipe, cases []*feed.Source, stops map[int]int) {
+	t.Helper()
+	whole := wholeRun(t, r, cases)
+	for batches, step := range stops {
+		folder := t.TempDir()
+		part := tinyRun(t, folder, r, cases)
+		if err := part.loop(&countdown{t.Context(), batches}); !errors.Is(err, context.Canceled) {
+			t.Fatalf("stopped after %d batches: %v", batches, err)
 		}
+		if part.state.Step != step {
+			t.Fatalf("stopped after %d batches in step %d, want %d", batches, part.state.Step, step)
+		}
+		goesOn(t, fmt.Sprintf("%s, stopped after %d batches", r.Train.Precision, batches), whole, folder, cases)
+	}
+}
+
+// Whatever the arithmetic, a stop in an epoch and one in its validation lose nothing.
+func TestStopInEveryArithmetic(t *testing.T) {
+	t.Parallel()
+	cases := tinySources(t, tinyStore(t, 5), true)
+	for _, set := range [][]string{{"precision=bf16"}} {
+		r := tinyRecipe(t, append([]string{"epochs=2", "iterations=2"}, set...)...)
+		stoppedAfter(t, r, cases, map[int]int{1: 1, 3: 2, 5: 3})
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -17,10 +18,12 @@ import (
 	"masksam/internal/model"
 )
 
-// The process that is killed gets its trial in one variable; the other one says how often it is killed.
+// The process that is killed gets its trial in one variable. The others, for longer tests by hand, say how often it is
+// killed and what is set besides, as precision=bf16.
 const (
 	killedTrial = "MASKSAM_TEST_TRIAL"
 	kills       = "MASKSAM_TEST_KILLS"
+	killedSet   = "MASKSAM_TEST_SET"
 )
 
 // toFile writes how many steps were made into a file.
@@ -56,7 +59,8 @@ func TestKilledAtAnyMoment(t *testing.T) {
 		}
 		return
 	}
-	o := tinyDataset(t, 5, "epochs=12", "iterations=3", "val_iterations=1", "save_every=1")
+	o := tinyDataset(t, 5, append([]string{"epochs=5", "iterations=3", "val_iterations=1", "save_every=1"},
+		strings.Fields(os.Getenv(killedSet))...)...)
 	if _, err := Run(t.Context(), o); err != nil {
 		t.Fatal(err)
 	}

@@ -28,6 +28,8 @@ type learner struct {
 	autocast  torch.DType
 	scaler    *torch.Scaler // with float16
 	overflow  bool          // the last step was skipped because the scaler's scale, since lowered, was too high
+	told      told          // of the last step
+	labels    []int64       // that the last validation gave, (B·T, H, W); nil where the scores were not finite
 }
 
 func newLearner(r recipe.Recipe, dev torch.Device, seed uint64) (*learner, error) {
@@ -91,6 +93,7 @@ func score(s *torch.Scope, out *masksam.Output) float64 {
 // not finite.
 func (l *learner) gradients(s *torch.Scope, b *feed.Batch, step int) (loss float64, ok bool, err error) {
 	l.optimizer.ZeroGrad()
+	l.told = unknown()
 	points := l.points(b, trainingKey(step))
 	defer points.Free()
 	n := l.recipe.Network
@@ -108,9 +111,11 @@ func (l *learner) gradients(s *torch.Scope, b *feed.Batch, step int) (loss float
 				return nil
 			}
 			var total *torch.Tensor
-			if total, _, err = l.criterion.Share(s, out, p.Seg, norm, points.From(i*len(p.Cases))); err != nil {
+			var terms []masksam.Part
+			if total, terms, err = l.criterion.Share(s, out, p.Seg, norm, points.From(i*len(p.Cases))); err != nil {
 				return nil
 			}
+			l.told.add(terms)
 			if share = total.Item(); finite(share) {
 				out.Backward(s, l.scaler.Loss(s, total))
 			}
@@ -126,7 +131,8 @@ func (l *learner) gradients(s *torch.Scope, b *feed.Batch, step int) (loss float
 	if limit == 0 {
 		limit = math.Inf(1)
 	}
-	return loss, finite(torch.ClipGradNorm(l.params, limit)), nil
+	l.told.norm = torch.ClipGradNorm(l.params, limit)
+	return loss, finite(l.told.norm), nil
 }
 
 // step trains on one batch. ok is false when loss or gradients are not finite: then nothing has changed but the scale of the
@@ -157,6 +163,7 @@ func (l *learner) step(b *feed.Batch, step int, lr float64) (loss float64, ok bo
 func (l *learner) validate(b *feed.Batch, key int, c counts) (loss float64, err error) {
 	points := l.points(b, uint64(key)<<1|1)
 	defer points.Free()
+	l.labels = nil
 	err = torch.Do(torch.Mode{Autocast: l.autocast}, func(s *torch.Scope) error {
 		out := l.net.Forward(s, l.input(s, b))
 		if loss = score(s, out); !finite(loss) {
@@ -167,7 +174,8 @@ func (l *learner) validate(b *feed.Batch, key int, c counts) (loss float64, err 
 			return err
 		}
 		loss = total.Item()
-		c.add(s.ArgMax(out.ClassScores(s, len(b.Cases)), 1).Int64s(), b.Seg)
+		l.labels = s.ArgMax(out.ClassScores(s, len(b.Cases)), 1).Int64s()
+		c.add(l.labels, b.Seg)
 		return nil
 	})
 	return loss, err

@@ -3,6 +3,7 @@ package train
 import (
 	"context"
 	"errors"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -110,6 +111,11 @@ func TestChoosePrecision(t *testing.T) {
 		if !slices.Equal(w, before[name]) {
 			t.Fatalf("trying a precision changed %s", name)
 		}
+	}
+	b.Image[0] = float32(math.NaN()) // then the precision after bf16 is taken, if the rule begins with that
+	chosen, note, err := r.learner.choosePrecision("auto", b)
+	if err != nil || chosen != "float32" || strings.Contains(note, "multiplies") {
+		t.Errorf("with a batch of NaN: chose %s (%s), error %v", chosen, note, err)
 	}
 	for _, precision := range []string{"fp8", "float16"} { // float16 needs a GPU
 		if _, _, err := r.learner.choosePrecision(precision, b); err == nil || !strings.Contains(err.Error(), precision) {

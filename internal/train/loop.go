@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -14,11 +13,12 @@ import (
 	"masksam/internal/model"
 	"masksam/internal/progress"
 	"masksam/internal/recipe"
+	"masksam/internal/runlog"
 )
 
 const (
-	batchesAhead = 3  // made before they are needed
-	skipLimit    = 10 // skipped steps in a row that end the run, unless the recipe says
+	batchesAhead = feed.Ahead // made before they are needed, at least
+	skipLimit    = 10         // skipped steps in a row that end the run, unless the recipe says
 	budgetTicks  = 10000
 )
 
@@ -30,8 +30,9 @@ type run struct {
 	checkpoints bool
 	learner     *learner
 	train, val  *feed.Loader
+	workers     feed.Workers // that make batches
 	state       state
-	log         *runLog
+	log         *runlog.Log
 	report      progress.Reporter
 
 	saveAfter time.Duration // since the last checkpoint until the next is due within an epoch
@@ -40,6 +41,8 @@ type run struct {
 
 	clockStart time.Time // minutes of training are counted from here …
 	clockBase  float64   // … on top of these
+	began      float64   // share of the run that was done then
+	spent      clock     // of the epoch under way
 	ticks      int       // of the bar reported so far
 }
 
@@ -55,10 +58,10 @@ func (r *run) fraction() float64 {
 func (r *run) loop(ctx context.Context) error {
 	t := r.recipe.Train
 	r.clockStart, r.clockBase = time.Now(), r.state.Minutes
-	r.saved = r.clockStart
-	trainStream := r.train.Stream(r.state.Step, batchesAhead)
+	r.saved, r.began = r.clockStart, r.fraction()
+	trainStream := r.train.Stream(r.state.Step, r.workers)
 	defer trainStream.Close()
-	valStream := r.val.Stream(r.state.Epoch*t.ValIterations, batchesAhead)
+	valStream := r.val.Stream(r.state.Epoch*t.ValIterations, r.workers.Half())
 	defer valStream.Close()
 
 	// The bar counts steps, or shares of the time where that may end the training first.
@@ -90,18 +93,21 @@ func (r *run) epoch(ctx context.Context, trainStream, valStream *feed.Stream) er
 		st.Began, st.BeganStep, st.BeganMinutes = timestamp(), st.Step, r.minutes()
 		st.LossSum, st.LossCount = 0, 0
 	}
+	r.spent = clock{}
 	began := fraction(t, st.Epoch, 0, st.BeganMinutes) // also of an epoch that was cut and goes on
 	if st.steps() == 0 {
 		st.Rate = learningRate(t, st.Step, began)
 	}
-	r.log.print("")
-	r.log.print("Epoch", st.Epoch)
-	r.log.print("Current learning rate:", Rounded(st.Rate, 5))
+	r.log.Print("")
+	r.log.Print("Epoch", st.Epoch)
+	r.log.Print("Current learning rate:", runlog.Rounded(st.Rate, 5))
 	for st.steps() == 0 || st.steps() < t.Iterations && r.fraction() < 1 {
+		start := time.Now()
 		b, err := trainStream.Next(ctx)
 		if err != nil {
 			return err
 		}
+		waited := time.Since(start)
 		p := began
 		if t.PerStep {
 			p = r.fraction()
@@ -114,6 +120,7 @@ func (r *run) epoch(ctx context.Context, trainStream, valStream *feed.Stream) er
 		st.Step++
 		st.Updates = r.learner.updates
 		st.Minutes = r.minutes()
+		r.tell(loss, ok, start, waited)
 		if err := r.judge(b, loss, ok); err != nil {
 			return err
 		}
@@ -148,7 +155,7 @@ func (r *run) judge(b *feed.Batch, loss float64, ok bool) error {
 	st.Bad++
 	cases := strings.Join(b.Cases, ", ")
 	slog.Warn("loss or gradient is not finite: the step is skipped", "step", st.Step, "loss", loss, "cases", cases)
-	r.log.print("Step", st.Step, "skipped: loss or gradient is not finite, cases", cases)
+	r.log.Print("Step", st.Step, "skipped: loss or gradient is not finite, cases", cases)
 	if st.Bad >= cmp.Or(r.recipe.Train.SkipLimit, skipLimit) {
 		return r.dump(b, r.lost())
 	}
@@ -194,6 +201,9 @@ func (r *run) validate(ctx context.Context, s *feed.Stream) (loss float64, c cou
 			if err != nil {
 				return fmt.Errorf("validate epoch %d (cases %s): %w", r.state.Epoch, strings.Join(b.Cases, ", "), err)
 			}
+			if i == 0 {
+				r.show(b)
+			}
 			sum += loss
 		}
 		return nil
@@ -221,17 +231,9 @@ func (r *run) endEpoch(valLoss float64, c counts) error {
 	seconds := 60 * (r.minutes() - st.BeganMinutes)
 	skipped := st.steps() - st.LossCount
 
-	r.log.print("train_loss", Rounded(trainLoss, 4))
-	r.log.print("val_loss", Rounded(valLoss, 4))
-	r.log.print("Pseudo dice", diceList(perClass))
-	r.log.print("Epoch time:", Rounded(seconds, 2), "s")
-	told := []any{}
-	if skipped > 0 {
-		r.log.print(skipped, "of", st.steps(), "steps were skipped and are not in train_loss")
-		told = []any{"skipped_steps", skipped}
-	}
-	slog.Info(fmt.Sprintf("epoch %d", st.Epoch), append([]any{"train_loss", Rounded(trainLoss, 4), "val_loss", Rounded(valLoss, 4),
-		"pseudo_dice", diceList(perClass), "ema", Rounded(float64(ema), 4), "seconds", Rounded(seconds, 1)}, told...)...)
+	r.log.Epoch(runlog.Epoch{Epoch: st.Epoch, Step: st.Step, TrainLoss: trainLoss, ValLoss: valLoss, Dice: float64(mean),
+		EMA: float64(ema), ClassDice: floats(perClass), Rate: st.Rate, Seconds: seconds, Waiting: r.spent.waiting(),
+		Steps: st.steps(), Skipped: skipped, Left: r.left()})
 	if lost {
 		return r.lost()
 	}
@@ -249,7 +251,7 @@ func (r *run) endEpoch(valLoss float64, c counts) error {
 	st.Stale++
 	if before := st.BestEMA; ema > before || before.isNaN() && !ema.isNaN() {
 		st.BestEMA, st.Stale = ema, 0
-		r.log.print("Yayy! New best EMA pseudo Dice:", Rounded(float64(ema), 4))
+		r.log.Print("Yayy! New best EMA pseudo Dice:", runlog.Rounded(float64(ema), 4))
 		written, err := r.keep(model.Best)
 		if err != nil {
 			return err
@@ -263,14 +265,12 @@ func (r *run) endEpoch(valLoss float64, c counts) error {
 			return err
 		}
 	}
-	if err := h.draw(filepath.Join(r.folder, "progress.png")); err != nil {
-		slog.Warn("progress.png could not be drawn", "error", err)
-	}
+	r.log.Curves(h.curves())
 	if tired(t, st.Stale) && st.Epoch < t.Epochs {
-		text := fmt.Sprintf("Training ends early, after %d of %d epochs: none of the last %d brought a new best EMA pseudo Dice", st.Epoch,
-			t.Epochs, st.Stale)
-		r.log.print(text)
-		slog.Info(text, "best", Rounded(float64(st.BestEMA), 4))
+		text := fmt.Sprintf("Training ends early, after %d of %d epochs: none of the last %d brought a new best EMA pseudo Dice",
+			st.Epoch, t.Epochs, st.Stale)
+		r.log.Print(text)
+		slog.Info(text, "best", runlog.Rounded(float64(st.BestEMA), 4))
 	}
 	return nil
 }

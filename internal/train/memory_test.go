@@ -155,9 +155,9 @@ func BenchmarkPeak(b *testing.B) {
 				}
 				b.Run(name, func(b *testing.B) {
 					if c.Patches > 1 && c.Recipe != "small" { // they differ in this number alone
-					b.Skip()
-				}
-				p, err := c.predicted()
+						b.Skip()
+					}
+					p, err := c.predicted()
 					if err != nil {
 						b.Fatal(err)
 					}

@@ -13,23 +13,35 @@ import (
 	"masksam/internal/atomicfile"
 	"masksam/internal/feed"
 	"masksam/internal/pyjson"
+	"masksam/internal/runlog"
 	"masksam/internal/torch"
 )
 
 // introduce writes what a training log begins with.
 func (f *Fold) introduce() {
 	log := f.log
-	log.plain("When you use this, please cite MaskSAM (ICCV 2025, arXiv 2403.14103) and nnU-Net (Nature Methods 18, 203-211, 2021).")
-	log.plain()
-	log.print("do_dummy_2d_data_aug:", map[bool]string{true: "True", false: "False"}[f.Recipe.Train.Augment.InPlane()])
+	log.Plain("When you use this, please cite MaskSAM (ICCV 2025, arXiv 2403.14103) and nnU-Net (Nature Methods 18, 203-211, 2021).")
+	log.Plain()
+	log.Print("do_dummy_2d_data_aug:", map[bool]string{true: "True", false: "False"}[f.Recipe.Train.Augment.InPlane()])
 	for _, n := range f.notes {
-		log.print(n)
+		log.Print(n)
 		slog.Info(n)
 	}
-	log.plain("This is the configuration used by this training:")
+	log.Plain("This is the configuration used by this training:")
 	if text, err := pyjson.Marshal(f.Configuration.Document()); err == nil {
-		log.plain("Configuration name: "+f.Configuration.Name+"\n", string(text))
+		log.Plain("Configuration name: "+f.Configuration.Name+"\n", string(text))
 	}
+}
+
+// startLogs begins the logs that need to know where the run goes on from.
+func (f *Fold) startLogs(r *run) {
+	var classes []string
+	for _, label := range f.Dataset.Labels.Foreground() {
+		classes = append(classes, f.Dataset.Labels.Name(label))
+	}
+	t := f.Recipe.Train
+	f.log.Start(runlog.Run{Name: fmt.Sprintf("%s %s fold %s", f.Name, filepath.Base(f.Model), f.options.Fold), Classes: classes,
+		Recipe: f.Recipe, Steps: t.Epochs * t.Iterations, Step: r.state.Step, Epoch: r.state.Epoch})
 }
 
 // debug writes debug.json: what the run was made of, as text.

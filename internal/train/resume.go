@@ -18,6 +18,7 @@ import (
 	"masksam/internal/model"
 	"masksam/internal/plan"
 	"masksam/internal/recipe"
+	"masksam/internal/runlog"
 )
 
 // agree refuses plans other than those that a trained fold of the model's folder was trained with: the folder has one
@@ -136,9 +137,9 @@ func (f *Fold) begin(r *run) (finished int, err error) {
 		if filepath.Base(path) == filepath.Base(model.CheckpointPath("", model.Final)) {
 			finished = r.state.Step
 		}
-		r.log.print("Continuing from", filepath.Base(path), "at epoch", r.state.Epoch, "step", r.state.Step)
+		r.log.Print("Continuing from", filepath.Base(path), "at epoch", r.state.Epoch, "step", r.state.Step)
 		slog.Info("continuing", "from", filepath.Base(path), "epoch", r.state.Epoch, "step", r.state.Step, "minutes",
-			Rounded(r.state.Minutes, 2))
+			runlog.Rounded(r.state.Minutes, 2))
 		r.compare(was)
 		if asked := f.Recipe.Train.Precision; asked != "auto" && asked != "" {
 			r.state.Precision = asked
@@ -155,7 +156,7 @@ func (f *Fold) begin(r *run) (finished int, err error) {
 		return 0, fmt.Errorf("choose the precision: %w", err)
 	}
 	if note != "" {
-		r.log.print("Precision", note)
+		r.log.Print("Precision", note)
 		slog.Info("precision " + note)
 	}
 	if !f.options.Continue { // not before a batch was made and learnt from
@@ -164,7 +165,7 @@ func (f *Fold) begin(r *run) (finished int, err error) {
 		}
 	}
 	all, trained := r.learner.net.Params.Count()
-	r.log.print("Parameters:", all, "in all,", trained, "trained")
+	r.log.Print("Parameters:", all, "in all,", trained, "trained")
 	slog.Info("network", "parameters", all, "trained", trained, "patch", f.Recipe.Patch, "batch", f.Recipe.Batch)
 	return 0, nil
 }
@@ -176,7 +177,7 @@ func (r *run) compare(was model.Meta) {
 		r.state.Origin.Weights = was.Origin.Weights
 		if changes := was.Origin.Changes(r.state.Origin); len(changes) > 0 {
 			text := "the run goes on with what is there now, not with what it was made of: " + strings.Join(changes, "; ")
-			r.log.print(text)
+			r.log.Print(text)
 			slog.Warn(text)
 		}
 	}
@@ -209,7 +210,7 @@ func (r *run) compare(was model.Meta) {
 	default:
 		return
 	}
-	r.log.print(text)
+	r.log.Print(text)
 	slog.Info(text)
 }
 
@@ -243,7 +244,7 @@ func (f *Fold) newest(r *run) (string, error) {
 		}
 	}
 	if found == "" {
-		r.log.print("There is no checkpoint to continue from: starting anew.")
+		r.log.Print("There is no checkpoint to continue from: starting anew.")
 		slog.Warn("there is no checkpoint to continue from: starting anew", "folder", f.Folder)
 	}
 	return found, nil
@@ -251,10 +252,10 @@ func (f *Fold) newest(r *run) (string, error) {
 
 const earlier = "earlier_"
 
-// setAside renames the checkpoints and validations of an earlier run, so that none of them is taken for the new one's. A
-// run that writes no checkpoints leaves them.
+// setAside renames the checkpoints, validations and logs of an earlier run, so that none of them is taken for the new one's.
+// A run that writes no checkpoints leaves the checkpoints that are there.
 func (f *Fold) setAside(r *run) error {
-	old := []string{"validation", "validation_best"}
+	old := []string{"validation", "validation_best", runlog.LinesName, runlog.EventsName}
 	if r.checkpoints {
 		for _, name := range model.Checkpoints {
 			old = append(old, name+model.CheckpointExt)
@@ -268,9 +269,9 @@ func (f *Fold) setAside(r *run) error {
 		}
 		if !told {
 			told = true
-			text := fmt.Sprintf("%s holds an earlier run: its checkpoints and validations are now called %s…, and a "+
+			text := fmt.Sprintf("%s holds an earlier run: its checkpoints, validations and logs are now called %s…, and a "+
 				"new run starts instead of going on with it", f.Folder, earlier)
-			r.log.print(text)
+			r.log.Print(text)
 			slog.Warn(text)
 		}
 		err := os.RemoveAll(to)

@@ -45,7 +45,8 @@ func Run(ctx context.Context, o trial) (steps int, err error) {
 		return 0, err
 	}
 	steps, err = f.Train(ctx, nil)
-	return steps, errors.Join(err, f.Close())
+	f.Close(err)
+	return steps, err
 }
 
 // tinyDataset is a preprocessed dataset of n cases with its plans; the case files are those of tinyStore.

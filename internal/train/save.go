@@ -49,7 +49,7 @@ func (r *run) keep(name string) (written bool, err error) {
 		return false, r.lost()
 	}
 	text := name + " could not be written: an earlier one is left as it was, and the run goes on and tries again later"
-	r.log.print(text+":", err)
+	r.log.Print(text+":", err)
 	slog.Warn(text, "error", err)
 	return false, nil
 }
@@ -61,9 +61,9 @@ func (r *run) end(ctx context.Context, why error) error {
 	err := fmt.Errorf("training failed in epoch %d after %d steps: %w", st.Epoch, st.Step, why)
 	if stopped {
 		err = fmt.Errorf("training was stopped in epoch %d after %d steps: %w", st.Epoch, st.Step, ctx.Err())
-		r.log.print("Training was stopped in epoch", st.Epoch, "after", st.Step, "steps")
+		r.log.Print("Training was stopped in epoch", st.Epoch, "after", st.Step, "steps")
 	} else {
-		r.log.print("Training failed in epoch", st.Epoch, "after", st.Step, "steps:", why)
+		r.log.Print("Training failed in epoch", st.Epoch, "after", st.Step, "steps:", why)
 	}
 	if errors.Is(why, errLost) || !r.checkpoints {
 		return err
@@ -122,7 +122,7 @@ func (r *run) dump(b *feed.Batch, why error) error {
 		slog.Warn("the step could not be kept", "error", err)
 		return why
 	}
-	r.log.print("The last skipped step, of seed", l.seed, "is kept in", path)
+	r.log.Print("The last skipped step, of seed", l.seed, "is kept in", path)
 	return remedy.Add(fmt.Errorf("%w; the last skipped step is kept in %s", why, path), "see what is not finite in it with ",
 		remedy.Run("replay", path))
 }

@@ -152,19 +152,3 @@ func TestHistorySurvivesJSON(t *testing.T) {
 		t.Errorf("%s came back as %v", raw, back)
 	}
 }
-
-func TestRounded(t *testing.T) {
-	for _, c := range []struct {
-		v        float64
-		decimals int
-		want     string
-	}{{0.01, 5, "0.01"}, {0.00001, 5, "1e-05"}, {-0.12345, 4, "-0.1235"}, {12.3, 2, "12.3"}, {3, 2, "3.0"},
-		{math.NaN(), 4, "nan"}, {math.Inf(-1), 4, "-inf"}} {
-		if got := Rounded(c.v, c.decimals); got != c.want {
-			t.Errorf("Rounded(%v, %d) = %s, want %s", c.v, c.decimals, got, c.want)
-		}
-	}
-	if got := diceList([]number{0.81234, number(math.NaN())}); got != "[0.8123, nan]" {
-		t.Errorf("diceList = %s", got)
-	}
-}

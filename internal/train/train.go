@@ -10,13 +10,15 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
-	"time"
 
 	"masksam/internal/dataset"
+	"masksam/internal/feed"
+	"masksam/internal/machine"
 	"masksam/internal/masksam"
 	"masksam/internal/model"
 	"masksam/internal/progress"
 	"masksam/internal/recipe"
+	"masksam/internal/runlog"
 	"masksam/internal/torch"
 )
 
@@ -31,6 +33,10 @@ type Options struct {
 	Continue      bool // go on from the run's newest checkpoint
 	NoCheckpoints bool // write none, and leave an earlier run's
 
+	Workers string // nnU-Net's nnUNet_n_proc_DA: workers that make batches; empty: as many as keep the device busy
+
+	Logs runlog.Options
+
 	Progress progress.Reporter // nil: nobody
 }
 
@@ -42,8 +48,8 @@ type Fold struct {
 	Folder string // of the fold, in it
 
 	options Options
-	notes   []string // on recipe and split, for log and user
-	log     *runLog  // nil until OpenLog
+	notes   []string    // on recipe and split, for log and user
+	log     *runlog.Log // nil until OpenLog
 }
 
 // Open chooses the fold's cases and names its folders. Nothing is written.
@@ -63,22 +69,20 @@ func Open(t *recipe.Training, o Options) (*Fold, error) {
 }
 
 // OpenLog begins a training log in the fold's folder, which must be there, unless one is open.
-func (f *Fold) OpenLog() (err error) {
+func (f *Fold) OpenLog() {
 	if f.log == nil {
-		f.log, err = openLog(f.Folder, time.Now())
+		f.log = runlog.Open(f.Folder, f.options.Logs)
 	}
-	return err
 }
 
 // Print writes a line into the log: the words with a space after each.
-func (f *Fold) Print(words ...any) { f.log.print(words...) }
+func (f *Fold) Print(words ...any) { f.log.Print(words...) }
 
-// Close closes the log, and gives the first error of writing it.
-func (f *Fold) Close() error {
-	if f.log == nil {
-		return nil
+// Close closes the logs; failed is the error that the run ended with.
+func (f *Fold) Close(failed error) {
+	if f.log != nil {
+		f.log.Close(failed)
 	}
-	return f.log.close()
 }
 
 // Train trains the fold to its end, or goes on with it, and gives the number of steps in all. Cancelling ctx ends it after
@@ -92,6 +96,10 @@ func (f *Fold) Train(ctx context.Context, last func(meta model.Meta, net *masksa
 	// One OS thread for good: OpenMP keeps a pool of workers for each thread that computes.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
+	workers, err := feed.NewWorkers(f.options.Workers, machine.Cores(), f.options.Device == torch.CPU)
+	if err != nil {
+		return 0, fmt.Errorf("train %s: %w", f.Name, err)
+	}
 	if err := f.fits(); err != nil {
 		return 0, err
 	}
@@ -100,15 +108,13 @@ func (f *Fold) Train(ctx context.Context, last func(meta model.Meta, net *masksa
 		return 0, err
 	}
 	defer lock.Close()
-	if err := f.OpenLog(); err != nil {
-		return 0, err
-	}
+	f.OpenLog()
 	l, err := newLearner(f.Recipe, f.options.Device, f.options.Seed)
 	if err != nil {
 		return 0, err
 	}
 	defer l.free()
-	r := &run{recipe: f.Recipe, dataset: f.Name, folder: f.Folder, checkpoints: !f.options.NoCheckpoints, learner: l, log: f.log,
+	r := &run{recipe: f.Recipe, dataset: f.Name, folder: f.Folder, checkpoints: !f.options.NoCheckpoints, learner: l, log: f.log, workers: workers,
 		report: f.options.Progress, saveAfter: saveAfter}
 	if r.train, r.val, err = f.loaders(); err != nil {
 		return 0, err
@@ -122,6 +128,7 @@ func (f *Fold) Train(ctx context.Context, last func(meta model.Meta, net *masksa
 		return 0, err
 	}
 	f.debug(r)
+	f.startLogs(r)
 	if err := r.loop(ctx); err != nil {
 		return r.state.Step, err
 	}
@@ -135,8 +142,8 @@ func (f *Fold) Train(ctx context.Context, last func(meta model.Meta, net *masksa
 	if err != nil {
 		return r.state.Step, err
 	}
-	f.log.print("Training done.")
-	slog.Info("training done", "steps", r.state.Step, "minutes", Rounded(r.state.Minutes, 2), "folder", f.Folder)
+	f.log.Print("Training done.")
+	slog.Info("training done", "steps", r.state.Step, "minutes", runlog.Rounded(r.state.Minutes, 2), "folder", f.Folder)
 	if last != nil {
 		err = l.withAverage(func() error { return last(r.state.Meta, l.net) })
 	}

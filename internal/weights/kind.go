@@ -24,16 +24,9 @@ func (k Kind) Encoder() string {
 	return encoder
 }
 
-// official is what SAM's three files hold, by the width of the encoder.
-var official = map[int]struct {
-	kind    Kind
-	tensors int
-}{768: {SAMViTB, 314}, 1024: {SAMViTL, 482}, 1280: {SAMViTH, 594}}
-
 // kindOf tells by names and shapes. SAM: pos_embed's width and the number of tensors, which are those of its three parts.
 func (f *File) kindOf() Kind {
 	if _, shape, ok := f.Info("image_encoder.pos_embed"); ok && len(shape) == 4 {
-		sam := official[shape[3]]
 		parts := 0
 		for _, name := range f.names {
 			part, _, _ := strings.Cut(name, ".")
@@ -41,8 +34,10 @@ func (f *File) kindOf() Kind {
 				parts++
 			}
 		}
-		if parts == len(f.names) && parts == sam.tensors {
-			return sam.kind
+		for _, o := range officials {
+			if shape[3] == o.Width && parts == o.Tensors && parts == len(f.names) {
+				return o.kind
+			}
 		}
 		return Unknown
 	}

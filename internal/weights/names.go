@@ -119,44 +119,55 @@ func canonical(name string) string {
 	return name
 }
 
-// settle gives every tensor one name: its first. Where names of one tensor have different data, since a program changed
-// one of them, the last in the file counts, as it does when PyTorch loads the file.
+// settle gives every tensor one name: the network's own (canonical) where the file has it, else the first. Where names
+// of one tensor have different data, since a program changed one of them, the last in the file counts, as it does when
+// PyTorch loads the file.
 func (f *File) settle(found []named) error {
-	f.tensors, f.aliases = map[string]*tensor{}, map[string]string{}
-	first := map[string]string{} // identity to name
-	wrapped, same, differ := 0, 0, []string{}
-	for _, n := range found {
-		name := unwrap(n.name)
-		if name != n.name {
+	all, wrapped := map[string]*tensor{}, 0
+	for i, n := range found {
+		if name := unwrap(n.name); name != n.name {
+			found[i].name = name
 			wrapped++
 		}
-		if f.find(name) != nil {
-			return fmt.Errorf("two tensors are called %q when the prefixes of wrappers are left out", name)
+		if all[found[i].name] != nil {
+			return fmt.Errorf("two tensors are called %q when the prefixes of wrappers are left out", found[i].name)
 		}
-		kept, ok := first[n.identity]
+		all[found[i].name] = n.tensor
+	}
+	f.tensors, f.aliases = map[string]*tensor{}, map[string]string{}
+	kept := map[string]string{} // identities to names
+	same, differ := 0, []string{}
+	for _, n := range found {
+		name, ok := kept[n.identity]
 		if !ok {
-			kept = canonical(name)
-			other := f.find(kept)
-			ok = kept != name && other != nil && other.dtype == n.dtype && slices.Equal(other.shape, n.shape)
-			if alias, dropped := f.aliases[kept]; ok && dropped {
-				kept = alias
+			name = n.name
+			own := canonical(n.name)
+			if other := all[own]; other != nil && other.dtype == n.dtype && slices.Equal(other.shape, n.shape) {
+				name = own
+				if earlier, ok := kept[other.identity]; ok {
+					name = earlier
+				}
 			}
+			kept[n.identity] = name
 		}
-		if !ok {
+		if name != n.name {
+			f.aliases[n.name] = name
+		}
+		have := f.tensors[name]
+		if have == nil {
 			f.names = append(f.names, name)
-			f.tensors[name], first[n.identity] = n.tensor, name
+			f.tensors[name] = n.tensor
 			continue
 		}
-		f.aliases[name], first[n.identity] = kept, kept
 		same++
-		equal, err := sameData(f.tensors[kept], n.tensor)
+		equal, err := sameData(have, n.tensor)
 		if err != nil {
-			return fmt.Errorf("tensor %q: %w", name, err)
+			return fmt.Errorf("tensor %q: %w", n.name, err)
 		}
 		if !equal {
-			f.tensors[kept] = n.tensor
-			if !slices.Contains(differ, kept) {
-				differ = append(differ, kept)
+			f.tensors[name] = n.tensor
+			if !slices.Contains(differ, name) {
+				differ = append(differ, name)
 			}
 		}
 	}
@@ -164,7 +175,7 @@ func (f *File) settle(found []named) error {
 		f.note("%d names begin with module. or _orig_mod., which wrappers of PyTorch add; these parts are left out", wrapped)
 	}
 	if same > 0 {
-		f.note("%d names mean a tensor that has an earlier name; each tensor is taken once", same)
+		f.note("%d names mean a tensor that has another name; each tensor is taken once", same)
 	}
 	if len(differ) > 0 {
 		f.note("%d tensors differ between their names (%s …); the last one in the file is taken, as PyTorch does", len(differ), differ[0])

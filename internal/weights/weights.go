@@ -33,6 +33,7 @@ type File struct {
 	path    string
 	closer  io.Closer
 	pth     *pth.File // nil for safetensors
+	stored  []named   // of safetensors
 	names   []string
 	tensors map[string]*tensor
 	aliases map[string]string // names that were dropped, to the names that were kept
@@ -146,6 +147,7 @@ func (f *File) openSafetensors() ([]named, error) {
 		}
 		found = append(found, named{name, t})
 	}
+	f.stored = found
 	return found, nil
 }
 

@@ -1,0 +1,89 @@
+package train
+
+import (
+	"math"
+	"time"
+
+	"masksam/internal/draw"
+	"masksam/internal/feed"
+	"masksam/internal/masksam"
+	"masksam/internal/runlog"
+)
+
+// told is what a step is logged with besides its loss.
+type told struct {
+	parts []runlog.Part // terms of the loss
+	norm  float64       // of the gradient, before clipping
+}
+
+// add adds the terms of a loss, or of a share of it.
+func (t *told) add(parts []masksam.Part) {
+	if t.parts == nil {
+		t.parts = make([]runlog.Part, len(parts))
+	}
+	for i, p := range parts {
+		t.parts[i].Name = p.Name
+		t.parts[i].Value += p.Value
+	}
+}
+
+// clock is what a start has spent of an epoch on training steps, in seconds.
+type clock struct{ steps, waited float64 }
+
+// tell logs the step that began then and waited so long for its batch.
+func (r *run) tell(loss float64, ok bool, began time.Time, waited time.Duration) {
+	s := runlog.Step{Step: r.state.Step, Epoch: r.state.Epoch, Loss: loss, Parts: r.learner.told.parts, Rate: r.state.Rate,
+		GradientNorm: r.learner.told.norm, Seconds: time.Since(began).Seconds(), Waited: waited.Seconds(), Skipped: !ok}
+	r.spent.steps += s.Seconds
+	r.spent.waited += s.Waited
+	r.log.Step(s)
+}
+
+// waiting is the share of the steps' time that was spent waiting for batches.
+func (c clock) waiting() float64 {
+	if c.steps == 0 {
+		return 0
+	}
+	return c.waited / c.steps
+}
+
+// left is how long the run takes from the end of the epoch under way, if it goes on as it went since its start.
+func (r *run) left() time.Duration {
+	now := fraction(r.recipe.Train, r.state.Epoch+1, 0, r.minutes())
+	return time.Duration(float64(time.Since(r.clockStart)) * (1 - now) / max(now-r.began, 1e-9))
+}
+
+// show logs a picture of a validation batch that was just labelled: the middle slice of its last sample, which shows
+// foreground if any does.
+func (r *run) show(b *feed.Batch) {
+	labels := r.learner.labels
+	if labels == nil || !r.log.WantsPicture() {
+		return
+	}
+	n := r.recipe.Network
+	plane := n.Height * n.Width
+	frame := (len(b.Cases)-1)*n.Frames + n.Frames/2
+	first := ((len(b.Cases)-1)*n.Channels*n.Frames + n.Frames/2) * plane // of the first channel
+	s := draw.Slice{Width: n.Width, Height: n.Height, Image: b.Image[first:][:plane], Truth: make([]int32, plane), Pred: make([]int32, plane)}
+	for i := range plane {
+		s.Truth[i], s.Pred[i] = int32(b.Seg[frame*plane+i]), int32(labels[frame*plane+i])
+	}
+	r.log.Picture(runlog.Picture{Step: r.state.Step, Slice: s})
+}
+
+func floats(list []number) []float64 {
+	out := make([]float64, len(list))
+	for i, v := range list {
+		out[i] = float64(v)
+	}
+	return out
+}
+
+// curves are those of progress.png.
+func (h history) curves() draw.History {
+	return draw.History{TrainLoss: floats(h.TrainLoss), ValLoss: floats(h.ValLoss), Dice: floats(h.MeanDice),
+		EMADice: floats(h.EMADice), LearningRate: floats(h.LR), Seconds: floats(h.Seconds)}
+}
+
+// unknown is a norm that was not computed.
+func unknown() told { return told{norm: math.NaN()} }

@@ -1,0 +1,313 @@
+package weights_test
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+
+	"masksam/internal/checkpoint"
+	"masksam/internal/pth/pthtest"
+	"masksam/internal/remedy"
+	"masksam/internal/weights"
+)
+
+// ramp is n numbers from first on.
+func ramp(first float32, n int) func() []float32 {
+	return func() []float32 {
+		out := make([]float32, n)
+		for i := range out {
+			out[i] = first + float32(i)
+		}
+		return out
+	}
+}
+
+// pyTorch writes a PyTorch file.
+func pyTorch(t testing.TB, tensors []pthtest.Tensor, under string, other ...string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "w.pth")
+	if err := pthtest.Write(path, tensors, under, other...); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func open(t testing.TB, path string) *weights.File {
+	t.Helper()
+	f, err := weights.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	return f
+}
+
+func expect(t *testing.T, f *weights.File, name string, want []float32, shape ...int) {
+	t.Helper()
+	data, got, err := f.Float32s(name)
+	if err != nil || !slices.Equal(data, want) || !slices.Equal(got, shape) {
+		t.Errorf("%s: %v %v, want %v %v; error %v", name, data, got, want, shape, err)
+	}
+	if _, got, ok := f.Info(name); !ok || !slices.Equal(got, shape) {
+		t.Errorf("%s: shape %v, want %v", name, got, shape)
+	}
+}
+
+// Weights are found wherever programs put them, and what lies beside them is the metadata.
+func TestNested(t *testing.T) {
+	tensors := []pthtest.Tensor{{Name: "b", Shape: []int{2}, Data: ramp(1, 2)}, {Name: "a", Shape: []int{1, 3}, Data: ramp(5, 3)}}
+	other := []string{"trainer_name", pthtest.Text("nnUNetTrainer"), "inference_allowed_mirroring_axes", pthtest.Tuple(0, 1),
+		"init_args", pthtest.Dict("fold", pthtest.Integer(3), "device", "ctorch\ndevice\n"+pthtest.Text("cuda")+"\x85R")}
+	for _, under := range []string{"", "network_weights", "state_dict", "model"} {
+		f := open(t, pyTorch(t, tensors, under, other...))
+		if got := f.Names(); !slices.Equal(got, []string{"b", "a"}) {
+			t.Errorf("under %q: names %v", under, got)
+		}
+		expect(t, f, "a", []float32{5, 6, 7}, 1, 3)
+		want := map[string]any{}
+		if under != "" {
+			want = map[string]any{"trainer_name": "nnUNetTrainer", "inference_allowed_mirroring_axes": []any{int64(0), int64(1)},
+				"init_args": map[string]any{"fold": int64(3), "device": "cuda"}}
+		}
+		if got := f.Metadata(); !reflect.DeepEqual(got, want) {
+			t.Errorf("under %q: metadata %v, want %v", under, got, want)
+		}
+		if _, _, err := f.Float32s("c"); err == nil || !strings.Contains(err.Error(), `"c"`) {
+			t.Errorf("a name that is absent: error %v", err)
+		}
+	}
+}
+
+// Prefixes of wrappers go, and each tensor stays under its first name; all its names find it.
+func TestNames(t *testing.T) {
+	f := open(t, pyTorch(t, []pthtest.Tensor{
+		{Name: "module._orig_mod.encoder.convs.0.conv.weight", Shape: []int{2}, Data: ramp(1, 2)},
+		{Name: "module._orig_mod.encoder.convs.0.all_modules.0.weight", Shape: []int{2}, Same: "module._orig_mod.encoder.convs.0.conv.weight"},
+		{Name: "module._orig_mod.decoder.encoder.convs.0.conv.weight", Shape: []int{2}, Same: "module._orig_mod.encoder.convs.0.conv.weight"},
+		{Name: "module._orig_mod.decoder.stages._orig_mod.0.w", Shape: []int{}, Data: ramp(9, 1)},
+	}, "network_weights"))
+	if want := []string{"encoder.convs.0.conv.weight", "decoder.stages.0.w"}; !slices.Equal(f.Names(), want) {
+		t.Errorf("names %v, want %v", f.Names(), want)
+	}
+	for _, name := range []string{"encoder.convs.0.conv.weight", "encoder.convs.0.all_modules.0.weight", "decoder.encoder.convs.0.conv.weight"} {
+		expect(t, f, name, []float32{1, 2}, 2)
+	}
+	expect(t, f, "decoder.stages.0.w", []float32{9})
+	notes := strings.Join(f.Notes(), "; ")
+	for _, want := range []string{"network_weights", "4 names begin", "2 names mean"} {
+		if !strings.Contains(notes, want) {
+			t.Errorf("notes %q do not say %q", notes, want)
+		}
+	}
+	path := pyTorch(t, []pthtest.Tensor{{Name: "a", Shape: []int{1}, Data: ramp(1, 1)}, {Name: "module.a", Shape: []int{1}, Data: ramp(2, 1)}}, "")
+	if _, err := weights.Open(path); err == nil || !strings.Contains(err.Error(), `two tensors are called "a"`) {
+		t.Errorf("two tensors of a name: error %v", err)
+	}
+}
+
+// Names of one tensor that a program has saved apart: equal ones are one tensor, and of different ones the last counts.
+func TestAliasesSavedApart(t *testing.T) {
+	names := []string{"image_decoder_skips.1.1.convs.0.norm.weight", "image_decoder_skips.1.1.convs.0.all_modules.1.weight",
+		"image_decoder_skips_first.0.1.convs.0.norm.weight", "image_decoder_skips_second.0.1.convs.0.all_modules.1.weight"}
+	for last, firsts := range map[float32][]float32{1: {1, 1, 1, 1}, 7: {1, 1, 3, 7}, 2: {1, 5, 2, 2}} {
+		var tensors []pthtest.Tensor
+		var safe []checkpoint.Tensor
+		for i, name := range names {
+			tensors = append(tensors, pthtest.Tensor{Name: name, Shape: []int{2}, Data: ramp(firsts[i], 2)})
+			safe = append(safe, checkpoint.Float32Tensor(name, ramp(1, 2)(), 2))
+		}
+		tensors = append(tensors, pthtest.Tensor{Name: "head.all_modules.1.weight", Shape: []int{1}, Data: ramp(4, 1)})
+		f := open(t, pyTorch(t, tensors, ""))
+		if want := []string{names[0], "head.all_modules.1.weight"}; !slices.Equal(f.Names(), want) {
+			t.Errorf("names %v, want %v", f.Names(), want)
+		}
+		expect(t, f, names[0], []float32{last, last + 1}, 2)
+		if differ := strings.Contains(fmt.Sprint(f.Notes()), "differ"); differ != (last != 1) {
+			t.Errorf("notes %v for %v", f.Notes(), firsts)
+		}
+		path := filepath.Join(t.TempDir(), "a.safetensors")
+		if err := checkpoint.Write(path, safe, nil); err != nil {
+			t.Fatal(err)
+		}
+		if got := open(t, path).Names(); len(got) != 1 {
+			t.Errorf("names %v of a safetensors file", got)
+		}
+	}
+	// Values that change back: the last name is the first storage again.
+	f := open(t, pyTorch(t, []pthtest.Tensor{{Name: "c.conv.w", Shape: []int{1}, Data: ramp(1, 1)}, {Name: "c.all_modules.0.w", Shape: []int{1}, Data: ramp(2, 1)},
+		{Name: "c.again", Shape: []int{1}, Same: "c.conv.w"}}, ""))
+	expect(t, f, "c.conv.w", []float32{1}, 1)
+}
+
+func TestKinds(t *testing.T) {
+	sam := func(width, n int) []pthtest.Tensor {
+		tensors := []pthtest.Tensor{{Name: "image_encoder.pos_embed", Shape: []int{1, 1, 1, width}, Data: ramp(0, width)}}
+		for i := 1; i < n; i++ {
+			tensors = append(tensors, pthtest.Tensor{Name: fmt.Sprintf("mask_decoder.%d", i), Shape: []int{1}, Data: ramp(0, 1)})
+		}
+		return tensors
+	}
+	one := func(names ...string) (tensors []pthtest.Tensor) {
+		for _, name := range names {
+			tensors = append(tensors, pthtest.Tensor{Name: name, Shape: []int{1}, Data: ramp(0, 1)})
+		}
+		return tensors
+	}
+	for i, c := range []struct {
+		tensors []pthtest.Tensor
+		want    weights.Kind
+		encoder string
+	}{
+		{sam(768, 314), weights.SAMViTB, "vit_b"}, {sam(1024, 482), weights.SAMViTL, "vit_l"}, {sam(1280, 594), weights.SAMViTH, "vit_h"},
+		{sam(768, 313), weights.Unknown, ""}, {sam(1024, 314), weights.Unknown, ""}, {append(sam(768, 313), one("head")...), weights.Unknown, ""},
+		{one("sam_model.image_encoder.pos_embed", "first_conv.0"), weights.MaskSAM, ""},
+		{one("encoder.stages.0.0.convs.0.conv.weight", "decoder.seg_layers.0.weight"), weights.NNUNet, ""},
+		{one("encoder.stages.0.0.convs.0.conv.weight"), weights.Unknown, ""},
+	} {
+		f := open(t, pyTorch(t, c.tensors, ""))
+		if f.Kind() != c.want || f.Kind().Encoder() != c.encoder {
+			t.Errorf("file %d is %s of %q, want %s of %q", i, f.Kind(), f.Kind().Encoder(), c.want, c.encoder)
+		}
+	}
+}
+
+func TestConvert(t *testing.T) {
+	in := pyTorch(t, []pthtest.Tensor{{Name: "module.w", Shape: []int{2, 2}, Data: ramp(1, 4)}, {Name: "module.s", Shape: []int{}, Data: ramp(7, 1)}},
+		"state_dict", "trainer_name", pthtest.Text("T"))
+	out := filepath.Join(t.TempDir(), "w.safetensors")
+	if err := weights.Convert(in, out); err != nil {
+		t.Fatal(err)
+	}
+	sum, err := open(t, in).Digest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := open(t, out)
+	expect(t, f, "w", []float32{1, 2, 3, 4}, 2, 2)
+	expect(t, f, "s", []float32{7})
+	want := map[string]any{"source": "w.pth", "source_sha256": sum, "kind": "unknown", "other": "{\n    \"trainer_name\": \"T\"\n}"}
+	if !reflect.DeepEqual(f.Metadata(), want) {
+		t.Errorf("metadata %v, want %v", f.Metadata(), want)
+	}
+	before, err := os.ReadFile(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	link := filepath.Join(t.TempDir(), "link.safetensors")
+	if err := os.Symlink(out, link); err != nil {
+		t.Fatal(err)
+	}
+	for _, same := range []string{out, link} {
+		if err := weights.Convert(out, same); err == nil || !strings.Contains(err.Error(), same) {
+			t.Errorf("onto itself: error %v", err)
+		}
+	}
+	if after, err := os.ReadFile(out); err != nil || string(after) != string(before) {
+		t.Error("the file changed")
+	}
+	if err := weights.Convert(in, filepath.Join(t.TempDir(), "w.pth")); err == nil || !strings.Contains(err.Error(), ".safetensors") {
+		t.Errorf("another ending: error %v", err)
+	}
+}
+
+func TestFind(t *testing.T) {
+	dir, named := t.TempDir(), t.TempDir()
+	t.Setenv(weights.EnvDir, "")
+	_, err := weights.Find("vit_b", "")
+	if err == nil || !strings.Contains(err.Error(), weights.EnvDir) || remedy.As(err) == nil {
+		t.Errorf("no folder: error %v", err)
+	}
+	if _, err := weights.Find("vit_b", dir); err == nil || !strings.Contains(err.Error(), "sam_vit_b_01ec64.pth") || remedy.As(err) == nil {
+		t.Errorf("an empty folder: error %v", err)
+	}
+	if _, err := weights.Find("vit_x", dir); err == nil || !strings.Contains(err.Error(), "vit_h") {
+		t.Errorf("another encoder: error %v", err)
+	}
+	put := func(dir, name string) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, nil, 0o666); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	t.Setenv(weights.EnvDir, named)
+	for _, c := range []struct{ encoder, dir, in, name string }{
+		{"vit_b", dir, dir, "sam_vit_b_01ec64.safetensors"},
+		{"vit_b", dir, dir, "sam_vit_b_01ec64.pth"}, // wins over the one before
+		{"vit_h", "", named, "sam_vit_h_4b8939.pth"},
+	} {
+		want := put(c.in, c.name)
+		if got, err := weights.Find(c.encoder, c.dir); err != nil || got != want {
+			t.Errorf("%s in %q: %s, want %s; error %v", c.encoder, c.dir, got, want, err)
+		}
+	}
+}
+
+// A file without weights by name can be inspected, not opened.
+func TestNoWeights(t *testing.T) {
+	path := pyTorch(t, nil, "epoch", "x", pthtest.Integer(1))
+	if _, err := weights.Open(path); err == nil || !strings.Contains(err.Error(), path) {
+		t.Errorf("error %v", err)
+	}
+	in, err := weights.Inspect(path)
+	if err != nil || len(in.Other) != 1 || in.Other[0].Name != "x" {
+		t.Errorf("%+v; error %v", in, err)
+	}
+	if _, err := weights.Open(filepath.Join(t.TempDir(), "none.pth")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("error %v", err)
+	}
+}
+
+// vitB are tensors of about the sizes and the number that SAM's file for ViT-B has.
+func vitB() []pthtest.Tensor {
+	numbers := ramp(0, 64*64*768)()
+	add := func(tensors []pthtest.Tensor, name string, shape ...int) []pthtest.Tensor {
+		n := 1
+		for _, d := range shape {
+			n *= d
+		}
+		return append(tensors, pthtest.Tensor{Name: name, Shape: shape, Data: func() []float32 { return numbers[:n] }})
+	}
+	tensors := add(nil, "image_encoder.pos_embed", 1, 64, 64, 768)
+	for i := range 12 {
+		at := fmt.Sprintf("image_encoder.blocks.%d.", i)
+		tensors = add(tensors, at+"attn.qkv.weight", 2304, 768)
+		tensors = add(tensors, at+"attn.proj.weight", 768, 768)
+		tensors = add(tensors, at+"mlp.lin1.weight", 3072, 768)
+		tensors = add(tensors, at+"mlp.lin2.weight", 768, 3072)
+	}
+	for i := len(tensors); i < 314; i++ {
+		tensors = add(tensors, fmt.Sprintf("mask_decoder.%d", i), 128, 256)
+	}
+	return tensors
+}
+
+func BenchmarkOpenAndReadViTB(b *testing.B) {
+	path := pyTorch(b, vitB(), "")
+	info, err := os.Stat(path)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.SetBytes(info.Size())
+	b.ReportAllocs()
+	for b.Loop() {
+		f, err := weights.Open(path)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if f.Kind() != weights.SAMViTB {
+			b.Fatal(f.Kind())
+		}
+		for _, name := range f.Names() {
+			if _, _, err := f.Float32s(name); err != nil {
+				b.Fatal(err)
+			}
+		}
+		f.Close()
+	}
+}
