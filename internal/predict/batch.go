@@ -7,6 +7,7 @@ import (
 	"log/slog"
 
 	"masksam/internal/machine"
+	"masksam/internal/recipe"
 	"masksam/internal/remedy"
 	"masksam/internal/torch"
 )
@@ -31,13 +32,13 @@ const usual = 4
 
 // batch is the number of patches of a pass: usual, or the half, or one where free memory is short beside the scores.
 func (m *Model) batch(precision string, scores int) int {
-	free, err := m.free()
+	free, err := recipe.Free(m.device)
 	for n := usual; err == nil && n > 1; n /= 2 {
-		host, device := m.Meta.Recipe.PassPeak(precision, m.device, n).Total()
+		need := m.Meta.Recipe.PassPeak(precision, m.device, n).Need(m.device, recipe.Program, recipe.Weights)
 		if m.device == torch.CPU {
-			device += host + 4*float64(scores)
+			need += 4 * float64(scores)
 		}
-		if machine.Share*float64(free) >= device {
+		if machine.Share*float64(free) >= need {
 			return n
 		}
 	}
@@ -45,15 +46,6 @@ func (m *Model) batch(precision string, scores int) int {
 		return usual
 	}
 	return 1
-}
-
-// free is the free memory of the device, in bytes.
-func (m *Model) free() (machine.Bytes, error) {
-	if m.device == torch.CPU {
-		return machine.Free()
-	}
-	free, err := m.device.Free()
-	return machine.Bytes(free), err
 }
 
 // sparing is a network that scores fewer patches at a time when those of a pass take more memory than there is.

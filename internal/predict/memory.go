@@ -6,6 +6,7 @@ import (
 
 	"masksam/internal/dataset"
 	"masksam/internal/machine"
+	"masksam/internal/recipe"
 	"masksam/internal/torch"
 )
 
@@ -19,15 +20,16 @@ func (m *Model) readable(c dataset.Case) error {
 }
 
 // fits refuses a case whose prediction takes more memory than is free: its scores, and beside them either one patch's
-// pass of the network or what it takes to bring them back to the case's grid. Of the pass it counts recipe.Sure.
+// pass of the network or what it takes to bring them back to the case's grid. Of the pass it counts what is certain.
 func (m *Model) fits(p *pending, o Options) error {
 	n := m.Meta.Recipe.Network
 	voxels := func(size [3]int) float64 { return float64(size[0]) * float64(size[1]) * float64(size[2]) }
 	classes := float64(n.Classes)
 	scores := 4 * classes * voxels(p.image.Size)
-	pass, device := m.Meta.Recipe.PassPeak(m.precision(o.Precision), m.device, 1).Sure()
+	pass := 0.
 	if m.device == torch.CPU {
-		pass += device
+		peak := m.Meta.Recipe.PassPeak(m.precision(o.Precision), m.device, 1)
+		pass = recipe.Certain * peak.Need(m.device, recipe.Program, recipe.Weights)
 	}
 	whole := voxels(p.properties.Meta.Grid.Size)
 	export := 6*float64(p.properties.BBox.Len()) + 4*whole

@@ -139,7 +139,7 @@ func BenchmarkPeak(b *testing.B) {
 		{Recipe: "small", Patch: [3]int{8, 64, 64}, Classes: 8},
 		{Recipe: "synapse", Set: with("queries=4", "batch=1", "points=4096", "train_all=true"), Patch: [3]int{2, 256, 256}, Classes: 3},
 		{Recipe: "synapse", Set: with("queries=8", "batch=1", "points=8192"), Patch: [3]int{2, 256, 256}, Classes: 6},
-		{Recipe: "acdc", Set: with("canvas=[512,512]", "batch=1", "points=4096"), Patch: [3]int{2, 128, 128}, Classes: 4},
+		{Recipe: "acdc", Set: with("encoder.canvas=[512,512]", "batch=1", "points=4096"), Patch: [3]int{2, 128, 128}, Classes: 4},
 		{Recipe: "amos", Set: []string{"encoder.width=256", "encoder.depth=8", "encoder.heads=4", "encoder.global=[1,3,5,7]", "queries=6", "batch=1"},
 			Patch: [3]int{1, 256, 256}, Classes: 6},
 	} {
