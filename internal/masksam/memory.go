@@ -156,12 +156,8 @@ func (m *meter) encoder() {
 		nw := groups * h * w * width
 		queries := groups * h * w * heads * (width/heads + h + w) // with the relative positions
 		logits := groups * heads * h * w * h * w
-		limit := 1 << 22
-		if m.Train {
-			limit = 1 << 25
-		}
 		work := 2 * v * logits
-		if !m.CPU || logits > float64(limit) { // computed by blocks
+		if m.blockwise(logits, width/heads+h+w) {
 			logits, work = 0, 0
 		}
 		kept := v*(2*queries+nw+logits) + // of attention
@@ -181,6 +177,18 @@ func (m *meter) encoder() {
 	}
 	m.keep(8 * single * tokens * float64(e.Out))
 	m.peak = max(m.peak, m.held+again)
+}
+
+// blockwise tells whether so many logits of attention, of heads of that width, are never whole in memory: on a processor
+// when they are many (shim.cpp's TiledAttention), on a GPU when the width suits libtorch's fused kernels.
+func (m *meter) blockwise(logits, width float64) bool {
+	switch {
+	case !m.CPU:
+		return int(width)%8 == 0
+	case m.Train:
+		return logits > 1<<25
+	}
+	return logits > 1<<22
 }
 
 func ceil(v float64) float64 { return float64(int(v + 0.999999)) }

@@ -11,6 +11,7 @@ import (
 	"masksam/internal/dataset"
 	"masksam/internal/machine"
 	"masksam/internal/masksam"
+	"masksam/internal/remedy"
 	"masksam/internal/torch"
 )
 
@@ -135,7 +136,8 @@ var classes = map[string]int{"acdc": 4, "synapse": 14, "amos": 16}
 // stages of a plan are nnU-Net's usual ones: two convolutions, and flat kernels where the patch is flat.
 func (r Recipe) Published() (Recipe, error) {
 	if r.Patch == [3]int{} {
-		return r, fmt.Errorf("recipe %s takes its patch from the dataset", r.Short)
+		return r, remedy.Add(fmt.Errorf("recipe %s takes its patch from the dataset", r.Short), "name one with ", remedy.Dataset,
+			", or give a patch with ", remedy.Set.With("patch=[T,H,W]"))
 	}
 	d := Data{Patch: r.Patch, Channels: 1, Classes: cmp.Or(classes[r.Short], 3), Convs: []int{2}}
 	for size := r.Patch[0]; len(d.Kernels) < 6; size *= 2 {
