@@ -21,6 +21,7 @@ type predictCmd struct {
 	Config        string   `help:"With a dataset: configuration of the model." short:"c" default:"3d_fullres"`
 	Fold          []string `help:"Folds to average; none: all that are trained." short:"f"`
 	Checkpoint    string   `help:"Checkpoint of each fold." default:"checkpoint_final"`
+	Weights       string   `help:"File of SAM's weights that checkpoint_latest or checkpoint_best refers to, where it lies elsewhere now." placeholder:"FILE"`
 	Step          float64  `help:"Distance of tiles as a share of the patch." default:"0.5"`
 	Mirror        bool     `help:"Average over flips along the axes that training mirrored." default:"true" negatable:""`
 	Batch         int      `help:"Patches in one pass; none: up to 4, as memory admits." placeholder:"N"`
@@ -36,7 +37,7 @@ func (c *predictCmd) Run(a *app) error {
 	if (c.Model == "") == (c.Dataset == "") {
 		return errors.New("name the dataset of the model, or the model's folder by --model, one of the two")
 	}
-	return a.predict(c.Device, c.arithmetic, steps.PredictOptions{Model: c.Model, Folds: c.Fold, Checkpoint: c.Checkpoint,
+	return a.predict(c.Device, c.arithmetic, steps.PredictOptions{Model: c.Model, Folds: c.Fold, Checkpoint: c.Checkpoint, Weights: c.Weights,
 		Query: model.Query{Roots: c.roots.roots(), Dataset: c.Dataset, Trainer: c.Recipe, Plans: c.Plans, Configuration: c.Config},
 		Options: predict.Options{Input: c.Input, Output: c.Output,
 			Tiling:            predict.Tiling{Step: c.Step, Mirror: c.Mirror, Batch: c.Batch, Precision: c.Precision},
@@ -73,6 +74,7 @@ type nnunetPredict struct {
 	Probabilities bool     `option:"probabilities" name:"save_probabilities" help:"Also save the scores."`
 	Continue      bool     `option:"continue" name:"continue_prediction" help:"Skip the cases whose output exists."`
 	Checkpoint    string   `option:"checkpoint" name:"chk" help:"Checkpoint of each fold." default:"checkpoint_final.pth"`
+	Weights       string   `own:"" option:"weights" name:"weights" help:"File of SAM's weights that checkpoint_latest or checkpoint_best refers to (not nnU-Net's)."`
 	NPP           workers  `name:"npp" help:"Processes for preprocessing." default:"3" unused:"one process prepares the cases"`
 	NPS           workers  `name:"nps" help:"Processes for export." default:"3" unused:"one process writes the label maps"`
 	PrevStage     string   `name:"prev_stage_predictions" help:"Predictions of the stage before." refused:"cascades are not built"`
@@ -89,7 +91,7 @@ func (c *nnunetPredict) Run(a *app) error {
 	if c.Parts < 1 || c.Part < 0 || c.Part >= c.Parts {
 		return fmt.Errorf("-part_id %d is not below -num_parts %d", c.Part, c.Parts)
 	}
-	return a.predict(c.Device, published, steps.PredictOptions{Folds: c.Folds, Checkpoint: c.Checkpoint,
+	return a.predict(c.Device, published, steps.PredictOptions{Folds: c.Folds, Checkpoint: c.Checkpoint, Weights: c.Weights,
 		Query: model.Query{Roots: dataset.Env(), Dataset: c.Dataset, Trainer: c.Trainer, Plans: c.Plans,
 			Prefer: "nnUNetPlans", Configuration: c.Config},
 		Options: predict.Options{Input: c.Input, Output: c.Output, Tiling: predict.Tiling{Step: c.Step, Mirror: !c.NoMirror, Precision: c.Precision},

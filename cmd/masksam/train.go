@@ -22,6 +22,8 @@ type trainCmd struct {
 	Fold              string   `help:"Fold: a number or all." default:"0" short:"f"`
 	Recipe            string   `help:"Recipe, whose plans are trained unless --plans names others: ${recipes}." default:"small" short:"r"`
 	Plans             string   `help:"Plans to train, else the recipe's own." short:"p"`
+	Weights           string   `help:"File of SAM's weights that the recipe begins with, or none to train every parameter from scratch; else the folder that masksam_weights names is looked in." placeholder:"FILE"`
+	Pretrained        string   `help:"Begin with a MaskSAM checkpoint, of this program or a .pth of the published code, in place of SAM's weights." placeholder:"FILE"`
 	Set               []string `help:"Override a hyper-parameter of training, as epochs=2; repeatable." sep:"none" placeholder:"KEY=VALUE"`
 	Epochs            *int     `help:"Epochs in all; with --continue, a finished run gets more." placeholder:"N"`
 	Minutes           float64  `help:"Budget of training time." placeholder:"N"`
@@ -55,7 +57,8 @@ func (c *trainCmd) Run(a *app) error {
 		}
 	}
 	return a.train(c.Device, c.arithmetic, steps.TrainOptions{Roots: c.roots.roots(), Dataset: c.Dataset, Plans: c.Plans, Configuration: c.Config,
-		Fold: c.Fold, Trainer: r.Name, Set: c.Set, Budget: minutes(c.Minutes), Seed: c.Seed, Continue: c.Continue, ValidateOnly: c.Validate,
+		Fold: c.Fold, Trainer: r.Name, Weights: c.Weights, Pretrained: c.Pretrained, Set: c.Set,
+		Budget: minutes(c.Minutes), Seed: c.Seed, Continue: c.Continue, ValidateOnly: c.Validate,
 		ValidateBest: c.ValidateBest, SkipValidation: c.SkipValidation, SaveProbabilities: c.SaveProbabilities, Logs: runlog.Options{Without: c.WithoutLog}})
 }
 
@@ -87,7 +90,8 @@ type nnunetTrain struct {
 	Fold          string   `arg:"" help:"Fold: 0 to 4, or all."`
 	Trainer       string   `option:"recipe" name:"tr" help:"Trainer: MaskSAM_ACDC, MaskSAM_Synapse, MaskSAM_AMOS or MaskSAM_Small." default:"nnUNetTrainer"`
 	Plans         string   `option:"plans" name:"p" help:"Plans." default:"nnUNetPlans"`
-	Pretrained    string   `name:"pretrained_weights" help:"Weights to start from." refused:"starting from other weights is not built"`
+	Pretrained    string   `option:"pretrained" name:"pretrained_weights" help:"MaskSAM checkpoint to start from, in place of SAM's weights."`
+	Weights       string   `own:"" option:"weights" name:"weights" help:"File of SAM's weights, or none to train every parameter from scratch (not nnU-Net's); by default from the folder that masksam_weights names."`
 	GPUs          gpus     `name:"num_gpus" help:"Number of GPUs." default:"1"`
 	NPZ           bool     `option:"probabilities" name:"npz" help:"Save the scores of the final validation."`
 	Continue      bool     `option:"continue" name:"c" help:"Go on from the newest checkpoint."`
@@ -125,6 +129,7 @@ func (c *nnunetTrain) Run(a *app) error {
 			"GPUs present", torch.CUDACount())
 	}
 	return a.train(c.Device, published, steps.TrainOptions{Roots: dataset.Env(), Dataset: c.Dataset, Plans: c.Plans, Configuration: c.Config,
-		Fold: c.Fold, Trainer: c.Trainer, Set: c.Set, Seed: 12345, Continue: c.Continue, ValidateOnly: c.Validate,
+		Fold: c.Fold, Trainer: c.Trainer, Weights: c.Weights, Pretrained: c.Pretrained, Set: c.Set,
+		Seed: 12345, Continue: c.Continue, ValidateOnly: c.Validate,
 		ValidateBest: c.ValidateBest, SaveProbabilities: c.NPZ, NoCheckpoints: c.NoCheckpoints})
 }

@@ -118,9 +118,11 @@ func (s *Stream) Next(ctx context.Context) (*Batch, error) {
 		s.taken++
 		return s.loader.Batch(s.taken - 1)
 	}
+	ended := false
 	stop := context.AfterFunc(ctx, func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
+		ended = true
 		s.changed.Broadcast()
 	})
 	defer stop()
@@ -135,8 +137,8 @@ func (s *Stream) Next(ctx context.Context) (*Batch, error) {
 			s.adapt(time.Since(start) > late)
 			return m.batch, m.err
 		}
-		if err := ctx.Err(); err != nil {
-			return nil, err
+		if ended {
+			return nil, ctx.Err()
 		}
 		s.changed.Wait()
 	}

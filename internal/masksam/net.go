@@ -31,18 +31,18 @@ type Net struct {
 // New makes a network with random weights on dev; the same seed gives the same weights. An invalid configuration is an
 // error that names the field; a device without enough memory gives torch.OutOfMemory.
 func New(cfg Config, dev torch.Device, seed uint64) (*Net, error) {
-	return From(cfg, dev, seed, func(string) bool { return false }, nil)
+	return From(cfg, dev, seed, func(string) bool { return false }, func(*nn.Params) error { return nil })
 }
 
-// From is New, but the parameters that has names get their values from src. Errors name the parameter.
-func From(cfg Config, dev torch.Device, seed uint64, has func(name string) bool, src nn.Source) (*Net, error) {
+// From is New, but the parameters that given names have no values before load gives them some.
+func From(cfg Config, dev torch.Device, seed uint64, given func(name string) bool, load func(*nn.Params) error) (*Net, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
 	n := &Net{Config: cfg, Params: new(nn.Params)}
 	err := torch.Do(torch.Mode{}, func(s *torch.Scope) error {
-		n.make(nn.NewBuilder(s, n.Params, dev, seed, cfg.Trains).Given(has))
-		return n.Params.LoadSome(has, src)
+		n.make(nn.NewBuilder(s, n.Params, dev, seed, cfg.Trains).Given(given))
+		return load(n.Params)
 	})
 	if err != nil {
 		n.Free()
@@ -54,7 +54,7 @@ func From(cfg Config, dev torch.Device, seed uint64, has func(name string) bool,
 // Load makes a network on dev with the weights of src, a checkpoint's Float32s: every parameter must be there with its
 // shape, what else there is counts for nothing. Errors are as New's and name the parameter.
 func Load(cfg Config, dev torch.Device, src nn.Source) (*Net, error) {
-	return From(cfg, dev, 0, func(string) bool { return true }, src)
+	return From(cfg, dev, 0, func(string) bool { return true }, func(p *nn.Params) error { return p.Load(src) })
 }
 
 // Count is the number of values of the parameters of a valid configuration, in all and of those that train. It makes no
@@ -85,15 +85,20 @@ func (n *Net) make(b *nn.Builder) {
 // Trains tells whether a parameter trains: all with TrainAll, else those outside SAM, and inside it the adapters and
 // temporal embeddings (docs/network.md §1).
 func (c Config) Trains(name string) bool {
-	if c.TrainAll || !strings.HasPrefix(name, "sam_model.") {
-		return true
+	return c.TrainAll || !OfSAM(name)
+}
+
+// OfSAM tells whether a parameter is one of SAM's own.
+func OfSAM(name string) bool {
+	if !strings.HasPrefix(name, "sam_model.") {
+		return false
 	}
 	for _, part := range []string{"temporal_embedding", "Adapter", "adapter"} {
 		if strings.Contains(name, part) {
-			return true
+			return false
 		}
 	}
-	return false
+	return true
 }
 
 // Free releases the parameters.

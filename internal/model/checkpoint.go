@@ -41,6 +41,9 @@ type Meta struct {
 	Precision     string        `json:"precision"` // that the run computed in, a key of recipe.Autocast
 	// Orientations count the images of the dataset by where their axes point; none: the checkpoint does not tell.
 	Orientations volume.Orientations `json:"orientations,omitempty"`
+	// Frozen is the file of the weights that the run does not train; nil: it trains all. checkpoint_latest and
+	// checkpoint_best lack these weights, checkpoint_final has them.
+	Frozen *Frozen `json:"frozen,omitempty"`
 	// Origin is what the run was made of; nil: the checkpoint does not tell.
 	Origin *Origin `json:"origin,omitempty"`
 }
@@ -55,24 +58,30 @@ func CheckpointPath(foldDir, name string) string {
 // OpenCheckpoint opens a checkpoint and reads its metadata into meta, a *Meta or a pointer to a struct that embeds it.
 func OpenCheckpoint(path string, meta any) (*checkpoint.File, error) {
 	f, err := checkpoint.Open(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("open checkpoint %s: there is none; train the fold first, or name another checkpoint or fold", path)
+	if err != nil {
+		return nil, notOpen(path, err)
+	}
+	text, ok := f.Metadata()[MetaKey]
+	if err = errForeign; ok {
+		err = readMeta(text, meta)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("open checkpoint: %w", err)
-	}
-	if err := readMeta(f, meta); err != nil {
 		f.Close()
 		return nil, fmt.Errorf("open checkpoint %s: %w", path, err)
 	}
 	return f, nil
 }
 
-func readMeta(f *checkpoint.File, meta any) error {
-	text, ok := f.Metadata()[MetaKey]
-	if !ok {
-		return fmt.Errorf("its metadata lack the key %q: it is not of this program", MetaKey)
+func notOpen(path string, err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("open checkpoint %s: there is none; train the fold first, or name another checkpoint or fold", path)
 	}
+	return fmt.Errorf("open checkpoint: %w", err)
+}
+
+var errForeign = fmt.Errorf("its metadata lack the key %q: it is not of this program", MetaKey)
+
+func readMeta(text string, meta any) error {
 	var version struct{ Version int }
 	if err := json.Unmarshal([]byte(text), &version); err == nil && (version.Version < 1 || version.Version > MetaVersion) {
 		return fmt.Errorf("it is of version %d, this program reads versions 1 to %d", version.Version, MetaVersion)

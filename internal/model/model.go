@@ -14,7 +14,6 @@ import (
 	"strings"
 
 	"masksam/internal/atomicfile"
-	"masksam/internal/checkpoint"
 	"masksam/internal/dataset"
 	"masksam/internal/plan"
 	"masksam/internal/recipe"
@@ -51,7 +50,10 @@ func CheckFold(fold string) error {
 
 // TrainedFolds lists the folds of a model that have the named checkpoint, by number, "all" last.
 func TrainedFolds(dir, name string) []string {
-	paths, _ := atomicfile.Glob(dir, CheckpointPath("fold_*", name)) // a missing folder has no folds
+	pattern := CheckpointPath("fold_*", name)
+	paths, _ := atomicfile.Glob(dir, pattern) // a missing folder has no folds
+	more, _ := atomicfile.Glob(dir, strings.TrimSuffix(pattern, CheckpointExt)+publishedExt)
+	paths = append(paths, more...)
 	var folds []string
 	for _, path := range paths {
 		folds = append(folds, strings.TrimPrefix(filepath.Base(filepath.Dir(path)), "fold_"))
@@ -64,7 +66,12 @@ func TrainedFolds(dir, name string) []string {
 		return n
 	}
 	slices.SortFunc(folds, func(a, b string) int { return number(a) - number(b) })
-	return folds
+	return slices.Compact(folds)
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
 }
 
 // List names the models below the results folder of a dataset.
@@ -150,13 +157,14 @@ type Model struct {
 	Meta    Meta // of the first fold: it says which configuration, recipe and mirror axes all folds have
 	Plans   *plan.Plans
 	Dataset *dataset.Dataset
-	Folds   []*checkpoint.File // open, their checksums compared
+	Folds   []*Checkpoint // open, their checksums compared
 }
 
 // Open reads MODEL/{plans.json, dataset.json} and opens MODEL/fold_F/CHECKPOINT.safetensors of every fold ("0", "1", …,
-// "all"; none: every fold_N that has the checkpoint). name is "checkpoint_final" or another of a run's checkpoints; an
-// ending is ignored.
-func Open(dir string, folds []string, name string) (_ *Model, err error) {
+// "all"; none: every fold_N that has the checkpoint), or CHECKPOINT.pth of the published code where there is no other. name
+// is "checkpoint_final" or another of a run's checkpoints; an ending is ignored. frozen is the file of the weights that
+// the checkpoints only refer to; empty: it is looked for.
+func Open(dir string, folds []string, name, frozen string) (_ *Model, err error) {
 	m := &Model{Dir: dir}
 	if m.Plans, err = plan.Read(filepath.Join(dir, PlansName)); err != nil {
 		return nil, fmt.Errorf("open model: %w", err)
@@ -173,7 +181,7 @@ func Open(dir string, folds []string, name string) (_ *Model, err error) {
 		if i == 0 {
 			meta = &m.Meta
 		}
-		f, err := OpenCheckpoint(path, meta)
+		f, err := m.fold(path, meta, frozen)
 		if err != nil {
 			m.Close()
 			return nil, err
@@ -187,6 +195,26 @@ func Open(dir string, folds []string, name string) (_ *Model, err error) {
 			dir, n.Channels, n.Classes, len(m.Dataset.Channels), heads)
 	}
 	return m, nil
+}
+
+// fold opens a checkpoint and reads what it says into meta.
+func (m *Model) fold(path string, meta *Meta, frozen string) (c *Checkpoint, err error) {
+	if c, *meta, err = openWeights(path, frozen); err != nil {
+		return nil, err
+	}
+	switch {
+	case meta.Version > 0:
+		return c, nil
+	case filepath.Ext(path) == CheckpointExt:
+		err = errForeign
+	default:
+		*meta, err = m.published(c.own)
+	}
+	if err != nil {
+		c.Close()
+		return nil, fmt.Errorf("open checkpoint %s: %w", path, err)
+	}
+	return c, nil
 }
 
 // Close closes the checkpoints.
@@ -214,7 +242,10 @@ func checkpoints(dir string, folds []string, name string) (paths []string, err e
 			return nil, err
 		}
 		path := CheckpointPath(FoldDir(dir, f), name)
-		if _, err := os.Stat(path); err != nil {
+		if other := strings.TrimSuffix(path, CheckpointExt) + publishedExt; !exists(path) && exists(other) {
+			path = other
+		}
+		if !exists(path) {
 			missing = append(missing, path)
 		}
 		paths = append(paths, path)

@@ -18,6 +18,9 @@ type Param struct {
 	Name      string
 	Value     *torch.Tensor
 	Trainable bool
+	// matrix: that of a linear layer or a 2-D convolution, which autocast casts at every use. Weights of 3-D convolutions
+	// are none: some of them are computed in float32 under autocast, too.
+	matrix bool
 }
 
 // Params is an ordered tree of parameters.
@@ -89,6 +92,28 @@ func (p *Params) LoadSome(has func(name string) bool, src Source) error {
 		q.Value.CopyFrom32(data)
 	}
 	return nil
+}
+
+// Narrow keeps the matrices among the parameters that which chooses in the type d of an autocast, so that it need not
+// cast them at every forward pass; results are the same. Where autocast changes nothing they stay. It runs in torch.Do.
+func (p *Params) Narrow(s *torch.Scope, d torch.DType, which func(*Param) bool) {
+	for _, q := range p.list {
+		if q.matrix && which(q) && q.Value.DType() == torch.Float32 && q.Value.Device().HasFastBF16() && d != torch.Float32 {
+			q.Value.Become(s.NoGrad().To(q.Value, d))
+		}
+	}
+}
+
+// Widen undoes Narrow with the values of src.
+func (p *Params) Widen(s *torch.Scope, src Source) error {
+	return p.LoadSome(func(name string) bool {
+		q := p.index[name]
+		if q.Value.DType() == torch.Float32 {
+			return false
+		}
+		q.Value.Become(s.Empty(q.Value.Device(), torch.Float32, q.Value.Shape()...))
+		return true
+	}, src)
 }
 
 // Init fills a fresh parameter.
@@ -183,6 +208,13 @@ func (b *Builder) Param(name string, init Init, shape ...int) *torch.Tensor {
 	return b.add(full, b.trains(full), init, shape)
 }
 
+// matrix is Param for a weight that autocast casts at every use.
+func (b *Builder) matrix(shape []int, fanIn int) *torch.Tensor {
+	t := b.Param("weight", FanIn(fanIn), shape...)
+	b.params.list[len(b.params.list)-1].matrix = true
+	return t
+}
+
 // Buffer makes a tensor that is saved but never trained.
 func (b *Builder) Buffer(name string, init Init, shape ...int) *torch.Tensor {
 	return b.add(b.prefix+name, false, init, shape)
@@ -222,7 +254,7 @@ type Linear struct{ W, B *torch.Tensor }
 
 // NewLinear makes a linear layer in→out.
 func NewLinear(b *Builder, in, out int) Linear {
-	return Linear{b.Param("weight", FanIn(in), out, in), b.Param("bias", FanIn(in), out)}
+	return Linear{b.matrix([]int{out, in}, in), b.Param("bias", FanIn(in), out)}
 }
 
 // Forward maps (…, in) to (…, out).
@@ -278,7 +310,7 @@ func NewConv3d(b *Builder, in, out int, kernel [3]int, bias bool, init func(fanI
 func NewConv2d(b *Builder, in, out, kernel, stride, pad int, bias bool) Conv {
 	fan := in * kernel * kernel
 	c := Conv{
-		W:        b.Param("weight", FanIn(fan), out, in, kernel, kernel),
+		W:        b.matrix([]int{out, in, kernel, kernel}, fan),
 		Geometry: torch.Conv{Stride: []int{stride, stride}, Pad: []int{pad, pad}},
 	}
 	if bias {
@@ -301,7 +333,7 @@ func NewUp3d(b *Builder, in, out int) Conv {
 func NewUp2d(b *Builder, in, out int) Conv {
 	fan := out * 4
 	return Conv{
-		W:        b.Param("weight", FanIn(fan), in, out, 2, 2),
+		W:        b.matrix([]int{in, out, 2, 2}, fan),
 		B:        b.Param("bias", FanIn(fan), out),
 		Geometry: torch.Conv{Stride: []int{2, 2}}, Transposed: true,
 	}

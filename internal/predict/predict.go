@@ -44,8 +44,8 @@ type weights struct {
 }
 
 // Open opens a model (model.Open) to predict with on a device. Close it after use.
-func Open(folder string, folds []string, checkpoint string, dev torch.Device) (*Model, error) {
-	opened, err := model.Open(folder, folds, checkpoint)
+func Open(folder string, folds []string, checkpoint, frozen string, dev torch.Device) (*Model, error) {
+	opened, err := model.Open(folder, folds, checkpoint, frozen)
 	if err != nil {
 		return nil, err
 	}

@@ -148,7 +148,7 @@ func image(t *testing.T, dir, id string) string {
 
 func open(t *testing.T, c *constant, folds ...string) *Model {
 	t.Helper()
-	m, err := Open(c.dir, folds, model.Final, torch.CPU)
+	m, err := Open(c.dir, folds, model.Final, "", torch.CPU)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -428,7 +428,7 @@ func TestOpenRefuses(t *testing.T) {
 		if err := spoil(c); err != nil {
 			t.Fatal(err)
 		}
-		m, err := Open(c.dir, []string{"0"}, model.Final, torch.CPU)
+		m, err := Open(c.dir, []string{"0"}, model.Final, "", torch.CPU)
 		if err == nil {
 			m.Close()
 		}

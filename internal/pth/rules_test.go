@@ -1,8 +1,10 @@
 package pth_test
 
 import (
+	"archive/zip"
 	"encoding/binary"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -417,5 +419,82 @@ func TestNoPyTorchFile(t *testing.T) {
 	}
 	if _, err := pth.Open(t.TempDir()); err == nil {
 		t.Error("a folder: no error")
+	}
+}
+
+// sparse leaves holes for the zeros that hole writes.
+type sparse struct{ *os.File }
+
+var hole = make([]byte, 1<<26)
+
+func (s sparse) Write(b []byte) (int, error) {
+	if len(b) == len(hole) {
+		_, err := s.Seek(int64(len(b)), io.SeekCurrent)
+		return len(b), err
+	}
+	return s.File.Write(b)
+}
+
+// A file beyond 4 GiB has 64-bit sizes and places; opening it reads none of its numbers.
+func TestLargeFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "large.pth")
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	const holes = 65
+	size := int64(holes * len(hole))
+	w := zip.NewWriter(sparse{f})
+	add := func(name string, size int64, write func(to io.Writer) error) {
+		to, err := w.CreateRaw(&zip.FileHeader{Name: name, CompressedSize64: uint64(size), UncompressedSize64: uint64(size)})
+		if err == nil {
+			err = write(to)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	add("m/data/0", size, func(to io.Writer) error {
+		for range holes {
+			if _, err := to.Write(hole); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	pickle := proto + dict("large", tensor(storageID(floats, "0", size/4), 0, tuple(size/4), tuple(1)), "corner",
+		tensor(storageID(floats, "0", size/4), size/4-3, tuple(3), tuple(1)), "small", tensor(storageID(floats, "1", 2), 0, tuple(2), tuple(1))) + "."
+	for _, r := range []record{{Name: "m/data/1", Data: numbers(5, 6)}, {Name: "m/data.pkl", Data: pickle}} {
+		add(r.Name, int64(len(r.Data)), func(to io.Writer) error {
+			_, err := io.WriteString(to, r.Data)
+			return err
+		})
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	start := time.Now()
+	opened, err := pth.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer opened.Close()
+	err = opened.Walk(func(name string, v any) error {
+		tensor := v.(*pth.Tensor)
+		if name == "large" {
+			if int64(tensor.Len()) != size/4 {
+				t.Errorf("%d elements", tensor.Len())
+			}
+			return nil
+		}
+		got, err := tensor.Float32s()
+		if want := map[string][]float32{"small": {5, 6}, "corner": {0, 0, 0}}[name]; !slices.Equal(got, want) {
+			t.Errorf("%s is %v, want %v", name, got, want)
+		}
+		return err
+	})
+	if took := time.Since(start); err != nil || took > time.Second {
+		t.Errorf("took %v, error %v", took, err)
 	}
 }

@@ -232,11 +232,12 @@ func (a *archive) locate(r *record, directory int64) error {
 	if err := wide(more[name:], &size, &packed); err != nil {
 		return err
 	}
+	// Go's archive/zip writes all ones for a large size, without the field that has it.
 	follows := flags&flagDescriptor != 0 && crc == 0 && (size == 0 || size == math.MaxUint32)
 	switch {
 	case string(more[:name]) != r.name || le.Uint16(b[8:]) != 0 || flags&flagEncrypted != 0:
 		return errors.New("has a header that differs from the directory")
-	case !follows && (size != uint64(r.size) || packed != size || crc != r.crc):
+	case !follows && (size != uint64(r.size) && size != math.MaxUint32 || packed != size || crc != r.crc):
 		return errors.New("has a header that differs from the directory")
 	}
 	return nil

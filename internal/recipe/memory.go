@@ -163,7 +163,7 @@ func Planned(roots dataset.Roots, name, plansName, configuration string) (r Reci
 	if err != nil {
 		return r, err
 	}
-	return of(plans, c, dir)
+	return Of(plans, c, dir)
 }
 
 // PassPeak predicts what a pass of prediction takes over so many patches, beside the case's scores.

@@ -52,8 +52,8 @@ func (r Recipe) Into(p *plan.Plans, ds *dataset.Dataset) (*plan.Plans, *Recipe, 
 	return out, &r, nil
 }
 
-// of is the recipe that a configuration holds, with what was edited by hand beside it. dir is the folder of the plans.
-func of(p *plan.Plans, c *plan.Configuration, dir string) (r Recipe, err error) {
+// Of is the recipe that a configuration holds, with what was edited by hand beside it. dir is the folder of the plans.
+func Of(p *plan.Plans, c *plan.Configuration, dir string) (r Recipe, err error) {
 	var text json.RawMessage
 	held, err := c.Extra(plansKey, &text)
 	if err != nil {
@@ -72,6 +72,9 @@ func of(p *plan.Plans, c *plan.Configuration, dir string) (r Recipe, err error) 
 	if err == nil {
 		if n := &r.Network; n.Start == "" && !n.TrainAll { // plans of an earlier version
 			n.Start = masksam.StartReference
+			if named, err := Find(r.Name); err == nil {
+				r.SAM = named.SAM
+			}
 		}
 		err = r.follow(c)
 	}
@@ -141,9 +144,31 @@ func (r *Recipe) follow(c *plan.Configuration) error {
 	return nil
 }
 
+// Trained is the resolved recipe of a model that the published code trained: the one that the configuration holds, else
+// that of the trainer's name with the configuration's patch, batch and stages.
+func Trained(trainer string, p *plan.Plans, c *plan.Configuration, ds *dataset.Dataset) (Recipe, error) {
+	var text json.RawMessage
+	if held, err := c.Extra(plansKey, &text); held || err != nil {
+		return Of(p, c, "")
+	}
+	r, err := Find(trainer)
+	if err != nil {
+		return r, err
+	}
+	kernels, convs, err := c.Stages()
+	if err == nil && len(c.PatchSize) != 3 {
+		err = fmt.Errorf("patch_size %v: a recipe's patch has three axes", c.PatchSize)
+	}
+	if err != nil {
+		return r, fmt.Errorf("recipe %s: %w", r.Name, err)
+	}
+	r.Batch = c.BatchSize
+	return r.Resolve(Data{[3]int(c.PatchSize), len(ds.Channels), ds.Labels.Heads(), kernels, convs})
+}
+
 // fixed is what a plan fixes of a recipe, as text.
 func (r Recipe) fixed() string {
-	text, err := json.Marshal([]any{r.Name, r.Patch, r.Batch, r.Network})
+	text, err := json.Marshal([]any{r.Name, r.Patch, r.Batch, r.SAM, r.Network})
 	if err != nil {
 		panic(err) // plain data
 	}

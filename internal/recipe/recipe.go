@@ -17,11 +17,13 @@ import (
 // Recipe is everything that makes one published or own way to train MaskSAM. In plans.json and in checkpoints it is
 // resolved: completed for a dataset.
 type Recipe struct {
-	Name    string         `json:"name"`  // trainer name, as after -tr
-	Short   string         `json:"short"` // as after --recipe
-	Plans   string         `json:"plans"` // plans identifier
-	Patch   [3]int         `json:"patch"` // T, H, W in voxels; zeros: chosen from the dataset
-	Batch   int            `json:"batch"`
+	Name  string `json:"name"`  // trainer name, as after -tr
+	Short string `json:"short"` // as after --recipe
+	Plans string `json:"plans"` // plans identifier
+	Patch [3]int `json:"patch"` // T, H, W in voxels; zeros: chosen from the dataset
+	Batch int    `json:"batch"`
+	// SAM names the encoder of SAM whose weights the network starts from, vit_b, vit_l or vit_h; empty: from none.
+	SAM     string         `json:"sam"`
 	Network masksam.Config `json:"network"`
 	Loss    masksam.Loss   `json:"loss"`
 	Train   Train          `json:"train"`

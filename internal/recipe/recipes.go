@@ -70,7 +70,7 @@ func topology256(e sam.Encoder, queries int) masksam.Config {
 func ACDC() Recipe {
 	return Recipe{
 		Name: "MaskSAM_ACDC", Short: "acdc", Plans: "nnUNetPlans_4_256_256_b2",
-		Patch: [3]int{4, 256, 256}, Batch: 2,
+		Patch: [3]int{4, 256, 256}, Batch: 2, SAM: "vit_b",
 		Network: masksam.Config{
 			Queries: 8,
 			Stem:    []masksam.Layer{block(16), up(16), up(32), block(32), block(3)},
@@ -98,7 +98,7 @@ func ACDC() Recipe {
 func Synapse() Recipe {
 	return Recipe{
 		Name: "MaskSAM_Synapse", Short: "synapse", Plans: "nnUNetPlans_26_256_256_b2",
-		Patch: [3]int{26, 256, 256}, Batch: 2,
+		Patch: [3]int{26, 256, 256}, Batch: 2, SAM: "vit_h",
 		Network: topology256(vitH(), 24),
 		Loss: masksam.Loss{Class: 0.20, Mask: 1.5, Dice: 1.5, AuxMask: 0.5, AuxDice: 0.5, AuxBox: 0.5, AuxGIoU: 0.2,
 			NoObject: 0.1, Points: 32768, Oversample: 2, Importance: 0.75},
@@ -114,7 +114,7 @@ func Synapse() Recipe {
 func AMOS() Recipe {
 	r := Recipe{
 		Name: "MaskSAM_AMOS", Short: "amos", Plans: "nnUNetPlans_9_512_512_b2",
-		Patch: [3]int{9, 512, 512}, Batch: 2,
+		Patch: [3]int{9, 512, 512}, Batch: 2, SAM: "vit_h",
 		Network: topology256(vitH(), 24),
 		Loss: masksam.Loss{Class: 0.20, Mask: 1.2, Dice: 1.2, AuxMask: 0.5, AuxDice: 0.5, AuxBox: 0.5, AuxGIoU: 0.2,
 			NoObject: 0.1, Points: 131072, Oversample: 2, Importance: 0.75},

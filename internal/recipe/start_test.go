@@ -181,7 +181,7 @@ func TestStartFromFile(t *testing.T) {
 		}
 		return data, shape, nil
 	}
-	net, err := masksam.From(r.Network, torch.CPU, 3, held, source)
+	net, err := masksam.From(r.Network, torch.CPU, 3, held, func(p *nn.Params) error { return p.LoadSome(held, source) })
 	if err != nil {
 		t.Fatal(err)
 	}

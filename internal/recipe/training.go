@@ -60,7 +60,7 @@ func Open(o Options) (*Training, error) {
 	if _, ignore := t.Dataset.Labels.Ignore(); t.Dataset.Labels.HasRegions() || ignore {
 		return nil, fmt.Errorf("%s: dataset.json declares regions or an ignore label; MaskSAM trains on plain label maps", name)
 	}
-	if t.Recipe, err = of(t.Plans, t.Configuration, t.Dir); err != nil {
+	if t.Recipe, err = Of(t.Plans, t.Configuration, t.Dir); err != nil {
 		return nil, err
 	}
 	if err := t.open(o.Plans); err != nil {
@@ -77,11 +77,6 @@ func Open(o Options) (*Training, error) {
 	}
 	if err := n.Validate(); err != nil {
 		return nil, fmt.Errorf("%s, plans %s: %w", name, t.Plans.PlansName, err)
-	}
-	if !n.TrainAll {
-		// SAM's own parameters rest on its weights; where none are given they train too (docs/network.md §1).
-		n.TrainAll = true
-		t.Notes = append(t.Notes, "No SAM weights are given: every parameter starts at random and trains.")
 	}
 	return t, nil
 }

@@ -98,8 +98,9 @@ var (
 	ID            = Option{Name: "id"}
 	Series        = Option{Name: "series"} // with the series to take
 	Configuration = Option{Name: "config"}
-	Dir           = Option{Name: "dir"} // of the demo
-	To            = Option{Name: "to"}  // the folder of fetched weights
+	Dir           = Option{Name: "dir"}     // of the demo
+	Weights       = Option{Name: "weights"} // a file, or none
+	To            = Option{Name: "to"}      // the folder of fetched weights
 )
 
 // Command is a command line of masksam: its name ("plan", "convert dicom"), its arguments in order, its options.

@@ -26,9 +26,10 @@ type Step struct {
 	Step      int           `json:"step"`   // counting from 0
 	Points    uint64        `json:"points"` // key of the sampled points (masksam.NewPoints)
 	Precision string        `json:"precision"`
-	Rate      float64       `json:"rate"`   // learning rate
-	Engine    string        `json:"engine"` // libtorch's version, device and threads of the run
-	Cases     []string      `json:"cases"`  // the case of each sample
+	Scale     float64       `json:"scale,omitempty"` // of the loss, with float16
+	Rate      float64       `json:"rate"`            // learning rate
+	Engine    string        `json:"engine"`          // libtorch's version, device and threads of the run
+	Cases     []string      `json:"cases"`           // the case of each sample
 
 	Batch *feed.Batch `json:"-"`
 }

@@ -72,27 +72,50 @@ func (r *Report) compute(s *torch.Scope, net *masksam.Net) error {
 		weights.Largest, weights.Bad, weights.Count = max(weights.Largest, v.Largest), weights.Bad+v.Bad, weights.Count+v.Count
 	}
 	r.Stages = append(r.Stages, weights)
-	see := func(name string, x *torch.Tensor) {
-		v := look(name, x)
-		r.first("the value of ", v)
-		r.Stages = append(r.Stages, v)
-	}
 	n := r.Recipe.Network
-	x := s.Float32s(r.Device, r.Batch.Image, len(r.Cases), n.Channels, n.Frames, n.Height, n.Width)
-	see("images of the batch", x)
-	_, out := net.Trace(s, x, masksam.Prompts{}, see)
-	see("masks", out.Masks)
-	if look("", out.Classes).Bad > 0 {
-		return nil
-	}
-	points := masksam.NewPoints(r.Device, r.Seed, r.Points, len(r.Cases), n.Frames)
-	defer points.Free()
-	total, parts, err := masksam.NewCriterion(r.Recipe.Loss, n).Losses(s, out, r.Batch.Seg, points.From(0))
+	criterion := masksam.NewCriterion(r.Recipe.Loss, n)
+	norm, err := criterion.Norm(r.Batch.Seg, len(r.Cases)*n.Frames, n.Height, n.Width, n.Queries)
 	if err != nil {
 		return err
 	}
-	r.Parts, r.Total = parts, total.Item()
-	for _, p := range append(slices.Clone(parts), masksam.Part{Name: "loss", Value: r.Total}) {
+	points := masksam.NewPoints(r.Device, r.Seed, r.Points, len(r.Cases), n.Frames)
+	defer points.Free()
+	var scaler *torch.Scaler
+	if r.Precision == "float16" && r.Scale > 0 {
+		scaler = &torch.Scaler{Scale: r.Scale}
+	}
+	loss, parts := 0.0, max(r.Recipe.Train.Accumulate, 1)
+	for i := range parts {
+		b := r.Batch.Part(i, parts)
+		share := math.NaN()
+		s.Inner(func(s *torch.Scope) *torch.Tensor {
+			x := s.Float32s(r.Device, b.Image, len(b.Cases), n.Channels, n.Frames, n.Height, n.Width)
+			r.see("images of the batch", x)
+			_, out := net.Trace(s, x, masksam.Prompts{}, r.see)
+			r.see("masks", out.Masks)
+			if look("", out.Classes).Bad > 0 {
+				return nil
+			}
+			var total *torch.Tensor
+			var terms []masksam.Part
+			if total, terms, err = criterion.Share(s, out, b.Seg, norm, points.From(i*len(b.Cases))); err != nil {
+				return nil
+			}
+			r.add(terms)
+			if share = total.Item(); finite(share) {
+				out.Backward(s, scaler.Loss(s, total))
+			}
+			return nil
+		})
+		if loss += share; err != nil || !finite(share) {
+			break
+		}
+	}
+	if err != nil || r.Parts == nil {
+		return err
+	}
+	r.Total = loss
+	for _, p := range append(slices.Clone(r.Parts), masksam.Part{Name: "loss", Value: r.Total}) {
 		if !finite(p.Value) {
 			r.first("", Value{Name: p.Name, Bad: 1})
 		}
@@ -100,7 +123,7 @@ func (r *Report) compute(s *torch.Scope, net *masksam.Net) error {
 	if !finite(r.Total) {
 		return nil
 	}
-	s.Backward(total)
+	scaler.Unscale(net.Params.Trainable())
 	for _, p := range backwards(net.Params) {
 		r.Trained++
 		if g := p.Value.Grad(); g != nil {
@@ -115,6 +138,30 @@ func (r *Report) compute(s *torch.Scope, net *masksam.Net) error {
 		r.first("", Value{Name: "the norm of all gradients", Bad: 1})
 	}
 	return nil
+}
+
+// see adds the value of a stage, of the whole batch or of a part of it.
+func (r *Report) see(name string, x *torch.Tensor) {
+	v := look(name, x)
+	r.first("the value of ", v)
+	for i, was := range r.Stages {
+		if was.Name == name {
+			r.Stages[i] = Value{name, max(v.Largest, was.Largest), v.Bad + was.Bad, v.Count + was.Count}
+			return
+		}
+	}
+	r.Stages = append(r.Stages, v)
+}
+
+// add adds the terms of the loss of a part of the batch.
+func (r *Report) add(terms []masksam.Part) {
+	if r.Parts == nil {
+		r.Parts = make([]masksam.Part, len(terms))
+	}
+	for i, t := range terms {
+		r.Parts[i].Name = t.Name
+		r.Parts[i].Value += t.Value
+	}
 }
 
 func finite(v float64) bool { return !math.IsNaN(v) && !math.IsInf(v, 0) }

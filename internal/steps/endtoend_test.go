@@ -158,7 +158,7 @@ func TestEndToEnd(t *testing.T) {
 	if bar.total != 2*predict.CaseShares || bar.done != bar.total || bar.calls < 8 {
 		t.Errorf("the bar was told of %d of %d in %d calls; want every pass", bar.done, bar.total, bar.calls)
 	}
-	m, err := predict.Open(folder, nil, model.Final, torch.CPU)
+	m, err := predict.Open(folder, nil, model.Final, "", torch.CPU)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -14,6 +14,7 @@ type PredictOptions struct {
 	Query      model.Query // used without Model
 	Folds      []string    // to average; none: all numbered ones that are trained
 	Checkpoint string      // of each fold; empty: checkpoint_final
+	Weights    string      // file of the weights that a checkpoint on the way refers to; empty: it is looked for
 	Device     torch.Device
 	predict.Options
 }
@@ -28,7 +29,7 @@ func Predict(ctx context.Context, o PredictOptions) (folder string, err error) {
 	if o.Checkpoint == "" {
 		o.Checkpoint = model.Final
 	}
-	m, err := predict.Open(o.Model, o.Folds, o.Checkpoint, o.Device)
+	m, err := predict.Open(o.Model, o.Folds, o.Checkpoint, o.Weights, o.Device)
 	if err != nil {
 		return o.Model, err
 	}

@@ -39,6 +39,9 @@ type TrainOptions struct {
 	Device torch.Device
 	Seed   uint64 // of weights, batches and sampled points
 
+	Weights    string // file of SAM's weights to begin with; model.NoWeights: from scratch; empty: found by weights.Find
+	Pretrained string // MaskSAM checkpoint to begin with instead; empty: none
+
 	Continue          bool // go on from the run's newest checkpoint
 	NoCheckpoints     bool // write none, and leave an earlier run's; the final validation is of the weights in memory
 	ValidateOnly      bool // only the final validation, from checkpoint_final
@@ -69,6 +72,8 @@ func (o *TrainOptions) check() error {
 		return errors.New("train: without checkpoints there is no best one to validate")
 	case o.Continue && o.ValidateOnly:
 		return errors.New("train: continue a run or validate it, not both")
+	case o.Continue && o.Pretrained != "":
+		return errors.New("train: continue a run or begin one with the weights of a checkpoint, not both")
 	case o.ValidateOnly && o.SkipValidation:
 		return errors.New("train: validate a run or leave its validation out, not both")
 	}
@@ -98,7 +103,7 @@ func Train(ctx context.Context, o TrainOptions) (_ *Trained, err error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	fold, err := train.Open(t, train.Options{Results: results, Fold: o.Fold, Device: o.Device, Seed: o.Seed,
-		Continue: o.Continue, NoCheckpoints: o.NoCheckpoints, Workers: o.Workers, Logs: o.Logs, Progress: o.Progress})
+		Weights: o.Weights, Pretrained: o.Pretrained, Continue: o.Continue, NoCheckpoints: o.NoCheckpoints, Workers: o.Workers, Logs: o.Logs, Progress: o.Progress})
 	if err != nil {
 		return nil, err
 	}
@@ -135,7 +140,7 @@ func Train(ctx context.Context, o TrainOptions) (_ *Trained, err error) {
 		}
 	}
 	fold.OpenLog()
-	m, err := predict.Open(fold.Model, []string{o.Fold}, v.checkpoint, o.Device)
+	m, err := predict.Open(fold.Model, []string{o.Fold}, v.checkpoint, given(o.Weights), o.Device)
 	if err != nil {
 		return nil, err
 	}
@@ -148,6 +153,14 @@ func Train(ctx context.Context, o TrainOptions) (_ *Trained, err error) {
 		return nil, err
 	}
 	return out, nil
+}
+
+// given is the file that weights name.
+func given(weights string) string {
+	if weights == model.NoWeights {
+		return ""
+	}
+	return weights
 }
 
 // validation is the final validation of a fold (nnU-Net's perform_actual_validation).

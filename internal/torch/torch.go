@@ -261,6 +261,19 @@ func (t *Tensor) Free() {
 	freeHandles(t.release(nil))
 }
 
+// Become gives t the value of u, also its type and shape, and frees its own; u is freed as far as its holder sees. All
+// who hold t see the new value. A gradient of t is lost.
+func (t *Tensor) Become(u *Tensor) {
+	h := u.handle("Become")
+	t.handle("Become")
+	if t == u {
+		return
+	}
+	freeHandles(t.release(nil))
+	t.h, u.h = h, 0
+	t.info.Store(nil)
+}
+
 func (t *Tensor) describe() *info {
 	if known := t.info.Load(); known != nil {
 		return known

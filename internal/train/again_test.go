@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"masksam/internal/dataset"
+	"masksam/internal/feed"
 	"masksam/internal/model"
 )
 
@@ -155,6 +156,7 @@ func TestPauseIsNoTraining(t *testing.T) {
 	folder := t.TempDir()
 	r := tinyRecipe(t, "epochs=1")
 	part := tinyRun(t, folder, r, cases)
+	part.workers = feed.Workers{}
 	if err := part.loop(&countdown{t.Context(), 2}); !errors.Is(err, context.Canceled) {
 		t.Fatal(err)
 	}

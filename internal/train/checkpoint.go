@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -51,7 +52,8 @@ var errLost = errors.New("the weights are lost")
 // unfit tells whether a weight, or its square, is not finite: with such weights no network computes.
 func unfit(v float32) bool { return v*v-v*v != 0 }
 
-// save writes a checkpoint, whole or not at all. Weights that are unfit are errLost, and an earlier file stays.
+// save writes a checkpoint, whole or not at all. Weights that are unfit are errLost, and an earlier file stays. Frozen
+// weights are in checkpoint_final alone, with the values of their file.
 func (l *learner) save(path string, st state) error {
 	st.Scaler = l.scaler
 	text, err := json.Marshal(st)
@@ -71,6 +73,9 @@ func (l *learner) save(path string, st state) error {
 		}
 		tensors = append(tensors, checkpoint.Float32Tensor(name, data, t.Shape()...))
 	})
+	if err == nil && filepath.Base(path) == filepath.Base(model.CheckpointPath("", model.Final)) {
+		tensors, err = l.frozen(tensors)
+	}
 	if err == nil && broken != "" {
 		err = fmt.Errorf("%s has values that are not finite or beyond use: %w", broken, errLost)
 	}
@@ -81,6 +86,20 @@ func (l *learner) save(path string, st state) error {
 		return fmt.Errorf("write checkpoint: %w", err)
 	}
 	return nil
+}
+
+// frozen adds the frozen weights.
+func (l *learner) frozen(tensors []checkpoint.Tensor) ([]checkpoint.Tensor, error) {
+	for _, p := range l.net.Params.All() {
+		if l.start.Holds(p.Name) {
+			data, shape, err := l.start.Frozens(p.Name)
+			if err != nil {
+				return nil, err
+			}
+			tensors = append(tensors, checkpoint.Float32Tensor(p.Name, data, shape...))
+		}
+	}
+	return tensors, nil
 }
 
 // resume sets the learner to a checkpoint and returns its state.

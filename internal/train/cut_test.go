@@ -6,18 +6,15 @@ import (
 	"fmt"
 	"math"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"masksam/internal/feed"
 	"masksam/internal/model"
 	"masksam/internal/recipe"
 	"masksam/internal/remedy"
-	"masksam/internal/store"
 )
 
 // same compares weights, optimizer and logs of two runs, but for the times.
@@ -102,13 +99,15 @@ func stoppedAfter(t *testing.T, r recipe.Recipe, cases []*feed.Source, stops map
 	for batches, step := range stops {
 		folder := t.TempDir()
 		part := tinyRun(t, folder, r, cases)
+		part.workers = feed.Workers{} // each batch asks the context once
 		if err := part.loop(&countdown{t.Context(), batches}); !errors.Is(err, context.Canceled) {
 			t.Fatalf("stopped after %d batches: %v", batches, err)
 		}
 		if part.state.Step != step {
 			t.Fatalf("stopped after %d batches in step %d, want %d", batches, part.state.Step, step)
 		}
-		goesOn(t, fmt.Sprintf("%s, stopped after %d batches", r.Train.Precision, batches), whole, folder, cases)
+		goesOn(t, fmt.Sprintf("%s, accumulate %d, stopped after %d batches", r.Train.Precision, r.Train.Accumulate, batches),
+			whole, folder, cases)
 	}
 }
 
@@ -116,7 +115,7 @@ func stoppedAfter(t *testing.T, r recipe.Recipe, cases []*feed.Source, stops map
 func TestStopInEveryArithmetic(t *testing.T) {
 	t.Parallel()
 	cases := tinySources(t, tinyStore(t, 5), true)
-	for _, set := range [][]string{{"precision=bf16"}} {
+	for _, set := range [][]string{{"precision=bf16"}, {"accumulate=2"}} {
 		r := tinyRecipe(t, append([]string{"epochs=2", "iterations=2"}, set...)...)
 		stoppedAfter(t, r, cases, map[int]int{1: 1, 3: 2, 5: 3})
 	}
@@ -176,64 +175,6 @@ func TestTornStepIsNotSaved(t *testing.T) {
 	if err := run.end(t.Context(), errors.New("no memory")); err == nil || exists(model.CheckpointPath(folder, model.Latest)) {
 		t.Errorf("%v; want an error and no checkpoint", err)
 	}
-}
-
-const killedFolder = "MASKSAM_TEST_KILLED"
-
-// A process that is killed loses what came after its last checkpoint, and nothing else.
-func TestKilled(t *testing.T) {
-	t.Parallel()
-	r := tinyRecipe(t, "epochs=40", "iterations=5", "save_every=50")
-	s := func() *store.Store { return tinyStore(t, 5) }
-	if folder := os.Getenv(killedFolder); folder != "" { // the process that is killed
-		run := tinyRun(t, folder, r, tinySources(t, s(), true))
-		run.saveAfter = 20 * time.Millisecond
-		t.Fatal(run.loop(context.Background()))
-	}
-	folder := t.TempDir()
-	child := exec.Command(os.Args[0], "-test.run=^TestKilled$")
-	child.Env = append(os.Environ(), killedFolder+"="+folder)
-	if err := child.Start(); err != nil {
-		t.Fatal(err)
-	}
-	latest := model.CheckpointPath(folder, model.Latest)
-	first := time.Time{}
-	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
-		info, err := os.Stat(latest)
-		if err != nil {
-			continue
-		}
-		if first.IsZero() {
-			first = info.ModTime()
-		}
-		if info.ModTime() != first { // the second one is there: killed between two
-			break
-		}
-	}
-	if err := child.Process.Kill(); err != nil {
-		t.Fatal(err)
-	}
-	if err := child.Wait(); err == nil {
-		t.Fatal("the process was not killed")
-	}
-	cases := tinySources(t, s(), true)
-	short := tinyRecipe(t, "epochs=40", "iterations=5", "save_every=50")
-	rest := resumed(t, folder, short, cases)
-	from := rest.state.Step
-	if from == 0 || from >= 200 {
-		t.Fatalf("killed after step %d", from)
-	}
-	// As far as two more epochs: the schedule depends on the whole, so both are stopped there.
-	end := 5*(from/5) + 12
-	whole := tinyRun(t, t.TempDir(), short, cases)
-	for _, run := range []*run{whole, rest} {
-		ctx, cancel := context.WithCancel(t.Context())
-		run.report = &at{end - run.state.Step, cancel}
-		if err := run.loop(ctx); !errors.Is(err, context.Canceled) {
-			t.Fatal(err)
-		}
-	}
-	same(t, "killed", whole, rest)
 }
 
 // Checkpoints come by time within an epoch, too.

@@ -9,6 +9,8 @@ import (
 	"masksam/internal/checkpoint"
 	"masksam/internal/feed"
 	"masksam/internal/masksam"
+	"masksam/internal/model"
+	"masksam/internal/nn"
 	"masksam/internal/recipe"
 	"masksam/internal/torch"
 )
@@ -16,6 +18,7 @@ import (
 // learner is the network with all that changes while it trains.
 type learner struct {
 	recipe    recipe.Recipe // resolved
+	start     *model.Start  // has the frozen weights
 	device    torch.Device
 	seed      uint64
 	net       *masksam.Net
@@ -33,14 +36,15 @@ type learner struct {
 	labels    []int64       // that the last validation gave, (B·T, H, W); nil where the scores were not finite
 }
 
-func newLearner(r recipe.Recipe, dev torch.Device, seed uint64) (*learner, error) {
-	net, err := masksam.New(r.Network, dev, seed)
+func newLearner(r recipe.Recipe, start *model.Start, dev torch.Device, seed uint64) (*learner, error) {
+	net, err := start.Network(r.Network, dev, seed)
 	if err != nil {
 		return nil, err
 	}
 	net.Recompute = max(r.Train.Recompute, 0)
-	l := &learner{recipe: r, device: dev, seed: seed, net: net, forward: net.Forward, criterion: masksam.NewCriterion(r.Loss, r.Network),
-		params: net.Params.Trainable(), autocast: torch.Float32}
+	l := &learner{recipe: r, start: start, device: dev, seed: seed, net: net, forward: net.Forward,
+		criterion: masksam.NewCriterion(r.Loss, r.Network),
+		params:    net.Params.Trainable(), autocast: torch.Float32}
 	err = torch.Do(torch.Mode{}, func(s *torch.Scope) error {
 		if l.optimizer, err = r.Train.NewOptimizer(l.params); err != nil {
 			return fmt.Errorf("recipe %s: %w", r.Name, err)
@@ -67,6 +71,19 @@ func (l *learner) free() {
 		t.Free()
 	}
 	l.net.Free()
+}
+
+// narrow keeps the frozen weights in the type that the autocast would cast them to at every step.
+func (l *learner) narrow() error {
+	return torch.Do(torch.Mode{}, func(s *torch.Scope) error {
+		l.net.Params.Narrow(s, l.autocast, func(p *nn.Param) bool { return l.start.Holds(p.Name) })
+		return nil
+	})
+}
+
+// widen is the inverse of narrow.
+func (l *learner) widen() error {
+	return torch.Do(torch.Mode{}, func(s *torch.Scope) error { return l.net.Params.Widen(s, l.start.Frozens) })
 }
 
 // input puts a batch's images on the device, (B, C, T, H, W).
@@ -204,9 +221,9 @@ func (l *learner) set(values []*torch.Tensor) {
 	}
 }
 
-// state gives all tensors that a checkpoint needs, by name: the weights to predict with under their own names (averaged
-// if there is an average), the trained ones under trainedPrefix, the optimizer's under optimizerPrefix. see gets each
-// tensor once.
+// state gives all tensors that a checkpoint needs but the frozen ones, by name: the weights to predict with under their
+// own names (averaged if there is an average), the trained ones under trainedPrefix, the optimizer's under
+// optimizerPrefix. see gets each tensor once.
 func (l *learner) state(see func(name string, t *torch.Tensor)) error {
 	averaged := map[*torch.Tensor]*torch.Tensor{}
 	for i, t := range l.average {
@@ -214,6 +231,9 @@ func (l *learner) state(see func(name string, t *torch.Tensor)) error {
 	}
 	return torch.Do(torch.Mode{}, func(s *torch.Scope) error {
 		for _, p := range l.net.Params.All() {
+			if l.start.Holds(p.Name) {
+				continue
+			}
 			if a := averaged[p.Value]; a != nil {
 				see(p.Name, a)
 				see(trainedPrefix+p.Name, p.Value)
@@ -239,8 +259,9 @@ const (
 func (l *learner) load(f *checkpoint.File) error {
 	return torch.Do(torch.Mode{}, func(s *torch.Scope) error {
 		averaged := map[string]bool{}
+		ours := func(name string) bool { return !l.start.Holds(name) }
 		if l.average != nil {
-			if err := l.net.Params.Load(f.Float32s); err != nil {
+			if err := l.net.Params.LoadSome(ours, f.Float32s); err != nil {
 				return err
 			}
 			for i, p := range l.params {
@@ -250,7 +271,7 @@ func (l *learner) load(f *checkpoint.File) error {
 				averaged[p.Name] = p.Trainable
 			}
 		}
-		err := l.net.Params.Load(func(name string) ([]float32, []int, error) {
+		err := l.net.Params.LoadSome(ours, func(name string) ([]float32, []int, error) {
 			if averaged[name] {
 				name = trainedPrefix + name
 			}

@@ -19,17 +19,16 @@ import (
 
 // introduce writes what a training log begins with.
 func (f *Fold) introduce() {
-	log := f.log
-	log.Plain("When you use this, please cite MaskSAM (ICCV 2025, arXiv 2403.14103) and nnU-Net (Nature Methods 18, 203-211, 2021).")
-	log.Plain()
-	log.Print("do_dummy_2d_data_aug:", map[bool]string{true: "True", false: "False"}[f.Recipe.Train.Augment.InPlane()])
+	f.log.Plain("When you use this, please cite MaskSAM (ICCV 2025, arXiv 2403.14103) and nnU-Net (Nature Methods 18, 203-211, 2021).")
+	f.log.Plain()
+	f.log.Print("do_dummy_2d_data_aug:", map[bool]string{true: "True", false: "False"}[f.Recipe.Train.Augment.InPlane()])
 	for _, n := range f.notes {
-		log.Print(n)
+		f.log.Print(n)
 		slog.Info(n)
 	}
-	log.Plain("This is the configuration used by this training:")
+	f.log.Plain("This is the configuration used by this training:")
 	if text, err := pyjson.Marshal(f.Configuration.Document()); err == nil {
-		log.Plain("Configuration name: "+f.Configuration.Name+"\n", string(text))
+		f.log.Plain("Configuration name: "+f.Configuration.Name+"\n", string(text))
 	}
 }
 

@@ -115,11 +115,12 @@ func (f *Fold) begin(r *run) (finished int, err error) {
 		digest, _ := f.Store.Digest(id)
 		return digest
 	})
-	path := ""
-	if f.options.Continue {
-		if path, err = f.newest(r); err != nil {
-			return 0, err
-		}
+	start := r.learner.start
+	r.state.Frozen, r.state.Origin.Weights = start.Frozen, start.Digest
+	path := start.Resume
+	if f.options.Continue && path == "" {
+		r.log.Print("There is no checkpoint to continue from: starting anew.")
+		slog.Warn("there is no checkpoint to continue from: starting anew", "folder", f.Folder)
 	}
 	if path != "" {
 		meta := r.state.Meta
@@ -174,7 +175,6 @@ func (f *Fold) begin(r *run) (finished int, err error) {
 // schedule does then.
 func (r *run) compare(was model.Meta) {
 	if was.Origin != nil {
-		r.state.Origin.Weights = was.Origin.Weights
 		if changes := was.Origin.Changes(r.state.Origin); len(changes) > 0 {
 			text := "the run goes on with what is there now, not with what it was made of: " + strings.Join(changes, "; ")
 			r.log.Print(text)
@@ -221,33 +221,6 @@ func length(t recipe.Train) string {
 		text += fmt.Sprintf(" within %.4g minutes", t.Minutes)
 	}
 	return text
-}
-
-// newest is the checkpoint to go on from, empty where there is none: the one with most steps, of equals checkpoint_final, so
-// that a finished run whose extension was stopped goes on with the extension.
-func (f *Fold) newest(r *run) (string, error) {
-	found := ""
-	step := -1
-	for _, name := range model.Checkpoints {
-		path := model.CheckpointPath(f.Folder, name)
-		if !exists(path) {
-			continue
-		}
-		var st struct{ Step int }
-		file, err := model.OpenCheckpoint(path, &st)
-		if err != nil {
-			return "", err
-		}
-		file.Close()
-		if st.Step > step {
-			found, step = path, st.Step
-		}
-	}
-	if found == "" {
-		r.log.Print("There is no checkpoint to continue from: starting anew.")
-		slog.Warn("there is no checkpoint to continue from: starting anew", "folder", f.Folder)
-	}
-	return found, nil
 }
 
 const earlier = "earlier_"

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"masksam/internal/feed"
+	"masksam/internal/model"
 	"masksam/internal/recipe"
 	"masksam/internal/torch"
 )
@@ -26,7 +27,7 @@ func BenchmarkTrainStep(b *testing.B) {
 		}
 		for _, precision := range []string{"float32", "bf16"} {
 			b.Run(name+"/"+precision, func(b *testing.B) {
-				l, err := newLearner(r, torch.CPU, 1)
+				l, err := newLearner(r, new(model.Start), torch.CPU, 1)
 				if err != nil {
 					b.Fatal(err)
 				}

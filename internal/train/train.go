@@ -30,6 +30,9 @@ type Options struct {
 	Device torch.Device
 	Seed   uint64 // of weights, batches and sampled points
 
+	Weights    string // file of SAM's weights to begin with; model.NoWeights, or empty: found by weights.Find
+	Pretrained string // MaskSAM checkpoint to begin with instead; empty: none
+
 	Continue      bool // go on from the run's newest checkpoint
 	NoCheckpoints bool // write none, and leave an earlier run's
 
@@ -96,6 +99,15 @@ func (f *Fold) Train(ctx context.Context, last func(meta model.Meta, net *masksa
 	// One OS thread for good: OpenMP keeps a pool of workers for each thread that computes.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
+	from := model.StartOptions{Weights: f.options.Weights, Pretrained: f.options.Pretrained}
+	if f.options.Continue {
+		from.Fold = f.Folder
+	}
+	start, err := model.OpenStart(&f.Recipe, from)
+	if err != nil {
+		return 0, fmt.Errorf("train %s: %w", f.Name, err)
+	}
+	defer start.Close()
 	workers, err := feed.NewWorkers(f.options.Workers, machine.Cores(), f.options.Device == torch.CPU)
 	if err != nil {
 		return 0, fmt.Errorf("train %s: %w", f.Name, err)
@@ -110,7 +122,7 @@ func (f *Fold) Train(ctx context.Context, last func(meta model.Meta, net *masksa
 	}
 	defer lock.Close()
 	f.OpenLog()
-	l, err := newLearner(f.Recipe, f.options.Device, f.options.Seed)
+	l, err := newLearner(f.Recipe, start, f.options.Device, f.options.Seed)
 	if err != nil {
 		return 0, err
 	}
@@ -121,6 +133,10 @@ func (f *Fold) Train(ctx context.Context, last func(meta model.Meta, net *masksa
 	if r.train, r.val, err = f.loaders(); err != nil {
 		return 0, err
 	}
+	f.notes = append(f.notes, start.Notes...)
+	if start.Report != "" {
+		f.notes = append(f.notes, "Weights: "+start.Report+".")
+	}
 	f.introduce()
 	finished, err := f.begin(r)
 	if err == nil {
@@ -130,6 +146,9 @@ func (f *Fold) Train(ctx context.Context, last func(meta model.Meta, net *masksa
 		return 0, err
 	}
 	f.debug(r)
+	if err := l.narrow(); err != nil {
+		return 0, err
+	}
 	f.startLogs(r)
 	if err := r.loop(ctx); err != nil {
 		return r.state.Step, err
@@ -147,7 +166,9 @@ func (f *Fold) Train(ctx context.Context, last func(meta model.Meta, net *masksa
 	f.log.Print("Training done.")
 	slog.Info("training done", "steps", r.state.Step, "minutes", runlog.Rounded(r.state.Minutes, 2), "folder", f.Folder)
 	if last != nil {
-		err = l.withAverage(func() error { return last(r.state.Meta, l.net) })
+		if err = l.widen(); err == nil {
+			err = l.withAverage(func() error { return last(r.state.Meta, l.net) })
+		}
 	}
 	return r.state.Step, err
 }

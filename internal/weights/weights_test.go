@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"masksam/internal/checkpoint"
+	"masksam/internal/goldentest"
 	"masksam/internal/pth/pthtest"
 	"masksam/internal/remedy"
 	"masksam/internal/weights"
@@ -309,5 +310,57 @@ func BenchmarkOpenAndReadViTB(b *testing.B) {
 			}
 		}
 		f.Close()
+	}
+}
+
+// A checkpoint of the published code: the names of its tensors that are left are the network's.
+func TestPublishedLayout(t *testing.T) {
+	for _, golden := range []string{"synapse256", "amos512", "acdc1024"} {
+		var spec struct {
+			Tensors []struct{ Name string }
+			Aliases map[string]string
+		}
+		goldentest.JSON(t, golden+"/spec.json", &spec)
+		var want []string
+		var shared, apart []pthtest.Tensor
+		for i, tensor := range spec.Tensors {
+			want = append(want, tensor.Name)
+			shared = append(shared, pthtest.Tensor{Name: tensor.Name, Shape: []int{1}, Data: ramp(float32(i), 1)})
+		}
+		apart = slices.Clone(shared)
+		for alias, name := range spec.Aliases {
+			shared = append(shared, pthtest.Tensor{Name: alias, Shape: []int{1}, Same: name})
+			apart = append(apart, pthtest.Tensor{Name: alias, Shape: []int{1}, Data: ramp(float32(slices.Index(want, name)), 1)})
+		}
+		if len(spec.Aliases) < 80 || len(want) < 100 {
+			t.Fatalf("%s: %d names and %d aliases", golden, len(want), len(spec.Aliases))
+		}
+		for _, tensors := range [][]pthtest.Tensor{shared, apart} {
+			f := open(t, pyTorch(t, tensors, "network_weights", "trainer_name", pthtest.Text("MaskSAM_ACDC")))
+			if !slices.Equal(f.Names(), want) || f.Kind() != weights.MaskSAM {
+				t.Errorf("%s: %d names of %s, want %d of a MaskSAM", golden, len(f.Names()), f.Kind(), len(want))
+			}
+			for alias, name := range spec.Aliases {
+				expect(t, f, alias, []float32{float32(slices.Index(want, name))}, 1)
+			}
+		}
+	}
+}
+
+// What nnU-Net saved: each parameter once, and all that says how it was trained.
+func TestNNUNetCheckpoint(t *testing.T) {
+	f := open(t, goldentest.Path(t, "nnunet-networks/models/results/Dataset702_NetRegions/nnUNetTrainer__nnUNetPlans__3d_fullres/fold_0/checkpoint_final.pth"))
+	if f.Kind() != weights.NNUNet {
+		t.Errorf("kind %s", f.Kind())
+	}
+	for _, name := range f.Names() {
+		if strings.Contains(name, "all_modules") || strings.HasPrefix(name, "decoder.encoder.") {
+			t.Errorf("name %s", name)
+		}
+	}
+	meta := f.Metadata()
+	args, _ := meta["init_args"].(map[string]any)
+	if meta["trainer_name"] != "nnUNetTrainer" || args["configuration"] != "3d_fullres" || meta["network_weights"] != nil || meta["logging"] == nil {
+		t.Errorf("metadata %v", meta)
 	}
 }

@@ -1,0 +1,319 @@
+package model
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"masksam/internal/masksam"
+	"masksam/internal/nn"
+	"masksam/internal/recipe"
+	"masksam/internal/remedy"
+	"masksam/internal/torch"
+	"masksam/internal/weights"
+)
+
+// NoWeights stands for a file of weights where none shall be taken.
+const NoWeights = "none"
+
+// StartOptions say what a training begins with, or goes on from.
+type StartOptions struct {
+	Weights    string // file of SAM's weights; NoWeights: from scratch; empty: the one that weights.Find finds
+	Pretrained string // file of a MaskSAM checkpoint to begin with, in place of SAM's weights
+	Fold       string // folder of the fold whose newest checkpoint the training goes on from; empty: it begins
+}
+
+// Start is what a training begins with, or goes on from; the zero Start is from scratch.
+type Start struct {
+	Resume string   // checkpoint to go on from; empty: the training begins
+	Frozen *Frozen  // file of the weights that do not train; nil: none is frozen
+	Digest string   // of the file that the training began with; empty: none
+	Notes  []string // for the log
+	Report string   // how the file fitted the network, once there is one
+
+	recipe *recipe.Recipe
+	file   *weights.File // of the frozen weights, or SAM's where all train; nil: none
+	from   *Checkpoint   // to begin with
+}
+
+// OpenStart decides with which weights a training of the resolved recipe begins, or goes on, and sets in the recipe what
+// follows from it: whether SAM's own parameters are frozen and, after a checkpoint, in which of the two ways the network
+// computes. Nothing is written.
+func OpenStart(r *recipe.Recipe, o StartOptions) (*Start, error) {
+	s := &Start{recipe: r}
+	if o.Fold != "" {
+		var was Meta
+		var err error
+		if s.Resume, was, err = newest(o.Fold); err != nil {
+			return nil, err
+		}
+		if s.Resume != "" {
+			if err := s.goOn(was, o); err != nil {
+				return nil, fmt.Errorf("go on from %s: %w", s.Resume, err)
+			}
+			return s, nil
+		}
+	}
+	var err error
+	switch {
+	case o.Pretrained != "" && o.Weights != "":
+		err = errors.New("begin with SAM's weights or with those of a checkpoint, not with both")
+	case o.Pretrained != "":
+		err = s.pretrained(o.Pretrained)
+	case o.Weights == NoWeights, o.Weights == "" && r.SAM == "":
+		s.scratch()
+	case r.SAM == "":
+		err = fmt.Errorf("recipe %s begins with no weights: its encoder is none of SAM's", r.Short)
+	default:
+		err = s.sam(o.Weights)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// newest is the checkpoint of a fold to go on from, empty where there is none: the one with most steps, of equals
+// checkpoint_final, so that a finished run whose extension was stopped goes on with the extension.
+func newest(fold string) (found string, meta Meta, err error) {
+	step := -1
+	for _, name := range Checkpoints {
+		path := CheckpointPath(fold, name)
+		if !exists(path) {
+			continue
+		}
+		var st struct {
+			Meta
+			Step int
+		}
+		file, err := OpenCheckpoint(path, &st)
+		if err != nil {
+			return "", meta, err
+		}
+		file.Close()
+		if st.Step > step {
+			found, step, meta = path, st.Step, st.Meta
+		}
+	}
+	return found, meta, nil
+}
+
+// follow makes the recipe's network compute as that of a checkpoint, and says so where it did not.
+func (s *Start) follow(n masksam.Config, all bool) {
+	own := &s.recipe.Network
+	if own.DepthAxis != n.DepthAxis || own.AuxLogits != n.AuxLogits {
+		s.Notes = append(s.Notes, fmt.Sprintf("The network computes as the checkpoint's: depth_axis %s and aux_logits %s, "+
+			"where the recipe has %s and %s.", n.DepthAxis, n.AuxLogits, own.DepthAxis, own.AuxLogits))
+	}
+	own.DepthAxis, own.AuxLogits, own.TrainAll = n.DepthAxis, n.AuxLogits, all
+}
+
+// goOn opens what the run that a checkpoint is of began with. Other weights are refused.
+func (s *Start) goOn(was Meta, o StartOptions) (err error) {
+	if was.Origin != nil {
+		s.Digest = was.Origin.Weights
+	}
+	s.follow(was.Recipe.Network, was.Recipe.Network.TrainAll)
+	s.Notes = nil // the run's log has them
+	given := o.Weights
+	switch {
+	case o.Pretrained != "":
+		return errors.New("a run that goes on has its weights: others to begin with would be of no use")
+	case given == NoWeights && s.Digest == "", given == "":
+		given = ""
+	case s.Digest == "":
+		return fmt.Errorf("the run began from scratch, it cannot go on with %s", given)
+	case given == NoWeights:
+		return errors.New("the run began with weights, it cannot go on from scratch")
+	}
+	switch s.Frozen = was.Frozen; {
+	case s.Frozen != nil:
+		s.file, err = s.Frozen.open(given)
+	case given != "":
+		err = same(given, s.Digest)
+	}
+	return err
+}
+
+// same refuses a file of another digest.
+func same(path, digest string) error {
+	f, err := weights.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if sum, err := f.Digest(); err != nil || sum != digest {
+		return errors.Join(err, fmt.Errorf("the run began with a file with the SHA-256 %s, %s has %s", digest, path, sum))
+	}
+	return nil
+}
+
+func (s *Start) scratch() {
+	n := &s.recipe.Network
+	n.TrainAll = true
+	text := "No weights are loaded: every parameter starts at random and trains."
+	if s.recipe.SAM != "" {
+		text += fmt.Sprintf(" The published method of %s begins with the weights of %s and keeps them: from scratch it is another "+
+			"one, with more to learn, and the published Dice cannot be expected.", s.recipe.Name, weights.SAMName(s.recipe.SAM))
+	}
+	s.Notes = append(s.Notes, text)
+}
+
+// sam opens SAM's weights: the given file, or the one that is found.
+func (s *Start) sam(path string) (err error) {
+	r := s.recipe
+	if path == "" {
+		if path, err = weights.Find(r.SAM, ""); err != nil {
+			err = fmt.Errorf("recipe %s begins with the weights of %s: %w", r.Short, weights.SAMName(r.SAM), err)
+			return remedy.Add(err, "or name their file with ", remedy.Weights.With("FILE"),
+				"; to train every parameter from scratch, which is not the published method, take ", remedy.Weights.With(NoWeights))
+		}
+	}
+	if s.file, err = weights.Open(path); err != nil {
+		return err
+	}
+	if err = s.file.CheckEncoder(r.Short, r.SAM); err == nil {
+		s.Frozen, err = newFrozen(s.file)
+	}
+	if err != nil {
+		s.file.Close()
+		return err
+	}
+	s.Frozen.Encoder = r.SAM // also of a file that is like it, but not the published one
+	s.Digest = s.Frozen.SHA256
+	what := "its tensors are frozen"
+	if r.Network.TrainAll {
+		what, s.Frozen = "its tensors train, since train_all is set", nil
+	}
+	s.Notes = append(s.Notes, fmt.Sprintf("Weights of %s: %s (SHA-256 %s); %s.", weights.SAMName(r.SAM), path, s.Digest, what))
+	return nil
+}
+
+// pretrained opens a MaskSAM checkpoint to begin with: one of this program, or of the published code.
+func (s *Start) pretrained(path string) (err error) {
+	var meta Meta
+	if s.from, meta, err = openWeights(path, ""); err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			s.from.Close()
+		}
+	}()
+	if kind := s.from.own.Kind(); kind != weights.MaskSAM && s.from.frozen == nil {
+		return fmt.Errorf("%s: this is no checkpoint of MaskSAM (kind: %s); SAM's own weights are another option", path, kind)
+	}
+	s.file = s.from.holder(positions)
+	made, err := newFrozen(s.file)
+	if err != nil {
+		return err
+	}
+	if s.Digest, err = s.from.own.Digest(); err != nil {
+		return err
+	}
+	n, author := meta.Recipe.Network, "this program"
+	if meta.Version == 0 {
+		author = "the published code"
+		n.DepthAxis, n.AuxLogits = published.DepthAxis, published.AuxLogits
+	}
+	s.follow(n, n.TrainAll)
+	if !n.TrainAll {
+		s.Frozen = made
+	}
+	s.Notes = append(s.Notes, fmt.Sprintf("Begins with the checkpoint %s of %s (SHA-256 %s).", path, author, s.Digest))
+	for _, note := range s.from.own.Notes() {
+		s.Notes = append(s.Notes, path+": "+note+".")
+	}
+	return nil
+}
+
+// Holds tells whether a parameter is frozen, with its values in the file of Frozen.
+func (s *Start) Holds(name string) bool {
+	return s.Frozen != nil && !s.recipe.Network.Trains(name) && s.file.HasParameter(name)
+}
+
+// Frozens reads the values of a frozen parameter; it is an nn.Source.
+func (s *Start) Frozens(name string) ([]float32, []int, error) { return s.file.Parameter(name) }
+
+// Close closes the files.
+func (s *Start) Close() error {
+	switch {
+	case s.from != nil:
+		return s.from.Close()
+	case s.file != nil:
+		return s.file.Close()
+	}
+	return nil
+}
+
+// Network makes the network with the weights to begin with. Where the training goes on, what is not frozen
+// has no values: they are the checkpoint's to give. Nothing that is loaded is filled at random before.
+func (s *Start) Network(c masksam.Config, dev torch.Device, seed uint64) (*masksam.Net, error) {
+	switch {
+	case s.Resume != "":
+		all := func(string) bool { return true }
+		return masksam.From(c, dev, seed, all, func(p *nn.Params) error { return p.LoadSome(s.Holds, s.Frozens) })
+	case s.from != nil:
+		return masksam.From(c, dev, seed, s.begun, s.begin)
+	case s.file != nil:
+		return masksam.From(c, dev, seed, s.file.HasParameter, s.begin)
+	}
+	return masksam.New(c, dev, seed)
+}
+
+// classes is the part of a network that depends on the number of classes.
+const classes = "sam_model.mask_decoder.classifier_embed_Adapter."
+
+// begun tells whether the checkpoint to begin with has a parameter that fits the network's classes.
+func (s *Start) begun(name string) bool {
+	if strings.HasPrefix(name, classes) {
+		_, shape, err := s.from.Float32s(classes + "bias")
+		if err != nil || len(shape) != 1 || shape[0] != s.recipe.Network.Classes+1 {
+			return false
+		}
+	}
+	return s.from.Has(name)
+}
+
+// begin loads a file into a network's parameters and reports how it fits. nnU-Net's rule for a checkpoint
+// (load_pretrained_weights.py): all but the layer that gives the classes must be there, in the same shape.
+func (s *Start) begin(p *nn.Params) error {
+	var names, sam []string
+	for _, q := range p.All() {
+		names = append(names, q.Name)
+		if masksam.OfSAM(q.Name) {
+			sam = append(sam, q.Name)
+		}
+	}
+	shape := func(name string) []int { return p.Lookup(name).Value.Shape() }
+	if s.from == nil {
+		if err := s.file.CheckSAM(s.recipe.Short, s.recipe.SAM, sam, shape); err != nil {
+			return err
+		}
+		s.Report = s.file.Fit(names, shape, func(string) bool { return false }).String()
+		return p.LoadSome(s.file.HasParameter, s.file.Parameter)
+	}
+	skip := func(name string) bool { return !s.begun(name) }
+	fit := s.from.own.Fit(names, shape, skip)
+	if s.from.frozen != nil {
+		rest := s.from.frozen.Fit(fit.Fresh, shape, skip)
+		fit.Loaded, fit.Values, fit.Fresh = append(fit.Loaded, rest.Loaded...), fit.Values+rest.Values, rest.Fresh
+		fit.Mismatched = append(fit.Mismatched, rest.Mismatched...)
+	}
+	for _, name := range fit.Fresh {
+		if !strings.HasPrefix(name, classes) {
+			return fmt.Errorf("%s lacks %s, one of %d parameters that it lacks; was it trained with another recipe?", s.from.own.Path(),
+				name, len(fit.Fresh))
+		}
+	}
+	if len(fit.Mismatched) > 0 {
+		return fmt.Errorf("%s does not fit the network: %s (%d tensors have another shape); was it trained with another recipe or "+
+			"patch?", s.from.own.Path(), fit.Mismatched[0], len(fit.Mismatched))
+	}
+	if len(fit.Fresh) > 0 {
+		s.Notes = append(s.Notes, fmt.Sprintf("The checkpoint was trained for another number of classes than %d: the layer that "+
+			"gives the classes starts fresh.", s.recipe.Network.Classes))
+	}
+	s.Report = fit.String()
+	return p.LoadSome(s.begun, s.from.Float32s)
+}
