@@ -36,7 +36,7 @@ func (c Config) Memory(loss Loss, p Pass) []Amount {
 	if p.Train {
 		m.part("matching and losses", func() { m.losses(loss) })
 	}
-	m.peak = max(m.peak, m.held+m.work*m.copies())
+	m.peak = max(m.peak, m.held+m.copies())
 	return append(m.parts, Amount{"maps at work", m.peak - m.held})
 }
 
@@ -51,7 +51,7 @@ type meter struct {
 
 	held, peak float64
 	parts      []Amount
-	work       float64 // bytes of the largest map in float32
+	largest    float64 // values of the largest map
 }
 
 const single = 4 // bytes of a float32
@@ -76,18 +76,20 @@ func (m *meter) hold(results, kept, out float64) {
 func (m *meter) keep(bytes float64) { m.hold(0, 0, bytes) }
 
 // see sees a map of so many values that convolutions or gradients work on.
-func (m *meter) see(values float64) { m.work = max(m.work, single*values) }
+func (m *meter) see(values float64) { m.largest = max(m.largest, values) }
 
-// copies are the copies of the largest map that are beside what is counted by name: gradients, and a convolution's maps in
-// the order that it works in. They were measured on a processor (docs/benchmarks.md), and are a guess for GPUs.
+// copies is what copies of the largest map take beside what is counted by name: gradients, and a convolution's maps in the
+// order that it works in, under autocast half of them in float32. Their number was measured on a processor
+// (docs/benchmarks.md), and is a guess for GPUs.
 func (m *meter) copies() float64 {
+	n := 4.
 	switch {
 	case m.Train && m.CPU:
-		return 15
+		n = 15
 	case m.Train:
-		return 5
+		n = 5
 	}
-	return 4
+	return n * m.largest * (m.value + single) / 2
 }
 
 // layers counts a sequence of 3-D layers over so many pixels, which is one scope.

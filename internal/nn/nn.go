@@ -226,7 +226,9 @@ func (b *Builder) add(name string, trainable bool, init Init, shape []int) *torc
 		n *= d
 	}
 	if b.see != nil {
-		b.see(&Param{Name: name, Trainable: trainable}, n)
+		p := &Param{Name: name, Trainable: trainable}
+		b.params.list = append(b.params.list, p)
+		b.see(p, n)
 		return nil
 	}
 	var t *torch.Tensor

@@ -26,8 +26,7 @@ func (m *Model) precision(asked string) string {
 	return p
 }
 
-// usual is the number of patches of a pass where memory is no matter. More are not faster on a processor
-// (docs/benchmarks.md).
+// usual is the number of patches of a pass where memory is no matter.
 const usual = 4
 
 // batch is the number of patches of a pass: usual, or the half, or one where free memory is short beside the scores.

@@ -16,6 +16,7 @@ import (
 	"testing"
 
 	"masksam/internal/masksam"
+	"masksam/internal/model"
 	"masksam/internal/recipe"
 	"masksam/internal/remedy"
 	"masksam/internal/torch"
@@ -82,7 +83,7 @@ func (c measured) run() error {
 	if err != nil {
 		return err
 	}
-	l, err := newLearner(r, torch.CPU, 1)
+	l, err := newLearner(r, new(model.Start), torch.CPU, 1)
 	if err != nil {
 		return err
 	}
