@@ -3,17 +3,58 @@ package doctor
 import (
 	"fmt"
 
+	"masksam/internal/dataset"
 	"masksam/internal/machine"
 	"masksam/internal/recipe"
+	"masksam/internal/remedy"
 	"masksam/internal/torch"
 )
 
-// MemoryOptions say what is predicted. The recipe must be resolved.
+// MemoryOptions say what is predicted.
 type MemoryOptions struct {
-	Recipe recipe.Recipe
-	Device torch.Device
-	Named  string        // what the device is called
-	Memory machine.Bytes // of the device; 0: what it has free
+	Recipe    string   // trainer or short name
+	Set       []string // KEY=VALUE
+	Roots     dataset.Roots
+	Dataset   string  // whose plans of the recipe are taken; empty: the recipe as it was published
+	Device    string  // as torch.ParseDevice reads it
+	GPUMemory float64 // GB of a GPU that need not be there; 0: the device's own
+}
+
+// resolved is the recipe that is asked about.
+func (o MemoryOptions) resolved() (recipe.Recipe, error) {
+	r, err := recipe.Find(o.Recipe)
+	if err != nil {
+		return r, err
+	}
+	if o.Dataset == "" {
+		if err := r.Override(o.Set); err != nil {
+			return r, err
+		}
+		return r.Published()
+	}
+	if r, err = recipe.Planned(o.Roots, o.Dataset, r.Plans, "3d_fullres"); err == nil {
+		err = r.Override(o.Set)
+	}
+	return r, err
+}
+
+// device is the one asked about, what it is called, and its memory.
+func (o MemoryOptions) device() (dev torch.Device, named string, memory machine.Bytes, err error) {
+	switch {
+	case o.GPUMemory < 0:
+		return dev, "", 0, fmt.Errorf("a GPU with %g GB of memory: it is an amount above 0", o.GPUMemory)
+	case o.GPUMemory > 0 && o.Device == "auto":
+		return torch.CUDA(0), "the GPU", machine.Bytes(o.GPUMemory * 1e9), nil
+	case o.GPUMemory > 0:
+		return torch.CUDA(0), o.Device, machine.Bytes(o.GPUMemory * 1e9), nil
+	}
+	if dev, err = torch.ParseDevice(o.Device); err != nil {
+		return dev, "", 0, remedy.Add(err, "give the memory of a GPU that is elsewhere with ", remedy.GPUMemory.With("24"))
+	}
+	if memory, err = recipe.Free(dev); err != nil {
+		err = fmt.Errorf("the memory of %v is not known: %w", dev, err)
+	}
+	return dev, dev.String(), memory, err
 }
 
 // Memory is what a recipe's training, and prediction with its model, is predicted to take, against what a device has.
@@ -45,36 +86,38 @@ const batches = 7
 // PredictMemory predicts the memory of a recipe's training on a device. It computes nothing, so the device need not be
 // there if its memory is given.
 func PredictMemory(o MemoryOptions) (*Memory, error) {
-	m := &Memory{Recipe: o.Recipe, Device: o.Device, Named: o.Named, Free: o.Memory}
-	t := &m.Recipe.Train
-	names, _, err := recipe.Precisions(t.Precision, o.Device)
+	r, err := o.resolved()
 	if err != nil {
-		return nil, fmt.Errorf("recipe %s: %w", o.Recipe.Name, err)
+		return nil, err
+	}
+	m := &Memory{Recipe: r}
+	if m.Device, m.Named, m.Free, err = o.device(); err != nil {
+		return nil, err
+	}
+	t := &m.Recipe.Train
+	names, _, err := recipe.Precisions(t.Precision, m.Device)
+	if err != nil {
+		return nil, fmt.Errorf("recipe %s: %w", r.Name, err)
 	}
 	m.Precision = names[0]
-	if m.Free == 0 {
-		if m.Free, err = recipe.Free(o.Device); err != nil {
-			return nil, fmt.Errorf("the memory of %s is not known: %w", o.Named, err)
-		}
-	}
 	m.Host, _ = machine.Free() // unknown: 0
 	budget := machine.Share * float64(m.Free)
 	if t.MemoryBudget > 0 {
 		budget = t.MemoryBudget * 1e9
 	}
 	auto := t.Recompute < 0
-	m.Recipe.Spare(m.Precision, o.Device, batches, budget)
-	m.Step = m.Recipe.StepPeak(m.Precision, o.Device, batches)
-	m.Pass = m.Recipe.PassPeak(m.Precision, o.Device, 1)
+	m.Recipe.Spare(m.Precision, m.Device, batches, budget)
+	m.Step = m.Recipe.StepPeak(m.Precision, m.Device, batches)
+	m.Pass = m.Recipe.PassPeak(m.Precision, m.Device, 1)
 	if m.Fits(m.Step) {
 		return m, nil
 	}
-	r := m.Recipe
+	r = m.Recipe
 	var set []string
 	try := func(add string) {
 		set = append(set, add)
-		peak := r.StepPeak(m.Precision, o.Device, batches)
-		m.Ways = append(m.Ways, Way{append([]string(nil), set...), machine.Bytes(peak.Need(o.Device)), m.Fits(peak)})
+		peak := r.StepPeak(m.Precision, m.Device, batches)
+		m.Ways = append(m.Ways, Way{append([]string(nil), set...), machine.Bytes(peak.Need(m.Device)), m.Fits(peak)})
 	}
 	if r.Train.Accumulate < r.Batch {
 		r.Train.Accumulate = r.Batch

@@ -82,6 +82,31 @@ func keep(t *testing.T, path, name string) {
 	}
 }
 
+// Image, reference and prediction lie beside each other, at the size that is asked for.
+func TestBeside(t *testing.T) {
+	s := Slice{Width: 4, Height: 2, Image: []float32{0, 1, 2, 3, 4, 5, 6, 7}, Truth: []int32{1, 1, 1, 1, 0, 0, 0, 0},
+		Pred: []int32{0, 0, 0, 0, 2, 2, 2, 2}}
+	img, err := Beside(s, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if size := img.Bounds().Size(); size.X != 3*64+2*gap || size.Y != 32 {
+		t.Fatalf("size %v", size)
+	}
+	for i, coloured := range [][2]bool{{false, false}, {true, false}, {false, true}} { // in the upper and the lower row
+		for row, want := range coloured {
+			c := img.RGBAAt(i*(64+gap)+32, 8+16*row)
+			if got := c.R != c.G || c.G != c.B; got != want {
+				t.Errorf("pane %d, row %d: %v, coloured %v", i, row, c, want)
+			}
+		}
+	}
+	s.Pred = s.Pred[:3]
+	if _, err := Beside(s, 64); err == nil {
+		t.Error("three labels for eight pixels pass")
+	}
+}
+
 func TestSliceOrientation(t *testing.T) {
 	c := Case{Size: [3]int{2, 2, 2}, Image: []float32{0, 1, 2, 3, 4, 5, 6, 7}}
 	want := [][]float32{{6, 7, 4, 5}, {6, 7, 2, 3}, {5, 7, 1, 3}} // the last row of the volume comes first

@@ -165,7 +165,7 @@ func (s *Start) sam(path string) (err error) {
 	if path == "" {
 		if path, err = weights.Find(r.SAM, ""); err != nil {
 			err = fmt.Errorf("recipe %s begins with the weights of %s: %w", r.Short, weights.SAMName(r.SAM), err)
-			return remedy.Add(err, "or name their file with ", remedy.Weights.With("FILE"),
+			return remedy.Add(err, "name their file with ", remedy.Weights.With("FILE"),
 				"; to train every parameter from scratch, which is not the published method, take ", remedy.Weights.With(NoWeights))
 		}
 	}

@@ -14,6 +14,7 @@ import (
 	"masksam/internal/machine"
 	"masksam/internal/masksam"
 	"masksam/internal/model"
+	"masksam/internal/nn"
 	"masksam/internal/preprocess"
 	"masksam/internal/progress"
 	"masksam/internal/recipe"
@@ -28,9 +29,10 @@ type Model struct {
 	prepare *preprocess.Config
 	device  torch.Device
 	net     *masksam.Net
-	loaded  int  // index of the fold whose weights net has
-	told    bool // that the device lacks the precision
-	most    int  // patches of a pass that memory admits, as a want of it has shown; 0: nothing has shown
+	loaded  int         // index of the fold whose weights net has
+	kept    torch.DType // of the weights that an autocast casts
+	told    bool        // that the device lacks the precision
+	most    int         // patches of a pass that memory admits, as a want of it has shown; 0: nothing has shown
 
 	// held are weights of the folds by name, of more than one fold as far as they fit into spare bytes of memory: each case
 	// needs those of all.
@@ -95,6 +97,22 @@ func (m *Model) use(fold int) error {
 	}
 	m.loaded = fold
 	return nil
+}
+
+// narrow keeps the weights in the type to which every pass under the autocast would cast them. A network that is not the
+// model's own stays as it is.
+func (m *Model) narrow(d torch.DType) error {
+	if m.kept == d || len(m.Folds) == 0 {
+		return nil
+	}
+	return torch.Do(torch.Mode{}, func(s *torch.Scope) error {
+		err := m.net.Params.Widen(s, func(name string) ([]float32, []int, error) { return m.weights(m.loaded, name) })
+		if err == nil {
+			m.net.Params.Narrow(s, d, func(*nn.Param) bool { return true })
+			m.kept = d
+		}
+		return err
+	})
 }
 
 // weights reads one tensor of a fold, from memory where it is held.
@@ -202,6 +220,9 @@ type forward struct {
 }
 
 func (f forward) Scores(patches []float32, n int) (scores []float32, err error) {
+	if err := f.m.narrow(f.autocast); err != nil {
+		return nil, err
+	}
 	c := f.m.net.Config
 	err = torch.Do(torch.Mode{Autocast: f.autocast}, func(s *torch.Scope) error {
 		x := s.Float32s(f.m.device, patches, n, c.Channels, c.Frames, c.Height, c.Width)

@@ -260,22 +260,30 @@ func TestHostile(t *testing.T) {
 	}
 }
 
-// expectRefusal opens a file, which must fail within a second and 100 MB with an error that has a text.
+// expectRefusal opens a file, which must fail within a second and 100 MB with an error that has a text. A busy machine
+// gets further tries for the second.
 func expectRefusal(t *testing.T, what string, b []byte, want string) {
 	t.Helper()
-	var before, after runtime.MemStats
-	runtime.ReadMemStats(&before)
-	start := time.Now()
-	_, err := pth.OpenBytes(b)
-	took := time.Since(start)
-	runtime.ReadMemStats(&after)
-	spent := after.TotalAlloc - before.TotalAlloc
-	if took > time.Second || spent > 100e6 {
-		t.Errorf("%s: took %v and %d bytes", what, took, spent)
+	const tries = 3
+	var took time.Duration
+	for range tries {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		start := time.Now()
+		_, err := pth.OpenBytes(b)
+		took = time.Since(start)
+		runtime.ReadMemStats(&after)
+		if spent := after.TotalAlloc - before.TotalAlloc; spent > 100e6 {
+			t.Errorf("%s: %d bytes of memory", what, spent)
+		}
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: error %v, want it to say %q", what, err, want)
+		}
+		if took <= time.Second {
+			return
+		}
 	}
-	if err == nil || !strings.Contains(err.Error(), want) {
-		t.Errorf("%s: error %v, want it to say %q", what, err, want)
-	}
+	t.Errorf("%s: took %v", what, took)
 }
 
 func TestHostileArchives(t *testing.T) {
@@ -316,7 +324,6 @@ func TestHostileArchives(t *testing.T) {
 		"other local size":     {patched(func(b []byte) { le.PutUint32(b[22:], 7) }), "differs"},
 		"other local checksum": {patched(func(b []byte) { b[14]++ }), "differs"},
 		"no local header":      {patched(func(b []byte) { b[second]++ }), "does not begin"},
-		"overlap":              {patched(func(b []byte) { copy(b[second:], b[:second]) }), ""},
 		"huge record": {patched(func(b []byte) {
 			le.PutUint32(b[directory+20:], 1<<31)
 			le.PutUint32(b[directory+24:], 1<<31)
@@ -335,9 +342,6 @@ func TestHostileArchives(t *testing.T) {
 		"directory far away":  {patched(func(b []byte) { le.PutUint32(b[end+16:], 1<<31) }), "not where"},
 		"long directory":      {patched(func(b []byte) { le.PutUint32(b[end+12:], 1<<31) }), "most"},
 	} {
-		if c.want == "" {
-			continue
-		}
 		expectRefusal(t, name, c.b, c.want)
 	}
 	// A changed number is noticed when its tensor is read.

@@ -3,12 +3,16 @@ package recipe
 import (
 	"fmt"
 	"math"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
+	"masksam/internal/dataset"
 	"masksam/internal/masksam"
 	"masksam/internal/nn"
+	"masksam/internal/plan"
 	"masksam/internal/sam"
 	"masksam/internal/torch"
 )
@@ -204,5 +208,62 @@ func TestStartFromFile(t *testing.T) {
 	})
 	if err != nil || loaded != 5*14 || kept == 0 {
 		t.Errorf("%d loaded and %d kept: %v", loaded, kept, err)
+	}
+}
+
+// The recipe of a model of the published code is that of its trainer's name, with what the model's own plans say of patch,
+// batch and stages; a recipe in the plans wins.
+func TestTrainedElsewhere(t *testing.T) {
+	dir := t.TempDir()
+	text := `{"channel_names": {"0": "MR"}, "labels": {"background": 0, "a": 1, "b": 2, "c": 3}, "numTraining": 1, "file_ending": ".nii.gz"}`
+	if err := os.WriteFile(filepath.Join(dir, dataset.FileName), []byte(text), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	ds, err := dataset.Read(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fp := &plan.Fingerprint{Intensity: make([]plan.Intensity, 1), RelativeSize: 1, Shapes: [][3]int{{10, 256, 216}},
+		Spacings: [][3]float64{{10, 1.5, 1.5}}}
+	plans, err := plan.Make(ds, "Dataset027_ACDC", fp, plan.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for key, v := range map[string]any{"patch_size": []int{4, 256, 256}, "batch_size": 1} {
+		if err := plans.Put("3d_fullres", key, v); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c, err := plans.Configuration("3d_fullres")
+	if err != nil {
+		t.Fatal(err)
+	}
+	depth, number, err := c.Stages()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := Trained("MaskSAM_ACDC", plans, c, ds)
+	if err != nil {
+		t.Fatal(err)
+	}
+	first := r.Network.Generator.Stages[0]
+	if r.Short != "acdc" || r.Batch != 1 || r.Network.Classes != 4 || r.Network.Frames != 4 ||
+		first.Kernel != depth[len(depth)-2] || first.Convs != number[0] {
+		t.Errorf("the recipe is %+v; the plans have kernels %v and convolutions %v", r, depth, number)
+	}
+	if _, err := Trained("nnUNetTrainer", plans, c, ds); err == nil || !strings.Contains(err.Error(), "nnUNetTrainer") {
+		t.Errorf("a trainer of nnU-Net: %v", err)
+	}
+	small := Small()
+	small.Patch = [3]int{4, 32, 32}
+	made, own, err := small.Into(plans, ds)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c, err = made.Configuration("3d_fullres"); err != nil {
+		t.Fatal(err)
+	}
+	if r, err = Trained("MaskSAM_ACDC", made, c, ds); err != nil || r.Name != own.Name {
+		t.Errorf("plans with a recipe give %s: %v", r.Name, err)
 	}
 }

@@ -43,8 +43,9 @@ const (
 )
 
 // Write makes path a file of the step and of the network's weights, which are those before it: a skipped step changes
-// nothing. It is a safetensors file, whole or absent.
-func Write(path string, st Step, params *nn.Params) error {
+// nothing. Those that narrow names are kept in a narrower type on the device; exact has their values. It is a safetensors
+// file, whole or absent.
+func Write(path string, st Step, params *nn.Params, narrow func(name string) bool, exact nn.Source) error {
 	st.Version, st.Cases = version, st.Batch.Cases
 	text, err := json.Marshal(st)
 	if err != nil {
@@ -56,7 +57,16 @@ func Write(path string, st Step, params *nn.Params) error {
 		Shape: []int{len(st.Cases) * n.Frames, n.Height, n.Width}, Data: st.Batch.Seg}}
 	err = torch.Do(torch.Mode{}, func(*torch.Scope) error {
 		for _, p := range params.All() {
-			tensors = append(tensors, checkpoint.Float32Tensor(p.Name, p.Value.Float32s(), p.Value.Shape()...))
+			values, shape := []float32(nil), p.Value.Shape()
+			if narrow(p.Name) {
+				var err error
+				if values, shape, err = exact(p.Name); err != nil {
+					return err
+				}
+			} else {
+				values = p.Value.Float32s()
+			}
+			tensors = append(tensors, checkpoint.Float32Tensor(p.Name, values, shape...))
 		}
 		return nil
 	})

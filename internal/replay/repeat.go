@@ -49,9 +49,11 @@ type Report struct {
 // Repeat computes forward pass, loss and gradients of a step again. No weight changes.
 func (f *File) Repeat(o Options) (*Report, error) {
 	r := &Report{Step: f.Step, Device: o.Device, Precision: cmp.Or(o.Precision, f.Precision), Total: math.NaN(), Norm: math.NaN()}
-	if _, _, err := recipe.Precisions(r.Precision, o.Device); err != nil {
+	names, _, err := recipe.Precisions(r.Precision, o.Device)
+	if err != nil {
 		return nil, fmt.Errorf("repeat step %d: %w", f.Step.Step, err)
 	}
+	r.Precision = names[0]
 	net, err := masksam.Load(f.Recipe.Network, o.Device, f.file.Float32s)
 	if err != nil {
 		return nil, fmt.Errorf("repeat step %d: %w", f.Step.Step, err)

@@ -50,11 +50,19 @@ func kept(t *testing.T, set []string, spoil func(net *masksam.Net)) string {
 	}
 	path := filepath.Join(t.TempDir(), "step.safetensors")
 	if err := Write(path, Step{Dataset: "Dataset001_X", Fold: "0", Recipe: r, Seed: 3, Step: 7, Points: 14, Precision: "float32",
-		Batch: b}, net.Params); err != nil {
+		Batch: b}, net.Params, func(name string) bool { return name == rounded }, func(name string) ([]float32, []int, error) {
+		p := net.Params.Lookup(name).Value
+		values := p.Float32s()
+		values[0] = exact
+		return values, p.Shape(), nil
+	}); err != nil {
 		t.Fatal(err)
 	}
 	return path
 }
+
+// A parameter that is kept in a narrower type, and a value of it that is not.
+const rounded, exact = "final_conv.4.bias", 0.1234567
 
 // scale multiplies the values of a parameter.
 func scale(name string, by float64) func(net *masksam.Net) {
@@ -102,6 +110,9 @@ func TestFirst(t *testing.T) {
 		}
 		if (len(r.BadGradients) > 0) != (c.name == "gradient") && c.name != "weight" {
 			t.Errorf("%s: %d gradients are not finite", c.name, len(r.BadGradients))
+		}
+		if values, _, err := f.file.Float32s(rounded); err != nil || values[0] != exact {
+			t.Errorf("%s: %s has %v, %v", c.name, rounded, values, err)
 		}
 		if r.Step.Step != 7 || !slices.Equal(r.Cases, []string{"anna", "bert"}) || r.Stages[0].Name != "weights" {
 			t.Errorf("%s: %+v", c.name, r.Step)

@@ -72,7 +72,7 @@ func (w *events) begin(r Run, now time.Time) error {
 	return w.summary(r.Step,
 		value("recipe/text_summary").bytes(valueMetadata, plugin("text", nil)).bytes(valueTensor, text),
 		value("_hparams_/experiment").bytes(valueMetadata, plugin("hparams", experiment(list))),
-		value("_hparams_/session_start_info").bytes(valueMetadata, plugin("hparams", session(list, r.Name, now))))
+		value("_hparams_/session_start_info").bytes(valueMetadata, plugin("hparams", session(list, now))))
 }
 
 // plugin is a SummaryMetadata.
@@ -101,7 +101,7 @@ func experiment(list []setting) message {
 }
 
 // session is an HParamsPluginData with the values of this run.
-func session(list []setting, name string, now time.Time) message {
+func session(list []setting, now time.Time) message {
 	var s message
 	for _, p := range list {
 		var v message // a google.protobuf.Value
@@ -115,7 +115,7 @@ func session(list []setting, name string, now time.Time) message {
 		}
 		s = s.bytes(1, message(nil).string(1, p.name).bytes(2, v))
 	}
-	return message(nil).bytes(3, s.string(4, name).double(5, float64(now.Unix())))
+	return message(nil).bytes(3, s.double(5, float64(now.Unix())))
 }
 
 func value(tag string) message { return message(nil).string(valueTag, tag) }

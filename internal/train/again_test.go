@@ -13,7 +13,6 @@ import (
 	"testing"
 
 	"masksam/internal/dataset"
-	"masksam/internal/feed"
 	"masksam/internal/model"
 )
 
@@ -156,7 +155,6 @@ func TestPauseIsNoTraining(t *testing.T) {
 	folder := t.TempDir()
 	r := tinyRecipe(t, "epochs=1")
 	part := tinyRun(t, folder, r, cases)
-	part.workers = feed.Workers{}
 	if err := part.loop(&countdown{t.Context(), 2}); !errors.Is(err, context.Canceled) {
 		t.Fatal(err)
 	}

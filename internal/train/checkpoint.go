@@ -74,7 +74,7 @@ func (l *learner) save(path string, st state) error {
 		tensors = append(tensors, checkpoint.Float32Tensor(name, data, t.Shape()...))
 	})
 	if err == nil && filepath.Base(path) == filepath.Base(model.CheckpointPath("", model.Final)) {
-		tensors, err = l.frozen(tensors)
+		tensors = append(tensors, l.frozen()...)
 	}
 	if err == nil && broken != "" {
 		err = fmt.Errorf("%s has values that are not finite or beyond use: %w", broken, errLost)
@@ -88,18 +88,22 @@ func (l *learner) save(path string, st state) error {
 	return nil
 }
 
-// frozen adds the frozen weights.
-func (l *learner) frozen(tensors []checkpoint.Tensor) ([]checkpoint.Tensor, error) {
+// frozen are the frozen weights, read from their file one at a time.
+func (l *learner) frozen() (tensors []checkpoint.Tensor) {
 	for _, p := range l.net.Params.All() {
-		if l.start.Holds(p.Name) {
+		if !l.start.Holds(p.Name) {
+			continue
+		}
+		read := func(write func([]byte) error) error {
 			data, shape, err := l.start.Frozens(p.Name)
 			if err != nil {
-				return nil, err
+				return err
 			}
-			tensors = append(tensors, checkpoint.Float32Tensor(p.Name, data, shape...))
+			return write(checkpoint.Float32Tensor(p.Name, data, shape...).Data)
 		}
+		tensors = append(tensors, checkpoint.Tensor{Name: p.Name, DType: checkpoint.F32, Shape: p.Value.Shape(), Stream: read})
 	}
-	return tensors, nil
+	return tensors
 }
 
 // resume sets the learner to a checkpoint and returns its state.

@@ -2,14 +2,18 @@ package train
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"masksam/internal/model"
 	"masksam/internal/plan"
+	"masksam/internal/runlog"
 )
 
 // stopped runs o until so many steps are done.
@@ -47,6 +51,35 @@ func TestStoppedExtensionGoesOn(t *testing.T) {
 	}
 	if exists(model.CheckpointPath(foldOf(o), model.Latest)) {
 		t.Error("checkpoint_latest is left behind")
+	}
+	var logged []string
+	for text := range strings.Lines(readText(t, filepath.Join(foldOf(o), runlog.LinesName))) {
+		var l struct {
+			Kind                  string
+			Step, Epoch           int
+			Loss, Seconds, Waited float64
+			Parts                 map[string]float64
+			Classes               []string
+		}
+		if err := json.Unmarshal([]byte(text), &l); err != nil {
+			t.Fatal(err)
+		}
+		logged = append(logged, fmt.Sprint(l.Kind, l.Epoch, "/", l.Step))
+		if l.Kind == "step" && (!(l.Loss > 0 && l.Seconds > 0 && l.Waited <= l.Seconds) || len(l.Parts) != 7) {
+			t.Errorf("line %s", text)
+		}
+		if l.Kind == "start" && !slices.Equal(l.Classes, []string{"small", "large"}) {
+			t.Errorf("line %s", text)
+		}
+	}
+	want := []string{"start0/0", "step0/1", "step0/2", "epoch0/2", "start1/2", "step1/3", "step1/4", "epoch1/4", "step2/5", "start2/5",
+		"step2/6", "epoch2/6"}
+	if !slices.Equal(logged, want) {
+		t.Errorf("lines %v, want %v", logged, want)
+	}
+	if events, err := filepath.Glob(filepath.Join(foldOf(o), runlog.EventsName, "*")); err != nil || len(events) != 3 ||
+		!strings.Contains(readText(t, events[0]), "dice/large") || !strings.Contains(readText(t, events[0]), "\x89PNG") {
+		t.Errorf("event files %v, %v", events, err)
 	}
 }
 

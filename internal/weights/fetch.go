@@ -110,12 +110,17 @@ type download struct {
 }
 
 // run attempts the download until the file has its size.
-func (d *download) run(ctx context.Context) error {
+func (d *download) run(ctx context.Context) (err error) {
 	f, err := os.OpenFile(d.part, os.O_WRONLY|os.O_CREATE, 0o666)
 	if err != nil {
 		return err
 	}
-	defer f.Close()
+	defer func() {
+		f.Close()
+		if err != nil && d.have == 0 {
+			os.Remove(d.part)
+		}
+	}()
 	if d.have, err = f.Seek(0, io.SeekEnd); err != nil {
 		return err
 	}

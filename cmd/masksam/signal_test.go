@@ -1,0 +1,50 @@
+package main
+
+import (
+	"bufio"
+	"fmt"
+	"os"
+	"os/exec"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// The first signal ends the context of every command, the second one the program.
+func TestSecondSignalEndsAtOnce(t *testing.T) {
+	const stubborn = "MASKSAM_TEST_STUBBORN"
+	if os.Getenv(stubborn) != "" { // the program, with a command that does not end
+		ctx, signals := untilSignal()
+		defer signals.stop()
+		fmt.Println("ready")
+		<-ctx.Done()
+		fmt.Println(signals.got())
+		time.Sleep(time.Minute)
+		return
+	}
+	for _, s := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM} {
+		child := exec.Command(os.Args[0], "-test.run=^TestSecondSignalEndsAtOnce$")
+		child.Env = append(os.Environ(), stubborn+"=1")
+		out, err := child.StdoutPipe()
+		if err == nil {
+			err = child.Start()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer child.Process.Kill()
+		lines := bufio.NewScanner(out)
+		for _, want := range []string{"ready", s.String()} {
+			if !lines.Scan() || lines.Text() != want {
+				t.Fatalf("%v: %q, want %q", s, lines.Text(), want)
+			}
+			if err := child.Process.Signal(s); err != nil {
+				t.Fatal(err)
+			}
+		}
+		child.Wait()
+		if status, ok := child.ProcessState.Sys().(syscall.WaitStatus); !ok || status.Signal() != s {
+			t.Errorf("%v twice: ended by %v", s, child.ProcessState)
+		}
+	}
+}

@@ -1,0 +1,139 @@
+package model
+
+import (
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"masksam/internal/checkpoint"
+	"masksam/internal/masksam"
+	"masksam/internal/pth/pthtest"
+	"masksam/internal/recipe"
+	"masksam/internal/sam"
+	"masksam/internal/torch"
+)
+
+func tiny(t *testing.T, classes int, set ...string) recipe.Recipe {
+	t.Helper()
+	r := recipe.Small()
+	err := r.Override(append([]string{"encoder.width=16", "encoder.heads=2", "encoder.out=16", "queries=4", "decoder.mlp=32", "decoder.heads=2",
+		"generator.stages.0.width=16", "generator.stages.1.width=8", "generator.stages.2.width=8", "head.0.out=8", "head.1.out=8"}, set...))
+	if err == nil {
+		r, err = r.Resolve(recipe.Data{Patch: [3]int{4, 16, 16}, Channels: 1, Classes: classes})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// A checkpoint of the published code, of another number of classes, gives all but the layer of the classes; its way to
+// compute is taken over, and SAM's part is frozen. What does not fit is refused with both shapes.
+func TestPretrained(t *testing.T) {
+	was := tiny(t, 5)
+	net, err := masksam.New(was.Network, torch.CPU, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer net.Free()
+	var tensors []pthtest.Tensor
+	var ours []checkpoint.Tensor
+	for _, p := range net.Params.All() {
+		tensors = append(tensors, pthtest.Tensor{Name: "module." + p.Name, Shape: p.Value.Shape(), Data: p.Value.Float32s})
+		if p.Name != positions {
+			ours = append(ours, checkpoint.Float32Tensor(p.Name, p.Value.Float32s(), p.Value.Shape()...))
+		}
+	}
+	path := filepath.Join(t.TempDir(), "checkpoint_final.pth")
+	if err := pthtest.Write(path, tensors, "network_weights", "trainer_name", pthtest.Text("MaskSAM_ACDC")); err != nil {
+		t.Fatal(err)
+	}
+	r := tiny(t, 3)
+	s, err := OpenStart(&r, StartOptions{Pretrained: path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if n := r.Network; n.DepthAxis != sam.DepthReference || n.AuxLogits != masksam.AuxReference || n.TrainAll {
+		t.Errorf("the network computes with %s, %s and trains all: %v", n.DepthAxis, n.AuxLogits, n.TrainAll)
+	}
+	begun, err := s.Network(r.Network, torch.CPU, 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer begun.Free()
+	fresh, err := masksam.New(r.Network, torch.CPU, 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer fresh.Free()
+	for _, p := range begun.Params.All() {
+		from := net
+		if strings.HasPrefix(p.Name, classes) {
+			from = fresh
+		}
+		if !slices.Equal(p.Value.Float32s(), from.Params.Lookup(p.Name).Value.Float32s()) {
+			t.Errorf("%s has other values", p.Name)
+		}
+		if s.Holds(p.Name) == p.Trainable {
+			t.Errorf("%s: frozen %v, trains %v", p.Name, s.Holds(p.Name), p.Trainable)
+		}
+	}
+	notes := strings.Join(s.Notes, "\n")
+	for _, want := range []string{"depth_axis reference and aux_logits reference", "of the published code", "module.", "starts fresh"} {
+		if !strings.Contains(notes, want) {
+			t.Errorf("the notes lack %q:\n%s", want, notes)
+		}
+	}
+
+	wide := tiny(t, 5, "generator.stages.0.width=32")
+	if s, err = OpenStart(&wide, StartOptions{Pretrained: path}); err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if _, err := s.Network(wide.Network, torch.CPU, 2); err == nil || !strings.Contains(err.Error(), "in the file") ||
+		!strings.Contains(err.Error(), "in the network") {
+		t.Errorf("another width: %v", err)
+	}
+	for _, c := range []struct {
+		o    StartOptions
+		want string
+	}{
+		{StartOptions{Pretrained: path, Weights: "x"}, "not with both"},
+		{StartOptions{Pretrained: path + "x"}, "there is none"},
+	} {
+		if _, err := OpenStart(&r, c.o); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%+v: %v; want %s", c.o, err, c.want)
+		}
+	}
+	lacking := filepath.Join(t.TempDir(), "x.safetensors")
+	if err := checkpoint.Write(lacking, ours, nil); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := OpenStart(&r, StartOptions{Pretrained: lacking}); err == nil || !strings.Contains(err.Error(), "no checkpoint of MaskSAM") {
+		t.Errorf("a file without %s: %v", positions, err)
+	}
+}
+
+// A file of SAM's weights of another encoder is refused by name.
+func TestWrongEncoder(t *testing.T) {
+	var large []pthtest.Tensor
+	for i := range 482 {
+		x := pthtest.Tensor{Name: "mask_decoder.x" + strings.Repeat("i", i), Shape: []int{1}, Data: func() []float32 { return []float32{0} }}
+		if i == 0 {
+			x.Name, x.Shape = "image_encoder.pos_embed", []int{1, 1, 1, 1024}
+			x.Data = func() []float32 { return make([]float32, 1024) }
+		}
+		large = append(large, x)
+	}
+	path := filepath.Join(t.TempDir(), "sam.pth")
+	if err := pthtest.Write(path, large, ""); err != nil {
+		t.Fatal(err)
+	}
+	r := recipe.ACDC()
+	if _, err := OpenStart(&r, StartOptions{Weights: path}); err == nil ||
+		!strings.Contains(err.Error(), "this is SAM ViT-L, recipe acdc takes ViT-B") {
+		t.Errorf("ViT-L for ACDC: %v", err)
+	}
+}

@@ -1,0 +1,169 @@
+package predict
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"masksam/internal/checkpoint"
+	"masksam/internal/masksam"
+	"masksam/internal/model"
+	"masksam/internal/progress"
+	"masksam/internal/pth/pthtest"
+	"masksam/internal/sam"
+	"masksam/internal/torch"
+)
+
+// scalar is a NumPy float32 in a pickle of protocol 2, as nnU-Net's checkpoints have of _best_ema: 0.5.
+const scalar = "cnumpy._core.multiarray\nscalar\n(cnumpy\ndtype\n(X\x02\x00\x00\x00f4\x89\x88tR(K\x03X\x01\x00\x00\x00<NNN" +
+	"J\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tbc_codecs\nencode\n(X\x04\x00\x00\x00\x00\x00\x00?X\x06\x00\x00\x00latin1tRtR"
+
+// publish writes a network as the published code does: every layer of a block under a second name as well, beside
+// what nnU-Net's trainer keeps.
+func publish(t *testing.T, path string, net *masksam.Net) {
+	t.Helper()
+	var tensors []pthtest.Tensor
+	aliases := 0
+	for _, p := range net.Params.All() {
+		tensors = append(tensors, pthtest.Tensor{Name: p.Name, Shape: p.Value.Shape(), Data: p.Value.Float32s})
+		for layer, second := range map[string]string{".conv.": ".all_modules.0.", ".norm.": ".all_modules.1."} {
+			if i := strings.LastIndex(p.Name, layer); i >= 0 && strings.Contains(p.Name, "convs.") {
+				tensors = append(tensors, pthtest.Tensor{Name: p.Name[:i] + second + p.Name[i+len(layer):], Shape: p.Value.Shape(), Same: p.Name})
+				aliases++
+			}
+		}
+	}
+	if aliases < 20 {
+		t.Fatalf("%d aliases: the test proves less than it should", aliases)
+	}
+	err := pthtest.Write(path, tensors, "network_weights",
+		"optimizer_state", pthtest.Dict("state", "}", "param_groups", "]"),
+		"grad_scaler_state", "N",
+		"_best_ema", scalar,
+		"logging", pthtest.Dict("ema_fg_dice", "]("+scalar+"e"),
+		"current_epoch", pthtest.Integer(500),
+		"init_args", pthtest.Dict("configuration", pthtest.Text("3d_fullres"), "fold", pthtest.Integer(0), "dataset_json", "}",
+			"device", "ctorch\ndevice\n("+pthtest.Text("cuda")+pthtest.Integer(0)+"tR"),
+		"trainer_name", pthtest.Text("MaskSAM_ACDC"),
+		"inference_allowed_mirroring_axes", pthtest.Tuple(1, 2))
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A checkpoint of the published code predicts what the same weights in safetensors predict: its second names are left
+// out, its network computes as that code does, and it is mirrored along the axes that it names.
+func TestPublishedCheckpoint(t *testing.T) {
+	c := newConstant(t)
+	n := &c.meta.Recipe.Network
+	n.DepthAxis, n.AuxLogits = sam.DepthReference, masksam.AuxReference
+	n.Encoder.Global, n.Encoder.Window = []int{1, 2, 3}, 1 // with windows the two depth axes differ
+	n.Generator.Stages = n.Generator.Stages[:min(4, len(n.Generator.Stages))]
+	if n.Encoder.Depth != 4 || len(n.Generator.Stages)-1 > 3 {
+		t.Fatalf("the recipe is no longer what the test takes it for: %+v", n.Encoder)
+	}
+	net, err := masksam.New(*n, torch.CPU, 7)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer net.Free()
+	dir := model.FoldDir(c.dir, "0")
+	if err := os.MkdirAll(dir, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	// The plans hold the recipe as it would be trained today.
+	text, err := json.Marshal(c.meta)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var tensors []checkpoint.Tensor
+	for _, p := range net.Params.All() {
+		tensors = append(tensors, checkpoint.Float32Tensor(p.Name, p.Value.Float32s(), p.Value.Shape()...))
+	}
+	ours := model.CheckpointPath(dir, model.Final)
+	if err := checkpoint.Write(ours, tensors, map[string]string{model.MetaKey: string(text)}); err != nil {
+		t.Fatal(err)
+	}
+	today := *n
+	today.DepthAxis, today.AuxLogits = sam.DepthSlices, masksam.AuxRaw
+	r := c.meta.Recipe
+	r.Network = today
+	r.Train.Augment.Mirror = []int{0}
+	if err := c.plans.Put("3d_fullres", "masksam", r); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.plans.Write(filepath.Join(c.dir, model.PlansName)); err != nil {
+		t.Fatal(err)
+	}
+	size := [3]int{5, 20, 18}
+	image := Image{Channels: 1, Size: size, Data: make([]float32, size[0]*size[1]*size[2])}
+	for i := range image.Data {
+		image.Data[i] = float32(i%17)/8 - 1
+	}
+	scores := func() []float32 {
+		t.Helper()
+		m := open(t, c, "0")
+		sum, _, err := m.scores(t.Context(), "x", image, Tiling{Mirror: true}, progress.OrNop(nil))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := m.net.Config; n.DepthAxis != sam.DepthReference || n.AuxLogits != masksam.AuxReference {
+			t.Errorf("the network computes with depth axis %s and auxiliary logits %s", n.DepthAxis, n.AuxLogits)
+		}
+		return sum
+	}
+	want := scores()
+	if err := os.Remove(ours); err != nil {
+		t.Fatal(err)
+	}
+	publish(t, filepath.Join(dir, "checkpoint_final.pth"), net)
+	if !slices.Equal(scores(), want) {
+		t.Error("the checkpoint of the published code has other scores than the same weights in safetensors")
+	}
+}
+
+// Prediction in bf16 keeps the weights in it, which changes no score, and float32 afterwards has the file's own again.
+func TestKeptWeights(t *testing.T) {
+	if !torch.CPU.HasFastBF16() {
+		t.Skip("this processor does not compute in bf16")
+	}
+	c := newConstant(t)
+	c.fold(t, "0", 0.2, 0.5, 0.1, 0.2)
+	size := [3]int{4, 16, 16}
+	image := Image{Channels: 1, Size: size, Data: make([]float32, size[0]*size[1]*size[2])}
+	for i := range image.Data {
+		image.Data[i] = float32(i%17)/8 - 1
+	}
+	scores := func(m *Model, precision string) []float32 {
+		t.Helper()
+		sum, _, err := m.scores(t.Context(), "x", image, Tiling{Precision: precision}, progress.OrNop(nil))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return sum
+	}
+	m := open(t, c, "0")
+	net := c.network(t, 0.2, 0.5, 0.1, 0.2)
+	defer net.Free()
+	other, err := FromNetwork(&model.Model{Dir: c.dir, Meta: c.meta, Plans: c.plans, Dataset: c.dataset}, net, torch.CPU)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, precision := range []string{"float32", "bf16", "float32"} {
+		if !slices.Equal(scores(m, precision), scores(other, precision)) {
+			t.Errorf("in %s the scores differ from those of weights that are cast at every pass", precision)
+		}
+		kept := 0
+		for _, p := range m.net.Params.All() {
+			if p.Value.DType() == torch.BFloat16 {
+				kept++
+			}
+		}
+		if (kept > 0) != (precision == "bf16") {
+			t.Errorf("in %s, %d weights are kept in bf16", precision, kept)
+		}
+	}
+}
