@@ -24,8 +24,8 @@ type predictCmd struct {
 	Weights       string   `help:"File of SAM's weights that checkpoint_latest or checkpoint_best refers to, where it lies elsewhere now." placeholder:"FILE"`
 	Step          float64  `help:"Distance of tiles as a share of the patch." default:"0.5"`
 	Mirror        bool     `help:"Average over flips along the axes that training mirrored." default:"true" negatable:""`
-	Batch         int      `help:"Patches in one pass." default:"4"`
-	Precision     string   `help:"float32 or bf16." default:"float32" enum:"float32,bf16"`
+	Batch         int      `help:"Patches in one pass; none: up to 4, as memory admits." placeholder:"N"`
+	Precision     string   `help:"float32, bf16 or float16; none: that of the training." placeholder:"NAME"`
 	Probabilities bool     `help:"Also save the scores as CASE.npz."`
 	Continue      bool     `help:"Skip the cases whose output exists."`
 	Device        string   `help:"cpu, cuda, cuda:1 …; auto takes a GPU if there is one." default:"auto"`
@@ -82,6 +82,7 @@ type nnunetPredict struct {
 	Part          int      `name:"part_id" help:"This part, from 0." default:"0"`
 	Device        string   `name:"device" help:"cuda or cpu; auto takes a GPU if there is one." default:"auto"`
 	NoBar         bool     `name:"disable_progress_bar" help:"No progress bar."`
+	Precision     string   `own:"" name:"precision" help:"float32, bf16 or float16; by default that of the training (not nnU-Net's)."`
 	NotOnDevice   bool     `name:"not_on_device" help:"Keep the scores in main memory." unused:"the scores are always in main memory"`
 }
 
@@ -93,6 +94,6 @@ func (c *nnunetPredict) Run(a *app) error {
 	return a.predict(c.Device, published, steps.PredictOptions{Folds: c.Folds, Checkpoint: c.Checkpoint, Weights: c.Weights,
 		Query: model.Query{Roots: dataset.Env(), Dataset: c.Dataset, Trainer: c.Trainer, Plans: c.Plans,
 			Prefer: "nnUNetPlans", Configuration: c.Config},
-		Options: predict.Options{Input: c.Input, Output: c.Output, Tiling: predict.Tiling{Step: c.Step, Mirror: !c.NoMirror},
+		Options: predict.Options{Input: c.Input, Output: c.Output, Tiling: predict.Tiling{Step: c.Step, Mirror: !c.NoMirror, Precision: c.Precision},
 			SaveProbabilities: c.Probabilities, Continue: c.Continue, Parts: c.Parts, Part: c.Part}})
 }

@@ -57,6 +57,18 @@ func Load(cfg Config, dev torch.Device, src nn.Source) (*Net, error) {
 	return From(cfg, dev, 0, func(string) bool { return true }, func(p *nn.Params) error { return p.Load(src) })
 }
 
+// Count is the number of values of the parameters of a valid configuration, in all and of those that train. It makes no
+// network.
+func (c Config) Count() (all, trained int) {
+	(&Net{Config: c}).make(nn.Counter(c.Trains, func(p *nn.Param, values int) {
+		all += values
+		if p.Trainable {
+			trained += values
+		}
+	}))
+	return all, trained
+}
+
 func (n *Net) make(b *nn.Builder) {
 	cfg := n.Config
 	f := sam.Frame{Height: cfg.Height, Width: cfg.Width, Scale: upscale(cfg.Stem), Stretch: cfg.Stretch}

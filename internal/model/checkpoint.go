@@ -37,7 +37,8 @@ type Meta struct {
 	Version       int           `json:"version"`
 	Configuration string        `json:"configuration"`
 	Fold          string        `json:"fold"`
-	Recipe        recipe.Recipe `json:"recipe"` // resolved: its name and plans are the model's, its network is the one to build
+	Recipe        recipe.Recipe `json:"recipe"`    // resolved: its name and plans are the model's, its network is the one to build
+	Precision     string        `json:"precision"` // that the run computed in, a key of recipe.Autocast
 	// Orientations count the images of the dataset by where their axes point; none: the checkpoint does not tell.
 	Orientations volume.Orientations `json:"orientations,omitempty"`
 	// Frozen is the file of the weights that the run does not train; nil: it trains all. checkpoint_latest and

@@ -162,6 +162,7 @@ type Builder struct {
 	seed   uint64
 	given  func(name string) bool // parameters whose values come from elsewhere
 	trains func(name string) bool
+	see    func(p *Param, values int) // makes no tensors, if set
 }
 
 // NewBuilder adds to the tree p, on dev, within a scope; trains decides by name
@@ -181,6 +182,12 @@ func (b *Builder) Given(has func(name string) bool) *Builder {
 
 // Empty returns b leaving all values unset, for Params.Load.
 func (b *Builder) Empty() *Builder { return b.Given(everything) }
+
+// Counter returns a builder that makes no tensors: the layers made with it can do nothing. see gets each parameter,
+// whose Value is nil, and how many values it has.
+func Counter(trains func(name string) bool, see func(p *Param, values int)) *Builder {
+	return &Builder{params: new(Params), trains: trains, see: see}
+}
 
 // At returns a builder below name, formatted as by fmt.Sprintf.
 func (b *Builder) At(format string, args ...any) *Builder {
@@ -214,14 +221,20 @@ func (b *Builder) Buffer(name string, init Init, shape ...int) *torch.Tensor {
 }
 
 func (b *Builder) add(name string, trainable bool, init Init, shape []int) *torch.Tensor {
+	n := 1
+	for _, d := range shape {
+		n *= d
+	}
+	if b.see != nil {
+		p := &Param{Name: name, Trainable: trainable}
+		b.params.list = append(b.params.list, p)
+		b.see(p, n)
+		return nil
+	}
 	var t *torch.Tensor
 	if b.given(name) {
 		t = b.scope.Empty(b.dev, torch.Float32, shape...)
 	} else {
-		n := 1
-		for _, d := range shape {
-			n *= d
-		}
 		data := make([]float32, n)
 		h := fnv.New64a()
 		h.Write([]byte(name))

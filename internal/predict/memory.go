@@ -6,6 +6,7 @@ import (
 
 	"masksam/internal/dataset"
 	"masksam/internal/machine"
+	"masksam/internal/recipe"
 	"masksam/internal/torch"
 )
 
@@ -18,18 +19,17 @@ func (m *Model) readable(c dataset.Case) error {
 	return nil
 }
 
-// fits refuses a case whose prediction takes more memory than is free: its scores, and beside them either one pass of the
-// network or what it takes to bring them back to the case's grid. It counts from below.
+// fits refuses a case whose prediction takes more memory than is free: its scores, and beside them either one patch's
+// pass of the network or what it takes to bring them back to the case's grid. Of the pass it counts what is certain.
 func (m *Model) fits(p *pending, o Options) error {
-	n, w := m.Meta.Recipe.Network, m.window(o.Tiling)
+	n := m.Meta.Recipe.Network
 	voxels := func(size [3]int) float64 { return float64(size[0]) * float64(size[1]) * float64(size[2]) }
 	classes := float64(n.Classes)
 	scores := 4 * classes * voxels(p.image.Size)
-	patches := float64(min(w.Batch, w.Passes(p.image.Size)))
-	pass := 4 * patches * voxels(w.Patch) * (float64(n.Channels) + classes)
+	pass := 0.
 	if m.device == torch.CPU {
-		_, largest := n.MapValues()
-		pass += 4 * patches * largest
+		peak := m.Meta.Recipe.PassPeak(m.precision(o.Precision), m.device, 1)
+		pass = recipe.Certain * peak.Need(m.device, recipe.Program, recipe.Weights)
 	}
 	whole := voxels(p.properties.Meta.Grid.Size)
 	export := 6*float64(p.properties.BBox.Len()) + 4*whole
@@ -42,5 +42,5 @@ func (m *Model) fits(p *pending, o Options) error {
 		return nil
 	}
 	return fmt.Errorf("%v voxels × %d classes with patch %v take at least %v of memory, of which %v is free", p.image.Size, n.Classes,
-		w.Patch, machine.Bytes(min(need, math.MaxInt64/2)), free)
+		m.Meta.Recipe.Patch, machine.Bytes(min(need, math.MaxInt64/2)), free)
 }

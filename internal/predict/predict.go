@@ -17,6 +17,7 @@ import (
 	"masksam/internal/nn"
 	"masksam/internal/preprocess"
 	"masksam/internal/progress"
+	"masksam/internal/recipe"
 	"masksam/internal/store"
 	"masksam/internal/torch"
 )
@@ -30,6 +31,8 @@ type Model struct {
 	net     *masksam.Net
 	loaded  int         // index of the fold whose weights net has
 	kept    torch.DType // of the weights that an autocast casts
+	told    bool        // that the device lacks the precision
+	most    int         // patches of a pass that memory admits, as a want of it has shown; 0: nothing has shown
 
 	// held are weights of the folds by name, of more than one fold as far as they fit into spare bytes of memory: each case
 	// needs those of all.
@@ -132,30 +135,28 @@ func (m *Model) weights(fold int, name string) ([]float32, []int, error) {
 type Tiling struct {
 	Step      float64 // share of the patch between tiles; 0: 0.5
 	Mirror    bool    // average over flips along the axes that training mirrored
-	Batch     int     // patches per forward pass; 0: 4
-	Precision string  // float32 or bf16 (autocast); empty: float32
+	Batch     int     // patches per forward pass at most; 0: 4, or fewer where memory is short
+	Precision string  // a key of recipe.Autocast; empty: the training's
 }
 
 func (t Tiling) check() error {
 	if t.Step < 0 || t.Step > 1 || math.IsNaN(t.Step) {
 		return fmt.Errorf("step size %g: it is a share of the patch, above 0 and at most 1", t.Step)
 	}
-	if _, ok := autocast[t.Precision]; !ok {
-		return fmt.Errorf("precision %q is neither float32 nor bf16", t.Precision)
+	if _, ok := recipe.Autocast[t.Precision]; !ok && t.Precision != "" {
+		return fmt.Errorf("precision %q is none of float32, bf16, float16", t.Precision)
+	}
+	if t.Batch < 0 {
+		return fmt.Errorf("%d patches in one pass: there must be at least one", t.Batch)
 	}
 	return nil
 }
 
-var autocast = map[string]torch.DType{"": torch.Float32, "float32": torch.Float32, "bf16": torch.BFloat16}
-
-// window is how the model slides over a case.
+// window is how the model slides over a case, but for its batch.
 func (m *Model) window(t Tiling) Window {
-	w := Window{Patch: m.Meta.Recipe.Patch, Step: t.Step, Batch: t.Batch}
+	w := Window{Patch: m.Meta.Recipe.Patch, Step: t.Step}
 	if w.Step == 0 {
 		w.Step = 0.5
-	}
-	if w.Batch == 0 {
-		w.Batch = 4
 	}
 	if t.Mirror {
 		w.Mirror = m.Meta.Recipe.Train.Augment.Mirror
@@ -180,7 +181,13 @@ func (m *Model) scores(ctx context.Context, id string, image Image, t Tiling, re
 	// OpenMP keeps a pool of workers for each OS thread that computes: stay on one.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
+	sum = make([]float32, n.Classes*len(image.Data)/image.Channels)
+	precision := m.precision(t.Precision)
+	net := &sparing{Network: forward{m, recipe.Autocast[precision]}, most: &m.most}
 	w := m.window(t)
+	if w.Batch = t.Batch; w.Batch == 0 {
+		w.Batch = m.batch(precision, len(sum))
+	}
 	done, passes := 0, m.networks()*w.Passes(image.Size)
 	tick := func(n int) {
 		done += n
@@ -188,12 +195,11 @@ func (m *Model) scores(ctx context.Context, id string, image Image, t Tiling, re
 		report.Advance(share-advanced, fmt.Sprintf("%s: %d of %d patches", id, done, passes))
 		advanced = share
 	}
-	sum = make([]float32, n.Classes*len(image.Data)/image.Channels)
 	for fold := range m.networks() {
 		if err := m.use(fold); err != nil {
 			return nil, advanced, err
 		}
-		if err := w.Accumulate(ctx, forward{m, autocast[t.Precision]}, image, sum, tick); err != nil {
+		if err := w.Accumulate(ctx, net, image, sum, tick); err != nil {
 			return nil, advanced, err
 		}
 	}

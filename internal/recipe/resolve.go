@@ -104,6 +104,7 @@ func (r *Recipe) check() error {
 		{"foreground", t.Foreground, 0, 1, "0 to 1"},
 		{"accumulate", float64(t.Accumulate), 0, most, "at least 0"},
 		{"recompute", float64(t.Recompute), -1, most, "at least -1"},
+		{"memory_budget", t.MemoryBudget, 0, most, "at least 0"},
 		{"save_every", float64(t.SaveEvery), 1, most, "at least 1"},
 		{"patience", float64(t.Patience), 0, most, "at least 0"},
 		{"skip_limit", float64(t.SkipLimit), 0, most, "at least 0"},

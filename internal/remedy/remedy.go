@@ -84,6 +84,9 @@ var (
 	Trainer       = Option{Name: "recipe"}
 	Set           = Option{Name: "set"} // with KEY=VALUE
 	Device        = Option{Name: "device"}
+	Dataset       = Option{Name: "dataset"}
+	GPUMemory     = Option{Name: "gpu-memory"}
+	Precision     = Option{Name: "precision"}
 	Memory        = Option{Name: "memory"}
 	Workers       = Option{Name: "workers"}
 	Fold          = Option{Name: "fold"}

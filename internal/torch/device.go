@@ -4,6 +4,7 @@ package torch
 import "C"
 
 import (
+	"errors"
 	"fmt"
 	"runtime/debug"
 	"strconv"
@@ -84,6 +85,15 @@ func SetThreads(n int) { C.shim_set_threads(C.int(max(n, 1))) }
 
 // Threads is the number of threads an operation may use on the CPU.
 func Threads() int { return int(C.shim_threads()) }
+
+// Free is the memory that d has free, in bytes; of the CPU it is not known here.
+func (d Device) Free() (int64, error) {
+	if d == CPU {
+		return 0, errors.New("the CPU's free memory is the machine's")
+	}
+	_, _, free, err := CUDADevice(d.code())
+	return free, err
+}
 
 // ReleaseMemory gives memory back that nothing uses: Go's garbage and the heap of freed tensors to the system, CUDA's
 // cache to the driver (from libtorch 2.9 on). libtorch keeps it else, for the next tensors: call this between two

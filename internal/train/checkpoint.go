@@ -18,7 +18,6 @@ import (
 type state struct {
 	model.Meta
 	Seed      uint64  `json:"seed"`
-	Precision string  `json:"precision"`  // chosen when the run began
 	Step      int     `json:"step"`       // batches seen
 	Updates   int     `json:"updates"`    // of the weights: batches less those whose loss was not finite
 	Epoch     int     `json:"epoch"`      // finished epochs, counting from 0 the one under way

@@ -22,6 +22,7 @@ type learner struct {
 	device    torch.Device
 	seed      uint64
 	net       *masksam.Net
+	forward   func(s *torch.Scope, x *torch.Tensor) *masksam.Output // the network's
 	criterion *masksam.Criterion
 	params    []*torch.Tensor // those that train
 	optimizer *torch.Optimizer
@@ -41,8 +42,9 @@ func newLearner(r recipe.Recipe, start *model.Start, dev torch.Device, seed uint
 		return nil, err
 	}
 	net.Recompute = max(r.Train.Recompute, 0)
-	l := &learner{recipe: r, start: start, device: dev, seed: seed, net: net, criterion: masksam.NewCriterion(r.Loss, r.Network),
-		params: net.Params.Trainable(), autocast: torch.Float32}
+	l := &learner{recipe: r, start: start, device: dev, seed: seed, net: net, forward: net.Forward,
+		criterion: masksam.NewCriterion(r.Loss, r.Network),
+		params:    net.Params.Trainable(), autocast: torch.Float32}
 	err = torch.Do(torch.Mode{}, func(s *torch.Scope) error {
 		if l.optimizer, err = r.Train.NewOptimizer(l.params); err != nil {
 			return fmt.Errorf("recipe %s: %w", r.Name, err)
@@ -122,7 +124,7 @@ func (l *learner) gradients(s *torch.Scope, b *feed.Batch, step int) (loss float
 		p := b.Part(i, parts)
 		share := 0.0
 		s.Inner(func(s *torch.Scope) *torch.Tensor {
-			out := l.net.Forward(s, l.input(s, p))
+			out := l.forward(s, l.input(s, p))
 			if share = score(s, out); !finite(share) {
 				return nil
 			}

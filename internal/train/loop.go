@@ -113,7 +113,7 @@ func (r *run) epoch(ctx context.Context, trainStream, valStream *feed.Stream) er
 			p = r.fraction()
 		}
 		st.Rate = learningRate(t, st.Step, p)
-		loss, ok, err := r.learner.step(b, st.Step, st.Rate)
+		loss, ok, err := r.learner.stepWithin(b, st.Step, st.Rate)
 		if err != nil {
 			return fmt.Errorf("step %d (cases %s): %w", st.Step+1, strings.Join(b.Cases, ", "), err)
 		}

@@ -138,7 +138,7 @@ func tinyRun(t testing.TB, folder string, r recipe.Recipe, cases []*feed.Source)
 	val := &feed.Loader{Cases: cases[3:], Size: 2, Patch: tinyPatch, Foreground: 0.33, Classes: 3, Seed: [2]uint64{11, 1}}
 	return &run{recipe: r, folder: folder, checkpoints: true, learner: l, train: train, val: val, log: log, workers: feed.Workers{Least: 1, First: 1, Most: 2},
 		report: progress.Nop, saveAfter: saveAfter,
-		state: state{Meta: model.Meta{Version: model.MetaVersion, Recipe: r}, Seed: 11, Precision: precision, BestEMA: number(math.NaN())}}
+		state: state{Meta: model.Meta{Version: model.MetaVersion, Recipe: r, Precision: precision}, Seed: 11, BestEMA: number(math.NaN())}}
 }
 
 func weights(t testing.TB, l *learner) map[string][]float32 {

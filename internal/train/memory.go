@@ -1,44 +1,99 @@
 package train
 
 import (
+	"errors"
 	"fmt"
-	"math"
+	"log/slog"
 
+	"masksam/internal/feed"
 	"masksam/internal/machine"
 	"masksam/internal/recipe"
 	"masksam/internal/remedy"
 	"masksam/internal/torch"
 )
 
-// stepBytes is what a training step takes at least: on the host the batches that are made ahead, of training and of
-// validation, and the one in use; on the device that batch and the feature maps that its gradients need. Weights and the
-// optimiser come on top, and so does much that is not counted: the recipe small takes about four times as much.
-func stepBytes(r recipe.Recipe, dev torch.Device) (host, device float64) {
-	const batches = 2*batchesAhead + 1
-	n := r.Network
-	voxels := float64(r.Batch) * float64(n.Frames) * float64(n.Height) * float64(n.Width)
-	host = batches * voxels * float64(4*n.Channels+1)
-	value := 4.0
-	if r.Train.Precision != "float32" && dev.HasFastBF16() {
-		value = 2
+// fits predicts the memory of a training step, notes it, and decides how many encoder blocks are computed twice. On a
+// processor it refuses what is certain not to fit. On a GPU the first step tells, before anything of an earlier run is
+// touched.
+func (f *Fold) fits() (recompute int, err error) {
+	r, dev := f.Recipe, f.options.Device
+	names, _, err := recipe.Precisions(r.Train.Precision, dev)
+	if err != nil {
+		return 0, fmt.Errorf("recipe %s: %w", r.Name, err)
 	}
-	maps, _ := n.MapValues()
-	return host, voxels*float64(4*n.Channels) + value*float64(r.Batch)*maps
+	free, err := recipe.Free(dev)
+	if err != nil { // an unknown amount refuses nothing
+		return max(r.Train.Recompute, 0), nil
+	}
+	budget := machine.Share * float64(free)
+	if r.Train.MemoryBudget > 0 {
+		budget = r.Train.MemoryBudget * 1e9
+	}
+	const batches = 2*batchesAhead + 1 // of training and of validation, and the one in use
+	r.Spare(names[0], dev, batches, budget)
+	peak := r.StepPeak(names[0], dev, batches)
+	need := peak.Need(dev, recipe.Program)
+	text := fmt.Sprintf("A training step in %s is predicted to take %v on %v, of which %v is free: most of it %s.", names[0],
+		machine.Bytes(need), dev, free, peak.Largest(3))
+	if n := r.Train.Recompute; n > 0 {
+		text += fmt.Sprintf(" The first %d of %d encoder blocks are computed twice to save memory.", n, r.Network.Encoder.Depth)
+	}
+	f.notes = append(f.notes, text)
+	if dev == torch.CPU && recipe.Certain*need > float64(free) {
+		err := fmt.Errorf("train %s: a step with patch %v and batch %d takes at least %v of memory, of which %v is free", f.Name, r.Patch,
+			r.Batch, machine.Bytes(recipe.Certain*need), free)
+		advice := append(sparing(r), "make plans with a smaller patch or batch with ",
+			remedy.Run("plan", f.Name).With(remedy.Trainer.With(r.Short), remedy.Set.With("patch=[T,H,W]")))
+		return 0, remedy.Add(err, advice...)
+	}
+	return r.Train.Recompute, nil
 }
 
-// fits refuses a patch of which one training step takes more memory than is free. What a GPU has is not looked at: there a
-// want of memory is an error of the first step, which comes before anything of an earlier run is touched.
-func (f *Fold) fits() error {
-	need, device := stepBytes(f.Recipe, f.options.Device)
-	if f.options.Device == torch.CPU {
-		need += device
+// sparing is advice on what takes less memory and is not done yet, to be followed by other advice.
+func sparing(r recipe.Recipe) (advice []any) {
+	add := func(set string) {
+		advice = append(advice, map[bool]string{true: "try ", false: "and "}[advice == nil], remedy.Set.With(set), " ")
 	}
-	free, err := machine.Free()
-	if err != nil || need <= float64(free) { // an unknown amount refuses nothing
-		return nil
+	if r.Train.Accumulate < r.Batch {
+		add(fmt.Sprintf("accumulate=%d", r.Batch))
 	}
-	err = fmt.Errorf("train %s: a step with patch %v and batch %d takes at least %v of memory, of which %v is free", f.Name,
-		f.Recipe.Patch, f.Recipe.Batch, machine.Bytes(min(need, math.MaxInt64/2)), free)
-	return remedy.Add(err, "make plans with a smaller patch or batch with ",
-		remedy.Run("plan", f.Name).With(remedy.Trainer.With(f.Recipe.Short), remedy.Set.With("patch=[T,H,W]")))
+	if n := r.Network.Encoder.Depth; r.Train.Recompute < n {
+		add(fmt.Sprintf("recompute=%d", n))
+	}
+	if advice != nil {
+		advice = append(advice, "first, or ")
+	}
+	return advice
+}
+
+// divide computes a batch in more parts from here on, if it can: the smallest number that divides it.
+func (l *learner) divide() bool {
+	t, batch := &l.recipe.Train, l.recipe.Batch
+	parts := max(t.Accumulate, 1) + 1
+	for parts <= batch && batch%parts != 0 {
+		parts++
+	}
+	if parts > batch {
+		return false
+	}
+	slog.Warn("a step takes more memory than there is: batches are computed in parts from here on, with the same result",
+		"parts", parts, "device", l.device)
+	t.Accumulate = parts
+	torch.ReleaseMemory()
+	return true
+}
+
+// stepWithin is step, in parts if the whole takes more memory than there is.
+func (l *learner) stepWithin(b *feed.Batch, step int, lr float64) (loss float64, ok bool, err error) {
+	for {
+		loss, ok, err = l.step(b, step, lr)
+		var short *torch.OutOfMemory
+		if !errors.As(err, &short) || l.torn {
+			return loss, ok, err
+		}
+		if !l.divide() {
+			advice := append(sparing(l.recipe), "train with another precision by ", remedy.Set.With("precision=bf16"))
+			return loss, ok, remedy.Add(err, advice...)
+		}
+	}
 }

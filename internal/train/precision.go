@@ -26,7 +26,11 @@ func (l *learner) choosePrecision(asked string, b *feed.Batch) (chosen, note str
 		return chosen, note, nil
 	}
 	failed, tooLarge, err := l.tries(b)
-	if next := recipe.Instead(names, chosen, tooLarge); failed != "" && next != "" {
+	next := recipe.Instead(names, chosen, tooLarge)
+	for tooLarge && next == "" && l.divide() {
+		failed, tooLarge, err = l.tries(b)
+	}
+	if failed != "" && next != "" {
 		note = fmt.Sprintf("%s: with %s %s", next, chosen, failed)
 		chosen, err = next, nil
 		l.setPrecision(chosen)

@@ -128,6 +128,7 @@ func (f *Fold) begin(r *run) (finished int, err error) {
 			return 0, err
 		}
 		was := r.state.Meta
+		meta.Precision = was.Precision
 		r.state.Meta = meta // a resumed run may have another number of epochs
 		r.kept(strings.TrimSuffix(filepath.Base(path), model.CheckpointExt))
 		for _, l := range []*feed.Loader{r.train, r.val} {

@@ -112,7 +112,8 @@ func (f *Fold) Train(ctx context.Context, last func(meta model.Meta, net *masksa
 	if err != nil {
 		return 0, fmt.Errorf("train %s: %w", f.Name, err)
 	}
-	if err := f.fits(); err != nil {
+	recompute, err := f.fits()
+	if err != nil {
 		return 0, err
 	}
 	lock, err := f.claim()
@@ -126,6 +127,7 @@ func (f *Fold) Train(ctx context.Context, last func(meta model.Meta, net *masksa
 		return 0, err
 	}
 	defer l.free()
+	l.net.Recompute = recompute
 	r := &run{recipe: f.Recipe, dataset: f.Name, folder: f.Folder, checkpoints: !f.options.NoCheckpoints, learner: l, log: f.log, workers: workers,
 		report: f.options.Progress, saveAfter: saveAfter}
 	if r.train, r.val, err = f.loaders(); err != nil {

@@ -1,0 +1,131 @@
+package doctor
+
+import (
+	"fmt"
+
+	"masksam/internal/dataset"
+	"masksam/internal/machine"
+	"masksam/internal/recipe"
+	"masksam/internal/remedy"
+	"masksam/internal/torch"
+)
+
+// MemoryOptions say what is predicted.
+type MemoryOptions struct {
+	Recipe    string   // trainer or short name
+	Set       []string // KEY=VALUE
+	Roots     dataset.Roots
+	Dataset   string  // whose plans of the recipe are taken; empty: the recipe as it was published
+	Device    string  // as torch.ParseDevice reads it
+	GPUMemory float64 // GB of a GPU that need not be there; 0: the device's own
+}
+
+// resolved is the recipe that is asked about.
+func (o MemoryOptions) resolved() (recipe.Recipe, error) {
+	r, err := recipe.Find(o.Recipe)
+	if err != nil {
+		return r, err
+	}
+	if o.Dataset == "" {
+		if err := r.Override(o.Set); err != nil {
+			return r, err
+		}
+		return r.Published()
+	}
+	if r, err = recipe.Planned(o.Roots, o.Dataset, r.Plans, "3d_fullres"); err == nil {
+		err = r.Override(o.Set)
+	}
+	return r, err
+}
+
+// device is the one asked about, what it is called, and its memory.
+func (o MemoryOptions) device() (dev torch.Device, named string, memory machine.Bytes, err error) {
+	switch {
+	case o.GPUMemory < 0:
+		return dev, "", 0, fmt.Errorf("a GPU with %g GB of memory: it is an amount above 0", o.GPUMemory)
+	case o.GPUMemory > 0 && o.Device == "auto":
+		return torch.CUDA(0), "the GPU", machine.Bytes(o.GPUMemory * 1e9), nil
+	case o.GPUMemory > 0:
+		return torch.CUDA(0), o.Device, machine.Bytes(o.GPUMemory * 1e9), nil
+	}
+	if dev, err = torch.ParseDevice(o.Device); err != nil {
+		return dev, "", 0, remedy.Add(err, "give the memory of a GPU that is elsewhere with ", remedy.GPUMemory.With("24"))
+	}
+	if memory, err = recipe.Free(dev); err != nil {
+		err = fmt.Errorf("the memory of %v is not known: %w", dev, err)
+	}
+	return dev, dev.String(), memory, err
+}
+
+// Memory is what a recipe's training, and prediction with its model, is predicted to take, against what a device has.
+type Memory struct {
+	Recipe    recipe.Recipe
+	Precision string
+	Device    torch.Device
+	Named     string
+	Free      machine.Bytes // of the device
+	Host      machine.Bytes // free main memory; 0: unknown
+	Step      recipe.Peak   // a training step; blocks are computed twice if the recipe leaves that to memory
+	Pass      recipe.Peak   // of prediction, of one patch
+	Ways      []Way         // where the step does not fit: what may help, the least costly first
+}
+
+// Way is a setting that makes a step take less memory.
+type Way struct {
+	Set  []string // KEY=VALUE
+	Need machine.Bytes
+	Fits bool
+}
+
+// Fits tells whether a peak fits into the device's memory, all of it used.
+func (m *Memory) Fits(p recipe.Peak) bool { return p.Need(m.Device) <= float64(m.Free) }
+
+// Batches are made ahead of their use while a recipe trains.
+const batches = 7
+
+// PredictMemory predicts the memory of a recipe's training on a device. It computes nothing, so the device need not be
+// there if its memory is given.
+func PredictMemory(o MemoryOptions) (*Memory, error) {
+	r, err := o.resolved()
+	if err != nil {
+		return nil, err
+	}
+	m := &Memory{Recipe: r}
+	if m.Device, m.Named, m.Free, err = o.device(); err != nil {
+		return nil, err
+	}
+	t := &m.Recipe.Train
+	names, _, err := recipe.Precisions(t.Precision, m.Device)
+	if err != nil {
+		return nil, fmt.Errorf("recipe %s: %w", r.Name, err)
+	}
+	m.Precision = names[0]
+	m.Host, _ = machine.Free() // unknown: 0
+	budget := machine.Share * float64(m.Free)
+	if t.MemoryBudget > 0 {
+		budget = t.MemoryBudget * 1e9
+	}
+	auto := t.Recompute < 0
+	m.Recipe.Spare(m.Precision, m.Device, batches, budget)
+	m.Step = m.Recipe.StepPeak(m.Precision, m.Device, batches)
+	m.Pass = m.Recipe.PassPeak(m.Precision, m.Device, 1)
+	if m.Fits(m.Step) {
+		return m, nil
+	}
+	r = m.Recipe
+	var set []string
+	try := func(add string) {
+		set = append(set, add)
+		peak := r.StepPeak(m.Precision, m.Device, batches)
+		m.Ways = append(m.Ways, Way{append([]string(nil), set...), machine.Bytes(peak.Need(m.Device)), m.Fits(peak)})
+	}
+	if r.Train.Accumulate < r.Batch {
+		r.Train.Accumulate = r.Batch
+		try(fmt.Sprintf("accumulate=%d", r.Batch))
+	}
+	if n := r.Network.Encoder.Depth; !auto && r.Train.Recompute < n {
+		r.Train.Recompute = n
+		try(fmt.Sprintf("recompute=%d", n))
+	}
+	return m, nil
+}

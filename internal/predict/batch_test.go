@@ -1,0 +1,152 @@
+package predict
+
+import (
+	"bytes"
+	"errors"
+	"log/slog"
+	"math"
+	"slices"
+	"strings"
+	"testing"
+
+	"masksam/internal/dataset"
+	"masksam/internal/remedy"
+	"masksam/internal/torch"
+)
+
+// narrow is a network that has no memory for more than so many patches.
+type narrow struct {
+	patches int
+	tried   []int
+}
+
+func (n *narrow) Scores(patches []float32, count int) ([]float32, error) {
+	n.tried = append(n.tried, count)
+	if count > n.patches {
+		return nil, &torch.OutOfMemory{Device: torch.CUDA(1), Err: &torch.Error{Op: "Attention", Msg: "no room"}}
+	}
+	scores := slices.Clone(patches)
+	for i := range scores {
+		scores[i] *= 2
+	}
+	return scores, nil
+}
+
+// logged is what fn writes into the log.
+func logged(fn func()) string {
+	var log bytes.Buffer
+	old := slog.Default()
+	slog.SetDefault(slog.New(slog.NewTextHandler(&log, nil)))
+	defer slog.SetDefault(old)
+	fn()
+	return log.String()
+}
+
+// A pass that takes too much memory is made of half as many patches, with one notice; the scores are the same, and later
+// passes begin with what is known to fit. One patch that does not fit is an error that says what helps.
+func TestSparing(t *testing.T) {
+	w := Window{Patch: [3]int{1, 2, 2}, Step: 0.5, Mirror: []int{1, 2}, Batch: 6}
+	image := Image{Channels: 1, Size: [3]int{2, 5, 4}, Data: make([]float32, 40)}
+	for i := range image.Data {
+		image.Data[i] = float32(i)
+	}
+	want := make([]float32, len(image.Data))
+	if err := w.Accumulate(t.Context(), &narrow{patches: 6}, image, want, nil); err != nil {
+		t.Fatal(err)
+	}
+	net, most := &narrow{patches: 2}, 0
+	log := logged(func() {
+		for range 2 { // cases
+			got := make([]float32, len(image.Data))
+			if err := w.Accumulate(t.Context(), &sparing{net, &most}, image, got, nil); err != nil {
+				t.Fatal(err)
+			}
+			if !slices.Equal(got, want) {
+				t.Errorf("scores in halves %v, whole %v", got, want)
+			}
+		}
+	})
+	if n := strings.Count(log, "level=WARN"); n != 1 || !strings.Contains(log, "patches=6") || !strings.Contains(log, "cuda:1") {
+		t.Errorf("%d notices, want one with the number of patches and the device:\n%s", n, log)
+	}
+	if !slices.Equal(net.tried[:3], []int{6, 3, 1}) || slices.Max(net.tried[2:]) > 1 || most != 1 {
+		t.Errorf("tried %v, remembered %d; want 6, 3, then one at a time", net.tried, most)
+	}
+	net.patches = 0
+	_, err := (&sparing{net, &most}).Scores(image.Data[:8], 2)
+	var short *torch.OutOfMemory
+	if !errors.As(err, &short) || !strings.Contains(err.Error(), "one patch") || remedy.As(err) == nil {
+		t.Errorf("no room for one patch: %v, advice %v", err, remedy.As(err))
+	}
+}
+
+// A model predicts in the precision of its training unless another one is asked for; where the device lacks it, in float32,
+// with one notice. A checkpoint that tells none means float32.
+func TestPrecision(t *testing.T) {
+	c := newConstant(t)
+	fast := "float32"
+	if torch.CPU.HasFastBF16() {
+		fast = "bf16"
+	}
+	for _, c2 := range []struct{ trained, asked, want string }{
+		{"", "", "float32"}, {"float32", "", "float32"}, {"bf16", "", fast}, {"bf16", "float32", "float32"}, {"float32", "bf16", fast},
+		{"float16", "", "float32"}, {"bf16", "float16", "float32"},
+	} {
+		c.meta.Precision = c2.trained
+		c.fold(t, "0", 0.2, 0.5, 0.1, 0.2)
+		m := open(t, c, "0")
+		asked := c2.asked
+		if asked == "" {
+			asked = c2.trained
+		}
+		log := logged(func() {
+			for range 2 {
+				if got := m.precision(c2.asked); got != c2.want {
+					t.Errorf("trained in %q, asked for %q: %s, want %s", c2.trained, c2.asked, got, c2.want)
+				}
+			}
+		})
+		if lacks := asked != "" && c2.want != asked; (strings.Count(log, asked) == 1) != lacks && asked != "" {
+			t.Errorf("trained in %q, asked for %q: the log is %q", c2.trained, c2.asked, log)
+		}
+	}
+}
+
+// Memory decides on the patches of a pass: four where it is no matter, one where even two are too many.
+func TestBatchByMemory(t *testing.T) {
+	c := newConstant(t)
+	c.fold(t, "0", 0.2, 0.5, 0.1, 0.2)
+	m := open(t, c, "0")
+	if got := m.batch("float32", 1000); got != usual {
+		t.Errorf("a tiny network scores %d patches at a time, want %d", got, usual)
+	}
+	if got := m.batch("float32", math.MaxInt64/8); got != 1 {
+		t.Errorf("beside scores without end a pass has %d patches, want 1", got)
+	}
+}
+
+// A case's scores do not depend on how many patches a pass has, but for rounding.
+func TestBatchDoesNotMatter(t *testing.T) {
+	c := newConstant(t)
+	c.fold(t, "0", 0.2, 0.5, 0.1, 0.2)
+	m := open(t, c, "0")
+	p, err := m.read(dataset.Case{Images: []string{image(t, t.TempDir(), "a")}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var want []float32
+	for _, batch := range []int{1, 2, 5} {
+		got, _, err := m.scores(t.Context(), "a", p.image, Tiling{Mirror: true, Batch: batch, Precision: "float32"}, &steps{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want == nil {
+			want = got
+		}
+		for i, v := range got {
+			if math.Abs(float64(v-want[i])) > 1e-5 {
+				t.Fatalf("batch %d: score %d is %v, one at a time %v", batch, i, v, want[i])
+			}
+		}
+	}
+}

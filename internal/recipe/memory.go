@@ -1,0 +1,189 @@
+package recipe
+
+import (
+	"cmp"
+	"fmt"
+	"math"
+	"slices"
+	"sort"
+	"strings"
+
+	"masksam/internal/dataset"
+	"masksam/internal/machine"
+	"masksam/internal/masksam"
+	"masksam/internal/remedy"
+	"masksam/internal/torch"
+)
+
+// Peak is the memory that something is predicted to take when it takes most, by parts.
+type Peak []PeakPart
+
+// PeakPart is a part of a Peak, in bytes: of main memory and of the device's. On a processor these are one memory.
+type PeakPart struct {
+	Name         string
+	Host, Device float64
+}
+
+// Total is the sum of the parts, in bytes.
+func (p Peak) Total() (host, device float64) {
+	for _, part := range p {
+		host += part.Host
+		device += part.Device
+	}
+	return host, device
+}
+
+// Need is what is still to be had of dev's memory, in bytes, where the named parts are there already. On a processor that
+// is all of the peak, as main memory is its own.
+func (p Peak) Need(dev torch.Device, there ...string) (bytes float64) {
+	for _, part := range p {
+		if slices.Contains(there, part.Name) {
+			continue
+		}
+		if bytes += part.Device; dev == torch.CPU {
+			bytes += part.Host
+		}
+	}
+	return bytes
+}
+
+// Largest names the n largest parts, with their amounts.
+func (p Peak) Largest(n int) string {
+	parts := slices.Clone(p)
+	slices.SortStableFunc(parts, func(a, b PeakPart) int { return cmp.Compare(b.Host+b.Device, a.Host+a.Device) })
+	var texts []string
+	for _, part := range parts[:min(n, len(parts))] {
+		texts = append(texts, fmt.Sprintf("%s %v", part.Name, amount(part.Host+part.Device)))
+	}
+	return strings.Join(texts, ", ")
+}
+
+// Free is the free memory of a device.
+func Free(dev torch.Device) (machine.Bytes, error) {
+	if dev == torch.CPU {
+		return machine.Free()
+	}
+	free, err := dev.Free()
+	return machine.Bytes(free), err
+}
+
+func amount(bytes float64) machine.Bytes { return machine.Bytes(min(bytes, math.MaxInt64/2)) }
+
+// Certain is the share of a predicted peak that is taken for certain: no measured peak was below 0.88 of the prediction
+// (docs/benchmarks.md), and refusing what would have fitted is worse than trying what does not.
+const Certain = 0.7
+
+// Parts that are there, of a program that has begun and has its weights.
+const (
+	Program = "program"
+	Weights = "weights"
+)
+
+// program is what the libraries take in main memory before anything is computed, in bytes (docs/benchmarks.md).
+const program = 2.3e8
+
+// StepPeak predicts what a training step takes: with weights, optimiser, average and gradients, in a precision of
+// Autocast, with so many batches made ahead of their use. The recipe must be resolved; an undecided number of encoder
+// blocks to be computed twice (-1) counts as none.
+func (r Recipe) StepPeak(precision string, dev torch.Device, batches int) Peak {
+	n := r.Network
+	all, trained := n.Count()
+	weights := single * float64(all)
+	gradients := single * float64(trained)
+	moments := 0.
+	switch {
+	case r.Train.Optimizer == "adamw":
+		moments = 2 * gradients
+	case r.Train.Momentum > 0:
+		moments = gradients
+	}
+	average := 0.
+	if r.Train.Average > 0 {
+		average = gradients
+	}
+	voxels := float64(n.Frames) * float64(n.Height) * float64(n.Width)
+	p := Peak{
+		{Name: Program, Host: program},
+		{Name: "batches ahead", Host: float64(batches*r.Batch) * voxels * float64(single*n.Channels+1)},
+		{Name: "a checkpoint in the making", Host: 2 * (weights + average + moments)},
+		{Name: Weights, Device: weights},
+		{Name: "optimiser and average", Device: moments + average},
+		{Name: "gradients", Device: gradients},
+	}
+	if precision != "float32" {
+		p = append(p, PeakPart{Name: "weights in " + precision, Device: weights / 2})
+	}
+	return p.add(n.Memory(r.Loss, masksam.Pass{Batch: r.Batch / max(r.Train.Accumulate, 1), Train: true,
+		Recompute: max(r.Train.Recompute, 0), Narrow: precision != "float32", CPU: dev == torch.CPU}))
+}
+
+// Spare decides how many of the first encoder blocks are computed twice where the recipe leaves that to memory: as few as
+// let a step's peak fit into so many bytes of dev's, all where none does.
+func (r *Recipe) Spare(precision string, dev torch.Device, batches int, bytes float64) {
+	if r.Train.Recompute >= 0 {
+		return
+	}
+	r.Train.Recompute = sort.Search(r.Network.Encoder.Depth, func(n int) bool {
+		r.Train.Recompute = n
+		return r.StepPeak(precision, dev, batches).Need(dev, Program) <= bytes
+	})
+}
+
+// classes are those of the data sets that the recipes were published for, background included.
+var classes = map[string]int{"acdc": 4, "synapse": 14, "amos": 16}
+
+// Published is the recipe resolved as for the data set that it was published for; one that is for any needs a patch. The
+// stages of a plan are nnU-Net's usual ones: two convolutions, and flat kernels where the patch is flat.
+func (r Recipe) Published() (Recipe, error) {
+	if r.Patch == [3]int{} {
+		return r, remedy.Add(fmt.Errorf("recipe %s takes its patch from the dataset", r.Short), "name one with ", remedy.Dataset,
+			", or give a patch with ", remedy.Set.With("patch=[T,H,W]"))
+	}
+	d := Data{Patch: r.Patch, Channels: 1, Classes: cmp.Or(classes[r.Short], 3), Convs: []int{2}}
+	for size := r.Patch[0]; len(d.Kernels) < 6; size *= 2 {
+		kernel := k3
+		if 2*size <= r.Patch[1] {
+			kernel[0] = 1
+		}
+		d.Kernels = append(d.Kernels, kernel)
+	}
+	return r.Resolve(d)
+}
+
+// Planned is the recipe in a dataset's plans, resolved for it.
+func Planned(roots dataset.Roots, name, plansName, configuration string) (r Recipe, err error) {
+	if name, err = roots.Name(name); err != nil {
+		return r, err
+	}
+	plans, dir, err := ReadPlans(roots, name, plansName)
+	if err != nil {
+		return r, err
+	}
+	c, err := plans.Configuration(configuration)
+	if err != nil {
+		return r, err
+	}
+	return Of(plans, c, dir)
+}
+
+// PassPeak predicts what a pass of prediction takes over so many patches, beside the case's scores.
+func (r Recipe) PassPeak(precision string, dev torch.Device, patches int) Peak {
+	n := r.Network
+	all, _ := n.Count()
+	voxels := float64(patches) * float64(n.Frames) * float64(n.Height) * float64(n.Width)
+	p := Peak{
+		{Name: Program, Host: program},
+		{Name: "patches and their scores", Host: single * voxels * float64(n.Channels+n.Classes)},
+		{Name: Weights, Device: single * float64(all)},
+	}
+	return p.add(n.Memory(r.Loss, masksam.Pass{Batch: patches, Narrow: precision != "float32", CPU: dev == torch.CPU}))
+}
+
+const single = 4 // bytes of a float32
+
+func (p Peak) add(parts []masksam.Amount) Peak {
+	for _, part := range parts {
+		p = append(p, PeakPart{Name: part.Name, Device: part.Bytes})
+	}
+	return p
+}

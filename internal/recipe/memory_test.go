@@ -1,0 +1,79 @@
+package recipe
+
+import (
+	"testing"
+
+	"masksam/internal/torch"
+)
+
+func resolvedFor(t *testing.T, r Recipe) Recipe {
+	t.Helper()
+	r, err := r.Published()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// The published recipes have the sizes of SAM's encoders, and what takes more memory is predicted to take more.
+func TestStepPeak(t *testing.T) {
+	for _, r := range []Recipe{ACDC(), Synapse(), AMOS()} {
+		r = resolvedFor(t, r)
+		all, trained := r.Network.Count()
+		least := map[int]int{768: 93_735_728, 1280: 641_090_864}[r.Network.Encoder.Width]
+		if all <= least || trained >= all-least/2 {
+			t.Errorf("%s: %d values in all, %d trained; SAM alone has %d, which are frozen", r.Name, all, trained, least)
+		}
+		gpu := torch.CUDA(0)
+		need := func(change func(r *Recipe), precision string) float64 {
+			c := r
+			if change != nil {
+				change(&c)
+			}
+			return c.StepPeak(precision, gpu, 7).Need(gpu)
+		}
+		whole := need(nil, "bf16")
+		for name, less := range map[string]float64{
+			"accumulate":    need(func(r *Recipe) { r.Train.Accumulate = 2 }, "bf16"),
+			"recompute":     need(func(r *Recipe) { r.Train.Recompute = r.Network.Encoder.Depth }, "bf16"),
+			"fewer queries": need(func(r *Recipe) { r.Network.Queries /= 2 }, "bf16"),
+		} {
+			if less >= 0.95*whole {
+				t.Errorf("%s: with %s a step takes %.1f GB, without %.1f", r.Name, name, less/1e9, whole/1e9)
+			}
+		}
+		if more := need(func(r *Recipe) { r.Network.TrainAll = true }, "bf16"); more <= whole {
+			t.Errorf("%s: training all weights takes %.1f GB, frozen %.1f", r.Name, more/1e9, whole/1e9)
+		}
+		if wide := need(nil, "float32"); wide <= whole {
+			t.Errorf("%s: float32 takes %.1f GB, bf16 %.1f", r.Name, wide/1e9, whole/1e9)
+		}
+		t.Logf("%s: %.1f GB, on the host %v", r.Name, whole/1e9, r.StepPeak("bf16", gpu, 7).Largest(4))
+	}
+	if _, err := Small().Published(); err == nil {
+		t.Error("the recipe small has a patch of its own")
+	}
+}
+
+// As few blocks are computed twice as fit, none where there is room, all where there is none; a number that was asked for
+// stays.
+func TestSpare(t *testing.T) {
+	gpu := torch.CUDA(0)
+	r := resolvedFor(t, AMOS())
+	need := func(n int) float64 {
+		r := r
+		r.Train.Recompute = n
+		return r.StepPeak("bf16", gpu, 7).Need(gpu)
+	}
+	for want, bytes := range map[int]float64{0: need(0), 1: need(0) - 1, 11: (need(10) + need(11)) / 2, 32: 1e9} {
+		c := r
+		c.Spare("bf16", gpu, 7, bytes)
+		if c.Train.Recompute != want {
+			t.Errorf("%.1f GB: %d blocks, want %d", bytes/1e9, c.Train.Recompute, want)
+		}
+	}
+	r.Train.Recompute = 3
+	if r.Spare("bf16", gpu, 7, 1); r.Train.Recompute != 3 {
+		t.Errorf("3 blocks were asked for, %d are computed twice", r.Train.Recompute)
+	}
+}
