@@ -32,6 +32,9 @@ type Start struct {
 	Report string   // how the file fitted the network, once there is one
 
 	recipe *recipe.Recipe
+	began  masksam.Config // the recipe's network before anything was set in it
+	asked  StartOptions
+	step   int           // of Resume
 	file   *weights.File // of the frozen weights, or SAM's where all train; nil: none
 	from   *Checkpoint   // to begin with
 }
@@ -40,11 +43,11 @@ type Start struct {
 // follows from it: whether SAM's own parameters are frozen and, after a checkpoint, in which of the two ways the network
 // computes. Nothing is written.
 func OpenStart(r *recipe.Recipe, o StartOptions) (*Start, error) {
-	s := &Start{recipe: r}
+	s := &Start{recipe: r, began: r.Network, asked: o}
 	if o.Fold != "" {
 		var was Meta
 		var err error
-		if s.Resume, was, err = newest(o.Fold); err != nil {
+		if s.Resume, s.step, was, err = newest(o.Fold); err != nil {
 			return nil, err
 		}
 		if s.Resume != "" {
@@ -73,10 +76,29 @@ func OpenStart(r *recipe.Recipe, o StartOptions) (*Start, error) {
 	return s, nil
 }
 
+// Again decides anew where the fold's newest checkpoint is another by now: whoever has locked the fold calls it, since until
+// then another process may have trained it.
+func (s *Start) Again() error {
+	if s.asked.Fold == "" {
+		return nil
+	}
+	found, step, _, err := newest(s.asked.Fold)
+	if err != nil || found == s.Resume && step == s.step {
+		return err
+	}
+	s.recipe.Network = s.began
+	fresh, err := OpenStart(s.recipe, s.asked)
+	if err == nil {
+		err = s.Close()
+		*s = *fresh
+	}
+	return err
+}
+
 // newest is the checkpoint of a fold to go on from, empty where there is none: the one with most steps, of equals
 // checkpoint_final, so that a finished run whose extension was stopped goes on with the extension.
-func newest(fold string) (found string, meta Meta, err error) {
-	step := -1
+func newest(fold string) (found string, step int, meta Meta, err error) {
+	step = -1
 	for _, name := range Checkpoints {
 		path := CheckpointPath(fold, name)
 		if !exists(path) {
@@ -88,14 +110,14 @@ func newest(fold string) (found string, meta Meta, err error) {
 		}
 		file, err := OpenCheckpoint(path, &st)
 		if err != nil {
-			return "", meta, err
+			return "", step, meta, err
 		}
 		file.Close()
 		if st.Step > step {
 			found, step, meta = path, st.Step, st.Meta
 		}
 	}
-	return found, meta, nil
+	return found, step, meta, nil
 }
 
 // follow makes the recipe's network compute as that of a checkpoint, and says so where it did not.

@@ -1,6 +1,7 @@
 package model
 
 import (
+	"encoding/json"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -113,6 +114,47 @@ func TestPretrained(t *testing.T) {
 	}
 	if _, err := OpenStart(&r, StartOptions{Pretrained: lacking}); err == nil || !strings.Contains(err.Error(), "no checkpoint of MaskSAM") {
 		t.Errorf("a file without %s: %v", positions, err)
+	}
+}
+
+// What another process writes until the fold is locked is what the training goes on from.
+func TestStartAgain(t *testing.T) {
+	fold := t.TempDir()
+	write := func(name string, step int) string {
+		r := tiny(t, 3)
+		r.Network.AuxLogits = masksam.AuxReference
+		text, err := json.Marshal(struct {
+			Meta
+			Step int `json:"step"`
+		}{Meta{Version: MetaVersion, Recipe: r}, step})
+		path := CheckpointPath(fold, name)
+		if err == nil {
+			err = checkpoint.Write(path, nil, map[string]string{MetaKey: string(text)})
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	r := tiny(t, 3)
+	usual := r.Network.AuxLogits
+	s, err := OpenStart(&r, StartOptions{Fold: fold})
+	if err != nil || s.Resume != "" || r.Network.AuxLogits != usual {
+		t.Fatalf("an empty fold: %+v, %v", s, err)
+	}
+	for _, next := range []struct {
+		name string
+		step int
+	}{{Latest, 5}, {Latest, 6}, {Final, 6}, {Latest, 7}} {
+		want := write(next.name, next.step)
+		for range 2 {
+			if err := s.Again(); err != nil || s.Resume != want || s.step != next.step {
+				t.Errorf("it goes on from %q at step %d, want %s at %d: %v", s.Resume, s.step, want, next.step, err)
+			}
+		}
+	}
+	if r.Network.AuxLogits != masksam.AuxReference || usual == masksam.AuxReference {
+		t.Errorf("the network computes with %s", r.Network.AuxLogits)
 	}
 }
 

@@ -121,6 +121,9 @@ func (f *Fold) Train(ctx context.Context, last func(meta model.Meta, net *masksa
 		return 0, err
 	}
 	defer lock.Close()
+	if err := start.Again(); err != nil {
+		return 0, fmt.Errorf("train %s: %w", f.Name, err)
+	}
 	f.OpenLog()
 	l, err := newLearner(f.Recipe, start, f.options.Device, f.options.Seed)
 	if err != nil {
