@@ -257,6 +257,14 @@ func (s *Start) Holds(name string) bool {
 // Frozens reads the values of a frozen parameter; it is an nn.Source.
 func (s *Start) Frozens(name string) ([]float32, []int, error) { return s.file.Parameter(name) }
 
+// Unchanged is an error where the file of the frozen weights is no longer what the run began with.
+func (s *Start) Unchanged() error {
+	if s.Frozen == nil {
+		return nil
+	}
+	return s.file.Unchanged()
+}
+
 // Close closes the files.
 func (s *Start) Close() error {
 	switch {

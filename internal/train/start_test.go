@@ -12,7 +12,9 @@ import (
 	"masksam/internal/checkpoint"
 	"masksam/internal/masksam"
 	"masksam/internal/model"
+	"masksam/internal/progress"
 	"masksam/internal/recipe"
+	"masksam/internal/remedy"
 	"masksam/internal/torch"
 )
 
@@ -210,6 +212,62 @@ func TestSAMResume(t *testing.T) {
 	for name, want := range whole {
 		if !slices.Equal(resumed[name], want) {
 			t.Errorf("%s differs after resuming", name)
+		}
+	}
+}
+
+// meanwhile calls a function at the first step.
+type meanwhile struct {
+	progress.Reporter
+	change func()
+}
+
+func (m *meanwhile) Advance(int, string) {
+	m.change()
+	m.change = func() {}
+}
+
+// A file of frozen weights that somebody writes into while the run trains does not get into checkpoint_final; once it is
+// back, the run is finished. One that was only removed does.
+func TestFrozenFileChanges(t *testing.T) {
+	o := onSAM(t)
+	o.Weights = filepath.Join(t.TempDir(), "sam.safetensors")
+	sam := samFile(t, o.Weights, o.Recipe, 77)
+	right := readText(t, o.Weights)
+	put := func(text string) {
+		f, err := os.OpenFile(o.Weights, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o666)
+		if err == nil {
+			_, err = f.WriteString(text)
+			f.Close()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	final := model.CheckpointPath(foldOf(o), model.Final)
+	o.Progress = &meanwhile{progress.Nop, func() { put(right[:len(right)-1] + "x") }}
+	_, err := Run(t.Context(), o)
+	if err == nil || !strings.Contains(err.Error(), o.Weights+" has changed since") || !slices.Contains(remedy.As(err), any(remedy.Continue)) ||
+		exists(final) {
+		t.Fatalf("error %v, advice %v", err, remedy.As(err))
+	}
+	put(right)
+	o.Continue, o.Progress = true, &meanwhile{progress.Nop, func() { t.Error("it trains") }}
+	if steps, err := Run(t.Context(), o); err != nil || steps != 6 {
+		t.Errorf("the file is back: %d steps, %v", steps, err)
+	}
+	o.Continue, o.Progress = false, &meanwhile{progress.Nop, func() { os.Remove(o.Weights) }}
+	if _, err := Run(t.Context(), o); err != nil {
+		t.Fatal(err)
+	}
+	f, err := model.OpenCheckpoint(final, new(model.Meta))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for name, want := range sam {
+		if got, _, err := f.Float32s(name); err != nil || !slices.Equal(got, want) {
+			t.Errorf("%s has other values than the file had: %v", name, err)
 		}
 	}
 }

@@ -169,7 +169,10 @@ func (f *Fold) Train(ctx context.Context, last func(meta model.Meta, net *masksa
 	f.log.Print("Training done.")
 	slog.Info("training done", "steps", r.state.Step, "minutes", runlog.Rounded(r.state.Minutes, 2), "folder", f.Folder)
 	if last != nil {
-		if err = l.widen(); err == nil {
+		if err = start.Unchanged(); err == nil {
+			err = l.widen()
+		}
+		if err == nil {
 			err = l.withAverage(func() error { return last(r.state.Meta, l.net) })
 		}
 	}
