@@ -25,11 +25,7 @@ func newFrozen(f *weights.File) (*Frozen, error) {
 	if err != nil {
 		return nil, err
 	}
-	path, err := filepath.Abs(f.Path())
-	if err != nil {
-		return nil, err
-	}
-	return &Frozen{Encoder: f.Kind().Encoder(), SHA256: sum, Path: path}, nil
+	return (&Frozen{Encoder: f.Kind().Encoder(), SHA256: sum}).at(f)
 }
 
 // open opens the file: the given one, else where it lay, else the one that weights.Find finds. Its digest must be right.
@@ -66,6 +62,15 @@ func (z *Frozen) open(given string) (*weights.File, error) {
 	}
 	err := fmt.Errorf("it refers to %s with the SHA-256 %s, which is not found: %s", what, z.SHA256, strings.Join(wrong, "; "))
 	return nil, remedy.Add(err, "name the file with ", remedy.Weights.With("FILE"), ", or set "+weights.EnvDir+" to its folder")
+}
+
+// at is z with the place where its file was found.
+func (z *Frozen) at(f *weights.File) (*Frozen, error) {
+	path, err := filepath.Abs(f.Path())
+	if err != nil {
+		return nil, err
+	}
+	return &Frozen{Encoder: z.Encoder, SHA256: z.SHA256, Path: path}, nil
 }
 
 // Checkpoint is an open checkpoint with all its weights: its own, and those of the file that it refers to.

@@ -150,7 +150,9 @@ func (s *Start) goOn(was Meta, o StartOptions) (err error) {
 	}
 	switch s.Frozen = was.Frozen; {
 	case s.Frozen != nil:
-		s.file, err = s.Frozen.open(given)
+		if s.file, err = s.Frozen.open(given); err == nil {
+			s.Frozen, err = s.Frozen.at(s.file)
+		}
 	case given != "":
 		err = same(given, s.Digest)
 	}

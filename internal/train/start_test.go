@@ -199,9 +199,18 @@ func TestSAMResume(t *testing.T) {
 	if _, err := Run(t.Context(), o); err == nil || !strings.Contains(err.Error(), "is not found") {
 		t.Errorf("it goes on without the file: %v", err)
 	}
-	if err := os.Rename(file+".away", file); err != nil {
+	o.Weights = file + ".away"
+	stopped(t, o, 1)
+	var st state
+	f, err := model.OpenCheckpoint(model.CheckpointPath(foldOf(o), model.Latest), &st)
+	if err != nil {
 		t.Fatal(err)
 	}
+	f.Close()
+	if st.Frozen.Path != o.Weights {
+		t.Errorf("told of the file's new place, the run still refers to %s", st.Frozen.Path)
+	}
+	o.Weights = "" // it remembers the place
 	if _, err := Run(t.Context(), o); err != nil {
 		t.Fatal(err)
 	}
