@@ -3,6 +3,8 @@ package model
 import (
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 
 	"masksam/internal/masksam"
@@ -20,7 +22,8 @@ const NoWeights = "none"
 type StartOptions struct {
 	Weights    string // file of SAM's weights; NoWeights: from scratch; empty: the one that weights.Find finds
 	Pretrained string // file of a MaskSAM checkpoint to begin with, in place of SAM's weights
-	Fold       string // folder of the fold whose newest checkpoint the training goes on from; empty: it begins
+	Fold       string // folder of the fold
+	Continue   bool   // go on from the fold's newest checkpoint, if there is one
 }
 
 // Start is what a training begins with, or goes on from; the zero Start is from scratch.
@@ -44,7 +47,7 @@ type Start struct {
 // computes. Nothing is written.
 func OpenStart(r *recipe.Recipe, o StartOptions) (*Start, error) {
 	s := &Start{recipe: r, began: r.Network, asked: o}
-	if o.Fold != "" {
+	if o.Continue {
 		var was Meta
 		var err error
 		if s.Resume, s.step, was, err = newest(o.Fold); err != nil {
@@ -79,7 +82,7 @@ func OpenStart(r *recipe.Recipe, o StartOptions) (*Start, error) {
 // Again decides anew where the fold's newest checkpoint is another by now: whoever has locked the fold calls it, since until
 // then another process may have trained it.
 func (s *Start) Again() error {
-	if s.asked.Fold == "" {
+	if !s.asked.Continue {
 		return nil
 	}
 	found, step, _, err := newest(s.asked.Fold)
@@ -215,6 +218,12 @@ func (s *Start) sam(path string) (err error) {
 
 // pretrained opens a MaskSAM checkpoint to begin with: one of this program, or of the published code.
 func (s *Start) pretrained(path string) (err error) {
+	if beside, err := os.Stat(filepath.Dir(path)); err == nil {
+		if own, err := os.Stat(s.asked.Fold); err == nil && os.SameFile(beside, own) {
+			return fmt.Errorf("%s lies in the folder of the fold to train, which renames an earlier run's checkpoints and later "+
+				"removes them: copy it to another folder and begin with the copy", path)
+		}
+	}
 	var meta Meta
 	if s.from, meta, err = openWeights(path, ""); err != nil {
 		return err

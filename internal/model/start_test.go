@@ -103,6 +103,7 @@ func TestPretrained(t *testing.T) {
 	}{
 		{StartOptions{Pretrained: path, Weights: "x"}, "not with both"},
 		{StartOptions{Pretrained: path + "x"}, "there is none"},
+		{StartOptions{Pretrained: path, Fold: filepath.Dir(path)}, "begin with the copy"},
 	} {
 		if _, err := OpenStart(&r, c.o); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%+v: %v; want %s", c.o, err, c.want)
@@ -138,7 +139,7 @@ func TestStartAgain(t *testing.T) {
 	}
 	r := tiny(t, 3)
 	usual := r.Network.AuxLogits
-	s, err := OpenStart(&r, StartOptions{Fold: fold})
+	s, err := OpenStart(&r, StartOptions{Fold: fold, Continue: true})
 	if err != nil || s.Resume != "" || r.Network.AuxLogits != usual {
 		t.Fatalf("an empty fold: %+v, %v", s, err)
 	}

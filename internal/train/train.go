@@ -99,11 +99,8 @@ func (f *Fold) Train(ctx context.Context, last func(meta model.Meta, net *masksa
 	// One OS thread for good: OpenMP keeps a pool of workers for each thread that computes.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	from := model.StartOptions{Weights: f.options.Weights, Pretrained: f.options.Pretrained}
-	if f.options.Continue {
-		from.Fold = f.Folder
-	}
-	start, err := model.OpenStart(&f.Recipe, from)
+	start, err := model.OpenStart(&f.Recipe, model.StartOptions{Weights: f.options.Weights, Pretrained: f.options.Pretrained,
+		Fold: f.Folder, Continue: f.options.Continue})
 	if err != nil {
 		return 0, fmt.Errorf("train %s: %w", f.Name, err)
 	}
