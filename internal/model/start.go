@@ -28,11 +28,12 @@ type StartOptions struct {
 
 // Start is what a training begins with, or goes on from; the zero Start is from scratch.
 type Start struct {
-	Resume string   // checkpoint to go on from; empty: the training begins
-	Frozen *Frozen  // file of the weights that do not train; nil: none is frozen
-	Digest string   // of the file that the training began with; empty: none
-	Notes  []string // for the log
-	Report string   // how the file fitted the network, once there is one
+	Resume   string   // checkpoint to go on from; empty: the training begins
+	Frozen   *Frozen  // file of the weights that do not train; nil: none is frozen
+	Digest   string   // of the file that the training began with; empty: none
+	Notes    []string // for the log
+	Warnings []string
+	Report   string // how the file fitted the network, once there is one
 
 	recipe *recipe.Recipe
 	began  masksam.Config // the recipe's network before anything was set in it
@@ -48,9 +49,8 @@ type Start struct {
 func OpenStart(r *recipe.Recipe, o StartOptions) (*Start, error) {
 	s := &Start{recipe: r, began: r.Network, asked: o}
 	if o.Continue {
-		var was Meta
-		var err error
-		if s.Resume, s.step, was, err = newest(o.Fold); err != nil {
+		was, err := s.newest()
+		if err != nil {
 			return nil, err
 		}
 		if s.Resume != "" {
@@ -85,8 +85,8 @@ func (s *Start) Again() error {
 	if !s.asked.Continue {
 		return nil
 	}
-	found, step, _, err := newest(s.asked.Fold)
-	if err != nil || found == s.Resume && step == s.step {
+	now := &Start{asked: s.asked}
+	if _, err := now.newest(); err != nil || now.Resume == s.Resume && now.step == s.step {
 		return err
 	}
 	s.recipe.Network = s.began
@@ -98,12 +98,13 @@ func (s *Start) Again() error {
 	return err
 }
 
-// newest is the checkpoint of a fold to go on from, empty where there is none: the one with most steps, of equals
-// checkpoint_final, so that a finished run whose extension was stopped goes on with the extension.
-func newest(fold string) (found string, step int, meta Meta, err error) {
-	step = -1
+// newest finds the checkpoint of a fold to go on from, and opens none where there is none: the one with most steps, of
+// equals checkpoint_final, so that a finished run whose extension was stopped goes on with the extension. Checkpoints that
+// cannot be opened are left out with a warning, unless all of them are.
+func (s *Start) newest() (was Meta, err error) {
+	s.step = -1
 	for _, name := range Checkpoints {
-		path := CheckpointPath(fold, name)
+		path := CheckpointPath(s.asked.Fold, name)
 		if !exists(path) {
 			continue
 		}
@@ -111,16 +112,22 @@ func newest(fold string) (found string, step int, meta Meta, err error) {
 			Meta
 			Step int
 		}
-		file, err := OpenCheckpoint(path, &st)
-		if err != nil {
-			return "", step, meta, err
+		file, failed := OpenCheckpoint(path, &st)
+		if failed != nil {
+			err = errors.Join(err, failed)
+			continue
 		}
 		file.Close()
-		if st.Step > step {
-			found, step, meta = path, st.Step, st.Meta
+		if st.Step > s.step {
+			s.Resume, s.step, was = path, st.Step, st.Meta
 		}
 	}
-	return found, step, meta, nil
+	if err != nil && s.Resume != "" {
+		s.Warnings = []string{fmt.Sprintf("a checkpoint cannot be read and is left out, the run goes on from another one, %s: %v",
+			filepath.Base(s.Resume), err)}
+		err = nil
+	}
+	return was, err
 }
 
 // follow makes the recipe's network compute as that of a checkpoint, and says so where it did not.

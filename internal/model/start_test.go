@@ -2,6 +2,8 @@ package model
 
 import (
 	"encoding/json"
+	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -118,7 +120,7 @@ func TestPretrained(t *testing.T) {
 	}
 }
 
-// What another process writes until the fold is locked is what the training goes on from.
+// What another process writes until the fold is locked is what the training goes on from. Damaged checkpoints are left out.
 func TestStartAgain(t *testing.T) {
 	fold := t.TempDir()
 	write := func(name string, step int) string {
@@ -153,6 +155,19 @@ func TestStartAgain(t *testing.T) {
 				t.Errorf("it goes on from %q at step %d, want %s at %d: %v", s.Resume, s.step, want, next.step, err)
 			}
 		}
+	}
+	damage := func(name string) {
+		if err := os.WriteFile(CheckpointPath(fold, name), []byte("damaged"), 0o666); err != nil {
+			t.Fatal(err)
+		}
+	}
+	damage(Latest)
+	if err := s.Again(); err != nil || s.step != 6 || !strings.Contains(fmt.Sprint(s.Warnings), Latest) {
+		t.Errorf("a damaged checkpoint: it goes on from step %d, warns %q, %v", s.step, s.Warnings, err)
+	}
+	damage(Final)
+	if err := s.Again(); err == nil || !strings.Contains(err.Error(), Latest) || !strings.Contains(err.Error(), Final) {
+		t.Errorf("all are damaged: %v", err)
 	}
 	if r.Network.AuxLogits != masksam.AuxReference || usual == masksam.AuxReference {
 		t.Errorf("the network computes with %s", r.Network.AuxLogits)

@@ -138,6 +138,10 @@ func (f *Fold) Train(ctx context.Context, last func(meta model.Meta, net *masksa
 		f.notes = append(f.notes, "Weights: "+start.Report+".")
 	}
 	f.introduce()
+	for _, w := range start.Warnings {
+		f.log.Print(w)
+		slog.Warn(w)
+	}
 	finished, err := f.begin(r)
 	if err == nil {
 		err = f.describe()
