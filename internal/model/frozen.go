@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"masksam/internal/nn"
@@ -28,31 +29,19 @@ func newFrozen(f *weights.File) (*Frozen, error) {
 	return (&Frozen{Encoder: f.Kind().Encoder(), SHA256: sum}).at(f)
 }
 
-// open opens the file: the given one, else where it lay, else the one that weights.Find finds. Its digest must be right.
-func (z *Frozen) open(given string) (*weights.File, error) {
+// open opens the file: the given one, else the one that is found where it lay, in the folder of SAM's files, or beside the
+// checkpoint in folder that refers to it: checkpoint_final, which holds the same weights.
+func (z *Frozen) open(given, folder string) (*weights.File, error) {
 	places := []string{given}
 	if given == "" {
-		places = []string{z.Path}
-		if z.Encoder != "" {
-			if found, err := weights.Find(z.Encoder, ""); err == nil && found != z.Path {
-				places = append(places, found)
-			}
-		}
+		places = append([]string{z.Path}, weights.Named(filepath.Base(z.Path), z.Encoder)...)
+		places = append(slices.Compact(places), CheckpointPath(folder, Final))
 	}
 	var wrong []string
 	for _, path := range places {
-		f, err := weights.Open(path)
-		if err != nil {
-			wrong = append(wrong, err.Error())
-			continue
-		}
-		sum, err := f.Digest()
-		if err == nil && sum == z.SHA256 {
-			return f, nil
-		}
-		f.Close()
+		f, err := z.try(path)
 		if err == nil {
-			err = fmt.Errorf("%s is another file: its SHA-256 is %s", path, sum)
+			return f, nil
 		}
 		wrong = append(wrong, err.Error())
 	}
@@ -60,12 +49,43 @@ func (z *Frozen) open(given string) (*weights.File, error) {
 	if z.Encoder != "" {
 		what = "the weights of " + weights.SAMName(z.Encoder) + ", a file"
 	}
+	advice := []any{"name the file with ", remedy.Weights.With("FILE")}
+	if given == "" {
+		advice = append(advice, fmt.Sprintf(", or set %s to its folder, if it is called %s there", weights.EnvDir, filepath.Base(z.Path)))
+	}
 	err := fmt.Errorf("it refers to %s with the SHA-256 %s, which is not found: %s", what, z.SHA256, strings.Join(wrong, "; "))
-	return nil, remedy.Add(err, "name the file with ", remedy.Weights.With("FILE"), ", or set "+weights.EnvDir+" to its folder")
+	return nil, remedy.Add(err, advice...)
 }
 
-// at is z with the place where its file was found.
+// try opens a file that has the digest, or is a checkpoint with the weights of the one that has it.
+func (z *Frozen) try(path string) (*weights.File, error) {
+	f, err := weights.Open(path)
+	if err != nil || z.copied(f) {
+		return f, err
+	}
+	sum, err := f.Digest()
+	if err == nil && sum == z.SHA256 {
+		return f, nil
+	}
+	f.Close()
+	if err == nil {
+		err = fmt.Errorf("%s is another file: its SHA-256 is %s", path, sum)
+	}
+	return nil, err
+}
+
+// copied tells whether a checkpoint says that its frozen weights are those of the file that z names.
+func (z *Frozen) copied(f *weights.File) bool {
+	var meta Meta
+	text, ok := f.Metadata()[MetaKey].(string)
+	return ok && readMeta(text, &meta) == nil && meta.Frozen != nil && meta.Frozen.SHA256 == z.SHA256 && f.HasParameter(positions)
+}
+
+// at is z with the place where its file was found; a checkpoint that has copied the weights is none.
 func (z *Frozen) at(f *weights.File) (*Frozen, error) {
+	if z.copied(f) {
+		return z, nil
+	}
 	path, err := filepath.Abs(f.Path())
 	if err != nil {
 		return nil, err
@@ -90,7 +110,7 @@ func openWeights(path, file string) (c *Checkpoint, meta Meta, err error) {
 	}
 	c = &Checkpoint{own: own}
 	if err == nil && meta.Frozen != nil && !own.HasParameter(positions) {
-		c.frozen, err = meta.Frozen.open(file)
+		c.frozen, err = meta.Frozen.open(file, filepath.Dir(path))
 	}
 	if err != nil {
 		own.Close()

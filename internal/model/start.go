@@ -160,7 +160,13 @@ func (s *Start) goOn(was Meta, o StartOptions) (err error) {
 	}
 	switch s.Frozen = was.Frozen; {
 	case s.Frozen != nil:
-		if s.file, err = s.Frozen.open(given); err == nil {
+		if given == "" && filepath.Base(s.Resume) == Final+CheckpointExt {
+			s.file, err = s.Frozen.try(s.Resume) // it has all weights, and needs no other file
+		}
+		if s.file == nil {
+			s.file, err = s.Frozen.open(given, o.Fold)
+		}
+		if err == nil {
 			s.Frozen, err = s.Frozen.at(s.file)
 		}
 	case given != "":
@@ -275,9 +281,10 @@ func (s *Start) Holds(name string) bool {
 // Frozens reads the values of a frozen parameter; it is an nn.Source.
 func (s *Start) Frozens(name string) ([]float32, []int, error) { return s.file.Parameter(name) }
 
-// Unchanged is an error where the file of the frozen weights is no longer what the run began with.
+// Unchanged is an error where the file of the frozen weights is no longer what the run began with. Of a checkpoint of the
+// fold, whose checksum was compared when it was opened, nobody but this run writes another.
 func (s *Start) Unchanged() error {
-	if s.Frozen == nil {
+	if s.Frozen == nil || s.Frozen.copied(s.file) {
 		return nil
 	}
 	return s.file.Unchanged()

@@ -123,17 +123,60 @@ func TestSAMIsFrozen(t *testing.T) {
 	if err := os.Rename(filepath.Join(dir, published), elsewhere); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := model.Open(filepath.Dir(foldOf(o)), nil, model.Best, ""); err == nil || !strings.Contains(err.Error(), st.Frozen.SHA256) {
+	if m, err = model.Open(filepath.Dir(foldOf(o)), nil, model.Best, ""); err != nil {
+		t.Fatalf("the file is gone, and checkpoint_final has its weights: %v", err)
+	}
+	for name, want := range sam {
+		if got, _, err := m.Folds[0].Float32s(name); err != nil || !slices.Equal(got, want) {
+			t.Errorf("of checkpoint_best beside checkpoint_final, %s has other values than the file: %v", name, err)
+		}
+	}
+	m.Close()
+	o.Continue = true
+	for _, epochs := range []int{2, 3} {
+		o.Recipe.Train.Epochs = epochs
+		if epochs == 3 {
+			stopped(t, o, 1)
+		}
+		if steps, err := Run(t.Context(), o); err != nil || steps != 3*epochs {
+			t.Fatalf("it goes on from checkpoint_final without the file: %d steps, %v", steps, err)
+		}
+	}
+	if final, err = model.OpenCheckpoint(model.CheckpointPath(foldOf(o), model.Final), &st); err != nil {
+		t.Fatal(err)
+	}
+	defer final.Close()
+	for name, want := range sam {
+		if got, _, err := final.Float32s(name); err != nil || !slices.Equal(got, want) {
+			t.Errorf("the extended checkpoint_final has other values of %s than the file: %v", name, err)
+		}
+	}
+	if err := os.Remove(model.CheckpointPath(foldOf(o), model.Final)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := model.Open(filepath.Dir(foldOf(o)), nil, model.Best, ""); err == nil || !strings.Contains(err.Error(), st.Frozen.SHA256) ||
+		!strings.Contains(err.Error(), filepath.Join(dir, "sam_vit_b_01ec64.pth")) {
 		t.Errorf("the file is gone: %v", err)
 	}
 	samFile(t, filepath.Join(dir, published), o.Recipe, 78)
 	if _, err := model.Open(filepath.Dir(foldOf(o)), nil, model.Best, ""); err == nil || !strings.Contains(err.Error(), "is another file") {
 		t.Errorf("another file is in its place: %v", err)
 	}
-	if m, err = model.Open(filepath.Dir(foldOf(o)), nil, model.Best, elsewhere); err != nil {
+	moved := t.TempDir()
+	if err := os.Rename(filepath.Join(dir, published), filepath.Join(moved, "sam_vit_b_01ec64.pth")); err != nil {
 		t.Fatal(err)
 	}
-	m.Close()
+	t.Setenv("masksam_weights", moved) // where another file has the name that is looked for first
+	right := filepath.Join(moved, published)
+	if err := os.Rename(elsewhere, right); err != nil {
+		t.Fatal(err)
+	}
+	for _, given := range []string{"", right} {
+		if m, err = model.Open(filepath.Dir(foldOf(o)), nil, model.Best, given); err != nil {
+			t.Fatal(err)
+		}
+		m.Close()
+	}
 }
 
 // A run on SAM's weights that was stopped goes on to the same weights as one that was not, without being told of the file
