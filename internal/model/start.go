@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"masksam/internal/masksam"
@@ -350,6 +351,9 @@ func (s *Start) begin(p *nn.Params) error {
 	}
 	skip := func(name string) bool { return !s.begun(name) }
 	fit := s.from.own.Fit(names, shape, skip)
+	fit.LeftOver = slices.DeleteFunc(fit.LeftOver, func(name string) bool { // not the network's, but the run's
+		return strings.HasPrefix(name, TrainedPrefix) || strings.HasPrefix(name, OptimizerPrefix)
+	})
 	if s.from.frozen != nil {
 		rest := s.from.frozen.Fit(fit.Fresh, shape, skip)
 		fit.Loaded, fit.Values, fit.Fresh = append(fit.Loaded, rest.Loaded...), fit.Values+rest.Values, rest.Fresh

@@ -48,6 +48,9 @@ func TestPretrained(t *testing.T) {
 			ours = append(ours, checkpoint.Float32Tensor(p.Name, p.Value.Float32s(), p.Value.Shape()...))
 		}
 	}
+	for _, name := range []string{TrainedPrefix + "x", OptimizerPrefix + "m.x"} {
+		tensors = append(tensors, pthtest.Tensor{Name: name, Shape: []int{1}, Data: func() []float32 { return []float32{0} }})
+	}
 	path := filepath.Join(t.TempDir(), "checkpoint_final.pth")
 	if err := pthtest.Write(path, tensors, "network_weights", "trainer_name", pthtest.Text("MaskSAM_ACDC")); err != nil {
 		t.Fatal(err)
@@ -88,6 +91,10 @@ func TestPretrained(t *testing.T) {
 		if !strings.Contains(notes, want) {
 			t.Errorf("the notes lack %q:\n%s", want, notes)
 		}
+	}
+
+	if !strings.Contains(s.Report, "0 left over") {
+		t.Errorf("report %s", s.Report)
 	}
 
 	wide := tiny(t, 5, "generator.stages.0.width=32")

@@ -84,7 +84,7 @@ func TestSAMIsFrozen(t *testing.T) {
 		if got, _, err := final.Float32s(name); err != nil || !slices.Equal(got, want) {
 			t.Errorf("checkpoint_final has other values of %s than the file: %v", name, err)
 		}
-		if _, _, ok := final.Info(optimizerPrefix + "m." + name); ok {
+		if _, _, ok := final.Info(model.OptimizerPrefix + "m." + name); ok {
 			t.Errorf("the optimiser has a state of %s", name)
 		}
 	}
@@ -194,7 +194,7 @@ func TestSAMResume(t *testing.T) {
 		defer f.Close()
 		values := map[string][]float32{}
 		for _, name := range f.Names() {
-			if _, shape, _ := f.Info(name); len(shape) > 0 && !strings.HasPrefix(name, optimizerPrefix) {
+			if _, shape, _ := f.Info(name); len(shape) > 0 && !strings.HasPrefix(name, model.OptimizerPrefix) {
 				if values[name], _, err = f.Float32s(name); err != nil {
 					t.Fatal(err)
 				}
