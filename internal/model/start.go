@@ -263,11 +263,17 @@ func (s *Start) pretrained(path string) (err error) {
 		author = "the published code"
 		n.DepthAxis, n.AuxLogits = published.DepthAxis, published.AuxLogits
 	}
-	s.follow(n, n.TrainAll)
-	if !n.TrainAll {
+	all, what := s.recipe.Network.TrainAll, "SAM's part of it is frozen, as it was when the checkpoint was trained"
+	switch {
+	case n.TrainAll:
+		what = "all of it trains, as when the checkpoint was trained"
+	case all:
+		what = "all of it trains, since train_all is set"
+	default:
 		s.Frozen = made
 	}
-	s.Notes = append(s.Notes, fmt.Sprintf("Begins with the checkpoint %s of %s (SHA-256 %s).", path, author, s.Digest))
+	s.follow(n, all || n.TrainAll)
+	s.Notes = append(s.Notes, fmt.Sprintf("Begins with the checkpoint %s of %s (SHA-256 %s); %s.", path, author, s.Digest, what))
 	for _, note := range s.from.own.Notes() {
 		s.Notes = append(s.Notes, path+": "+note+".")
 	}

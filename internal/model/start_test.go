@@ -55,9 +55,14 @@ func TestPretrained(t *testing.T) {
 	if err := pthtest.Write(path, tensors, "network_weights", "trainer_name", pthtest.Text("MaskSAM_ACDC")); err != nil {
 		t.Fatal(err)
 	}
-	r := tiny(t, 3)
+	r := tiny(t, 3, "train_all=true")
 	s, err := OpenStart(&r, StartOptions{Pretrained: path})
-	if err != nil {
+	if err != nil || s.Frozen != nil || !r.Network.TrainAll || !strings.Contains(fmt.Sprint(s.Notes), "since train_all is set") {
+		t.Fatalf("train_all: frozen %+v, notes %q, %v", s.Frozen, s.Notes, err)
+	}
+	s.Close()
+	r = tiny(t, 3, "train_all=false")
+	if s, err = OpenStart(&r, StartOptions{Pretrained: path}); err != nil {
 		t.Fatal(err)
 	}
 	defer s.Close()
@@ -87,7 +92,7 @@ func TestPretrained(t *testing.T) {
 		}
 	}
 	notes := strings.Join(s.Notes, "\n")
-	for _, want := range []string{"depth_axis reference and aux_logits reference", "of the published code", "module.", "starts fresh"} {
+	for _, want := range []string{"depth_axis reference and aux_logits reference", "of the published code", "is frozen, as", "module.", "starts fresh"} {
 		if !strings.Contains(notes, want) {
 			t.Errorf("the notes lack %q:\n%s", want, notes)
 		}
