@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"masksam/internal/masksam"
 	"masksam/internal/nn"
 	"masksam/internal/remedy"
 	"masksam/internal/weights"
@@ -96,11 +97,15 @@ func (z *Frozen) at(f *weights.File) (*Frozen, error) {
 // Checkpoint is an open checkpoint with all its weights: its own, and those of the file that it refers to.
 type Checkpoint struct {
 	own, frozen *weights.File // frozen is nil where it refers to none
+	lent        bool          // frozen is another checkpoint's to close
+	digest      string        // of the file of its frozen weights, whether it refers to it or has copied it; empty: none
+	network     masksam.Config
 }
 
 // openWeights opens the weights of a checkpoint and reads what it says; one of the published code says nothing, and has
-// version 0. file is the one given for what it refers to, empty if none is.
-func openWeights(path, file string) (c *Checkpoint, meta Meta, err error) {
+// version 0. file is the one given for what it refers to, empty if none is. A file that one of the others refers to is not
+// opened again; they are to be closed together.
+func openWeights(path, file string, others ...*Checkpoint) (c *Checkpoint, meta Meta, err error) {
 	own, err := weights.Open(path)
 	if err != nil {
 		return nil, meta, notOpen(path, err)
@@ -108,15 +113,29 @@ func openWeights(path, file string) (c *Checkpoint, meta Meta, err error) {
 	if text, ok := own.Metadata()[MetaKey].(string); ok {
 		err = readMeta(text, &meta)
 	}
-	c = &Checkpoint{own: own}
-	if err == nil && meta.Frozen != nil && !own.HasParameter(positions) {
-		c.frozen, err = meta.Frozen.open(file, filepath.Dir(path))
+	c = &Checkpoint{own: own, network: meta.Recipe.Network}
+	if err == nil && meta.Frozen != nil {
+		c.digest = meta.Frozen.SHA256
+		if !own.HasParameter(positions) {
+			err = c.refer(meta.Frozen, file, others)
+		}
 	}
 	if err != nil {
 		own.Close()
 		return nil, meta, fmt.Errorf("open checkpoint %s: %w", path, err)
 	}
 	return c, meta, nil
+}
+
+func (c *Checkpoint) refer(z *Frozen, file string, others []*Checkpoint) (err error) {
+	for _, o := range others {
+		if o.digest == z.SHA256 && o.frozen != nil {
+			c.frozen, c.lent = o.frozen, true
+			return nil
+		}
+	}
+	c.frozen, err = z.open(file, filepath.Dir(c.own.Path()))
+	return err
 }
 
 // positions is a parameter that is frozen wherever any is.
@@ -137,12 +156,17 @@ func (c *Checkpoint) Float32s(name string) ([]float32, []int, error) {
 	return c.holder(name).Parameter(name)
 }
 
+// Shares tells whether both checkpoints have the same values of a parameter, since it is frozen and of the same file.
+func (c *Checkpoint) Shares(o *Checkpoint, name string) bool {
+	return c.digest != "" && c.digest == o.digest && !c.network.Trains(name) && !o.network.Trains(name)
+}
+
 var _ nn.Source = (*Checkpoint)(nil).Float32s
 
 // Close closes the files.
 func (c *Checkpoint) Close() error {
 	err := c.own.Close()
-	if c.frozen != nil {
+	if c.frozen != nil && !c.lent {
 		err = errors.Join(err, c.frozen.Close())
 	}
 	return err

@@ -15,6 +15,7 @@ import (
 	"masksam/internal/recipe"
 	"masksam/internal/sam"
 	"masksam/internal/torch"
+	"masksam/internal/weights"
 )
 
 func tiny(t *testing.T, classes int, set ...string) recipe.Recipe {
@@ -205,5 +206,47 @@ func TestWrongEncoder(t *testing.T) {
 	if _, err := OpenStart(&r, StartOptions{Weights: path}); err == nil ||
 		!strings.Contains(err.Error(), "this is SAM ViT-L, recipe acdc takes ViT-B") {
 		t.Errorf("ViT-L for ACDC: %v", err)
+	}
+}
+
+// Checkpoints that refer to the same file open it once, and close it once.
+func TestFrozenFileIsShared(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name, tensor string, meta Meta) string {
+		path := filepath.Join(dir, name)
+		text, err := json.Marshal(meta)
+		if err == nil {
+			err = checkpoint.Write(path, []checkpoint.Tensor{checkpoint.Float32Tensor(tensor, []float32{1}, 1)},
+				map[string]string{MetaKey: string(text)})
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	f, err := weights.Open(write("frozen.safetensors", positions, Meta{Version: MetaVersion}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	frozen, err := newFrozen(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var list []*Checkpoint
+	for _, name := range []string{"0.safetensors", "1.safetensors"} {
+		c, _, err := openWeights(write(name, "x", Meta{Version: MetaVersion, Frozen: frozen}), "", list...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		list = append(list, c)
+	}
+	if a, b := list[0], list[1]; a.frozen == nil || a.frozen != b.frozen || !a.Shares(b, positions) || a.Shares(b, "x") {
+		t.Errorf("checkpoints %+v and %+v", a, b)
+	}
+	for _, c := range list {
+		if err := c.Close(); err != nil {
+			t.Errorf("close: %v", err)
+		}
 	}
 }
