@@ -18,6 +18,7 @@ import (
 	"masksam/internal/model"
 	"masksam/internal/plan"
 	"masksam/internal/recipe"
+	"masksam/internal/remedy"
 	"masksam/internal/runlog"
 )
 
@@ -130,6 +131,9 @@ func (f *Fold) begin(r *run) (finished int, err error) {
 		was := r.state.Meta
 		meta.Precision = was.Precision
 		r.state.Meta = meta // a resumed run may have another number of epochs
+		if f.Recipe.Train.Epochs > was.Recipe.Train.Epochs {
+			r.state.Stale = 0 // a run that patience ended is longer now
+		}
 		r.kept(strings.TrimSuffix(filepath.Base(path), model.CheckpointExt))
 		for _, l := range []*feed.Loader{r.train, r.val} {
 			l.Seed[0] = r.state.Seed
@@ -137,6 +141,8 @@ func (f *Fold) begin(r *run) (finished int, err error) {
 		r.learner.seed = r.state.Seed
 		if filepath.Base(path) == filepath.Base(model.CheckpointPath("", model.Final)) {
 			finished = r.state.Step
+		} else if err := f.shortens(r.state, was); err != nil {
+			return 0, err
 		}
 		r.log.Print("Continuing from", filepath.Base(path), "at epoch", r.state.Epoch, "step", r.state.Step)
 		slog.Info("continuing", "from", filepath.Base(path), "epoch", r.state.Epoch, "step", r.state.Step, "minutes",
@@ -171,6 +177,30 @@ func (f *Fold) begin(r *run) (finished int, err error) {
 	return 0, nil
 }
 
+// shortens refuses to end an extension of a finished run where it stands, which would replace the finished run's
+// checkpoint_final by what is trained in part. st is where checkpoint_latest stands, was what it says of the extension.
+func (f *Fold) shortens(st state, was model.Meta) error {
+	t, before := f.Recipe.Train, was.Recipe.Train
+	if f.options.NoCheckpoints || !over(t, st, st.Minutes) || over(before, st, st.Minutes) ||
+		!exists(model.CheckpointPath(f.Folder, model.Final)) {
+		return nil
+	}
+	err := fmt.Errorf("%s: the finished run was being extended to %s and stopped after %d epochs; to end it now, since only %s are "+
+		"asked for, would replace the finished checkpoint_final: both checkpoints are left as they are", f.Folder, length(before),
+		st.Epoch, length(t))
+	advice := []any{"go on with the extension with ", remedy.Continue}
+	for _, o := range []struct {
+		key      string
+		now, was any
+	}{{"epochs", t.Epochs, before.Epochs}, {"iterations", t.Iterations, before.Iterations}, {"minutes", t.Minutes, before.Minutes},
+		{"patience", t.Patience, before.Patience}} {
+		if o.now != o.was {
+			advice = append(advice, " ", remedy.Set.With(fmt.Sprintf("%s=%v", o.key, o.was)))
+		}
+	}
+	return remedy.Add(err, append(advice, ", or drop it by removing checkpoint_latest")...)
+}
+
 // compare says what is not as it was when the checkpoint was written: the data, and the length of the run with what its
 // schedule does then.
 func (r *run) compare(was model.Meta) {
@@ -183,9 +213,6 @@ func (r *run) compare(was model.Meta) {
 	}
 	t, st := r.recipe.Train, &r.state
 	before := was.Recipe.Train
-	if t.Epochs > before.Epochs {
-		st.Stale = 0 // a run that patience ended is longer now
-	}
 	text := ""
 	switch {
 	case st.Epoch > t.Epochs:
