@@ -10,8 +10,8 @@ import (
 )
 
 // choosePrecision sets the precision that was asked for, or the one that "auto" gives on the learner's device: the rule's,
-// unless a step on the batch, which changes no weight, wants more memory than there is or has numbers that are not finite;
-// then the next. note says why.
+// unless a step on the batch, which changes no weight, wants more memory than there is, has numbers that are not finite or an
+// operation that libtorch refuses; then the next. note says why.
 func (l *learner) choosePrecision(asked string, b *feed.Batch) (chosen, note string, err error) {
 	names, why, err := recipe.Precisions(asked, l.device)
 	if err != nil {
@@ -59,10 +59,13 @@ func (l *learner) tries(b *feed.Batch) (failed string, tooLarge bool, err error)
 	})
 	l.optimizer.ZeroGrad()
 	var memory *torch.OutOfMemory
+	var refused *torch.Error // as where there is no kernel for the type
 	switch {
 	case errors.As(err, &memory):
 		torch.ReleaseMemory()
 		return "a step takes more memory than there is", true, err
+	case errors.As(err, &refused):
+		return fmt.Sprintf("a step fails (%v)", refused), false, err
 	case err == nil && !ok && (l.scaler == nil || !finite(loss)):
 		return "the loss or its gradient is not finite", false, nil
 	}
