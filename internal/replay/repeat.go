@@ -59,6 +59,7 @@ func (f *File) Repeat(o Options) (*Report, error) {
 		return nil, fmt.Errorf("repeat step %d: %w", f.Step.Step, err)
 	}
 	defer net.Free()
+	net.Recompute = max(f.Recipe.Train.Recompute, 0)
 	err = torch.Do(torch.Mode{Grad: true, Autocast: recipe.Autocast[r.Precision]}, func(s *torch.Scope) error { return r.compute(s, net) })
 	if err != nil {
 		return nil, fmt.Errorf("repeat step %d: %w", f.Step.Step, err)

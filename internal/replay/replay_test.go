@@ -49,13 +49,12 @@ func kept(t *testing.T, set []string, spoil func(net *masksam.Net)) string {
 		b.Seg = append(b.Seg, uint8(rng.IntN(3)))
 	}
 	path := filepath.Join(t.TempDir(), "step.safetensors")
+	p := net.Params.Lookup(rounded).Value
+	values := p.Float32s()
+	values[0] = exact
+	given := checkpoint.Float32Tensor(rounded, values, p.Shape()...)
 	if err := Write(path, Step{Dataset: "Dataset001_X", Fold: "0", Recipe: r, Seed: 3, Step: 7, Points: 14, Precision: "float32",
-		Batch: b}, net.Params, func(name string) bool { return name == rounded }, func(name string) ([]float32, []int, error) {
-		p := net.Params.Lookup(name).Value
-		values := p.Float32s()
-		values[0] = exact
-		return values, p.Shape(), nil
-	}); err != nil {
+		Batch: b}, net.Params, []checkpoint.Tensor{given}); err != nil {
 		t.Fatal(err)
 	}
 	return path

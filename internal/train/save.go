@@ -123,7 +123,8 @@ func (r *run) dump(b *feed.Batch, why error) error {
 	}
 	err := replay.Write(path, replay.Step{Dataset: r.dataset, Fold: st.Fold, Recipe: computed, Seed: l.seed, Step: step,
 		Points: trainingKey(step), Precision: st.Precision, Rate: st.Rate, Scale: scale, Batch: b,
-		Engine: fmt.Sprintf("libtorch %s on %v, %d threads", torch.Version(), l.device, torch.Threads())}, l.net.Params, l.start.Holds, l.start.Frozens)
+		Engine: fmt.Sprintf("libtorch %s on %v, %d threads", torch.Version(), l.device, torch.Threads())}, l.net.Params,
+		l.frozen())
 	if err != nil {
 		slog.Warn("the step could not be kept", "error", err)
 		return why
