@@ -1,6 +1,7 @@
 package replay
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -14,6 +15,7 @@ import (
 	"masksam/internal/feed"
 	"masksam/internal/masksam"
 	"masksam/internal/recipe"
+	"masksam/internal/remedy"
 	"masksam/internal/torch"
 )
 
@@ -106,6 +108,10 @@ func TestFirst(t *testing.T) {
 		if err != nil || !strings.HasPrefix(r.First, c.want) || (r.First == "") != (c.want == "") || len(r.Parts) != c.parts {
 			t.Errorf("%s: first %q, %d parts, %v; want %q", c.name, r.First, len(r.Parts), err, c.want)
 			continue
+		}
+		_, err = f.Repeat(Options{Precision: "float16"})
+		if !errors.Is(err, recipe.ErrFloat16) || !slices.Contains(remedy.As(err), any(remedy.Precision.With("float32"))) {
+			t.Errorf("in float16 on the CPU: %v, advice %v", err, remedy.As(err))
 		}
 		if (len(r.BadGradients) > 0) != (c.name == "gradient") && c.name != "weight" {
 			t.Errorf("%s: %d gradients are not finite", c.name, len(r.BadGradients))

@@ -3,6 +3,7 @@ package train
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 
 	"masksam/internal/feed"
 	"masksam/internal/recipe"
@@ -36,6 +37,26 @@ func (l *learner) choosePrecision(asked string, b *feed.Batch) (chosen, note str
 		l.setPrecision(chosen)
 	}
 	return chosen, note, err
+}
+
+// choosePrecision is the learner's, by the run's next batch, and says why. "auto" keeps that of a run that goes on, unless the
+// device, being another one now, lacks it.
+func (r *run) choosePrecision(asked string) error {
+	if was := r.state.Precision; was != "" && (asked == "auto" || asked == "") {
+		if _, _, lacks := recipe.Precisions(was, r.learner.device); lacks == nil {
+			asked = was
+		}
+	}
+	b, err := r.train.Batch(r.state.Step)
+	if err != nil {
+		return err
+	}
+	var note string
+	if r.state.Precision, note, err = r.learner.choosePrecision(asked, b); err == nil && note != "" {
+		r.log.Print("Precision", note)
+		slog.Info("precision " + note)
+	}
+	return err
 }
 
 func (l *learner) setPrecision(name string) {
