@@ -141,6 +141,9 @@ func (f *Fold) begin(r *run) (finished int, err error) {
 		r.log.Print("Continuing from", filepath.Base(path), "at epoch", r.state.Epoch, "step", r.state.Step)
 		slog.Info("continuing", "from", filepath.Base(path), "epoch", r.state.Epoch, "step", r.state.Step, "minutes",
 			runlog.Rounded(r.state.Minutes, 2))
+		if f.Recipe.Train.Epochs > was.Recipe.Train.Epochs {
+			r.state.Stale = 0 // a run that patience ended is longer now
+		}
 		r.compare(was)
 	}
 	if err := r.choosePrecision(f.Recipe.Train.Precision); err != nil {
@@ -172,9 +175,6 @@ func (r *run) compare(was model.Meta) {
 	}
 	t, st := r.recipe.Train, &r.state
 	before := was.Recipe.Train
-	if t.Epochs > before.Epochs {
-		st.Stale = 0 // a run that patience ended is longer now
-	}
 	text := ""
 	switch {
 	case st.Epoch > t.Epochs:
