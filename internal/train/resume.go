@@ -147,24 +147,16 @@ func (f *Fold) begin(r *run) (finished int, err error) {
 		r.log.Print("Continuing from", filepath.Base(path), "at epoch", r.state.Epoch, "step", r.state.Step)
 		slog.Info("continuing", "from", filepath.Base(path), "epoch", r.state.Epoch, "step", r.state.Step, "minutes",
 			runlog.Rounded(r.state.Minutes, 2))
-		r.compare(was)
-		if asked := f.Recipe.Train.Precision; asked != "auto" && asked != "" {
-			r.state.Precision = asked
+		if f.Recipe.Train.Epochs > was.Recipe.Train.Epochs {
+			r.state.Stale = 0 // a run that patience ended is longer now
 		}
-		_, _, err := r.learner.choosePrecision(r.state.Precision, nil)
-		return finished, err
+		r.compare(was)
 	}
-	first, err := r.train.Batch(0)
-	if err != nil {
-		return 0, err
-	}
-	var note string
-	if r.state.Precision, note, err = r.learner.choosePrecision(f.Recipe.Train.Precision, first); err != nil {
+	if err := r.choosePrecision(f.Recipe.Train.Precision); err != nil {
 		return 0, fmt.Errorf("choose the precision: %w", err)
 	}
-	if note != "" {
-		r.log.Print("Precision", note)
-		slog.Info("precision " + note)
+	if path != "" {
+		return finished, nil
 	}
 	if !f.options.Continue { // not before a batch was made and learnt from
 		if err := f.setAside(r); err != nil {
