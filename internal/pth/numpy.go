@@ -90,7 +90,7 @@ func bytesOf(v any) (string, bool) {
 // number reads one element.
 func number(t DType, bigEndian bool, data string) any {
 	var b [8]byte
-	for i := range data {
+	for i := range len(data) { // data is no UTF-8
 		if bigEndian {
 			b[len(data)-1-i] = data[i]
 		} else {
