@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"math"
 	"math/big"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -181,6 +182,9 @@ func (m *Machine) charge(bytes int) error {
 }
 
 func (m *Machine) push(v any, bytes int) error {
+	if len(m.stack) == cap(m.stack) {
+		m.stack = slices.Grow(m.stack, len(m.stack)+64) // append alone would copy a large stack more often
+	}
 	m.stack = append(m.stack, v)
 	return m.charge(16 + bytes)
 }
@@ -235,7 +239,9 @@ func (m *Machine) duplicate() error {
 	if err != nil {
 		return err
 	}
-	m.stack = append(m.stack, v)
+	if err := m.push(v, 0); err != nil {
+		return err
+	}
 	return m.push(v, 0)
 }
 
@@ -473,10 +479,17 @@ func (m *Machine) Fill(d *Dict, items []any) error {
 	if len(items)%2 != 0 {
 		return errors.New("is damaged: a dictionary has a key without a value")
 	}
+	const pair = 120 // bytes
 	for i := 0; i < len(items); i += 2 {
-		if err := d.set(items[i], items[i+1]); err != nil {
+		id, err := identity(items[i])
+		if err != nil {
 			return err
 		}
+		text, _ := id.(tupleKey)
+		if err := m.charge(pair + len(text)); err != nil {
+			return err
+		}
+		d.set(id, items[i], items[i+1])
 	}
-	return m.charge(60 * len(items))
+	return nil
 }

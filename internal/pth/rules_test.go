@@ -202,6 +202,12 @@ var hostile = []struct{ pickle, want string }{
 	{bomb("("+"h\x00h\x00h\x00h\x00h\x00h\x00h\x00h\x00h\x00h\x00"+"t", 12, "N"), "more values"},
 	{bomb("](h\x00h\x00h\x00h\x00h\x00h\x00h\x00h\x00h\x00h\x00e", 12, "N"), "more values"},
 	{bomb("(h\x00h\x00h\x00h\x00h\x00h\x00h\x00h\x00t", 6, text(strings.Repeat("long", 1<<16))), "more values"},
+	{keyBomb("\x8b\x00\x04\x00\x00"+strings.Repeat("\x7f", 1<<10), 780_000), "beyond 64 bits"},
+	{keyBomb("\x8a\x09"+strings.Repeat("\x7f", 9), 1), "beyond 64 bits"},
+	{keyBomb("("+text(strings.Repeat("x", 1<<10))+strings.Repeat("2", 15)+"t", 700_000), "too many values"},
+	{keyBomb("K\x01", 700_000), "too many values"},
+	{tupleKeys(38_000), "too many values"},
+	{integerKeys(600_000), "too many values"},
 	{encodeBomb(), "more bytes"},
 	{manyViews(), "share"},
 	{"not a pickle at all", "opcode"},
@@ -227,6 +233,29 @@ func bomb(level string, levels int, first string) string {
 		s += level + "q\x00"
 	}
 	return s + "q\x001h\x00."
+}
+
+// keyBomb gives a dictionary one key again and again.
+func keyBomb(key string, times int) string {
+	return proto + key + "q\x000}(" + strings.Repeat("h\x00N", times) + "u."
+}
+
+// tupleKeys gives a dictionary long tuples as keys, each another.
+func tupleKeys(n int) string {
+	var s strings.Builder
+	s.WriteString(proto + text(strings.Repeat("x", 1<<10)) + "q\x000}(")
+	for i := range n {
+		s.WriteString("(" + strings.Repeat("h\x00", 15) + integer(int64(i)) + "tN")
+	}
+	return s.String() + "u."
+}
+
+func integerKeys(n int) string {
+	b := []byte(proto + "}(")
+	for i := range n {
+		b = append(binary.LittleEndian.AppendUint32(append(b, 'J'), uint32(i)), 'N')
+	}
+	return string(b) + "u."
 }
 
 func encodeBomb() string {
