@@ -210,6 +210,7 @@ var hostile = []struct{ pickle, want string }{
 	{integerKeys(600_000), "too many values"},
 	{encodeBomb(), "more bytes"},
 	{manyViews(), "share"},
+	{manyScattered(), "scattered"},
 	{"not a pickle at all", "opcode"},
 	{"<!DOCTYPE html>", "opcode"},
 }
@@ -275,10 +276,20 @@ func manyViews() string {
 	return s + "e."
 }
 
+// manyScattered are tensors of few elements all over one storage, each of its own.
+func manyScattered() string {
+	const elements, tensors = 64, 3_000
+	s := proto + storageID(floats, "0", 1<<20) + "q\x00" + tuple(elements) + "q\x01" + tuple((1<<20-tensors)/elements) + "q\x02000]("
+	for i := range int64(tensors) {
+		s += tensor("h\x00", i, "h\x01", "h\x02")
+	}
+	return s + "e."
+}
+
 func TestHostile(t *testing.T) {
 	for _, c := range hostile {
 		data := numbers(1, 2, 3, 4)
-		if c.want == "share" {
+		if c.want == "share" || c.want == "scattered" {
 			data = strings.Repeat("\x00", 4<<20)
 		}
 		if c.want == "15" {

@@ -11,11 +11,12 @@ import (
 // further than this.
 const (
 	maxDepth   = 100
-	maxVisited = 1 << 20  // values
-	maxTexts   = 64 << 20 // bytes of names and texts
-	manifold   = 8        // times the file's size that its tensors may hold together, beside spread
-	spread     = 16 << 20 // bytes
-	expanded   = 8 << 20  // elements that tensors whose elements repeat may hold together
+	maxVisited = 1 << 20   // values
+	maxTexts   = 64 << 20  // bytes of names and texts
+	manifold   = 8         // times the file's size that its tensors may hold together, beside spread
+	spread     = 16 << 20  // bytes
+	scattered  = 256 << 20 // bytes that may be read for tensors whose elements are scattered, beside manifold
+	expanded   = 8 << 20   // elements that tensors whose elements repeat may hold together
 )
 
 // Walk calls visit for every value that is neither a dictionary, a list nor a tuple. Its name is made of the keys of
@@ -108,7 +109,7 @@ func (w *walker) leaf(v any, values, bytes int) error {
 // a storage, or repeat elements of it, may hold more than the file does.
 func (f *File) check(size int64) error {
 	tensors, seen := map[*Tensor]bool{}, map[string]bool{}
-	total, repeated := int64(0), 0
+	total, repeated, read := int64(0), 0, 0.0
 	return f.Walk(func(name string, v any) error {
 		t, ok := v.(*Tensor)
 		if !ok || tensors[t] {
@@ -121,6 +122,12 @@ func (f *File) check(size int64) error {
 				total += n
 			} else if repeated += t.count; t.count > expanded || repeated > expanded {
 				return fmt.Errorf("tensor %q: tensors that repeat their elements hold more of them than a checkpoint's do", name)
+			}
+			if !t.contiguous() && t.count > 0 {
+				_, cost := t.window()
+				if read += cost; read > float64(manifold*size+scattered) {
+					return fmt.Errorf("tensor %q: tensors lie so scattered that reading them takes more than %d times the file", name, manifold)
+				}
 			}
 		}
 		if total > manifold*size+spread {
