@@ -16,7 +16,7 @@ import (
 )
 
 const (
-	maxValues   = 24 << 20 // bytes that the values of a pickle may take beside their texts, as charge estimates them
+	maxValues   = 24 << 20 // bytes that the values of a pickle may take beside their texts, as Charge estimates them
 	maxLong     = 1 << 10  // bytes of a whole number
 	maxProtocol = 5
 )
@@ -172,8 +172,8 @@ func (m *Machine) line() (string, error) {
 	return s, nil
 }
 
-// charge counts the memory that values take.
-func (m *Machine) charge(bytes int) error {
+// Charge counts bytes of memory that values take, and refuses more than a pickle may spend.
+func (m *Machine) Charge(bytes int) error {
 	m.spent += bytes
 	if m.spent > maxValues {
 		return fmt.Errorf("holds too many values: they would take more than %d MiB", maxValues>>20)
@@ -186,7 +186,7 @@ func (m *Machine) push(v any, bytes int) error {
 		m.stack = slices.Grow(m.stack, len(m.stack)+64) // append alone would copy a large stack more often
 	}
 	m.stack = append(m.stack, v)
-	return m.charge(16 + bytes)
+	return m.Charge(16 + bytes)
 }
 
 // floor is the height of the stack at the last mark.
@@ -231,7 +231,7 @@ func (m *Machine) popMark() ([]any, error) {
 
 func (m *Machine) mark() error {
 	m.marks = append(m.marks, len(m.stack))
-	return m.charge(8)
+	return m.Charge(8)
 }
 
 func (m *Machine) duplicate() error {
@@ -457,7 +457,7 @@ func (m *Machine) appendTo(items []any, err error) error {
 		return fmt.Errorf("appends to %s", Describe(m.stack[len(m.stack)-1]))
 	}
 	l.Items = append(l.Items, items...)
-	return m.charge(24 * len(items))
+	return m.Charge(24 * len(items))
 }
 
 func (m *Machine) setItems(items []any, err error) error {
@@ -486,7 +486,7 @@ func (m *Machine) Fill(d *Dict, items []any) error {
 			return err
 		}
 		text, _ := id.(tupleKey)
-		if err := m.charge(pair + len(text)); err != nil {
+		if err := m.Charge(pair + len(text)); err != nil {
 			return err
 		}
 		d.set(id, items[i], items[i+1])

@@ -1,6 +1,7 @@
 package pth
 
 import (
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"hash/crc32"
@@ -45,10 +46,11 @@ func (t *Tensor) Len() int { return t.count }
 
 // Identity tells tensors apart: those of one identity are the same elements of the file.
 func (t *Tensor) Identity() string {
-	return fmt.Sprint(t.storage.key, t.DType, t.Offset, t.Shape, t.Strides)
+	sum := sha256.Sum256(fmt.Append(nil, t.storage.key, " ", t.DType, t.Offset, t.Shape, t.Strides))
+	return string(sum[:])
 }
 
-const maxRank = 64
+const maxRank = 32
 
 // whole reads a tuple or list of whole numbers, of which none is negative.
 func whole(v any) ([]int, error) {
@@ -95,7 +97,7 @@ func elements(shape []int) (int64, error) {
 }
 
 // newTensor checks that every element of a view lies in its storage.
-func newTensor(s storageView, dtype DType, offset, shape, strides any) (*Tensor, error) {
+func newTensor(m *pickle.Machine, s storageView, dtype DType, offset, shape, strides any) (*Tensor, error) {
 	t := &Tensor{DType: dtype, storage: s.storage}
 	start, ok := offset.(int64)
 	if !ok || start < 0 || start > s.count {
@@ -110,6 +112,10 @@ func newTensor(s storageView, dtype DType, offset, shape, strides any) (*Tensor,
 	}
 	if len(t.Strides) != len(t.Shape) {
 		return nil, fmt.Errorf("a tensor of shape %v has the strides %v", t.Shape, t.Strides)
+	}
+	// Beside the tensor itself whoever lists tensors holds a name, a digest and the shape once more.
+	if err := m.Charge(400 + 24*len(t.Shape)); err != nil {
+		return nil, err
 	}
 	n, err := elements(t.Shape)
 	if err != nil {
