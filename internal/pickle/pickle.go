@@ -29,6 +29,8 @@ type Machine struct {
 	Text    string // parts of it become values
 	At      int    // where the next pickle begins
 	Globals Table
+	// Room is how many bytes values may take beyond what every pickle may: that of a large file.
+	Room int
 	// Persistent makes the value that a persistent id names; without it such an id is refused.
 	Persistent func(id Tuple) (any, error)
 
@@ -175,8 +177,8 @@ func (m *Machine) line() (string, error) {
 // Charge counts bytes of memory that values take, and refuses more than a pickle may spend.
 func (m *Machine) Charge(bytes int) error {
 	m.spent += bytes
-	if m.spent > maxValues {
-		return fmt.Errorf("holds too many values: they would take more than %d MiB", maxValues>>20)
+	if most := maxValues + m.Room; m.spent > most {
+		return fmt.Errorf("holds too many values: they would take more than %d MiB", most>>20)
 	}
 	return nil
 }

@@ -20,6 +20,12 @@ import (
 // maxPickle is how many bytes may describe a file's tensors and hold its plain values.
 const maxPickle = 32 << 20
 
+// room lets a large file hold more plain values: nnU-Net writes a number for each class and epoch.
+func room(size int64) int {
+	const most = 104 << 20
+	return int(min(size/4, most))
+}
+
 // File is an open PyTorch file. Its methods and those of its tensors may be called at the same time.
 type File struct {
 	file   io.ReaderAt
@@ -137,7 +143,7 @@ func (f *File) openZip(size int64) error {
 		return err
 	}
 	storages := map[string]*storage{}
-	m := &pickle.Machine{Text: text, Globals: globals, Persistent: func(id pickle.Tuple) (any, error) {
+	m := &pickle.Machine{Text: text, Globals: globals, Room: room(size), Persistent: func(id pickle.Tuple) (any, error) {
 		key, dtype, count, err := parseID(id, 5)
 		if err != nil {
 			return nil, err
