@@ -38,7 +38,8 @@ type Machine struct {
 	marks          []int         // heights of the stack
 	memo           []any         // values that were kept under 0, 1, 2 …, as Python numbers them
 	far            map[int64]any // and under other numbers
-	spent, encoded int           // of maxValues and of len(Text)
+	spent, encoded int           // of maxValues and of len(Text), by all pickles of the text
+	pushed         int
 }
 
 // Load runs one pickle and leaves At behind it. ErrShort is its error, wrapped, if the text ends before the pickle.
@@ -188,8 +189,12 @@ func (m *Machine) push(v any, bytes int) error {
 		m.stack = slices.Grow(m.stack, len(m.stack)+64) // append alone would copy a large stack more often
 	}
 	m.stack = append(m.stack, v)
+	m.pushed++
 	return m.Charge(16 + bytes)
 }
+
+// Pushed is how often the pickles put a value on the stack: no fewer than they hold values.
+func (m *Machine) Pushed() int { return m.pushed }
 
 // floor is the height of the stack at the last mark.
 func (m *Machine) floor() int {

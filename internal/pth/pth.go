@@ -31,7 +31,11 @@ type File struct {
 	file   io.ReaderAt
 	closer io.Closer
 	root   any
+	most   int // values that Walk may visit
 }
+
+// bound says how many values a walk may visit, after the pickles were run. A NumPy array's elements are bytes of theirs.
+func (f *File) bound(m *pickle.Machine) { f.most = min(maxVisited, few+unfolds*m.Pushed()+m.At) }
 
 // Open reads everything of a PyTorch file but its tensors' data. The error names the file and what was refused.
 func Open(path string) (_ *File, err error) {
@@ -166,6 +170,7 @@ func (f *File) openZip(size int64) error {
 	if f.root, err = m.Load(); err != nil {
 		return fmt.Errorf("data.pkl %w", err)
 	}
+	f.bound(m)
 	if m.At != len(text) {
 		return fmt.Errorf("data.pkl goes on for %d bytes behind its end", len(text)-m.At)
 	}

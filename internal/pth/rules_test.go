@@ -208,6 +208,7 @@ var hostile = []struct{ pickle, want string }{
 	{keyBomb("K\x01", 700_000), "too many values"},
 	{tupleKeys(38_000), "too many values"},
 	{integerKeys(600_000), "too many values"},
+	{bomb("h\x00h\x00\x86", 18, "N"), "more values"},
 	{encodeBomb(), "more bytes"},
 	{manyViews(), "share"},
 	{manyScattered(), "scattered"},

@@ -11,7 +11,9 @@ import (
 // further than this.
 const (
 	maxDepth   = 100
-	maxVisited = 1 << 20   // values
+	maxVisited = 1 << 19   // values
+	unfolds    = 64        // times the values that the pickle makes, beside few
+	few        = 10_000    // values
 	maxTexts   = 64 << 20  // bytes of names and texts
 	manifold   = 8         // times the file's size that its tensors may hold together, beside spread
 	spread     = 16 << 20  // bytes
@@ -22,7 +24,7 @@ const (
 // Walk calls visit for every value that is neither a dictionary, a list nor a tuple. Its name is made of the keys of
 // dictionaries and places in lists that lead to it, joined by "/". Open has walked the file: the only errors are visit's.
 func (f *File) Walk(visit func(name string, v any) error) error {
-	w := walker{visit: visit}
+	w := walker{visit: visit, most: f.most}
 	return w.walk(f.root, 0)
 }
 
@@ -31,6 +33,7 @@ type walker struct {
 	name    []byte
 	visited int
 	texts   int
+	most    int // values that may be visited
 }
 
 func (w *walker) walk(v any, depth int) error {
@@ -92,7 +95,7 @@ func (w *walker) into(key string, v any, depth int) error {
 func (w *walker) count(values, bytes int) error {
 	w.visited += values
 	w.texts += bytes
-	if w.visited > maxVisited || w.texts > maxTexts {
+	if w.visited > w.most || w.texts > maxTexts {
 		return errors.New("unfolds to more values than a checkpoint has")
 	}
 	return nil
