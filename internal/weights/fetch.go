@@ -115,15 +115,17 @@ func (d *download) run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	began := false // in an earlier call
 	defer func() {
 		f.Close()
-		if err != nil && d.have == 0 {
+		if err != nil && d.have == 0 && !began {
 			os.Remove(d.part)
 		}
 	}()
 	if d.have, err = f.Seek(0, io.SeekEnd); err != nil {
 		return err
 	}
+	began = d.have > 0
 	if d.have > d.Bytes {
 		if err := d.restart(f); err != nil {
 			return err
@@ -196,15 +198,9 @@ func (d *download) attempt(ctx context.Context, f *os.File) error {
 		return because(ctx, err)
 	}
 	defer response.Body.Close()
-	left := d.Bytes - d.have
+	whole := response.StatusCode == http.StatusOK
 	switch {
-	case response.StatusCode == http.StatusOK && d.have > 0: // a server that knows no ranges
-		if err := d.restart(f); err != nil {
-			return final{err}
-		}
-		left = d.Bytes
-		d.begin()
-	case response.StatusCode == http.StatusOK:
+	case whole:
 	case response.StatusCode == http.StatusPartialContent && d.have > 0:
 		if got, want := response.Header.Get("Content-Range"), fmt.Sprintf("bytes %d-%d/%d", d.have, d.Bytes-1, d.Bytes); got != want {
 			return final{fmt.Errorf("%s sent the range %q; wanted is %q", d.url, got, want)}
@@ -214,8 +210,21 @@ func (d *download) attempt(ctx context.Context, f *os.File) error {
 	default:
 		return final{fmt.Errorf("%s answered %s", d.url, response.Status)}
 	}
-	if n := response.ContentLength; n >= 0 && n != left {
-		return final{fmt.Errorf("%s has %d bytes; the published file has %d", d.url, n+d.have, d.Bytes)}
+	start := d.have
+	if whole {
+		start = 0
+	}
+	if n := response.ContentLength; n >= 0 && n != d.Bytes-start {
+		return final{fmt.Errorf("%s has %d bytes; the published file has %d", d.url, n+start, d.Bytes)}
+	}
+	if strings.HasPrefix(response.Header.Get("Content-Type"), "text/html") {
+		return final{fmt.Errorf("%s sent a web page, not the file", d.url)}
+	}
+	if start < d.have { // a server that knows no ranges
+		if err := d.restart(f); err != nil {
+			return final{err}
+		}
+		d.begin()
 	}
 
 	buf := make([]byte, fetchPiece)

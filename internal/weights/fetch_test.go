@@ -172,6 +172,34 @@ func TestFetchRefuses(t *testing.T) {
 	}
 }
 
+// A page that a proxy sends in place of the file leaves what an earlier call has brought.
+func TestFetchKeepsPart(t *testing.T) {
+	for name, handle := range map[string]func(w http.ResponseWriter){
+		"a page": func(w http.ResponseWriter) { fmt.Fprint(w, "<html>please log in</html>") },
+		"a page of unknown length": func(w http.ResponseWriter) {
+			w.Header().Set("Content-Type", "text/html; charset=utf-8")
+			w.(http.Flusher).Flush()
+			fmt.Fprint(w, "<html>please log in</html>")
+		},
+		"forbidden": func(w http.ResponseWriter) { w.WriteHeader(http.StatusForbidden) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			o, content, from := published(t, func(w http.ResponseWriter, r *http.Request, content []byte) { handle(w) })
+			dir := t.TempDir()
+			part := filepath.Join(dir, "sam.pth.part")
+			if err := os.WriteFile(part, content[:1_000_000], 0o666); err != nil {
+				t.Fatal(err)
+			}
+			if err := fetch(o, dir, from); err == nil {
+				t.Error("no error")
+			}
+			if kept, err := os.ReadFile(part); err != nil || string(kept) != string(content[:1_000_000]) {
+				t.Errorf("%d bytes are kept, error %v", len(kept), err)
+			}
+		})
+	}
+}
+
 // A range that is another one than was asked for would make a file of wrong parts.
 func TestFetchWrongRange(t *testing.T) {
 	o, content, from := published(t, func(w http.ResponseWriter, r *http.Request, content []byte) {
