@@ -46,43 +46,54 @@ func (e final) Unwrap() error { return e.error }
 
 func isFinal(err error) bool { return errors.As(err, new(final)) }
 
-// Fetch downloads one of SAM's files into a folder and returns its path; a file that is there already and is right is
-// kept. Proxies are those of the environment (HTTPS_PROXY, NO_PROXY). What a cut download has brought stays beside the
-// final name under partSuffix, and the next call goes on from there. A file takes its final name when it has the
-// published size and SHA-256; a wrong one is removed.
-func Fetch(ctx context.Context, o Official, opt FetchOptions) (path string, err error) {
+// Fetch downloads one of SAM's files into a folder and returns its path; saved is false where the right file is there
+// already, in a folder that need not be writable. Proxies are those of the environment (HTTPS_PROXY, NO_PROXY). What a cut
+// download has brought stays beside the final name under partSuffix, and the next call goes on from there. A file takes
+// its final name when it has the published size and SHA-256; a wrong one is removed.
+func Fetch(ctx context.Context, o Official, opt FetchOptions) (path string, saved bool, err error) {
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("fetch %s: %w", o.Name, err)
 		}
 	}()
+	path = filepath.Join(opt.Dir, o.Name)
+	if there, err := o.there(path); there || err != nil {
+		return path, false, err
+	}
 	if err := os.MkdirAll(opt.Dir, 0o777); err != nil {
-		return "", err
+		return "", false, err
 	}
 	lock, err := atomicfile.Lock(opt.Dir, false)
 	if err != nil {
-		return "", err
+		return "", false, err
 	}
 	defer lock.Close()
-
-	path = filepath.Join(opt.Dir, o.Name)
-	switch err := o.verify(path); {
-	case err == nil:
-		return path, nil
-	case !errors.Is(err, fs.ErrNotExist):
-		return "", fmt.Errorf("%s is there, and is another file: %w; move it away", path, err)
+	if there, err := o.there(path); there || err != nil { // by now: another process may have ended its download
+		return path, false, err
 	}
 	d := &download{Official: o, url: o.URL(opt.From), part: path + partSuffix, progress: progress.OrNop(opt.Progress)}
 	if err := d.run(ctx); err != nil {
-		return "", err
+		return "", false, err
 	}
 	if err := o.verify(d.part); err != nil {
 		if isFinal(err) {
 			err = errors.Join(fmt.Errorf("what %s sent is not the published file: %w; it was removed", d.url, err), os.Remove(d.part))
 		}
-		return "", err
+		return "", false, err
 	}
-	return path, atomicfile.Rename(d.part, path)
+	return path, true, atomicfile.Rename(d.part, path)
+}
+
+// there tells whether the published file lies at path; another file there is an error.
+func (o Official) there(path string) (bool, error) {
+	err := o.verify(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return false, nil
+	case err != nil:
+		return false, fmt.Errorf("%s is there, and is another file: %w; move it away", path, err)
+	}
+	return true, nil
 }
 
 // verify compares a file with the published one; a file that differs gives an error that isFinal.

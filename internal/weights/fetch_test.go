@@ -45,7 +45,7 @@ func whole(w http.ResponseWriter, r *http.Request, content []byte) {
 }
 
 func fetch(o weights.Official, dir, from string) error {
-	_, err := weights.Fetch(context.Background(), o, weights.FetchOptions{Dir: dir, From: from})
+	_, _, err := weights.Fetch(context.Background(), o, weights.FetchOptions{Dir: dir, From: from})
 	return err
 }
 
@@ -68,9 +68,10 @@ func TestFetch(t *testing.T) {
 		whole(w, r, content)
 	})
 	dir := filepath.Join(t.TempDir(), "new")
-	for range 2 {
-		if err := fetch(o, dir, from); err != nil {
-			t.Fatal(err)
+	for _, want := range []bool{true, false} {
+		path, saved, err := weights.Fetch(t.Context(), o, weights.FetchOptions{Dir: dir, From: from})
+		if err != nil || saved != want || path != filepath.Join(dir, o.Name) {
+			t.Fatalf("path %s, saved %v, want %v, error %v", path, saved, want, err)
 		}
 		same(t, dir, content)
 	}
@@ -248,7 +249,7 @@ func TestFetchStops(t *testing.T) {
 		cancel()
 		<-r.Context().Done()
 	})
-	_, err := weights.Fetch(ctx, o, weights.FetchOptions{Dir: dir, From: from})
+	_, _, err := weights.Fetch(ctx, o, weights.FetchOptions{Dir: dir, From: from})
 	if err == nil || !strings.Contains(err.Error(), "kept") || ctx.Err() == nil {
 		t.Errorf("error %v", err)
 	}
@@ -258,7 +259,7 @@ func TestFetchStops(t *testing.T) {
 }
 
 func TestFetchLocked(t *testing.T) {
-	o, _, from := published(t, whole)
+	o, content, from := published(t, whole)
 	dir := t.TempDir()
 	lock, err := atomicfile.Lock(dir, false)
 	if err != nil {
@@ -267,6 +268,12 @@ func TestFetchLocked(t *testing.T) {
 	defer lock.Close()
 	if err := fetch(o, dir, from); err == nil || !strings.Contains(err.Error(), "another process") {
 		t.Errorf("error %v", err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, o.Name), content, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	if err := fetch(o, dir, from); err != nil { // a file that is there needs no lock
+		t.Error(err)
 	}
 }
 
