@@ -30,6 +30,9 @@ func (o Official) URL(from string) string {
 	return strings.TrimSuffix(cmp.Or(from, Address), "/") + "/" + o.Name
 }
 
+// Folder is the absolute path of the folder that a file is fetched to: dir, else the one that Env names, else the current one.
+func Folder(dir string) (string, error) { return filepath.Abs(cmp.Or(dir, Env(), ".")) }
+
 const (
 	partSuffix = ".part"          // of a file that is not whole
 	attempts   = 5                // in a row without a byte

@@ -50,9 +50,6 @@ const EnvDir = "masksam_weights"
 // Env reads the folder of SAM's files from the environment; it is empty if nobody has named one.
 func Env() string { return os.Getenv(EnvDir) }
 
-// Folder is the absolute path of the folder that a file is fetched to: dir, else the one that Env names, else the current one.
-func Folder(dir string) (string, error) { return filepath.Abs(cmp.Or(dir, Env(), ".")) }
-
 // Find is the path of SAM's weights for an encoder in a folder, or else in the one that Env names: the published file
 // under its own name, or one converted from it, which has the name of a safetensors file.
 func Find(encoder, dir string) (string, error) {
