@@ -216,25 +216,21 @@ func (d *download) attempt(ctx context.Context, f *os.File) error {
 	switch {
 	case whole:
 	case response.StatusCode == http.StatusPartialContent && d.have > 0:
-		if got, want := response.Header.Get("Content-Range"), fmt.Sprintf("bytes %d-%d/%d", d.have, d.Bytes-1, d.Bytes); got != want {
-			return final{fmt.Errorf("%s sent the range %q; wanted is %q", d.url, got, want)}
+		if got := response.Header.Get("Content-Range"); !d.rest(got) {
+			return final{fmt.Errorf("%s sent the range %q; wanted is \"bytes %d-%d/%d\"", d.url, got, d.have, d.Bytes-1, d.Bytes)}
 		}
 	case response.StatusCode >= 500 || response.StatusCode == http.StatusTooManyRequests || response.StatusCode == http.StatusRequestTimeout:
 		return fmt.Errorf("%s answered %s", d.url, response.Status)
 	default:
 		return final{fmt.Errorf("%s answered %s", d.url, response.Status)}
 	}
-	start := d.have
-	if whole {
-		start = 0
-	}
-	if n := response.ContentLength; n >= 0 && n != d.Bytes-start {
-		return final{fmt.Errorf("%s has %d bytes; the published file has %d", d.url, n+start, d.Bytes)}
+	if n := response.ContentLength; whole && n >= 0 && n != d.Bytes {
+		return final{fmt.Errorf("%s has %d bytes; the published file has %d", d.url, n, d.Bytes)}
 	}
 	if strings.HasPrefix(response.Header.Get("Content-Type"), "text/html") {
 		return final{fmt.Errorf("%s sent a web page, not the file", d.url)}
 	}
-	if start < d.have { // a server that knows no ranges
+	if whole && d.have > 0 { // a server that knows no ranges
 		if err := d.restart(f); err != nil {
 			return final{err}
 		}
@@ -262,6 +258,14 @@ func (d *download) attempt(ctx context.Context, f *os.File) error {
 		}
 	}
 	return nil
+}
+
+// rest tells whether a Content-Range begins where the part ends. A server may leave the length of the whole open ("*"), and
+// send less than the rest.
+func (d *download) rest(contentRange string) bool {
+	span, whole, ok := strings.Cut(contentRange, "/")
+	start, _, cut := strings.Cut(span, "-")
+	return ok && cut && start == fmt.Sprint("bytes ", d.have) && (whole == "*" || whole == fmt.Sprint(d.Bytes))
 }
 
 // because is why a context ended, where that is why err came about.

@@ -173,6 +173,26 @@ func TestFetchRefuses(t *testing.T) {
 	}
 }
 
+// A server may leave the length of the whole file open, and send its rest in pieces.
+func TestFetchOpenRange(t *testing.T) {
+	o, content, from := published(t, func(w http.ResponseWriter, r *http.Request, content []byte) {
+		at := 0
+		fmt.Sscanf(r.Header.Get("Range"), "bytes=%d-", &at)
+		end := min(at+1_000_000, len(content))
+		w.Header().Set("Content-Range", fmt.Sprintf("bytes %d-%d/*", at, end-1))
+		w.WriteHeader(http.StatusPartialContent)
+		w.Write(content[at:end])
+	})
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "sam.pth.part"), content[:100], 0o666); err != nil {
+		t.Fatal(err)
+	}
+	if err := fetch(o, dir, from); err != nil {
+		t.Fatal(err)
+	}
+	same(t, dir, content)
+}
+
 // A page that a proxy sends in place of the file leaves what an earlier call has brought.
 func TestFetchKeepsPart(t *testing.T) {
 	for name, handle := range map[string]func(w http.ResponseWriter){
