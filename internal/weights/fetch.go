@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -35,12 +36,15 @@ func Folder(dir string) (string, error) { return filepath.Abs(cmp.Or(dir, Env(),
 
 const (
 	partSuffix = ".part"          // of a file that is not whole
-	attempts   = 5                // in a row without a byte
-	firstWait  = time.Second / 5  // before the second attempt; each further one waits twice as long
+	attempts   = 9                // in a row without a byte; the waits between them are two minutes in all
+	longWait   = 30 * time.Second // the longest before an attempt
 	stalled    = 60 * time.Second // without a byte: the connection counts as cut
 	fetchPiece = 1 << 17          // bytes
 	megabyte   = 1_000_000
 )
+
+// firstWait is the time before the second attempt; each further one waits twice as long.
+var firstWait = time.Second
 
 // final is an error that another attempt cannot mend.
 type final struct{ error }
@@ -166,14 +170,21 @@ func (d *download) run(ctx context.Context) (err error) {
 		if failed++; d.have > before {
 			failed, wait = 1, firstWait
 		}
+		if failed == 2 { // one that was cut goes on at once as a rule
+			slog.Warn("the download does not go on; more attempts follow", "error", err)
+		}
 		if failed == attempts {
 			return fmt.Errorf("%w; %d of %d bytes are kept, and the same command goes on from there", err, d.have, d.Bytes)
 		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(wait):
+		for left := wait; left > 0 && ctx.Err() == nil; left -= time.Second {
+			d.progress.Advance(0, fmt.Sprintf("MB, attempt %d of %d in %v", failed+1, attempts, left))
+			select {
+			case <-ctx.Done():
+			case <-time.After(min(left, time.Second)):
+			}
 		}
-		wait *= 2
+		d.progress.Advance(0, "MB")
+		wait = min(2*wait, longWait)
 	}
 	return f.Sync()
 }

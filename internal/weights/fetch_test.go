@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"masksam/internal/atomicfile"
+	"masksam/internal/progress"
 	"masksam/internal/weights"
 )
 
@@ -218,6 +219,40 @@ func TestFetchKeepsPart(t *testing.T) {
 				t.Errorf("%d bytes are kept, error %v", len(kept), err)
 			}
 		})
+	}
+}
+
+// notes keeps what the progress line says.
+type notes struct {
+	progress.Reporter
+	said []string
+}
+
+func (n *notes) Advance(_ int, note string) { n.said = append(n.said, note) }
+
+// A server that is away for a while is asked again, and the progress line says so.
+func TestFetchWaits(t *testing.T) {
+	asked := 0
+	o, content, from := published(t, func(w http.ResponseWriter, r *http.Request, content []byte) {
+		if asked++; asked < 9 {
+			w.WriteHeader(http.StatusServiceUnavailable)
+			return
+		}
+		whole(w, r, content)
+	})
+	dir := t.TempDir()
+	line := &notes{Reporter: progress.Nop}
+	if _, _, err := weights.Fetch(t.Context(), o, weights.FetchOptions{Dir: dir, From: from, Progress: line}); err != nil {
+		t.Fatal(err)
+	}
+	same(t, dir, content)
+	for _, want := range []string{"MB, attempt 2 of 9 in 1ms", "MB, attempt 9 of 9 in 128ms"} {
+		if !slices.Contains(line.said, want) {
+			t.Errorf("%q is not in %q", want, line.said)
+		}
+	}
+	if last := line.said[len(line.said)-1]; strings.Contains(last, "attempt") {
+		t.Errorf("ends with %q", last)
 	}
 }
 
