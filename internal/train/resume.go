@@ -10,6 +10,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"masksam/internal/atomicfile"
@@ -247,10 +248,11 @@ const earlier = "earlier_"
 // setAside renames the checkpoints, validations and logs of an earlier run, so that none of them is taken for the new one's.
 // A run that writes no checkpoints leaves the checkpoints that are there.
 func (f *Fold) setAside(r *run) error {
-	old := []string{"validation", "validation_best", runlog.LinesName, runlog.EventsName}
+	logs := []string{runlog.LinesName, runlog.EventsName}
+	old := append([]string{"validation", "validation_best"}, logs...)
 	if r.checkpoints {
 		for _, name := range model.Checkpoints {
-			old = append(old, name+model.CheckpointExt)
+			old = append(old, name+model.CheckpointExt, name+model.PublishedExt)
 		}
 	}
 	told := false
@@ -270,7 +272,10 @@ func (f *Fold) setAside(r *run) error {
 		if err == nil {
 			err = os.Rename(from, to)
 		}
-		if err != nil {
+		switch {
+		case err != nil && slices.Contains(logs, name):
+			slog.Warn("a log of the earlier run could not be set aside; the run goes on, and may write into it", "error", err)
+		case err != nil:
 			return fmt.Errorf("set an earlier run aside: %w", err)
 		}
 	}

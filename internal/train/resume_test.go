@@ -214,6 +214,17 @@ func TestNewStartSetsAside(t *testing.T) {
 		!exists(model.CheckpointPath(fold, model.Final)) {
 		t.Error("want the validation set aside, the checkpoints left")
 	}
+	best := filepath.Join(fold, model.Best)
+	if err := os.WriteFile(best+model.PublishedExt, nil, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	o.NoCheckpoints = false
+	if _, err := Run(context.Background(), o); err != nil {
+		t.Fatal(err)
+	}
+	if earlier := filepath.Join(fold, "earlier_"+model.Best); exists(best+model.PublishedExt) || !exists(earlier+model.PublishedExt) {
+		t.Error("want the published checkpoint set aside")
+	}
 }
 
 // A precision that is asked for wins over the checkpoint's, which serves where none is.
