@@ -210,7 +210,7 @@ func (r *run) compare(was model.Meta) {
 	switch {
 	case st.Epoch > t.Epochs:
 		text = fmt.Sprintf("The run has had %d epochs, more than the %d that are asked for: nothing is left to train", st.Epoch, t.Epochs)
-	case tired(t, st.Stale) && st.Epoch < t.Epochs:
+	case t.Tired(st.Stale) && st.Epoch < t.Epochs:
 		text = fmt.Sprintf("The run ended early, after %d epochs: nothing is left to train, unless it gets more epochs than %d or "+
 			"more patience than %d", st.Epoch, before.Epochs, t.Patience)
 	case over(t, *st, st.Minutes):
@@ -220,7 +220,7 @@ func (r *run) compare(was model.Meta) {
 		if t.PerStep {
 			steps = st.steps()
 		}
-		rate := learningRate(t, st.Step, fraction(t, st.Epoch, steps, st.Minutes))
+		rate := t.Rate(st.Step, t.Fraction(st.Epoch, steps, st.Minutes))
 		moves := "rises"
 		if rate < st.Rate {
 			moves = "falls"
