@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -73,7 +72,7 @@ func (l *learner) save(path string, st state) error {
 		}
 		tensors = append(tensors, checkpoint.Float32Tensor(name, data, t.Shape()...))
 	})
-	if err == nil && filepath.Base(path) == filepath.Base(model.CheckpointPath("", model.Final)) {
+	if err == nil && model.CheckpointName(path) == model.Final {
 		tensors = append(tensors, l.frozen()...)
 	}
 	if err == nil && broken != "" {
