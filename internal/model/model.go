@@ -53,7 +53,7 @@ func CheckFold(fold string) error {
 func TrainedFolds(dir, name string) []string {
 	pattern := CheckpointPath("fold_*", name)
 	paths, _ := atomicfile.Glob(dir, pattern) // a missing folder has no folds
-	more, _ := atomicfile.Glob(dir, strings.TrimSuffix(pattern, CheckpointExt)+publishedExt)
+	more, _ := atomicfile.Glob(dir, strings.TrimSuffix(pattern, CheckpointExt)+PublishedExt)
 	paths = append(paths, more...)
 	var folds []string
 	for _, path := range paths {
@@ -290,7 +290,7 @@ func checkpoints(dir string, folds []string, name string) (paths []string, err e
 			return nil, err
 		}
 		path := CheckpointPath(FoldDir(dir, f), name)
-		if other := strings.TrimSuffix(path, CheckpointExt) + publishedExt; !atomicfile.Exists(path) && atomicfile.Exists(other) {
+		if other := strings.TrimSuffix(path, CheckpointExt) + PublishedExt; !atomicfile.Exists(path) && atomicfile.Exists(other) {
 			path = other
 		}
 		if !atomicfile.Exists(path) {

@@ -322,11 +322,15 @@ func TestStored(t *testing.T) {
 // Scores that are no numbers, and an image with another number of channels, fail the case by name, and leave no labels.
 func TestBadScores(t *testing.T) {
 	c := newConstant(t)
-	c.fold(t, "0", math.NaN(), 0.5, 0.25, 0.25)
+	net := c.network(t, math.NaN(), 0.5, 0.25, 0.25) // no file may hold such weights
+	defer net.Free()
 	in, out := t.TempDir(), filepath.Join(t.TempDir(), "out")
 	image(t, in, "a")
-	m := open(t, c, "0")
-	err := m.Folder(t.Context(), Options{Input: in, Output: out})
+	m, err := FromNetwork(&model.Model{Dir: c.dir, Meta: c.meta, Plans: c.plans, Dataset: c.dataset}, net, torch.CPU)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = m.Folder(t.Context(), Options{Input: in, Output: out})
 	if err == nil || !strings.Contains(err.Error(), "case a") || !strings.Contains(err.Error(), "not finite") {
 		t.Errorf("weights that are no numbers: %v", err)
 	}

@@ -8,6 +8,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"masksam/internal/atomicfile"
@@ -96,23 +97,12 @@ func (f *Fold) begin(r *run) (finished int, err error) {
 		slog.Info("continuing", "from", filepath.Base(path), "epoch", r.state.Epoch, "step", r.state.Step, "minutes",
 			runlog.Rounded(r.state.Minutes, 2))
 		r.compare(was)
-		if asked := f.Recipe.Train.Precision; asked != "auto" && asked != "" {
-			r.state.Precision = asked
-		}
-		_, _, err := r.learner.choosePrecision(r.state.Precision, nil)
-		return finished, err
 	}
-	first, err := r.train.Batch(0)
-	if err != nil {
-		return 0, err
-	}
-	var note string
-	if r.state.Precision, note, err = r.learner.choosePrecision(f.Recipe.Train.Precision, first); err != nil {
+	if err := r.choosePrecision(f.Recipe.Train.Precision); err != nil {
 		return 0, fmt.Errorf("choose the precision: %w", err)
 	}
-	if note != "" {
-		r.log.Print("Precision", note)
-		slog.Info("precision " + note)
+	if path != "" {
+		return finished, nil
 	}
 	if !f.options.Continue { // not before a batch was made and learnt from
 		if err := f.setAside(r); err != nil {
@@ -203,10 +193,11 @@ const earlier = "earlier_"
 // setAside renames the checkpoints, validations and logs of an earlier run, so that none of them is taken for the new one's.
 // A run that writes no checkpoints leaves the checkpoints that are there.
 func (f *Fold) setAside(r *run) error {
-	old := []string{"validation", "validation_best", runlog.LinesName, runlog.EventsName}
+	logs := []string{runlog.LinesName, runlog.EventsName}
+	old := append([]string{"validation", "validation_best"}, logs...)
 	if r.checkpoints {
 		for _, name := range model.Checkpoints {
-			old = append(old, name+model.CheckpointExt)
+			old = append(old, name+model.CheckpointExt, name+model.PublishedExt)
 		}
 	}
 	told := false
@@ -226,7 +217,10 @@ func (f *Fold) setAside(r *run) error {
 		if err == nil {
 			err = os.Rename(from, to)
 		}
-		if err != nil {
+		switch {
+		case err != nil && slices.Contains(logs, name):
+			slog.Warn("a log of the earlier run could not be set aside; the run goes on, and may write into it", "error", err)
+		case err != nil:
 			return fmt.Errorf("set an earlier run aside: %w", err)
 		}
 	}

@@ -13,8 +13,10 @@ import (
 
 	"masksam/internal/model"
 	"masksam/internal/plan"
+	"masksam/internal/recipe"
 	"masksam/internal/remedy"
 	"masksam/internal/runlog"
+	"masksam/internal/torch"
 )
 
 // stopped runs o until so many steps are done.
@@ -24,6 +26,40 @@ func stopped(t *testing.T, o trial, steps int) {
 	o.Progress = &stopAfter{steps, cancel}
 	if _, err := Run(ctx, o); !errors.Is(err, context.Canceled) {
 		t.Fatalf("error %v, want a cancelled context", err)
+	}
+}
+
+// A run that auto began in float16 on a GPU goes on on a CPU in the precision that auto takes there.
+func TestResumeWithoutFloat16(t *testing.T) {
+	o := tinyDataset(t, 5, "epochs=1", "iterations=3", "val_iterations=1", "precision=auto")
+	stopped(t, o, 1)
+	path := model.CheckpointPath(foldOf(o), model.Latest)
+	l, err := newLearner(o.Recipe, new(model.Start), o.Device, o.Seed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.free()
+	st, err := l.resume(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	names, _, err := recipe.Precisions("auto", o.Device)
+	if err != nil || st.Precision != names[0] {
+		t.Fatalf("precision %s, %v", st.Precision, err)
+	}
+	st.Precision, l.scaler = "float16", torch.NewScaler()
+	if err := l.save(path, st); err != nil {
+		t.Fatal(err)
+	}
+	o.Continue = true
+	if steps, err := Run(t.Context(), o); err != nil || steps != 3 {
+		t.Fatalf("%d steps, %v", steps, err)
+	}
+	if st, err = l.resume(model.CheckpointPath(foldOf(o), model.Final)); err != nil || st.Precision != names[0] || st.Scaler != nil {
+		t.Errorf("it ended in %s with the scaler %v, %v; want %s", st.Precision, st.Scaler, err, names[0])
+	}
+	if log := readText(t, filepath.Join(foldOf(o), "training_log_*.txt")); !strings.Contains(log, "Precision "+names[0]) {
+		t.Errorf("the log does not tell the precision:\n%s", log)
 	}
 }
 
@@ -177,6 +213,17 @@ func TestNewStartSetsAside(t *testing.T) {
 	if exists(filepath.Join(fold, "validation")) || !exists(filepath.Join(fold, "earlier_validation")) ||
 		!exists(model.CheckpointPath(fold, model.Final)) {
 		t.Error("want the validation set aside, the checkpoints left")
+	}
+	best := filepath.Join(fold, model.Best)
+	if err := os.WriteFile(best+model.PublishedExt, nil, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	o.NoCheckpoints = false
+	if _, err := Run(context.Background(), o); err != nil {
+		t.Fatal(err)
+	}
+	if earlier := filepath.Join(fold, "earlier_"+model.Best); exists(best+model.PublishedExt) || !exists(earlier+model.PublishedExt) {
+		t.Error("want the published checkpoint set aside")
 	}
 }
 
