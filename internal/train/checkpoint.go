@@ -73,7 +73,7 @@ func (l *learner) save(path string, st state) error {
 			return
 		}
 		data := t.Float32s()
-		if !strings.HasPrefix(name, optimizerPrefix) && slices.ContainsFunc(data, unfit) {
+		if !strings.HasPrefix(name, model.OptimizerPrefix) && slices.ContainsFunc(data, unfit) {
 			broken = name
 		}
 		tensors = append(tensors, checkpoint.Float32Tensor(name, data, t.Shape()...))

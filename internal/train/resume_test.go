@@ -13,6 +13,7 @@ import (
 
 	"masksam/internal/model"
 	"masksam/internal/plan"
+	"masksam/internal/remedy"
 	"masksam/internal/recipe"
 	"masksam/internal/runlog"
 	"masksam/internal/torch"
@@ -119,6 +120,46 @@ func TestStoppedExtensionGoesOn(t *testing.T) {
 	}
 }
 
+// A stopped extension leaves the finished run's result where it goes on without its epochs, within an epoch or between
+// two: the run is refused, with the way to go on. One that has had all of them is finished.
+func TestStoppedExtensionLeavesTheResult(t *testing.T) {
+	o := tinyDataset(t, 5, "epochs=1", "iterations=2", "val_iterations=1", "save_every=1")
+	if _, err := Run(t.Context(), o); err != nil {
+		t.Fatal(err)
+	}
+	final, latest := model.CheckpointPath(foldOf(o), model.Final), model.CheckpointPath(foldOf(o), model.Latest)
+	result := readText(t, final)
+	o.Continue = true
+	for _, steps := range []int{1, 1} { // to step 3, within an epoch, and to step 4, the last of it
+		o.Recipe.Train.Epochs = 3
+		stopped(t, o, steps)
+		cut := readText(t, latest)
+		o.Recipe.Train.Epochs = 1
+		_, err := Run(t.Context(), o)
+		if err == nil || !strings.Contains(err.Error(), "was being extended to 3 epochs of 2 steps") ||
+			!slices.Contains(remedy.As(err), any(remedy.Set.With("epochs=3"))) {
+			t.Errorf("error %v, advice %v", err, remedy.As(err))
+		}
+		if readText(t, final) != result || readText(t, latest) != cut {
+			t.Error("a checkpoint was changed")
+		}
+	}
+	o.Recipe.Train.Epochs = 3
+	if steps, err := Run(t.Context(), o); err != nil || steps != 6 || readText(t, final) == result || exists(latest) {
+		t.Errorf("the extension goes on: %d steps, %v", steps, err)
+	}
+	whole := readText(t, final)
+	if err := os.Rename(final, latest); err != nil { // killed before it was finished
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(final, []byte(result), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	if steps, err := Run(t.Context(), o); err != nil || steps != 6 || exists(latest) || len(readText(t, final)) != len(whole) {
+		t.Errorf("the extension had all of its training: %d steps, %v", steps, err)
+	}
+}
+
 // A fold whose folder other folds share by their plans.json is not trained with other plans; alone it may be.
 func TestOneModelFolderOnePlan(t *testing.T) {
 	o := tinyDataset(t, 5, "epochs=1", "iterations=1", "val_iterations=1")
@@ -172,6 +213,17 @@ func TestNewStartSetsAside(t *testing.T) {
 	if exists(filepath.Join(fold, "validation")) || !exists(filepath.Join(fold, "earlier_validation")) ||
 		!exists(model.CheckpointPath(fold, model.Final)) {
 		t.Error("want the validation set aside, the checkpoints left")
+	}
+	best := filepath.Join(fold, model.Best)
+	if err := os.WriteFile(best+model.PublishedExt, nil, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	o.NoCheckpoints = false
+	if _, err := Run(context.Background(), o); err != nil {
+		t.Fatal(err)
+	}
+	if earlier := filepath.Join(fold, "earlier_"+model.Best); exists(best+model.PublishedExt) || !exists(earlier+model.PublishedExt) {
+		t.Error("want the published checkpoint set aside")
 	}
 }
 

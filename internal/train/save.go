@@ -134,8 +134,13 @@ func (r *run) dump(b *feed.Batch, why error) error {
 		remedy.Run("replay", path))
 }
 
-// finish writes checkpoint_final and removes checkpoint_latest.
+// finish writes checkpoint_final and removes checkpoint_latest. Frozen weights that are not as they were are not written.
 func (r *run) finish() error {
+	if err := r.learner.start.Unchanged(); err != nil {
+		err = fmt.Errorf("trained to the end, but %s is not written, since the frozen weights are not as they were: %w", model.Final,
+			errors.Join(err, r.save(model.Latest)))
+		return remedy.Add(err, "put their file back as it was, and go on with ", remedy.Continue)
+	}
 	if err := r.save(model.Final); err != nil {
 		if errors.Is(err, errLost) {
 			return r.lost()
