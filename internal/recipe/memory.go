@@ -69,7 +69,7 @@ func Free(dev torch.Device) (machine.Bytes, error) {
 
 func amount(bytes float64) machine.Bytes { return machine.Bytes(min(bytes, math.MaxInt64/2)) }
 
-// Certain is the share of a predicted peak that is taken for certain: no measured peak was below 0.88 of the prediction
+// Certain is the share of a predicted peak that is taken for certain: no measured peak was below 0.87 of the prediction
 // (docs/benchmarks.md), and refusing what would have fitted is worse than trying what does not.
 const Certain = 0.7
 
@@ -84,12 +84,18 @@ const program = 2.3e8
 
 // StepPeak predicts what a training step takes: with weights, optimiser, average and gradients, in a precision of
 // Autocast, with so many batches made ahead of their use. The recipe must be resolved; an undecided number of encoder
-// blocks to be computed twice (-1) counts as none.
+// blocks to be computed twice (-1) counts as none. Frozen weights are in no checkpoint on the way, and on the device only in
+// the type of the precision.
 func (r Recipe) StepPeak(precision string, dev torch.Device, batches int) Peak {
 	n := r.Network
 	all, trained := n.Count()
 	weights := single * float64(all)
 	gradients := single * float64(trained)
+	narrow := narrows(precision, dev)
+	kept := weights
+	if narrow {
+		kept = gradients + (weights-gradients)/2
+	}
 	moments := 0.
 	switch {
 	case r.Train.Optimizer == "adamw":
@@ -105,16 +111,21 @@ func (r Recipe) StepPeak(precision string, dev torch.Device, batches int) Peak {
 	p := Peak{
 		{Name: Program, Host: program},
 		{Name: "batches ahead", Host: float64(batches*r.Batch) * voxels * float64(single*n.Channels+1)},
-		{Name: "a checkpoint in the making", Host: 2 * (weights + average + moments)},
-		{Name: Weights, Device: weights},
+		{Name: "a checkpoint in the making", Host: 2 * (gradients + average + moments)},
+		{Name: Weights, Device: kept},
 		{Name: "optimiser and average", Device: moments + average},
 		{Name: "gradients", Device: gradients},
 	}
-	if precision != "float32" {
-		p = append(p, PeakPart{Name: "weights in " + precision, Device: weights / 2})
+	if narrow {
+		p = append(p, PeakPart{Name: "trained weights in " + precision, Device: gradients / 2})
 	}
 	return p.add(n.Memory(r.Loss, masksam.Pass{Batch: r.Batch / max(r.Train.Accumulate, 1), Train: true,
-		Recompute: max(r.Train.Recompute, 0), Narrow: precision != "float32", CPU: dev == torch.CPU}))
+		Recompute: max(r.Train.Recompute, 0), Narrow: narrow, CPU: dev == torch.CPU}))
+}
+
+// narrows tells whether a precision computes in a type of two bytes on dev.
+func narrows(precision string, dev torch.Device) bool {
+	return Autocast[precision] != torch.Float32 && dev.FollowsAutocast()
 }
 
 // Spare decides how many of the first encoder blocks are computed twice where the recipe leaves that to memory: as few as
@@ -177,7 +188,7 @@ func (r Recipe) PassPeak(precision string, dev torch.Device, patches int) Peak {
 		{Name: "patches and their scores", Host: single * voxels * float64(n.Channels+n.Classes)},
 		{Name: Weights, Device: single * float64(all)},
 	}
-	return p.add(n.Memory(r.Loss, masksam.Pass{Batch: patches, Narrow: precision != "float32", CPU: dev == torch.CPU}))
+	return p.add(n.Memory(r.Loss, masksam.Pass{Batch: patches, Narrow: narrows(precision, dev), CPU: dev == torch.CPU}))
 }
 
 const single = 4 // bytes of a float32

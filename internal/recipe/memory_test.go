@@ -45,6 +45,21 @@ func TestStepPeak(t *testing.T) {
 		if more := need(func(r *Recipe) { r.Network.TrainAll = true }, "bf16"); more <= whole {
 			t.Errorf("%s: training all weights takes %.1f GB, frozen %.1f", r.Name, more/1e9, whole/1e9)
 		}
+		if half := need(nil, "float16"); half != whole {
+			t.Errorf("%s: float16 takes %.1f GB, bf16 %.1f", r.Name, half/1e9, whole/1e9)
+		}
+		var kept, checkpoint float64
+		for _, part := range r.StepPeak("bf16", gpu, 7) {
+			switch part.Name {
+			case Weights:
+				kept = part.Device
+			case "a checkpoint in the making":
+				checkpoint = part.Host
+			}
+		}
+		if kept != float64(4*trained+2*(all-trained)) || checkpoint >= float64(4*all) {
+			t.Errorf("%s: the weights take %.1f GB, a checkpoint %.1f; %d of %d train", r.Name, kept/1e9, checkpoint/1e9, trained, all)
+		}
 		if wide := need(nil, "float32"); wide <= whole {
 			t.Errorf("%s: float32 takes %.1f GB, bf16 %.1f", r.Name, wide/1e9, whole/1e9)
 		}
