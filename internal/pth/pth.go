@@ -123,7 +123,7 @@ func (f *File) openZip(size int64) error {
 	for name := range a.records {
 		if above, ok := strings.CutSuffix(name, "/data.pkl"); ok {
 			if folder != "" {
-				return fmt.Errorf("holds two models, %s and %s", folder, above)
+				return fmt.Errorf("holds two models, %q and %q", folder, above)
 			}
 			folder = above
 		}
