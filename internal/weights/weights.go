@@ -83,6 +83,12 @@ func open(path string) (*File, error) {
 
 // isSafetensors looks at the byte that begins a safetensors header, behind its length.
 func isSafetensors(path string) (bool, error) {
+	switch info, err := os.Stat(path); { // opening a pipe would wait for its writer
+	case err != nil:
+		return false, err
+	case !info.Mode().IsRegular():
+		return false, fmt.Errorf("%s is no file", path)
+	}
 	file, err := os.Open(path)
 	if err != nil {
 		return false, err

@@ -8,10 +8,13 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"masksam/internal/checkpoint"
 	"masksam/internal/goldentest"
+	"masksam/internal/pth"
 	"masksam/internal/pth/pthtest"
 	"masksam/internal/remedy"
 	"masksam/internal/weights"
@@ -245,6 +248,31 @@ func TestFind(t *testing.T) {
 		want := put(c.in, c.name)
 		if got, err := weights.Find(c.encoder, c.dir); err != nil || got != want {
 			t.Errorf("%s in %q: %s, want %s; error %v", c.encoder, c.dir, got, want, err)
+		}
+	}
+}
+
+// A pipe that nobody writes to is refused, without waiting for its writer.
+func TestPipe(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "pipe")
+	if err := syscall.Mkfifo(path, 0o666); err != nil {
+		t.Skip(err)
+	}
+	done := make(chan error, 2)
+	go func() {
+		_, err := weights.Inspect(path)
+		done <- err
+		_, err = pth.Open(path)
+		done <- err
+	}()
+	for range 2 {
+		select {
+		case err := <-done:
+			if err == nil || !strings.Contains(err.Error(), path+" is no file") {
+				t.Errorf("error %v", err)
+			}
+		case <-time.After(10 * time.Second):
+			t.Fatal("still waiting")
 		}
 	}
 }
