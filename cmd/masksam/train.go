@@ -22,7 +22,7 @@ type trainCmd struct {
 	Fold              string   `help:"Fold: a number or all." default:"0" short:"f"`
 	Recipe            string   `help:"Recipe, whose plans are trained unless --plans names others: ${recipes}." default:"small" short:"r"`
 	Plans             string   `help:"Plans to train, else the recipe's own." short:"p"`
-	Weights           string   `help:"File of SAM's weights that the recipe begins with, or none to train every parameter from scratch; else the folder that masksam_weights names is looked in." placeholder:"FILE"`
+	Weights           string   `help:"File of SAM's weights that the recipe begins with, or none to train every parameter from scratch; otherwise the file is looked for in the folder that masksam_weights names." placeholder:"FILE"`
 	Pretrained        string   `help:"Begin with a MaskSAM checkpoint, of this program or a .pth of the published code, in place of SAM's weights." placeholder:"FILE"`
 	Set               []string `help:"Override a hyper-parameter of training, as epochs=2; repeatable." sep:"none" placeholder:"KEY=VALUE"`
 	Epochs            *int     `help:"Epochs in all; with --continue, a finished run gets more." placeholder:"N"`

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"fmt"
 
 	"masksam/internal/machine"
@@ -60,14 +59,17 @@ func (c *weightsFetch) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	dir := cmp.Or(c.To, weights.Env(), ".")
-	fmt.Fprintf(a.out, "from %s\nto   %s (%v)\n", official.URL(c.From), dir, machine.Bytes(official.Bytes))
-	path, err := weights.Fetch(a.ctx, official, weights.FetchOptions{Dir: dir, From: c.From, Progress: a.progress})
+	dir, err := weights.Folder(c.To)
 	if err != nil {
 		return err
 	}
-	fmt.Fprintln(a.out, "have", path)
-	if weights.Env() == "" {
+	fmt.Fprintf(a.out, "from %s\nto   %s (%v)\n", official.URL(c.From), dir, machine.Bytes(official.Bytes))
+	path, saved, err := weights.Fetch(a.ctx, official, weights.FetchOptions{Dir: dir, From: c.From, Progress: a.progress})
+	if err != nil {
+		return err
+	}
+	fmt.Fprintln(a.out, map[bool]string{true: "saved " + path, false: path + " is there already"}[saved])
+	if found, _ := weights.Find(c.Encoder, ""); found != path {
 		fmt.Fprintf(a.out, "set %s=%s so that training finds it\n", weights.EnvDir, dir)
 	}
 	return nil

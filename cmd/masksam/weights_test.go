@@ -82,6 +82,11 @@ func TestWeightsFetch(t *testing.T) {
 	if !strings.Contains(log, "404") {
 		t.Errorf("error %s", log)
 	}
+	t.Setenv(weights.EnvDir, "")
+	t.Chdir(dir)
+	if out, _ := masksam(t, exitFailed, "weights", "fetch", "vit_b", "--from", server.URL); !strings.Contains(out, "to   "+dir+" (") {
+		t.Errorf("into the current folder: %q", out)
+	}
 	if _, log := masksam(t, exitFailed, "weights", "fetch", "vit_x"); !strings.Contains(log, "vit_l") {
 		t.Errorf("another encoder: %s", log)
 	}

@@ -52,7 +52,7 @@ func CheckFold(fold string) error {
 func TrainedFolds(dir, name string) []string {
 	pattern := CheckpointPath("fold_*", name)
 	paths, _ := atomicfile.Glob(dir, pattern) // a missing folder has no folds
-	more, _ := atomicfile.Glob(dir, strings.TrimSuffix(pattern, CheckpointExt)+publishedExt)
+	more, _ := atomicfile.Glob(dir, strings.TrimSuffix(pattern, CheckpointExt)+PublishedExt)
 	paths = append(paths, more...)
 	var folds []string
 	for _, path := range paths {
@@ -199,7 +199,7 @@ func Open(dir string, folds []string, name, frozen string) (_ *Model, err error)
 
 // fold opens a checkpoint and reads what it says into meta.
 func (m *Model) fold(path string, meta *Meta, frozen string) (c *Checkpoint, err error) {
-	if c, *meta, err = openWeights(path, frozen); err != nil {
+	if c, *meta, err = openWeights(path, frozen, m.Folds...); err != nil {
 		return nil, err
 	}
 	switch {
@@ -242,7 +242,7 @@ func checkpoints(dir string, folds []string, name string) (paths []string, err e
 			return nil, err
 		}
 		path := CheckpointPath(FoldDir(dir, f), name)
-		if other := strings.TrimSuffix(path, CheckpointExt) + publishedExt; !exists(path) && exists(other) {
+		if other := strings.TrimSuffix(path, CheckpointExt) + PublishedExt; !exists(path) && exists(other) {
 			path = other
 		}
 		if !exists(path) {

@@ -13,8 +13,8 @@ import (
 	"masksam/internal/weights"
 )
 
-// publishedExt is the ending of checkpoints of the published code, PyTorch files as nnU-Net writes them.
-const publishedExt = ".pth"
+// PublishedExt is the ending of checkpoints of the published code, PyTorch files as nnU-Net writes them.
+const PublishedExt = ".pth"
 
 // published is how the network of the published code computes.
 var published = masksam.Config{DepthAxis: sam.DepthReference, AuxLogits: masksam.AuxReference}

@@ -19,6 +19,7 @@ import (
 // MLflow is a tracking server, spoken to by version 2.0 of its REST API.
 type MLflow struct {
 	URI                string
+	ExperimentID       string // wins over the name
 	Experiment         string // name; made where it does not exist
 	Token              string // or
 	Username, Password string
@@ -30,7 +31,7 @@ func MLflowOf(env func(name string) string) *MLflow {
 	if uri == "" {
 		return nil
 	}
-	m := &MLflow{URI: uri, Experiment: env("MLFLOW_EXPERIMENT_NAME"), Token: env("MLFLOW_TRACKING_TOKEN"),
+	m := &MLflow{URI: uri, ExperimentID: env("MLFLOW_EXPERIMENT_ID"), Experiment: env("MLFLOW_EXPERIMENT_NAME"), Token: env("MLFLOW_TRACKING_TOKEN"),
 		Username: env("MLFLOW_TRACKING_USERNAME"), Password: env("MLFLOW_TRACKING_PASSWORD")}
 	if m.Experiment == "" {
 		m.Experiment = "Default"
@@ -45,7 +46,8 @@ const (
 	paramLength = 250                    // letters of a parameter's value, the limit of older servers
 	flushEvery  = 2 * time.Second        // time that metrics are collected for a request
 	requestTime = 5 * time.Second        // for a request
-	closeTime   = 2 * time.Second        // for all that is left when a run ends
+	closeTime   = 2 * time.Second        // for all that is left when a run ends, of which
+	statusTime  = 500 * time.Millisecond // for telling how it ended
 	firstPause  = 500 * time.Millisecond // after a failure, doubled with each further one
 	longPause   = time.Minute
 )
@@ -139,17 +141,28 @@ func (t *tracker) epoch(e Epoch) error {
 	values := map[string]float64{"epoch/train_loss": e.TrainLoss, "epoch/val_loss": e.ValLoss, "epoch/dice": e.Dice,
 		"epoch/ema_dice": e.EMA, "epoch/learning_rate": e.Rate, "epoch/seconds": e.Seconds, "epoch/waiting": e.Waiting}
 	for i, d := range e.ClassDice {
-		values["dice/"+className(t.run.Classes, i)] = d
+		values["dice/"+t.label(i)] = d
 	}
 	t.send(e.Step, values)
 	return nil
 }
 
+// label is the name of foreground class i as the server takes it. Names that the server cannot tell apart get their number.
+func (t *tracker) label(i int) string {
+	name := key(className(t.run.Classes, i))
+	for other := range t.run.Classes {
+		if other != i && key(t.run.Classes[other]) == name {
+			return fmt.Sprint(name, " ", i+1)
+		}
+	}
+	return name
+}
+
 // close gives the goroutine a short time to send what is left.
 func (t *tracker) close(failed error) error {
-	t.ended <- failed
-	late := time.AfterFunc(closeTime, t.cancel)
+	late := time.AfterFunc(closeTime-statusTime, t.cancel)
 	defer late.Stop()
+	t.ended <- failed
 	<-t.done
 	return nil
 }
@@ -196,9 +209,12 @@ func (t *tracker) end(failed error) {
 			break
 		}
 	}
-	if t.id == "" || t.ctx.Err() != nil {
+	if t.id == "" {
 		return
 	}
+	var cancel context.CancelFunc
+	t.ctx, cancel = context.WithTimeout(context.Background(), statusTime) // also where a backlog has used up its time
+	defer cancel()
 	status := "FINISHED"
 	switch {
 	case errors.Is(failed, context.Canceled):
@@ -248,6 +264,9 @@ func (t *tracker) flush() error {
 
 // experiment is the id of the experiment, which is made where there is none.
 func (t *tracker) experiment() (id string, err error) {
+	if t.server.ExperimentID != "" {
+		return t.server.ExperimentID, nil
+	}
 	var found struct {
 		Experiment struct {
 			ID string `json:"experiment_id"`

@@ -231,6 +231,46 @@ func TestMLflowHangs(t *testing.T) {
 	}
 }
 
+// A server that does not get all values in time is told nevertheless how the run ended.
+func TestMLflowBacklog(t *testing.T) {
+	t.Parallel()
+	s := newServer(t)
+	s.fail = func(path string) int {
+		if path == "runs/log-batch" {
+			time.Sleep(100 * time.Millisecond)
+		}
+		return 0
+	}
+	tracker, err := newTracker(MLflow{URI: s.URL + "/base", ExperimentID: "7"}, testRun, "folder")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n := range queueLength {
+		if err := tracker.step(testStep(n + 1)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	tracker.close(nil)
+	s.Lock()
+	defer s.Unlock()
+	if n := len(s.metrics["step/loss"]); n == 0 || n == queueLength {
+		t.Errorf("%d losses arrived; the test wants a part", n)
+	}
+	if s.status != "FINISHED" || s.experiment != "" {
+		t.Errorf("status %q, asked for the experiment %q", s.status, s.experiment)
+	}
+}
+
+// Classes whose names the server cannot tell apart are told apart by their numbers.
+func TestMLflowLabels(t *testing.T) {
+	tracker := &tracker{run: Run{Classes: []string{"нога", "рука", "leg"}}}
+	for i, want := range []string{"____ 1", "____ 2", "leg", "class 4"} {
+		if got := tracker.label(i); got != want {
+			t.Errorf("class %d is called %q, want %q", i, got, want)
+		}
+	}
+}
+
 // A server that answers with errors, then comes back, gets all; it is warned of once.
 func TestMLflowComesBack(t *testing.T) {
 	s := newServer(t)

@@ -2,6 +2,8 @@ package runlog
 
 import (
 	"bytes"
+	"context"
+	"errors"
 	"fmt"
 	"image/png"
 	"os"
@@ -178,7 +180,10 @@ func (w *events) picture(p Picture) error {
 // close ends the session of the hyper-parameters.
 func (w *events) close(failed error) error {
 	status := 1 // success
-	if failed != nil {
+	switch {
+	case errors.Is(failed, context.Canceled):
+		status = 0 // unknown: it was stopped, which is no failure
+	case failed != nil:
 		status = 2
 	}
 	end := message(nil).int(1, status).double(2, float64(time.Now().Unix()))

@@ -3,6 +3,7 @@ package runlog
 import (
 	"bytes"
 	"cmp"
+	"context"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -177,6 +178,30 @@ func TestEvents(t *testing.T) {
 	}
 	if got := scalars["epoch/val_loss"][:2]; !slices.Equal(got, []float64{2, float64(float32(-0.123456))}) {
 		t.Errorf("validation loss %v", got)
+	}
+}
+
+// A run that was stopped has not failed.
+func TestEventsEnd(t *testing.T) {
+	for _, c := range []struct {
+		failed error
+		status uint64
+	}{{nil, 1}, {errors.New("no memory"), 2}, {fmt.Errorf("stopped: %w", context.Canceled), 0}} {
+		folder := t.TempDir()
+		l := Open(folder, Options{Without: []string{Text, Lines}})
+		l.Start(testRun)
+		l.Close(c.failed)
+		paths, err := filepath.Glob(filepath.Join(folder, EventsName, "events.out.tfevents.*"))
+		if err != nil || len(paths) != 1 {
+			t.Fatalf("%v, %v", paths, err)
+		}
+		list := records(t, paths[0])
+		v := fields(t, find(fields(t, find(fields(t, list[len(list)-1]), eventSummary).bytes), 1).bytes)
+		plugin := fields(t, find(fields(t, find(v, valueMetadata).bytes), 1).bytes)
+		end := fields(t, find(fields(t, find(plugin, 2).bytes), 4).bytes)
+		if string(find(v, valueTag).bytes) != "_hparams_/session_end_info" || find(end, 2).wire != 1 || find(end, 1).number64 != c.status {
+			t.Errorf("error %v: %v, want the status %d", c.failed, end, c.status)
+		}
 	}
 }
 

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"masksam/internal/atomicfile"
+	"masksam/internal/progress"
 	"masksam/internal/weights"
 )
 
@@ -45,7 +46,7 @@ func whole(w http.ResponseWriter, r *http.Request, content []byte) {
 }
 
 func fetch(o weights.Official, dir, from string) error {
-	_, err := weights.Fetch(context.Background(), o, weights.FetchOptions{Dir: dir, From: from})
+	_, _, err := weights.Fetch(context.Background(), o, weights.FetchOptions{Dir: dir, From: from})
 	return err
 }
 
@@ -68,9 +69,10 @@ func TestFetch(t *testing.T) {
 		whole(w, r, content)
 	})
 	dir := filepath.Join(t.TempDir(), "new")
-	for range 2 {
-		if err := fetch(o, dir, from); err != nil {
-			t.Fatal(err)
+	for _, want := range []bool{true, false} {
+		path, saved, err := weights.Fetch(t.Context(), o, weights.FetchOptions{Dir: dir, From: from})
+		if err != nil || saved != want || path != filepath.Join(dir, o.Name) {
+			t.Fatalf("path %s, saved %v, want %v, error %v", path, saved, want, err)
 		}
 		same(t, dir, content)
 	}
@@ -172,6 +174,88 @@ func TestFetchRefuses(t *testing.T) {
 	}
 }
 
+// A server may leave the length of the whole file open, and send its rest in pieces.
+func TestFetchOpenRange(t *testing.T) {
+	o, content, from := published(t, func(w http.ResponseWriter, r *http.Request, content []byte) {
+		at := 0
+		fmt.Sscanf(r.Header.Get("Range"), "bytes=%d-", &at)
+		end := min(at+1_000_000, len(content))
+		w.Header().Set("Content-Range", fmt.Sprintf("bytes %d-%d/*", at, end-1))
+		w.WriteHeader(http.StatusPartialContent)
+		w.Write(content[at:end])
+	})
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "sam.pth.part"), content[:100], 0o666); err != nil {
+		t.Fatal(err)
+	}
+	if err := fetch(o, dir, from); err != nil {
+		t.Fatal(err)
+	}
+	same(t, dir, content)
+}
+
+// A page that a proxy sends in place of the file leaves what an earlier call has brought.
+func TestFetchKeepsPart(t *testing.T) {
+	for name, handle := range map[string]func(w http.ResponseWriter){
+		"a page": func(w http.ResponseWriter) { fmt.Fprint(w, "<html>please log in</html>") },
+		"a page of unknown length": func(w http.ResponseWriter) {
+			w.Header().Set("Content-Type", "text/html; charset=utf-8")
+			w.(http.Flusher).Flush()
+			fmt.Fprint(w, "<html>please log in</html>")
+		},
+		"forbidden": func(w http.ResponseWriter) { w.WriteHeader(http.StatusForbidden) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			o, content, from := published(t, func(w http.ResponseWriter, r *http.Request, content []byte) { handle(w) })
+			dir := t.TempDir()
+			part := filepath.Join(dir, "sam.pth.part")
+			if err := os.WriteFile(part, content[:1_000_000], 0o666); err != nil {
+				t.Fatal(err)
+			}
+			if err := fetch(o, dir, from); err == nil {
+				t.Error("no error")
+			}
+			if kept, err := os.ReadFile(part); err != nil || string(kept) != string(content[:1_000_000]) {
+				t.Errorf("%d bytes are kept, error %v", len(kept), err)
+			}
+		})
+	}
+}
+
+// notes keeps what the progress line says.
+type notes struct {
+	progress.Reporter
+	said []string
+}
+
+func (n *notes) Advance(_ int, note string) { n.said = append(n.said, note) }
+
+// A server that is away for a while is asked again, and the progress line says so.
+func TestFetchWaits(t *testing.T) {
+	asked := 0
+	o, content, from := published(t, func(w http.ResponseWriter, r *http.Request, content []byte) {
+		if asked++; asked < 9 {
+			w.WriteHeader(http.StatusServiceUnavailable)
+			return
+		}
+		whole(w, r, content)
+	})
+	dir := t.TempDir()
+	line := &notes{Reporter: progress.Nop}
+	if _, _, err := weights.Fetch(t.Context(), o, weights.FetchOptions{Dir: dir, From: from, Progress: line}); err != nil {
+		t.Fatal(err)
+	}
+	same(t, dir, content)
+	for _, want := range []string{"MB, attempt 2 of 9 in 1ms", "MB, attempt 9 of 9 in 128ms"} {
+		if !slices.Contains(line.said, want) {
+			t.Errorf("%q is not in %q", want, line.said)
+		}
+	}
+	if last := line.said[len(line.said)-1]; strings.Contains(last, "attempt") {
+		t.Errorf("ends with %q", last)
+	}
+}
+
 // A range that is another one than was asked for would make a file of wrong parts.
 func TestFetchWrongRange(t *testing.T) {
 	o, content, from := published(t, func(w http.ResponseWriter, r *http.Request, content []byte) {
@@ -220,7 +304,7 @@ func TestFetchStops(t *testing.T) {
 		cancel()
 		<-r.Context().Done()
 	})
-	_, err := weights.Fetch(ctx, o, weights.FetchOptions{Dir: dir, From: from})
+	_, _, err := weights.Fetch(ctx, o, weights.FetchOptions{Dir: dir, From: from})
 	if err == nil || !strings.Contains(err.Error(), "kept") || ctx.Err() == nil {
 		t.Errorf("error %v", err)
 	}
@@ -230,7 +314,7 @@ func TestFetchStops(t *testing.T) {
 }
 
 func TestFetchLocked(t *testing.T) {
-	o, _, from := published(t, whole)
+	o, content, from := published(t, whole)
 	dir := t.TempDir()
 	lock, err := atomicfile.Lock(dir, false)
 	if err != nil {
@@ -239,6 +323,12 @@ func TestFetchLocked(t *testing.T) {
 	defer lock.Close()
 	if err := fetch(o, dir, from); err == nil || !strings.Contains(err.Error(), "another process") {
 		t.Errorf("error %v", err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, o.Name), content, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	if err := fetch(o, dir, from); err != nil { // a file that is there needs no lock
+		t.Error(err)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -165,7 +166,8 @@ func (in *Inspection) JSON() ([]byte, error) {
 const maxOther = 1 << 20
 
 // Convert writes the weights of a file as safetensors, each tensor in its own type under the name that File gives it.
-// The metadata tell the source's name, SHA-256 and kind, and as JSON under "other" what it held beside the weights.
+// The metadata of a safetensors file stay under their keys. To them come the source's name, SHA-256 and kind, the names
+// that were dropped under "aliases", and as JSON under "other" what a PyTorch file held beside the weights.
 func Convert(in, out string) error {
 	if !strings.HasSuffix(out, ".safetensors") {
 		return fmt.Errorf("%s: the name of a safetensors file ends in .safetensors", out)
@@ -189,8 +191,12 @@ func Convert(in, out string) error {
 	if err != nil {
 		return err
 	}
-	meta := map[string]string{"source": filepath.Base(in), "source_sha256": sum, "kind": string(f.kind)}
-	if len(f.meta) > 0 {
+	meta := map[string]string{}
+	if f.pth == nil {
+		for key, text := range f.meta {
+			meta[key] = text.(string)
+		}
+	} else if len(f.meta) > 0 {
 		text, err := pyjson.Marshal(f.meta)
 		if err != nil {
 			return fmt.Errorf("%s: %w", in, err)
@@ -198,6 +204,14 @@ func Convert(in, out string) error {
 		if len(text) <= maxOther {
 			meta["other"] = string(text)
 		}
+	}
+	meta["source"], meta["source_sha256"], meta["kind"] = filepath.Base(in), sum, string(f.kind)
+	if len(f.aliases) > 0 {
+		text, err := json.Marshal(f.aliases)
+		if err != nil {
+			return fmt.Errorf("%s: %w", in, err)
+		}
+		meta[aliasesKey] = string(text)
 	}
 	stored := map[DType]checkpoint.DType{}
 	for safe, dtype := range dtypes {

@@ -2,6 +2,7 @@ package weights
 
 import (
 	"crypto/sha256"
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strconv"
@@ -173,6 +174,7 @@ func (f *File) settle(found []named) error {
 			}
 		}
 	}
+	f.restore()
 	if wrapped > 0 {
 		f.note("%d names begin with module. or _orig_mod., which wrappers of PyTorch add; these parts are left out", wrapped)
 	}
@@ -183,6 +185,23 @@ func (f *File) settle(found []named) error {
 		f.note("%d tensors differ between their names (%q …); the last one in the file is taken, as PyTorch does", len(differ), differ[0])
 	}
 	return nil
+}
+
+// aliasesKey is, in the metadata of a converted file, JSON of the names that were dropped, to the names that were kept.
+const aliasesKey = "aliases"
+
+// restore takes up the dropped names of a converted file. In a file of another program the key may mean anything.
+func (f *File) restore() {
+	var dropped map[string]string
+	text, ok := f.meta[aliasesKey].(string)
+	if !ok || f.pth != nil || json.Unmarshal([]byte(text), &dropped) != nil {
+		return
+	}
+	for name, kept := range dropped {
+		if f.find(name) == nil && f.tensors[kept] != nil {
+			f.aliases[name] = kept
+		}
+	}
 }
 
 func sameData(a, b *tensor) (bool, error) {

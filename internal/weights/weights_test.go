@@ -219,6 +219,33 @@ func TestConvert(t *testing.T) {
 	}
 }
 
+// A converted file knows all names of a tensor, and keeps what a safetensors file says of itself, however often it is converted.
+func TestConvertKeeps(t *testing.T) {
+	dir := t.TempDir()
+	in := pyTorch(t, []pthtest.Tensor{
+		{Name: "encoder.w", Shape: []int{2}, Data: ramp(1, 2)}, {Name: "decoder.encoder.w", Shape: []int{2}, Data: ramp(1, 2)}}, "")
+	own := filepath.Join(dir, "own.safetensors")
+	if err := checkpoint.Write(own, []checkpoint.Tensor{checkpoint.Float32Tensor("w", []float32{1, 2}, 2)},
+		map[string]string{"masksam": "{}", "aliases": "not ours"}); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		out := filepath.Join(dir, "out_of_"+filepath.Base(in)+".safetensors")
+		if err := weights.Convert(in, out); err != nil {
+			t.Fatal(err)
+		}
+		expect(t, open(t, out), "decoder.encoder.w", []float32{1, 2}, 2)
+		in = out
+	}
+	out := filepath.Join(dir, "out.safetensors")
+	if err := weights.Convert(own, out); err != nil {
+		t.Fatal(err)
+	}
+	if meta := open(t, out).Metadata(); meta["masksam"] != "{}" || meta["source"] != "own.safetensors" || meta["other"] != nil {
+		t.Errorf("metadata %v", meta)
+	}
+}
+
 func TestFind(t *testing.T) {
 	dir, named := t.TempDir(), t.TempDir()
 	t.Setenv(weights.EnvDir, "")

@@ -1,0 +1,5 @@
+package weights
+
+import "time"
+
+func init() { firstWait = time.Millisecond }
