@@ -18,6 +18,8 @@ import (
 const (
 	maxValues   = 24 << 20 // bytes that the values of all pickles of a text may take beside their texts, as Charge estimates them
 	maxLong     = 1 << 10  // bytes of a whole number
+	maxDigits   = 400      // of a whole number in decimal, which takes longer to read
+	maxFloat    = 64       // bytes of a number in decimal; Python writes at most 24
 	maxProtocol = 5
 )
 
@@ -341,8 +343,8 @@ func (m *Machine) longLine() error {
 }
 
 func (m *Machine) decimal(s string) error {
-	if len(s) > maxLong {
-		return fmt.Errorf("has a whole number of %d digits; %d are the most", len(s), maxLong)
+	if len(s) > maxDigits {
+		return fmt.Errorf("has a whole number of %d digits; %d are the most", len(s), maxDigits)
 	}
 	v, ok := new(big.Int).SetString(s, 10)
 	if !ok {
@@ -355,6 +357,9 @@ func (m *Machine) floatLine() error {
 	s, err := m.line()
 	if err != nil {
 		return err
+	}
+	if len(s) > maxFloat {
+		return fmt.Errorf("has a number of %d characters; %d are the most", len(s), maxFloat)
 	}
 	v, err := strconv.ParseFloat(s, 64)
 	if err != nil {
