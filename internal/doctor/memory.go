@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"errors"
 	"fmt"
 
 	"masksam/internal/dataset"
@@ -96,6 +97,9 @@ func PredictMemory(o MemoryOptions) (*Memory, error) {
 	}
 	t := &m.Recipe.Train
 	names, _, err := recipe.Precisions(t.Precision, m.Device)
+	if errors.Is(err, recipe.ErrFloat16) {
+		err = remedy.Add(err, "let the device decide with ", remedy.Set.With("precision=auto"))
+	}
 	if err != nil {
 		return nil, fmt.Errorf("recipe %s: %w", r.Name, err)
 	}

@@ -31,6 +31,13 @@ const (
 	CheckpointExt = ".safetensors"
 )
 
+// Names that no parameter has: of the weights that a run trains where the parameter's own has their average, and of the
+// optimizer's tensors.
+const (
+	TrainedPrefix   = "training."
+	OptimizerPrefix = "optimizer."
+)
+
 // Meta is what a checkpoint says of the network whose weights it holds. Version 1 said some of the recipe's fields twice;
 // it is read as well.
 type Meta struct {

@@ -4,8 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 
+	"masksam/internal/masksam"
 	"masksam/internal/nn"
 	"masksam/internal/remedy"
 	"masksam/internal/weights"
@@ -25,38 +27,22 @@ func newFrozen(f *weights.File) (*Frozen, error) {
 	if err != nil {
 		return nil, err
 	}
-	path, err := filepath.Abs(f.Path())
-	if err != nil {
-		return nil, err
-	}
-	return &Frozen{Encoder: f.Kind().Encoder(), SHA256: sum, Path: path}, nil
+	return (&Frozen{Encoder: f.Kind().Encoder(), SHA256: sum}).at(f)
 }
 
-// open opens the file: the given one, else where it lay, else the one that weights.Find finds. Its digest must be right.
-func (z *Frozen) open(given string) (*weights.File, error) {
+// open opens the file: the given one, else the one that is found where it lay, in the folder of SAM's files, or beside the
+// checkpoint in folder that refers to it: checkpoint_final, which holds the same weights.
+func (z *Frozen) open(given, folder string) (*weights.File, error) {
 	places := []string{given}
 	if given == "" {
-		places = []string{z.Path}
-		if z.Encoder != "" {
-			if found, err := weights.Find(z.Encoder, ""); err == nil && found != z.Path {
-				places = append(places, found)
-			}
-		}
+		places = append([]string{z.Path}, weights.Named(filepath.Base(z.Path), z.Encoder)...)
+		places = append(slices.Compact(places), CheckpointPath(folder, Final))
 	}
 	var wrong []string
 	for _, path := range places {
-		f, err := weights.Open(path)
-		if err != nil {
-			wrong = append(wrong, err.Error())
-			continue
-		}
-		sum, err := f.Digest()
-		if err == nil && sum == z.SHA256 {
-			return f, nil
-		}
-		f.Close()
+		f, err := z.try(path)
 		if err == nil {
-			err = fmt.Errorf("%s is another file: its SHA-256 is %s", path, sum)
+			return f, nil
 		}
 		wrong = append(wrong, err.Error())
 	}
@@ -64,18 +50,62 @@ func (z *Frozen) open(given string) (*weights.File, error) {
 	if z.Encoder != "" {
 		what = "the weights of " + weights.SAMName(z.Encoder) + ", a file"
 	}
+	advice := []any{"name the file with ", remedy.Weights.With("FILE")}
+	if given == "" {
+		advice = append(advice, fmt.Sprintf(", or set %s to its folder, if it is called %s there", weights.EnvDir, filepath.Base(z.Path)))
+	}
 	err := fmt.Errorf("it refers to %s with the SHA-256 %s, which is not found: %s", what, z.SHA256, strings.Join(wrong, "; "))
-	return nil, remedy.Add(err, "name the file with ", remedy.Weights.With("FILE"), ", or set "+weights.EnvDir+" to its folder")
+	return nil, remedy.Add(err, advice...)
+}
+
+// try opens a file that has the digest, or is a checkpoint with the weights of the one that has it.
+func (z *Frozen) try(path string) (*weights.File, error) {
+	f, err := weights.Open(path)
+	if err != nil || z.copied(f) {
+		return f, err
+	}
+	sum, err := f.Digest()
+	if err == nil && sum == z.SHA256 {
+		return f, nil
+	}
+	f.Close()
+	if err == nil {
+		err = fmt.Errorf("%s is another file: its SHA-256 is %s", path, sum)
+	}
+	return nil, err
+}
+
+// copied tells whether a checkpoint says that its frozen weights are those of the file that z names.
+func (z *Frozen) copied(f *weights.File) bool {
+	var meta Meta
+	text, ok := f.Metadata()[MetaKey].(string)
+	return ok && readMeta(text, &meta) == nil && meta.Frozen != nil && meta.Frozen.SHA256 == z.SHA256 && f.HasParameter(positions)
+}
+
+// at is z with the place where its file was found; a checkpoint that has copied the weights is none.
+func (z *Frozen) at(f *weights.File) (*Frozen, error) {
+	if z.copied(f) {
+		return z, nil
+	}
+	path, err := filepath.Abs(f.Path())
+	if err != nil {
+		return nil, err
+	}
+	return &Frozen{Encoder: z.Encoder, SHA256: z.SHA256, Path: path}, nil
 }
 
 // Checkpoint is an open checkpoint with all its weights: its own, and those of the file that it refers to.
 type Checkpoint struct {
 	own, frozen *weights.File // frozen is nil where it refers to none
+	lent        bool          // frozen is another checkpoint's to close
+	digest      string        // of the file of its frozen weights, whether it refers to it or has copied it; empty: none
+	network     masksam.Config
 }
 
 // openWeights opens the weights of a checkpoint and reads what it says; one of the published code says nothing, and has
-// version 0. file is the one given for what it refers to, empty if none is.
-func openWeights(path, file string) (c *Checkpoint, meta Meta, err error) {
+// version 0. file is the one given for what it refers to, empty if none is. A file that one of the others refers to is not
+// opened again; they are to be closed together.
+func openWeights(path, file string, others ...*Checkpoint) (c *Checkpoint, meta Meta, err error) {
 	own, err := weights.Open(path)
 	if err != nil {
 		return nil, meta, notOpen(path, err)
@@ -83,15 +113,29 @@ func openWeights(path, file string) (c *Checkpoint, meta Meta, err error) {
 	if text, ok := own.Metadata()[MetaKey].(string); ok {
 		err = readMeta(text, &meta)
 	}
-	c = &Checkpoint{own: own}
-	if err == nil && meta.Frozen != nil && !own.HasParameter(positions) {
-		c.frozen, err = meta.Frozen.open(file)
+	c = &Checkpoint{own: own, network: meta.Recipe.Network}
+	if err == nil && meta.Frozen != nil {
+		c.digest = meta.Frozen.SHA256
+		if !own.HasParameter(positions) {
+			err = c.refer(meta.Frozen, file, others)
+		}
 	}
 	if err != nil {
 		own.Close()
 		return nil, meta, fmt.Errorf("open checkpoint %s: %w", path, err)
 	}
 	return c, meta, nil
+}
+
+func (c *Checkpoint) refer(z *Frozen, file string, others []*Checkpoint) (err error) {
+	for _, o := range others {
+		if o.digest == z.SHA256 && o.frozen != nil {
+			c.frozen, c.lent = o.frozen, true
+			return nil
+		}
+	}
+	c.frozen, err = z.open(file, filepath.Dir(c.own.Path()))
+	return err
 }
 
 // positions is a parameter that is frozen wherever any is.
@@ -112,12 +156,17 @@ func (c *Checkpoint) Float32s(name string) ([]float32, []int, error) {
 	return c.holder(name).Parameter(name)
 }
 
+// Shares tells whether both checkpoints have the same values of a parameter, since it is frozen and of the same file.
+func (c *Checkpoint) Shares(o *Checkpoint, name string) bool {
+	return c.digest != "" && c.digest == o.digest && !c.network.Trains(name) && !o.network.Trains(name)
+}
+
 var _ nn.Source = (*Checkpoint)(nil).Float32s
 
 // Close closes the files.
 func (c *Checkpoint) Close() error {
 	err := c.own.Close()
-	if c.frozen != nil {
+	if c.frozen != nil && !c.lent {
 		err = errors.Join(err, c.frozen.Close())
 	}
 	return err

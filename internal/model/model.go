@@ -199,7 +199,7 @@ func Open(dir string, folds []string, name, frozen string) (_ *Model, err error)
 
 // fold opens a checkpoint and reads what it says into meta.
 func (m *Model) fold(path string, meta *Meta, frozen string) (c *Checkpoint, err error) {
-	if c, *meta, err = openWeights(path, frozen); err != nil {
+	if c, *meta, err = openWeights(path, frozen, m.Folds...); err != nil {
 		return nil, err
 	}
 	switch {

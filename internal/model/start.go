@@ -3,6 +3,9 @@ package model
 import (
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 
 	"masksam/internal/masksam"
@@ -20,18 +23,23 @@ const NoWeights = "none"
 type StartOptions struct {
 	Weights    string // file of SAM's weights; NoWeights: from scratch; empty: the one that weights.Find finds
 	Pretrained string // file of a MaskSAM checkpoint to begin with, in place of SAM's weights
-	Fold       string // folder of the fold whose newest checkpoint the training goes on from; empty: it begins
+	Fold       string // folder of the fold
+	Continue   bool   // go on from the fold's newest checkpoint, if there is one
 }
 
 // Start is what a training begins with, or goes on from; the zero Start is from scratch.
 type Start struct {
-	Resume string   // checkpoint to go on from; empty: the training begins
-	Frozen *Frozen  // file of the weights that do not train; nil: none is frozen
-	Digest string   // of the file that the training began with; empty: none
-	Notes  []string // for the log
-	Report string   // how the file fitted the network, once there is one
+	Resume   string   // checkpoint to go on from; empty: the training begins
+	Frozen   *Frozen  // file of the weights that do not train; nil: none is frozen
+	Digest   string   // of the file that the training began with; empty: none
+	Notes    []string // for the log
+	Warnings []string
+	Report   string // how the file fitted the network, once there is one
 
 	recipe *recipe.Recipe
+	began  masksam.Config // the recipe's network before anything was set in it
+	asked  StartOptions
+	step   int           // of Resume
 	file   *weights.File // of the frozen weights, or SAM's where all train; nil: none
 	from   *Checkpoint   // to begin with
 }
@@ -40,11 +48,10 @@ type Start struct {
 // follows from it: whether SAM's own parameters are frozen and, after a checkpoint, in which of the two ways the network
 // computes. Nothing is written.
 func OpenStart(r *recipe.Recipe, o StartOptions) (*Start, error) {
-	s := &Start{recipe: r}
-	if o.Fold != "" {
-		var was Meta
-		var err error
-		if s.Resume, was, err = newest(o.Fold); err != nil {
+	s := &Start{recipe: r, began: r.Network, asked: o}
+	if o.Continue {
+		was, err := s.newest()
+		if err != nil {
 			return nil, err
 		}
 		if s.Resume != "" {
@@ -73,12 +80,32 @@ func OpenStart(r *recipe.Recipe, o StartOptions) (*Start, error) {
 	return s, nil
 }
 
-// newest is the checkpoint of a fold to go on from, empty where there is none: the one with most steps, of equals
-// checkpoint_final, so that a finished run whose extension was stopped goes on with the extension.
-func newest(fold string) (found string, meta Meta, err error) {
-	step := -1
+// Again decides anew where the fold's newest checkpoint is another by now: whoever has locked the fold calls it, since until
+// then another process may have trained it.
+func (s *Start) Again() error {
+	if !s.asked.Continue {
+		return nil
+	}
+	now := &Start{asked: s.asked}
+	if _, err := now.newest(); err != nil || now.Resume == s.Resume && now.step == s.step {
+		return err
+	}
+	s.recipe.Network = s.began
+	fresh, err := OpenStart(s.recipe, s.asked)
+	if err == nil {
+		err = s.Close()
+		*s = *fresh
+	}
+	return err
+}
+
+// newest finds the checkpoint of a fold to go on from, and opens none where there is none: the one with most steps, of
+// equals checkpoint_final, so that a finished run whose extension was stopped goes on with the extension. Checkpoints that
+// cannot be opened are left out with a warning, unless all of them are.
+func (s *Start) newest() (was Meta, err error) {
+	s.step = -1
 	for _, name := range Checkpoints {
-		path := CheckpointPath(fold, name)
+		path := CheckpointPath(s.asked.Fold, name)
 		if !exists(path) {
 			continue
 		}
@@ -86,16 +113,22 @@ func newest(fold string) (found string, meta Meta, err error) {
 			Meta
 			Step int
 		}
-		file, err := OpenCheckpoint(path, &st)
-		if err != nil {
-			return "", meta, err
+		file, failed := OpenCheckpoint(path, &st)
+		if failed != nil {
+			err = errors.Join(err, failed)
+			continue
 		}
 		file.Close()
-		if st.Step > step {
-			found, step, meta = path, st.Step, st.Meta
+		if st.Step > s.step {
+			s.Resume, s.step, was = path, st.Step, st.Meta
 		}
 	}
-	return found, meta, nil
+	if err != nil && s.Resume != "" {
+		s.Warnings = []string{fmt.Sprintf("a checkpoint cannot be read and is left out, the run goes on from another one, %s: %v",
+			filepath.Base(s.Resume), err)}
+		err = nil
+	}
+	return was, err
 }
 
 // follow makes the recipe's network compute as that of a checkpoint, and says so where it did not.
@@ -128,7 +161,15 @@ func (s *Start) goOn(was Meta, o StartOptions) (err error) {
 	}
 	switch s.Frozen = was.Frozen; {
 	case s.Frozen != nil:
-		s.file, err = s.Frozen.open(given)
+		if given == "" && filepath.Base(s.Resume) == Final+CheckpointExt {
+			s.file, err = s.Frozen.try(s.Resume) // it has all weights, and needs no other file
+		}
+		if s.file == nil {
+			s.file, err = s.Frozen.open(given, o.Fold)
+		}
+		if err == nil {
+			s.Frozen, err = s.Frozen.at(s.file)
+		}
 	case given != "":
 		err = same(given, s.Digest)
 	}
@@ -191,6 +232,12 @@ func (s *Start) sam(path string) (err error) {
 
 // pretrained opens a MaskSAM checkpoint to begin with: one of this program, or of the published code.
 func (s *Start) pretrained(path string) (err error) {
+	if beside, err := os.Stat(filepath.Dir(path)); err == nil {
+		if own, err := os.Stat(s.asked.Fold); err == nil && os.SameFile(beside, own) {
+			return fmt.Errorf("%s lies in the folder of the fold to train, which renames an earlier run's checkpoints and later "+
+				"removes them: copy it to another folder and begin with the copy", path)
+		}
+	}
 	var meta Meta
 	if s.from, meta, err = openWeights(path, ""); err != nil {
 		return err
@@ -216,11 +263,17 @@ func (s *Start) pretrained(path string) (err error) {
 		author = "the published code"
 		n.DepthAxis, n.AuxLogits = published.DepthAxis, published.AuxLogits
 	}
-	s.follow(n, n.TrainAll)
-	if !n.TrainAll {
+	all, what := s.recipe.Network.TrainAll, "SAM's part of it is frozen, as it was when the checkpoint was trained"
+	switch {
+	case n.TrainAll:
+		what = "all of it trains, as when the checkpoint was trained"
+	case all:
+		what = "all of it trains, since train_all is set"
+	default:
 		s.Frozen = made
 	}
-	s.Notes = append(s.Notes, fmt.Sprintf("Begins with the checkpoint %s of %s (SHA-256 %s).", path, author, s.Digest))
+	s.follow(n, all || n.TrainAll)
+	s.Notes = append(s.Notes, fmt.Sprintf("Begins with the checkpoint %s of %s (SHA-256 %s); %s.", path, author, s.Digest, what))
 	for _, note := range s.from.own.Notes() {
 		s.Notes = append(s.Notes, path+": "+note+".")
 	}
@@ -234,6 +287,15 @@ func (s *Start) Holds(name string) bool {
 
 // Frozens reads the values of a frozen parameter; it is an nn.Source.
 func (s *Start) Frozens(name string) ([]float32, []int, error) { return s.file.Parameter(name) }
+
+// Unchanged is an error where the file of the frozen weights is no longer what the run began with. Of a checkpoint of the
+// fold, whose checksum was compared when it was opened, nobody but this run writes another.
+func (s *Start) Unchanged() error {
+	if s.Frozen == nil || s.Frozen.copied(s.file) {
+		return nil
+	}
+	return s.file.Unchanged()
+}
 
 // Close closes the files.
 func (s *Start) Close() error {
@@ -295,6 +357,9 @@ func (s *Start) begin(p *nn.Params) error {
 	}
 	skip := func(name string) bool { return !s.begun(name) }
 	fit := s.from.own.Fit(names, shape, skip)
+	fit.LeftOver = slices.DeleteFunc(fit.LeftOver, func(name string) bool { // not the network's, but the run's
+		return strings.HasPrefix(name, TrainedPrefix) || strings.HasPrefix(name, OptimizerPrefix)
+	})
 	if s.from.frozen != nil {
 		rest := s.from.frozen.Fit(fit.Fresh, shape, skip)
 		fit.Loaded, fit.Values, fit.Fresh = append(fit.Loaded, rest.Loaded...), fit.Values+rest.Values, rest.Fresh

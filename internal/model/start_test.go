@@ -1,6 +1,9 @@
 package model
 
 import (
+	"encoding/json"
+	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -12,6 +15,7 @@ import (
 	"masksam/internal/recipe"
 	"masksam/internal/sam"
 	"masksam/internal/torch"
+	"masksam/internal/weights"
 )
 
 func tiny(t *testing.T, classes int, set ...string) recipe.Recipe {
@@ -45,13 +49,21 @@ func TestPretrained(t *testing.T) {
 			ours = append(ours, checkpoint.Float32Tensor(p.Name, p.Value.Float32s(), p.Value.Shape()...))
 		}
 	}
+	for _, name := range []string{TrainedPrefix + "x", OptimizerPrefix + "m.x"} {
+		tensors = append(tensors, pthtest.Tensor{Name: name, Shape: []int{1}, Data: func() []float32 { return []float32{0} }})
+	}
 	path := filepath.Join(t.TempDir(), "checkpoint_final.pth")
 	if err := pthtest.Write(path, tensors, "network_weights", "trainer_name", pthtest.Text("MaskSAM_ACDC")); err != nil {
 		t.Fatal(err)
 	}
-	r := tiny(t, 3)
+	r := tiny(t, 3, "train_all=true")
 	s, err := OpenStart(&r, StartOptions{Pretrained: path})
-	if err != nil {
+	if err != nil || s.Frozen != nil || !r.Network.TrainAll || !strings.Contains(fmt.Sprint(s.Notes), "since train_all is set") {
+		t.Fatalf("train_all: frozen %+v, notes %q, %v", s.Frozen, s.Notes, err)
+	}
+	s.Close()
+	r = tiny(t, 3, "train_all=false")
+	if s, err = OpenStart(&r, StartOptions{Pretrained: path}); err != nil {
 		t.Fatal(err)
 	}
 	defer s.Close()
@@ -81,10 +93,14 @@ func TestPretrained(t *testing.T) {
 		}
 	}
 	notes := strings.Join(s.Notes, "\n")
-	for _, want := range []string{"depth_axis reference and aux_logits reference", "of the published code", "module.", "starts fresh"} {
+	for _, want := range []string{"depth_axis reference and aux_logits reference", "of the published code", "is frozen, as", "module.", "starts fresh"} {
 		if !strings.Contains(notes, want) {
 			t.Errorf("the notes lack %q:\n%s", want, notes)
 		}
+	}
+
+	if !strings.Contains(s.Report, "0 left over") {
+		t.Errorf("report %s", s.Report)
 	}
 
 	wide := tiny(t, 5, "generator.stages.0.width=32")
@@ -102,6 +118,7 @@ func TestPretrained(t *testing.T) {
 	}{
 		{StartOptions{Pretrained: path, Weights: "x"}, "not with both"},
 		{StartOptions{Pretrained: path + "x"}, "there is none"},
+		{StartOptions{Pretrained: path, Fold: filepath.Dir(path)}, "begin with the copy"},
 	} {
 		if _, err := OpenStart(&r, c.o); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%+v: %v; want %s", c.o, err, c.want)
@@ -113,6 +130,60 @@ func TestPretrained(t *testing.T) {
 	}
 	if _, err := OpenStart(&r, StartOptions{Pretrained: lacking}); err == nil || !strings.Contains(err.Error(), "no checkpoint of MaskSAM") {
 		t.Errorf("a file without %s: %v", positions, err)
+	}
+}
+
+// What another process writes until the fold is locked is what the training goes on from. Damaged checkpoints are left out.
+func TestStartAgain(t *testing.T) {
+	fold := t.TempDir()
+	write := func(name string, step int) string {
+		r := tiny(t, 3)
+		r.Network.AuxLogits = masksam.AuxReference
+		text, err := json.Marshal(struct {
+			Meta
+			Step int `json:"step"`
+		}{Meta{Version: MetaVersion, Recipe: r}, step})
+		path := CheckpointPath(fold, name)
+		if err == nil {
+			err = checkpoint.Write(path, nil, map[string]string{MetaKey: string(text)})
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	r := tiny(t, 3)
+	usual := r.Network.AuxLogits
+	s, err := OpenStart(&r, StartOptions{Fold: fold, Continue: true})
+	if err != nil || s.Resume != "" || r.Network.AuxLogits != usual {
+		t.Fatalf("an empty fold: %+v, %v", s, err)
+	}
+	for _, next := range []struct {
+		name string
+		step int
+	}{{Latest, 5}, {Latest, 6}, {Final, 6}, {Latest, 7}} {
+		want := write(next.name, next.step)
+		for range 2 {
+			if err := s.Again(); err != nil || s.Resume != want || s.step != next.step {
+				t.Errorf("it goes on from %q at step %d, want %s at %d: %v", s.Resume, s.step, want, next.step, err)
+			}
+		}
+	}
+	damage := func(name string) {
+		if err := os.WriteFile(CheckpointPath(fold, name), []byte("damaged"), 0o666); err != nil {
+			t.Fatal(err)
+		}
+	}
+	damage(Latest)
+	if err := s.Again(); err != nil || s.step != 6 || !strings.Contains(fmt.Sprint(s.Warnings), Latest) {
+		t.Errorf("a damaged checkpoint: it goes on from step %d, warns %q, %v", s.step, s.Warnings, err)
+	}
+	damage(Final)
+	if err := s.Again(); err == nil || !strings.Contains(err.Error(), Latest) || !strings.Contains(err.Error(), Final) {
+		t.Errorf("all are damaged: %v", err)
+	}
+	if r.Network.AuxLogits != masksam.AuxReference || usual == masksam.AuxReference {
+		t.Errorf("the network computes with %s", r.Network.AuxLogits)
 	}
 }
 
@@ -135,5 +206,47 @@ func TestWrongEncoder(t *testing.T) {
 	if _, err := OpenStart(&r, StartOptions{Weights: path}); err == nil ||
 		!strings.Contains(err.Error(), "this is SAM ViT-L, recipe acdc takes ViT-B") {
 		t.Errorf("ViT-L for ACDC: %v", err)
+	}
+}
+
+// Checkpoints that refer to the same file open it once, and close it once.
+func TestFrozenFileIsShared(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name, tensor string, meta Meta) string {
+		path := filepath.Join(dir, name)
+		text, err := json.Marshal(meta)
+		if err == nil {
+			err = checkpoint.Write(path, []checkpoint.Tensor{checkpoint.Float32Tensor(tensor, []float32{1}, 1)},
+				map[string]string{MetaKey: string(text)})
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	f, err := weights.Open(write("frozen.safetensors", positions, Meta{Version: MetaVersion}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	frozen, err := newFrozen(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var list []*Checkpoint
+	for _, name := range []string{"0.safetensors", "1.safetensors"} {
+		c, _, err := openWeights(write(name, "x", Meta{Version: MetaVersion, Frozen: frozen}), "", list...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		list = append(list, c)
+	}
+	if a, b := list[0], list[1]; a.frozen == nil || a.frozen != b.frozen || !a.Shares(b, positions) || a.Shares(b, "x") {
+		t.Errorf("checkpoints %+v and %+v", a, b)
+	}
+	for _, c := range list {
+		if err := c.Close(); err != nil {
+			t.Errorf("close: %v", err)
+		}
 	}
 }

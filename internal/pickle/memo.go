@@ -33,10 +33,10 @@ func (m *Machine) remember(n int64) error {
 		m.memo[n] = v
 	case n == known:
 		m.memo = append(m.memo, v)
-		return m.charge(24)
+		return m.Charge(24)
 	default:
 		m.far[n] = v
-		return m.charge(56)
+		return m.Charge(56)
 	}
 	return nil
 }
@@ -139,7 +139,7 @@ func (m *Machine) reduce() error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", g.Name, err)
 	}
-	return m.push(out, 200)
+	return m.push(out, 16)
 }
 
 // build gives the last value but one a state, where that is harmless.

@@ -9,13 +9,14 @@ import (
 	"fmt"
 	"math"
 	"math/big"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
 )
 
 const (
-	maxValues   = 24 << 20 // bytes that the values of a pickle may take beside their texts, as charge estimates them
+	maxValues   = 24 << 20 // bytes that the values of a pickle may take beside their texts, as Charge estimates them
 	maxLong     = 1 << 10  // bytes of a whole number
 	maxProtocol = 5
 )
@@ -28,6 +29,8 @@ type Machine struct {
 	Text    string // parts of it become values
 	At      int    // where the next pickle begins
 	Globals Table
+	// Room is how many bytes values may take beyond what every pickle may: that of a large file.
+	Room int
 	// Persistent makes the value that a persistent id names; without it such an id is refused.
 	Persistent func(id Tuple) (any, error)
 
@@ -35,7 +38,8 @@ type Machine struct {
 	marks          []int         // heights of the stack
 	memo           []any         // values that were kept under 0, 1, 2 …, as Python numbers them
 	far            map[int64]any // and under other numbers
-	spent, encoded int           // of maxValues and of len(Text)
+	spent, encoded int           // of maxValues and of len(Text), by all pickles of the text
+	pushed         int
 }
 
 // Load runs one pickle and leaves At behind it. ErrShort is its error, wrapped, if the text ends before the pickle.
@@ -171,19 +175,26 @@ func (m *Machine) line() (string, error) {
 	return s, nil
 }
 
-// charge counts the memory that values take.
-func (m *Machine) charge(bytes int) error {
+// Charge counts bytes of memory that values take, and refuses more than a pickle may spend.
+func (m *Machine) Charge(bytes int) error {
 	m.spent += bytes
-	if m.spent > maxValues {
-		return fmt.Errorf("holds too many values: they would take more than %d MiB", maxValues>>20)
+	if most := maxValues + m.Room; m.spent > most {
+		return fmt.Errorf("holds too many values: they would take more than %d MiB", most>>20)
 	}
 	return nil
 }
 
 func (m *Machine) push(v any, bytes int) error {
+	if len(m.stack) == cap(m.stack) {
+		m.stack = slices.Grow(m.stack, len(m.stack)+64) // append alone would copy a large stack more often
+	}
 	m.stack = append(m.stack, v)
-	return m.charge(16 + bytes)
+	m.pushed++
+	return m.Charge(16 + bytes)
 }
+
+// Pushed is how often the pickles put a value on the stack: no fewer than they hold values.
+func (m *Machine) Pushed() int { return m.pushed }
 
 // floor is the height of the stack at the last mark.
 func (m *Machine) floor() int {
@@ -227,7 +238,7 @@ func (m *Machine) popMark() ([]any, error) {
 
 func (m *Machine) mark() error {
 	m.marks = append(m.marks, len(m.stack))
-	return m.charge(8)
+	return m.Charge(8)
 }
 
 func (m *Machine) duplicate() error {
@@ -235,7 +246,9 @@ func (m *Machine) duplicate() error {
 	if err != nil {
 		return err
 	}
-	m.stack = append(m.stack, v)
+	if err := m.push(v, 0); err != nil {
+		return err
+	}
 	return m.push(v, 0)
 }
 
@@ -451,7 +464,7 @@ func (m *Machine) appendTo(items []any, err error) error {
 		return fmt.Errorf("appends to %s", Describe(m.stack[len(m.stack)-1]))
 	}
 	l.Items = append(l.Items, items...)
-	return m.charge(24 * len(items))
+	return m.Charge(24 * len(items))
 }
 
 func (m *Machine) setItems(items []any, err error) error {
@@ -473,10 +486,17 @@ func (m *Machine) Fill(d *Dict, items []any) error {
 	if len(items)%2 != 0 {
 		return errors.New("is damaged: a dictionary has a key without a value")
 	}
+	const pair = 120 // bytes
 	for i := 0; i < len(items); i += 2 {
-		if err := d.set(items[i], items[i+1]); err != nil {
+		id, err := identity(items[i])
+		if err != nil {
 			return err
 		}
+		text, _ := id.(tupleKey)
+		if err := m.Charge(pair + len(text)); err != nil {
+			return err
+		}
+		d.set(id, items[i], items[i+1])
 	}
-	return m.charge(60 * len(items))
+	return nil
 }

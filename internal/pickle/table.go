@@ -2,8 +2,8 @@ package pickle
 
 import "errors"
 
-// Global is a class or function that a pickle may name. Call makes its value of arguments; one without it can only be
-// an argument itself. Data is whatever the table's owner wants to know of it.
+// Global is a class or function that a pickle may name. Call makes its value of arguments, and charges the machine with
+// what it takes; one without it can only be an argument itself. Data is whatever the table's owner wants to know of it.
 type Global struct {
 	Name string
 	Call func(m *Machine, args Tuple) (any, error)
@@ -40,11 +40,14 @@ var ErrArguments = errors.New("has other arguments than are known")
 func orderedDict(m *Machine, args Tuple) (any, error) {
 	d := &Dict{ordered: true}
 	if len(args) == 0 {
-		return d, nil
+		return d, m.Charge(80)
 	}
 	l, ok := args[0].(*List)
 	if !ok || len(args) > 1 {
 		return nil, ErrArguments
+	}
+	if err := m.Charge(80); err != nil {
+		return nil, err
 	}
 	for _, item := range l.Items {
 		pair, ok := item.(Tuple)
@@ -73,6 +76,9 @@ func encode(m *Machine, args Tuple) (any, error) {
 	// Each text is encoded once in a file that PyTorch wrote, so all of them together are no longer than the pickle.
 	if m.encoded += len(text); m.encoded > len(m.Text) {
 		return nil, errors.New("makes more bytes than the file holds")
+	}
+	if err := m.Charge(len(text)); err != nil {
+		return nil, err
 	}
 	out := make([]byte, 0, len(text))
 	for _, r := range text {

@@ -1,6 +1,7 @@
 package pickle
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"math/big"
@@ -35,22 +36,17 @@ func (d *Dict) Get(key string) (any, bool) {
 	return d.Values[i], true
 }
 
-// set gives a key a value; a later value replaces an earlier one, in its place.
-func (d *Dict) set(key, value any) error {
-	id, err := identity(key)
-	if err != nil {
-		return err
-	}
+// set gives a key of an identity a value; a later value replaces an earlier one, in its place.
+func (d *Dict) set(id, key, value any) {
 	if i, ok := d.index[id]; ok {
 		d.Values[i] = value
-		return nil
+		return
 	}
 	if d.index == nil {
 		d.index = map[any]int{}
 	}
 	d.index[id] = len(d.Keys)
 	d.Keys, d.Values = append(d.Keys, key), append(d.Values, value)
-	return nil
 }
 
 // tupleKey is the identity of a tuple.
@@ -72,7 +68,7 @@ func identity(key any) (any, error) {
 		}
 		return k, nil
 	case *big.Int:
-		return tupleKey(k.String()), nil
+		return nil, errors.New("a whole number beyond 64 bits is the key of a dictionary")
 	case Tuple:
 		text, err := tupleText(k)
 		return tupleKey(text), err

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"math"
 	"runtime"
+	"slices"
 
 	"masksam/internal/dataset"
 	"masksam/internal/machine"
@@ -88,9 +89,11 @@ func (m *Model) use(fold int) error {
 	if m.loaded == fold {
 		return nil
 	}
+	was := m.loaded
 	m.loaded = -1
+	changes := func(name string) bool { return was < 0 || !m.Folds[fold].Shares(m.Folds[was], name) }
 	err := torch.Do(torch.Mode{}, func(*torch.Scope) error {
-		return m.net.Params.Load(func(name string) ([]float32, []int, error) { return m.weights(fold, name) })
+		return m.net.Params.LoadSome(changes, func(name string) ([]float32, []int, error) { return m.weights(fold, name) })
 	})
 	if err != nil {
 		return fmt.Errorf("fold %d of the model: %w", fold, err)
@@ -115,8 +118,11 @@ func (m *Model) narrow(d torch.DType) error {
 	})
 }
 
-// weights reads one tensor of a fold, from memory where it is held.
+// weights reads one tensor of a fold, from memory where it is held. What folds share is held once.
 func (m *Model) weights(fold int, name string) ([]float32, []int, error) {
+	fold = slices.IndexFunc(m.Folds[:fold+1], func(f *model.Checkpoint) bool {
+		return f == m.Folds[fold] || f.Shares(m.Folds[fold], name)
+	})
 	if w, ok := m.held[fold][name]; ok {
 		return w.data, w.shape, nil
 	}

@@ -233,6 +233,33 @@ func (s *steps) Start(_ string, total int) { s.total = total }
 func (s *steps) Done()                     {}
 func (s *steps) Advance(n int, _ string)   { s.done += n }
 
+// Frozen weights of the same file are read and held once for all folds.
+func TestFoldsShareFrozenWeights(t *testing.T) {
+	c := newConstant(t)
+	c.meta.Recipe.Network.TrainAll = false
+	c.meta.Frozen = &model.Frozen{SHA256: "of a file"}
+	c.fold(t, "0", 0.5, 0.3, 0.1, 0.1)
+	c.fold(t, "1", 0.1, 0.3, 0.5, 0.1)
+	m := open(t, c, "0", "1")
+	m.held, m.spare, m.loaded = make([]map[string]weights, 2), 1<<40, -1
+	for _, fold := range []int{0, 1, 0} {
+		if err := m.use(fold); err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range m.net.Params.All() {
+			want, _, err := m.Folds[fold].Float32s(p.Name)
+			if err != nil || !slices.Equal(p.Value.Float32s(), want) {
+				t.Errorf("fold %d: %s is not its own: %v", fold, p.Name, err)
+			}
+		}
+	}
+	for _, p := range m.net.Params.All() {
+		if m.held[0][p.Name].data == nil || (m.held[1][p.Name].data == nil) != masksam.OfSAM(p.Name) {
+			t.Errorf("%s is held of fold 0: %v, of fold 1: %v", p.Name, m.held[0][p.Name].data != nil, m.held[1][p.Name].data != nil)
+		}
+	}
+}
+
 // A case that training stored gets the labels of its raw image, by a model from disk and by a network in memory.
 func TestStored(t *testing.T) {
 	c := newConstant(t)
@@ -295,11 +322,15 @@ func TestStored(t *testing.T) {
 // Scores that are no numbers, and an image with another number of channels, fail the case by name, and leave no labels.
 func TestBadScores(t *testing.T) {
 	c := newConstant(t)
-	c.fold(t, "0", math.NaN(), 0.5, 0.25, 0.25)
+	net := c.network(t, math.NaN(), 0.5, 0.25, 0.25) // no file may hold such weights
+	defer net.Free()
 	in, out := t.TempDir(), filepath.Join(t.TempDir(), "out")
 	image(t, in, "a")
-	m := open(t, c, "0")
-	err := m.Folder(t.Context(), Options{Input: in, Output: out})
+	m, err := FromNetwork(&model.Model{Dir: c.dir, Meta: c.meta, Plans: c.plans, Dataset: c.dataset}, net, torch.CPU)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = m.Folder(t.Context(), Options{Input: in, Output: out})
 	if err == nil || !strings.Contains(err.Error(), "case a") || !strings.Contains(err.Error(), "not finite") {
 		t.Errorf("weights that are no numbers: %v", err)
 	}

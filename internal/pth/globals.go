@@ -51,7 +51,7 @@ type storageView struct {
 func (storageView) Describe() string { return "a storage without a tensor" }
 
 // rebuildTensor2 is torch._utils._rebuild_tensor_v2(storage, offset, size, stride, requires_grad, hooks[, metadata]).
-func rebuildTensor2(_ *pickle.Machine, args pickle.Tuple) (any, error) {
+func rebuildTensor2(m *pickle.Machine, args pickle.Tuple) (any, error) {
 	if len(args) != 6 && len(args) != 7 {
 		return nil, pickle.ErrArguments
 	}
@@ -64,12 +64,12 @@ func rebuildTensor2(_ *pickle.Machine, args pickle.Tuple) (any, error) {
 	case len(args) == 7 && !empty(args[6]):
 		return nil, errors.New("a tensor that is conjugated or negated when it is used is not read")
 	}
-	return newTensor(s, s.dtype, args[1], args[2], args[3])
+	return newTensor(m, s, s.dtype, args[1], args[2], args[3])
 }
 
 // rebuildTensor3 is torch._utils._rebuild_tensor_v3(storage, offset, size, stride, requires_grad, hooks, dtype[, metadata]),
 // whose storage counts bytes.
-func rebuildTensor3(_ *pickle.Machine, args pickle.Tuple) (any, error) {
+func rebuildTensor3(m *pickle.Machine, args pickle.Tuple) (any, error) {
 	if len(args) != 7 && len(args) != 8 {
 		return nil, pickle.ErrArguments
 	}
@@ -86,7 +86,7 @@ func rebuildTensor3(_ *pickle.Machine, args pickle.Tuple) (any, error) {
 		return nil, fmt.Errorf("a storage of %d bytes is no array of %s", s.count, dtype)
 	}
 	s.count /= int64(dtype.Size())
-	return newTensor(s, dtype, args[1], args[2], args[3])
+	return newTensor(m, s, dtype, args[1], args[2], args[3])
 }
 
 func empty(v any) bool {
@@ -107,13 +107,16 @@ func rebuildParameter(_ *pickle.Machine, args pickle.Tuple) (any, error) {
 }
 
 // device is torch.device(type[, index]).
-func device(_ *pickle.Machine, args pickle.Tuple) (any, error) {
+func device(m *pickle.Machine, args pickle.Tuple) (any, error) {
 	if len(args) == 0 || len(args) > 2 {
 		return nil, pickle.ErrArguments
 	}
 	kind, ok := args[0].(string)
 	if !ok || len(kind) > 64 {
 		return nil, pickle.ErrArguments
+	}
+	if err := m.Charge(64 + len(kind)); err != nil {
+		return nil, err
 	}
 	if len(args) == 1 {
 		return Device(kind), nil

@@ -52,7 +52,7 @@ func readText(file io.ReaderAt, length int64) (string, error) {
 
 func (f *File) readLegacy(text string, size int64) error {
 	storages := map[string]*legacyStorage{}
-	m := &pickle.Machine{Text: text, Globals: globals}
+	m := &pickle.Machine{Text: text, Globals: globals, Room: room(size)}
 	load := func(what string) (any, error) {
 		v, err := m.Load()
 		if err != nil {
@@ -90,6 +90,7 @@ func (f *File) readLegacy(text string, size int64) error {
 	if !ok || len(list.Items) != len(storages) {
 		return fmt.Errorf("is damaged: its list of storages does not name the %d that its object needs", len(storages))
 	}
+	f.bound(m)
 	at := int64(m.At)
 	for _, k := range list.Items {
 		key, _ := k.(string)

@@ -25,7 +25,7 @@ var numpyTypes = map[string]DType{"f2": Float16, "f4": Float32, "f8": Float64, "
 	"u1": Uint8, "u2": Uint16, "u4": Uint32, "u8": Uint64, "b1": Bool}
 
 // numpyDType is numpy.dtype(code, align, copy); its state brings the byte order.
-func numpyDType(_ *pickle.Machine, args pickle.Tuple) (any, error) {
+func numpyDType(m *pickle.Machine, args pickle.Tuple) (any, error) {
 	if len(args) == 0 || len(args) > 3 {
 		return nil, pickle.ErrArguments
 	}
@@ -37,7 +37,7 @@ func numpyDType(_ *pickle.Machine, args pickle.Tuple) (any, error) {
 	if !ok {
 		return nil, fmt.Errorf("the type %.20q is none of plain numbers; it is refused", code)
 	}
-	return &numpyType{DType: t}, nil
+	return &numpyType{DType: t}, m.Charge(32)
 }
 
 // Build takes (version, byte order, …), whose further items describe records and sub-arrays.
@@ -90,7 +90,7 @@ func bytesOf(v any) (string, bool) {
 // number reads one element.
 func number(t DType, bigEndian bool, data string) any {
 	var b [8]byte
-	for i := range data {
+	for i := range len(data) { // data is no UTF-8
 		if bigEndian {
 			b[len(data)-1-i] = data[i]
 		} else {
@@ -181,14 +181,14 @@ func step(index, shape []int) {
 }
 
 // reconstruct is numpy.core.multiarray._reconstruct(numpy.ndarray, (0,), b"b"): an array that awaits its state.
-func reconstruct(_ *pickle.Machine, args pickle.Tuple) (any, error) {
+func reconstruct(m *pickle.Machine, args pickle.Tuple) (any, error) {
 	if len(args) != 3 {
 		return nil, pickle.ErrArguments
 	}
 	if g, ok := args[0].(pickle.Global); !ok || g.Name != "numpy.ndarray" {
 		return nil, fmt.Errorf("makes %s; only arrays are read", pickle.Describe(args[0]))
 	}
-	return &Array{DType: Float32}, nil
+	return &Array{DType: Float32}, m.Charge(128 + 8*maxRank)
 }
 
 // Build takes (version, shape, dtype, Fortran order, bytes).

@@ -20,12 +20,22 @@ import (
 // maxPickle is how many bytes may describe a file's tensors and hold its plain values.
 const maxPickle = 32 << 20
 
+// room lets a large file hold more plain values: nnU-Net writes a number for each class and epoch.
+func room(size int64) int {
+	const most = 104 << 20
+	return int(min(size/4, most))
+}
+
 // File is an open PyTorch file. Its methods and those of its tensors may be called at the same time.
 type File struct {
 	file   io.ReaderAt
 	closer io.Closer
 	root   any
+	most   int // values that Walk may visit
 }
+
+// bound says how many values a walk may visit, after the pickles were run. A NumPy array's elements are bytes of theirs.
+func (f *File) bound(m *pickle.Machine) { f.most = min(maxVisited, few+unfolds*m.Pushed()+m.At) }
 
 // Open reads everything of a PyTorch file but its tensors' data. The error names the file and what was refused.
 func Open(path string) (_ *File, err error) {
@@ -137,7 +147,7 @@ func (f *File) openZip(size int64) error {
 		return err
 	}
 	storages := map[string]*storage{}
-	m := &pickle.Machine{Text: text, Globals: globals, Persistent: func(id pickle.Tuple) (any, error) {
+	m := &pickle.Machine{Text: text, Globals: globals, Room: room(size), Persistent: func(id pickle.Tuple) (any, error) {
 		key, dtype, count, err := parseID(id, 5)
 		if err != nil {
 			return nil, err
@@ -160,6 +170,7 @@ func (f *File) openZip(size int64) error {
 	if f.root, err = m.Load(); err != nil {
 		return fmt.Errorf("data.pkl %w", err)
 	}
+	f.bound(m)
 	if m.At != len(text) {
 		return fmt.Errorf("data.pkl goes on for %d bytes behind its end", len(text)-m.At)
 	}

@@ -5,10 +5,12 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
+	"fmt"
 	"math"
 	"path/filepath"
 	"reflect"
 	"runtime"
+	"strings"
 	"testing"
 	"time"
 
@@ -152,5 +154,106 @@ func TestGoldenHostileFiles(t *testing.T) {
 		t.Run(bad.File, func(t *testing.T) {
 			t.Log(bad.What+":", refused(t, filepath.Join(root, bad.File)))
 		})
+	}
+}
+
+// checkpoint is a pickle as nnU-Net's trainer writes one: a network whose tensors have four names each, the optimiser's
+// momentum, and a number of NumPy for each class and epoch.
+func checkpoint(tensors, epochs, classes int) string {
+	var s strings.Builder
+	known := 0
+	put := func() {
+		s.WriteString("r" + string(binary.LittleEndian.AppendUint32(nil, uint32(known))))
+		known++
+	}
+	keep := func(value string) (get string) {
+		s.WriteString(value)
+		get = "j" + string(binary.LittleEndian.AppendUint32(nil, uint32(known)))
+		put()
+		s.WriteString("0")
+		return get
+	}
+	s.WriteString(proto)
+	rebuild, class := keep("ctorch._utils\n_rebuild_tensor_v2\n"), keep("c"+floats+"\n")
+	hooks, storage, cpu := keep("ccollections\nOrderedDict\n"), keep(text("storage")), keep(text("cpu"))
+	scalar, encode, latin1 := keep("cnumpy.core.multiarray\nscalar\n"), keep("c_codecs\nencode\n"), keep(text("latin1"))
+	dtype := keep("cnumpy\ndtype\n" + text("f8") + "\x89\x88\x87R(K\x03" + text("<") + "NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb")
+	end := func(op string) {
+		s.WriteString(op)
+		put()
+	}
+	tensor := func() {
+		s.WriteString(rebuild + "((" + storage + class)
+		end(text("0"))
+		s.WriteString(cpu + integer(4))
+		end("t")
+		s.WriteString("QK\x00(K\x01K\x01K\x01K\x01")
+		end("t")
+		s.WriteString("(K\x01K\x01K\x01K\x01")
+		end("t")
+		s.WriteString("\x89" + hooks + ")")
+		end("R")
+		end("t")
+		end("R")
+	}
+	s.WriteString("}(")
+	end(text("network_weights"))
+	s.WriteString("}(")
+	for i := range tensors {
+		for _, block := range []string{"encoder", "decoder.encoder", "encoder.all_modules", "decoder.encoder.all_modules"} {
+			end(text(fmt.Sprintf("%s.stages.%d.blocks.0.convs.0.conv.weight", block, i)))
+			tensor()
+		}
+	}
+	s.WriteString("u")
+	end(text("optimizer_state"))
+	s.WriteString("}(")
+	for i := range tensors {
+		s.WriteString(integer(int64(i)) + "}")
+		end(text("momentum_buffer"))
+		tensor()
+		s.WriteString("s")
+	}
+	s.WriteString("u")
+	end(text("logging"))
+	s.WriteString("](")
+	for epoch := range epochs {
+		end("]")
+		s.WriteString("(")
+		for class := range classes {
+			s.WriteString(scalar + "(" + dtype + encode + "(")
+			end(text(fmt.Sprintf("%03d%05d", class, epoch)))
+			s.WriteString(latin1)
+			for _, op := range []string{"t", "R", "t", "R"} {
+				end(op)
+			}
+		}
+		s.WriteString("e")
+	}
+	s.WriteString("eu.")
+	return s.String()
+}
+
+// TestRoomForCheckpoints: checkpoints of nnU-Net are within the bounds, even in a file of few weights.
+func TestRoomForCheckpoints(t *testing.T) {
+	for _, c := range []struct{ tensors, epochs, classes, size int }{{600, 1000, 20, 0}, {600, 1000, 55, 40 << 20}} {
+		b := archive(t, false, record{Name: "m/data.pkl", Data: checkpoint(c.tensors, c.epochs, c.classes)},
+			record{Name: "m/data/0", Data: numbers(1, 2, 3, 4)}, record{Name: "m/data/1", Data: strings.Repeat("\x00", c.size)})
+		f, err := pth.OpenBytes(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		tensors, others := 0, 0
+		if err := f.Walk(func(_ string, v any) error {
+			switch v.(type) {
+			case *pth.Tensor:
+				tensors++
+			case float64:
+				others++
+			}
+			return nil
+		}); err != nil || tensors != 5*c.tensors || others != c.epochs*c.classes {
+			t.Errorf("%d tensors and %d numbers, error %v; want %+v", tensors, others, err, c)
+		}
 	}
 }

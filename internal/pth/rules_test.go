@@ -136,7 +136,7 @@ var hostile = []struct{ pickle, want string }{
 	{view(0, tuple(3), tuple(1<<62)), "beyond"},
 	{view(1<<62, tuple(1), tuple(1)), "begins"},
 	{view(0, tuple(1<<40), tuple(0)), "repeat"},
-	{view(0, tuple(make([]int64, 65)...), tuple(make([]int64, 65)...)), "axes"},
+	{view(0, tuple(make([]int64, 33)...), tuple(make([]int64, 33)...)), "axes"},
 	{under(tensor(storageID(floats, "0", 4), 0, "K\x02", tuple(1))), "whole numbers"},
 	{under(tensor(storageID(floats, "0", 4), 0, "(N\x85t", tuple(1))), "whole number"},
 	{under(tensor(text("0"), 0, tuple(1), tuple(1))), "arguments"},
@@ -202,8 +202,17 @@ var hostile = []struct{ pickle, want string }{
 	{bomb("("+"h\x00h\x00h\x00h\x00h\x00h\x00h\x00h\x00h\x00h\x00"+"t", 12, "N"), "more values"},
 	{bomb("](h\x00h\x00h\x00h\x00h\x00h\x00h\x00h\x00h\x00h\x00e", 12, "N"), "more values"},
 	{bomb("(h\x00h\x00h\x00h\x00h\x00h\x00h\x00h\x00t", 6, text(strings.Repeat("long", 1<<16))), "more values"},
+	{keyBomb("\x8b\x00\x04\x00\x00"+strings.Repeat("\x7f", 1<<10), 780_000), "beyond 64 bits"},
+	{keyBomb("\x8a\x09"+strings.Repeat("\x7f", 9), 1), "beyond 64 bits"},
+	{keyBomb("("+text(strings.Repeat("x", 1<<10))+strings.Repeat("2", 15)+"t", 700_000), "too many values"},
+	{keyBomb("K\x01", 700_000), "too many values"},
+	{tupleKeys(38_000), "too many values"},
+	{integerKeys(600_000), "too many values"},
+	{bomb("h\x00h\x00\x86", 18, "N"), "more values"},
 	{encodeBomb(), "more bytes"},
 	{manyViews(), "share"},
+	{manyScattered(), "scattered"},
+	{manyAxes(45_000), "too many values"},
 	{"not a pickle at all", "opcode"},
 	{"<!DOCTYPE html>", "opcode"},
 }
@@ -229,6 +238,29 @@ func bomb(level string, levels int, first string) string {
 	return s + "q\x001h\x00."
 }
 
+// keyBomb gives a dictionary one key again and again.
+func keyBomb(key string, times int) string {
+	return proto + key + "q\x000}(" + strings.Repeat("h\x00N", times) + "u."
+}
+
+// tupleKeys gives a dictionary long tuples as keys, each another.
+func tupleKeys(n int) string {
+	var s strings.Builder
+	s.WriteString(proto + text(strings.Repeat("x", 1<<10)) + "q\x000}(")
+	for i := range n {
+		s.WriteString("(" + strings.Repeat("h\x00", 15) + integer(int64(i)) + "tN")
+	}
+	return s.String() + "u."
+}
+
+func integerKeys(n int) string {
+	b := []byte(proto + "}(")
+	for i := range n {
+		b = append(binary.LittleEndian.AppendUint32(append(b, 'J'), uint32(i)), 'N')
+	}
+	return string(b) + "u."
+}
+
 func encodeBomb() string {
 	s := proto + text(strings.Repeat("x", 1<<18)) + "q\x000("
 	for range 10_000 {
@@ -246,10 +278,35 @@ func manyViews() string {
 	return s + "e."
 }
 
+// manyScattered are tensors of few elements all over one storage, each of its own.
+func manyScattered() string {
+	const elements, tensors = 64, 3_000
+	s := proto + storageID(floats, "0", 1<<20) + "q\x00" + tuple(elements) + "q\x01" + tuple((1<<20-tensors)/elements) + "q\x02000]("
+	for i := range int64(tensors) {
+		s += tensor("h\x00", i, "h\x01", "h\x02")
+	}
+	return s + "e."
+}
+
+// manyAxes are tensors of one element each, which have as many axes as a tensor may.
+func manyAxes(n int) string {
+	const rank = 32
+	ones := make([]int64, rank)
+	for i := range ones {
+		ones[i] = 1
+	}
+	var s strings.Builder
+	s.WriteString(proto + storageID(floats, "0", 4) + "q\x00" + tuple(ones...) + "q\x01" + "ctorch._utils\n_rebuild_tensor_v2\nq\x02000](")
+	for range n {
+		s.WriteString("h\x02(h\x00K\x00h\x01h\x01\x89}tR")
+	}
+	return s.String() + "e."
+}
+
 func TestHostile(t *testing.T) {
 	for _, c := range hostile {
 		data := numbers(1, 2, 3, 4)
-		if c.want == "share" {
+		if c.want == "share" || c.want == "scattered" {
 			data = strings.Repeat("\x00", 4<<20)
 		}
 		if c.want == "15" {

@@ -1,6 +1,7 @@
 package pth
 
 import (
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"hash/crc32"
@@ -45,10 +46,11 @@ func (t *Tensor) Len() int { return t.count }
 
 // Identity tells tensors apart: those of one identity are the same elements of the file.
 func (t *Tensor) Identity() string {
-	return fmt.Sprint(t.storage.key, t.DType, t.Offset, t.Shape, t.Strides)
+	sum := sha256.Sum256(fmt.Append(nil, t.storage.key, " ", t.DType, t.Offset, t.Shape, t.Strides))
+	return string(sum[:])
 }
 
-const maxRank = 64
+const maxRank = 32
 
 // whole reads a tuple or list of whole numbers, of which none is negative.
 func whole(v any) ([]int, error) {
@@ -95,7 +97,7 @@ func elements(shape []int) (int64, error) {
 }
 
 // newTensor checks that every element of a view lies in its storage.
-func newTensor(s storageView, dtype DType, offset, shape, strides any) (*Tensor, error) {
+func newTensor(m *pickle.Machine, s storageView, dtype DType, offset, shape, strides any) (*Tensor, error) {
 	t := &Tensor{DType: dtype, storage: s.storage}
 	start, ok := offset.(int64)
 	if !ok || start < 0 || start > s.count {
@@ -110,6 +112,10 @@ func newTensor(s storageView, dtype DType, offset, shape, strides any) (*Tensor,
 	}
 	if len(t.Strides) != len(t.Shape) {
 		return nil, fmt.Errorf("a tensor of shape %v has the strides %v", t.Shape, t.Strides)
+	}
+	// Beside the tensor itself whoever lists tensors holds a name, a digest and the shape once more.
+	if err := m.Charge(400 + 24*len(t.Shape)); err != nil {
+		return nil, err
 	}
 	n, err := elements(t.Shape)
 	if err != nil {
@@ -160,9 +166,15 @@ func (t *Tensor) tail() (run, axes int) {
 }
 
 const (
-	piece  = 1 << 18  // bytes that are read at a time; a multiple of every element's size
-	atOnce = 64 << 20 // bytes of a storage that may be in memory for a tensor whose elements are scattered in it
-	scarce = 2        // such a storage may also be in memory if it is no longer than so many times the tensor
+	piece = 1 << 18 // bytes that are read at a time; a multiple of every element's size
+
+	// The part of a storage in which a tensor's elements are scattered may be in memory as a whole if it is no longer than
+	// atOnce, or than so many times the tensor.
+	atOnce = 32 << 20 // bytes
+	dense  = 2
+
+	furthest = 1 << 20 // bytes of a window that moves over such a part
+	request  = 1 << 12 // bytes that cost as much as a call of the system
 )
 
 // check compares a storage with its checksum, once.
@@ -250,34 +262,70 @@ func eachPiece(r *io.SectionReader, visit func(data []byte) error) error {
 	return nil
 }
 
+// window tells how to read a tensor whose elements do not lie one after another: through a window of so many bytes, which
+// moves where an element lies outside it; 0 reads each run of elements by itself. The way is the one that reads least,
+// cost bytes.
+func (t *Tensor) window() (bytes int, cost float64) {
+	size := t.DType.Size()
+	run, axes := t.tail()
+	length, stride := t.Shape[axes-1], t.Strides[axes-1]
+	runs, all := float64(t.count/run), t.span()*size
+
+	bytes, cost = 0, runs*float64(request+run*size)
+	row := ((length-1)*stride + run) * size // bytes from the first element to the last along the last of the axes
+	if c := runs / float64(length) * float64(max(row, request)); c < cost {
+		bytes, cost = min(row, furthest), c
+	}
+	fits := all <= max(atOnce, dense*t.count*size)
+	if c := float64(max(all, request)); fits && c < cost {
+		bytes, cost = all, c
+	}
+	return bytes, cost
+}
+
+// span is the number of elements of the storage from the tensor's first to its last.
+func (t *Tensor) span() int {
+	n := 1
+	for i, d := range t.Shape {
+		n += (d - 1) * t.Strides[i]
+	}
+	return n
+}
+
+// reader gives bytes of a storage through a window that moves.
+type reader struct {
+	file      io.ReaderAt
+	from, end int64 // of what may be read
+	window    []byte
+	at, have  int // of the window
+}
+
+func (r *reader) read(dst []byte, at int) error {
+	if len(dst) > len(r.window) {
+		_, err := r.file.ReadAt(dst, r.from+int64(at))
+		return err
+	}
+	if at < r.at || at+len(dst) > r.at+r.have {
+		r.at, r.have = at, int(min(int64(len(r.window)), r.end-r.from-int64(at)))
+		if _, err := r.file.ReadAt(r.window[:r.have], r.from+int64(at)); err != nil {
+			r.have = 0
+			return err
+		}
+	}
+	copy(dst, r.window[at-r.at:])
+	return nil
+}
+
 // gather reads a tensor whose elements do not lie one after another.
 func (t *Tensor) gather(visit func(data []byte) error) error {
 	size := t.DType.Size()
-	first, last := t.Offset, t.Offset
-	for i, d := range t.Shape {
-		last += (d - 1) * t.Strides[i]
-	}
-	from := t.storage.at + int64(first)*int64(size)
-	span := (last - first + 1) * size
-
-	read := func(dst []byte, at int) error {
-		_, err := t.storage.file.ReadAt(dst, from+int64(at))
-		return err
-	}
-	if span <= max(atOnce, scarce*t.count*size) {
-		all := make([]byte, span)
-		if err := read(all, 0); err != nil {
-			return err
-		}
-		read = func(dst []byte, at int) error {
-			copy(dst, all[at:])
-			return nil
-		}
-	}
+	from := t.storage.at + int64(t.Offset)*int64(size)
+	bytes, _ := t.window()
+	r := &reader{file: t.storage.file, from: from, end: from + int64(t.span())*int64(size), window: make([]byte, bytes)}
 
 	run, axes := t.tail()
 	shape, index := t.Shape[:axes], make([]int, axes)
-	buf := make([]byte, 0, piece)
+	buf := make([]byte, 0, min(piece, t.count*size))
 	for done := 0; done < t.count; step(index, shape) {
 		at := 0
 		for axis, i := range index {
@@ -287,7 +335,7 @@ func (t *Tensor) gather(visit func(data []byte) error) error {
 			n := min(run-part, (cap(buf)-len(buf))/size)
 			have := len(buf)
 			buf = buf[:have+n*size]
-			if err := read(buf[have:], (at+part)*size); err != nil {
+			if err := r.read(buf[have:], (at+part)*size); err != nil {
 				return err
 			}
 			part += n

@@ -3,8 +3,13 @@ package pth_test
 import (
 	"bytes"
 	"encoding/binary"
+	"fmt"
+	"io"
+	"runtime"
 	"slices"
+	"strings"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 
@@ -87,6 +92,86 @@ func TestDamageIsNoticed(t *testing.T) {
 			if err == nil {
 				t.Fatalf("byte %d changed: no error", i)
 			}
+		}
+	}
+}
+
+// counting counts the bytes and calls of reading.
+type counting struct {
+	io.ReaderAt
+	bytes, calls int
+}
+
+func (c *counting) ReadAt(b []byte, at int64) (int, error) {
+	c.calls++
+	c.bytes += len(b)
+	return c.ReaderAt.ReadAt(b, at)
+}
+
+// TestScatteredViews: a tensor whose elements are scattered costs neither a read for each, nor a storage for each tensor.
+func TestScatteredViews(t *testing.T) {
+	const n = 6 << 20
+	storage := make([]byte, n)
+	for i := range storage {
+		storage[i] = byte(i ^ i>>8 ^ i>>16)
+	}
+	view := func(offset int64, shape, strides string) string {
+		return tensor("h\x00", offset, shape, strides)
+	}
+	for name, c := range map[string]struct {
+		tensors      func() string
+		bytes, calls int
+	}{
+		"two elements each, far apart": {func() string {
+			var s strings.Builder
+			for i := range int64(2000) {
+				s.WriteString(view(i, tuple(2), tuple(n-3000)))
+			}
+			return s.String()
+		}, 20 << 20, 5000},
+		"every 20th element": {func() string { return view(0, tuple(n/20), tuple(20)) }, 2 * n, 50},
+		"a column of a matrix": {func() string {
+			return view(0, tuple(1024, 1), tuple(n/1024, 1))
+		}, 2 * n, 1100},
+		"a transposed matrix": {func() string { return view(0, tuple(3072, 2048), tuple(1, 3072)) }, 2 * n, 50},
+		"a transposed part":   {func() string { return view(0, tuple(64, 2048), tuple(1, 3072)) }, 2 * n, 50},
+	} {
+		p := proto + storageID("torch\nByteStorage", "0", n) + "q\x000](" + c.tensors() + "e."
+		b := archive(t, false, record{Name: "m/data.pkl", Data: p}, record{Name: "m/data/0", Data: string(storage)})
+		from := &counting{ReaderAt: bytes.NewReader(b)}
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		start := time.Now()
+		f, err := pth.OpenReader(from, int64(len(b)))
+		if err == nil {
+			err = f.Walk(func(_ string, v any) error {
+				w := v.(*pth.Tensor)
+				i := 0
+				return w.Each(func(data []byte) error {
+					for _, b := range data {
+						at := w.Offset
+						for axis, rest := len(w.Shape)-1, i; axis >= 0; axis-- {
+							at += rest % w.Shape[axis] * w.Strides[axis]
+							rest /= w.Shape[axis]
+						}
+						if i++; b != storage[at] {
+							return fmt.Errorf("element %d is %d, want %d", i-1, b, storage[at])
+						}
+					}
+					return nil
+				})
+			})
+		}
+		took := time.Since(start)
+		runtime.ReadMemStats(&after)
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if spent := after.TotalAlloc - before.TotalAlloc; took > time.Second || spent > 100e6 {
+			t.Errorf("%s: took %v and %d bytes of memory", name, took, spent)
+		}
+		if from.bytes > c.bytes || from.calls > c.calls {
+			t.Errorf("%s: %d bytes in %d calls, want at most %d in %d", name, from.bytes, from.calls, c.bytes, c.calls)
 		}
 	}
 }

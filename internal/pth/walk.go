@@ -11,17 +11,20 @@ import (
 // further than this.
 const (
 	maxDepth   = 100
-	maxVisited = 1 << 20  // values
-	maxTexts   = 64 << 20 // bytes of names and texts
-	manifold   = 8        // times the file's size that its tensors may hold together, beside spread
-	spread     = 16 << 20 // bytes
-	expanded   = 8 << 20  // elements that tensors whose elements repeat may hold together
+	maxVisited = 1 << 19   // values
+	unfolds    = 64        // times the values that the pickle makes, beside few
+	few        = 10_000    // values
+	maxTexts   = 64 << 20  // bytes of names and texts
+	manifold   = 8         // times the file's size that its tensors may hold together, beside spread
+	spread     = 16 << 20  // bytes
+	scattered  = 256 << 20 // bytes that may be read for tensors whose elements are scattered, beside manifold
+	expanded   = 8 << 20   // elements that tensors whose elements repeat may hold together
 )
 
 // Walk calls visit for every value that is neither a dictionary, a list nor a tuple. Its name is made of the keys of
 // dictionaries and places in lists that lead to it, joined by "/". Open has walked the file: the only errors are visit's.
 func (f *File) Walk(visit func(name string, v any) error) error {
-	w := walker{visit: visit}
+	w := walker{visit: visit, most: f.most}
 	return w.walk(f.root, 0)
 }
 
@@ -30,6 +33,7 @@ type walker struct {
 	name    []byte
 	visited int
 	texts   int
+	most    int // values that may be visited
 }
 
 func (w *walker) walk(v any, depth int) error {
@@ -91,7 +95,7 @@ func (w *walker) into(key string, v any, depth int) error {
 func (w *walker) count(values, bytes int) error {
 	w.visited += values
 	w.texts += bytes
-	if w.visited > maxVisited || w.texts > maxTexts {
+	if w.visited > w.most || w.texts > maxTexts {
 		return errors.New("unfolds to more values than a checkpoint has")
 	}
 	return nil
@@ -108,7 +112,7 @@ func (w *walker) leaf(v any, values, bytes int) error {
 // a storage, or repeat elements of it, may hold more than the file does.
 func (f *File) check(size int64) error {
 	tensors, seen := map[*Tensor]bool{}, map[string]bool{}
-	total, repeated := int64(0), 0
+	total, repeated, read := int64(0), 0, 0.0
 	return f.Walk(func(name string, v any) error {
 		t, ok := v.(*Tensor)
 		if !ok || tensors[t] {
@@ -121,6 +125,12 @@ func (f *File) check(size int64) error {
 				total += n
 			} else if repeated += t.count; t.count > expanded || repeated > expanded {
 				return fmt.Errorf("tensor %q: tensors that repeat their elements hold more of them than a checkpoint's do", name)
+			}
+			if !t.contiguous() && t.count > 0 {
+				_, cost := t.window()
+				if read += cost; read > float64(manifold*size+scattered) {
+					return fmt.Errorf("tensor %q: tensors lie so scattered that reading them takes more than %d times the file", name, manifold)
+				}
 			}
 		}
 		if total > manifold*size+spread {

@@ -163,7 +163,8 @@ func Planned(roots dataset.Roots, name, plansName, configuration string) (r Reci
 	if err != nil {
 		return r, err
 	}
-	return Of(plans, c, dir)
+	r, _, err = Of(plans, c, dir)
+	return r, err
 }
 
 // PassPeak predicts what a pass of prediction takes over so many patches, beside the case's scores.

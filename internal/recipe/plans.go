@@ -52,15 +52,16 @@ func (r Recipe) Into(p *plan.Plans, ds *dataset.Dataset) (*plan.Plans, *Recipe, 
 	return out, &r, nil
 }
 
-// Of is the recipe that a configuration holds, with what was edited by hand beside it. dir is the folder of the plans.
-func Of(p *plan.Plans, c *plan.Configuration, dir string) (r Recipe, err error) {
+// Of is the recipe that a configuration holds, with what was edited by hand beside it. dir is the folder of the plans. note
+// says what plans of an earlier version lack and get; it may be empty.
+func Of(p *plan.Plans, c *plan.Configuration, dir string) (r Recipe, note string, err error) {
 	var text json.RawMessage
 	held, err := c.Extra(plansKey, &text)
 	if err != nil {
-		return r, err
+		return r, "", err
 	}
 	if !held {
-		return r, noRecipe(p, c, dir)
+		return r, "", noRecipe(p, c, dir)
 	}
 	tree, err := parse(text)
 	if err == nil {
@@ -76,13 +77,50 @@ func Of(p *plan.Plans, c *plan.Configuration, dir string) (r Recipe, err error) 
 				r.SAM = named.SAM
 			}
 		}
+		note = r.augmentLikeNamed(tree)
 		err = r.follow(c)
 	}
 	if err != nil {
-		return r, fmt.Errorf("plans %s, configuration %s: %w", p.PlansName, c.Name, err)
+		return r, "", fmt.Errorf("plans %s, configuration %s: %w", p.PlansName, c.Name, err)
 	}
 	r.Plans = p.PlansName // plans may have been moved under another name
-	return r, nil
+	return r, note, nil
+}
+
+// augmentLikeNamed gives a recipe that was read from a tree without blur or low resolution, which plans of an earlier
+// version lack, those of the recipe of its name, and says so where they do anything.
+func (r *Recipe) augmentLikeNamed(tree any) (note string) {
+	named, err := Find(r.Name)
+	if err != nil {
+		return ""
+	}
+	train, _ := tree.(map[string]any)["train"].(map[string]any)
+	written, _ := train["augment"].(map[string]any)
+	a, b := &r.Train.Augment, named.Train.Augment
+	var lacking []string
+	for _, v := range []struct {
+		key         string
+		probability *float64
+		bounds      *[2]float64
+		named       float64
+		within      [2]float64
+	}{
+		{"blur", &a.PBlur, &a.Blur, b.PBlur, b.Blur},
+		{"low_resolution", &a.PLowResolution, &a.LowResolution, b.PLowResolution, b.LowResolution},
+	} {
+		if written["p_"+v.key] != nil {
+			continue
+		}
+		*v.probability, *v.bounds = v.named, v.within
+		if v.named > 0 {
+			lacking = append(lacking, fmt.Sprintf("p_%s is %v", v.key, v.named))
+		}
+	}
+	if lacking == nil {
+		return ""
+	}
+	return fmt.Sprintf("The plans were made by an earlier version and do not say it: as in recipe %s, %s.", r.Short,
+		strings.Join(lacking, " and "))
 }
 
 // noRecipe is the error of a configuration without a recipe. Its advice is a configuration of these plans, or other plans in
@@ -149,7 +187,8 @@ func (r *Recipe) follow(c *plan.Configuration) error {
 func Trained(trainer string, p *plan.Plans, c *plan.Configuration, ds *dataset.Dataset) (Recipe, error) {
 	var text json.RawMessage
 	if held, err := c.Extra(plansKey, &text); held || err != nil {
-		return Of(p, c, "")
+		r, _, err := Of(p, c, "")
+		return r, err
 	}
 	r, err := Find(trainer)
 	if err != nil {

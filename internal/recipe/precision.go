@@ -6,20 +6,21 @@ import (
 	"slices"
 
 	"masksam/internal/machine"
-	"masksam/internal/remedy"
 	"masksam/internal/torch"
 )
 
+// ErrFloat16 is that of float16 on the CPU.
+var ErrFloat16 = errors.New("precision float16 needs a GPU: on the CPU libtorch does not compute in it")
+
 // Precisions are those to train in on dev, the best first: the one that was asked for, or, for "auto", the rule's and the
 // one to take in case that it fails. why tells of the rule, or that the one asked for does not pay; it may be empty.
-// float16 on the CPU is an error.
+// float16 on the CPU is ErrFloat16.
 func Precisions(asked string, dev torch.Device) (names []string, why string, err error) {
 	gpu, fast := dev != torch.CPU, dev.HasFastBF16()
 	if asked != "auto" && asked != "" {
 		switch {
 		case asked == "float16" && !dev.HasFloat16():
-			err := errors.New("precision float16 needs a GPU: on the CPU libtorch does not compute in it")
-			return nil, "", remedy.Add(err, "let the device decide with ", remedy.Set.With("precision=auto"))
+			return nil, "", ErrFloat16
 		case asked == "bf16" && !fast && gpu:
 			why = "this GPU has no units for bf16: float16 is faster"
 		case asked == "bf16" && !fast:

@@ -132,16 +132,21 @@ func TestRotationOfThePatch(t *testing.T) {
 	}
 }
 
-// The published recipes augment as nnU-Net does; plans that were written before blur and low resolution existed do without.
+// The published recipes augment as nnU-Net does, also with plans that were written before blur and low resolution existed,
+// which say so in a note.
 func TestAugmentation(t *testing.T) {
-	for _, r := range []Recipe{ACDC(), Synapse(), AMOS()} {
+	for _, r := range []Recipe{ACDC(), Synapse(), AMOS(), Small()} {
 		a := r.Train.Augment
-		if a.PBlur != 0.2 || a.Blur != [2]float64{0.5, 1} || a.PLowResolution != 0.25 || a.LowResolution != [2]float64{0.5, 1} {
+		published := r.Short != "small"
+		if published && (a.PBlur != 0.2 || a.Blur != [2]float64{0.5, 1} || a.PLowResolution != 0.25 || a.LowResolution != [2]float64{0.5, 1}) {
 			t.Errorf("%s: blur %v %v, low resolution %v %v", r.Name, a.PBlur, a.Blur, a.PLowResolution, a.LowResolution)
 		}
 		now, err := tree(&r)
 		if err != nil {
 			t.Fatal(err)
+		}
+		if note := new(r).augmentLikeNamed(now); note != "" {
+			t.Errorf("%s: a note on plans of today: %s", r.Name, note)
 		}
 		fields := now["train"].(map[string]any)["augment"].(map[string]any)
 		for _, key := range []string{"p_blur", "blur", "p_low_resolution", "low_resolution"} {
@@ -150,6 +155,7 @@ func TestAugmentation(t *testing.T) {
 			}
 			delete(fields, key)
 		}
+		fields["p_noise"] = json.Number("0.3") // edited by hand
 		var old Recipe
 		if err := misfit(plansKey, reflect.TypeFor[Recipe](), any(now)); err != nil {
 			t.Errorf("old plans: %v", err)
@@ -157,8 +163,14 @@ func TestAugmentation(t *testing.T) {
 		if err := decode(now, &old); err != nil {
 			t.Fatal(err)
 		}
-		if err := old.check(); err != nil || old.Train.Augment.PBlur != 0 || old.Train.Augment.PLowResolution != 0 {
-			t.Errorf("%s: old plans blur with probability %v, %v", r.Name, old.Train.Augment.PBlur, err)
+		note := old.augmentLikeNamed(now)
+		a.PNoise = 0.3
+		if got := old.Train.Augment; got.PBlur != a.PBlur || got.Blur != a.Blur || got.PLowResolution != a.PLowResolution ||
+			got.LowResolution != a.LowResolution || got.PNoise != 0.3 {
+			t.Errorf("%s: old plans augment by %+v, want %+v", r.Name, got, a)
+		}
+		if strings.Contains(note, "p_blur is 0.2 and p_low_resolution is 0.25") != published || (note == "") == published {
+			t.Errorf("%s: note %q", r.Name, note)
 		}
 	}
 	r := Small()

@@ -60,8 +60,12 @@ func Open(o Options) (*Training, error) {
 	if _, ignore := t.Dataset.Labels.Ignore(); t.Dataset.Labels.HasRegions() || ignore {
 		return nil, fmt.Errorf("%s: dataset.json declares regions or an ignore label; MaskSAM trains on plain label maps", name)
 	}
-	if t.Recipe, err = Of(t.Plans, t.Configuration, t.Dir); err != nil {
+	var note string
+	if t.Recipe, note, err = Of(t.Plans, t.Configuration, t.Dir); err != nil {
 		return nil, err
+	}
+	if note != "" {
+		t.Notes = append(t.Notes, note)
 	}
 	if err := t.open(o.Plans); err != nil {
 		return nil, err

@@ -43,9 +43,9 @@ const (
 )
 
 // Write makes path a file of the step and of the network's weights, which are those before it: a skipped step changes
-// nothing. Those that narrow names are kept in a narrower type on the device; exact has their values. It is a safetensors
-// file, whole or absent.
-func Write(path string, st Step, params *nn.Params, narrow func(name string) bool, exact nn.Source) error {
+// nothing. Those of given, which the network may keep in a narrower type, are taken from there. It is a safetensors file,
+// whole or absent.
+func Write(path string, st Step, params *nn.Params, given []checkpoint.Tensor) error {
 	st.Version, st.Cases = version, st.Batch.Cases
 	text, err := json.Marshal(st)
 	if err != nil {
@@ -55,18 +55,16 @@ func Write(path string, st Step, params *nn.Params, narrow func(name string) boo
 	image := checkpoint.Float32Tensor(imageTensor, st.Batch.Image, len(st.Cases), n.Channels, n.Frames, n.Height, n.Width)
 	tensors := []checkpoint.Tensor{image, {Name: labelTensor, DType: checkpoint.U8,
 		Shape: []int{len(st.Cases) * n.Frames, n.Height, n.Width}, Data: st.Batch.Seg}}
+	has := map[string]bool{}
+	for _, t := range given {
+		has[t.Name] = true
+	}
+	tensors = append(tensors, given...)
 	err = torch.Do(torch.Mode{}, func(*torch.Scope) error {
 		for _, p := range params.All() {
-			values, shape := []float32(nil), p.Value.Shape()
-			if narrow(p.Name) {
-				var err error
-				if values, shape, err = exact(p.Name); err != nil {
-					return err
-				}
-			} else {
-				values = p.Value.Float32s()
+			if !has[p.Name] {
+				tensors = append(tensors, checkpoint.Float32Tensor(p.Name, p.Value.Float32s(), p.Value.Shape()...))
 			}
-			tensors = append(tensors, checkpoint.Float32Tensor(p.Name, values, shape...))
 		}
 		return nil
 	})

@@ -2,6 +2,7 @@ package replay
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -10,6 +11,7 @@ import (
 	"masksam/internal/masksam"
 	"masksam/internal/nn"
 	"masksam/internal/recipe"
+	"masksam/internal/remedy"
 	"masksam/internal/torch"
 )
 
@@ -50,6 +52,9 @@ type Report struct {
 func (f *File) Repeat(o Options) (*Report, error) {
 	r := &Report{Step: f.Step, Device: o.Device, Precision: cmp.Or(o.Precision, f.Precision), Total: math.NaN(), Norm: math.NaN()}
 	names, _, err := recipe.Precisions(r.Precision, o.Device)
+	if errors.Is(err, recipe.ErrFloat16) {
+		err = remedy.Add(err, "repeat it in another precision with ", remedy.Precision.With("float32"))
+	}
 	if err != nil {
 		return nil, fmt.Errorf("repeat step %d: %w", f.Step.Step, err)
 	}
@@ -59,6 +64,7 @@ func (f *File) Repeat(o Options) (*Report, error) {
 		return nil, fmt.Errorf("repeat step %d: %w", f.Step.Step, err)
 	}
 	defer net.Free()
+	net.Recompute = max(f.Recipe.Train.Recompute, 0)
 	err = torch.Do(torch.Mode{Grad: true, Autocast: recipe.Autocast[r.Precision]}, func(s *torch.Scope) error { return r.compute(s, net) })
 	if err != nil {
 		return nil, fmt.Errorf("repeat step %d: %w", f.Step.Step, err)

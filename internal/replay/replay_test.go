@@ -1,6 +1,7 @@
 package replay
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -14,6 +15,7 @@ import (
 	"masksam/internal/feed"
 	"masksam/internal/masksam"
 	"masksam/internal/recipe"
+	"masksam/internal/remedy"
 	"masksam/internal/torch"
 )
 
@@ -49,13 +51,12 @@ func kept(t *testing.T, set []string, spoil func(net *masksam.Net)) string {
 		b.Seg = append(b.Seg, uint8(rng.IntN(3)))
 	}
 	path := filepath.Join(t.TempDir(), "step.safetensors")
+	p := net.Params.Lookup(rounded).Value
+	values := p.Float32s()
+	values[0] = exact
+	given := checkpoint.Float32Tensor(rounded, values, p.Shape()...)
 	if err := Write(path, Step{Dataset: "Dataset001_X", Fold: "0", Recipe: r, Seed: 3, Step: 7, Points: 14, Precision: "float32",
-		Batch: b}, net.Params, func(name string) bool { return name == rounded }, func(name string) ([]float32, []int, error) {
-		p := net.Params.Lookup(name).Value
-		values := p.Float32s()
-		values[0] = exact
-		return values, p.Shape(), nil
-	}); err != nil {
+		Batch: b}, net.Params, []checkpoint.Tensor{given}); err != nil {
 		t.Fatal(err)
 	}
 	return path
@@ -107,6 +108,10 @@ func TestFirst(t *testing.T) {
 		if err != nil || !strings.HasPrefix(r.First, c.want) || (r.First == "") != (c.want == "") || len(r.Parts) != c.parts {
 			t.Errorf("%s: first %q, %d parts, %v; want %q", c.name, r.First, len(r.Parts), err, c.want)
 			continue
+		}
+		_, err = f.Repeat(Options{Precision: "float16"})
+		if !errors.Is(err, recipe.ErrFloat16) || !slices.Contains(remedy.As(err), any(remedy.Precision.With("float32"))) {
+			t.Errorf("in float16 on the CPU: %v, advice %v", err, remedy.As(err))
 		}
 		if (len(r.BadGradients) > 0) != (c.name == "gradient") && c.name != "weight" {
 			t.Errorf("%s: %d gradients are not finite", c.name, len(r.BadGradients))

@@ -120,6 +120,10 @@ func (d Device) HasFastBF16() bool {
 	return err != nil || capability >= 80
 }
 
+// FollowsAutocast tells whether autocast changes anything on d: on a GPU, where it may not pay, it does; on a CPU only where
+// HasFastBF16.
+func (d Device) FollowsAutocast() bool { return d != CPU || d.HasFastBF16() }
+
 // HasFloat16 tells whether autocast to Float16 is to be used on d. On the CPU it is not: that of libtorch 1.13 knows
 // bfloat16 alone there.
 func (d Device) HasFloat16() bool { return d != CPU }

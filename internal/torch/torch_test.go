@@ -294,6 +294,9 @@ func TestAutocast(t *testing.T) {
 		r := rand.New(rand.NewPCG(1, 2))
 		x, w := normal(s, r, Float32, 4, 8), normal(s, r, Float32, 8, 8)
 		y := s.Linear(x, w, nil)
+		if follows := y.DType() != Float32; follows != CPU.FollowsAutocast() || !CUDA(0).FollowsAutocast() {
+			t.Errorf("FollowsAutocast says %v of the CPU, a product is %v", CPU.FollowsAutocast(), y.DType())
+		}
 		for name, c := range map[string]struct {
 			x    *Tensor
 			want DType

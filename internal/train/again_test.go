@@ -54,6 +54,30 @@ func TestPatience(t *testing.T) {
 	}
 }
 
+// A run whose checkpoint_best cannot be written loses patience when another does.
+func TestPatienceWithoutBest(t *testing.T) {
+	cases := tinySources(t, tinyStore(t, 5), true)
+	steps := map[bool]int{}
+	for _, barred := range []bool{false, true} {
+		r := tinyRun(t, t.TempDir(), tinyRecipe(t, "epochs=8", "iterations=1", "val_iterations=1", "patience=1", "lr=1e-30"), cases)
+		if barred {
+			if err := os.Mkdir(model.CheckpointPath(r.folder, model.Best), 0o777); err != nil { // no file can take its place
+				t.Fatal(err)
+			}
+		}
+		if err := r.loop(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		steps[barred] = r.state.Step
+		if r.state.BestEMA.isNaN() != barred {
+			t.Errorf("barred %v: the best that was written has %v", barred, r.state.BestEMA)
+		}
+	}
+	if steps[true] != steps[false] || steps[false] == 8 {
+		t.Errorf("%d steps, %d where the best can be written", steps[true], steps[false])
+	}
+}
+
 func logs(t *testing.T, fold string) []string {
 	t.Helper()
 	found, err := filepath.Glob(filepath.Join(fold, "training_log_*.txt"))

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -32,6 +33,7 @@ type state struct {
 	Bad          int     `json:"bad"`  // batches in a row, up to now, whose loss or gradient was not finite
 
 	Scaler *torch.Scaler `json:"scaler,omitempty"` // with float16
+	Parts  int           `json:"parts,omitempty"`  // of a batch, where memory asked for more than the recipe has
 
 	BestEMA number  `json:"best_ema"`
 	Stale   int     `json:"stale"` // epochs since the best one
@@ -55,7 +57,10 @@ func unfit(v float32) bool { return v*v-v*v != 0 }
 // save writes a checkpoint, whole or not at all. Weights that are unfit are errLost, and an earlier file stays. Frozen
 // weights are in checkpoint_final alone, with the values of their file.
 func (l *learner) save(path string, st state) error {
-	st.Scaler = l.scaler
+	st.Scaler, st.Parts = l.scaler, 0
+	if n := l.recipe.Train.Accumulate; n > st.Recipe.Train.Accumulate {
+		st.Parts = n
+	}
 	text, err := json.Marshal(st)
 	if err != nil {
 		return fmt.Errorf("write checkpoint %s: %w", path, err)
@@ -68,7 +73,7 @@ func (l *learner) save(path string, st state) error {
 			return
 		}
 		data := t.Float32s()
-		if !strings.HasPrefix(name, optimizerPrefix) && slices.ContainsFunc(data, unfit) {
+		if !strings.HasPrefix(name, model.OptimizerPrefix) && slices.ContainsFunc(data, unfit) {
 			broken = name
 		}
 		tensors = append(tensors, checkpoint.Float32Tensor(name, data, t.Shape()...))
@@ -118,5 +123,9 @@ func (l *learner) resume(path string) (state, error) {
 		return st, fmt.Errorf("resume from %s: %w", path, err)
 	}
 	l.updates, l.scaler, l.torn = st.Updates, st.Scaler, false
+	if t := &l.recipe.Train; st.Parts > t.Accumulate && l.recipe.Batch%st.Parts == 0 {
+		t.Accumulate = st.Parts
+		slog.Info("batches are computed in parts, as before, for want of memory", "parts", st.Parts)
+	}
 	return st, nil
 }

@@ -222,8 +222,8 @@ func (l *learner) set(values []*torch.Tensor) {
 }
 
 // state gives all tensors that a checkpoint needs but the frozen ones, by name: the weights to predict with under their
-// own names (averaged if there is an average), the trained ones under trainedPrefix, the optimizer's under
-// optimizerPrefix. see gets each tensor once.
+// own names (averaged if there is an average), the trained ones under model.TrainedPrefix, the optimizer's under
+// model.OptimizerPrefix. see gets each tensor once.
 func (l *learner) state(see func(name string, t *torch.Tensor)) error {
 	averaged := map[*torch.Tensor]*torch.Tensor{}
 	for i, t := range l.average {
@@ -236,24 +236,18 @@ func (l *learner) state(see func(name string, t *torch.Tensor)) error {
 			}
 			if a := averaged[p.Value]; a != nil {
 				see(p.Name, a)
-				see(trainedPrefix+p.Name, p.Value)
+				see(model.TrainedPrefix+p.Name, p.Value)
 			} else {
 				see(p.Name, p.Value)
 			}
 		}
 		tensors := l.optimizer.State(s)
 		for _, name := range slices.Sorted(maps.Keys(tensors)) {
-			see(optimizerPrefix+name, tensors[name])
+			see(model.OptimizerPrefix+name, tensors[name])
 		}
 		return nil
 	})
 }
-
-// Names that no parameter has.
-const (
-	trainedPrefix   = "training."
-	optimizerPrefix = "optimizer."
-)
 
 // load is the inverse of state.
 func (l *learner) load(f *checkpoint.File) error {
@@ -273,7 +267,7 @@ func (l *learner) load(f *checkpoint.File) error {
 		}
 		err := l.net.Params.LoadSome(ours, func(name string) ([]float32, []int, error) {
 			if averaged[name] {
-				name = trainedPrefix + name
+				name = model.TrainedPrefix + name
 			}
 			return f.Float32s(name)
 		})
@@ -283,14 +277,14 @@ func (l *learner) load(f *checkpoint.File) error {
 		tensors := l.optimizer.State(s)
 		for name, t := range tensors {
 			if t.DType() == torch.Int64 {
-				data, shape, err := f.Int64s(optimizerPrefix + name)
+				data, shape, err := f.Int64s(model.OptimizerPrefix + name)
 				if err != nil {
 					return err
 				}
 				tensors[name] = s.Int64s(torch.CPU, data, shape...)
 				continue
 			}
-			data, shape, err := f.Float32s(optimizerPrefix + name)
+			data, shape, err := f.Float32s(model.OptimizerPrefix + name)
 			if err != nil {
 				return err
 			}

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"masksam/internal/masksam"
 	"masksam/internal/model"
 	"masksam/internal/recipe"
 	"masksam/internal/torch"
@@ -116,6 +117,31 @@ func TestChoosePrecision(t *testing.T) {
 	chosen, note, err := r.learner.choosePrecision("auto", b)
 	if err != nil || chosen != "float32" || strings.Contains(note, "multiplies") {
 		t.Errorf("with a batch of NaN: chose %s (%s), error %v", chosen, note, err)
+	}
+	b.Image[0] = 0
+	l := r.learner
+	l.forward = func(s *torch.Scope, x *torch.Tensor) *masksam.Output {
+		if l.autocast != torch.Float32 {
+			panic(&torch.Error{Op: "Linear", Msg: "no kernel for this type"})
+		}
+		return l.net.Forward(s, x)
+	}
+	chosen, note, err = l.choosePrecision("auto", b)
+	if err != nil || chosen != "float32" || recipe.Autocast[chosen] != l.autocast {
+		t.Errorf("without kernels for a narrow type: chose %s (%s), error %v", chosen, note, err)
+	}
+	names, _, _ := recipe.Precisions("auto", torch.CPU)
+	if names[0] != chosen && !strings.Contains(note, "no kernel for this type") {
+		t.Errorf("the note does not say what failed: %s", note)
+	}
+	l.setPrecision("bf16")
+	if failed, tooLarge, err := l.tries(b); !strings.Contains(failed, "no kernel for this type") || tooLarge || err == nil {
+		t.Errorf("an operation that is refused: %q, too large %v, error %v", failed, tooLarge, err)
+	}
+	l.forward = func(*torch.Scope, *torch.Tensor) *masksam.Output { panic(&torch.Error{Op: "Linear", Msg: "broken"}) }
+	var refused *torch.Error
+	if _, _, err := l.choosePrecision("auto", b); names[0] == "float32" && len(names) > 1 && !errors.As(err, &refused) {
+		t.Errorf("where no type is wider: %v", err)
 	}
 	for _, precision := range []string{"fp8", "float16"} { // float16 needs a GPU
 		if _, _, err := r.learner.choosePrecision(precision, b); err == nil || !strings.Contains(err.Error(), precision) {

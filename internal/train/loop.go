@@ -216,6 +216,7 @@ func (r *run) validate(ctx context.Context, s *feed.Stream) (loss float64, c cou
 func (r *run) endEpoch(valLoss float64, c counts) error {
 	t, st := r.recipe.Train, &r.state
 	h := &st.History
+	seen := h.highest()
 	perClass, mean := c.dice()
 	ema := number(math.NaN())
 	if n := len(h.EMADice); n > 0 {
@@ -249,8 +250,11 @@ func (r *run) endEpoch(valLoss float64, c counts) error {
 	st.Began = 0
 	st.Minutes = r.minutes()
 	st.Stale++
-	if before := st.BestEMA; ema > before || before.isNaN() && !ema.isNaN() {
-		st.BestEMA, st.Stale = ema, 0
+	if ema.above(seen) {
+		st.Stale = 0
+	}
+	if before := st.BestEMA; ema.above(before) {
+		st.BestEMA = ema
 		r.log.Print("Yayy! New best EMA pseudo Dice:", runlog.Rounded(float64(ema), 4))
 		written, err := r.keep(model.Best)
 		if err != nil {

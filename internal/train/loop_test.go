@@ -1,6 +1,7 @@
 package train
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -303,7 +304,8 @@ func TestSkippedStepsAreCounted(t *testing.T) {
 
 // A step that was kept gives the loss that it had, to the bit.
 func TestRepeatedStepIsTheSame(t *testing.T) {
-	for _, set := range []string{"precision=float32", "precision=bf16", "accumulate=2"} {
+	stages := 0
+	for _, set := range []string{"precision=float32", "precision=bf16", "accumulate=2", "recompute=2"} {
 		run := tinyRun(t, t.TempDir(), tinyRecipe(t, set, "points=64", "oversample=2", "importance=0.75"),
 			tinySources(t, tinyStore(t, 5), true))
 		b, err := run.train.Batch(4)
@@ -327,6 +329,12 @@ func TestRepeatedStepIsTheSame(t *testing.T) {
 		r, err := f.Repeat(replay.Options{})
 		if err != nil || r.Total != want || r.First != "" || len(r.Parts) != 7 || !(r.Norm > 0) {
 			t.Errorf("%s: %+v, %v; want loss %v", set, r, err, want)
+		}
+		if stages = cmp.Or(stages, len(r.Stages)); len(r.Stages) != stages {
+			t.Errorf("%s: %d stages are told, %d with float32", set, len(r.Stages), stages)
+		}
+		if set == "recompute=2" && f.Recipe.Train.Recompute != 2 {
+			t.Errorf("kept with recompute %d", f.Recipe.Train.Recompute)
 		}
 		if r, err = f.Repeat(replay.Options{Precision: "float32"}); err != nil || (r.Total == want) == (set == "precision=bf16" && torch.CPU.HasFastBF16()) {
 			t.Errorf("%s repeated in float32: %v, %v", set, r.Total, err)

@@ -18,6 +18,9 @@ import (
 func (f *Fold) fits() (recompute int, err error) {
 	r, dev := f.Recipe, f.options.Device
 	names, _, err := recipe.Precisions(r.Train.Precision, dev)
+	if errors.Is(err, recipe.ErrFloat16) {
+		err = remedy.Add(err, "let the device decide with ", remedy.Set.With("precision=auto"))
+	}
 	if err != nil {
 		return 0, fmt.Errorf("recipe %s: %w", r.Name, err)
 	}

@@ -19,6 +19,7 @@ import (
 	"masksam/internal/model"
 	"masksam/internal/recipe"
 	"masksam/internal/remedy"
+	"masksam/internal/replay"
 	"masksam/internal/torch"
 )
 
@@ -176,6 +177,26 @@ func TestStepWithoutMemory(t *testing.T) {
 	}
 	if !slices.Equal(tried, []int{4, 2, 1, 1, 1, 1}) || l.recipe.Train.Accumulate != 4 || got.recipe.Train.Accumulate == 4 {
 		t.Errorf("tried parts of %v patches, accumulate is %d; want 4, 2 and four of one", tried, l.recipe.Train.Accumulate)
+	}
+	if err := got.save(model.Latest); err != nil {
+		t.Fatal(err)
+	}
+	for accumulate, parts := range map[string]int{"accumulate=1": 4, "accumulate=4": 4} {
+		again := tinyRun(t, t.TempDir(), tinyRecipe(t, "batch=4", accumulate), cases)
+		_, err := again.learner.resume(model.CheckpointPath(got.folder, model.Latest))
+		if n := again.learner.recipe.Train.Accumulate; err != nil || n != parts || again.recipe.Train.Accumulate > parts {
+			t.Errorf("a resumed run with %s computes a batch in %d parts, %v; want %d", accumulate, n, err, parts)
+		}
+	}
+	got.state.Step = 2
+	got.dump(b, errLost)
+	f, err := replay.Open(filepath.Join(got.folder, "skipped_step_1.safetensors"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if n := f.Recipe.Train.Accumulate; n != 4 {
+		t.Errorf("a step of 4 parts is kept as one of %d", n)
 	}
 	before := weights(t, l)
 	room = 0

@@ -3,6 +3,7 @@ package train
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 
 	"masksam/internal/feed"
 	"masksam/internal/recipe"
@@ -10,8 +11,8 @@ import (
 )
 
 // choosePrecision sets the precision that was asked for, or the one that "auto" gives on the learner's device: the rule's,
-// unless a step on the batch, which changes no weight, wants more memory than there is or has numbers that are not finite;
-// then the next. note says why.
+// unless a step on the batch, which changes no weight, wants more memory than there is, has numbers that are not finite or an
+// operation that libtorch refuses; then the next. note says why.
 func (l *learner) choosePrecision(asked string, b *feed.Batch) (chosen, note string, err error) {
 	names, why, err := recipe.Precisions(asked, l.device)
 	if err != nil {
@@ -38,6 +39,26 @@ func (l *learner) choosePrecision(asked string, b *feed.Batch) (chosen, note str
 	return chosen, note, err
 }
 
+// choosePrecision is the learner's, by the run's next batch, and says why. "auto" keeps that of a run that goes on, unless the
+// device, being another one now, lacks it.
+func (r *run) choosePrecision(asked string) error {
+	if was := r.state.Precision; was != "" && (asked == "auto" || asked == "") {
+		if _, _, lacks := recipe.Precisions(was, r.learner.device); lacks == nil {
+			asked = was
+		}
+	}
+	b, err := r.train.Batch(r.state.Step)
+	if err != nil {
+		return err
+	}
+	var note string
+	if r.state.Precision, note, err = r.learner.choosePrecision(asked, b); err == nil && note != "" {
+		r.log.Print("Precision", note)
+		slog.Info("precision " + note)
+	}
+	return err
+}
+
 func (l *learner) setPrecision(name string) {
 	l.autocast = recipe.Autocast[name]
 	switch {
@@ -59,10 +80,13 @@ func (l *learner) tries(b *feed.Batch) (failed string, tooLarge bool, err error)
 	})
 	l.optimizer.ZeroGrad()
 	var memory *torch.OutOfMemory
+	var refused *torch.Error // as where there is no kernel for the type
 	switch {
 	case errors.As(err, &memory):
 		torch.ReleaseMemory()
 		return "a step takes more memory than there is", true, err
+	case errors.As(err, &refused):
+		return fmt.Sprintf("a step fails (%v)", refused), false, err
 	case err == nil && !ok && (l.scaler == nil || !finite(loss)):
 		return "the loss or its gradient is not finite", false, nil
 	}

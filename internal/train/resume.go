@@ -19,6 +19,7 @@ import (
 	"masksam/internal/model"
 	"masksam/internal/plan"
 	"masksam/internal/recipe"
+	"masksam/internal/remedy"
 	"masksam/internal/runlog"
 )
 
@@ -131,6 +132,9 @@ func (f *Fold) begin(r *run) (finished int, err error) {
 		was := r.state.Meta
 		meta.Precision = was.Precision
 		r.state.Meta = meta // a resumed run may have another number of epochs
+		if f.Recipe.Train.Epochs > was.Recipe.Train.Epochs {
+			r.state.Stale = 0 // a run that patience ended is longer now
+		}
 		r.kept(strings.TrimSuffix(filepath.Base(path), model.CheckpointExt))
 		for _, l := range []*feed.Loader{r.train, r.val} {
 			l.Seed[0] = r.state.Seed
@@ -138,28 +142,22 @@ func (f *Fold) begin(r *run) (finished int, err error) {
 		r.learner.seed = r.state.Seed
 		if filepath.Base(path) == filepath.Base(model.CheckpointPath("", model.Final)) {
 			finished = r.state.Step
+		} else if err := f.shortens(r.state, was); err != nil {
+			return 0, err
 		}
 		r.log.Print("Continuing from", filepath.Base(path), "at epoch", r.state.Epoch, "step", r.state.Step)
 		slog.Info("continuing", "from", filepath.Base(path), "epoch", r.state.Epoch, "step", r.state.Step, "minutes",
 			runlog.Rounded(r.state.Minutes, 2))
-		r.compare(was)
-		if asked := f.Recipe.Train.Precision; asked != "auto" && asked != "" {
-			r.state.Precision = asked
+		if f.Recipe.Train.Epochs > was.Recipe.Train.Epochs {
+			r.state.Stale = 0 // a run that patience ended is longer now
 		}
-		_, _, err := r.learner.choosePrecision(r.state.Precision, nil)
-		return finished, err
+		r.compare(was)
 	}
-	first, err := r.train.Batch(0)
-	if err != nil {
-		return 0, err
-	}
-	var note string
-	if r.state.Precision, note, err = r.learner.choosePrecision(f.Recipe.Train.Precision, first); err != nil {
+	if err := r.choosePrecision(f.Recipe.Train.Precision); err != nil {
 		return 0, fmt.Errorf("choose the precision: %w", err)
 	}
-	if note != "" {
-		r.log.Print("Precision", note)
-		slog.Info("precision " + note)
+	if path != "" {
+		return finished, nil
 	}
 	if !f.options.Continue { // not before a batch was made and learnt from
 		if err := f.setAside(r); err != nil {
@@ -170,6 +168,30 @@ func (f *Fold) begin(r *run) (finished int, err error) {
 	r.log.Print("Parameters:", all, "in all,", trained, "trained")
 	slog.Info("network", "parameters", all, "trained", trained, "patch", f.Recipe.Patch, "batch", f.Recipe.Batch)
 	return 0, nil
+}
+
+// shortens refuses to end an extension of a finished run where it stands, which would replace the finished run's
+// checkpoint_final by what is trained in part. st is where checkpoint_latest stands, was what it says of the extension.
+func (f *Fold) shortens(st state, was model.Meta) error {
+	t, before := f.Recipe.Train, was.Recipe.Train
+	if f.options.NoCheckpoints || !over(t, st, st.Minutes) || over(before, st, st.Minutes) ||
+		!exists(model.CheckpointPath(f.Folder, model.Final)) {
+		return nil
+	}
+	err := fmt.Errorf("%s: the finished run was being extended to %s and stopped after %d epochs; to end it now, since only %s are "+
+		"asked for, would replace the finished checkpoint_final: both checkpoints are left as they are", f.Folder, length(before),
+		st.Epoch, length(t))
+	advice := []any{"go on with the extension with ", remedy.Continue}
+	for _, o := range []struct {
+		key      string
+		now, was any
+	}{{"epochs", t.Epochs, before.Epochs}, {"iterations", t.Iterations, before.Iterations}, {"minutes", t.Minutes, before.Minutes},
+		{"patience", t.Patience, before.Patience}} {
+		if o.now != o.was {
+			advice = append(advice, " ", remedy.Set.With(fmt.Sprintf("%s=%v", o.key, o.was)))
+		}
+	}
+	return remedy.Add(err, append(advice, ", or drop it by removing checkpoint_latest")...)
 }
 
 // compare says what is not as it was when the checkpoint was written: the data, and the length of the run with what its
@@ -184,9 +206,6 @@ func (r *run) compare(was model.Meta) {
 	}
 	t, st := r.recipe.Train, &r.state
 	before := was.Recipe.Train
-	if t.Epochs > before.Epochs {
-		st.Stale = 0 // a run that patience ended is longer now
-	}
 	text := ""
 	switch {
 	case st.Epoch > t.Epochs:

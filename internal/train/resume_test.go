@@ -13,7 +13,10 @@ import (
 
 	"masksam/internal/model"
 	"masksam/internal/plan"
+	"masksam/internal/remedy"
+	"masksam/internal/recipe"
 	"masksam/internal/runlog"
+	"masksam/internal/torch"
 )
 
 // stopped runs o until so many steps are done.
@@ -23,6 +26,40 @@ func stopped(t *testing.T, o trial, steps int) {
 	o.Progress = &stopAfter{steps, cancel}
 	if _, err := Run(ctx, o); !errors.Is(err, context.Canceled) {
 		t.Fatalf("error %v, want a cancelled context", err)
+	}
+}
+
+// A run that auto began in float16 on a GPU goes on on a CPU in the precision that auto takes there.
+func TestResumeWithoutFloat16(t *testing.T) {
+	o := tinyDataset(t, 5, "epochs=1", "iterations=3", "val_iterations=1", "precision=auto")
+	stopped(t, o, 1)
+	path := model.CheckpointPath(foldOf(o), model.Latest)
+	l, err := newLearner(o.Recipe, new(model.Start), o.Device, o.Seed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.free()
+	st, err := l.resume(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	names, _, err := recipe.Precisions("auto", o.Device)
+	if err != nil || st.Precision != names[0] {
+		t.Fatalf("precision %s, %v", st.Precision, err)
+	}
+	st.Precision, l.scaler = "float16", torch.NewScaler()
+	if err := l.save(path, st); err != nil {
+		t.Fatal(err)
+	}
+	o.Continue = true
+	if steps, err := Run(t.Context(), o); err != nil || steps != 3 {
+		t.Fatalf("%d steps, %v", steps, err)
+	}
+	if st, err = l.resume(model.CheckpointPath(foldOf(o), model.Final)); err != nil || st.Precision != names[0] || st.Scaler != nil {
+		t.Errorf("it ended in %s with the scaler %v, %v; want %s", st.Precision, st.Scaler, err, names[0])
+	}
+	if log := readText(t, filepath.Join(foldOf(o), "training_log_*.txt")); !strings.Contains(log, "Precision "+names[0]) {
+		t.Errorf("the log does not tell the precision:\n%s", log)
 	}
 }
 
@@ -80,6 +117,46 @@ func TestStoppedExtensionGoesOn(t *testing.T) {
 	if events, err := filepath.Glob(filepath.Join(foldOf(o), runlog.EventsName, "*")); err != nil || len(events) != 3 ||
 		!strings.Contains(readText(t, events[0]), "dice/large") || !strings.Contains(readText(t, events[0]), "\x89PNG") {
 		t.Errorf("event files %v, %v", events, err)
+	}
+}
+
+// A stopped extension leaves the finished run's result where it goes on without its epochs, within an epoch or between
+// two: the run is refused, with the way to go on. One that has had all of them is finished.
+func TestStoppedExtensionLeavesTheResult(t *testing.T) {
+	o := tinyDataset(t, 5, "epochs=1", "iterations=2", "val_iterations=1", "save_every=1")
+	if _, err := Run(t.Context(), o); err != nil {
+		t.Fatal(err)
+	}
+	final, latest := model.CheckpointPath(foldOf(o), model.Final), model.CheckpointPath(foldOf(o), model.Latest)
+	result := readText(t, final)
+	o.Continue = true
+	for _, steps := range []int{1, 1} { // to step 3, within an epoch, and to step 4, the last of it
+		o.Recipe.Train.Epochs = 3
+		stopped(t, o, steps)
+		cut := readText(t, latest)
+		o.Recipe.Train.Epochs = 1
+		_, err := Run(t.Context(), o)
+		if err == nil || !strings.Contains(err.Error(), "was being extended to 3 epochs of 2 steps") ||
+			!slices.Contains(remedy.As(err), any(remedy.Set.With("epochs=3"))) {
+			t.Errorf("error %v, advice %v", err, remedy.As(err))
+		}
+		if readText(t, final) != result || readText(t, latest) != cut {
+			t.Error("a checkpoint was changed")
+		}
+	}
+	o.Recipe.Train.Epochs = 3
+	if steps, err := Run(t.Context(), o); err != nil || steps != 6 || readText(t, final) == result || exists(latest) {
+		t.Errorf("the extension goes on: %d steps, %v", steps, err)
+	}
+	whole := readText(t, final)
+	if err := os.Rename(final, latest); err != nil { // killed before it was finished
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(final, []byte(result), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	if steps, err := Run(t.Context(), o); err != nil || steps != 6 || exists(latest) || len(readText(t, final)) != len(whole) {
+		t.Errorf("the extension had all of its training: %d steps, %v", steps, err)
 	}
 }
 

@@ -115,13 +115,16 @@ func (r *run) dump(b *feed.Batch, why error) error {
 	st, l := &r.state, r.learner
 	step := st.Step - 1 // the state has counted it
 	path := filepath.Join(r.folder, fmt.Sprintf("skipped_step_%d%s", step, model.CheckpointExt))
+	computed := l.recipe // its parts may be more than the run's recipe has
+	computed.Train.Recompute = l.net.Recompute
 	scale := 0.0
 	if l.scaler != nil {
 		scale = l.scaler.Scale
 	}
-	err := replay.Write(path, replay.Step{Dataset: r.dataset, Fold: st.Fold, Recipe: r.recipe, Seed: l.seed, Step: step,
+	err := replay.Write(path, replay.Step{Dataset: r.dataset, Fold: st.Fold, Recipe: computed, Seed: l.seed, Step: step,
 		Points: trainingKey(step), Precision: st.Precision, Rate: st.Rate, Scale: scale, Batch: b,
-		Engine: fmt.Sprintf("libtorch %s on %v, %d threads", torch.Version(), l.device, torch.Threads())}, l.net.Params, l.start.Holds, l.start.Frozens)
+		Engine: fmt.Sprintf("libtorch %s on %v, %d threads", torch.Version(), l.device, torch.Threads())}, l.net.Params,
+		l.frozen())
 	if err != nil {
 		slog.Warn("the step could not be kept", "error", err)
 		return why
@@ -131,8 +134,13 @@ func (r *run) dump(b *feed.Batch, why error) error {
 		remedy.Run("replay", path))
 }
 
-// finish writes checkpoint_final and removes checkpoint_latest.
+// finish writes checkpoint_final and removes checkpoint_latest. Frozen weights that are not as they were are not written.
 func (r *run) finish() error {
+	if err := r.learner.start.Unchanged(); err != nil {
+		err = fmt.Errorf("trained to the end, but %s is not written, since the frozen weights are not as they were: %w", model.Final,
+			errors.Join(err, r.save(model.Latest)))
+		return remedy.Add(err, "put their file back as it was, and go on with ", remedy.Continue)
+	}
 	if err := r.save(model.Final); err != nil {
 		if errors.Is(err, errLost) {
 			return r.lost()

@@ -92,6 +92,9 @@ type number float64
 
 func (n number) isNaN() bool { return math.IsNaN(float64(n)) }
 
+// above tells whether n is greater than m, as any number is than none.
+func (n number) above(m number) bool { return n > m || m.isNaN() && !n.isNaN() }
+
 func (n number) MarshalJSON() ([]byte, error) {
 	if n.isNaN() || math.IsInf(float64(n), 0) {
 		return []byte("null"), nil
@@ -119,6 +122,18 @@ type history struct {
 	EpochEnd   []number   `json:"epoch_end_timestamps"`
 	Seconds    []number   `json:"epoch_seconds"` // of training: without the pause of an epoch that was stopped and went on
 	Skipped    []int      `json:"skipped_steps"` // whose loss or gradient was not finite
+}
+
+// highest is the best EMA Dice of the finished epochs, NaN without one. checkpoint_best may be of a lower one, where it could
+// not be written since.
+func (h *history) highest() number {
+	best := number(math.NaN())
+	for _, v := range h.EMADice {
+		if v.above(best) {
+			best = v
+		}
+	}
+	return best
 }
 
 // complete gives epochs that an earlier version recorded the lists that it did not have.

@@ -12,7 +12,9 @@ import (
 	"masksam/internal/checkpoint"
 	"masksam/internal/masksam"
 	"masksam/internal/model"
+	"masksam/internal/progress"
 	"masksam/internal/recipe"
+	"masksam/internal/remedy"
 	"masksam/internal/torch"
 )
 
@@ -82,7 +84,7 @@ func TestSAMIsFrozen(t *testing.T) {
 		if got, _, err := final.Float32s(name); err != nil || !slices.Equal(got, want) {
 			t.Errorf("checkpoint_final has other values of %s than the file: %v", name, err)
 		}
-		if _, _, ok := final.Info(optimizerPrefix + "m." + name); ok {
+		if _, _, ok := final.Info(model.OptimizerPrefix + "m." + name); ok {
 			t.Errorf("the optimiser has a state of %s", name)
 		}
 	}
@@ -121,17 +123,60 @@ func TestSAMIsFrozen(t *testing.T) {
 	if err := os.Rename(filepath.Join(dir, published), elsewhere); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := model.Open(filepath.Dir(foldOf(o)), nil, model.Best, ""); err == nil || !strings.Contains(err.Error(), st.Frozen.SHA256) {
+	if m, err = model.Open(filepath.Dir(foldOf(o)), nil, model.Best, ""); err != nil {
+		t.Fatalf("the file is gone, and checkpoint_final has its weights: %v", err)
+	}
+	for name, want := range sam {
+		if got, _, err := m.Folds[0].Float32s(name); err != nil || !slices.Equal(got, want) {
+			t.Errorf("of checkpoint_best beside checkpoint_final, %s has other values than the file: %v", name, err)
+		}
+	}
+	m.Close()
+	o.Continue = true
+	for _, epochs := range []int{2, 3} {
+		o.Recipe.Train.Epochs = epochs
+		if epochs == 3 {
+			stopped(t, o, 1)
+		}
+		if steps, err := Run(t.Context(), o); err != nil || steps != 3*epochs {
+			t.Fatalf("it goes on from checkpoint_final without the file: %d steps, %v", steps, err)
+		}
+	}
+	if final, err = model.OpenCheckpoint(model.CheckpointPath(foldOf(o), model.Final), &st); err != nil {
+		t.Fatal(err)
+	}
+	defer final.Close()
+	for name, want := range sam {
+		if got, _, err := final.Float32s(name); err != nil || !slices.Equal(got, want) {
+			t.Errorf("the extended checkpoint_final has other values of %s than the file: %v", name, err)
+		}
+	}
+	if err := os.Remove(model.CheckpointPath(foldOf(o), model.Final)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := model.Open(filepath.Dir(foldOf(o)), nil, model.Best, ""); err == nil || !strings.Contains(err.Error(), st.Frozen.SHA256) ||
+		!strings.Contains(err.Error(), filepath.Join(dir, "sam_vit_b_01ec64.pth")) {
 		t.Errorf("the file is gone: %v", err)
 	}
 	samFile(t, filepath.Join(dir, published), o.Recipe, 78)
 	if _, err := model.Open(filepath.Dir(foldOf(o)), nil, model.Best, ""); err == nil || !strings.Contains(err.Error(), "is another file") {
 		t.Errorf("another file is in its place: %v", err)
 	}
-	if m, err = model.Open(filepath.Dir(foldOf(o)), nil, model.Best, elsewhere); err != nil {
+	moved := t.TempDir()
+	if err := os.Rename(filepath.Join(dir, published), filepath.Join(moved, "sam_vit_b_01ec64.pth")); err != nil {
 		t.Fatal(err)
 	}
-	m.Close()
+	t.Setenv("masksam_weights", moved) // where another file has the name that is looked for first
+	right := filepath.Join(moved, published)
+	if err := os.Rename(elsewhere, right); err != nil {
+		t.Fatal(err)
+	}
+	for _, given := range []string{"", right} {
+		if m, err = model.Open(filepath.Dir(foldOf(o)), nil, model.Best, given); err != nil {
+			t.Fatal(err)
+		}
+		m.Close()
+	}
 }
 
 // A run on SAM's weights that was stopped goes on to the same weights as one that was not, without being told of the file
@@ -149,7 +194,7 @@ func TestSAMResume(t *testing.T) {
 		defer f.Close()
 		values := map[string][]float32{}
 		for _, name := range f.Names() {
-			if _, shape, _ := f.Info(name); len(shape) > 0 && !strings.HasPrefix(name, optimizerPrefix) {
+			if _, shape, _ := f.Info(name); len(shape) > 0 && !strings.HasPrefix(name, model.OptimizerPrefix) {
 				if values[name], _, err = f.Float32s(name); err != nil {
 					t.Fatal(err)
 				}
@@ -197,9 +242,18 @@ func TestSAMResume(t *testing.T) {
 	if _, err := Run(t.Context(), o); err == nil || !strings.Contains(err.Error(), "is not found") {
 		t.Errorf("it goes on without the file: %v", err)
 	}
-	if err := os.Rename(file+".away", file); err != nil {
+	o.Weights = file + ".away"
+	stopped(t, o, 1)
+	var st state
+	f, err := model.OpenCheckpoint(model.CheckpointPath(foldOf(o), model.Latest), &st)
+	if err != nil {
 		t.Fatal(err)
 	}
+	f.Close()
+	if st.Frozen.Path != o.Weights {
+		t.Errorf("told of the file's new place, the run still refers to %s", st.Frozen.Path)
+	}
+	o.Weights = "" // it remembers the place
 	if _, err := Run(t.Context(), o); err != nil {
 		t.Fatal(err)
 	}
@@ -210,6 +264,62 @@ func TestSAMResume(t *testing.T) {
 	for name, want := range whole {
 		if !slices.Equal(resumed[name], want) {
 			t.Errorf("%s differs after resuming", name)
+		}
+	}
+}
+
+// meanwhile calls a function at the first step.
+type meanwhile struct {
+	progress.Reporter
+	change func()
+}
+
+func (m *meanwhile) Advance(int, string) {
+	m.change()
+	m.change = func() {}
+}
+
+// A file of frozen weights that somebody writes into while the run trains does not get into checkpoint_final; once it is
+// back, the run is finished. One that was only removed does.
+func TestFrozenFileChanges(t *testing.T) {
+	o := onSAM(t)
+	o.Weights = filepath.Join(t.TempDir(), "sam.safetensors")
+	sam := samFile(t, o.Weights, o.Recipe, 77)
+	right := readText(t, o.Weights)
+	put := func(text string) {
+		f, err := os.OpenFile(o.Weights, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o666)
+		if err == nil {
+			_, err = f.WriteString(text)
+			f.Close()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	final := model.CheckpointPath(foldOf(o), model.Final)
+	o.Progress = &meanwhile{progress.Nop, func() { put(right[:len(right)-1] + "x") }}
+	_, err := Run(t.Context(), o)
+	if err == nil || !strings.Contains(err.Error(), o.Weights+" has changed since") || !slices.Contains(remedy.As(err), any(remedy.Continue)) ||
+		exists(final) {
+		t.Fatalf("error %v, advice %v", err, remedy.As(err))
+	}
+	put(right)
+	o.Continue, o.Progress = true, &meanwhile{progress.Nop, func() { t.Error("it trains") }}
+	if steps, err := Run(t.Context(), o); err != nil || steps != 6 {
+		t.Errorf("the file is back: %d steps, %v", steps, err)
+	}
+	o.Continue, o.Progress = false, &meanwhile{progress.Nop, func() { os.Remove(o.Weights) }}
+	if _, err := Run(t.Context(), o); err != nil {
+		t.Fatal(err)
+	}
+	f, err := model.OpenCheckpoint(final, new(model.Meta))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for name, want := range sam {
+		if got, _, err := f.Float32s(name); err != nil || !slices.Equal(got, want) {
+			t.Errorf("%s has other values than the file had: %v", name, err)
 		}
 	}
 }

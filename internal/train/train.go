@@ -99,11 +99,8 @@ func (f *Fold) Train(ctx context.Context, last func(meta model.Meta, net *masksa
 	// One OS thread for good: OpenMP keeps a pool of workers for each thread that computes.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	from := model.StartOptions{Weights: f.options.Weights, Pretrained: f.options.Pretrained}
-	if f.options.Continue {
-		from.Fold = f.Folder
-	}
-	start, err := model.OpenStart(&f.Recipe, from)
+	start, err := model.OpenStart(&f.Recipe, model.StartOptions{Weights: f.options.Weights, Pretrained: f.options.Pretrained,
+		Fold: f.Folder, Continue: f.options.Continue})
 	if err != nil {
 		return 0, fmt.Errorf("train %s: %w", f.Name, err)
 	}
@@ -121,6 +118,9 @@ func (f *Fold) Train(ctx context.Context, last func(meta model.Meta, net *masksa
 		return 0, err
 	}
 	defer lock.Close()
+	if err := start.Again(); err != nil {
+		return 0, fmt.Errorf("train %s: %w", f.Name, err)
+	}
 	f.OpenLog()
 	l, err := newLearner(f.Recipe, start, f.options.Device, f.options.Seed)
 	if err != nil {
@@ -138,6 +138,10 @@ func (f *Fold) Train(ctx context.Context, last func(meta model.Meta, net *masksa
 		f.notes = append(f.notes, "Weights: "+start.Report+".")
 	}
 	f.introduce()
+	for _, w := range start.Warnings {
+		f.log.Print(w)
+		slog.Warn(w)
+	}
 	finished, err := f.begin(r)
 	if err == nil {
 		err = f.describe()
@@ -166,7 +170,10 @@ func (f *Fold) Train(ctx context.Context, last func(meta model.Meta, net *masksa
 	f.log.Print("Training done.")
 	slog.Info("training done", "steps", r.state.Step, "minutes", runlog.Rounded(r.state.Minutes, 2), "folder", f.Folder)
 	if last != nil {
-		if err = l.widen(); err == nil {
+		if err = start.Unchanged(); err == nil {
+			err = l.widen()
+		}
+		if err == nil {
 			err = l.withAverage(func() error { return last(r.state.Meta, l.net) })
 		}
 	}

@@ -105,14 +105,19 @@ func (o Official) there(path string) (bool, error) {
 
 // verify compares a file with the published one; a file that differs gives an error that isFinal.
 func (o Official) verify(path string) error {
-	info, err := os.Stat(path)
+	file, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	info, err := file.Stat()
 	if err != nil {
 		return err
 	}
 	if info.Size() != o.Bytes {
 		return final{fmt.Errorf("it has %d bytes, the published one %d", info.Size(), o.Bytes)}
 	}
-	sum, err := digest(path)
+	sum, err := digest(path, file)
 	if err == nil && sum != o.SHA256 {
 		err = final{fmt.Errorf("it has the SHA-256 %s, the published one %s", sum, o.SHA256)}
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"masksam/internal/remedy"
@@ -50,6 +51,28 @@ const EnvDir = "masksam_weights"
 // Env reads the folder of SAM's files from the environment; it is empty if nobody has named one.
 func Env() string { return os.Getenv(EnvDir) }
 
+// names are those of the published file and of one converted from it.
+func (o Official) names() []string {
+	return []string{o.Name, strings.TrimSuffix(o.Name, ".pth") + ".safetensors"}
+}
+
+// Named are the files of the folder that Env names, there or not, that may be a file of weights: those of its own name and,
+// where it is SAM's for an encoder, those that Find looks for. None without such a folder.
+func Named(name, encoder string) (paths []string) {
+	dir := Env()
+	if dir == "" {
+		return nil
+	}
+	names := []string{name}
+	if o, err := OfficialFile(encoder); err == nil {
+		names = append(names, slices.DeleteFunc(o.names(), func(n string) bool { return n == name })...)
+	}
+	for _, n := range names {
+		paths = append(paths, filepath.Join(dir, n))
+	}
+	return paths
+}
+
 // Find is the path of SAM's weights for an encoder in a folder, or else in the one that Env names: the published file
 // under its own name, or one converted from it, which has the name of a safetensors file.
 func Find(encoder, dir string) (string, error) {
@@ -62,8 +85,7 @@ func Find(encoder, dir string) (string, error) {
 		return "", remedy.Add(fmt.Errorf("SAM's weights for %s are not known: the environment variable %s is not set", encoder, EnvDir),
 			"get them with ", fetch, ", and set "+EnvDir+" to their folder")
 	}
-	stem := strings.TrimSuffix(o.Name, ".pth")
-	for _, name := range []string{o.Name, stem + ".safetensors"} {
+	for _, name := range o.names() {
 		path := filepath.Join(dir, name)
 		switch _, err := os.Stat(path); {
 		case err == nil:
@@ -72,5 +94,5 @@ func Find(encoder, dir string) (string, error) {
 			return "", err
 		}
 	}
-	return "", remedy.Add(fmt.Errorf("%s has neither %s nor %s.safetensors", dir, o.Name, stem), "get it with ", fetch.With(remedy.To.With(dir)))
+	return "", remedy.Add(fmt.Errorf("%s has neither %s", dir, strings.Join(o.names(), " nor ")), "get it with ", fetch.With(remedy.To.With(dir)))
 }

@@ -6,8 +6,10 @@ package weights
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"slices"
 	"sync"
@@ -40,6 +42,7 @@ type File struct {
 	kind    Kind
 	meta    map[string]any
 	notes   []string
+	raw     *os.File // the same file, for its digest
 	digest  func() (string, error)
 }
 
@@ -58,12 +61,22 @@ func Open(path string) (*File, error) {
 }
 
 // open also takes files without weights by name.
-func open(path string) (*File, error) {
-	safe, err := isSafetensors(path)
+func open(path string) (_ *File, err error) {
+	raw, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
-	f := &File{path: path, digest: sync.OnceValues(func() (string, error) { return digest(path) })}
+	f := &File{path: path, raw: raw}
+	defer func() {
+		if err != nil {
+			f.Close()
+		}
+	}()
+	f.digest = sync.OnceValues(f.sum)
+	safe, err := f.isSafetensors()
+	if err != nil {
+		return nil, err
+	}
 	var found []named
 	if safe {
 		found, err = f.openSafetensors()
@@ -74,7 +87,6 @@ func open(path string) (*File, error) {
 		return nil, err
 	}
 	if err := f.settle(found); err != nil {
-		f.Close()
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	f.kind = f.kindOf()
@@ -82,16 +94,11 @@ func open(path string) (*File, error) {
 }
 
 // isSafetensors looks at the byte that begins a safetensors header, behind its length.
-func isSafetensors(path string) (bool, error) {
-	file, err := os.Open(path)
-	if err != nil {
-		return false, err
-	}
-	defer file.Close()
+func (f *File) isSafetensors() (bool, error) {
 	var head [9]byte
-	n, err := file.ReadAt(head[:], 0)
+	n, err := f.raw.ReadAt(head[:], 0)
 	if err != nil && err != io.EOF {
-		return false, fmt.Errorf("%s: %w", path, err)
+		return false, fmt.Errorf("%s: %w", f.path, err)
 	}
 	return n == len(head) && head[8] == '{', nil
 }
@@ -123,7 +130,6 @@ func (f *File) openSafetensors() ([]named, error) {
 		stored, shape, _ := file.Info(name)
 		dtype, ok := dtypes[stored]
 		if !ok {
-			file.Close()
 			return nil, fmt.Errorf("%s: tensor %q is of the type %s, which is not read", f.path, name, stored)
 		}
 		t := &tensor{dtype: dtype, shape: shape, identity: name}
@@ -234,17 +240,36 @@ func (f *File) Metadata() map[string]any { return f.meta }
 // Digest is the SHA-256 of the file, in hexadecimal; the first call reads the file.
 func (f *File) Digest() (string, error) { return f.digest() }
 
-// Close ends the use of the file; what was read stays.
-func (f *File) Close() error { return f.closer.Close() }
-
-func digest(path string) (string, error) {
-	file, err := os.Open(path)
+// Unchanged is an error where the file has another digest by now than Digest gave: somebody has written into it. A file
+// that was removed, or that another one has replaced, is still read as it was.
+func (f *File) Unchanged() error {
+	was, err := f.Digest()
 	if err != nil {
-		return "", err
+		return err
 	}
-	defer file.Close()
+	is, err := f.sum()
+	if err == nil && is != was {
+		err = fmt.Errorf("%s has changed since it was opened: its SHA-256 was %s and is %s", f.path, was, is)
+	}
+	return err
+}
+
+// Close ends the use of the file; what was read stays.
+func (f *File) Close() error {
+	err := f.raw.Close()
+	if f.closer != nil {
+		err = errors.Join(err, f.closer.Close())
+	}
+	return err
+}
+
+func (f *File) sum() (string, error) {
+	return digest(f.path, io.NewSectionReader(f.raw, 0, math.MaxInt64))
+}
+
+func digest(path string, content io.Reader) (string, error) {
 	sum := sha256.New()
-	if _, err := io.Copy(sum, file); err != nil {
+	if _, err := io.Copy(sum, content); err != nil {
 		return "", fmt.Errorf("%s: %w", path, err)
 	}
 	return hex.EncodeToString(sum.Sum(nil)), nil
