@@ -31,8 +31,9 @@ type state struct {
 	Rate         float64 `json:"rate"` // learning rate of the last step
 	Bad          int     `json:"bad"`  // batches in a row, up to now, whose loss or gradient was not finite
 
-	Scaler *torch.Scaler `json:"scaler,omitempty"` // with float16
-	Parts  int           `json:"parts,omitempty"`  // of a batch, where memory asked for more than the recipe has
+	Scaler     *torch.Scaler `json:"scaler,omitempty"`     // with float16
+	Parts      int           `json:"parts,omitempty"`      // of a batch, where memory asked for more than the recipe has
+	Recomputed int           `json:"recomputed,omitempty"` // encoder blocks that memory had computed twice, where the recipe leaves it open
 
 	BestEMA number  `json:"best_ema"`
 	Stale   int     `json:"stale"` // epochs since the best one
@@ -59,6 +60,10 @@ func (l *learner) save(path string, st state) error {
 	st.Scaler, st.Parts = l.scaler, 0
 	if n := l.recipe.Train.Accumulate; n > st.Recipe.Train.Accumulate {
 		st.Parts = n
+	}
+	st.Recomputed = 0
+	if l.recipe.Train.Recompute < 0 {
+		st.Recomputed = l.net.Recompute
 	}
 	text, err := json.Marshal(st)
 	if err != nil {
@@ -125,6 +130,9 @@ func (l *learner) resume(path string) (state, error) {
 	if t := &l.recipe.Train; st.Parts > t.Accumulate && l.recipe.Batch%st.Parts == 0 {
 		t.Accumulate = st.Parts
 		slog.Info("batches are computed in parts, as before, for want of memory", "parts", st.Parts)
+	}
+	if l.recipe.Train.Recompute < 0 { // as before, where memory allows: another number rounds otherwise
+		l.net.Recompute = max(l.net.Recompute, st.Recomputed)
 	}
 	return st, nil
 }

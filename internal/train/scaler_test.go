@@ -99,6 +99,25 @@ func TestScalerResumes(t *testing.T) {
 	}
 }
 
+// A resumed run computes as many blocks twice as it did before, if the recipe leaves the number open.
+func TestRecomputedResumes(t *testing.T) {
+	for set, want := range map[string]int{"recompute=-1": 2, "recompute=0": 0} {
+		folder := t.TempDir()
+		run := tinyRun(t, folder, tinyRecipe(t, set), tinySources(t, tinyStore(t, 5), true))
+		run.learner.net.Recompute = 2
+		if err := run.save(model.Latest); err != nil {
+			t.Fatal(err)
+		}
+		run.learner.net.Recompute = 0
+		if _, err := run.learner.resume(model.CheckpointPath(folder, model.Latest)); err != nil {
+			t.Fatal(err)
+		}
+		if got := run.learner.net.Recompute; got != want {
+			t.Errorf("%s: %d blocks after resuming, want %d", set, got, want)
+		}
+	}
+}
+
 // Two parts of one sample, and blocks computed again, make the step of a whole batch within rounding.
 func TestPartsMakeTheSameStep(t *testing.T) {
 	cases := tinySources(t, tinyStore(t, 5), true)
