@@ -50,7 +50,8 @@ type Report struct {
 
 // Repeat computes forward pass, loss and gradients of a step again. No weight changes.
 func (f *File) Repeat(o Options) (*Report, error) {
-	r := &Report{Step: f.Step, Device: o.Device, Precision: cmp.Or(o.Precision, f.Precision), Total: math.NaN(), Norm: math.NaN()}
+	r := &Report{Step: f.Step, Device: o.Device, Precision: cmp.Or(o.Precision, f.Precision)}
+	r.Total, r.Norm = math.NaN(), math.NaN()
 	names, _, err := recipe.Precisions(r.Precision, o.Device)
 	if errors.Is(err, recipe.ErrFloat16) {
 		err = remedy.Add(err, "repeat it in another precision with ", remedy.Precision.With("float32"))
@@ -65,7 +66,8 @@ func (f *File) Repeat(o Options) (*Report, error) {
 	}
 	defer net.Free()
 	net.Recompute = max(f.Recipe.Train.Recompute, 0)
-	err = torch.Do(torch.Mode{Grad: true, Autocast: recipe.Autocast[r.Precision]}, func(s *torch.Scope) error { return r.compute(s, net) })
+	mode := torch.Mode{Grad: true, Autocast: recipe.Autocast[r.Precision]}
+	err = torch.Do(mode, func(s *torch.Scope) error { return r.compute(s, net) })
 	if err != nil {
 		return nil, fmt.Errorf("repeat step %d: %w", f.Step.Step, err)
 	}
@@ -197,7 +199,8 @@ func look(name string, t *torch.Tensor) Value {
 // backwards are the trained parameters as the gradient reaches them: head, mask decoder, prompt encoder, prompt generator,
 // image encoder, stem; in each the last ones first.
 func backwards(params *nn.Params) []*nn.Param {
-	parts := []string{"final_conv", "sam_model.mask_decoder", "sam_model.prompt_encoder", "", "sam_model.image_encoder", "first_conv"}
+	parts := []string{"final_conv", "sam_model.mask_decoder", "sam_model.prompt_encoder", "", "sam_model.image_encoder",
+		"first_conv"}
 	const generator = 3
 	rank := func(p *nn.Param) int {
 		for i, part := range parts {

@@ -11,8 +11,8 @@ import (
 )
 
 // choosePrecision sets the precision that was asked for, or the one that "auto" gives on the learner's device: the rule's,
-// unless a step on the batch, which changes no weight, wants more memory than there is, has numbers that are not finite or an
-// operation that libtorch refuses; then the next. note says why.
+// unless a step on the batch, which changes no weight, wants more memory than there is, has numbers that are not finite or
+// an operation that libtorch refuses; then the next. note says why.
 func (l *learner) choosePrecision(asked string, b *feed.Batch) (chosen, note string, err error) {
 	names, why, err := recipe.Precisions(asked, l.device)
 	if err != nil {
@@ -39,8 +39,8 @@ func (l *learner) choosePrecision(asked string, b *feed.Batch) (chosen, note str
 	return chosen, note, err
 }
 
-// choosePrecision is the learner's, by the run's next batch, and says why. "auto" keeps that of a run that goes on, unless the
-// device, being another one now, lacks it.
+// choosePrecision is the learner's, by the run's next batch, and says why. "auto" keeps that of a run that goes on, unless
+// the device, being another one now, lacks it.
 func (r *run) choosePrecision(asked string) error {
 	if was := r.state.Precision; was != "" && (asked == "auto" || asked == "") {
 		if _, _, lacks := recipe.Precisions(was, r.learner.device); lacks == nil {

@@ -13,8 +13,8 @@ import (
 
 	"masksam/internal/model"
 	"masksam/internal/plan"
-	"masksam/internal/remedy"
 	"masksam/internal/recipe"
+	"masksam/internal/remedy"
 	"masksam/internal/runlog"
 	"masksam/internal/torch"
 )

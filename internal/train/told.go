@@ -64,7 +64,8 @@ func (r *run) show(b *feed.Batch) {
 	plane := n.Height * n.Width
 	frame := (len(b.Cases)-1)*n.Frames + n.Frames/2
 	first := ((len(b.Cases)-1)*n.Channels*n.Frames + n.Frames/2) * plane // of the first channel
-	s := draw.Slice{Width: n.Width, Height: n.Height, Image: b.Image[first:][:plane], Truth: make([]int32, plane), Pred: make([]int32, plane)}
+	s := draw.Slice{Width: n.Width, Height: n.Height, Image: b.Image[first:][:plane], Truth: make([]int32, plane),
+		Pred: make([]int32, plane)}
 	for i := range plane {
 		s.Truth[i], s.Pred[i] = int32(b.Seg[frame*plane+i]), int32(labels[frame*plane+i])
 	}
