@@ -138,6 +138,12 @@ func syncFolder(folder string) error {
 	return d.Close()
 }
 
+// Exists tells whether there is a file or folder of this name that can be looked at.
+func Exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
 // Glob is filepath.Glob of a pattern below a folder, whose own name stands for itself.
 func Glob(folder, pattern string) ([]string, error) {
 	folder = strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`).Replace(folder)

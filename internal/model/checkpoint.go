@@ -62,6 +62,11 @@ func CheckpointPath(foldDir, name string) string {
 	return filepath.Join(foldDir, name+CheckpointExt)
 }
 
+// CheckpointName is the inverse of CheckpointPath: checkpoint_final or the like.
+func CheckpointName(path string) string {
+	return strings.TrimSuffix(filepath.Base(path), CheckpointExt)
+}
+
 // OpenCheckpoint opens a checkpoint and reads its metadata into meta, a *Meta or a pointer to a struct that embeds it.
 func OpenCheckpoint(path string, meta any) (*checkpoint.File, error) {
 	f, err := checkpoint.Open(path)

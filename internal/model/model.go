@@ -4,6 +4,7 @@
 package model
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -69,9 +70,56 @@ func TrainedFolds(dir, name string) []string {
 	return slices.Compact(folds)
 }
 
-func exists(path string) bool {
-	_, err := os.Stat(path)
-	return err == nil
+// CheckPlans refuses plans other than those that a trained fold of the model's folder was trained with: the folder has one
+// plans.json, which prediction goes by. replaced is the folder of a fold whose checkpoints do not count, source what the
+// plans were read from.
+func CheckPlans(dir, replaced string, p *plan.Plans, source string) error {
+	path := filepath.Join(dir, PlansName)
+	old, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	text, err := p.JSON()
+	if err != nil || bytes.Equal(old, text) {
+		return err
+	}
+	for _, name := range Checkpoints {
+		trained, err := atomicfile.Glob(dir, CheckpointPath("fold_*", name))
+		if err != nil {
+			return err
+		}
+		for _, t := range trained {
+			if fold := filepath.Dir(t); fold != replaced {
+				return fmt.Errorf("%s was trained with other plans (%s) than %s now holds: plan under another plans name, or train "+
+					"into another results folder", fold, path, source)
+			}
+		}
+	}
+	return nil
+}
+
+// Describe writes the files that prediction needs beside the checkpoints into a model's folder: the plans and, from the
+// folder of the preprocessed dataset, dataset.json and the fingerprint, on which nothing depends.
+func Describe(dir string, p *plan.Plans, preprocessed string) error {
+	if err := p.Write(filepath.Join(dir, PlansName)); err != nil {
+		return err
+	}
+	for _, name := range []string{dataset.FileName, plan.FingerprintName} {
+		raw, err := os.ReadFile(filepath.Join(preprocessed, name))
+		if errors.Is(err, fs.ErrNotExist) && name == plan.FingerprintName {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("copy to the model's folder: %w", err)
+		}
+		if err := atomicfile.WriteBytes(filepath.Join(dir, name), raw); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // List names the models below the results folder of a dataset.
@@ -242,10 +290,10 @@ func checkpoints(dir string, folds []string, name string) (paths []string, err e
 			return nil, err
 		}
 		path := CheckpointPath(FoldDir(dir, f), name)
-		if other := strings.TrimSuffix(path, CheckpointExt) + PublishedExt; !exists(path) && exists(other) {
+		if other := strings.TrimSuffix(path, CheckpointExt) + PublishedExt; !atomicfile.Exists(path) && atomicfile.Exists(other) {
 			path = other
 		}
-		if !exists(path) {
+		if !atomicfile.Exists(path) {
 			missing = append(missing, path)
 		}
 		paths = append(paths, path)

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"masksam/internal/atomicfile"
 	"masksam/internal/masksam"
 	"masksam/internal/nn"
 	"masksam/internal/recipe"
@@ -106,7 +107,7 @@ func (s *Start) newest() (was Meta, err error) {
 	s.step = -1
 	for _, name := range Checkpoints {
 		path := CheckpointPath(s.asked.Fold, name)
-		if !exists(path) {
+		if !atomicfile.Exists(path) {
 			continue
 		}
 		var st struct {
@@ -161,7 +162,7 @@ func (s *Start) goOn(was Meta, o StartOptions) (err error) {
 	}
 	switch s.Frozen = was.Frozen; {
 	case s.Frozen != nil:
-		if given == "" && filepath.Base(s.Resume) == Final+CheckpointExt {
+		if given == "" && CheckpointName(s.Resume) == Final {
 			s.file, err = s.Frozen.try(s.Resume) // it has all weights, and needs no other file
 		}
 		if s.file == nil {

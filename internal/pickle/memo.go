@@ -116,9 +116,8 @@ func (m *Machine) global(module, name string) error {
 
 // refuse is the error for a name that is not in the table.
 func refuse(module, name string) error {
-	const most = 100
-	return fmt.Errorf("asks for %.*s.%.*s, which is none of the names that tensors and plain values need; it is refused, and nothing was run",
-		most, module, most, name)
+	return fmt.Errorf("asks for %q, which is none of the names that tensors and plain values need; it is refused, and nothing was run",
+		fmt.Sprintf("%.100s.%.100s", module, name))
 }
 
 // reduce calls one of the table's functions on a tuple of arguments.

@@ -16,8 +16,10 @@ import (
 )
 
 const (
-	maxValues   = 24 << 20 // bytes that the values of a pickle may take beside their texts, as Charge estimates them
+	maxValues   = 24 << 20 // bytes that the values of all pickles of a text may take beside their texts, as Charge estimates them
 	maxLong     = 1 << 10  // bytes of a whole number
+	maxDigits   = 400      // of a whole number in decimal, which takes longer to read
+	maxFloat    = 64       // bytes of a number in decimal; Python writes at most 24
 	maxProtocol = 5
 )
 
@@ -29,7 +31,7 @@ type Machine struct {
 	Text    string // parts of it become values
 	At      int    // where the next pickle begins
 	Globals Table
-	// Room is how many bytes values may take beyond what every pickle may: that of a large file.
+	// Room is how many bytes values may take beyond what every text may: those of a large file.
 	Room int
 	// Persistent makes the value that a persistent id names; without it such an id is refused.
 	Persistent func(id Tuple) (any, error)
@@ -44,7 +46,7 @@ type Machine struct {
 
 // Load runs one pickle and leaves At behind it. ErrShort is its error, wrapped, if the text ends before the pickle.
 func (m *Machine) Load() (any, error) {
-	m.stack, m.marks, m.memo, m.far, m.spent, m.encoded = nil, nil, nil, map[int64]any{}, 0, 0
+	m.stack, m.marks, m.memo, m.far = nil, nil, nil, map[int64]any{}
 	for {
 		op, err := m.take(1)
 		if err != nil {
@@ -175,7 +177,7 @@ func (m *Machine) line() (string, error) {
 	return s, nil
 }
 
-// Charge counts bytes of memory that values take, and refuses more than a pickle may spend.
+// Charge counts bytes of memory that values take, and refuses more than the pickles of a text may take together.
 func (m *Machine) Charge(bytes int) error {
 	m.spent += bytes
 	if most := maxValues + m.Room; m.spent > most {
@@ -341,8 +343,8 @@ func (m *Machine) longLine() error {
 }
 
 func (m *Machine) decimal(s string) error {
-	if len(s) > maxLong {
-		return fmt.Errorf("has a whole number of %d digits; %d are the most", len(s), maxLong)
+	if len(s) > maxDigits {
+		return fmt.Errorf("has a whole number of %d digits; %d are the most", len(s), maxDigits)
 	}
 	v, ok := new(big.Int).SetString(s, 10)
 	if !ok {
@@ -355,6 +357,9 @@ func (m *Machine) floatLine() error {
 	s, err := m.line()
 	if err != nil {
 		return err
+	}
+	if len(s) > maxFloat {
+		return fmt.Errorf("has a number of %d characters; %d are the most", len(s), maxFloat)
 	}
 	v, err := strconv.ParseFloat(s, 64)
 	if err != nil {
@@ -479,24 +484,4 @@ func (m *Machine) setItems(items []any, err error) error {
 		return fmt.Errorf("gives items to %s", Describe(m.stack[len(m.stack)-1]))
 	}
 	return m.Fill(d, items)
-}
-
-// Fill gives a dictionary items: key, value, key, value.
-func (m *Machine) Fill(d *Dict, items []any) error {
-	if len(items)%2 != 0 {
-		return errors.New("is damaged: a dictionary has a key without a value")
-	}
-	const pair = 120 // bytes
-	for i := 0; i < len(items); i += 2 {
-		id, err := identity(items[i])
-		if err != nil {
-			return err
-		}
-		text, _ := id.(tupleKey)
-		if err := m.Charge(pair + len(text)); err != nil {
-			return err
-		}
-		d.set(id, items[i], items[i+1])
-	}
-	return nil
 }

@@ -158,3 +158,23 @@ func Describe(v any) string {
 	}
 	return fmt.Sprintf("a value of the type %T", v)
 }
+
+// Fill gives a dictionary items: key, value, key, value.
+func (m *Machine) Fill(d *Dict, items []any) error {
+	if len(items)%2 != 0 {
+		return errors.New("is damaged: a dictionary has a key without a value")
+	}
+	const pair = 120 // bytes
+	for i := 0; i < len(items); i += 2 {
+		id, err := identity(items[i])
+		if err != nil {
+			return err
+		}
+		text, _ := id.(tupleKey)
+		if err := m.Charge(pair + len(text)); err != nil {
+			return err
+		}
+		d.set(id, items[i], items[i+1])
+	}
+	return nil
+}

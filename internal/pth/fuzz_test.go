@@ -5,16 +5,18 @@ import (
 	"path/filepath"
 	"runtime"
 	"testing"
+	"time"
 
 	"masksam/internal/goldentest"
 	"masksam/internal/pth"
 )
 
 // readBytes opens a file in memory and reads all tensors. Whatever the bytes are, it must not panic, and must not
-// allocate what they do not hold.
+// take more than a second and 100 MB.
 func readBytes(t *testing.T, b []byte) {
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
+	start := time.Now()
 	f, err := pth.OpenBytes(b)
 	if err == nil {
 		err = f.Walk(func(name string, v any) error {
@@ -31,9 +33,10 @@ func readBytes(t *testing.T, b []byte) {
 			return nil
 		})
 	}
+	took := time.Since(start)
 	runtime.ReadMemStats(&after)
-	if spent := after.TotalAlloc - before.TotalAlloc; spent > 200e6 {
-		t.Errorf("%d bytes of memory for a file of %d", spent, len(b))
+	if spent := after.TotalAlloc - before.TotalAlloc; took > time.Second || spent > 100e6 {
+		t.Errorf("%v and %d bytes of memory for a file of %d", took, spent, len(b))
 	}
 	if err != nil && err.Error() == "" {
 		t.Error("an error without words")

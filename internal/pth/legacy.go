@@ -25,21 +25,18 @@ type legacyStorage struct {
 }
 
 func (f *File) openLegacy(size int64) error {
-	// The pickles' length is written nowhere: the text grows until they are whole.
-	for length := int64(1 << 18); ; length *= 8 {
-		length = min(length, size, maxPickle)
+	// The pickles' length is written nowhere. Those of most files are short; a second try reads all that may be one.
+	const first = 1 << 18
+	for _, length := range []int64{min(size, first), min(size, maxPickle)} {
 		text, err := readText(f.file, length)
 		if err != nil {
 			return err
 		}
-		err = f.readLegacy(text, size)
-		switch {
-		case !errors.Is(err, pickle.ErrShort) || length == size:
+		if err = f.readLegacy(text, size); !errors.Is(err, pickle.ErrShort) || length == size {
 			return err
-		case length == maxPickle:
-			return fmt.Errorf("has more than %d MiB before its tensors", maxPickle>>20)
 		}
 	}
+	return fmt.Errorf("has more than %d MiB before its tensors", maxPickle>>20)
 }
 
 // readText reads the beginning of a file.

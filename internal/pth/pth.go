@@ -39,6 +39,13 @@ func (f *File) bound(m *pickle.Machine) { f.most = min(maxVisited, few+unfolds*m
 
 // Open reads everything of a PyTorch file but its tensors' data. The error names the file and what was refused.
 func Open(path string) (_ *File, err error) {
+	info, err := os.Stat(path)
+	switch {
+	case err != nil:
+		return nil, err
+	case !info.Mode().IsRegular(): // opening a pipe would wait for its writer
+		return nil, fmt.Errorf("%s is no file", path)
+	}
 	file, err := os.Open(path)
 	if err != nil {
 		return nil, err
@@ -49,13 +56,6 @@ func Open(path string) (_ *File, err error) {
 			err = fmt.Errorf("%s: %w", path, err)
 		}
 	}()
-	info, err := file.Stat()
-	if err != nil {
-		return nil, err
-	}
-	if !info.Mode().IsRegular() {
-		return nil, errors.New("is no file")
-	}
 	f := &File{file: file, closer: file}
 	if err := f.open(info.Size()); err != nil {
 		return nil, err
@@ -123,7 +123,7 @@ func (f *File) openZip(size int64) error {
 	for name := range a.records {
 		if above, ok := strings.CutSuffix(name, "/data.pkl"); ok {
 			if folder != "" {
-				return fmt.Errorf("holds two models, %s and %s", folder, above)
+				return fmt.Errorf("holds two models, %q and %q", folder, above)
 			}
 			folder = above
 		}

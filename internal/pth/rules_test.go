@@ -13,6 +13,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode"
 
 	"masksam/internal/pickle"
 	"masksam/internal/pth"
@@ -29,6 +30,7 @@ var harmless = []struct {
 	{"}(Vx\nI01\nu.", true},
 	{"}(S'x'\nL12345678901234567890L\nu.", "12345678901234567890"},
 	{"(dVx\nF0.25\ns.", 0.25},
+	{"(dVx\nF-1.2345678901234567e-300\ns.", -1.2345678901234567e-300},
 	{"((I1\nI2\nlp0\n0g0\n0(I7\n1}Vx\nI3\ns0}Vx\ng0\ns.", "[1 2]"},
 	{proto + dict("x", "U\x03abc") + ".", "abc"},
 	{proto + dict("x", "B\x03\x00\x00\x00abc") + ".", pickle.Bytes("abc")},
@@ -170,6 +172,8 @@ var hostile = []struct{ pickle, want string }{
 	{proto + "\x8b\xff\xff\xff\x7fabc.", "whole number of"},
 	{proto + "\x8b\x00\x00\x10\x00" + strings.Repeat("a", 1<<20) + ".", "whole number of"},
 	{"L" + strings.Repeat("9", 1<<20) + "L\n.", "digits"},
+	{strings.Repeat("L"+strings.Repeat("9", 1023)+"\n0", 30_000) + "N.", "digits"},
+	{strings.Repeat("F"+strings.Repeat("1", 1<<20)+"e-1048576\n0", 30) + "N.", "characters"},
 	{proto + "X\x01\x00\x00\x00\xff.", "UTF-8"},
 	{proto + "}(" + text("a") + "u.", "without a value"},
 	{proto + "}]Ns.", "key of a dictionary"},
@@ -343,6 +347,27 @@ func expectRefusal(t *testing.T, what string, b []byte, want string) {
 	t.Errorf("%s: took %v", what, took)
 }
 
+// TestErrorsArePrintable: what a file calls things does not reach a terminal as it is.
+func TestErrorsArePrintable(t *testing.T) {
+	const escape = "\x1b[31m\x1b]0;title\a\r"
+	data := record{Name: "m/data/0", Data: numbers(1, 2, 3, 4)}
+	for name, b := range map[string][]byte{
+		"global":     file(t, proto+"cos"+escape+"\nsystem"+escape+"\n."),
+		"two models": archive(t, true, record{Name: escape + "/data.pkl", Data: good}, record{Name: "m/data.pkl", Data: good}, data),
+		"no storage": archive(t, true, record{Name: escape + "/data.pkl", Data: good}, data),
+		"order":      archive(t, true, record{Name: "m/data.pkl", Data: good}, data, record{Name: "m/byteorder", Data: "\x1b[31m"}),
+		"key":        file(t, under(tensor(storageID(floats, escape, 4), 0, tuple(1), tuple(1)))),
+		"dtype":      file(t, under("cnumpy\ndtype\n"+text(escape)+"\x89\x88\x87R")),
+		"name":       file(t, proto+"}"+text(escape)+tensor(storageID(floats, "0", 4), 0, tuple(1<<30), tuple(0))+"s."),
+		"number":     file(t, "I"+escape+"\n."),
+	} {
+		_, err := pth.OpenBytes(b)
+		if err == nil || strings.ContainsFunc(err.Error(), unicode.IsControl) {
+			t.Errorf("%s: error %q", name, err)
+		}
+	}
+}
+
 func TestHostileArchives(t *testing.T) {
 	le := binary.LittleEndian
 	pkl, data := record{Name: "m/data.pkl", Data: good}, record{Name: "m/data/0", Data: numbers(1, 2, 3, 4)}
@@ -417,6 +442,13 @@ func legacyID(key string, n int64, part string) string {
 	return "(" + text("storage") + "c" + floats + "\n" + text(key) + text("cpu") + integer(n) + part + "tQ"
 }
 
+// wasteful is a file of the old form whose every pickle makes values and drops them, the object's behind a text.
+func wasteful(values, length int) []byte {
+	waste := "(" + strings.Repeat("]", values) + "1"
+	b := legacy(proto+text(strings.Repeat("x", length))+"0"+waste+"}.", nil, "")
+	return []byte(strings.ReplaceAll(string(b), proto, proto+waste))
+}
+
 func TestLegacy(t *testing.T) {
 	part := "(" + text("9") + integer(1) + integer(2) + "t"
 	object := proto + dict("w", tensor(legacyID("0", 4, "N"), 0, tuple(2, 2), tuple(1, 2)), "v", tensor(legacyID("0", 4, part), 0, tuple(2), tuple(1))) + "."
@@ -454,6 +486,8 @@ func TestLegacy(t *testing.T) {
 		"system":              {legacy(call("os", "system"), nil, ""), "os.system"},
 		"system in the keys":  {append(legacy(object, nil, "")[:len(legacy(object, nil, ""))-len("](e.")-2], []byte(call("os", "system"))...), "os.system"},
 		"untyped":             {legacy(one(strings.Replace(legacyID("0", 4, "N"), floats, "torch.storage\nUntypedStorage", 1)), []string{"0"}, data), "no element type"},
+		"values in each":      {wasteful(200_000, 0), "too many values"},
+		"values far behind":   {wasteful(150_000, 20<<20), "too many values"},
 		"five items":          {legacy(one(storageID(floats, "0", 4)), []string{"0"}, data), "5 items"},
 	} {
 		expectRefusal(t, name, c.b, c.want)

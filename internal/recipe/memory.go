@@ -199,3 +199,20 @@ func (p Peak) add(parts []masksam.Amount) Peak {
 	}
 	return p
 }
+
+// Sparing is advice on what takes less memory and is not done yet, to be followed by other advice.
+func (r Recipe) Sparing() (advice []any) {
+	add := func(set string) {
+		advice = append(advice, map[bool]string{true: "try ", false: "and "}[advice == nil], remedy.Set.With(set), " ")
+	}
+	if r.Train.Accumulate < r.Batch {
+		add(fmt.Sprintf("accumulate=%d", r.Batch))
+	}
+	if n := r.Network.Encoder.Depth; r.Train.Recompute < n {
+		add(fmt.Sprintf("recompute=%d", n))
+	}
+	if advice != nil {
+		advice = append(advice, "first, or ")
+	}
+	return advice
+}

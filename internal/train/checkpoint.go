@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -78,7 +77,7 @@ func (l *learner) save(path string, st state) error {
 		}
 		tensors = append(tensors, checkpoint.Float32Tensor(name, data, t.Shape()...))
 	})
-	if err == nil && filepath.Base(path) == filepath.Base(model.CheckpointPath("", model.Final)) {
+	if err == nil && model.CheckpointName(path) == model.Final {
 		tensors = append(tensors, l.frozen()...)
 	}
 	if err == nil && broken != "" {

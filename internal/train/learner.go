@@ -167,7 +167,7 @@ func (l *learner) step(b *feed.Batch, step int, lr float64) (loss float64, ok bo
 		l.torn = true
 		l.optimizer.Step(lr)
 		if l.average != nil {
-			torch.LerpInto(l.average, l.params, 1-averageDecay(l.recipe.Train, l.updates))
+			torch.LerpInto(l.average, l.params, 1-l.recipe.Train.AverageDecay(l.updates))
 		}
 		l.updates++
 		l.torn = false

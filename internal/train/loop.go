@@ -50,7 +50,7 @@ type run struct {
 func (r *run) minutes() float64 { return r.clockBase + time.Since(r.clockStart).Minutes() }
 
 func (r *run) fraction() float64 {
-	return fraction(r.recipe.Train, r.state.Epoch, r.state.steps(), r.minutes())
+	return r.recipe.Train.Fraction(r.state.Epoch, r.state.steps(), r.minutes())
 }
 
 // loop trains until the epochs or the minutes are used up. When ctx ends, or a step fails, it writes checkpoint_latest and
@@ -83,7 +83,7 @@ func (r *run) loop(ctx context.Context) error {
 
 // over tells whether nothing is left to train after so many minutes.
 func over(t recipe.Train, st state, minutes float64) bool {
-	return st.Epoch >= t.Epochs || tired(t, st.Stale) || st.Began == 0 && fraction(t, st.Epoch, 0, minutes) >= 1
+	return st.Epoch >= t.Epochs || t.Tired(st.Stale) || st.Began == 0 && t.Fraction(st.Epoch, 0, minutes) >= 1
 }
 
 // epoch runs the rest of the epoch under way, or a new one.
@@ -94,9 +94,9 @@ func (r *run) epoch(ctx context.Context, trainStream, valStream *feed.Stream) er
 		st.LossSum, st.LossCount = 0, 0
 	}
 	r.spent = clock{}
-	began := fraction(t, st.Epoch, 0, st.BeganMinutes) // also of an epoch that was cut and goes on
+	began := t.Fraction(st.Epoch, 0, st.BeganMinutes) // also of an epoch that was cut and goes on
 	if st.steps() == 0 {
-		st.Rate = learningRate(t, st.Step, began)
+		st.Rate = t.Rate(st.Step, began)
 	}
 	r.log.Print("")
 	r.log.Print("Epoch", st.Epoch)
@@ -112,7 +112,7 @@ func (r *run) epoch(ctx context.Context, trainStream, valStream *feed.Stream) er
 		if t.PerStep {
 			p = r.fraction()
 		}
-		st.Rate = learningRate(t, st.Step, p)
+		st.Rate = t.Rate(st.Step, p)
 		loss, ok, err := r.learner.stepWithin(b, st.Step, st.Rate)
 		if err != nil {
 			return fmt.Errorf("step %d (cases %s): %w", st.Step+1, strings.Join(b.Cases, ", "), err)
@@ -270,7 +270,7 @@ func (r *run) endEpoch(valLoss float64, c counts) error {
 		}
 	}
 	r.log.Curves(h.curves())
-	if tired(t, st.Stale) && st.Epoch < t.Epochs {
+	if t.Tired(st.Stale) && st.Epoch < t.Epochs {
 		text := fmt.Sprintf("Training ends early, after %d of %d epochs: none of the last %d brought a new best EMA pseudo Dice",
 			st.Epoch, t.Epochs, st.Stale)
 		r.log.Print(text)

@@ -45,28 +45,11 @@ func (f *Fold) fits() (recompute int, err error) {
 	if dev == torch.CPU && recipe.Certain*need > float64(free) {
 		err := fmt.Errorf("train %s: a step with patch %v and batch %d takes at least %v of memory, of which %v is free", f.Name, r.Patch,
 			r.Batch, machine.Bytes(recipe.Certain*need), free)
-		advice := append(sparing(r), "make plans with a smaller patch or batch with ",
+		advice := append(r.Sparing(), "make plans with a smaller patch or batch with ",
 			remedy.Run("plan", f.Name).With(remedy.Trainer.With(r.Short), remedy.Set.With("patch=[T,H,W]")))
 		return 0, remedy.Add(err, advice...)
 	}
 	return r.Train.Recompute, nil
-}
-
-// sparing is advice on what takes less memory and is not done yet, to be followed by other advice.
-func sparing(r recipe.Recipe) (advice []any) {
-	add := func(set string) {
-		advice = append(advice, map[bool]string{true: "try ", false: "and "}[advice == nil], remedy.Set.With(set), " ")
-	}
-	if r.Train.Accumulate < r.Batch {
-		add(fmt.Sprintf("accumulate=%d", r.Batch))
-	}
-	if n := r.Network.Encoder.Depth; r.Train.Recompute < n {
-		add(fmt.Sprintf("recompute=%d", n))
-	}
-	if advice != nil {
-		advice = append(advice, "first, or ")
-	}
-	return advice
 }
 
 // divide computes a batch in more parts from here on, if it can: the smallest number that divides it.
@@ -95,7 +78,7 @@ func (l *learner) stepWithin(b *feed.Batch, step int, lr float64) (loss float64,
 			return loss, ok, err
 		}
 		if !l.divide() {
-			advice := append(sparing(l.recipe), "train with another precision by ", remedy.Set.With("precision=bf16"))
+			advice := append(l.recipe.Sparing(), "train with another precision by ", remedy.Set.With("precision=bf16"))
 			return loss, ok, remedy.Add(err, advice...)
 		}
 	}

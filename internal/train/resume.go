@@ -1,11 +1,9 @@
 package train
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"log/slog"
 	"math"
 	"os"
@@ -14,45 +12,12 @@ import (
 	"strings"
 
 	"masksam/internal/atomicfile"
-	"masksam/internal/dataset"
 	"masksam/internal/feed"
 	"masksam/internal/model"
-	"masksam/internal/plan"
 	"masksam/internal/recipe"
 	"masksam/internal/remedy"
 	"masksam/internal/runlog"
 )
-
-// agree refuses plans other than those that a trained fold of the model's folder was trained with: the folder has one
-// plans.json, which prediction goes by.
-func (f *Fold) agree() error {
-	path := filepath.Join(f.Model, model.PlansName)
-	old, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	text, err := f.Plans.JSON()
-	if err != nil || bytes.Equal(old, text) {
-		return err
-	}
-	for _, name := range model.Checkpoints {
-		trained, err := atomicfile.Glob(f.Model, model.CheckpointPath("fold_*", name))
-		if err != nil {
-			return err
-		}
-		for _, t := range trained {
-			if filepath.Dir(t) != f.Folder || f.options.Continue || f.options.NoCheckpoints { // else its checkpoints are set aside
-				return fmt.Errorf("%s was trained with other plans (%s) than %s now holds: plan under another plans "+
-					"name, or train into another results folder",
-					filepath.Dir(t), path, f.PlansPath)
-			}
-		}
-	}
-	return nil
-}
 
 // claim makes the fold's folder and locks it for this process until the closer that it returns is closed.
 func (f *Fold) claim() (io.Closer, error) {
@@ -66,7 +31,11 @@ func (f *Fold) claim() (io.Closer, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err = f.agree(); err != nil {
+	replaced := f.Folder // its checkpoints are set aside
+	if f.options.Continue || f.options.NoCheckpoints {
+		replaced = ""
+	}
+	if err = model.CheckPlans(f.Model, replaced, f.Plans, f.PlansPath); err != nil {
 		err = fmt.Errorf("train %s: %w", f.Name, err)
 	} else {
 		err = atomicfile.RemovePartial(f.Folder)
@@ -76,27 +45,6 @@ func (f *Fold) claim() (io.Closer, error) {
 		return nil, err
 	}
 	return lock, nil
-}
-
-// describe writes the files that prediction needs beside the checkpoints into the model's folder. Until it does, an earlier
-// run's are there, and its checkpoints: a training that is refused must not change what they predict.
-func (f *Fold) describe() error {
-	if err := f.Plans.Write(filepath.Join(f.Model, model.PlansName)); err != nil {
-		return err
-	}
-	for _, name := range []string{dataset.FileName, plan.FingerprintName} {
-		raw, err := os.ReadFile(filepath.Join(f.Dir, name))
-		if errors.Is(err, fs.ErrNotExist) && name == plan.FingerprintName {
-			continue // nothing depends on it
-		}
-		if err != nil {
-			return fmt.Errorf("copy to the model's folder: %w", err)
-		}
-		if err := atomicfile.WriteBytes(filepath.Join(f.Model, name), raw); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // begin sets the run to a fresh start or to its newest checkpoint; finished is the step of checkpoint_final, 0 if the
@@ -135,12 +83,12 @@ func (f *Fold) begin(r *run) (finished int, err error) {
 		if f.Recipe.Train.Epochs > was.Recipe.Train.Epochs {
 			r.state.Stale = 0 // a run that patience ended is longer now
 		}
-		r.kept(strings.TrimSuffix(filepath.Base(path), model.CheckpointExt))
+		r.kept(model.CheckpointName(path))
 		for _, l := range []*feed.Loader{r.train, r.val} {
 			l.Seed[0] = r.state.Seed
 		}
 		r.learner.seed = r.state.Seed
-		if filepath.Base(path) == filepath.Base(model.CheckpointPath("", model.Final)) {
+		if model.CheckpointName(path) == model.Final {
 			finished = r.state.Step
 		} else if err := f.shortens(r.state, was); err != nil {
 			return 0, err
@@ -148,9 +96,6 @@ func (f *Fold) begin(r *run) (finished int, err error) {
 		r.log.Print("Continuing from", filepath.Base(path), "at epoch", r.state.Epoch, "step", r.state.Step)
 		slog.Info("continuing", "from", filepath.Base(path), "epoch", r.state.Epoch, "step", r.state.Step, "minutes",
 			runlog.Rounded(r.state.Minutes, 2))
-		if f.Recipe.Train.Epochs > was.Recipe.Train.Epochs {
-			r.state.Stale = 0 // a run that patience ended is longer now
-		}
 		r.compare(was)
 	}
 	if err := r.choosePrecision(f.Recipe.Train.Precision); err != nil {
@@ -175,7 +120,7 @@ func (f *Fold) begin(r *run) (finished int, err error) {
 func (f *Fold) shortens(st state, was model.Meta) error {
 	t, before := f.Recipe.Train, was.Recipe.Train
 	if f.options.NoCheckpoints || !over(t, st, st.Minutes) || over(before, st, st.Minutes) ||
-		!exists(model.CheckpointPath(f.Folder, model.Final)) {
+		!atomicfile.Exists(model.CheckpointPath(f.Folder, model.Final)) {
 		return nil
 	}
 	err := fmt.Errorf("%s: the finished run was being extended to %s and stopped after %d epochs; to end it now, since only %s are "+
@@ -210,7 +155,7 @@ func (r *run) compare(was model.Meta) {
 	switch {
 	case st.Epoch > t.Epochs:
 		text = fmt.Sprintf("The run has had %d epochs, more than the %d that are asked for: nothing is left to train", st.Epoch, t.Epochs)
-	case tired(t, st.Stale) && st.Epoch < t.Epochs:
+	case t.Tired(st.Stale) && st.Epoch < t.Epochs:
 		text = fmt.Sprintf("The run ended early, after %d epochs: nothing is left to train, unless it gets more epochs than %d or "+
 			"more patience than %d", st.Epoch, before.Epochs, t.Patience)
 	case over(t, *st, st.Minutes):
@@ -220,7 +165,7 @@ func (r *run) compare(was model.Meta) {
 		if t.PerStep {
 			steps = st.steps()
 		}
-		rate := learningRate(t, st.Step, fraction(t, st.Epoch, steps, st.Minutes))
+		rate := t.Rate(st.Step, t.Fraction(st.Epoch, steps, st.Minutes))
 		moves := "rises"
 		if rate < st.Rate {
 			moves = "falls"
@@ -258,7 +203,7 @@ func (f *Fold) setAside(r *run) error {
 	told := false
 	for _, name := range old {
 		from, to := filepath.Join(f.Folder, name), filepath.Join(f.Folder, earlier+name)
-		if !exists(from) {
+		if !atomicfile.Exists(from) {
 			continue
 		}
 		if !told {

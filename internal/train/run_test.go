@@ -110,6 +110,8 @@ func tinyDataset(t testing.TB, n int, set ...string) trial {
 	return o
 }
 
+var exists = atomicfile.Exists
+
 func foldOf(o trial) string {
 	return filepath.Join(o.Results, o.Recipe.Name+"__"+o.Plans+"__"+o.Configuration, "fold_"+o.Fold)
 }

@@ -34,7 +34,7 @@ func (r *run) save(name string) error {
 
 // kept remembers a checkpoint of the present state.
 func (r *run) kept(name string) {
-	r.good = fmt.Sprintf("%s, after %d steps", filepath.Base(model.CheckpointPath("", name)), r.state.Step)
+	r.good = fmt.Sprintf("%s, after %d steps", name+model.CheckpointExt, r.state.Step)
 }
 
 // keep saves a checkpoint on the way. One that cannot be written leaves the earlier one and a warning: the run goes on, and

@@ -3,39 +3,7 @@ package train
 import (
 	"encoding/json"
 	"math"
-
-	"masksam/internal/recipe"
 )
-
-// fraction is how much of the training is done, 0 to 1: by epochs and the steps of the one under way, or by minutes where
-// there is a budget and it runs out first. Steps of earlier epochs do not count: a resumed run may have had more or fewer in
-// each.
-func fraction(t recipe.Train, epoch, steps int, minutes float64) float64 {
-	p := float64(epoch*t.Iterations+min(steps, t.Iterations)) / float64(t.Epochs*t.Iterations)
-	if t.Minutes > 0 {
-		p = max(p, minutes/t.Minutes)
-	}
-	return min(p, 1)
-}
-
-// tired tells whether patience ends the training: so many epochs brought no new best average.
-func tired(t recipe.Train, stale int) bool { return t.Patience > 0 && stale >= t.Patience }
-
-// learningRate is lr·(1−p)^power for progress p, which stands still during an epoch unless the recipe says PerStep,
-// times the linear warm-up over the first steps (the step counts from 0). With neither it is nnU-Net's poly schedule.
-func learningRate(t recipe.Train, step int, p float64) float64 {
-	lr := t.LR * math.Pow(1-p, t.Power)
-	if step < t.Warmup {
-		lr *= float64(step+1) / float64(t.Warmup)
-	}
-	return lr
-}
-
-// averageDecay is the share of the moving average of the weights that is kept at update n (from 0): the recipe's, but
-// less at the beginning, where the average would remember the random start.
-func averageDecay(t recipe.Train, n int) float64 {
-	return min(t.Average, float64(1+n)/float64(10+n))
-}
 
 // moving is nnU-Net's exponential moving average of the epoch means (0.9 of the past), but a NaN, an epoch without any
 // foreground, leaves it as it was.

@@ -29,7 +29,7 @@ func TestGoldenPolyAndEMA(t *testing.T) {
 	for _, p := range tables.Poly {
 		train := recipe.Train{LR: p.LR, Power: 0.9, Epochs: p.Total, Iterations: 250}
 		for i, epoch := range p.Epochs {
-			if got := learningRate(train, epoch*train.Iterations, fraction(train, epoch, 0, 0)); math.Abs(got-p.Rates[i]) > 1e-12 {
+			if got := train.Rate(epoch*train.Iterations, train.Fraction(epoch, 0, 0)); math.Abs(got-p.Rates[i]) > 1e-12 {
 				t.Errorf("lr %g, epoch %d of %d: %v, want %v", p.LR, epoch, p.Total, got, p.Rates[i])
 			}
 		}
@@ -129,11 +129,11 @@ func TestSchedule(t *testing.T) {
 		minutes float64
 		want    float64
 	}{{0, 0, 0.25}, {1, 0, 0.5 * 0.99}, {50, 0, 0.5}, {50, 40, 0.2}, {100, 0, 0}, {60, 60, 0}} {
-		if got := learningRate(train, c.step, fraction(train, c.step/10, c.step%10, c.minutes)); math.Abs(got-c.want) > 1e-12 {
+		if got := train.Rate(c.step, train.Fraction(c.step/10, c.step%10, c.minutes)); math.Abs(got-c.want) > 1e-12 {
 			t.Errorf("step %d, %g minutes: lr %v, want %v", c.step, c.minutes, got, c.want)
 		}
 	}
-	if a, b := averageDecay(train, 0), averageDecay(train, 1e6); a != 0.1 || b != 0.99 {
+	if a, b := train.AverageDecay(0), train.AverageDecay(1e6); a != 0.1 || b != 0.99 {
 		t.Errorf("decay %v, then %v; want 0.1, then 0.99", a, b)
 	}
 }

@@ -49,7 +49,7 @@ func (c clock) waiting() float64 {
 
 // left is how long the run takes from the end of the epoch under way, if it goes on as it went since its start.
 func (r *run) left() time.Duration {
-	now := fraction(r.recipe.Train, r.state.Epoch+1, 0, r.minutes())
+	now := r.recipe.Train.Fraction(r.state.Epoch+1, 0, r.minutes())
 	return time.Duration(float64(time.Since(r.clockStart)) * (1 - now) / max(now-r.began, 1e-9))
 }
 

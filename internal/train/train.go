@@ -6,7 +6,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -144,7 +143,8 @@ func (f *Fold) Train(ctx context.Context, last func(meta model.Meta, net *masksa
 	}
 	finished, err := f.begin(r)
 	if err == nil {
-		err = f.describe()
+		// Until now an earlier run's files are there: a training that is refused must not change what it predicts.
+		err = model.Describe(f.Model, f.Plans, f.Dir)
 	}
 	if err != nil {
 		return 0, err
@@ -178,9 +178,4 @@ func (f *Fold) Train(ctx context.Context, last func(meta model.Meta, net *masksa
 		}
 	}
 	return r.state.Step, err
-}
-
-func exists(path string) bool {
-	_, err := os.Stat(path)
-	return err == nil
 }

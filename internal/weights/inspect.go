@@ -67,11 +67,11 @@ func Inspect(path string) (*Inspection, error) {
 	add := func(name string, t *tensor) error {
 		id := t.identity
 		if hashes[id] == "" {
-			data, err := t.float32s()
+			sum, err := hashOf(t)
 			if err != nil {
 				return fmt.Errorf("%s: tensor %q: %w", path, name, err)
 			}
-			hashes[id] = hashOf(data)
+			hashes[id] = sum
 		}
 		in.Tensors = append(in.Tensors, TensorInfo{name, t.dtype, append([]int{}, t.shape...), hashes[id]})
 		return nil
@@ -97,21 +97,25 @@ func Inspect(path string) (*Inspection, error) {
 	return in, nil
 }
 
-// hashOf is the SHA-256 of numbers as little-endian float32.
-func hashOf(data []float32) string {
-	const at = 1 << 14
+// hashOf is the SHA-256 of a tensor's numbers as little-endian float32.
+func hashOf(t *tensor) (string, error) {
+	const most = 1 << 14 // numbers at a time
 	h := sha256.New()
-	buf := make([]byte, 0, 4*at)
-	for len(data) > 0 {
-		n := min(at, len(data))
-		buf = buf[:0]
-		for _, v := range data[:n] {
-			buf = binary.LittleEndian.AppendUint32(buf, math.Float32bits(v))
+	var numbers []float32
+	var buf []byte
+	err := t.each(func(data []byte) error {
+		for piece := range slices.Chunk(data, most*t.dtype.Size()) {
+			n := len(piece) / t.dtype.Size()
+			numbers, buf = slices.Grow(numbers[:0], n)[:n], slices.Grow(buf[:0], 4*n)
+			pth.Decode(t.dtype, numbers, piece)
+			for _, v := range numbers {
+				buf = binary.LittleEndian.AppendUint32(buf, math.Float32bits(v))
+			}
+			h.Write(buf)
 		}
-		h.Write(buf)
-		data = data[n:]
-	}
-	return hex.EncodeToString(h.Sum(nil))
+		return nil
+	})
+	return hex.EncodeToString(h.Sum(nil)), err
 }
 
 // jsonValue is a value of a PyTorch file for package pyjson.

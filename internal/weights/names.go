@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"masksam/internal/pickle"
 	"masksam/internal/pth"
@@ -180,7 +182,7 @@ func (f *File) settle(found []named) error {
 		f.note("%d names mean a tensor that has another name; each tensor is taken once", same)
 	}
 	if len(differ) > 0 {
-		f.note("%d tensors differ between their names (%s …); the last one in the file is taken, as PyTorch does", len(differ), differ[0])
+		f.note("%d tensors differ between their names (%q …); the last one in the file is taken, as PyTorch does", len(differ), differ[0])
 	}
 	return nil
 }
@@ -221,4 +223,13 @@ func sumOf(t *tensor) (sum [sha256.Size]byte, err error) {
 		return nil
 	})
 	return [sha256.Size]byte(h.Sum(nil)), err
+}
+
+// Printable is a text of a file as it is, or quoted if it has characters that a terminal does not show: it could take
+// them for commands.
+func Printable(s string) string {
+	if strings.ContainsFunc(s, func(r rune) bool { return !strconv.IsPrint(r) || r == utf8.RuneError }) {
+		return strconv.Quote(s)
+	}
+	return s
 }

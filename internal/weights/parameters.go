@@ -102,7 +102,11 @@ func few(names []string) string {
 	if len(names) == 0 || len(names) > most {
 		return ""
 	}
-	return " (" + strings.Join(names, ", ") + ")"
+	var shown []string
+	for _, name := range names {
+		shown = append(shown, Printable(name))
+	}
+	return " (" + strings.Join(shown, ", ") + ")"
 }
 
 // SAMName is an encoder of SAM in the field's words: SAM ViT-B for vit_b.

@@ -62,6 +62,12 @@ func Open(path string) (*File, error) {
 
 // open also takes files without weights by name.
 func open(path string) (_ *File, err error) {
+	switch info, err := os.Stat(path); {
+	case err != nil:
+		return nil, err
+	case !info.Mode().IsRegular(): // opening a pipe would wait for its writer
+		return nil, fmt.Errorf("%s is no file", path)
+	}
 	raw, err := os.Open(path)
 	if err != nil {
 		return nil, err

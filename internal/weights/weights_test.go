@@ -1,17 +1,24 @@
 package weights_test
 
 import (
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"reflect"
+	"runtime"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"masksam/internal/checkpoint"
 	"masksam/internal/goldentest"
+	"masksam/internal/pth"
 	"masksam/internal/pth/pthtest"
 	"masksam/internal/remedy"
 	"masksam/internal/weights"
@@ -276,6 +283,31 @@ func TestFind(t *testing.T) {
 	}
 }
 
+// A pipe that nobody writes to is refused, without waiting for its writer.
+func TestPipe(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "pipe")
+	if err := syscall.Mkfifo(path, 0o666); err != nil {
+		t.Skip(err)
+	}
+	done := make(chan error, 2)
+	go func() {
+		_, err := weights.Inspect(path)
+		done <- err
+		_, err = pth.Open(path)
+		done <- err
+	}()
+	for range 2 {
+		select {
+		case err := <-done:
+			if err == nil || !strings.Contains(err.Error(), path+" is no file") {
+				t.Errorf("error %v", err)
+			}
+		case <-time.After(10 * time.Second):
+			t.Fatal("still waiting")
+		}
+	}
+}
+
 // A file without weights by name can be inspected, not opened.
 func TestNoWeights(t *testing.T) {
 	path := pyTorch(t, nil, "epoch", "x", pthtest.Integer(1))
@@ -288,6 +320,56 @@ func TestNoWeights(t *testing.T) {
 	}
 	if _, err := weights.Open(filepath.Join(t.TempDir(), "none.pth")); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("error %v", err)
+	}
+}
+
+// Inspect hashes the numbers that Float32s gives, without having a tensor in memory.
+func TestInspectHashes(t *testing.T) {
+	const n = 4 << 20
+	data := make([]byte, n)
+	for i := range data {
+		data[i] = byte(i*i>>3) & 0x3f
+	}
+	path := filepath.Join(t.TempDir(), "w.pth")
+	to, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	view := func(class, key string, size int64) string {
+		return pthtest.View(pthtest.StorageID("torch\n"+class+"Storage", key, n/size), 0, pthtest.Tuple(n/size), pthtest.Tuple(1))
+	}
+	pickle := pthtest.Proto + pthtest.Dict("bytes", view("Byte", "0", 1), "half", view("Half", "1", 2), "double", view("Double", "2", 8),
+		"float", view("Float", "3", 4)) + "."
+	records := []pthtest.Record{{Name: "m/data.pkl", Data: pickle}}
+	for _, key := range []string{"0", "1", "2", "3"} {
+		records = append(records, pthtest.Record{Name: "m/data/" + key, Data: string(data)})
+	}
+	if err := errors.Join(pthtest.Archive(to, true, records...), to.Close()); err != nil {
+		t.Fatal(err)
+	}
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	in, err := weights.Inspect(path)
+	runtime.ReadMemStats(&after)
+	if err != nil || len(in.Tensors) != 4 {
+		t.Fatalf("%+v; error %v", in, err)
+	}
+	if spent := after.TotalAlloc - before.TotalAlloc; spent > n {
+		t.Errorf("%d bytes of memory for tensors of %d", spent, n)
+	}
+	f := open(t, path)
+	for _, tensor := range in.Tensors {
+		numbers, _, err := f.Float32s(tensor.Name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		h := sha256.New()
+		if err := binary.Write(h, binary.LittleEndian, numbers); err != nil {
+			t.Fatal(err)
+		}
+		if want := hex.EncodeToString(h.Sum(nil)); tensor.SHA256 != want {
+			t.Errorf("%s: %s, want %s", tensor.Name, tensor.SHA256, want)
+		}
 	}
 }
 
