@@ -16,14 +16,10 @@ type told struct {
 	norm  float64       // of the gradient, before clipping
 }
 
-// add adds the terms of a loss, or of a share of it.
-func (t *told) add(parts []masksam.Part) {
-	if t.parts == nil {
-		t.parts = make([]runlog.Part, len(parts))
-	}
-	for i, p := range parts {
-		t.parts[i].Name = p.Name
-		t.parts[i].Value += p.Value
+// add adds the terms of a loss.
+func (t *told) add(terms []masksam.Part) {
+	for _, p := range terms {
+		t.parts = append(t.parts, runlog.Part{Name: p.Name, Value: p.Value})
 	}
 }
 
