@@ -20,12 +20,6 @@ type Batch struct {
 	Cases []string  // the case of each sample
 }
 
-// Part is the ith of n parts with as many samples each; they share b's memory. n divides the number of samples.
-func (b *Batch) Part(i, n int) *Batch {
-	image, seg, cases := len(b.Image)/n, len(b.Seg)/n, len(b.Cases)/n
-	return &Batch{b.Image[i*image:][:image], b.Seg[i*seg:][:seg], b.Cases[i*cases:][:cases]}
-}
-
 // Loader makes batches. A batch depends on the seed and its number alone, so that a resumed run sees those that the
 // uncut run would have seen, whatever was prefetched.
 type Loader struct {

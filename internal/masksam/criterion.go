@@ -75,8 +75,9 @@ func targets(seg []uint8, frames, h, w, classes int) ([]Target, error) {
 		}
 		for l, b := range boxes {
 			if b != nil {
+				fw, fh := float32(w), float32(h)
 				out[f].Labels = append(out[f].Labels, l)
-				out[f].Boxes = append(out[f].Boxes, [4]float32{b[0] / float32(w), b[1] / float32(h), b[2] / float32(w), b[3] / float32(h)})
+				out[f].Boxes = append(out[f].Boxes, [4]float32{b[0] / fw, b[1] / fh, b[2] / fw, b[3] / fh})
 			}
 		}
 	}
@@ -140,7 +141,8 @@ func (c *Criterion) Trace(s *torch.Scope, o *Output, seg []uint8, u Uniform) (*t
 }
 
 // losses computes a part of the batch that norm is of; nil: the whole.
-func (c *Criterion) losses(s *torch.Scope, o *Output, seg []uint8, batch *Norm, u Uniform) (*torch.Tensor, []Part, *Matching, error) {
+func (c *Criterion) losses(s *torch.Scope, o *Output, seg []uint8, batch *Norm, u Uniform) (
+	*torch.Tensor, []Part, *Matching, error) {
 	s = s.Autocast(torch.Float32)
 	frames, queries, h, w := o.Masks.Dim(0), o.Masks.Dim(1), o.Masks.Dim(2), o.Masks.Dim(3)
 	tg, err := targets(seg, frames, h, w, c.classes)
@@ -186,7 +188,8 @@ func (c *Criterion) losses(s *torch.Scope, o *Output, seg []uint8, batch *Norm, 
 	// The norm counts as matched what a frame left out by the matcher does not match.
 	matched := float64(len(m.Pairs))
 	weights := batch.Weights - own.Weights + matched + c.noObject()*(float64(len(want))-matched)
-	ce := s.CrossEntropy(s.Reshape(classes, -1, c.classes+1), s.Int64s(dev, want, len(want)), s.Float32s(dev, weight, len(weight)))
+	ce := s.CrossEntropy(s.Reshape(classes, -1, c.classes+1), s.Int64s(dev, want, len(want)),
+		s.Float32s(dev, weight, len(weight)))
 	lossCE := s.MulScalar(s.Sum(ce), 1/weights)
 
 	n := len(m.Pairs)
@@ -228,7 +231,8 @@ func (c *Criterion) losses(s *torch.Scope, o *Output, seg []uint8, batch *Norm, 
 }
 
 // match assigns queries to the labels of every frame at the least cost.
-func (c *Criterion) match(s *torch.Scope, masks, aux, classes, boxes, labels *torch.Tensor, tg []Target, u Uniform) *Matching {
+func (c *Criterion) match(s *torch.Scope, masks, aux, classes, boxes, labels *torch.Tensor, tg []Target,
+	u Uniform) *Matching {
 	frames, queries := masks.Dim(0), masks.Dim(1)
 	dev := masks.Device()
 	ids := make([]int64, c.classes)
@@ -327,7 +331,8 @@ func pairwise(s *torch.Scope, x, t *torch.Tensor) (bce, dice []float32) {
 
 // maskLosses returns the mean cross-entropy and the dice loss of logits x (P, H, W) of those frames against masks t,
 // summed over pairs times norm. With sampling the points are the most uncertain of twice as many, plus fresh random ones.
-func (c *Criterion) maskLosses(s *torch.Scope, x, t *torch.Tensor, frames []int, norm float64, u Uniform) (bce, dice *torch.Tensor) {
+func (c *Criterion) maskLosses(s *torch.Scope, x, t *torch.Tensor, frames []int, norm float64, u Uniform) (
+	bce, dice *torch.Tensor) {
 	x, t = s.Unsqueeze(x, 1), s.Unsqueeze(t, 1)
 	var grid *torch.Tensor
 	if c.loss.Points > 0 {

@@ -35,7 +35,8 @@ func New(cfg Config, dev torch.Device, seed uint64) (*Net, error) {
 }
 
 // From is New, but the parameters that given names have no values before load gives them some.
-func From(cfg Config, dev torch.Device, seed uint64, given func(name string) bool, load func(*nn.Params) error) (*Net, error) {
+func From(cfg Config, dev torch.Device, seed uint64, given func(name string) bool, load func(*nn.Params) error) (
+	*Net, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
@@ -175,7 +176,8 @@ func (n *Net) features(s *torch.Scope, x *torch.Tensor, probe sam.Probe) feature
 		probe.See(fmt.Sprintf("encoder.%d", i), m)
 	}
 	g := n.gen.forward(s, maps, probe)
-	f := features{tape: tape, neck: maps[len(maps)-1], tokens: g.tokens, logits: g.logits, masks: s.Sigmoid(s.To(g.logits, torch.Float32))}
+	f := features{tape: tape, neck: maps[len(maps)-1], tokens: g.tokens, logits: g.logits,
+		masks: s.Sigmoid(s.To(g.logits, torch.Float32))}
 	var hard *torch.Tensor
 	f.boxes, hard = auxBoxes(s, g.boxes, f.masks)
 	f.prompts = Prompts{s.Reshape(hard, -1, c.Height, c.Width), f.boxes}
@@ -266,7 +268,8 @@ func newLayers(b *nn.Builder, name string, spec []Layer, in int, cfg Config) lay
 		at := b.At("%s.%d", name, pos)
 		switch d.Kind {
 		case "block":
-			blk := nn.NewBlock(at, in, out, nn.BlockOptions{Kernel: d.Kernel, Init: cfg.block(cfg.Slope), Eps: cfg.NormEps, Slope: cfg.Slope})
+			blk := nn.NewBlock(at, in, out, nn.BlockOptions{Kernel: d.Kernel, Init: cfg.block(cfg.Slope), Eps: cfg.NormEps,
+				Slope: cfg.Slope})
 			l.list = append(l.list, blk.Forward)
 			pos++
 		case "conv":

@@ -98,7 +98,8 @@ func (p *Params) LoadSome(has func(name string) bool, src Source) error {
 // cast them at every forward pass; results are the same. Where autocast changes nothing they stay. It runs in torch.Do.
 func (p *Params) Narrow(s *torch.Scope, d torch.DType, which func(*Param) bool) {
 	for _, q := range p.list {
-		if q.matrix && which(q) && q.Value.DType() == torch.Float32 && q.Value.Device().FollowsAutocast() && d != torch.Float32 {
+		casts := q.matrix && d != torch.Float32 && q.Value.Device().FollowsAutocast()
+		if casts && which(q) && q.Value.DType() == torch.Float32 {
 			q.Value.Become(s.NoGrad().To(q.Value, d))
 		}
 	}

@@ -18,7 +18,7 @@ func (m *Model) precision(asked string) string {
 	p := cmp.Or(asked, m.Meta.Precision, "float32")
 	if p == "bf16" && !m.device.HasFastBF16() || p == "float16" && !m.device.HasFloat16() {
 		if !m.told {
-			slog.Warn(fmt.Sprintf("prediction is in float32: %v does not compute in %s", m.device, p))
+			slog.Warn(fmt.Sprintf("prediction is in float32: %v has no units for %s", m.device, p))
 		}
 		m.told = true
 		return "float32"

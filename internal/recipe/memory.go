@@ -84,8 +84,8 @@ const program = 2.3e8
 
 // StepPeak predicts what a training step takes: with weights, optimiser, average and gradients, in a precision of
 // Autocast, with so many batches made ahead of their use. The recipe must be resolved; an undecided number of encoder
-// blocks to be computed twice (-1) counts as none. Frozen weights are in no checkpoint on the way, and on the device only in
-// the type of the precision.
+// blocks to be computed twice (-1) counts as none. Frozen weights are in no checkpoint on the way, and on the device only
+// in the type of the precision.
 func (r Recipe) StepPeak(precision string, dev torch.Device, batches int) Peak {
 	n := r.Network
 	all, trained := n.Count()

@@ -51,11 +51,11 @@ type Train struct {
 	Average       float64        `json:"average"`       // decay of the weights' moving average; 0: none
 	Foreground    float64        `json:"foreground"`    // share of patches forced onto foreground
 	Precision     string         `json:"precision"`     // auto, float32, bf16 or float16
-	Accumulate    int            `json:"accumulate"`    // parts of a batch that are computed one after the other for one step; 0: 1
-	Recompute     int            `json:"recompute"`     // first encoder blocks computed twice to save memory; -1: as few as fit
+	Accumulate    int            `json:"accumulate"`    // parts that a batch is computed in, one after the other; 0: 1
+	Recompute     int            `json:"recompute"`     // first encoder blocks computed twice for memory; -1: as few as fit
 	MemoryBudget  float64        `json:"memory_budget"` // GB of the device that they have to fit into; 0: what is free
 	SaveEvery     int            `json:"save_every"`    // epochs between checkpoint_latest
-	Patience      int            `json:"patience"`      // epochs without a new best EMA Dice that end the training; 0: none do
+	Patience      int            `json:"patience"`      // epochs without a new best EMA Dice that end the run; 0: none do
 	SkipLimit     int            `json:"skip_limit"`    // skipped steps in a row that end the run with an error; 0: 10
 	Augment       augment.Config `json:"augment"`       // its mirror axes are those of prediction, too
 }

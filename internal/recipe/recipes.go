@@ -126,8 +126,8 @@ func AMOS() Recipe {
 }
 
 // Small is a MaskSAM that a workstation without GPU trains from scratch: the same parts, narrower; patch and canvas come
-// from the dataset. Kernels, rotation and start are its own, as measured
-// (docs/benchmarks.md): without SAM's weights there are no features that zero embeddings would keep.
+// from the dataset. Kernels, rotation and start are its own, as measured (docs/benchmarks.md): without SAM's weights there
+// are no features that zero embeddings would keep.
 func Small() Recipe {
 	return Recipe{
 		Name: "MaskSAM_Small", Short: "small", Plans: "nnUNetPlans_small",
@@ -141,7 +141,8 @@ func Small() Recipe {
 			Head:      []masksam.Layer{block(16), up(16), perQuery},
 			NormEps:   1e-5, Slope: 0.01, AuxLogits: masksam.AuxRaw, Start: masksam.StartHe, TrainAll: true,
 		},
-		Loss: masksam.Loss{Class: 0.20, Mask: 1.5, Dice: 1.5, AuxMask: 0.5, AuxDice: 0.5, AuxBox: 0.5, AuxGIoU: 0.2, NoObject: 0.1},
+		Loss: masksam.Loss{Class: 0.20, Mask: 1.5, Dice: 1.5, AuxMask: 0.5, AuxDice: 0.5, AuxBox: 0.5, AuxGIoU: 0.2,
+			NoObject: 0.1},
 		Train: Train{
 			Epochs: 100, Iterations: 100, ValIterations: 10,
 			Optimizer: "adamw", LR: 1e-3, Beta1: 0.9, Beta2: 0.999, Eps: 1e-8, WeightDecay: 1e-2,

@@ -51,7 +51,8 @@ func (r *Recipe) resolve(d Data) error {
 	for i := range n.Generator.Stages {
 		st := &n.Generator.Stages[i]
 		if (st.Kernel == [3]int{} || st.Convs == 0) && (len(d.Kernels) == 0 || len(d.Convs) == 0) {
-			return errors.New("its prompt generator takes kernels and convolutions from the dataset's own plan, which describes no network")
+			return errors.New("its prompt generator takes kernels and convolutions from the dataset's own plan, which describes " +
+				"no network")
 		}
 		if st.Kernel == [3]int{} {
 			st.Kernel = d.Kernels[max(len(d.Kernels)-2-i, 0)]

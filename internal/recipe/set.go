@@ -167,7 +167,8 @@ func misfit(name string, t reflect.Type, v any) error {
 			}
 		}
 		if text, ok := v.(string); ok { // 0,001 as some languages write it, or .5
-			if f, err := strconv.ParseFloat(strings.Replace(text, ",", ".", 1), 64); err == nil && !math.IsNaN(f) && !math.IsInf(f, 0) {
+			f, err := strconv.ParseFloat(strings.Replace(text, ",", ".", 1), 64)
+			if err == nil && !math.IsNaN(f) && !math.IsInf(f, 0) {
 				return wrong(fmt.Sprintf("no number (write %v)", f))
 			}
 		}

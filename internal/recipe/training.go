@@ -104,7 +104,8 @@ func (t *Training) override(o Options) error {
 	}
 	if r.fixed() != before {
 		err := fmt.Errorf("%s changes the network, patch or batch, which the plans %s fix", strings.Join(o.Set, " "), o.Plans)
-		return remedy.Add(err, "give it to ", remedy.Run("plan", t.Name).With(remedy.Trainer.With(r.Short), remedy.Set.With("KEY=VALUE")))
+		return remedy.Add(err, "give it to ",
+			remedy.Run("plan", t.Name).With(remedy.Trainer.With(r.Short), remedy.Set.With("KEY=VALUE")))
 	}
 	return nil
 }
@@ -112,7 +113,8 @@ func (t *Training) override(o Options) error {
 // open opens the preprocessed cases. It is an error where preprocessing has not finished all of them: training must not
 // take some for all.
 func (t *Training) open(plansName string) error {
-	advice := remedy.Run("preprocess", t.Name).With(remedy.Plans.With(plansName), remedy.Configuration.With(t.Configuration.Name))
+	advice := remedy.Run("preprocess", t.Name).With(remedy.Plans.With(plansName),
+		remedy.Configuration.With(t.Configuration.Name))
 	cases, err := dataset.Labelled(filepath.Join(t.Dir, dataset.GroundTruth), t.Dataset.FileEnding)
 	if err != nil {
 		return remedy.Add(fmt.Errorf("%s is not preprocessed: %w", t.Name, err), "run ", advice)

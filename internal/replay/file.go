@@ -130,7 +130,8 @@ func (f *File) read() error {
 	}
 	want := []int{len(f.Cases), n.Channels, n.Frames, n.Height, n.Width}
 	wantLabels := []int{len(f.Cases) * n.Frames, n.Height, n.Width}
-	if len(f.Cases) == 0 || fmt.Sprint(shape, labelShape) != fmt.Sprint(want, wantLabels) || len(labels) != len(image)/n.Channels {
+	if len(f.Cases) == 0 || fmt.Sprint(shape, labelShape) != fmt.Sprint(want, wantLabels) ||
+		len(labels) != len(image)/n.Channels {
 		return fmt.Errorf("its batch has shapes %v and %v; the recipe and %d cases (%s) need %v and %v", shape, labelShape,
 			len(f.Cases), strings.Join(f.Cases, ", "), want, wantLabels)
 	}

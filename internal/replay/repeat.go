@@ -50,7 +50,8 @@ type Report struct {
 
 // Repeat computes forward pass, loss and gradients of a step again. No weight changes.
 func (f *File) Repeat(o Options) (*Report, error) {
-	r := &Report{Step: f.Step, Device: o.Device, Precision: cmp.Or(o.Precision, f.Precision), Total: math.NaN(), Norm: math.NaN()}
+	r := &Report{Step: f.Step, Device: o.Device, Precision: cmp.Or(o.Precision, f.Precision)}
+	r.Total, r.Norm = math.NaN(), math.NaN()
 	names, _, err := recipe.Precisions(r.Precision, o.Device)
 	if errors.Is(err, recipe.ErrFloat16) {
 		err = remedy.Add(err, "repeat it in another precision with ", remedy.Precision.With("float32"))
@@ -65,7 +66,8 @@ func (f *File) Repeat(o Options) (*Report, error) {
 	}
 	defer net.Free()
 	net.Recompute = max(f.Recipe.Train.Recompute, 0)
-	err = torch.Do(torch.Mode{Grad: true, Autocast: recipe.Autocast[r.Precision]}, func(s *torch.Scope) error { return r.compute(s, net) })
+	mode := torch.Mode{Grad: true, Autocast: recipe.Autocast[r.Precision]}
+	err = torch.Do(mode, func(s *torch.Scope) error { return r.compute(s, net) })
 	if err != nil {
 		return nil, fmt.Errorf("repeat step %d: %w", f.Step.Step, err)
 	}
@@ -81,54 +83,31 @@ func (r *Report) compute(s *torch.Scope, net *masksam.Net) error {
 	}
 	r.Stages = append(r.Stages, weights)
 	n := r.Recipe.Network
-	criterion := masksam.NewCriterion(r.Recipe.Loss, n)
-	norm, err := criterion.Norm(r.Batch.Seg, len(r.Cases)*n.Frames, n.Height, n.Width, n.Queries)
-	if err != nil {
-		return err
-	}
 	points := masksam.NewPoints(r.Device, r.Seed, r.Points, len(r.Cases), n.Frames)
 	defer points.Free()
 	var scaler *torch.Scaler
 	if r.Precision == "float16" && r.Scale > 0 {
 		scaler = &torch.Scaler{Scale: r.Scale}
 	}
-	loss, parts := 0.0, max(r.Recipe.Train.Accumulate, 1)
-	for i := range parts {
-		b := r.Batch.Part(i, parts)
-		share := math.NaN()
-		s.Inner(func(s *torch.Scope) *torch.Tensor {
-			x := s.Float32s(r.Device, b.Image, len(b.Cases), n.Channels, n.Frames, n.Height, n.Width)
-			r.see("images of the batch", x)
-			_, out := net.Trace(s, x, masksam.Prompts{}, r.see)
-			r.see("masks", out.Masks)
-			if look("", out.Classes).Bad > 0 {
-				return nil
-			}
-			var total *torch.Tensor
-			var terms []masksam.Part
-			if total, terms, err = criterion.Share(s, out, b.Seg, norm, points.From(i*len(b.Cases))); err != nil {
-				return nil
-			}
-			r.add(terms)
-			if share = total.Item(); finite(share) {
-				out.Backward(s, scaler.Loss(s, total))
-			}
-			return nil
-		})
-		if loss += share; err != nil || !finite(share) {
-			break
-		}
+	forward := func(s *torch.Scope, x *torch.Tensor) *masksam.Output {
+		r.see("images of the batch", x)
+		_, out := net.Trace(s, x, masksam.Prompts{}, r.see)
+		r.see("masks", out.Masks)
+		return out
 	}
-	if err != nil || r.Parts == nil {
+	step := masksam.Step{Criterion: masksam.NewCriterion(r.Recipe.Loss, n), Network: n, Device: r.Device, Points: points,
+		Scaler: scaler, Parts: r.Recipe.Train.Accumulate, Forward: forward}
+	loss, terms, err := step.Gradients(s, r.Batch.Image, r.Batch.Seg)
+	if r.Parts = terms; err != nil || terms == nil {
 		return err
 	}
 	r.Total = loss
 	for _, p := range append(slices.Clone(r.Parts), masksam.Part{Name: "loss", Value: r.Total}) {
-		if !finite(p.Value) {
+		if !masksam.Finite(p.Value) {
 			r.first("", Value{Name: p.Name, Bad: 1})
 		}
 	}
-	if !finite(r.Total) {
+	if !masksam.Finite(r.Total) {
 		return nil
 	}
 	scaler.Unscale(net.Params.Trainable())
@@ -142,7 +121,7 @@ func (r *Report) compute(s *torch.Scope, net *masksam.Net) error {
 		}
 	}
 	r.Norm = torch.ClipGradNorm(net.Params.Trainable(), math.Inf(1))
-	if !finite(r.Norm) {
+	if !masksam.Finite(r.Norm) {
 		r.first("", Value{Name: "the norm of all gradients", Bad: 1})
 	}
 	return nil
@@ -161,19 +140,6 @@ func (r *Report) see(name string, x *torch.Tensor) {
 	r.Stages = append(r.Stages, v)
 }
 
-// add adds the terms of the loss of a part of the batch.
-func (r *Report) add(terms []masksam.Part) {
-	if r.Parts == nil {
-		r.Parts = make([]masksam.Part, len(terms))
-	}
-	for i, t := range terms {
-		r.Parts[i].Name = t.Name
-		r.Parts[i].Value += t.Value
-	}
-}
-
-func finite(v float64) bool { return !math.IsNaN(v) && !math.IsInf(v, 0) }
-
 func (r *Report) first(what string, v Value) {
 	if r.First == "" && v.Bad > 0 {
 		r.First = what + v.Name
@@ -184,7 +150,7 @@ func look(name string, t *torch.Tensor) Value {
 	v := Value{Name: name}
 	for _, x := range t.Float32s() {
 		a := math.Abs(float64(x))
-		if finite(a) {
+		if masksam.Finite(a) {
 			v.Largest = max(v.Largest, a)
 		} else {
 			v.Bad++
@@ -197,7 +163,8 @@ func look(name string, t *torch.Tensor) Value {
 // backwards are the trained parameters as the gradient reaches them: head, mask decoder, prompt encoder, prompt generator,
 // image encoder, stem; in each the last ones first.
 func backwards(params *nn.Params) []*nn.Param {
-	parts := []string{"final_conv", "sam_model.mask_decoder", "sam_model.prompt_encoder", "", "sam_model.image_encoder", "first_conv"}
+	parts := []string{"final_conv", "sam_model.mask_decoder", "sam_model.prompt_encoder", "", "sam_model.image_encoder",
+		"first_conv"}
 	const generator = 3
 	rank := func(p *nn.Param) int {
 		for i, part := range parts {

@@ -100,13 +100,6 @@ func (l *learner) points(b *feed.Batch, key uint64) *masksam.Points {
 // trainingKey is the key of a training step's points; those of validation are odd.
 func trainingKey(step int) uint64 { return uint64(step) << 1 }
 
-func finite(v float64) bool { return !math.IsNaN(v) && !math.IsInf(v, 0) }
-
-// score is a number that is finite where the class scores are: only then can anything be matched.
-func score(s *torch.Scope, out *masksam.Output) float64 {
-	return s.Sum(s.To(s.Detach(out.Classes), torch.Float32)).Item()
-}
-
 // gradients collects the gradients of a batch's loss, part by part, and clips them. ok is false when loss or gradients are
 // not finite.
 func (l *learner) gradients(s *torch.Scope, b *feed.Batch, step int) (loss float64, ok bool, err error) {
@@ -114,35 +107,12 @@ func (l *learner) gradients(s *torch.Scope, b *feed.Batch, step int) (loss float
 	l.told = unknown()
 	points := l.points(b, trainingKey(step))
 	defer points.Free()
-	n := l.recipe.Network
-	norm, err := l.criterion.Norm(b.Seg, len(b.Cases)*n.Frames, n.Height, n.Width, n.Queries)
-	if err != nil {
-		return 0, false, err
-	}
-	parts := max(l.recipe.Train.Accumulate, 1)
-	for i := range parts {
-		p := b.Part(i, parts)
-		share := 0.0
-		s.Inner(func(s *torch.Scope) *torch.Tensor {
-			out := l.forward(s, l.input(s, p))
-			if share = score(s, out); !finite(share) {
-				return nil
-			}
-			var total *torch.Tensor
-			var terms []masksam.Part
-			if total, terms, err = l.criterion.Share(s, out, p.Seg, norm, points.From(i*len(p.Cases))); err != nil {
-				return nil
-			}
-			l.told.add(terms)
-			if share = total.Item(); finite(share) {
-				out.Backward(s, l.scaler.Loss(s, total))
-			}
-			return nil
-		})
-		if err != nil || !finite(share) {
-			return share, false, err
-		}
-		loss += share
+	of := masksam.Step{Criterion: l.criterion, Network: l.recipe.Network, Device: l.device, Points: points, Scaler: l.scaler,
+		Parts: l.recipe.Train.Accumulate, Forward: l.forward}
+	loss, terms, err := of.Gradients(s, b.Image, b.Seg)
+	l.told.add(terms)
+	if err != nil || !masksam.Finite(loss) {
+		return loss, false, err
 	}
 	l.scaler.Unscale(l.params)
 	limit := l.recipe.Train.Clip
@@ -150,7 +120,7 @@ func (l *learner) gradients(s *torch.Scope, b *feed.Batch, step int) (loss float
 		limit = math.Inf(1)
 	}
 	l.told.norm = torch.ClipGradNorm(l.params, limit)
-	return loss, finite(l.told.norm), nil
+	return loss, masksam.Finite(l.told.norm), nil
 }
 
 // step trains on one batch. ok is false when loss or gradients are not finite: then nothing has changed but the scale of the
@@ -161,7 +131,7 @@ func (l *learner) step(b *feed.Batch, step int, lr float64) (loss float64, ok bo
 			return err
 		}
 		lower := l.scaler.Update(ok)
-		if l.overflow = lower && finite(loss); !ok {
+		if l.overflow = lower && masksam.Finite(loss); !ok {
 			return nil
 		}
 		l.torn = true
@@ -184,7 +154,7 @@ func (l *learner) validate(b *feed.Batch, key int, c counts) (loss float64, err 
 	l.labels = nil
 	err = torch.Do(torch.Mode{Autocast: l.autocast}, func(s *torch.Scope) error {
 		out := l.net.Forward(s, l.input(s, b))
-		if loss = score(s, out); !finite(loss) {
+		if loss = out.Score(s); !masksam.Finite(loss) {
 			return nil
 		}
 		total, _, err := l.criterion.Losses(s, out, b.Seg, points.From(0))

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"masksam/internal/feed"
+	"masksam/internal/masksam"
 	"masksam/internal/model"
 	"masksam/internal/progress"
 	"masksam/internal/recipe"
@@ -224,7 +225,7 @@ func (r *run) endEpoch(valLoss float64, c counts) error {
 	}
 	ema = moving(ema, mean)
 	trainLoss := st.LossSum / float64(st.LossCount)
-	lost := st.LossCount == 0 && st.Bad > 0 || !finite(valLoss) && t.ValIterations+st.Bad > 0
+	lost := st.LossCount == 0 && st.Bad > 0 || !masksam.Finite(valLoss) && t.ValIterations+st.Bad > 0
 	if lost {
 		trainLoss = math.NaN() // that of the steps before does not tell how the epoch went
 	}

@@ -6,13 +6,14 @@ import (
 	"log/slog"
 
 	"masksam/internal/feed"
+	"masksam/internal/masksam"
 	"masksam/internal/recipe"
 	"masksam/internal/torch"
 )
 
 // choosePrecision sets the precision that was asked for, or the one that "auto" gives on the learner's device: the rule's,
-// unless a step on the batch, which changes no weight, wants more memory than there is, has numbers that are not finite or an
-// operation that libtorch refuses; then the next. note says why.
+// unless a step on the batch, which changes no weight, wants more memory than there is, has numbers that are not finite or
+// an operation that libtorch refuses; then the next. note says why.
 func (l *learner) choosePrecision(asked string, b *feed.Batch) (chosen, note string, err error) {
 	names, why, err := recipe.Precisions(asked, l.device)
 	if err != nil {
@@ -39,8 +40,8 @@ func (l *learner) choosePrecision(asked string, b *feed.Batch) (chosen, note str
 	return chosen, note, err
 }
 
-// choosePrecision is the learner's, by the run's next batch, and says why. "auto" keeps that of a run that goes on, unless the
-// device, being another one now, lacks it.
+// choosePrecision is the learner's, by the run's next batch, and says why. "auto" keeps that of a run that goes on, unless
+// the device, being another one now, lacks it.
 func (r *run) choosePrecision(asked string) error {
 	if was := r.state.Precision; was != "" && (asked == "auto" || asked == "") {
 		if _, _, lacks := recipe.Precisions(was, r.learner.device); lacks == nil {
@@ -87,7 +88,7 @@ func (l *learner) tries(b *feed.Batch) (failed string, tooLarge bool, err error)
 		return "a step takes more memory than there is", true, err
 	case errors.As(err, &refused):
 		return fmt.Sprintf("a step fails (%v)", refused), false, err
-	case err == nil && !ok && (l.scaler == nil || !finite(loss)):
+	case err == nil && !ok && (l.scaler == nil || !masksam.Finite(loss)):
 		return "the loss or its gradient is not finite", false, nil
 	}
 	return "", false, err

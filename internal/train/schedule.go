@@ -92,8 +92,8 @@ type history struct {
 	Skipped    []int      `json:"skipped_steps"` // whose loss or gradient was not finite
 }
 
-// highest is the best EMA Dice of the finished epochs, NaN without one. checkpoint_best may be of a lower one, where it could
-// not be written since.
+// highest is the best EMA Dice of the finished epochs, NaN without one. checkpoint_best may be of a lower one, where it
+// could not be written since.
 func (h *history) highest() number {
 	best := number(math.NaN())
 	for _, v := range h.EMADice {

@@ -16,14 +16,10 @@ type told struct {
 	norm  float64       // of the gradient, before clipping
 }
 
-// add adds the terms of a loss, or of a share of it.
-func (t *told) add(parts []masksam.Part) {
-	if t.parts == nil {
-		t.parts = make([]runlog.Part, len(parts))
-	}
-	for i, p := range parts {
-		t.parts[i].Name = p.Name
-		t.parts[i].Value += p.Value
+// add adds the terms of a loss.
+func (t *told) add(terms []masksam.Part) {
+	for _, p := range terms {
+		t.parts = append(t.parts, runlog.Part{Name: p.Name, Value: p.Value})
 	}
 }
 
@@ -64,7 +60,8 @@ func (r *run) show(b *feed.Batch) {
 	plane := n.Height * n.Width
 	frame := (len(b.Cases)-1)*n.Frames + n.Frames/2
 	first := ((len(b.Cases)-1)*n.Channels*n.Frames + n.Frames/2) * plane // of the first channel
-	s := draw.Slice{Width: n.Width, Height: n.Height, Image: b.Image[first:][:plane], Truth: make([]int32, plane), Pred: make([]int32, plane)}
+	s := draw.Slice{Width: n.Width, Height: n.Height, Image: b.Image[first:][:plane], Truth: make([]int32, plane),
+		Pred: make([]int32, plane)}
 	for i := range plane {
 		s.Truth[i], s.Pred[i] = int32(b.Seg[frame*plane+i]), int32(labels[frame*plane+i])
 	}
