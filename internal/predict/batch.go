@@ -33,7 +33,7 @@ const usual = 4
 func (m *Model) batch(precision string, scores int) int {
 	free, err := recipe.Free(m.device)
 	for n := usual; err == nil && n > 1; n /= 2 {
-		need := m.Meta.Recipe.PassPeak(precision, m.device, n).Need(m.device, recipe.Program, recipe.Weights)
+		need := m.Meta.Recipe.PassPeak(precision, m.device, n).Without(recipe.Program, recipe.Weights).Need(m.device)
 		if m.device == torch.CPU {
 			need += 4 * float64(scores)
 		}

@@ -29,7 +29,7 @@ func (m *Model) fits(p *pending, o Options) error {
 	pass := 0.
 	if m.device == torch.CPU {
 		peak := m.Meta.Recipe.PassPeak(m.precision(o.Precision), m.device, 1)
-		pass = recipe.Certain * peak.Need(m.device, recipe.Program, recipe.Weights)
+		pass = recipe.Certain * peak.Without(recipe.Program, recipe.Weights).Need(m.device)
 	}
 	whole := voxels(p.properties.Meta.Grid.Size)
 	export := 6*float64(p.properties.BBox.Len()) + 4*whole

@@ -33,18 +33,23 @@ func (p Peak) Total() (host, device float64) {
 	return host, device
 }
 
-// Need is what is still to be had of dev's memory, in bytes, where the named parts are there already. On a processor that
-// is all of the peak, as main memory is its own.
-func (p Peak) Need(dev torch.Device, there ...string) (bytes float64) {
+// Without leaves out the named parts: those that are there already.
+func (p Peak) Without(there ...string) (rest Peak) {
 	for _, part := range p {
-		if slices.Contains(there, part.Name) {
-			continue
-		}
-		if bytes += part.Device; dev == torch.CPU {
-			bytes += part.Host
+		if !slices.Contains(there, part.Name) {
+			rest = append(rest, part)
 		}
 	}
-	return bytes
+	return rest
+}
+
+// Need is what the parts take of dev's memory, in bytes. On a processor that is all, as main memory is its own.
+func (p Peak) Need(dev torch.Device) float64 {
+	host, device := p.Total()
+	if dev == torch.CPU {
+		device += host
+	}
+	return device
 }
 
 // Largest names the n largest parts, with their amounts.
@@ -136,7 +141,7 @@ func (r *Recipe) Spare(precision string, dev torch.Device, batches int, bytes fl
 	}
 	r.Train.Recompute = sort.Search(r.Network.Encoder.Depth, func(n int) bool {
 		r.Train.Recompute = n
-		return r.StepPeak(precision, dev, batches).Need(dev, Program) <= bytes
+		return r.StepPeak(precision, dev, batches).Without(Program).Need(dev) <= bytes
 	})
 }
 

@@ -34,8 +34,8 @@ func (f *Fold) fits() (recompute int, err error) {
 	}
 	const batches = 2*batchesAhead + 1 // of training and of validation, and the one in use
 	r.Spare(names[0], dev, batches, budget)
-	peak := r.StepPeak(names[0], dev, batches)
-	need := peak.Need(dev, recipe.Program)
+	peak := r.StepPeak(names[0], dev, batches).Without(recipe.Program)
+	need := peak.Need(dev)
 	text := fmt.Sprintf("A training step in %s is predicted to take %v on %v, of which %v is free: most of it %s.", names[0],
 		machine.Bytes(need), dev, free, peak.Largest(3))
 	if n := r.Train.Recompute; n > 0 {
