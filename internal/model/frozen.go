@@ -13,8 +13,8 @@ import (
 	"masksam/internal/weights"
 )
 
-// Frozen names a file by what it holds: that of the weights which a run does not train. A checkpoint on the way refers to
-// it instead of holding them.
+// Frozen names the file of the weights that a run does not train. Checkpoints on the way refer to it by its SHA-256 instead
+// of holding them.
 type Frozen struct {
 	Encoder string `json:"encoder,omitempty"` // vit_b, vit_l or vit_h where it is SAM's; else a checkpoint that training started from
 	SHA256  string `json:"sha256"`            // of the file, in hexadecimal

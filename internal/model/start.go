@@ -286,8 +286,8 @@ func (s *Start) Holds(name string) bool {
 	return s.Frozen != nil && !s.recipe.Network.Trains(name) && s.file.HasParameter(name)
 }
 
-// Frozens reads the values of a frozen parameter; it is an nn.Source.
-func (s *Start) Frozens(name string) ([]float32, []int, error) { return s.file.Parameter(name) }
+// FrozenValues reads the values of a frozen parameter, as an nn.Source.
+func (s *Start) FrozenValues(name string) ([]float32, []int, error) { return s.file.Parameter(name) }
 
 // Unchanged is an error where the file of the frozen weights is no longer what the run began with. Of a checkpoint of the
 // fold, whose checksum was compared when it was opened, nobody but this run writes another.
@@ -315,7 +315,7 @@ func (s *Start) Network(c masksam.Config, dev torch.Device, seed uint64) (*masks
 	switch {
 	case s.Resume != "":
 		all := func(string) bool { return true }
-		return masksam.From(c, dev, seed, all, func(p *nn.Params) error { return p.LoadSome(s.Holds, s.Frozens) })
+		return masksam.From(c, dev, seed, all, func(p *nn.Params) error { return p.LoadSome(s.Holds, s.FrozenValues) })
 	case s.from != nil:
 		return masksam.From(c, dev, seed, s.begun, s.begin)
 	case s.file != nil:

@@ -104,7 +104,7 @@ func (l *learner) frozen() (tensors []checkpoint.Tensor) {
 			continue
 		}
 		read := func(write func([]byte) error) error {
-			data, shape, err := l.start.Frozens(p.Name)
+			data, shape, err := l.start.FrozenValues(p.Name)
 			if err != nil {
 				return err
 			}

@@ -83,7 +83,7 @@ func (l *learner) narrow() error {
 
 // widen is the inverse of narrow.
 func (l *learner) widen() error {
-	return torch.Do(torch.Mode{}, func(s *torch.Scope) error { return l.net.Params.Widen(s, l.start.Frozens) })
+	return torch.Do(torch.Mode{}, func(s *torch.Scope) error { return l.net.Params.Widen(s, l.start.FrozenValues) })
 }
 
 // input puts a batch's images on the device, (B, C, T, H, W).
