@@ -49,9 +49,9 @@ type stopped struct {
 func (s stopped) Unwrap() error { return s.error }
 
 func (s stopped) Error() string {
-	by := "stopped by Ctrl-C"
-	if s.signal != os.Interrupt {
-		by = "stopped by a request to end (SIGTERM)"
+	by := "stopped by a request to end (SIGTERM)"
+	if other := map[os.Signal]string{os.Interrupt: "Ctrl-C", syscall.SIGHUP: "a closed terminal"}[s.signal]; other != "" {
+		by = "stopped by " + other
 	}
 	if s.error == context.Canceled {
 		return by
@@ -70,11 +70,14 @@ func (s *signals) got() os.Signal {
 	return which
 }
 
-// untilSignal is a context that Ctrl-C or SIGTERM ends; a second signal then ends the program at once.
+// untilSignal is a context that Ctrl-C, SIGTERM or a closed terminal ends; a second signal then ends the program at once.
 func untilSignal() (context.Context, *signals) {
 	ctx, cancel := context.WithCancel(context.Background())
 	arrived := make(chan os.Signal, 1)
 	signal.Notify(arrived, os.Interrupt, syscall.SIGTERM)
+	if !signal.Ignored(syscall.SIGHUP) { // nohup has it ignored
+		signal.Notify(arrived, syscall.SIGHUP)
+	}
 	s := &signals{}
 	done := make(chan struct{})
 	go func() {

@@ -22,7 +22,7 @@ func TestSecondSignalEndsAtOnce(t *testing.T) {
 		time.Sleep(time.Minute)
 		return
 	}
-	for _, s := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM} {
+	for _, s := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP} {
 		child := exec.Command(os.Args[0], "-test.run=^TestSecondSignalEndsAtOnce$")
 		child.Env = append(os.Environ(), stubborn+"=1")
 		out, err := child.StdoutPipe()

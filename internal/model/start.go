@@ -281,7 +281,7 @@ func (s *Start) pretrained(path string) (err error) {
 	return nil
 }
 
-// Holds tells whether a parameter is frozen, with its values in the file of Frozen.
+// Holds tells whether a parameter does not train and has its values in the frozen file.
 func (s *Start) Holds(name string) bool {
 	return s.Frozen != nil && !s.recipe.Network.Trains(name) && s.file.HasParameter(name)
 }
