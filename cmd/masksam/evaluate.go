@@ -2,9 +2,9 @@ package main
 
 import (
 	"fmt"
-	"os"
 	"path/filepath"
 
+	"masksam/internal/atomicfile"
 	"masksam/internal/dataset"
 	"masksam/internal/machine"
 	"masksam/internal/remedy"
@@ -25,27 +25,22 @@ type evaluateCmd struct {
 
 func (c *evaluateCmd) Run(a *app) error {
 	if c.DatasetJSON == "" {
-		if !exists(c.Prediction) {
+		if !atomicfile.Exists(c.Prediction) {
 			return fmt.Errorf("there is no folder %s of predicted label maps", c.Prediction)
 		}
 		c.DatasetJSON = filepath.Join(c.Prediction, dataset.FileName)
-		if exists(c.Prediction) && exists(c.Reference) && !exists(c.DatasetJSON) {
+		if atomicfile.Exists(c.Prediction) && atomicfile.Exists(c.Reference) && !atomicfile.Exists(c.DatasetJSON) {
 			return remedy.Add(fmt.Errorf("%s is missing: the predictions' folder has no dataset.json, which names the labels", c.DatasetJSON),
 				"name the dataset's with ", remedy.DatasetJSON)
 		}
 	}
 	if c.PlansJSON == "" {
-		if path := filepath.Join(c.Prediction, "plans.json"); exists(path) {
+		if path := filepath.Join(c.Prediction, "plans.json"); atomicfile.Exists(path) {
 			c.PlansJSON = path
 		}
 	}
 	return a.evaluate(steps.EvaluateOptions{Reference: c.Reference, Prediction: c.Prediction, Dataset: c.DatasetJSON,
 		Plans: c.PlansJSON, Out: c.Output, Chill: c.Chill, Work: a.work(c.Workers, c.Memory)})
-}
-
-func exists(path string) bool {
-	_, err := os.Stat(path)
-	return err == nil
 }
 
 func (a *app) evaluate(o steps.EvaluateOptions) error {

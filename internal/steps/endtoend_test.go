@@ -12,6 +12,7 @@ import (
 	"strings"
 	"testing"
 
+	"masksam/internal/atomicfile"
 	"masksam/internal/dataset"
 	"masksam/internal/evaluate"
 	"masksam/internal/imageio"
@@ -98,11 +99,6 @@ func boxes(t testing.TB, n int, set ...string) TrainOptions {
 	}
 	return TrainOptions{Roots: roots, Dataset: "778", Plans: planned.Plans, Configuration: "3d_fullres", Fold: "0", Trainer: "small",
 		Device: torch.CPU, Seed: 5}
-}
-
-func exists(path string) bool {
-	_, err := os.Stat(path)
-	return err == nil
 }
 
 // From NIfTI to NIfTI: a tiny MaskSAM learns two boxes. The final validation, made from preprocessed cases, and the
@@ -194,7 +190,7 @@ func TestEndToEnd(t *testing.T) {
 	}
 	for _, name := range []string{"dataset.json", "plans.json", "predict_from_raw_data_args.json",
 		strings.TrimSuffix(filepath.Base(validated[0]), ".nii.gz") + ".npz"} {
-		if !exists(filepath.Join(out, name)) {
+		if !atomicfile.Exists(filepath.Join(out, name)) {
 			t.Errorf("%s is missing", name)
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"masksam/internal/atomicfile"
 	"masksam/internal/dataset"
 	"masksam/internal/evaluate"
 	"masksam/internal/model"
@@ -66,7 +67,7 @@ func TestValidations(t *testing.T) {
 	if s := scored("validation_best"); s.ForegroundMean != inMemory.ForegroundMean {
 		t.Errorf("the same weights score %+v from the checkpoint, %+v from memory", s.ForegroundMean, inMemory.ForegroundMean)
 	}
-	if !exists(model.CheckpointPath(result.Folder, model.Final)) || exists(filepath.Join(result.Folder, "validation")) {
+	if !atomicfile.Exists(model.CheckpointPath(result.Folder, model.Final)) || atomicfile.Exists(filepath.Join(result.Folder, "validation")) {
 		t.Error("want a finished training and no other validation")
 	}
 	labels, err := filepath.Glob(filepath.Join(o.Roots.Preprocessed, "Dataset778_RawBoxes", dataset.GroundTruth, "*"))
@@ -107,7 +108,7 @@ func TestValidations(t *testing.T) {
 			t.Errorf("%v; want %s", err, want)
 		}
 	}
-	if exists(model.FoldDir(result.Model, "1")) {
+	if atomicfile.Exists(model.FoldDir(result.Model, "1")) {
 		t.Error("a refused training made its folder")
 	}
 }
@@ -176,7 +177,7 @@ func TestStopInFinalValidation(t *testing.T) {
 	}
 	o.Progress, o.ValidateOnly = nil, true
 	result, err := Train(t.Context(), o)
-	if err != nil || !exists(filepath.Join(result.Folder, "validation", "summary.json")) {
+	if err != nil || !atomicfile.Exists(filepath.Join(result.Folder, "validation", "summary.json")) {
 		t.Error(err)
 	}
 }
@@ -227,7 +228,7 @@ func TestTooManyLabels(t *testing.T) {
 	_, err = Plan(t.Context(), PlanOptions{FingerprintOptions: FingerprintOptions{Roots: o.Roots, Dataset: "778"},
 		RecipeOptions: RecipeOptions{Recipe: "small", Set: shrunk}})
 	refused("planning", err)
-	if exists(o.Roots.Results) {
+	if atomicfile.Exists(o.Roots.Results) {
 		t.Error("a refused training made its folder")
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"testing"
 
+	"masksam/internal/atomicfile"
 	"masksam/internal/checkpoint"
 	"masksam/internal/goldentest"
 	"masksam/internal/torch"
@@ -24,7 +25,7 @@ func TestGolden(t *testing.T) {
 	for _, name := range kept {
 		t.Run(name, func(t *testing.T) {
 			dir := filepath.Join("testdata", "golden", name)
-			if whole := filepath.Join("..", "..", "..", "shared", "golden", name); exists(whole) {
+			if whole := filepath.Join("..", "..", "..", "shared", "golden", name); atomicfile.Exists(whole) {
 				dir = whole
 			}
 			rows, err := Folder(dir, Options{Device: torch.CPU})
@@ -37,11 +38,6 @@ func TestGolden(t *testing.T) {
 			report(t, rows)
 		})
 	}
-}
-
-func exists(path string) bool {
-	_, err := os.Stat(path)
-	return err == nil
 }
 
 func report(t *testing.T, rows []Row) {
