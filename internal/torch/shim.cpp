@@ -82,13 +82,18 @@ at::Device device_of(int64_t code) {
 // ---- thread-local state --------------------------------------------------------
 
 std::atomic<int> wanted_threads{0};
+thread_local int own_threads = 0; // of this OS thread, in place of wanted_threads; 0: none
 
-// OpenMP keeps the thread count per OS thread, and Go moves between them.
+// OpenMP keeps the thread count per OS thread, and Go moves between them. at::set_num_threads is not used where OpenMP's
+// own function is there: it changes other threads' counts as well and begins a pool of threads that nothing here uses.
+extern "C" void omp_set_num_threads(int) __attribute__((weak));
 void settle_threads() {
   thread_local int settled = 0;
-  const int n = wanted_threads.load(std::memory_order_relaxed);
+  const int n = own_threads > 0 ? own_threads : wanted_threads.load(std::memory_order_relaxed);
   if (n > 0 && settled != n) {
-    at::set_num_threads(n);
+    at::get_num_threads(); // or libtorch sets the thread's count later
+    if (omp_set_num_threads) omp_set_num_threads(n);
+    if (at::get_num_threads() != n) at::set_num_threads(n);
     settled = n;
   }
 }
@@ -838,6 +843,21 @@ OP(ClipGradNorm) {
 }
 
 // in: parameter, momentum buffer, …; nums: lr, momentum, weight decay, nesterov.
+// in: a parameter and another one of its shape, …: each other's gradient moves to the parameter.
+OP(MoveGrads) {
+  for (int i = 0; i + 1 < c.nin; i += 2) {
+    auto to = c[i], from = c[i + 1];
+    auto g = from.grad();
+    if (!g.defined()) continue;
+    from.mutable_grad() = Tensor();
+    if (g.device() != to.device()) g = g.to(to.device());
+    if (to.grad().defined())
+      to.mutable_grad().add_(g);
+    else
+      to.mutable_grad() = g;
+  }
+}
+
 OP(SGDStep) {
   const double lr = c.nums[0], momentum = c.nums[1], decay = c.nums[2];
   for (int i = 0; i + 1 < c.nin; i += 2) {
@@ -1144,7 +1164,16 @@ void shim_set_threads(int n) {
   settle_threads();
 }
 
-int shim_threads(void) { return at::get_num_threads(); }
+int shim_own_threads(int n) {
+  std::swap(own_threads, n);
+  settle_threads();
+  return n;
+}
+
+int shim_threads(void) {
+  settle_threads();
+  return at::get_num_threads();
+}
 
 // Memory that libtorch keeps for later tensors goes back: the heap's to the system, CUDA's to the driver.
 void shim_release_memory(void) {

@@ -27,7 +27,7 @@ typedef struct {
   X(IndexSelect) X(Gather) X(Flip) X(Pad) X(To) X(Detach) X(Clone) X(MatMul) X(Linear) X(Attention)             \
   X(Conv2d) X(Conv3d) X(ConvTranspose2d) X(ConvTranspose3d) X(Softmax) X(LayerNorm) X(ChannelNorm)              \
   X(InstanceNorm) X(AdaptiveAvgPool2d) X(Interpolate) X(GridSample) X(BCEWithLogits) X(CrossEntropy)            \
-  X(Backward) X(Copy) X(LerpInto) X(ScaleGrads) X(ClipGradNorm) X(SGDStep) X(AdamWStep)
+  X(Backward) X(Copy) X(LerpInto) X(ScaleGrads) X(ClipGradNorm) X(MoveGrads) X(SGDStep) X(AdamWStep)
 
 enum {
 #define X(name) op_##name,
@@ -91,6 +91,7 @@ double shim_multiply_add(int kind, int64_t *n);
 // Peak and present bytes of CUDA's allocator, from libtorch 2.9 on; -1 where unknown. reset: the peak begins anew.
 int64_t shim_cuda_peak(int device, int reset);
 void shim_set_threads(int n);
+int shim_own_threads(int n); // of the calling OS thread alone, 0 for all threads' number; returns what it was
 int shim_threads(void);
 void shim_release_memory(void);
 const char *shim_version(void);
