@@ -76,8 +76,14 @@ int dtype_code(at::ScalarType t) {
 
 bool is_half(const Tensor &x) { return x.scalar_type() == at::kBFloat16 || x.scalar_type() == at::kHalf; }
 
+#ifdef MASKSAM_TEST_DEVICE // of testdevice.cpp, in the place of CUDA
+constexpr auto accelerator = at::kPrivateUse1;
+#else
+constexpr auto accelerator = at::kCUDA;
+#endif
+
 at::Device device_of(int64_t code) {
-  return code < 0 ? at::Device(at::kCPU) : at::Device(at::kCUDA, c10::DeviceIndex(code));
+  return code < 0 ? at::Device(at::kCPU) : at::Device(accelerator, c10::DeviceIndex(code));
 }
 
 // ---- thread-local state --------------------------------------------------------
@@ -1175,7 +1181,7 @@ shim_error *shim_describe(handle t, shim_info *info) {
     TORCH_CHECK(x.dim() <= SHIM_MAX_RANK, "more than ", int(SHIM_MAX_RANK), " dimensions");
     info->rank = int(x.dim());
     info->dtype = dtype_code(x.scalar_type());
-    info->device = x.is_cuda() ? x.get_device() : -1;
+    info->device = x.device().type() == accelerator ? x.get_device() : -1;
     for (int i = 0; i < info->rank; i++) {
       info->shape[i] = x.size(i);
       info->stride[i] = x.stride(i);
@@ -1232,7 +1238,7 @@ int shim_threads(void) {
 void shim_release_memory(void) {
 #if TORCH_AT_LEAST(2, 9)
   shim_error_free(guard([] {
-    if (shim_cuda_count() > 0 && c10::GetAllocator(at::kCUDA)) c10::getDeviceAllocator(at::kCUDA)->emptyCache();
+    if (shim_cuda_count() > 0 && c10::GetAllocator(accelerator)) c10::getDeviceAllocator(accelerator)->emptyCache();
   }));
 #endif
 #ifdef __GLIBC__
@@ -1259,7 +1265,7 @@ const char *shim_cpu_capability(void) {
 int shim_cuda_count(void) {
   int n = 0;
   auto *e = guard([&] {
-    if (c10::impl::hasDeviceGuardImpl(at::kCUDA)) n = c10::impl::VirtualGuardImpl(at::kCUDA).deviceCount();
+    if (c10::impl::hasDeviceGuardImpl(accelerator)) n = c10::impl::VirtualGuardImpl(accelerator).deviceCount();
   });
   shim_error_free(e);
   return n;
