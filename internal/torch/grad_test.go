@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -59,6 +60,19 @@ func convOp(name string, transposed bool, x, w []int, c Conv) diffOp {
 			return s.Conv2d(x[0], x[1], x[2], c)
 		}
 		return s.Conv3d(x[0], x[1], x[2], c)
+	}}
+}
+
+// blockOp is a block of maps xs, joined, with the given kernel to so many channels.
+func blockOp(name string, kernel []int, out int, slope float64, xs ...[]int) diffOp {
+	in := 0
+	for _, x := range xs {
+		in += x[1]
+	}
+	shapes := append(slices.Clone(xs), append([]int{out, in}, kernel...), []int{out}, []int{out}, []int{out})
+	return diffOp{name: name, shapes: shapes, params: 4, varying: true, f: func(s *Scope, x []*Tensor) *Tensor {
+		p := x[len(xs):]
+		return s.ConvBlock(x[:len(xs)], [2]*Tensor{p[0], p[1]}, [2]*Tensor{p[2], p[3]}, 1e-5, slope)
 	}}
 }
 
@@ -165,6 +179,14 @@ var diffOps = []diffOp{
 		f: func(s *Scope, x []*Tensor) *Tensor { return s.InstanceNorm(x[0], x[1], x[2], 1e-5) }},
 	{name: "InstanceNorm/plain", shapes: dims([]int{2, 4, 5, 6}), varying: true,
 		f: func(s *Scope, x []*Tensor) *Tensor { return s.InstanceNorm(x[0], nil, nil, 1e-5) }},
+	blockOp("ConvBlock", []int{1, 3, 3}, 4, 0.01, []int{2, 3, 2, 5, 6}),
+	blockOp("ConvBlock/joined", []int{3, 3, 3}, 5, 0.01, []int{2, 3, 3, 4, 7}, []int{2, 2, 3, 4, 7}, []int{2, 1, 3, 4, 7}),
+	blockOp("ConvBlock/no activation", []int{3, 3, 3}, 9, 1, []int{1, 8, 1, 3, 17}),
+	blockOp("ConvBlock/ReLU", []int{3, 1, 1}, 3, 0, []int{2, 3, 4, 3, 2}),
+	blockOp("ConvBlock/1x1x1", []int{1, 1, 1}, 3, 0.1, []int{2, 3, 4, 3, 2}),
+	blockOp("ConvBlock/weight of the norm near 0", []int{1, 3, 3}, 4, 0.01, []int{1, 3, 2, 5, 6}).over(func(r *rand.Rand) float64 {
+		return math.Copysign(math.Pow(10, -3*r.Float64()), r.NormFloat64())
+	}),
 	{name: "AdaptiveAvgPool2d", shapes: dims([]int{2, 8, 7, 6}),
 		f: func(s *Scope, x []*Tensor) *Tensor { return s.AdaptiveAvgPool2d(x[0], 3, 2) }},
 

@@ -3,7 +3,10 @@ package torch
 // #include "shim.h"
 import "C"
 
-import "fmt"
+import (
+	"fmt"
+	"slices"
+)
 
 // MatMul is the matrix product over the last two dimensions (…,n,k)·(…,k,m),
 // the others broadcasting; vectors as in PyTorch.
@@ -88,6 +91,15 @@ func (s *Scope) ChannelNorm(x, w, b *Tensor, eps float64) *Tensor {
 // variance, then scales by w (C) and adds b (C), each of which may be nil.
 func (s *Scope) InstanceNorm(x, w, b *Tensor, eps float64) *Tensor {
 	return s.op(C.op_InstanceNorm, ts{x, w, b}, nil, eps)
+}
+
+// ConvBlock is LeakyReLU(InstanceNorm(Conv3d(x, conv), norm, eps), slope) of the maps xs (B,·,T,H,W) joined along their
+// channels, with stride 1 and the padding that keeps an odd kernel's size; conv and norm are weight and bias, of which the
+// biases and the norm's weight may be nil, and a slope of 1 leaves the activation out. On a CPU a float32 call holds none
+// of the steps between, and a graph keeps xs and the result alone: the steps follow from it, except where the norm's bias
+// is 64 times its weight or the slope is 0.
+func (s *Scope) ConvBlock(xs []*Tensor, conv, norm [2]*Tensor, eps, slope float64) *Tensor {
+	return s.op(C.op_ConvBlock, append(slices.Clone(ts(xs)), conv[0], conv[1], norm[0], norm[1]), nil, eps, slope)
 }
 
 // AdaptiveAvgPool2d averages (B,C,H,W) to (B,C,h,w).

@@ -26,8 +26,9 @@ typedef struct {
   X(Permute) X(Transpose) X(Expand) X(Squeeze) X(Unsqueeze) X(Cat) X(Stack) X(Slice) X(Select)                  \
   X(IndexSelect) X(Gather) X(Flip) X(Pad) X(To) X(Detach) X(Clone) X(MatMul) X(Linear) X(Attention)             \
   X(Conv2d) X(Conv3d) X(ConvTranspose2d) X(ConvTranspose3d) X(Softmax) X(LayerNorm) X(ChannelNorm)              \
-  X(InstanceNorm) X(AdaptiveAvgPool2d) X(Interpolate) X(GridSample) X(BCEWithLogits) X(CrossEntropy)            \
-  X(Backward) X(Copy) X(LerpInto) X(ScaleGrads) X(ClipGradNorm) X(MoveGrads) X(SGDStep) X(AdamWStep)
+  X(InstanceNorm) X(ConvBlock) X(AdaptiveAvgPool2d) X(Interpolate) X(GridSample) X(BCEWithLogits)               \
+  X(CrossEntropy) X(Backward) X(Copy) X(LerpInto) X(ScaleGrads) X(ClipGradNorm) X(MoveGrads) X(SGDStep)         \
+  X(AdamWStep)
 
 enum {
 #define X(name) op_##name,
