@@ -113,6 +113,10 @@ var diffOps = []diffOp{
 	{name: "Stack", shapes: dims([]int{3, 5, 4}, []int{3, 5, 4}), f: func(s *Scope, x []*Tensor) *Tensor { return s.Stack(-1, x...) }},
 	unary("Slice", func(s *Scope, x *Tensor) *Tensor { return s.Slice(x, -1, 1, 100, 3) }),
 	unary("Select", func(s *Scope, x *Tensor) *Tensor { return s.Select(x, 1, -2) }),
+	{name: "Unbind3", shapes: dims([]int{2, 5, 3, 4}), f: func(s *Scope, x []*Tensor) *Tensor {
+		a, b, c := s.Unbind3(x[0], 2)
+		return s.Sub(s.Mul(a, b), c)
+	}},
 	unary("IndexSelect", func(s *Scope, x *Tensor) *Tensor {
 		return s.IndexSelect(x, 1, s.Int64s(CPU, []int64{4, 0, 0}, 3))
 	}),
@@ -129,11 +133,19 @@ var diffOps = []diffOp{
 	{name: "Linear", shapes: dims([]int{3, 6, 8}, []int{16, 8}, []int{16}), params: 2,
 		f: func(s *Scope, x []*Tensor) *Tensor { return s.Linear(x[0], x[1], x[2]) }},
 	{name: "Attention", shapes: dims([]int{2, 3, 10, 8}, []int{2, 3, 12, 8}, []int{2, 3, 12, 6}), f: func(s *Scope, x []*Tensor) *Tensor {
-		return s.Attention(x[0], x[1], x[2], 0.35)
+		return s.Attention(x[0], x[1], x[2], nil, nil, 0.35)
+	}},
+	{name: "Attention/relative positions", shapes: dims([]int{2, 3, 12, 8}, []int{2, 3, 12, 8}, []int{2, 3, 12, 5}, []int{2, 3, 12, 3}, []int{2, 3, 12, 4}),
+		f: func(s *Scope, x []*Tensor) *Tensor { return s.Attention(x[0], x[1], x[2], x[3], x[4], 0.35) }},
+	{name: "Attention/more queries than a vector has lanes", shapes: dims([]int{3, 37, 7}, []int{3, 6, 7}, []int{3, 6, 7}, []int{3, 37, 2}, []int{3, 37, 3}),
+		f: func(s *Scope, x []*Tensor) *Tensor { return s.Attention(x[0], x[1], x[2], x[3], x[4], 0.35) }},
+	{name: "Attention/heads by strides", shapes: dims([]int{2, 4, 3, 3, 8}), f: func(s *Scope, x []*Tensor) *Tensor {
+		q, k, v := s.Unbind3(x[0], 2)
+		return s.Attention(s.Transpose(q, 1, 2), s.Transpose(k, 1, 2), s.Transpose(v, 1, 2), nil, nil, 0.35)
 	}},
 	{name: "Attention/few tokens", shapes: dims([]int{3, 3, 4, 8}, []int{3, 3, 5, 8}, []int{3, 3, 5, 8}),
 		f: func(s *Scope, x []*Tensor) *Tensor {
-			return s.Attention(x[0], x[1], x[2], 0.35)
+			return s.Attention(x[0], x[1], x[2], nil, nil, 0.35)
 		}},
 
 	convOp("Conv2d", false, []int{2, 4, 9, 8}, []int{6, 4, 3, 3}, Conv{Pad: []int{1}}),

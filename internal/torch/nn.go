@@ -15,12 +15,13 @@ func (s *Scope) MatMul(a, b *Tensor) *Tensor { return s.op(C.op_MatMul, ts{a, b}
 // Linear is x·wᵀ + b for x (…,in), w (out,in) and b (out) or nil.
 func (s *Scope) Linear(x, w, b *Tensor) *Tensor { return s.op(C.op_Linear, ts{x, w, b}, nil) }
 
-// Attention is softmax(q·kᵀ·scale)·v for q (…,N,d), k (…,M,d) and v (…,M,e); the result is (…,N,e). Beside it, on a
-// CPU, a float32 call needs memory for at most 2²² logits (16 MB) at a time, of …·N·M in all, and a graph holds q, k
-// and v alone; up to 2²⁵ logits (128 MB) a recorded call holds all of them, which is faster. On CUDA libtorch's fused
-// kernels hold none.
-func (s *Scope) Attention(q, k, v *Tensor, scale float64) *Tensor {
-	return s.op(C.op_Attention, ts{q, k, v}, nil, scale)
+// Attention is softmax(q·kᵀ·scale + bias)·v for q (…,N,d), k (…,M,d) and v (…,M,e); the result is (…,N,e). The bias of
+// query i and key j is relH[i, j/columns] + relW[i, j%columns], for relH (…,N,rows) and relW (…,N,columns) with
+// rows·columns = M, or 0 where both are nil: SAM's decomposed relative positions. No N·M logits are ever in memory, and a
+// graph holds the arguments, the result and N numbers. Heads may be split by strides alone: q, k, v and their gradients,
+// and the result, need not be dense but along the last axis. Under autocast types of two bytes are added up in float32.
+func (s *Scope) Attention(q, k, v, relH, relW *Tensor, scale float64) *Tensor {
+	return s.op(C.op_Attention, ts{q, k, v, relH, relW}, nil, scale)
 }
 
 // Conv says how a convolution moves. A slice of one element holds for every spatial dimension; nil is 1 for Stride and

@@ -3,6 +3,7 @@
 // libtorch 1.13 and 2.x share; what differs sits behind TORCH_VERSION guards.
 #include "kernels.h"
 #include "shim.h"
+#include "attention.h"
 
 #include <ATen/ATen.h>
 #include <ATen/Dispatch.h>
@@ -283,7 +284,7 @@ struct Call {
   // The ith tensor in autocast's dtype, if that is on.
   Tensor narrowed(int i) const {
     Tensor x = (*this)[i];
-    return autocast && x.is_floating_point() ? x.to(dtypes[autocast]) : x;
+    return autocast && x.defined() && x.is_floating_point() ? x.to(dtypes[autocast]) : x;
   }
   // The ith tensor, in float32 if autocast made it narrower: for what CUDA's autocast
   // computes in float32 and the CPU's leaves as it is, or knows in one dtype only.
@@ -395,6 +396,11 @@ OP(Cat) { c.ret(at::cat(c.all(), c.ints[0])); }
 OP(Stack) { c.ret(at::stack(c.all(), c.ints[0])); }
 OP(Slice) { c.ret(at::slice(c[0], c.ints[0], c.ints[1], c.ints[2], c.ints[3])); }
 OP(Select) { c.ret(at::select(c[0], c.ints[0], c.ints[1])); }
+OP(Unbind3) {
+  const auto parts = at::unbind(c[0], c.ints[0]);
+  TORCH_CHECK(parts.size() == 3, "want three slices, not ", parts.size());
+  for (const auto &x : parts) c.ret(x);
+}
 OP(IndexSelect) { c.ret(at::index_select(c[0], c.ints[0], c[1])); }
 OP(Gather) { c.ret(at::gather(c[0], c.ints[0], c[1])); }
 OP(Flip) { c.ret(at::flip(c[0], c.rest())); }
@@ -411,66 +417,136 @@ OP(Clone) { c.ret(c[0].clone()); }
 BINARY(MatMul, at::matmul)
 OP(Linear) { c.ret(at::linear(c[0], c[1], c.maybe(2))); }
 
-// Softmax attention of flat heads q (G,N,d), scaled already, k (G,M,d), v (G,M,e)
-// over blocks of the G×N×M logits, which are never whole in memory: the gradient
-// computes each block again.
+// Softmax attention of heads (B,H,N,d) by attention.cpp's tiles. What it saves is linear in the tokens.
 struct TiledAttention : torch::autograd::Function<TiledAttention> {
-  static int64_t block() { return own_kernels == 2 ? 64 : 1 << 22; } // logits at a time
-  // Logits a graph may hold: below, computing them twice costs more than it saves.
-  static int64_t whole() { return own_kernels == 2 ? 64 : 1 << 25; }
-
-  // Calls f with ranges of heads and of queries that cover all.
-  template <typename F> static void blocks(const Tensor &q, const Tensor &k, F &&f) {
-    const int64_t heads = q.size(0), n = q.size(1), m = std::max<int64_t>(k.size(1), 1);
-    const int64_t rows = std::clamp<int64_t>(block() / m, 1, n), some = rows < n ? 1 : std::clamp<int64_t>(block() / (n * m), 1, heads);
-    for (int64_t h = 0; h < heads; h += some)
-      for (int64_t i = 0; i < n; i += rows) f(h, std::min(some, heads - h), i, std::min(rows, n - i));
+  template <typename T> static kernels::Rows<const T> rows(const Tensor &x) {
+    if (!x.defined()) return {};
+    return {x.data_ptr<T>(), x.stride(0), x.stride(1), x.stride(2)};
+  }
+  template <typename T> static kernels::Rows<T> written(const Tensor &x) {
+    if (!x.defined()) return {};
+    return {x.data_ptr<T>(), x.stride(0), x.stride(1), x.stride(2)};
+  }
+  // In the type of the computation, rows dense.
+  static Tensor dense(const Tensor &x, at::ScalarType t) {
+    if (!x.defined()) return x;
+    const auto y = x.to(t);
+    return y.stride(-1) == 1 || y.size(-1) == 1 ? y : y.contiguous();
+  }
+  // An empty tensor of x's shape in which the heads of a token lie side by side, as linear layers read and write them.
+  static Tensor beside(IntArrayRef shape, at::TensorOptions o) {
+    return at::empty({shape[0], shape[2], shape[1], shape[3]}, o).transpose(1, 2);
+  }
+  template <typename T>
+  static kernels::Attention<T> problem(const Tensor &q, const Tensor &k, const Tensor &v, const Tensor &rel_h, const Tensor &rel_w, const Tensor &y, const Tensor &lse, double scale) {
+    const bool tiny = own_kernels == 2;
+    return {q.size(0), q.size(1), q.size(2), k.size(2), q.size(3), v.size(3), rel_w.defined() ? rel_w.size(3) : 0, T(scale), tiny ? 1 : 0, tiny ? 5 : 0,
+            rows<T>(q), rows<T>(k), rows<T>(v), rows<T>(rel_h), rows<T>(rel_w), written<T>(y), lse.data_ptr<T>()};
   }
 
-  static Tensor forward(AutogradContext *ctx, const Tensor &q, const Tensor &k, const Tensor &v) {
-    ctx->save_for_backward({q, k, v});
-    auto y = at::empty({q.size(0), q.size(1), v.size(2)}, v.options());
-    blocks(q, k, [&](int64_t h, int64_t hs, int64_t i, int64_t is) {
-      auto p = at::softmax(at::bmm(q.narrow(0, h, hs).narrow(1, i, is), k.narrow(0, h, hs).transpose(1, 2)), -1);
-      y.narrow(0, h, hs).narrow(1, i, is).copy_(at::bmm(p, v.narrow(0, h, hs)));
+  static Tensor forward(AutogradContext *ctx, const Tensor &q, const Tensor &k, const Tensor &v, const MaybeTensor &rel_h, const MaybeTensor &rel_w, double scale) {
+    const auto t = is_half(q) ? at::kFloat : q.scalar_type();
+    const auto qd = dense(q, t), kd = dense(k, t), vd = dense(v, t), h = dense(rel_h ? *rel_h : Tensor(), t), w = dense(rel_w ? *rel_w : Tensor(), t);
+    const auto y = beside({q.size(0), q.size(1), q.size(2), v.size(3)}, qd.options());
+    const auto lse = at::empty({q.size(0), q.size(1), q.size(2)}, qd.options());
+    AT_DISPATCH_FLOATING_TYPES(t, "attention", [&] {
+      const auto a = problem<scalar_t>(qd, kd, vd, h, w, y, lse, scale);
+      const int64_t tasks = kernels::forward_tasks(a), work = q.size(0) * q.size(1) * a.N * a.M * (a.d + a.e) / tasks;
+      at::parallel_for(0, tasks, at::internal::GRAIN_SIZE / (work + 1) + 1, [&](int64_t from, int64_t to) { kernels::forward(a, from, to); });
     });
-    return y;
+    const auto out = y.to(q.scalar_type());
+    ctx->save_for_backward({q, k, v, rel_h ? *rel_h : Tensor(), rel_w ? *rel_w : Tensor(), out, lse});
+    ctx->saved_data["scale"] = scale;
+    return out;
   }
 
   static variable_list backward(AutogradContext *ctx, variable_list grads) {
     const auto saved = ctx->get_saved_variables();
-    const auto &q = saved[0], &k = saved[1], &v = saved[2];
-    const auto g = grads[0].to(v.scalar_type());
-    auto dq = at::empty(q.sizes(), q.options()), dk = at::zeros(k.sizes(), k.options()), dv = at::zeros(v.sizes(), v.options());
-    blocks(q, k, [&](int64_t h, int64_t hs, int64_t i, int64_t is) {
-      const auto qb = q.narrow(0, h, hs).narrow(1, i, is), gb = g.narrow(0, h, hs).narrow(1, i, is);
-      const auto kb = k.narrow(0, h, hs), vb = v.narrow(0, h, hs);
-      const auto p = at::softmax(at::bmm(qb, kb.transpose(1, 2)), -1);
-      const auto ds = at::_softmax_backward_data(at::bmm(gb, vb.transpose(1, 2)), p, -1, p.scalar_type());
-      dv.narrow(0, h, hs).baddbmm_(p.transpose(1, 2), gb);
-      dk.narrow(0, h, hs).baddbmm_(ds.transpose(1, 2), qb);
-      dq.narrow(0, h, hs).narrow(1, i, is).copy_(at::bmm(ds, kb));
+    const auto &lse = saved[6];
+    const auto t = lse.scalar_type();
+    Tensor x[6], dx[5];
+    for (int i = 0; i < 6; i++) x[i] = dense(saved[i], t);
+    const auto g = dense(grads[0], t);
+    for (int i = 0; i < 5; i++)
+      if (x[i].defined() && ctx->needs_input_grad(i)) dx[i] = beside(x[i].sizes(), x[i].options());
+    if (dx[3].defined() != dx[4].defined()) // their gradients come together
+      for (int i : {3, 4})
+        if (!dx[i].defined()) dx[i] = beside(x[i].sizes(), x[i].options());
+    const double scale = ctx->saved_data["scale"].toDouble();
+    AT_DISPATCH_FLOATING_TYPES(t, "attention", [&] {
+      const auto a = problem<scalar_t>(x[0], x[1], x[2], x[3], x[4], x[5], lse, scale);
+      const kernels::Gradients<scalar_t> to{rows<scalar_t>(g), written<scalar_t>(dx[0]), written<scalar_t>(dx[1]), written<scalar_t>(dx[2]), written<scalar_t>(dx[3]), written<scalar_t>(dx[4])};
+      const int64_t work = a.N * a.M * 3 * (a.d + a.e);
+      at::parallel_for(0, a.B * a.H, at::internal::GRAIN_SIZE / (work + 1) + 1, [&](int64_t from, int64_t last) { kernels::backward(a, to, from, last); });
     });
-    return {dq, dk, dv};
+    for (int i = 0; i < 5; i++)
+      if (dx[i].defined()) dx[i] = dx[i].to(saved[i].scalar_type());
+    return {dx[0], dx[1], dx[2], dx[3], dx[4], Tensor()};
   }
 };
 
+// Where libtorch has a fused kernel, relative positions go through it as part of the product: q' = [scale·q, rel_h, rel_w]
+// with k' = [k, onehot(row), onehot(column)]. A bias would be N·M numbers for each head, and as many for its gradient; this
+// is linear in the tokens. The fused kernels want widths that are multiples of 8 in types of two bytes, so zeros fill up.
+Tensor attention_by_products(const Tensor &q, const Tensor &k, const Tensor &v, const Tensor &rel_h, const Tensor &rel_w, double scale, bool fused) {
+  std::vector<Tensor> qs{at::mul(q, scale)}, ks{k};
+  if (rel_h.defined()) {
+    const int64_t rows = rel_h.size(-1), columns = rel_w.size(-1), fill = fused ? (8 - (q.size(-1) + rows + columns) % 8) % 8 : 0;
+    auto shape = k.sizes().vec();
+    const auto add = [&](const Tensor &of_token) {
+      shape.back() = of_token.size(-1);
+      ks.push_back(of_token.reshape({shape[shape.size() - 2], -1}).expand(shape));
+    };
+    add(at::eye(rows, k.options()).unsqueeze(1).expand({rows, columns, rows}));
+    add(at::eye(columns, k.options()).expand({rows, columns, columns}));
+    qs.push_back(rel_h.to(q.scalar_type()));
+    qs.push_back(rel_w.to(q.scalar_type()));
+    if (fill) {
+      add(at::zeros({1, 1, 1}, k.options()).expand({rows, columns, fill}));
+      auto wide = q.sizes().vec();
+      wide.back() = fill;
+      qs.push_back(at::zeros(wide, q.options()));
+    }
+  }
+  const auto qq = qs.size() > 1 ? at::cat(qs, -1) : qs[0], kk = ks.size() > 1 ? at::cat(ks, -1) : k;
+#if TORCH_AT_LEAST(2, 1)
+  if (fused && q.is_cuda()) return at::scaled_dot_product_attention(qq, kk, v, {}, 0.0, false, 1.0);
+#endif
+  return at::matmul(at::softmax(at::matmul(qq, kk.transpose(-2, -1)), -1), v);
+}
+
+// in: q, k, v, rel_h, rel_w, the last two or none.
 OP(Attention) {
-  auto q = c.narrowed(0), k = c.narrowed(1), v = c.narrowed(2);
-  q = at::mul(q, c.nums[0]);
-  const int64_t r = q.dim(), n = q.size(-2), m = k.size(-2);
-  const bool flat = r >= 2 && k.dim() == r && v.dim() == r && q.sizes().slice(0, r - 2) == k.sizes().slice(0, r - 2) &&
-                    q.sizes().slice(0, r - 2) == v.sizes().slice(0, r - 2) && k.size(-1) == q.size(-1) && v.size(-2) == m;
-  const bool recorded = at::GradMode::is_enabled() && (q.requires_grad() || k.requires_grad() || v.requires_grad());
-  if (own_kernels && flat && q.is_cpu() && q.numel() > 0 && q.numel() / q.size(-1) * m > (recorded ? TiledAttention::whole() : TiledAttention::block())) {
+  auto q = c.narrowed(0), k = c.narrowed(1), v = c.narrowed(2), rel_h = c.narrowed(3), rel_w = c.narrowed(4);
+  const double scale = c.nums[0];
+  const int64_t r = q.dim();
+  TORCH_CHECK(rel_h.defined() == rel_w.defined() && (!rel_h.defined() || rel_h.size(-1) * rel_w.size(-1) == k.size(-2)), "relative positions for ",
+              rel_h.defined() ? rel_h.size(-1) : 0, " rows and ", rel_w.defined() ? rel_w.size(-1) : 0, " columns do not fit ", k.size(-2), " keys");
+  if (q.is_cuda() || own_kernels == 3) return c.ret(attention_by_products(q, k, v, rel_h, rel_w, scale, true));
+  const auto leads = [&](const Tensor &x) { return x.dim() == r && x.is_cpu() && x.scalar_type() == q.scalar_type() && x.sizes().slice(0, r - 2) == q.sizes().slice(0, r - 2); };
+  const bool own = own_kernels && r >= 2 && leads(q) && leads(k) && leads(v) && k.size(-1) == q.size(-1) && v.size(-2) == k.size(-2) &&
+                   (!rel_h.defined() || (leads(rel_h) && leads(rel_w) && rel_h.size(-2) == q.size(-2) && rel_w.size(-2) == q.size(-2))) &&
+                   at::isFloatingType(q.scalar_type()) && q.numel() > 0 && k.numel() > 0 && v.numel() > 0;
+  if (own) {
+    // Samples, heads: leading axes beyond the two are joined, missing ones added.
+    const auto four = [&](const Tensor &x) {
+      if (!x.defined() || r == 4) return x;
+      return r > 4 ? x.flatten(0, r - 4) : r == 3 ? x.unsqueeze(0) : x.unsqueeze(0).unsqueeze(0);
+    };
+    const auto maybe = [](const Tensor &x) { return x.defined() ? MaybeTensor(x) : MaybeTensor(); };
+    auto y = TiledAttention::apply(four(q), four(k), four(v), maybe(four(rel_h)), maybe(four(rel_w)), scale);
+    if (r == 4) return c.ret(y);
     auto shape = q.sizes().vec();
     shape.back() = v.size(-1);
-    return c.ret(TiledAttention::apply(q.reshape({-1, n, q.size(-1)}), k.reshape({-1, m, k.size(-1)}), v.reshape({-1, m, v.size(-1)})).view(shape));
+    return c.ret(y.reshape(shape));
   }
-#if TORCH_AT_LEAST(2, 1)
-  if (q.is_cuda()) return c.ret(at::scaled_dot_product_attention(q, k, v, {}, 0.0, false, 1.0));
-#endif
-  c.ret(at::matmul(at::softmax(at::matmul(q, k.transpose(-2, -1)), -1), v));
+  if (!rel_h.defined()) return c.ret(attention_by_products(q, k, v, rel_h, rel_w, scale, false));
+  auto logits = at::matmul(at::mul(q, scale), k.transpose(-2, -1));
+  auto shape = logits.sizes().vec();
+  shape.back() = rel_h.size(-1);
+  shape.push_back(rel_w.size(-1));
+  const auto bias = (rel_h.unsqueeze(-1) + rel_w.unsqueeze(-2)).expand(shape);
+  c.ret(at::matmul(at::softmax(logits + bias.reshape(logits.sizes()), -1), v));
 }
 
 // ---- convolution ----------------------------------------------------------------------------------
