@@ -118,7 +118,7 @@ var diffOps = []diffOp{
 		return s.Sub(s.Mul(a, b), c)
 	}},
 	unary("IndexSelect", func(s *Scope, x *Tensor) *Tensor {
-		return s.IndexSelect(x, 1, s.Int64s(CPU, []int64{4, 0, 0}, 3))
+		return s.IndexSelect(x, 1, s.Int64s(device, []int64{4, 0, 0}, 3))
 	}),
 	unary("Gather", func(s *Scope, x *Tensor) *Tensor {
 		return s.Gather(x, 3, s.ArgMax(s.Stack(3, s.Detach(x), s.Neg(s.Detach(x))), 3))
@@ -215,11 +215,11 @@ var diffOps = []diffOp{
 		return s.BCEWithLogits(x[0], s.To(s.GtScalar(s.Detach(x[0]), 0.25), x[0].DType()))
 	}},
 	{name: "CrossEntropy", shapes: dims([]int{4, 7}), f: func(s *Scope, x []*Tensor) *Tensor {
-		return s.CrossEntropy(x[0], s.Int64s(CPU, []int64{6, 0, 3, 3}, 4), nil)
+		return s.CrossEntropy(x[0], s.Int64s(device, []int64{6, 0, 3, 3}, 4), nil)
 	}},
 	{name: "CrossEntropy/weights", shapes: dims([]int{4, 7}), f: func(s *Scope, x []*Tensor) *Tensor {
-		w := s.To(s.Float64s(CPU, []float64{1, 2, 0.5, 1, 1, 0.1, 3}, 7), x[0].DType())
-		return s.CrossEntropy(x[0], s.Int64s(CPU, []int64{6, 0, 2, 3}, 4), w)
+		w := s.To(s.Float64s(device, []float64{1, 2, 0.5, 1, 1, 0.1, 3}, 7), x[0].DType())
+		return s.CrossEntropy(x[0], s.Int64s(device, []int64{6, 0, 2, 3}, 4), w)
 	}},
 }
 
@@ -258,7 +258,7 @@ func draw(s *Scope, o diffOp, seed uint64) []*Tensor {
 		for i := range data {
 			data[i] = dist(r)
 		}
-		xs = append(xs, s.Float64s(CPU, data, shape...))
+		xs = append(xs, s.Float64s(device, data, shape...))
 	}
 	return xs
 }

@@ -108,7 +108,7 @@ void settle_threads() {
 
 void autocast_to(bool on, at::ScalarType dtype) {
 #if TORCH_AT_LEAST(2, 4)
-  for (auto device : {at::kCPU, at::kCUDA}) {
+  for (auto device : {at::kCPU, accelerator}) {
     at::autocast::set_autocast_enabled(device, on);
     if (on) at::autocast::set_autocast_dtype(device, dtype);
   }
