@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"masksam/internal/dataset"
+	"masksam/internal/ranks"
 	"masksam/internal/recipe"
 	"masksam/internal/runlog"
 	"masksam/internal/steps"
@@ -67,14 +68,20 @@ func minutes(n float64) time.Duration { return time.Duration(n * float64(time.Mi
 
 func (a *app) train(device string, how arithmetic, o steps.TrainOptions) (err error) {
 	how.set()
-	if o.Device, err = torch.ParseDevice(device); err != nil {
+	if o.World, err = ranks.FromEnv(os.Getenv); err != nil {
 		return err
 	}
-	o.Progress = a.progress
+	slog.SetDefault(slog.New(o.World.Handler(slog.Default().Handler())))
+	if o.Device, err = torch.ParseDevice(o.World.Device(device)); err != nil {
+		return err
+	}
+	if o.World.Writes() {
+		o.Progress = a.progress
+	}
 	o.Workers = os.Getenv("nnUNet_n_proc_DA")
 	o.Logs.MLflow = runlog.MLflowOf(os.Getenv)
 	result, err := steps.Train(a.ctx, o)
-	if err != nil {
+	if err != nil || !o.World.Writes() {
 		return err
 	}
 	fmt.Fprintf(a.out, "trained %d steps, results in %s\n", result.Steps, result.Folder)

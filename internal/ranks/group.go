@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -27,8 +29,9 @@ var (
 type Group struct {
 	*World
 	peers   []*peer // of rank 0 all others, of another rank 0
-	sharing int
+	mine    welcome
 	torch   *torch.Group
+	keeps   func() bool // whether the torch group is not lost; it is not lost any more afterwards
 	reducer *torch.Reducer
 	of      []*torch.Tensor // the reducer's parameters
 
@@ -62,15 +65,23 @@ func (e *Lost) Error() string {
 	return fmt.Sprintf("rank %d of %d failed: %s", e.Rank, e.Size, e.Why)
 }
 
-// Writes tells whether this process is the one that writes files and tells people: rank 0.
-func (g *Group) Writes() bool { return g == nil || g.Rank == 0 }
+// Writes is World.Writes.
+func (g *Group) Writes() bool { return g == nil || g.World.Writes() }
 
 // Cores are the processors that this process may use at a time, its share where other processes may use the same.
 func (g *Group) Cores() int {
 	if g == nil {
 		return machine.Cores()
 	}
-	return max(machine.Cores()/max(g.sharing, 1), 1)
+	return max(machine.Cores()/g.mine.Sharing, 1)
+}
+
+// Here is the number of processes on this machine.
+func (g *Group) Here() int {
+	if g == nil {
+		return 1
+	}
+	return g.mine.Here
 }
 
 // Range is the range of samples that this process computes of a batch (World.Share).
@@ -102,10 +113,10 @@ func (g *Group) Limit(d time.Duration) {
 // hold takes the torch group, which ends when the group is lost.
 func (g *Group) hold(t *torch.Group) {
 	g.torch = t
-	context.AfterFunc(g.ctx, t.Lose)
+	g.keeps = context.AfterFunc(g.ctx, t.Lose)
 }
 
-// do runs operations of the torch group. Their error is the group's where one is lost.
+// do runs operations of the torch group. An error ends the group, as the others wait for this process.
 func (g *Group) do(fn func()) error {
 	g.busy.Store(0)
 	err := torch.Do(torch.Mode{}, func(*torch.Scope) error {
@@ -113,22 +124,20 @@ func (g *Group) do(fn func()) error {
 		return nil
 	})
 	g.busy.Store(time.Now().UnixNano())
+	if err != nil {
+		pause(g.ctx, 3*time.Second) // the reason may be on its way
+		g.fail(Failure{Rank: g.Rank, Why: err.Error()})
+	}
 	return g.Explain(err)
 }
 
 // Explain is err, or the *Lost where the group is lost, which is then the reason.
 func (g *Group) Explain(err error) error {
-	if g == nil || err == nil {
+	var lost *Lost
+	if g == nil || err == nil || g.ctx.Err() == nil || errors.As(err, &lost) {
 		return err
 	}
-	var refused *torch.Error
-	if errors.As(err, &refused) { // whoever knows better tells soon
-		pause(g.ctx, 3*time.Second)
-	}
-	if g.ctx.Err() != nil {
-		return context.Cause(g.ctx)
-	}
-	return err
+	return context.Cause(g.ctx)
 }
 
 // Sum replaces every value by its sum over the processes.
@@ -326,11 +335,28 @@ func (g *Group) Leave(failed error) {
 		}
 		p.conn.Close()
 	}
-	if g.reducer != nil && g.ctx.Err() == nil {
-		g.reducer.Free()
-	}
-	if g.torch != nil && g.ctx.Err() == nil {
+	if g.torch != nil && g.keeps() {
+		if g.reducer != nil {
+			g.reducer.Free()
+		}
 		g.torch.Free()
 	}
 	g.lose(nil)
+}
+
+// Facts are all values within v, an object in JSON, each by its path behind prefix.
+func Facts(prefix string, v any) (list []Fact) {
+	text, err := json.Marshal(v)
+	var object map[string]json.RawMessage
+	if err != nil || json.Unmarshal(text, &object) != nil {
+		return []Fact{{strings.TrimSuffix(prefix, "."), string(text)}}
+	}
+	for _, name := range slices.Sorted(maps.Keys(object)) {
+		if raw := object[name]; raw[0] == '{' {
+			list = append(list, Facts(prefix+name+".", raw)...)
+		} else {
+			list = append(list, Fact{prefix + name, string(raw)})
+		}
+	}
+	return list
 }

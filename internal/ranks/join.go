@@ -46,7 +46,8 @@ type hello struct {
 type welcome struct {
 	Port    int    // of the store
 	Address string // by which the others reach the process
-	Sharing int    // processes that use the same processors
+	Here    int    // processes on the machine
+	Sharing int    // … that use the same processors
 }
 
 // Join meets the other processes of w, which will sum tensors that are on dev. It waits until all are there, for ten minutes
@@ -78,7 +79,7 @@ func Join(ctx context.Context, w *World, dev torch.Device) (*Group, error) {
 	}
 	mine, err := meet(during, own)
 	if err == nil {
-		g.sharing = mine.Sharing
+		g.mine = mine
 		for _, p := range g.peers {
 			go g.listen(p)
 		}
@@ -196,8 +197,11 @@ func (g *Group) gather(ctx context.Context, own hello) (welcome, error) {
 			w.Address = outside
 		}
 		for _, other := range greetings {
-			if other.Host == h.Host && other.Cores == h.Cores {
-				w.Sharing++
+			if other.Host == h.Host {
+				w.Here++
+				if other.Cores == h.Cores {
+					w.Sharing++
+				}
 			}
 		}
 		welcomes[i] = w

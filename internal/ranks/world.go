@@ -4,9 +4,13 @@
 package ranks
 
 import (
+	"context"
 	"fmt"
+	"log/slog"
 	"strconv"
 	"strings"
+
+	"masksam/internal/torch"
 )
 
 // World says which of how many processes this one is, and where the first is found.
@@ -223,3 +227,42 @@ func expand(name string) ([]string, error) {
 	}
 	return all, nil
 }
+
+// Writes tells whether this process is the one that writes files and tells people: rank 0, or the only one.
+func (w *World) Writes() bool { return w == nil || w.Rank == 0 }
+
+// Name says of an error on which rank it occurred, unless that is the one that people read.
+func (w *World) Name(err error) error {
+	if err == nil || w.Writes() {
+		return err
+	}
+	return fmt.Errorf("rank %d: %w", w.Rank, err)
+}
+
+// Device is the name of the device that this process takes where people leave open which GPU it is: each of a machine's
+// processes takes the GPU of its own number.
+func (w *World) Device(name string) string {
+	if n := torch.CUDACount(); w != nil && n > 0 && (name == "auto" || name == "cuda") {
+		return fmt.Sprint("cuda:", w.Local%n)
+	}
+	return name
+}
+
+// Handler lets h have what this process logs: all of rank 0, of the others warnings and errors with their rank.
+func (w *World) Handler(h slog.Handler) slog.Handler {
+	if w.Writes() {
+		return h
+	}
+	return warnings{h.WithAttrs([]slog.Attr{slog.Int("rank", w.Rank)})}
+}
+
+type warnings struct{ slog.Handler }
+
+func (h warnings) Enabled(ctx context.Context, l slog.Level) bool {
+	return l >= slog.LevelWarn && h.Handler.Enabled(ctx, l)
+}
+
+func (h warnings) WithAttrs(list []slog.Attr) slog.Handler {
+	return warnings{h.Handler.WithAttrs(list)}
+}
+func (h warnings) WithGroup(name string) slog.Handler { return warnings{h.Handler.WithGroup(name)} }

@@ -64,7 +64,9 @@ func (g *Group) Sum(values []float64) {
 }
 
 // Spread gives t, of the same shape and type on every process, the values that it has on process 0.
-func (g *Group) Spread(t *Tensor) { check(C.shim_group_spread(g.h, t.handle("Group.Spread")), "Group.Spread", t) }
+func (g *Group) Spread(t *Tensor) {
+	check(C.shim_group_spread(g.h, t.handle("Group.Spread")), "Group.Spread", t)
+}
 
 // Reducer sums the gradients of parameters over a group while the backward pass still computes others.
 type Reducer struct {

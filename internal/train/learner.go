@@ -23,6 +23,8 @@ type learner struct {
 	seed      uint64
 	net       *masksam.Net
 	replicas  *masksam.Replicas // of net
+	peers     masksam.Peers     // other processes that compute the rest of each batch; nil: none
+	first     int               // sample of each batch that this process computes
 	criterion *masksam.Criterion
 	params    []*torch.Tensor // those that train
 	optimizer *torch.Optimizer
@@ -108,7 +110,7 @@ func (l *learner) widen() error {
 // batch is the computation of a step on a batch. It, with its sampled points, depends on the seed and the step's key alone.
 func (l *learner) batch(b *feed.Batch, key uint64) masksam.Step {
 	return masksam.Step{Criterion: l.criterion, Replicas: l.replicas, Scaler: l.scaler, Parts: l.recipe.Train.Accumulate,
-		Points: masksam.NewPoints(l.seed, key, len(b.Cases), l.recipe.Network.Frames)}
+		Peers: l.peers, Points: masksam.NewPoints(l.seed, key, l.first+len(b.Cases), l.recipe.Network.Frames).Skip(l.first)}
 }
 
 // trainingKey is the key of a training step's points; those of validation are odd.

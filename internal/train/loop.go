@@ -13,6 +13,7 @@ import (
 	"masksam/internal/masksam"
 	"masksam/internal/model"
 	"masksam/internal/progress"
+	"masksam/internal/ranks"
 	"masksam/internal/recipe"
 	"masksam/internal/runlog"
 )
@@ -30,6 +31,7 @@ type run struct {
 	folder      string // of the fold
 	checkpoints bool
 	learner     *learner
+	group       *ranks.Group // that trains; nil: this process alone
 	train, val  *feed.Loader
 	workers     feed.Workers // that make batches
 	state       state
@@ -45,10 +47,19 @@ type run struct {
 	began      float64   // share of the run that was done then
 	spent      clock     // of the epoch under way
 	ticks      int       // of the bar reported so far
+
+	agreed  float64       // minutes, with a group
+	stop    func()        // ends the loop's context
+	longest time.Duration // of a step
 }
 
 // minutes is the time spent in training, earlier parts of a resumed run included.
-func (r *run) minutes() float64 { return r.clockBase + time.Since(r.clockStart).Minutes() }
+func (r *run) minutes() float64 {
+	if r.group != nil {
+		return r.agreed
+	}
+	return r.clockBase + time.Since(r.clockStart).Minutes()
+}
 
 func (r *run) fraction() float64 {
 	return r.recipe.Train.Fraction(r.state.Epoch, r.state.steps(), r.minutes())
@@ -58,7 +69,9 @@ func (r *run) fraction() float64 {
 // returns the error.
 func (r *run) loop(ctx context.Context) error {
 	t := r.recipe.Train
-	r.clockStart, r.clockBase = time.Now(), r.state.Minutes
+	ctx, r.stop = context.WithCancel(ctx)
+	defer r.stop()
+	r.clockStart, r.clockBase, r.agreed = time.Now(), r.state.Minutes, r.state.Minutes
 	r.saved, r.began = r.clockStart, r.fraction()
 	trainStream := r.train.Stream(r.state.Step, r.workers)
 	defer trainStream.Close()
@@ -103,8 +116,12 @@ func (r *run) epoch(ctx context.Context, trainStream, valStream *feed.Stream) er
 	r.log.Print("Epoch", st.Epoch)
 	r.log.Print("Current learning rate:", runlog.Rounded(st.Rate, 5))
 	for st.steps() == 0 || st.steps() < t.Iterations && r.fraction() < 1 {
+		if err := r.meet(ctx); err != nil {
+			return err
+		}
 		start := time.Now()
-		b, err := trainStream.Next(ctx)
+		r.group.Limit(r.patience())
+		b, err := r.next(ctx, trainStream)
 		if err != nil {
 			return err
 		}
@@ -118,6 +135,8 @@ func (r *run) epoch(ctx context.Context, trainStream, valStream *feed.Stream) er
 		if err != nil {
 			return fmt.Errorf("step %d (cases %s): %w", st.Step+1, strings.Join(b.Cases, ", "), err)
 		}
+		r.group.Limit(0)
+		r.longest = max(r.longest, time.Since(start))
 		st.Step++
 		st.Updates = r.learner.updates
 		st.Minutes = r.minutes()
@@ -194,7 +213,10 @@ func (r *run) validate(ctx context.Context, s *feed.Stream) (loss float64, c cou
 	}
 	err = r.learner.withAverage(func() error {
 		for i := range batches {
-			b, err := s.Next(ctx)
+			if err := r.meet(ctx); err != nil {
+				return err
+			}
+			b, err := r.next(ctx, s)
 			if err != nil {
 				return err
 			}
@@ -207,7 +229,10 @@ func (r *run) validate(ctx context.Context, s *feed.Stream) (loss float64, c cou
 			}
 			sum += loss
 		}
-		return nil
+		if err := r.meet(ctx); err != nil {
+			return err
+		}
+		return c.sum(r.group)
 	})
 	return sum / float64(batches), c, err
 }

@@ -3,6 +3,8 @@ package train
 import (
 	"encoding/json"
 	"math"
+
+	"masksam/internal/ranks"
 )
 
 // moving is nnU-Net's exponential moving average of the epoch means (0.9 of the past), but a NaN, an epoch without any
@@ -40,6 +42,22 @@ func (c counts) add(predicted []int64, truth []uint8) {
 			}
 		}
 	}
+}
+
+// sum adds up the counts of all processes.
+func (c counts) sum(g *ranks.Group) error {
+	var all []float64
+	lists := [][]int{c.tp, c.fp, c.fn}
+	for _, l := range lists {
+		for _, n := range l {
+			all = append(all, float64(n))
+		}
+	}
+	err := g.Sum(all)
+	for i, v := range all {
+		lists[i/len(c.tp)][i%len(c.tp)] = int(v)
+	}
+	return err
 }
 
 // dice is 2tp/(2tp+fp+fn) of each class, NaN where nothing is counted, and the mean over the classes with a number.
