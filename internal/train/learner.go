@@ -12,6 +12,7 @@ import (
 	"masksam/internal/model"
 	"masksam/internal/nn"
 	"masksam/internal/recipe"
+	"masksam/internal/runlog"
 	"masksam/internal/torch"
 )
 
@@ -162,12 +163,12 @@ func (l *learner) step(b *feed.Batch, step int, lr float64) (loss float64, ok bo
 }
 
 // validate gives the training criterion on a batch, not finite where the scores are not, and adds its argmax to the counts.
-func (l *learner) validate(b *feed.Batch, key int, c counts) (loss float64, err error) {
+func (l *learner) validate(b *feed.Batch, key int, c runlog.Counts) (loss float64, err error) {
 	of := l.batch(b, uint64(key)<<1|1)
 	defer of.Points.Free()
 	err = torch.Do(torch.Mode{Autocast: l.autocast}, func(s *torch.Scope) error {
 		if loss, l.labels, err = of.Validate(s, b.Image, b.Seg); err == nil && l.labels != nil {
-			c.add(l.labels, b.Seg)
+			c.Add(l.labels, b.Seg)
 		}
 		return err
 	})

@@ -169,7 +169,7 @@ func TestRanksTrainAsOne(t *testing.T) {
 	if _, err := Run(t.Context(), one); err != nil {
 		t.Fatal(err)
 	}
-	for kind, keys := range map[string][]string{"step": {"loss", "gradient_norm"}, "epoch": {"train_loss", "val_loss", "dice"}} {
+	for kind, keys := range map[string][]string{"step": {"loss", "gradient_norm"}, "epoch": {"train_loss", "val_loss", "mean_fg_dice"}} {
 		want, got := logged(t, one, kind, keys...), logged(t, two, kind, keys...)
 		if len(got) != len(want) || len(want) == 0 {
 			t.Fatalf("%d values of %s, want %d", len(got), kind, len(want))

@@ -53,7 +53,7 @@ func (f *Fold) claim() (io.Closer, error) {
 func (f *Fold) begin(r *run, replicas int) (finished int, err error) {
 	r.state = state{
 		Meta: model.Meta{Version: model.MetaVersion, Configuration: f.Configuration.Name, Fold: f.options.Fold, Recipe: f.Recipe},
-		Seed: f.options.Seed, BestEMA: number(math.NaN()),
+		Seed: f.options.Seed, BestEMA: runlog.Number(math.NaN()),
 	}
 	if r.state.Orientations, err = f.Store.Orientations(); err != nil {
 		return 0, err
