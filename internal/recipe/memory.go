@@ -93,14 +93,22 @@ type Split struct {
 	Replicas int // on all devices together, which take them in turn; 0: as many as Spare finds best
 }
 
-// Splits tells whether a batch can be split so; the error says which number is beyond which.
+// Splits tells whether the samples that are computed at a time can be split so; the error says which number is beyond which.
 func (r Recipe) Splits(s Split) error {
-	switch n := r.Batch / max(r.Train.Accumulate, 1); {
-	case s.Devices > n || s.Replicas > n:
-		return fmt.Errorf("%d patches are computed at a time: they cannot be split over %d replicas of the network", n,
-			max(s.Devices, s.Replicas))
-	case s.Replicas > 0 && s.Replicas < s.Devices:
-		return fmt.Errorf("%d devices need a replica of the network each, %d are asked for", s.Devices, s.Replicas)
+	n := r.Batch / max(r.Train.Accumulate, 1)
+	text := fmt.Sprintf("batches of %d", r.Batch)
+	if n < r.Batch {
+		text = fmt.Sprintf("batches of %d in parts of %d", r.Batch, n)
+	}
+	switch {
+	case s.Devices > n:
+		return fmt.Errorf("%s cannot be split over %d devices: each needs a patch at a time", text, s.Devices)
+	case s.Replicas > n:
+		return remedy.Add(fmt.Errorf("%s cannot be split over %d replicas of the network: each needs a patch at a time", text,
+			s.Replicas), "ask for fewer with ", remedy.Replicas.With(fmt.Sprint(n)))
+	case s.Replicas != 0 && s.Replicas < max(s.Devices, 1):
+		return remedy.Add(fmt.Errorf("%d devices need as many replicas of the network, not %d", s.Devices, s.Replicas),
+			"ask for more with ", remedy.Replicas.With(fmt.Sprint(s.Devices)))
 	}
 	return nil
 }

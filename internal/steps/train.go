@@ -38,8 +38,10 @@ type TrainOptions struct {
 	Set           []string      // KEY=VALUE overrides of training
 	Budget        time.Duration // wall time of training; 0: the recipe's
 
-	Device torch.Device
-	Seed   uint64 // of weights, batches and sampled points
+	Device   torch.Device
+	Beside   []torch.Device // that share each batch with it
+	Replicas int            // of the network, as train.Options says
+	Seed     uint64         // of weights, batches and sampled points
 
 	Weights    string // file of SAM's weights to begin with; model.NoWeights: from scratch; empty: found by weights.Find
 	Pretrained string // MaskSAM checkpoint to begin with instead; empty: none
@@ -113,7 +115,9 @@ func Train(ctx context.Context, o TrainOptions) (out *Trained, err error) {
 }
 
 func (o TrainOptions) train(ctx context.Context, group *ranks.Group) (_ *Trained, err error) {
-	o.Progress = progress.OrNop(o.Progress)
+	if o.Progress = progress.OrNop(o.Progress); !group.Writes() {
+		o.Progress = progress.Nop
+	}
 	if err := planMissing(o.Roots, o.Dataset, o.Trainer, o.Plans); err != nil {
 		return nil, err
 	}
@@ -129,9 +133,9 @@ func (o TrainOptions) train(ctx context.Context, group *ranks.Group) (_ *Trained
 	// One OS thread for training and validation: OpenMP keeps a pool of workers for each thread that computes.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	fold, err := train.Open(t, train.Options{Results: results, Fold: o.Fold, Device: o.Device, Seed: o.Seed,
-		Weights: o.Weights, Pretrained: o.Pretrained, Continue: o.Continue, NoCheckpoints: o.NoCheckpoints, Workers: o.Workers, Logs: o.Logs,
-		Group: group, Progress: o.Progress})
+	fold, err := train.Open(t, train.Options{Results: results, Fold: o.Fold, Device: o.Device,
+		Beside: o.Beside, Replicas: o.Replicas, Seed: o.Seed, Group: group,
+		Weights: o.Weights, Pretrained: o.Pretrained, Continue: o.Continue, NoCheckpoints: o.NoCheckpoints, Workers: o.Workers, Logs: o.Logs, Progress: o.Progress})
 	if err != nil {
 		return nil, err
 	}

@@ -95,13 +95,16 @@ at::Device device_of(int64_t code) {
 std::atomic<int> wanted_threads{0};
 thread_local int own_threads = 0; // of this OS thread, in place of wanted_threads; 0: none
 
-// OpenMP keeps the thread count per OS thread, and Go moves between them.
+// OpenMP keeps the thread count per OS thread, and Go moves between them. at::set_num_threads is not used where OpenMP's
+// own function is there: it changes other threads' counts as well and begins a pool of threads that nothing here uses.
+extern "C" void omp_set_num_threads(int) __attribute__((weak));
 void settle_threads() {
   thread_local int settled = 0;
   const int n = own_threads > 0 ? own_threads : wanted_threads.load(std::memory_order_relaxed);
   if (n > 0 && settled != n) {
-    at::get_num_threads(); // gives a new thread the number that another one has set last
-    at::set_num_threads(n);
+    at::get_num_threads(); // or libtorch sets the thread's count later
+    if (omp_set_num_threads) omp_set_num_threads(n);
+    if (at::get_num_threads() != n) at::set_num_threads(n);
     settled = n;
   }
 }
