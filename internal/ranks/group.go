@@ -41,6 +41,8 @@ type Group struct {
 	mu   sync.Mutex
 	over bool // this process leaves
 
+	agreed bool // all processes end
+
 	limit atomic.Int64 // nanoseconds that this process may be busy between two sums; 0: any
 	busy  atomic.Int64 // since when it is, by Unix time; 0: it waits
 }
@@ -316,21 +318,25 @@ func (g *Group) fail(f Failure) {
 	g.lose(&Lost{f, g.Size})
 }
 
-// Leave ends this process's part: with failed nil when the work is done, on all processes, else they end with that error. It
-// keeps their connections until the process ends only as long as is needed to tell.
+// Disband tells that all processes have agreed to end here, so that an error with which this one leaves is none of the
+// others'.
+func (g *Group) Disband() { g.agreed = true }
+
+// Leave ends this process's part: with failed nil when the work is done, on all processes, else the others end with that
+// error.
 func (g *Group) Leave(failed error) {
 	if g == nil {
 		return
 	}
 	var lost *Lost
-	if failed != nil && !errors.As(failed, &lost) {
+	if failed != nil && !g.agreed && !errors.As(failed, &lost) {
 		g.fail(Failure{Rank: g.Rank, Why: failed.Error()})
 	}
 	g.mu.Lock()
 	g.over = true
 	g.mu.Unlock()
 	for _, p := range g.peers {
-		if failed == nil {
+		if failed == nil || g.agreed {
 			p.send(message{Left: true})
 		}
 		p.conn.Close()

@@ -179,7 +179,7 @@ func (o TrainOptions) train(ctx context.Context, group *ranks.Group) (_ *Trained
 	})
 	if err != nil {
 		if ctx.Err() != nil {
-			err = fmt.Errorf("training is done, its final validation was stopped: %w", ctx.Err())
+			err = fmt.Errorf("training is done, its final validation was stopped: %w", context.Cause(ctx))
 			err = remedy.Add(err, "validate it with ", remedy.Validate)
 		}
 		return nil, err

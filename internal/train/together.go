@@ -20,6 +20,9 @@ func (f *Fold) own() (r recipe.Recipe, first int, err error) {
 		return r, 0, fmt.Errorf("train %s: %w", f.Name, err)
 	}
 	r.Batch = end - first
+	if g := f.options.Group; g != nil {
+		f.notes = append(f.notes, fmt.Sprintf("%d processes share each batch.", g.Size))
+	}
 	for r.Train.Accumulate > 1 && (r.Train.Accumulate > r.Batch || r.Batch%r.Train.Accumulate > 0) {
 		r.Train.Accumulate--
 	}
@@ -90,6 +93,7 @@ func (r *run) meet(ctx context.Context) error {
 	}
 	if r.agreed = v[0]; v[1] > 0 {
 		r.stop()
+		r.group.Disband()
 		return context.Canceled
 	}
 	return nil
