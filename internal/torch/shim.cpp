@@ -1,6 +1,7 @@
 // The one C++ file of the project: a table of libtorch operations behind the C
 // interface of shim.h. No exception leaves it. It keeps to at:: functions that
 // libtorch 1.13 and 2.x share; what differs sits behind TORCH_VERSION guards.
+#include "kernels.h"
 #include "shim.h"
 
 #include <ATen/ATen.h>
@@ -8,6 +9,7 @@
 #include <ATen/Parallel.h>
 #include <ATen/Version.h>
 #include <ATen/autocast_mode.h>
+#include <ATen/record_function.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 #include <torch/version.h>
 #include <dlfcn.h>
@@ -25,11 +27,16 @@
 #include <cmath>
 #include <cstring>
 #include <future>
+#include <map>
 #include <memory>
 #include <mutex>
+#include <numeric>
 #include <string>
 #include <thread>
 #include <vector>
+#ifdef __x86_64__
+#include <immintrin.h>
+#endif
 
 #define TORCH_AT_LEAST(major, minor)                                           \
   (TORCH_VERSION_MAJOR > (major) ||                                            \
@@ -86,8 +93,14 @@ int dtype_code(at::ScalarType t) {
 
 bool is_half(const Tensor &x) { return x.scalar_type() == at::kBFloat16 || x.scalar_type() == at::kHalf; }
 
+#ifdef MASKSAM_TEST_DEVICE // of testdevice.cpp, in the place of CUDA
+constexpr auto accelerator = at::kPrivateUse1;
+#else
+constexpr auto accelerator = at::kCUDA;
+#endif
+
 at::Device device_of(int64_t code) {
-  return code < 0 ? at::Device(at::kCPU) : at::Device(at::kCUDA, c10::DeviceIndex(code));
+  return code < 0 ? at::Device(at::kCPU) : at::Device(accelerator, c10::DeviceIndex(code));
 }
 
 // ---- thread-local state --------------------------------------------------------
@@ -132,8 +145,16 @@ std::atomic<int> own_kernels{1};
 // Memory of large tensors goes back to one heap, not to the system: with glibc's
 // defaults each tensor beyond 32 MB costs a page fault per 4 KB every time it is
 // made, more than half the time of elementwise operations.
+void keep_memory(bool keep) {
 #ifdef __GLIBC__
-const int kept_memory = mallopt(M_MMAP_MAX, 0) + mallopt(M_ARENA_MAX, 1) + mallopt(M_TRIM_THRESHOLD, 1 << 30);
+  // glibc's thresholds move by default, up to these after the first large tensors.
+  mallopt(M_MMAP_THRESHOLD, 32 << 20);
+  mallopt(M_MMAP_MAX, keep ? 0 : 65536);
+  mallopt(M_TRIM_THRESHOLD, keep ? 1 << 30 : 64 << 20);
+#endif
+}
+#ifdef __GLIBC__
+const int kept_memory = (keep_memory(true), mallopt(M_ARENA_MAX, 1));
 #endif
 
 // Two settings that libraries read from the environment while they are loaded, so the program begins anew with them,
@@ -334,11 +355,16 @@ UNARY(Abs, at::abs)
 UNARY(Sin, at::sin)
 UNARY(Cos, at::cos)
 UNARY(Floor, at::floor)
+UNARY(Sqrt, at::sqrt)
 UNARY(Sigmoid, at::sigmoid)
 UNARY(ReLU, at::relu)
 UNARY(Softplus, at::softplus)
 
 OP(LeakyReLU) { c.ret(at::leaky_relu(c[0], c.nums[0])); }
+OP(LeakyReLUInPlace) {
+  auto x = c[0];
+  c.ret(at::leaky_relu_(x, c.nums[0]));
+}
 OP(Clamp) {
   auto x = c[0];
   c.ret(at::clamp(x, c.scalar(x, 0), c.scalar(x, 1)));
@@ -501,30 +527,6 @@ Tensor upsampling_convolution(const Tensor &x, const Tensor &w, const Tensor &b)
   return y.view(split).permute(order).reshape(shape);
 }
 
-// libtorch keeps 3-D convolutions of a batch of one away from oneDNN unless they are
-// large in a measure that leaves out the last axis. As a batch of two halves, cut
-// along an even axis with the margin the kernel needs, they are 3 to 10 times faster.
-// Returns the axis to cut, or 0 if libtorch does well by itself.
-int64_t axis_to_halve(const Tensor &x, const Tensor &w, IntArrayRef pad) {
-  if (x.size(0) != 1 || x.scalar_type() != at::kFloat || x.size(1) * x.size(2) * x.size(3) > 20480 ||
-      (w.size(3) > 3 && w.size(4) > 3))
-    return 0;
-  for (int64_t axis : {3, 2, 4})
-    if (x.size(axis) % 2 == 0 && w.size(axis) == 2 * pad[axis - 2] + 1) return axis;
-  return 0;
-}
-
-Tensor convolution_of_halves(const Tensor &x, const Tensor &w, const MaybeTensor &b, IntArrayRef pad, int64_t axis) {
-  const int64_t half = x.size(axis) / 2, margin = pad[axis - 2];
-  std::vector<int64_t> ends(2 * (5 - axis), 0), rest = pad.vec();
-  ends[2 * (4 - axis)] = ends[2 * (4 - axis) + 1] = margin;
-  rest[axis - 2] = 0;
-  const auto padded = at::constant_pad_nd(x, ends);
-  const auto halves = at::cat({padded.narrow(axis, 0, half + 2 * margin), padded.narrow(axis, half, half + 2 * margin)}, 0);
-  const auto y = at::conv3d(halves, w, b, 1, rest);
-  return at::cat({y.narrow(0, 0, 1), y.narrow(0, 1, 1)}, axis);
-}
-
 // Compiled for each level of the processor's vector instructions, chosen at start.
 #if defined(__x86_64__) && defined(__GNUC__) && __GNUC__ >= 12 && !defined(__clang__)
 #define MULTIVERSION __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
@@ -669,6 +671,81 @@ struct Depthwise : torch::autograd::Function<Depthwise> {
   }
 };
 
+// Pointers to the maps of contiguous x (B,C,…).
+template <typename T> std::vector<T *> maps(const Tensor &x) {
+  std::vector<T *> v(x.size(0) * x.size(1));
+  const int64_t n = x.numel() / v.size();
+  for (size_t i = 0; i < v.size(); i++) v[i] = x.data_ptr<std::remove_const_t<T>>() + i * n;
+  return v;
+}
+
+// Convolution of x (B,C,D,H,W) with w (O,C,kd,kh,kw) and bias (O) or nothing, by our own kernels: stride 1, padding of
+// half the kernel, which is 1 or 3 along each axis; float or double on the CPU.
+struct DirectConvolution : torch::autograd::Function<DirectConvolution> {
+  static bool fits(const Tensor &x, const Tensor &w, const Tensor &b, IntArrayRef stride, IntArrayRef pad, int64_t groups) {
+    const auto kernel = w.sizes().slice(2);
+    for (size_t i = 0; i < kernel.size(); i++)
+      if ((kernel[i] != 1 && kernel[i] != 3) || pad[i] != kernel[i] / 2) return false;
+    const auto type = w.scalar_type();
+    return groups == 1 && all_are(stride, 1) && x.is_cpu() && w.is_cpu() && x.size(1) == w.size(1) && x.numel() > 0 && w.numel() > 0 &&
+           (type == at::kFloat || type == at::kDouble) && x.scalar_type() == type && per_channel(b, w.size(0)) &&
+           (!b.defined() || b.scalar_type() == type);
+  }
+
+  static kernels::Conv shape(const Tensor &x, const Tensor &w) {
+    return {x.size(0), x.size(1), w.size(0), x.size(2), x.size(3), x.size(4), int(w.size(2)), int(w.size(3)), int(w.size(4))};
+  }
+
+  // The convolution, or with back the gradient of its input from that of its output.
+  static Tensor convolve(const Tensor &x, const Tensor &w, const Tensor &b, bool back) {
+    auto c = shape(x, w);
+    auto sizes = x.sizes().vec();
+    sizes[1] = w.size(back);
+    auto y = at::empty(sizes, x.options());
+    AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "convolution", [&] {
+      const auto packed = at::empty({w.numel()}, w.options());
+      auto *pp = packed.data_ptr<scalar_t>();
+      c.C = w.size(1);
+      kernels::pack(c, w.data_ptr<scalar_t>(), back, pp);
+      c.C = x.size(1), c.O = sizes[1];
+      const auto in = maps<const scalar_t>(x);
+      const auto out = maps<scalar_t>(y);
+      const auto *bp = b.defined() ? b.data_ptr<scalar_t>() : nullptr;
+      at::parallel_for(0, kernels::conv_tasks<scalar_t>(c), 1, [&](int64_t from, int64_t to) {
+        kernels::conv<scalar_t>(c, {in.data(), nullptr, nullptr, 0}, pp, bp, out.data(), from, to);
+      });
+    });
+    return y;
+  }
+
+  static Tensor weights(const Tensor &x, const Tensor &g, const Tensor &w) {
+    auto dw = at::zeros(w.sizes(), w.options());
+    AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "convolution", [&] {
+      const auto in = maps<const scalar_t>(x), out = maps<const scalar_t>(g);
+      auto *dp = dw.data_ptr<scalar_t>();
+      at::parallel_for(0, x.size(1), 1, [&](int64_t from, int64_t to) {
+        kernels::conv_weights<scalar_t>(shape(x, w), {in.data(), nullptr, nullptr, 0}, out.data(), dp, from, to);
+      });
+    });
+    return dw;
+  }
+
+  static Tensor forward(AutogradContext *ctx, const Tensor &input, const Tensor &weight, const MaybeTensor &b) {
+    const auto x = input.contiguous(), w = weight.contiguous();
+    ctx->save_for_backward({x, w});
+    ctx->saved_data["bias"] = b.has_value();
+    return convolve(x, w, b ? b->contiguous() : Tensor(), false);
+  }
+
+  static variable_list backward(AutogradContext *ctx, variable_list grads) {
+    const auto saved = ctx->get_saved_variables();
+    const auto &x = saved[0], &w = saved[1];
+    const auto g = grads[0].contiguous();
+    return {ctx->needs_input_grad(0) ? convolve(g, w, {}, true) : Tensor(), ctx->needs_input_grad(1) ? weights(x, g, w) : Tensor(),
+            ctx->saved_data["bias"].toBool() ? g.sum({0, 2, 3, 4}) : Tensor()};
+  }
+};
+
 // ints: stride, pad (n each), groups.
 OP(Conv2d) {
   auto x = c[0], w = c[1];
@@ -676,6 +753,8 @@ OP(Conv2d) {
   const int64_t groups = c.ints[4];
   if (own_kernels && x.is_cpu() && x.dim() == 4 && w.dim() == 4 && x.size(1) == w.size(1) && all_are(w.sizes().slice(2), 1) && all_are(stride, 1) && all_are(pad, 0) && groups == 1)
     return c.ret(channel_product(x, w.flatten(1), c[2]));
+  if (own_kernels && !c.autocast && x.dim() == 4 && w.dim() == 4 && DirectConvolution::fits(x, w, c[2], stride, pad, groups))
+    return c.ret(DirectConvolution::apply(x.unsqueeze(2), w.unsqueeze(2), c.maybe(2)).squeeze(2));
   c.ret(at::conv2d(x, w, c.maybe(2), stride, pad, 1, groups));
 }
 
@@ -688,8 +767,7 @@ OP(Conv3d) {
     if (groups == 1 && all_are(kernel, 1) && all_are(pad, 0)) return c.ret(channel_product(x, w.flatten(1), c[2]));
     if (groups == w.size(0) && w.size(1) == 1 && all_are(kernel, 3) && all_are(pad, 1) && x.numel() > 0 && c.wide(0).scalar_type() == w.scalar_type() && !is_half(w) && w.is_cpu() && per_channel(c[2], w.size(0)))
       return c.ret(Depthwise::apply(c.wide(0), w, c.maybe(2)));
-    if (groups == 1 && !c.autocast)
-      if (const auto axis = axis_to_halve(x, w, pad)) return c.ret(convolution_of_halves(x, w, c.maybe(2), pad, axis));
+    if (!c.autocast && DirectConvolution::fits(x, w, c[2], stride, pad, groups)) return c.ret(DirectConvolution::apply(x, w, c.maybe(2)));
   }
   // The oneDNN of libtorch 2.15 leaves parts of bf16 weight gradients unset where the
   // map is smaller than the kernel: those go in float32.
@@ -897,6 +975,88 @@ const struct {
 #undef X
 };
 
+// ---- profile ------------------------------------------------------------------------------------------
+
+using Clock = std::chrono::steady_clock;
+
+struct Timing {
+  int64_t calls = 0;
+  double total = 0, self = 0;
+};
+
+struct Profile {
+  std::mutex lock;
+  std::map<std::pair<int, std::string>, Timing> rows;
+  std::atomic<bool> on{false};
+  at::CallbackHandle callback{};
+} profile;
+
+// What runs on this thread: operations of the table and backward nodes in one stack, libtorch's own in the other.
+struct Running {
+  Clock::time_point start;
+  double inner; // seconds of those within
+};
+thread_local std::vector<Running> running[2];
+
+void enter(int kind) { running[kind == 2].push_back({Clock::now(), 0}); }
+
+void leave(int kind, const char *name) {
+  auto &stack = running[kind == 2];
+  if (stack.empty()) return; // it began before the profile
+  const auto r = stack.back();
+  stack.pop_back();
+  const double took = std::chrono::duration<double>(Clock::now() - r.start).count();
+  if (!stack.empty()) stack.back().inner += took;
+  std::lock_guard<std::mutex> hold(profile.lock);
+  auto &row = profile.rows[{kind, name}];
+  row.calls++;
+  row.total += took;
+  row.self += took - r.inner;
+}
+
+int kind_of(const at::RecordFunction &f) { return f.scope() == at::RecordScope::BACKWARD_FUNCTION ? 1 : 2; }
+
+// ---- peak of the processor ------------------------------------------------------------------------------
+
+// n·lanes multiplications and additions by chains that do not wait for each other.
+constexpr int chains = 12;
+#ifdef __x86_64__
+__attribute__((target("avx2,fma"))) float multiply_add_avx2(int64_t n) {
+  __m256 a[chains];
+  for (auto &v : a) v = _mm256_set1_ps(1);
+  const __m256 x = _mm256_set1_ps(0.999f), y = _mm256_set1_ps(0.001f);
+  for (int64_t i = 0; i < n; i++)
+    for (auto &v : a) v = _mm256_fmadd_ps(v, x, y);
+  for (auto &v : a) a[0] = _mm256_add_ps(a[0], v);
+  return _mm256_cvtss_f32(a[0]);
+}
+__attribute__((target("avx512f"))) float multiply_add_avx512(int64_t n) {
+  __m512 a[chains];
+  for (auto &v : a) v = _mm512_set1_ps(1);
+  const __m512 x = _mm512_set1_ps(0.999f), y = _mm512_set1_ps(0.001f);
+  for (int64_t i = 0; i < n; i++)
+    for (auto &v : a) v = _mm512_fmadd_ps(v, x, y);
+  for (auto &v : a) a[0] = _mm512_add_ps(a[0], v);
+  return _mm512_cvtss_f32(a[0]);
+}
+__attribute__((target("avx512f,avx512bf16"))) float multiply_add_bf16(int64_t n) {
+  __m512 a[chains];
+  for (auto &v : a) v = _mm512_set1_ps(1);
+  const auto x = _mm512_cvtne2ps_pbh(_mm512_set1_ps(0.01f), _mm512_set1_ps(0.01f));
+  for (int64_t i = 0; i < n; i++)
+    for (auto &v : a) v = _mm512_dpbf16_ps(v, x, x);
+  for (auto &v : a) a[0] = _mm512_add_ps(a[0], v);
+  return _mm512_cvtss_f32(a[0]);
+}
+#endif
+float multiply_add(int64_t n) {
+  float a[chains * 4];
+  std::fill(std::begin(a), std::end(a), 1.f);
+  for (int64_t i = 0; i < n; i++)
+    for (auto &v : a) v = v * 0.999f + 0.001f;
+  return std::accumulate(std::begin(a), std::end(a), 0.f);
+}
+
 } // namespace
 
 // ---- C interface -----------------------------------------------------------------------------------
@@ -904,6 +1064,76 @@ const struct {
 extern "C" {
 
 void shim_use_own_kernels(int when) { own_kernels = when; }
+
+void shim_keep_memory(int keep) { keep_memory(keep != 0); }
+
+void shim_profile(int on) {
+  if (profile.on.exchange(on != 0)) at::removeCallback(profile.callback);
+  for (auto &stack : running) stack.clear();
+  if (!on) return;
+  {
+    std::lock_guard<std::mutex> hold(profile.lock);
+    profile.rows.clear();
+  }
+  profile.callback = at::addGlobalCallback(
+      at::RecordFunctionCallback(
+          [](const at::RecordFunction &f) -> std::unique_ptr<at::ObserverContext> {
+            enter(kind_of(f));
+            return nullptr;
+          },
+          [](const at::RecordFunction &f, at::ObserverContext *) { leave(kind_of(f), f.name()); })
+          .scopes({at::RecordScope::FUNCTION, at::RecordScope::BACKWARD_FUNCTION}));
+}
+
+int shim_profiled(shim_timing *rows, int most) {
+  std::lock_guard<std::mutex> hold(profile.lock);
+  int n = 0;
+  for (const auto &[key, t] : profile.rows) {
+    if (n < most) {
+      rows[n] = {key.first, t.calls, t.total, t.self, ""};
+      strncpy(rows[n].name, key.second.c_str(), sizeof rows[n].name - 1);
+    }
+    n++;
+  }
+  return n;
+}
+
+double shim_multiply_add(int kind, int64_t *n) {
+  struct {
+    float (*run)(int64_t);
+    int64_t lanes;
+  } ways[] = {{multiply_add, 4}, {nullptr, 8}, {nullptr, 16}, {nullptr, 32}};
+#ifdef __x86_64__
+  __builtin_cpu_init();
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) ways[1].run = multiply_add_avx2;
+  if (__builtin_cpu_supports("avx512f")) ways[2].run = multiply_add_avx512;
+  if (multiplies_bf16()) ways[3].run = multiply_add_bf16;
+#endif
+  const auto way = ways[kind];
+  if (!way.run) return -1;
+  settle_threads();
+  const int threads = at::get_num_threads();
+  const int64_t rounds = *n / (chains * way.lanes) + 1;
+  *n = rounds * chains * way.lanes;
+  std::atomic<float> sink{0};
+  const auto start = Clock::now();
+  at::parallel_for(0, threads, 1, [&](int64_t from, int64_t to) {
+    for (; from < to; from++) sink = way.run(rounds);
+  });
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+int64_t shim_cuda_peak(int device, int reset) {
+  int64_t peak = -1;
+#if TORCH_AT_LEAST(2, 9)
+  shim_error_free(guard([&] {
+    auto *allocator = c10::getDeviceAllocator(at::kCUDA);
+    if (reset) allocator->resetPeakStats(c10::DeviceIndex(device));
+    peak = allocator->getDeviceStats(c10::DeviceIndex(device)).allocated_bytes[0].peak;
+  }));
+#endif
+  return peak;
+}
 
 const char *shim_op_name(int op) { return table[op].name; }
 
@@ -928,7 +1158,10 @@ shim_error *shim_call(int op, int grad, int autocast, const handle *in, int nin,
   Call c{in, nin, ints, nints, nums, nnums, out, nout, 0, autocast};
   auto *e = guard([&] {
     State state(grad, autocast);
+    if (!profile.on.load(std::memory_order_relaxed)) return table[op].run(c);
+    enter(0);
     table[op].run(c);
+    leave(0, table[op].name);
   });
   if (e) shim_free(out, c.done);
   return e;
@@ -965,7 +1198,7 @@ shim_error *shim_describe(handle t, shim_info *info) {
     TORCH_CHECK(x.dim() <= SHIM_MAX_RANK, "more than ", int(SHIM_MAX_RANK), " dimensions");
     info->rank = int(x.dim());
     info->dtype = dtype_code(x.scalar_type());
-    info->device = x.is_cuda() ? x.get_device() : -1;
+    info->device = x.device().type() == accelerator ? x.get_device() : -1;
     for (int i = 0; i < info->rank; i++) {
       info->shape[i] = x.size(i);
       info->stride[i] = x.stride(i);
@@ -1022,7 +1255,7 @@ int shim_threads(void) {
 void shim_release_memory(void) {
 #if TORCH_AT_LEAST(2, 9)
   shim_error_free(guard([] {
-    if (shim_cuda_count() > 0 && c10::GetAllocator(at::kCUDA)) c10::getDeviceAllocator(at::kCUDA)->emptyCache();
+    if (shim_cuda_count() > 0 && c10::GetAllocator(accelerator)) c10::getDeviceAllocator(accelerator)->emptyCache();
   }));
 #endif
 #ifdef __GLIBC__
@@ -1049,7 +1282,7 @@ const char *shim_cpu_capability(void) {
 int shim_cuda_count(void) {
   int n = 0;
   auto *e = guard([&] {
-    if (c10::impl::hasDeviceGuardImpl(at::kCUDA)) n = c10::impl::VirtualGuardImpl(at::kCUDA).deviceCount();
+    if (c10::impl::hasDeviceGuardImpl(accelerator)) n = c10::impl::VirtualGuardImpl(accelerator).deviceCount();
   });
   shim_error_free(e);
   return n;
