@@ -27,7 +27,8 @@ func env(pairs ...string) func(string) string {
 func TestFromEnv(t *testing.T) {
 	torchrun := []string{"RANK=1", "WORLD_SIZE=4", "LOCAL_RANK=1", "MASTER_ADDR=a", "MASTER_PORT=29500"}
 	slurm := []string{"SLURM_PROCID=3", "SLURM_NTASKS=4", "SLURM_LOCALID=1", "SLURM_JOB_ID=7"}
-	step := append(slices.Clone(slurm), "SLURM_STEP_NODELIST=gpu[03-04],x", "SLURM_STEP_ID=2")
+	with := func(list []string, more ...string) []string { return slices.Concat(list, more) }
+	step := with(slurm, "SLURM_STEP_NODELIST=gpu[03-04],x", "SLURM_STEP_ID=2")
 	mpi := []string{"OMPI_COMM_WORLD_RANK=1", "OMPI_COMM_WORLD_SIZE=2", "OMPI_COMM_WORLD_LOCAL_RANK=1", "OMPI_COMM_WORLD_LOCAL_SIZE=2"}
 	for name, c := range map[string]struct {
 		env  []string
@@ -36,18 +37,18 @@ func TestFromEnv(t *testing.T) {
 		"nothing":                    {nil, ""},
 		"one process":                {[]string{"RANK=0", "WORLD_SIZE=1"}, ""},
 		"by hand":                    {torchrun, "1 of 4, 1 here, a:29500"},
-		"torchrun":                   {append(torchrun, "TORCHELASTIC_USE_AGENT_STORE=True"), "1 of 4, 1 here, a:30500"},
-		"torchrun, high port":        {append(torchrun[:4:4], "MASTER_PORT=65000", "TORCHELASTIC_USE_AGENT_STORE=True"), "1 of 4, 1 here, a:64000"},
+		"torchrun":                   {with(torchrun, "TORCHELASTIC_USE_AGENT_STORE=True"), "1 of 4, 1 here, a:30500"},
+		"torchrun, high port":        {with(torchrun[:4:4], "MASTER_PORT=65000", "TORCHELASTIC_USE_AGENT_STORE=True"), "1 of 4, 1 here, a:64000"},
 		"batch script of Slurm":      {slurm, ""},
 		"srun":                       {step, "3 of 4, 1 here, gpu03:20114"},
-		"srun, fewer tasks":          {append(step, "SLURM_STEP_NUM_TASKS=5"), "3 of 5, 1 here, gpu03:20114"},
-		"srun, address given":        {append(step, "MASTER_ADDR=b", "MASTER_PORT=1"), "3 of 4, 1 here, b:1"},
-		"torchrun within Slurm":      {append(step, torchrun...), "1 of 4, 1 here, a:29500"},
+		"srun, fewer tasks":          {with(step, "SLURM_STEP_NUM_TASKS=5"), "3 of 5, 1 here, gpu03:20114"},
+		"srun, address given":        {with(step, "MASTER_ADDR=b", "MASTER_PORT=1"), "3 of 4, 1 here, b:1"},
+		"torchrun within Slurm":      {with(step, torchrun...), "1 of 4, 1 here, a:29500"},
 		"Open MPI":                   {mpi, "1 of 2, 1 here, 127.0.0.1:29500"},
-		"mpirun within Slurm":        {append(step, mpi...), "1 of 2, 1 here, 127.0.0.1:29500"},
+		"mpirun within Slurm":        {with(step, mpi...), "1 of 2, 1 here, 127.0.0.1:29500"},
 		"MPICH":                      {[]string{"PMI_RANK=0", "PMI_SIZE=2", "MPI_LOCALRANKID=0", "MPI_LOCALNRANKS=2"}, "0 of 2, 0 here, 127.0.0.1:29500"},
 		"MPICH on several machines":  {[]string{"PMI_RANK=0", "PMI_SIZE=2", "MASTER_ADDR=c"}, "0 of 2, 0 here, c:29500"},
-		"Slurm's PMI, the same rank": {append(step, "PMI_RANK=3", "PMI_SIZE=4"), "3 of 4, 1 here, gpu03:20114"},
+		"Slurm's PMI, the same rank": {with(step, "PMI_RANK=3", "PMI_SIZE=4"), "3 of 4, 1 here, gpu03:20114"},
 	} {
 		w, err := FromEnv(env(c.env...))
 		if err != nil {
