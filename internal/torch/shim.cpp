@@ -27,10 +27,13 @@
 #include <chrono>
 #include <cmath>
 #include <cstring>
+#include <future>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <numeric>
 #include <string>
+#include <thread>
 #include <vector>
 #ifdef __x86_64__
 #include <immintrin.h>
@@ -42,6 +45,20 @@
 
 #if TORCH_AT_LEAST(2, 9)
 #include <c10/core/CachingDeviceAllocator.h>
+#endif
+
+// Groups of processes: libtorch has Gloo in it but its packages lack Gloo's headers, and NCCL's class needs those of CUDA
+// (build/libtorch.mk looks for them).
+#if __has_include(<torch/csrc/distributed/c10d/TCPStore.hpp>) && __has_include(<gloo/rendezvous/store.h>)
+#define USE_C10D_GLOO
+#include <torch/csrc/autograd/functions/accumulate_grad.h>
+#include <torch/csrc/autograd/utils/lambda_post_hook.h>
+#include <torch/csrc/distributed/c10d/PrefixStore.hpp>
+#include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
+#include <torch/csrc/distributed/c10d/TCPStore.hpp>
+#ifdef USE_C10D_NCCL
+#include <torch/csrc/distributed/c10d/ProcessGroupNCCL.hpp>
+#endif
 #endif
 
 using at::IntArrayRef;
@@ -1524,3 +1541,288 @@ void shim_set_cudnn_benchmark(int on) { at::globalContext().setBenchmarkCuDNN(on
 int shim_cudnn_benchmark(void) { return at::globalContext().benchmarkCuDNN(); }
 
 } // extern "C"
+
+// ---- groups of processes ---------------------------------------------------------
+
+// A group sums and spreads tensors over processes. Whether the others live is not this file's matter: whoever learns that
+// one is lost calls shim_group_lose from any thread, and every wait ends with an error. A lost group is never freed, as
+// its threads may wait for ever.
+#ifdef USE_C10D_GLOO
+#if TORCH_AT_LEAST(2, 0)
+using Backend = c10d::Backend;
+#else
+using Backend = c10d::ProcessGroup;
+#endif
+using Pending = c10::intrusive_ptr<c10d::Work>;
+constexpr auto no_limit = std::chrono::hours(24 * 7);
+
+struct shim_group {
+  c10::intrusive_ptr<c10d::TCPStore> store;
+  // Each matches what processes ask of it by its order. Tensors have one of their own, as the sums of gradients begin
+  // whenever the backward pass has made them.
+  c10::intrusive_ptr<Backend> numbers, tensors;
+  at::Device device{at::kCPU}; // where the tensors lie
+  std::atomic<bool> lost{false};
+
+  template <typename F> void until(F done) {
+    for (int us = 20; !done(); us = std::min(2 * us, 1000)) {
+      TORCH_CHECK(!lost, "the group of processes has lost one");
+      std::this_thread::sleep_for(std::chrono::microseconds(us));
+    }
+  }
+  Pending sum(const c10::intrusive_ptr<Backend> &backend, const Tensor &t) {
+    TORCH_CHECK(!lost, "the group of processes has lost one");
+    std::vector<Tensor> list{t};
+    return backend->allreduce(list);
+  }
+  void wait(const Pending &p) {
+    until([&] { return p->isCompleted(); });
+    p->wait(); // gives the error, and makes a GPU's stream wait
+  }
+};
+
+namespace {
+c10::intrusive_ptr<Backend> make_backend(c10::intrusive_ptr<c10d::Store> store, const std::string &host,
+                                         const std::string &interface, int rank, int size, at::Device device) {
+  if (device.is_cuda()) {
+#ifdef USE_C10D_NCCL
+    auto o = c10d::ProcessGroupNCCL::Options::create();
+    o->timeout = no_limit;
+    return c10::make_intrusive<c10d::ProcessGroupNCCL>(store, rank, size, o);
+#endif
+  }
+  auto o = c10d::ProcessGroupGloo::Options::create(no_limit);
+  o->threads = 1;
+  o->devices = {interface.empty() ? c10d::ProcessGroupGloo::createDeviceForHostname(host)
+                                  : c10d::ProcessGroupGloo::createDeviceForInterface(interface)};
+  return c10::make_intrusive<c10d::ProcessGroupGloo>(store, rank, size, o);
+}
+} // namespace
+
+// A reducer sums the gradients of parameters over a group. It copies them into flat buckets, from the last parameter to
+// the first, and begins the sum of a bucket as soon as the backward pass has made all of its gradients; sums begin in the
+// order of the buckets on every process. Behind its gradients a bucket has one number per parameter: how many processes
+// had a gradient of it.
+struct shim_reducer {
+  shim_group *group;
+  std::vector<Tensor> params;
+  struct Bucket {
+    Tensor flat;
+    std::vector<int> params;
+    std::vector<int64_t> offsets;
+    std::vector<float> had;
+    int64_t values = 0;
+    size_t missing = 0;
+    Pending sum;
+  };
+  std::vector<Bucket> buckets;
+  std::vector<std::pair<int, int>> place; // of each parameter: bucket, and which of it
+  std::vector<bool> filled;
+  std::mutex mutex; // a device has a thread of its own for the backward pass
+  bool armed = false;
+  size_t next = 0; // bucket to begin
+
+  struct Hook {
+    decltype(torch::autograd::impl::grad_accumulator(std::declval<const Tensor &>())) node;
+    uintptr_t key;
+  };
+  std::vector<Hook> hooks;
+
+  shim_reducer(shim_group *g, std::vector<Tensor> list, int64_t bytes) : group(g), params(std::move(list)) {
+    place.resize(params.size());
+    for (int i = int(params.size()) - 1; i >= 0; i--) {
+      if (buckets.empty() || (buckets.back().values + params[i].numel()) * 4 > bytes) buckets.emplace_back();
+      auto &b = buckets.back();
+      place[i] = {int(buckets.size()) - 1, int(b.params.size())};
+      b.params.push_back(i);
+      b.offsets.push_back(b.values);
+      b.values += params[i].numel();
+    }
+    for (auto &b : buckets) {
+      b.flat = at::empty({b.values + int64_t(b.params.size())}, at::TensorOptions(at::kFloat).device(group->device));
+      b.had.resize(b.params.size());
+    }
+    for (int i = 0; i < int(params.size()); i++) {
+      auto node = torch::autograd::impl::grad_accumulator(params[i]);
+      const auto key = node->add_post_hook(std::make_unique<torch::autograd::utils::LambdaPostHook>(
+          [this, i](const variable_list &out, const variable_list &) {
+            ready(i);
+            return out;
+          }));
+      hooks.push_back({std::move(node), key});
+    }
+  }
+  ~shim_reducer() {
+    for (auto &h : hooks) h.node->del_post_hook(h.key);
+  }
+  void begin() {
+    const std::lock_guard<std::mutex> lock(mutex);
+    filled.assign(params.size(), false);
+    for (auto &b : buckets) {
+      b.missing = b.params.size();
+      b.sum.reset();
+    }
+    next = 0;
+    armed = true;
+  }
+  void fill(int i) {
+    auto &b = buckets[place[i].first];
+    const int k = place[i].second;
+    const Tensor grad = params[i].grad();
+    Tensor to = b.flat.narrow(0, b.offsets[k], params[i].numel());
+    if (grad.defined())
+      to.view(params[i].sizes()).copy_(grad, true);
+    else
+      to.zero_();
+    b.had[k] = grad.defined();
+    if (!filled[i]) b.missing--;
+    filled[i] = true;
+  }
+  void launch() {
+    for (; next < buckets.size() && buckets[next].missing == 0; next++) {
+      auto &b = buckets[next];
+      b.flat.narrow(0, b.values, int64_t(b.had.size())).copy_(at::from_blob(b.had.data(), {int64_t(b.had.size())}));
+      b.sum = group->sum(group->tensors, b.flat);
+    }
+  }
+  void ready(int i) {
+    const std::lock_guard<std::mutex> lock(mutex);
+    if (!armed) return;
+    TORCH_CHECK(size_t(place[i].first) >= next, "a parameter got a second gradient after its first was sent");
+    c10::AutoGradMode off(false);
+    fill(i);
+    launch();
+  }
+  void finish() {
+    const std::lock_guard<std::mutex> lock(mutex);
+    armed = false;
+    for (int i = int(params.size()) - 1; i >= 0; i--)
+      if (!filled[i]) fill(i);
+    launch();
+    for (auto &b : buckets) {
+      group->wait(b.sum);
+      const Tensor had = b.flat.narrow(0, b.values, int64_t(b.had.size())).cpu();
+      for (size_t k = 0; k < b.params.size(); k++) {
+        if (had.data_ptr<float>()[k] == 0) continue;
+        Tensor &p = params[b.params[k]];
+        const Tensor sum = b.flat.narrow(0, b.offsets[k], p.numel()).view(p.sizes());
+        if (p.grad().defined())
+          p.mutable_grad().copy_(sum);
+        else
+          p.mutable_grad() = sum.to(p.device(), p.scalar_type(), false, true);
+      }
+    }
+  }
+};
+
+extern "C" {
+int shim_group_built(int device) {
+#ifdef USE_C10D_NCCL
+  return 1;
+#else
+  return device < 0;
+#endif
+}
+
+shim_error *shim_group_open(const char *host, int *port, int serve, shim_group **out) {
+  return guard([&] {
+    c10d::TCPStoreOptions o;
+    o.port = uint16_t(*port);
+    o.isServer = serve != 0;
+    o.waitWorkers = false;
+    o.timeout = std::chrono::seconds(60);
+    auto g = std::make_unique<shim_group>();
+    g->store = c10::make_intrusive<c10d::TCPStore>(std::string(host), o);
+    *port = g->store->getPort();
+    *out = g.release();
+  });
+}
+
+shim_error *shim_group_join(shim_group *g, const char *host, const char *interface, int rank, int size, int device) {
+  return guard([&] {
+    g->device = shim_group_built(device) ? device_of(device) : at::Device(at::kCPU);
+    // What waits for a process that died meanwhile cannot be interrupted: it is left behind.
+    using Pair = std::pair<c10::intrusive_ptr<Backend>, c10::intrusive_ptr<Backend>>;
+    auto made = std::make_shared<std::promise<Pair>>();
+    auto result = made->get_future();
+    std::thread([=, store = g->store, on = g->device, own = std::string(host), in = std::string(interface)] {
+      try {
+        const auto make = [&](const char *name, at::Device d) {
+          return make_backend(c10::make_intrusive<c10d::PrefixStore>(name, store), own, in, rank, size, d);
+        };
+        auto numbers = make("numbers", at::kCPU);
+        made->set_value({numbers, make("tensors", on)});
+      } catch (...) {
+        made->set_exception(std::current_exception());
+      }
+    }).detach();
+    g->until([&] { return result.wait_for(std::chrono::seconds(0)) == std::future_status::ready; });
+    std::tie(g->numbers, g->tensors) = result.get();
+  });
+}
+
+void shim_group_lose(shim_group *g) {
+  g->lost = true;
+#ifdef USE_C10D_NCCL
+  if (g->tensors && g->device.is_cuda()) shim_error_free(guard([&] { g->tensors->abort(); }));
+#endif
+}
+
+void shim_group_free(shim_group *g) {
+  if (!g->lost) delete g;
+}
+
+shim_error *shim_group_sum(shim_group *g, double *values, int n) {
+  return guard([&] {
+    const Tensor host = at::from_blob(values, {n}, at::kDouble), own = host.clone(); // which a lost group may still write
+    g->wait(g->sum(g->numbers, own));
+    host.copy_(own);
+  });
+}
+
+shim_error *shim_group_spread(shim_group *g, handle h) {
+  return guard([&] {
+    c10::AutoGradMode off(false);
+    TORCH_CHECK(!g->lost, "the group of processes has lost one");
+    Tensor t = borrow(h).detach();
+    std::vector<Tensor> list{t.to(g->device, t.scalar_type(), false, true).contiguous()};
+    g->wait(g->tensors->broadcast(list));
+    t.copy_(list[0]);
+  });
+}
+
+shim_error *shim_reducer_new(shim_group *g, const handle *params, int n, int64_t bytes, shim_reducer **out) {
+  return guard([&] {
+    std::vector<Tensor> list;
+    for (int i = 0; i < n; i++) list.push_back(borrow(params[i]));
+    *out = new shim_reducer(g, std::move(list), bytes);
+  });
+}
+
+void shim_reducer_free(shim_reducer *r) { delete r; }
+
+void shim_reducer_begin(shim_reducer *r) { r->begin(); }
+
+shim_error *shim_reducer_finish(shim_reducer *r) {
+  return guard([&] {
+    settle_threads();
+    c10::AutoGradMode off(false);
+    r->finish();
+  });
+}
+} // extern "C"
+#else
+extern "C" {
+int shim_group_built(int) { return 0; }
+shim_error *shim_group_open(const char *, int *, int, shim_group **) { return failure("built without Gloo", false); }
+shim_error *shim_group_join(shim_group *, const char *, const char *, int, int, int) { return nullptr; }
+void shim_group_lose(shim_group *) {}
+void shim_group_free(shim_group *) {}
+shim_error *shim_group_sum(shim_group *, double *, int) { return nullptr; }
+shim_error *shim_group_spread(shim_group *, handle) { return nullptr; }
+shim_error *shim_reducer_new(shim_group *, const handle *, int, int64_t, shim_reducer **) { return nullptr; }
+void shim_reducer_free(shim_reducer *) {}
+void shim_reducer_begin(shim_reducer *) {}
+shim_error *shim_reducer_finish(shim_reducer *) { return nullptr; }
+} // extern "C"
+#endif
