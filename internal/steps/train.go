@@ -21,6 +21,7 @@ import (
 	"masksam/internal/recipe"
 	"masksam/internal/remedy"
 	"masksam/internal/runlog"
+	"masksam/internal/store"
 	"masksam/internal/torch"
 	"masksam/internal/train"
 )
@@ -180,22 +181,23 @@ func (v *validation) run(ctx context.Context, m *predict.Model) (float64, error)
 	if err := v.clear(out); err != nil {
 		return math.NaN(), fmt.Errorf("validate: %w", err)
 	}
-	cases := v.fold.Split.Val
-	v.Progress.Start("validating", predict.CaseShares*len(cases))
-	defer v.Progress.Done()
-	for _, id := range cases {
-		v.fold.Print("predicting", id)
+	var cases []*store.Case
+	for _, id := range v.fold.Split.Val {
 		c, err := v.fold.Store.Case(id)
 		if err != nil {
 			return math.NaN(), err
 		}
+		cases = append(cases, c)
+	}
+	opt := predict.Options{Output: out, Tiling: predict.Tiling{Mirror: true}, SaveProbabilities: v.SaveProbabilities,
+		Progress: v.Progress}
+	err := m.Stored(ctx, "validating", cases, opt, func(c *store.Case) {
+		v.fold.Print("predicting", c.ID())
 		shape := c.Shape()
-		v.fold.Print(fmt.Sprintf("%s, shape (%d, %d, %d, %d), rank 0", id, shape[0], shape[1], shape[2], shape[3]))
-		err = m.LabelStored(ctx, c, predict.Options{Output: out, Tiling: predict.Tiling{Mirror: true}, SaveProbabilities: v.SaveProbabilities,
-			Progress: v.Progress})
-		if err != nil {
-			return math.NaN(), fmt.Errorf("validate case %s: %w", id, err)
-		}
+		v.fold.Print(fmt.Sprintf("%s, shape (%d, %d, %d, %d), rank 0", c.ID(), shape[0], shape[1], shape[2], shape[3]))
+	})
+	if err != nil {
+		return math.NaN(), fmt.Errorf("validate: %w", err)
 	}
 	v.fold.Print("Validation complete")
 	return v.score(ctx, out)

@@ -74,12 +74,14 @@ at::Device device_of(int64_t code) {
 // ---- thread-local state --------------------------------------------------------
 
 std::atomic<int> wanted_threads{0};
+thread_local int own_threads = 0; // of this OS thread, in place of wanted_threads; 0: none
 
 // OpenMP keeps the thread count per OS thread, and Go moves between them.
 void settle_threads() {
   thread_local int settled = 0;
-  const int n = wanted_threads.load(std::memory_order_relaxed);
+  const int n = own_threads > 0 ? own_threads : wanted_threads.load(std::memory_order_relaxed);
   if (n > 0 && settled != n) {
+    at::get_num_threads(); // gives a new thread the number that another one has set last
     at::set_num_threads(n);
     settled = n;
   }
@@ -817,6 +819,21 @@ OP(ClipGradNorm) {
 }
 
 // in: parameter, momentum buffer, …; nums: lr, momentum, weight decay, nesterov.
+// in: a parameter and another one of its shape, …: each other's gradient moves to the parameter.
+OP(MoveGrads) {
+  for (int i = 0; i + 1 < c.nin; i += 2) {
+    auto to = c[i], from = c[i + 1];
+    auto g = from.grad();
+    if (!g.defined()) continue;
+    from.mutable_grad() = Tensor();
+    if (g.device() != to.device()) g = g.to(to.device());
+    if (to.grad().defined())
+      to.mutable_grad().add_(g);
+    else
+      to.mutable_grad() = g;
+  }
+}
+
 OP(SGDStep) {
   const double lr = c.nums[0], momentum = c.nums[1], decay = c.nums[2];
   for (int i = 0; i + 1 < c.nin; i += 2) {
@@ -968,7 +985,16 @@ void shim_set_threads(int n) {
   settle_threads();
 }
 
-int shim_threads(void) { return at::get_num_threads(); }
+int shim_own_threads(int n) {
+  std::swap(own_threads, n);
+  settle_threads();
+  return n;
+}
+
+int shim_threads(void) {
+  settle_threads();
+  return at::get_num_threads();
+}
 
 // Memory that libtorch keeps for later tensors goes back: the heap's to the system, CUDA's to the driver.
 void shim_release_memory(void) {

@@ -27,7 +27,7 @@ typedef struct {
   X(IndexSelect) X(Gather) X(Flip) X(Pad) X(To) X(Detach) X(Clone) X(MatMul) X(Linear) X(Attention)             \
   X(Conv2d) X(Conv3d) X(ConvTranspose2d) X(ConvTranspose3d) X(Softmax) X(LayerNorm) X(ChannelNorm)              \
   X(InstanceNorm) X(AdaptiveAvgPool2d) X(Interpolate) X(GridSample) X(BCEWithLogits) X(CrossEntropy)            \
-  X(Backward) X(Copy) X(LerpInto) X(ScaleGrads) X(ClipGradNorm) X(SGDStep) X(AdamWStep)
+  X(Backward) X(Copy) X(LerpInto) X(ScaleGrads) X(ClipGradNorm) X(MoveGrads) X(SGDStep) X(AdamWStep)
 
 enum {
 #define X(name) op_##name,
@@ -73,6 +73,7 @@ void shim_generator_free(handle g);
 // Faster ways than libtorch's: 0 never, 1 where they pay, 2 at any size.
 void shim_use_own_kernels(int when);
 void shim_set_threads(int n);
+int shim_own_threads(int n); // of the calling OS thread alone, 0 for all threads' number; returns what it was
 int shim_threads(void);
 void shim_release_memory(void);
 const char *shim_version(void);

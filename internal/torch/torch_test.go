@@ -151,7 +151,7 @@ func TestScopes(t *testing.T) {
 			}()
 			s.Inner(func(c *Scope) *Tensor { return c.MatMul(ones(c, Float32, 2, 4), outer) })
 		}()
-		if s.NoGrad().m.Grad || s.Autocast(BFloat16).m != (Mode{true, BFloat16}) {
+		if s.NoGrad().m.Grad || s.Autocast(BFloat16).m != (Mode{Grad: true, Autocast: BFloat16}) {
 			t.Error("modes")
 		}
 	})
