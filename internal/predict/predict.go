@@ -68,12 +68,15 @@ func Open(folder string, folds []string, checkpoint, frozen string, dev torch.De
 }
 
 // FromNetwork is the model of a network whose weights are set. The network stays the caller's: Close is not to be called.
-func FromNetwork(m *model.Model, net *masksam.Net, dev torch.Device) (*Model, error) {
-	prepare, err := preprocess.NewConfig(m.Plans, m.Meta.Configuration, m.Dataset)
-	if err != nil {
-		return nil, fmt.Errorf("open model %s: %w", m.Dir, err)
+// Without plans it scores images, and labels no cases.
+func FromNetwork(m *model.Model, net *masksam.Net, dev torch.Device) (_ *Model, err error) {
+	f := &Model{Model: m, device: dev, net: net}
+	if m.Plans != nil {
+		if f.prepare, err = preprocess.NewConfig(m.Plans, m.Meta.Configuration, m.Dataset); err != nil {
+			return nil, fmt.Errorf("open model %s: %w", m.Dir, err)
+		}
 	}
-	return &Model{Model: m, prepare: prepare, device: dev, net: net}, nil
+	return f, nil
 }
 
 // Close frees the network and closes the checkpoints.
@@ -169,6 +172,15 @@ func (m *Model) window(t Tiling) Window {
 		w.Mirror = m.Meta.Recipe.Train.Augment.Mirror
 	}
 	return w
+}
+
+// Scores is the mean of the scores of a preprocessed image over tiles, flips and folds, (K, Size), as Folder labels by them.
+// tick, if not nil, is called with the number of passes that were added.
+func (m *Model) Scores(ctx context.Context, image Image, t Tiling, tick func(passes int)) ([]float32, error) {
+	if err := t.check(); err != nil {
+		return nil, err
+	}
+	return m.scores(ctx, image, t, m.divide(t, image.Size, m.memory.left()), tick)
 }
 
 // scores slides the network of every fold over a preprocessed image and returns the mean, (K, Size). tick is called with

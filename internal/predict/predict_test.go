@@ -41,18 +41,25 @@ type constant struct {
 
 const configuration = "3d_fullres"
 
+// threeClasses is a dataset of three classes, whose dataset.json lies in dir.
+func threeClasses(t testing.TB, dir string) *dataset.Dataset {
+	t.Helper()
+	text := `{"channel_names": {"0": "MR"}, "labels": {"background": 0, "a": 1, "b": 2}, "numTraining": 1, "file_ending": ".nii.gz"}`
+	if err := os.WriteFile(filepath.Join(dir, dataset.FileName), []byte(text), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	ds, err := dataset.Read(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ds
+}
+
 func newConstant(t *testing.T) *constant {
 	t.Helper()
 	torch.SetThreads(1)
 	c := &constant{dir: t.TempDir()}
-	text := `{"channel_names": {"0": "MR"}, "labels": {"background": 0, "a": 1, "b": 2}, "numTraining": 1, "file_ending": ".nii.gz"}`
-	if err := os.WriteFile(filepath.Join(c.dir, dataset.FileName), []byte(text), 0o666); err != nil {
-		t.Fatal(err)
-	}
-	var err error
-	if c.dataset, err = dataset.Read(c.dir); err != nil {
-		t.Fatal(err)
-	}
+	c.dataset = threeClasses(t, c.dir)
 	// The coarse axis is the last one, so the plan turns the axes.
 	fp := &plan.Fingerprint{Intensity: make([]plan.Intensity, 1), RelativeSize: 1, Shapes: [][3]int{{20, 22, 7}},
 		Spacings: [][3]float64{{1, 1.1, 3}}}
