@@ -21,7 +21,7 @@ func gradients(t testing.TB, net *Net, r small, parts int, mode torch.Mode, batc
 		seg[i] = 0 // so that frames, and samples, differ in their number of labels
 	}
 	crit := NewCriterion(r.Loss, c)
-	points := NewPoints(torch.CPU, 5, 0, batch, c.Frames)
+	points := NewPoints(5, 0, batch, c.Frames)
 	defer points.Free()
 	mode.Grad = true
 	err := torch.Do(mode, func(s *torch.Scope) error {
@@ -34,7 +34,7 @@ func gradients(t testing.TB, net *Net, r small, parts int, mode torch.Mode, batc
 			s.Inner(func(s *torch.Scope) *torch.Tensor {
 				out := net.Forward(s, s.Float32s(torch.CPU, x[i*len(x)/parts:][:len(x)/parts], n, c.Channels, c.Frames, c.Height, c.Width))
 				var total *torch.Tensor
-				if total, _, err = crit.Share(s, out, seg[i*len(seg)/parts:][:len(seg)/parts], norm, points.From(i*n)); err == nil {
+				if total, _, err = crit.Share(s, out, seg[i*len(seg)/parts:][:len(seg)/parts], norm, points.From(torch.CPU, i*n)); err == nil {
 					out.Backward(s, total)
 					loss += total.Item()
 				}

@@ -30,7 +30,7 @@ func TestStepPeak(t *testing.T) {
 			if change != nil {
 				change(&c)
 			}
-			return c.StepPeak(precision, gpu, 7).Need(gpu)
+			return c.StepPeak(precision, gpu, 7, Split{}).Need(gpu)
 		}
 		whole := need(nil, "bf16")
 		for name, less := range map[string]float64{
@@ -49,7 +49,7 @@ func TestStepPeak(t *testing.T) {
 			t.Errorf("%s: float16 takes %.1f GB, bf16 %.1f", r.Name, half/1e9, whole/1e9)
 		}
 		var kept, checkpoint float64
-		for _, part := range r.StepPeak("bf16", gpu, 7) {
+		for _, part := range r.StepPeak("bf16", gpu, 7, Split{}) {
 			switch part.Name {
 			case Weights:
 				kept = part.Device
@@ -63,7 +63,7 @@ func TestStepPeak(t *testing.T) {
 		if wide := need(nil, "float32"); wide <= whole {
 			t.Errorf("%s: float32 takes %.1f GB, bf16 %.1f", r.Name, wide/1e9, whole/1e9)
 		}
-		t.Logf("%s: %.1f GB, on the host %v", r.Name, whole/1e9, r.StepPeak("bf16", gpu, 7).Largest(4))
+		t.Logf("%s: %.1f GB, on the host %v", r.Name, whole/1e9, r.StepPeak("bf16", gpu, 7, Split{}).Largest(4))
 	}
 	if _, err := Small().Published(); err == nil {
 		t.Error("the recipe small has a patch of its own")
@@ -78,17 +78,17 @@ func TestSpare(t *testing.T) {
 	need := func(n int) float64 {
 		r := r
 		r.Train.Recompute = n
-		return r.StepPeak("bf16", gpu, 7).Need(gpu)
+		return r.StepPeak("bf16", gpu, 7, Split{}).Need(gpu)
 	}
 	for want, bytes := range map[int]float64{0: need(0), 1: need(0) - 1, 11: (need(10) + need(11)) / 2, 32: 1e9} {
 		c := r
-		c.Spare("bf16", gpu, 7, bytes)
+		c.Spare("bf16", gpu, 7, Split{}, bytes)
 		if c.Train.Recompute != want {
 			t.Errorf("%.1f GB: %d blocks, want %d", bytes/1e9, c.Train.Recompute, want)
 		}
 	}
 	r.Train.Recompute = 3
-	if r.Spare("bf16", gpu, 7, 1); r.Train.Recompute != 3 {
+	if r.Spare("bf16", gpu, 7, Split{}, 1); r.Train.Recompute != 3 {
 		t.Errorf("3 blocks were asked for, %d are computed twice", r.Train.Recompute)
 	}
 }

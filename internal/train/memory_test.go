@@ -53,7 +53,7 @@ func (c measured) predicted() (recipe.Peak, error) {
 	if c.Patches > 0 {
 		return r.PassPeak(c.Precision, torch.CPU, c.Patches), nil
 	}
-	return r.StepPeak(c.Precision, torch.CPU, 1), nil
+	return r.StepPeak(c.Precision, torch.CPU, 1, recipe.Split{}), nil
 }
 
 const peakEnv = "MASKSAM_TEST_PEAK"
@@ -165,11 +165,11 @@ func TestStepWithoutMemory(t *testing.T) {
 	}
 	l, room := got.learner, 1
 	var tried []int
-	l.forward = func(s *torch.Scope, x *torch.Tensor) *masksam.Output {
+	l.replicas.Forward = func(net *masksam.Net, s *torch.Scope, x *torch.Tensor) *masksam.Output {
 		if tried = append(tried, x.Dim(0)); x.Dim(0) > room {
 			panic(&torch.OutOfMemory{Err: &torch.Error{Op: "Linear", Msg: "no room"}})
 		}
-		return l.net.Forward(s, x)
+		return net.Forward(s, x)
 	}
 	loss, ok, err := l.stepWithin(b, 0, 1e-3)
 	if err != nil || !ok || math.Abs(loss-wanted) > 1e-5*wanted {

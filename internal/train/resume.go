@@ -17,6 +17,7 @@ import (
 	"masksam/internal/recipe"
 	"masksam/internal/remedy"
 	"masksam/internal/runlog"
+	"masksam/internal/torch"
 )
 
 // claim makes the fold's folder and locks it for this process until the closer that it returns is closed.
@@ -48,8 +49,8 @@ func (f *Fold) claim() (io.Closer, error) {
 }
 
 // begin sets the run to a fresh start or to its newest checkpoint; finished is the step of checkpoint_final, 0 if the
-// run does not go on from one.
-func (f *Fold) begin(r *run) (finished int, err error) {
+// run does not go on from one. So many replicas compute its steps.
+func (f *Fold) begin(r *run, replicas int) (finished int, err error) {
 	r.state = state{
 		Meta: model.Meta{Version: model.MetaVersion, Configuration: f.Configuration.Name, Fold: f.options.Fold, Recipe: f.Recipe},
 		Seed: f.options.Seed, BestEMA: number(math.NaN()),
@@ -97,6 +98,9 @@ func (f *Fold) begin(r *run) (finished int, err error) {
 		slog.Info("continuing", "from", filepath.Base(path), "epoch", r.state.Epoch, "step", r.state.Step, "minutes",
 			runlog.Rounded(r.state.Minutes, 2))
 		r.compare(was)
+	}
+	if err := r.learner.spread(append([]torch.Device{f.options.Device}, f.options.Beside...), replicas); err != nil {
+		return 0, err
 	}
 	if err := r.choosePrecision(f.Recipe.Train.Precision); err != nil {
 		return 0, fmt.Errorf("choose the precision: %w", err)

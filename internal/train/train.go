@@ -26,8 +26,10 @@ type Options struct {
 	Results string // folder of the dataset's models
 	Fold    string // "0", "1", … or "all"
 
-	Device torch.Device
-	Seed   uint64 // of weights, batches and sampled points
+	Device   torch.Device
+	Beside   []torch.Device // that compute a part of each batch, too
+	Replicas int            // of the network, which share a batch; 0: as many as cores, batch and memory allow, or one on each GPU
+	Seed     uint64         // of weights, batches and sampled points
 
 	Weights    string // file of SAM's weights to begin with; model.NoWeights, or empty: found by weights.Find
 	Pretrained string // MaskSAM checkpoint to begin with instead; empty: none
@@ -108,7 +110,7 @@ func (f *Fold) Train(ctx context.Context, last func(meta model.Meta, net *masksa
 	if err != nil {
 		return 0, fmt.Errorf("train %s: %w", f.Name, err)
 	}
-	recompute, err := f.fits()
+	recompute, replicas, err := f.fits()
 	if err != nil {
 		return 0, err
 	}
@@ -141,7 +143,7 @@ func (f *Fold) Train(ctx context.Context, last func(meta model.Meta, net *masksa
 		f.log.Print(w)
 		slog.Warn(w)
 	}
-	finished, err := f.begin(r)
+	finished, err := f.begin(r, replicas)
 	if err == nil {
 		// Until now an earlier run's files are there: a training that is refused must not change what it predicts.
 		err = model.Describe(f.Model, f.Plans, f.Dir)
