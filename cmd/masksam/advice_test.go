@@ -12,6 +12,7 @@ import (
 
 	"github.com/alecthomas/kong"
 
+	"masksam/internal/advice"
 	"masksam/internal/machine"
 	"masksam/internal/remedy"
 	"masksam/internal/report"
@@ -34,32 +35,32 @@ func sample(v *kong.Value) string {
 		return v.EnumSlice()[0]
 	case t.Kind() != reflect.String:
 		return "3"
-	case meaning(v) == "set":
+	case advice.Meaning(v) == "set":
 		return "epochs=2"
 	}
 	return "it's a name"
 }
 
 // everyCommand is a call of every masksam and nnU-Net command with what it requires.
-func everyCommand() (calls []*adviser) {
+func everyCommand() (calls []*advice.Adviser) {
 	for _, name := range append([]string{"masksam"}, nnunetNames()...) {
-		for i := range newGrammar(name, io.Discard, io.Discard).commands() {
+		for i := range newGrammar(name, io.Discard, io.Discard).Commands() {
 			g := newGrammar(name, io.Discard, io.Discard)
-			n := g.commands()[i]
-			ctx, err := g.read(required(g, n))
+			n := g.Commands()[i]
+			ctx, err := g.read(required(g.Grammar, n))
 			if err != nil {
 				panic(fmt.Sprint(n.FullPath(), ": ", err))
 			}
-			calls = append(calls, newAdviser(g, ctx))
+			calls = append(calls, advice.New(g.Grammar, ctx, family()))
 		}
 	}
 	return calls
 }
 
 // required is the shortest command line of a command.
-func required(g *grammar, n *kong.Node) []string {
+func required(g *advice.Grammar, n *kong.Node) []string {
 	args := strings.Fields(n.Path())
-	if g.nnunet {
+	if g.Other {
 		args = nil
 	}
 	for _, p := range n.Positional {
@@ -67,9 +68,9 @@ func required(g *grammar, n *kong.Node) []string {
 			args = append(args, sample(p))
 		}
 	}
-	for _, f := range flags(n) {
+	for _, f := range advice.Flags(n) {
 		if f.Required {
-			args = append(args, g.words(f, sample(f.Value))...)
+			args = append(args, g.Words(f, sample(f.Value))...)
 		}
 	}
 	return args
@@ -124,8 +125,8 @@ func TestEveryOptionParses(t *testing.T) {
 	for _, a := range everyCommand() {
 		for variable, o := range all {
 			var flag *kong.Flag
-			for _, n := range append([]*kong.Node{a.node()}, a.near()...) {
-				if flag = flagFor(n, o.Name); flag != nil {
+			for _, n := range append([]*kong.Node{a.Node()}, a.Near()...) {
+				if flag = advice.FlagFor(n, o.Name); flag != nil {
 					break
 				}
 			}
@@ -133,11 +134,11 @@ func TestEveryOptionParses(t *testing.T) {
 				t.Errorf("remedy.%s: no command has the flag %q", variable, o.Name)
 				continue
 			}
-			text := a.option(o.With(sample(flag.Value)))
+			text := a.Option(o.With(sample(flag.Value)))
 			if strings.HasPrefix(text, "-") {
-				args := append(required(a.called, a.node()), shellWords(text)...)
-				if _, err := reader(a.called.Model.Name).read(args); err != nil {
-					t.Errorf("%s advises %s: %v", a.node().FullPath(), text, err)
+				args := append(required(a.Called, a.Node()), shellWords(text)...)
+				if _, err := reader(a.Called.Model.Name).read(args); err != nil {
+					t.Errorf("%s advises %s: %v", a.Node().FullPath(), text, err)
 				}
 				continue
 			}
@@ -177,7 +178,7 @@ func TestAdvice(t *testing.T) {
 		if err != nil {
 			t.Fatal(c.called, err)
 		}
-		if got := newAdviser(g, ctx).text(remedy.Remedy{"give ", c.part}); got != "give "+c.want {
+		if got := advice.New(g.Grammar, ctx, family()).Text(remedy.Remedy{"give ", c.part}); got != "give "+c.want {
 			t.Errorf("%s: %s; want %s", c.called, got, c.want)
 		}
 	}
@@ -186,18 +187,18 @@ func TestAdvice(t *testing.T) {
 // One problem, its advice once, and no word of Go's.
 func TestFail(t *testing.T) {
 	g := newGrammar("nnUNetv2_train", io.Discard, io.Discard)
-	a := newAdviser(g, nil)
+	a := advice.New(g.Grammar, nil, family())
 	err := remedy.Add(errors.New("no memory"), "give more by ", remedy.Device.With("cpu"))
 	err = remedy.Add(remedy.Add(fmt.Errorf("training: %w", err), "start again"), "give more by ", remedy.Device.With("cpu"))
 	var out strings.Builder
-	if code := a.fail(&out, err, exitFailed); code != exitFailed {
+	if code := fail(a, &out, err, exitFailed); code != exitFailed {
 		t.Errorf("exit code %d", code)
 	}
 	want := "nnUNetv2_train: training: no memory\nwhat to do: give more by -device cpu\nwhat to do: start again\n"
 	if out.String() != want {
 		t.Errorf("%q, want %q", out.String(), want)
 	}
-	if got, want := a.attr(nil, slog.Any("why", err)).Value.String(),
+	if got, want := withAdvice(a, slog.Any("why", err)).Value.String(),
 		"training: no memory; what to do: give more by -device cpu; what to do: start again"; got != want {
 		t.Errorf("%q, want %q", got, want)
 	}

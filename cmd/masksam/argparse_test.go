@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"masksam/internal/advice"
 	"masksam/internal/argv"
 )
 
@@ -49,7 +50,7 @@ func TestEveryNNUNetFlag(t *testing.T) {
 		}
 		node := newGrammar(name, io.Discard, io.Discard).Model.Node
 		got := map[string]string{}
-		for _, f := range flags(node) {
+		for _, f := range advice.Flags(node) {
 			kind := "value"
 			switch {
 			case f.IsBool():

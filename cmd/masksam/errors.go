@@ -14,28 +14,29 @@ import (
 
 	"github.com/alecthomas/kong"
 
+	"masksam/internal/advice"
 	"masksam/internal/argv"
 	"masksam/internal/report"
 )
 
 // fail writes an error for people: the problem, then what to do about it, one line each.
-func (a *adviser) fail(stderr io.Writer, err error, code int) int {
-	fmt.Fprintf(stderr, "%s: %s\n", a.called.Model.Name, report.Sentence(err))
-	for _, advice := range a.all(err) {
-		fmt.Fprintf(stderr, "what to do: %s\n", advice)
+func fail(a *advice.Adviser, stderr io.Writer, err error, code int) int {
+	fmt.Fprintf(stderr, "%s: %s\n", a.Called.Model.Name, report.Sentence(err))
+	for _, text := range a.All(err) {
+		fmt.Fprintf(stderr, "what to do: %s\n", text)
 	}
 	return code
 }
 
-// attr gives an error in a log record its advice.
-func (a *adviser) attr(_ []string, attr slog.Attr) slog.Attr {
+// withAdvice gives an error in a log record its advice.
+func withAdvice(a *advice.Adviser, attr slog.Attr) slog.Attr {
 	err, ok := attr.Value.Any().(error)
 	if !ok {
 		return attr
 	}
 	text := report.Sentence(err)
-	for _, advice := range a.all(err) {
-		text += "; what to do: " + advice
+	for _, what := range a.All(err) {
+		text += "; what to do: " + what
 	}
 	return slog.String(attr.Key, text)
 }
@@ -104,7 +105,7 @@ var wrongValue = regexp.MustCompile(`^--(\w+)(: | must be )`)
 // plain is a parse error of kong for people.
 func (g *grammar) plain(err error) string {
 	text := argv.Plain(err.Error())
-	if g.nnunet {
+	if g.Other {
 		text = wrongValue.ReplaceAllString(argv.AsTyped(text), "-$1$2")
 	}
 	return text

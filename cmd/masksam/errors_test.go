@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"masksam/internal/advice"
 	"masksam/internal/report"
 	"os"
 	"path/filepath"
@@ -22,15 +23,15 @@ func TestWrongValues(t *testing.T) {
 	defer slog.SetDefault(was)
 	slog.SetDefault(slog.New(slog.DiscardHandler))
 	for _, a := range everyCommand() {
-		g := reader(a.called.Model.Name)
-		n := g.node(a.node().Path())
-		if g.nnunet {
+		g := reader(a.Called.Model.Name)
+		n := g.Node(a.Node().Path())
+		if g.Other {
 			n = g.Model.Node
 		}
-		rest := required(g, n)
-		for _, f := range flags(n) {
-			for _, wrong := range [][]string{{g.spelt(f), "?!"}, {g.spelt(f) + "=?!"}, {g.spelt(f)},
-				{g.spelt(f), "--json"}, {g.spelt(f) + "x"}} {
+		rest := required(g.Grammar, n)
+		for _, f := range advice.Flags(n) {
+			for _, wrong := range [][]string{{g.Spelt(f), "?!"}, {g.Spelt(f) + "=?!"}, {g.Spelt(f)},
+				{g.Spelt(f), "--json"}, {g.Spelt(f) + "x"}} {
 				_, err := g.read(slices.Concat(rest, wrong))
 				if err == nil {
 					continue // a text takes anything

@@ -9,6 +9,7 @@ import (
 
 	"github.com/alecthomas/kong"
 
+	"masksam/internal/advice"
 	"masksam/internal/argv"
 	"masksam/internal/demo"
 	"masksam/internal/plan"
@@ -17,18 +18,17 @@ import (
 
 // grammar is the command line of one name of the program: masksam's, with its commands, or one of nnU-Net's.
 type grammar struct {
-	*kong.Kong
-	root   any // the struct that a parse fills
-	nnunet bool
+	*advice.Grammar
+	root any // the struct that a parse fills
 }
 
 func newGrammar(name string, stdout, stderr io.Writer) *grammar {
-	g := &grammar{root: &cli{}}
+	g := &grammar{&advice.Grammar{}, &cli{}}
 	description := "Trains MaskSAM on your own volumes, predicts with it and scores the result."
 	help := kong.DefaultHelpPrinter
 	command, isNNUNet := nnunetCommands[strings.TrimSuffix(name, ".exe")]
 	if isNNUNet {
-		g.root, g.nnunet, description, help = command.new(), true, command.help, argv.Help
+		g.root, g.Other, description, help = command.new(), true, command.help, argv.Help
 	}
 	var err error
 	g.Kong, err = kong.New(g.root, kong.Name(name), kong.Description(description), kong.Writers(stdout, stderr),
@@ -44,11 +44,11 @@ func newGrammar(name string, stdout, stderr io.Writer) *grammar {
 
 // read parses arguments; its errors are for people.
 func (g *grammar) read(args []string) (*kong.Context, error) {
-	if len(args) == 0 && !g.nnunet {
+	if len(args) == 0 && !g.Other {
 		args = []string{"--help"}
 	}
 	rewrite := g.renew
-	if g.nnunet {
+	if g.Other {
 		rewrite = func(args []string) ([]string, error) { return argv.Rewrite(args, g.Model.Node) }
 	}
 	args, err := rewrite(args)
@@ -64,65 +64,13 @@ func (g *grammar) read(args []string) (*kong.Context, error) {
 	return ctx, nil
 }
 
-// node is the command of that name ("plan", "convert dicom"), nil where there is none.
-func (g *grammar) node(name string) *kong.Node {
-	at := g.Model.Node
-	for _, word := range strings.Fields(name) {
-		var next *kong.Node
-		for _, child := range at.Children {
-			if child.Name == word {
-				next = child
-			}
-		}
-		if next == nil {
-			return nil
-		}
-		at = next
+// family is all names of the program, for advice.
+func family() advice.Family {
+	f := advice.Family{Own: "masksam", Grammar: func(name string) *advice.Grammar {
+		return newGrammar(name, io.Discard, io.Discard).Grammar
+	}}
+	for _, name := range nnunetNames() {
+		f.Others = append(f.Others, advice.Other{Name: name, Twin: nnunetCommands[name].twin, Part: nnunetCommands[name].part})
 	}
-	return at
-}
-
-// commands lists the commands that can be run, in the order of the help.
-func (g *grammar) commands() []*kong.Node {
-	if all := g.Model.Leaves(true); len(all) > 0 {
-		return all
-	}
-	return []*kong.Node{g.Model.Node}
-}
-
-// meaning is what a flag or argument is for, in masksam's words: the name of masksam's own flag or argument. nnU-Net's
-// flags say it by the tag option.
-func meaning(v *kong.Value) string {
-	if m := v.Tag.Get("option"); m != "" {
-		return m
-	}
-	return v.Name
-}
-
-// flags of a command without the program's own --help.
-func flags(n *kong.Node) (all []*kong.Flag) {
-	for _, f := range n.Flags {
-		if f.Name != "help" {
-			all = append(all, f)
-		}
-	}
-	return all
-}
-
-// flagFor is the flag of a command that has a meaning, nil where there is none.
-func flagFor(n *kong.Node, name string) *kong.Flag {
-	for _, f := range flags(n) {
-		if meaning(f.Value) == name && !f.Hidden {
-			return f
-		}
-	}
-	return nil
-}
-
-// spelt is a flag as one types it.
-func (g *grammar) spelt(f *kong.Flag) string {
-	if g.nnunet {
-		return argv.Dashed(f)
-	}
-	return "--" + f.Name
+	return f
 }

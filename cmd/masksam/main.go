@@ -16,6 +16,7 @@ import (
 
 	"github.com/lmittmann/tint"
 
+	"masksam/internal/advice"
 	"masksam/internal/progress"
 	"masksam/internal/torch"
 )
@@ -55,15 +56,15 @@ func (a *app) say(more, noBar bool) {
 func run(name string, args []string, stdout, stderr io.Writer) int {
 	out := &output{Writer: stdout}
 	g := newGrammar(name, out, stderr)
-	advice := newAdviser(g, nil)
+	adviser := advice.New(g.Grammar, nil, family())
 	bar := progress.New(stderr)
 	level := new(slog.LevelVar)
 	slog.SetDefault(slog.New(tint.NewTextHandler(bar, &tint.Options{Level: level, TimeFormat: time.TimeOnly,
-		NoColor: !progress.IsTerminal(stderr), ReplaceAttr: advice.attr})))
+		NoColor: !progress.IsTerminal(stderr), ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr { return withAdvice(adviser, a) }})))
 
 	var err error
-	if advice.ctx, err = g.read(args); err != nil {
-		return advice.fail(stderr, err, exitUsage)
+	if adviser.Context, err = g.read(args); err != nil {
+		return fail(adviser, stderr, err, exitUsage)
 	}
 	ctx, signals := untilSignal()
 	defer signals.stop()
@@ -72,8 +73,8 @@ func run(name string, args []string, stdout, stderr io.Writer) int {
 	if c, ok := g.root.(*cli); ok {
 		a.say(c.Verbose, false)
 	}
-	tellUnused(advice.ctx)
-	err = advice.ctx.Run(a)
+	tellUnused(adviser.Context)
+	err = adviser.Context.Run(a)
 	bar.Done()
 	if err == nil && out.err != nil {
 		err = fmt.Errorf("write the output: %w", out.err)
@@ -82,9 +83,9 @@ func run(name string, args []string, stdout, stderr io.Writer) int {
 	case err == nil:
 		return exitOK
 	case errors.Is(err, context.Canceled) && ctx.Err() != nil:
-		return advice.fail(stderr, stopped{err, signals.got()}, exitInterrupted)
+		return fail(adviser, stderr, stopped{err, signals.got()}, exitInterrupted)
 	default:
-		return advice.fail(stderr, err, exitFailed)
+		return fail(adviser, stderr, err, exitFailed)
 	}
 }
 

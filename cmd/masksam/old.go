@@ -32,7 +32,7 @@ func (g *grammar) renew(args []string) ([]string, error) {
 			return append(out, args[i:]...), nil
 		}
 		if len(arg) < 2 || arg[0] != '-' {
-			if child := g.node(strings.TrimSpace(at.Path() + " " + arg)); len(at.Children) > 0 && child != nil {
+			if child := g.Node(strings.TrimSpace(at.Path() + " " + arg)); len(at.Children) > 0 && child != nil {
 				at = child
 				out = append(out, arg)
 				continue

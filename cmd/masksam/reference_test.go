@@ -12,6 +12,8 @@ import (
 	"testing"
 
 	"github.com/alecthomas/kong"
+
+	"masksam/internal/advice"
 )
 
 var update = flag.Bool("update", false, "write docs/commands.md anew")
@@ -53,24 +55,24 @@ func reference(t *testing.T) []byte {
 	say("fails when it is out of date. `masksam COMMAND --help` shows the same.\n")
 	say("## masksam\n")
 	say("| command | what it does |\n|---|---|")
-	for _, n := range own.commands() {
+	for _, n := range own.Commands() {
 		say("| [%s](#masksam-%s) | %s |", n.Path(), strings.ReplaceAll(n.Path(), " ", "-"), cell(n.Help))
 	}
 	say("\n`-v`, `--verbose` before or after any command logs more. Exit codes: 0 done, 1 failed, 2 wrong arguments, 130 stopped by")
 	say("Ctrl-C or SIGTERM.")
-	for _, n := range own.commands() {
+	for _, n := range own.Commands() {
 		say("\n### masksam %s\n\n%s", n.Path(), n.Help)
 		if n.Detail != "" {
 			say("%s", n.Detail)
 		}
 		say("\n    masksam %s", usage(own, n))
-		if len(n.Positional)+len(flags(n)) > 0 {
+		if len(n.Positional)+len(advice.Flags(n)) > 0 {
 			say("\n| argument or flag | meaning | default |\n|---|---|---|")
 		}
 		for _, p := range n.Positional {
 			say("| `%s` | %s | %s |", strings.ToUpper(cell(p.Name)), cell(p.Help), code(cell(p.Default)))
 		}
-		for _, f := range flags(n) {
+		for _, f := range advice.Flags(n) {
 			if f.Hidden {
 				continue
 			}
@@ -128,12 +130,12 @@ func reference(t *testing.T) []byte {
 		for _, p := range n.Positional {
 			say("| `%s` | %s | | as is |", strings.ToUpper(p.Name), cell(p.Help))
 		}
-		for _, f := range flags(n) {
+		for _, f := range advice.Flags(n) {
 			standard := code(strings.ReplaceAll(f.Default, ",", " "))
 			if f.Required {
 				standard = "required"
 			}
-			say("| `%s` | %s | %s | %s |", g.spelt(f), cell(f.Help), standard, taken(f))
+			say("| `%s` | %s | %s | %s |", g.Spelt(f), cell(f.Help), standard, taken(f))
 		}
 	}
 	return out.Bytes()
@@ -168,7 +170,7 @@ func code(text string) string {
 // usage is a command with its arguments and the flags that it requires.
 func usage(g *grammar, n *kong.Node) string {
 	var words []string
-	if !g.nnunet {
+	if !g.Other {
 		words = strings.Fields(n.Path())
 	}
 	for _, p := range n.Positional {
@@ -182,9 +184,9 @@ func usage(g *grammar, n *kong.Node) string {
 		words = append(words, word)
 	}
 	optional := false
-	for _, f := range flags(n) {
+	for _, f := range advice.Flags(n) {
 		if f.Required {
-			words = append(words, g.words(f, placeholder(f.Value))...)
+			words = append(words, g.Words(f, advice.Placeholder(f.Value))...)
 		}
 		optional = optional || !f.Required
 	}

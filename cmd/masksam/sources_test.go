@@ -15,6 +15,7 @@ import (
 	"strings"
 	"testing"
 
+	"masksam/internal/advice"
 	"masksam/internal/remedy"
 )
 
@@ -89,7 +90,7 @@ func TestEveryRunParses(t *testing.T) {
 				return true
 			}
 			name, _ := strconv.Unquote(lit.Value)
-			node := calls[0].masksam.node(name)
+			node := calls[0].Own.Node(name)
 			if node == nil {
 				t.Errorf("%s: masksam has no command %q", where, name)
 				return true
@@ -118,14 +119,14 @@ func TestEveryRunParses(t *testing.T) {
 				return true
 			}
 			name, _ := strconv.Unquote(lit.Value)
-			node := calls[0].masksam.node(name)
+			node := calls[0].Own.Node(name)
 			for _, arg := range with.Args {
 				ast.Inspect(arg, func(n ast.Node) bool {
 					sel, ok := n.(*ast.SelectorExpr)
 					if !ok || fmt.Sprint(sel.X) != "remedy" {
 						return true
 					}
-					if o, ok := known[sel.Sel.Name]; ok && node != nil && flagFor(node, o.Name) == nil {
+					if o, ok := known[sel.Sel.Name]; ok && node != nil && advice.FlagFor(node, o.Name) == nil {
 						t.Errorf("%s: masksam %s has no flag %q", at.Position(arg.Pos()), name, o.Name)
 					}
 					return true
@@ -136,23 +137,23 @@ func TestEveryRunParses(t *testing.T) {
 	}
 	t.Logf("%d command lines are advised", seen)
 	// What the advised commands become under masksam's name and under nnU-Net's: each with its arguments, and with each of its options.
-	for _, a := range []*adviser{calls[0], calls[len(calls)-1]} {
-		for _, n := range a.masksam.commands() {
+	for _, a := range []*advice.Adviser{calls[0], calls[len(calls)-1]} {
+		for _, n := range a.Own.Commands() {
 			c := remedy.Run(n.Path())
 			for _, p := range n.Positional {
 				if p.Required {
 					c.Args = append(c.Args, sample(p))
 				}
 			}
-			for _, f := range flags(n) {
+			for _, f := range advice.Flags(n) {
 				if f.Required {
-					c = c.With(remedy.Option{Name: meaning(f.Value), Value: sample(f.Value)})
+					c = c.With(remedy.Option{Name: advice.Meaning(f.Value), Value: sample(f.Value)})
 				}
 			}
-			parses(t, a.command(c))
-			for _, f := range flags(n) {
+			parses(t, a.Command(c))
+			for _, f := range advice.Flags(n) {
 				if !f.Required {
-					parses(t, a.command(c.With(remedy.Option{Name: meaning(f.Value), Value: sample(f.Value)})))
+					parses(t, a.Command(c.With(remedy.Option{Name: advice.Meaning(f.Value), Value: sample(f.Value)})))
 				}
 			}
 		}

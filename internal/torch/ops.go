@@ -60,6 +60,9 @@ func (s *Scope) Cos(x *Tensor) *Tensor { return s.op(C.op_Cos, ts{x}, nil) }
 // Floor is x rounded down, element by element.
 func (s *Scope) Floor(x *Tensor) *Tensor { return s.op(C.op_Floor, ts{x}, nil) }
 
+// Sqrt is √x, element by element.
+func (s *Scope) Sqrt(x *Tensor) *Tensor { return s.op(C.op_Sqrt, ts{x}, nil) }
+
 // Sigmoid is 1/(1+e⁻ˣ), element by element.
 func (s *Scope) Sigmoid(x *Tensor) *Tensor { return s.op(C.op_Sigmoid, ts{x}, nil) }
 
@@ -72,6 +75,11 @@ func (s *Scope) Softplus(x *Tensor) *Tensor { return s.op(C.op_Softplus, ts{x}, 
 // LeakyReLU is x where x > 0, else slope·x.
 func (s *Scope) LeakyReLU(x *Tensor, slope float64) *Tensor {
 	return s.op(C.op_LeakyReLU, ts{x}, nil, slope)
+}
+
+// LeakyReLUInPlace is LeakyReLU in the memory of x, whose values it takes the place of: a graph then holds one tensor less.
+func (s *Scope) LeakyReLUInPlace(x *Tensor, slope float64) *Tensor {
+	return s.op(C.op_LeakyReLUInPlace, ts{x}, nil, slope)
 }
 
 // GELU is x·Φ(x) with the normal distribution function Φ, exact, not its tanh
@@ -177,6 +185,7 @@ func (s *Scope) Backward(loss *Tensor) { s.BackwardWith(loss, nil) }
 
 // BackwardWith does it for Σ t·grad, where grad has t's shape; a nil grad is 1.
 func (s *Scope) BackwardWith(t, grad *Tensor) {
+	defer Part(Backward)()
 	s.Autocast(Float32).run(C.op_Backward, ts{t, grad}, nil, nil, nil)
 }
 

@@ -8,6 +8,7 @@
 #include <ATen/Parallel.h>
 #include <ATen/Version.h>
 #include <ATen/autocast_mode.h>
+#include <ATen/record_function.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 #include <torch/version.h>
 #include <dlfcn.h>
@@ -21,10 +22,17 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <chrono>
 #include <cmath>
 #include <cstring>
+#include <map>
+#include <mutex>
+#include <numeric>
 #include <string>
 #include <vector>
+#ifdef __x86_64__
+#include <immintrin.h>
+#endif
 
 #define TORCH_AT_LEAST(major, minor)                                           \
   (TORCH_VERSION_MAJOR > (major) ||                                            \
@@ -110,8 +118,16 @@ std::atomic<int> own_kernels{1};
 // Memory of large tensors goes back to one heap, not to the system: with glibc's
 // defaults each tensor beyond 32 MB costs a page fault per 4 KB every time it is
 // made, more than half the time of elementwise operations.
+void keep_memory(bool keep) {
 #ifdef __GLIBC__
-const int kept_memory = mallopt(M_MMAP_MAX, 0) + mallopt(M_ARENA_MAX, 1) + mallopt(M_TRIM_THRESHOLD, 1 << 30);
+  // glibc's thresholds move by default, up to these after the first large tensors.
+  mallopt(M_MMAP_THRESHOLD, 32 << 20);
+  mallopt(M_MMAP_MAX, keep ? 0 : 65536);
+  mallopt(M_TRIM_THRESHOLD, keep ? 1 << 30 : 64 << 20);
+#endif
+}
+#ifdef __GLIBC__
+const int kept_memory = (keep_memory(true), mallopt(M_ARENA_MAX, 1));
 #endif
 
 // Two settings that libraries read from the environment while they are loaded, so the program begins anew with them,
@@ -312,11 +328,16 @@ UNARY(Abs, at::abs)
 UNARY(Sin, at::sin)
 UNARY(Cos, at::cos)
 UNARY(Floor, at::floor)
+UNARY(Sqrt, at::sqrt)
 UNARY(Sigmoid, at::sigmoid)
 UNARY(ReLU, at::relu)
 UNARY(Softplus, at::softplus)
 
 OP(LeakyReLU) { c.ret(at::leaky_relu(c[0], c.nums[0])); }
+OP(LeakyReLUInPlace) {
+  auto x = c[0];
+  c.ret(at::leaky_relu_(x, c.nums[0]));
+}
 OP(Clamp) {
   auto x = c[0];
   c.ret(at::clamp(x, c.scalar(x, 0), c.scalar(x, 1)));
@@ -875,6 +896,88 @@ const struct {
 #undef X
 };
 
+// ---- profile ------------------------------------------------------------------------------------------
+
+using Clock = std::chrono::steady_clock;
+
+struct Timing {
+  int64_t calls = 0;
+  double total = 0, self = 0;
+};
+
+struct Profile {
+  std::mutex lock;
+  std::map<std::pair<int, std::string>, Timing> rows;
+  std::atomic<bool> on{false};
+  at::CallbackHandle callback{};
+} profile;
+
+// What runs on this thread: operations of the table and backward nodes in one stack, libtorch's own in the other.
+struct Running {
+  Clock::time_point start;
+  double inner; // seconds of those within
+};
+thread_local std::vector<Running> running[2];
+
+void enter(int kind) { running[kind == 2].push_back({Clock::now(), 0}); }
+
+void leave(int kind, const char *name) {
+  auto &stack = running[kind == 2];
+  if (stack.empty()) return; // it began before the profile
+  const auto r = stack.back();
+  stack.pop_back();
+  const double took = std::chrono::duration<double>(Clock::now() - r.start).count();
+  if (!stack.empty()) stack.back().inner += took;
+  std::lock_guard<std::mutex> hold(profile.lock);
+  auto &row = profile.rows[{kind, name}];
+  row.calls++;
+  row.total += took;
+  row.self += took - r.inner;
+}
+
+int kind_of(const at::RecordFunction &f) { return f.scope() == at::RecordScope::BACKWARD_FUNCTION ? 1 : 2; }
+
+// ---- peak of the processor ------------------------------------------------------------------------------
+
+// n·lanes multiplications and additions by chains that do not wait for each other.
+constexpr int chains = 12;
+#ifdef __x86_64__
+__attribute__((target("avx2,fma"))) float multiply_add_avx2(int64_t n) {
+  __m256 a[chains];
+  for (auto &v : a) v = _mm256_set1_ps(1);
+  const __m256 x = _mm256_set1_ps(0.999f), y = _mm256_set1_ps(0.001f);
+  for (int64_t i = 0; i < n; i++)
+    for (auto &v : a) v = _mm256_fmadd_ps(v, x, y);
+  for (auto &v : a) a[0] = _mm256_add_ps(a[0], v);
+  return _mm256_cvtss_f32(a[0]);
+}
+__attribute__((target("avx512f"))) float multiply_add_avx512(int64_t n) {
+  __m512 a[chains];
+  for (auto &v : a) v = _mm512_set1_ps(1);
+  const __m512 x = _mm512_set1_ps(0.999f), y = _mm512_set1_ps(0.001f);
+  for (int64_t i = 0; i < n; i++)
+    for (auto &v : a) v = _mm512_fmadd_ps(v, x, y);
+  for (auto &v : a) a[0] = _mm512_add_ps(a[0], v);
+  return _mm512_cvtss_f32(a[0]);
+}
+__attribute__((target("avx512f,avx512bf16"))) float multiply_add_bf16(int64_t n) {
+  __m512 a[chains];
+  for (auto &v : a) v = _mm512_set1_ps(1);
+  const auto x = _mm512_cvtne2ps_pbh(_mm512_set1_ps(0.01f), _mm512_set1_ps(0.01f));
+  for (int64_t i = 0; i < n; i++)
+    for (auto &v : a) v = _mm512_dpbf16_ps(v, x, x);
+  for (auto &v : a) a[0] = _mm512_add_ps(a[0], v);
+  return _mm512_cvtss_f32(a[0]);
+}
+#endif
+float multiply_add(int64_t n) {
+  float a[chains * 4];
+  std::fill(std::begin(a), std::end(a), 1.f);
+  for (int64_t i = 0; i < n; i++)
+    for (auto &v : a) v = v * 0.999f + 0.001f;
+  return std::accumulate(std::begin(a), std::end(a), 0.f);
+}
+
 } // namespace
 
 // ---- C interface -----------------------------------------------------------------------------------
@@ -882,6 +985,76 @@ const struct {
 extern "C" {
 
 void shim_use_own_kernels(int when) { own_kernels = when; }
+
+void shim_keep_memory(int keep) { keep_memory(keep != 0); }
+
+void shim_profile(int on) {
+  if (profile.on.exchange(on != 0)) at::removeCallback(profile.callback);
+  for (auto &stack : running) stack.clear();
+  if (!on) return;
+  {
+    std::lock_guard<std::mutex> hold(profile.lock);
+    profile.rows.clear();
+  }
+  profile.callback = at::addGlobalCallback(
+      at::RecordFunctionCallback(
+          [](const at::RecordFunction &f) -> std::unique_ptr<at::ObserverContext> {
+            enter(kind_of(f));
+            return nullptr;
+          },
+          [](const at::RecordFunction &f, at::ObserverContext *) { leave(kind_of(f), f.name()); })
+          .scopes({at::RecordScope::FUNCTION, at::RecordScope::BACKWARD_FUNCTION}));
+}
+
+int shim_profiled(shim_timing *rows, int most) {
+  std::lock_guard<std::mutex> hold(profile.lock);
+  int n = 0;
+  for (const auto &[key, t] : profile.rows) {
+    if (n < most) {
+      rows[n] = {key.first, t.calls, t.total, t.self, ""};
+      strncpy(rows[n].name, key.second.c_str(), sizeof rows[n].name - 1);
+    }
+    n++;
+  }
+  return n;
+}
+
+double shim_multiply_add(int kind, int64_t *n) {
+  struct {
+    float (*run)(int64_t);
+    int64_t lanes;
+  } ways[] = {{multiply_add, 4}, {nullptr, 8}, {nullptr, 16}, {nullptr, 32}};
+#ifdef __x86_64__
+  __builtin_cpu_init();
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) ways[1].run = multiply_add_avx2;
+  if (__builtin_cpu_supports("avx512f")) ways[2].run = multiply_add_avx512;
+  if (multiplies_bf16()) ways[3].run = multiply_add_bf16;
+#endif
+  const auto way = ways[kind];
+  if (!way.run) return -1;
+  settle_threads();
+  const int threads = at::get_num_threads();
+  const int64_t rounds = *n / (chains * way.lanes) + 1;
+  *n = rounds * chains * way.lanes;
+  std::atomic<float> sink{0};
+  const auto start = Clock::now();
+  at::parallel_for(0, threads, 1, [&](int64_t from, int64_t to) {
+    for (; from < to; from++) sink = way.run(rounds);
+  });
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+int64_t shim_cuda_peak(int device, int reset) {
+  int64_t peak = -1;
+#if TORCH_AT_LEAST(2, 9)
+  shim_error_free(guard([&] {
+    auto *allocator = c10::getDeviceAllocator(at::kCUDA);
+    if (reset) allocator->resetPeakStats(c10::DeviceIndex(device));
+    peak = allocator->getDeviceStats(c10::DeviceIndex(device)).allocated_bytes[0].peak;
+  }));
+#endif
+  return peak;
+}
 
 const char *shim_op_name(int op) { return table[op].name; }
 
@@ -906,7 +1079,10 @@ shim_error *shim_call(int op, int grad, int autocast, const handle *in, int nin,
   Call c{in, nin, ints, nints, nums, nnums, out, nout, 0, autocast};
   auto *e = guard([&] {
     State state(grad, autocast);
+    if (!profile.on.load(std::memory_order_relaxed)) return table[op].run(c);
+    enter(0);
     table[op].run(c);
+    leave(0, table[op].name);
   });
   if (e) shim_free(out, c.done);
   return e;

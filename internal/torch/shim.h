@@ -21,8 +21,8 @@ typedef struct {
 // Every operation that makes tensors, see the OP(…) of the same name in shim.cpp.
 #define SHIM_OPS(X)                                                                                             \
   X(Empty) X(Rand) X(ZerosLike) X(Add) X(Sub) X(Mul) X(Div) X(Maximum) X(Minimum) X(AddScalar)                  \
-  X(MulScalar) X(Neg) X(Abs) X(Sin) X(Cos) X(Floor) X(Sigmoid) X(ReLU) X(Softplus) X(LeakyReLU) X(GELU)         \
-  X(Clamp) X(Eq) X(GtScalar) X(Sum) X(Mean) X(SumDim) X(MeanDim) X(AmaxDim) X(ArgMax) X(TopK) X(Reshape)        \
+  X(MulScalar) X(Neg) X(Abs) X(Sin) X(Cos) X(Floor) X(Sqrt) X(Sigmoid) X(ReLU) X(Softplus) X(LeakyReLU)         \
+  X(LeakyReLUInPlace) X(GELU) X(Clamp) X(Eq) X(GtScalar) X(Sum) X(Mean) X(SumDim) X(MeanDim) X(AmaxDim) X(ArgMax) X(TopK) X(Reshape)        \
   X(Permute) X(Transpose) X(Expand) X(Squeeze) X(Unsqueeze) X(Cat) X(Stack) X(Slice) X(Select)                  \
   X(IndexSelect) X(Gather) X(Flip) X(Pad) X(To) X(Detach) X(Clone) X(MatMul) X(Linear) X(Attention)             \
   X(Conv2d) X(Conv3d) X(ConvTranspose2d) X(ConvTranspose3d) X(Softmax) X(LayerNorm) X(ChannelNorm)              \
@@ -72,6 +72,24 @@ void shim_generator_free(handle g);
 
 // Faster ways than libtorch's: 0 never, 1 where they pay, 2 at any size.
 void shim_use_own_kernels(int when);
+// Whether freed memory stays with the program (as it does from the start) or goes back as glibc has it by default.
+void shim_keep_memory(int keep);
+
+// Times what runs from now on, until it is switched off; what was timed before is forgotten.
+void shim_profile(int on);
+typedef struct {
+  int kind; // 0: an operation of the table, 1: a node of a backward pass, 2: an operation of libtorch's own
+  int64_t calls;
+  double total, self; // seconds; self leaves out those of the same kind (or of kinds 0 and 1) within
+  char name[160];
+} shim_timing;
+int shim_profiled(shim_timing *rows, int most); // how many there are
+
+// Seconds that n multiplications and additions of a kind take on each thread at a time, with n rounded up to *n:
+// 0 portable float32, 1 AVX2, 2 AVX-512, 3 AVX-512 on bfloat16; negative where the processor lacks it.
+double shim_multiply_add(int kind, int64_t *n);
+// Peak and present bytes of CUDA's allocator, from libtorch 2.9 on; -1 where unknown. reset: the peak begins anew.
+int64_t shim_cuda_peak(int device, int reset);
 void shim_set_threads(int n);
 int shim_own_threads(int n); // of the calling OS thread alone, 0 for all threads' number; returns what it was
 int shim_threads(void);

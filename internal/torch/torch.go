@@ -447,7 +447,11 @@ func call(m Mode, code C.int, in []*Tensor, ints []int, nums []float64, handles,
 // op runs an operation with one result.
 func (s *Scope) op(code C.int, in []*Tensor, ints []int, nums ...float64) *Tensor {
 	s.run(code, in, ints, nums, s.a.out[:1])
-	return s.a.add(s.a.out[0])
+	out := s.a.add(s.a.out[0])
+	if m := meter.Load(); m != nil {
+		m.count(s.m, code, in, out)
+	}
+	return out
 }
 
 // op2 runs an operation with two results.

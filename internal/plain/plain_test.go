@@ -1,0 +1,239 @@
+package plain
+
+import (
+	"math"
+	"math/rand/v2"
+	"strings"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"masksam/internal/masksam"
+	"masksam/internal/recipe"
+	"masksam/internal/sam"
+	"masksam/internal/torch"
+)
+
+// shrunk are the networks of the recipes with every width and size small: the 256 topology with windows, the published
+// ACDC's with its larger canvas, and small.
+func shrunk(t *testing.T) map[string]recipe.Recipe {
+	out := map[string]recipe.Recipe{}
+	for name, change := range map[string]func(r *recipe.Recipe) [3]int{
+		"synapse": func(r *recipe.Recipe) [3]int {
+			r.Network.Encoder = sam.Encoder{Width: 16, Depth: 5, Heads: 2, Global: []int{1, 2, 3, 4}, Window: 3, Patch: 16,
+				Canvas: [2]int{128, 96}, Out: 64}
+			return [3]int{3, 64, 64}
+		},
+		"acdc": func(r *recipe.Recipe) [3]int {
+			r.Network.Encoder = sam.Encoder{Width: 16, Depth: 4, Heads: 2, Global: []int{0, 1, 2, 3}, Window: 3, Patch: 16,
+				Canvas: [2]int{128, 128}, Out: 64}
+			r.Network.DepthAxis = sam.DepthReference
+			return [3]int{2, 32, 32}
+		},
+		"small": func(r *recipe.Recipe) [3]int {
+			r.Network.Encoder.Width, r.Network.Encoder.Depth, r.Network.Encoder.Global = 16, 3, []int{0, 1, 2}
+			return [3]int{4, 16, 24}
+		},
+	} {
+		r, err := recipe.Find(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Batch, r.Network.Queries, r.Network.TrainAll = 2, 5, true
+		r.Network.Decoder = sam.Decoder{Depth: 2, Heads: 4, MLP: 32}
+		for i := range r.Network.Generator.Stages {
+			r.Network.Generator.Stages[i].Width = 8
+		}
+		if r.Loss.Points > 0 {
+			r.Loss.Points = 200
+		}
+		// Embeddings of zeros would hide where they are added.
+		r.Network.Start = masksam.StartHe
+		patch := change(&r)
+		r, err = r.Resolve(recipe.Data{Patch: patch, Channels: 2, Classes: 4, Kernels: [][3]int{{1, 3, 3}, {3, 3, 3}}, Convs: []int{2}})
+		if err != nil {
+			t.Fatal(name, err)
+		}
+		out[name] = r
+	}
+	return out
+}
+
+// step is what a training step of a way computes.
+type step struct {
+	values map[string][]float32
+	loss   float64
+	parts  []masksam.Part
+	grads  map[string][]float32
+}
+
+// Outputs, losses and gradients of the network are those of the plain order of operations.
+func TestAgainstNet(t *testing.T) {
+	for name, r := range shrunk(t) {
+		t.Run(name, func(t *testing.T) {
+			fast, err := masksam.New(r.Network, torch.CPU, 3)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer fast.Free()
+			n := r.Network
+			rng := rand.New(rand.NewPCG(1, 2))
+			images := make([]float32, r.Batch*n.Channels*n.Frames*n.Height*n.Width)
+			for i := range images {
+				images[i] = float32(rng.NormFloat64())
+			}
+			frames := r.Batch * n.Frames
+			seg := make([]uint8, frames*n.Height*n.Width)
+			for i := range seg { // frames show 2 to 4 labels
+				f, y := i/(n.Height*n.Width), i/n.Width%n.Height
+				seg[i] = uint8(y * (2 + f%3) / n.Height)
+			}
+			if err := fillPositions(fast); err != nil {
+				t.Fatal(err)
+			}
+			run := func(forward func(s *torch.Scope, x *torch.Tensor) *masksam.Output,
+				losses func(s *torch.Scope, o *masksam.Output, u masksam.Uniform) (*torch.Tensor, []masksam.Part, error)) (out step) {
+				points := masksam.NewPoints(torch.CPU, 5, 6, r.Batch, n.Frames)
+				defer points.Free()
+				err := torch.Do(torch.Mode{Grad: true}, func(s *torch.Scope) error {
+					o := forward(s, s.Float32s(torch.CPU, images, r.Batch, n.Channels, n.Frames, n.Height, n.Width))
+					out.values = map[string][]float32{"classes": o.Classes.Float32s(), "masks": o.Masks.Float32s(),
+						"aux logits": o.AuxLogits.Float32s(), "aux boxes": o.AuxBoxes.Float32s()}
+					total, parts, err := losses(s, o, points.From(0))
+					if err != nil {
+						return err
+					}
+					out.loss, out.parts, out.grads = total.Item(), parts, map[string][]float32{}
+					o.Backward(s, total)
+					for _, p := range fast.Params.All() {
+						if g := p.Value.Grad(); g != nil {
+							out.grads[p.Name] = g.Float32s()
+						}
+						p.Value.ZeroGrad()
+					}
+					return nil
+				})
+				if err != nil {
+					t.Fatal(err)
+				}
+				return out
+			}
+			criterion := masksam.NewCriterion(r.Loss, n)
+			got := run(fast.Forward, func(s *torch.Scope, o *masksam.Output, u masksam.Uniform) (*torch.Tensor, []masksam.Part, error) {
+				return criterion.Losses(s, o, seg, u)
+			})
+			torch.UseOwnKernels(false)
+			defer torch.UseOwnKernels(true)
+			slow := &Net{n, fast.Params}
+			want := run(slow.Forward, func(s *torch.Scope, o *masksam.Output, u masksam.Uniform) (*torch.Tensor, []masksam.Part, error) {
+				return Losses(s, r.Loss, n, o, seg, u)
+			})
+			for what, w := range want.values {
+				if d := difference(got.values[what], w); d > 1e-4 {
+					t.Errorf("%s differ by %.2g of their largest", what, d)
+				}
+			}
+			for i, p := range want.parts {
+				if q := got.parts[i]; q.Name != p.Name || math.Abs(q.Value-p.Value) > 1e-4*math.Max(1, math.Abs(p.Value)) {
+					t.Errorf("%s is %v, want %v", p.Name, q.Value, p.Value)
+				}
+			}
+			if len(got.grads) < 50 {
+				t.Errorf("only %d gradients", len(got.grads))
+			}
+			var sum, off float64 // over all parameters as one vector: some gradients are zero but for rounding
+			for name, w := range want.grads {
+				g := got.grads[name]
+				for i := range w {
+					d := -float64(w[i])
+					if g != nil { // else the fast way knows that it is zero
+						d += float64(g[i])
+					}
+					sum, off = sum+float64(w[i])*float64(w[i]), off+d*d
+				}
+			}
+			if d := math.Sqrt(off / sum); !(d < 2e-3) {
+				t.Errorf("the gradients differ by %.2g of their norm", d)
+			}
+			for name := range got.grads {
+				if want.grads[name] == nil {
+					t.Errorf("%s has a gradient, in the plain way it has none", name)
+				}
+			}
+		})
+	}
+}
+
+// fillPositions gives the tables of relative positions values, which begin at zero.
+func fillPositions(n *masksam.Net) error {
+	rng := rand.New(rand.NewPCG(3, 4))
+	return torch.Do(torch.Mode{}, func(*torch.Scope) error {
+		for _, p := range n.Params.All() {
+			if strings.Contains(p.Name, "rel_pos") {
+				data := make([]float32, p.Value.Numel())
+				for i := range data {
+					data[i] = float32(rng.NormFloat64())
+				}
+				p.Value.CopyFrom32(data)
+			}
+		}
+		return nil
+	})
+}
+
+// difference is the largest of |a-b| over the largest |b|.
+func difference(a, b []float32) float64 {
+	if len(a) != len(b) {
+		return math.Inf(1)
+	}
+	var d, most float64
+	for i := range b {
+		d, most = math.Max(d, math.Abs(float64(a[i])-float64(b[i]))), math.Max(most, math.Abs(float64(b[i])))
+	}
+	return d / most
+}
+
+// assign finds the assignment of least cost, by comparison with all.
+func TestAssign(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		rows, cols := rapid.IntRange(1, 5).Draw(t, "rows"), rapid.IntRange(1, 5).Draw(t, "cols")
+		cost := rapid.SliceOfN(rapid.Float32Range(-10, 10), rows*cols, rows*cols).Draw(t, "cost")
+		got, count, seen := 0.0, 0, map[int]bool{}
+		for i, j := range assign(cost, rows, cols) {
+			if j < 0 {
+				continue
+			}
+			if seen[j] {
+				t.Fatalf("column %d is given twice", j)
+			}
+			seen[j] = true
+			got += float64(cost[i*cols+j])
+			count++
+		}
+		if count != min(rows, cols) {
+			t.Fatalf("%d rows are assigned of %d × %d", count, rows, cols)
+		}
+		used := make([]bool, cols)
+		var least func(i, left int) float64
+		least = func(i, left int) float64 { // of left rows among those from i
+			if left == 0 {
+				return 0
+			}
+			best := math.Inf(1)
+			if rows-i > left {
+				best = least(i+1, left)
+			}
+			for j := range used {
+				if !used[j] {
+					used[j] = true
+					best = math.Min(best, float64(cost[i*cols+j])+least(i+1, left-1))
+					used[j] = false
+				}
+			}
+			return best
+		}
+		if want := least(0, min(rows, cols)); math.Abs(got-want) > 1e-4 {
+			t.Errorf("cost %v, least %v", got, want)
+		}
+	})
+}
