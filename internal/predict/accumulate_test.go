@@ -15,8 +15,8 @@ import (
 	"masksam/internal/machine"
 )
 
-// plain adds the passes one after the other, voxel by voxel: what Accumulate is to give to the last bit.
-func plain(t *rapid.T, w Window, net Network, image Image, sum []float32) {
+// inOrder adds the passes one after the other, voxel by voxel: what Accumulate is to give to the last bit.
+func inOrder(t *rapid.T, w Window, net Network, image Image, sum []float32) {
 	size := w.Patch[0] * w.Patch[1] * w.Patch[2]
 	s := w.shares(image.Size)
 	for passes := range w.batches(image.Size) {
@@ -126,7 +126,7 @@ func TestAccumulateInAnyOrder(t *testing.T) {
 		done := 0
 		folds := rapid.IntRange(1, 2).Draw(t, "folds")
 		for range folds {
-			plain(t, w, net, image, want)
+			inOrder(t, w, net, image, want)
 			if err := w.Accumulate(context.Background(), networks, image, got, func(n int) { done += n }); err != nil {
 				t.Fatal(err)
 			}

@@ -11,6 +11,7 @@ import (
 	"masksam/internal/imageio"
 	"masksam/internal/masksam"
 	"masksam/internal/model"
+	"masksam/internal/plain"
 	"masksam/internal/plan"
 	"masksam/internal/preprocess"
 	"masksam/internal/recipe"
@@ -20,8 +21,8 @@ import (
 )
 
 // BenchmarkVolume times the prediction of 64×256×256 voxels by its parts: what cutting, adding and export of the whole
-// volume take of one core, and the network's share by its first passes. "alone" is one patch after the other with all
-// threads in each operation, as the published code predicts.
+// volume take of one core, and the network's share by its first passes. "plain" is the published
+// order: one patch after the other, with all threads in each operation, and package plain's network.
 func BenchmarkVolume(b *testing.B) {
 	torch.SetThreads(runtime.NumCPU())
 	small, narrow := recipe.Small(), recipe.Synapse() // the 256 recipe with a narrow encoder
@@ -54,19 +55,26 @@ func BenchmarkVolume(b *testing.B) {
 			b.Fatal(err)
 		}
 		t := Tiling{Mirror: true}
-		alone := division{networks: 1, batch: 1}
-		for name, d := range map[string]division{"alone": alone, "own": m.divide(t, size, m.memory.left())} {
+		sum := make([]float32, r.Network.Classes*len(image.Data))
+		ways := map[string]func(ctx context.Context, tick func(int)){
+			"plain": func(ctx context.Context, tick func(int)) {
+				m.window(t).Accumulate(ctx, []Network{plainNetwork{plain.Net{Config: r.Network, Params: net.Params}}}, image, sum, tick)
+			},
+			"own": func(ctx context.Context, tick func(int)) { m.Scores(ctx, image, t, tick) },
+		}
+		for name, score := range ways {
 			b.Run(c.name+"/"+name, func(b *testing.B) {
 				var wall, used float64
 				var done int
 				for b.Loop() {
 					ctx, cancel := context.WithCancel(b.Context())
 					start, before, n := time.Now(), cpu(), 0
-					m.scores(ctx, image, t, d, func(passes int) {
+					score(ctx, func(passes int) {
 						if n += passes; n >= c.passes {
 							cancel()
 						}
 					})
+					cancel()
 					wall, used, done = wall+time.Since(start).Seconds(), used+cpu()-before, done+n
 				}
 				passes := float64(m.passes(size, t))
@@ -77,6 +85,19 @@ func BenchmarkVolume(b *testing.B) {
 		}
 		net.Free()
 	}
+}
+
+// plainNetwork computes in the order of the published code.
+type plainNetwork struct{ plain.Net }
+
+func (p plainNetwork) Scores(patches []float32, n int) (scores []float32, err error) {
+	c := p.Config
+	err = torch.Do(torch.Mode{}, func(s *torch.Scope) error {
+		x := s.Float32s(torch.CPU, patches, n, c.Channels, c.Frames, c.Height, c.Width)
+		scores = p.Forward(s, x).ClassScores(s, n).Float32s()
+		return nil
+	})
+	return scores, err
 }
 
 // benchParts times what is done beside the network, one goroutine each.
