@@ -9,8 +9,8 @@ torch_std := $(if $(shell grep -ls '__cplusplus < 202002L' $(LIBTORCH)/include/A
 torch_abi := $(if $(shell grep -lsa 'torchCheckFailEPKcS2_jRKNSt7__cxx11' $(torch_lib)/libc10.so),1,0)
 
 # Nothing refers to the CUDA libraries by symbol: they register themselves when loaded, so the linker must keep them. A
-# CUDA build whose own libraries are missing here still serves the processor.
-ifneq ($(wildcard $(torch_lib)/libtorch_cuda.so),)
+# CUDA build whose own libraries are missing here still serves the processor. The test device takes CUDA's place.
+ifneq ($(and $(wildcard $(torch_lib)/libtorch_cuda.so),$(if $(filter test-device,$(MAKECMDGOALS)),,1)),)
 torch_missing := $(strip $(shell ldd $(torch_lib)/libtorch_cuda.so 2>&1 | sed -n 's/ => not found//p'))
 ifeq ($(torch_missing),)
 torch_gpu := -Wl$(comma)--no-as-needed -ltorch_cuda -lc10_cuda -Wl$(comma)--as-needed

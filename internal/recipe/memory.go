@@ -93,14 +93,22 @@ type Split struct {
 	Replicas int // on all devices together, which take them in turn; 0: as many as Spare finds best
 }
 
-// Splits tells whether a batch can be split so; the error says which number is beyond which.
+// Splits tells whether the samples that are computed at a time can be split so; the error says which number is beyond which.
 func (r Recipe) Splits(s Split) error {
-	switch n := r.Batch / max(r.Train.Accumulate, 1); {
-	case s.Devices > n || s.Replicas > n:
-		return fmt.Errorf("%d patches are computed at a time: they cannot be split over %d replicas of the network", n,
-			max(s.Devices, s.Replicas))
-	case s.Replicas > 0 && s.Replicas < s.Devices:
-		return fmt.Errorf("%d devices need a replica of the network each, %d are asked for", s.Devices, s.Replicas)
+	n := r.Batch / max(r.Train.Accumulate, 1)
+	text := fmt.Sprintf("batches of %d", r.Batch)
+	if n < r.Batch {
+		text = fmt.Sprintf("batches of %d in parts of %d", r.Batch, n)
+	}
+	switch {
+	case s.Devices > n:
+		return fmt.Errorf("%s cannot be split over %d devices: each needs a patch at a time", text, s.Devices)
+	case s.Replicas > n:
+		return remedy.Add(fmt.Errorf("%s cannot be split over %d replicas of the network: each needs a patch at a time", text,
+			s.Replicas), "ask for fewer with ", remedy.Replicas.With(fmt.Sprint(n)))
+	case s.Replicas != 0 && s.Replicas < max(s.Devices, 1):
+		return remedy.Add(fmt.Errorf("%d devices need as many replicas of the network, not %d", s.Devices, s.Replicas),
+			"ask for more with ", remedy.Replicas.With(fmt.Sprint(s.Devices)))
 	}
 	return nil
 }
@@ -112,6 +120,12 @@ func (r Recipe) Splits(s Split) error {
 func (r Recipe) StepPeak(precision string, dev torch.Device, batches int, split Split) Peak {
 	n, replicas := r.Network, max(split.Replicas, 1)
 	here := float64(ceil(replicas, max(split.Devices, 1)))
+	samples := r.Batch / max(r.Train.Accumulate, 1)
+	share := ceil(samples, replicas)
+	smaller := 0. // replicas with one sample less
+	if replicas > 1 && split.Devices <= 1 {
+		smaller = float64(share*replicas - samples)
+	}
 	all, trained := n.Count()
 	weights := single * float64(all)
 	gradients := single * float64(trained)
@@ -143,8 +157,13 @@ func (r Recipe) StepPeak(precision string, dev torch.Device, batches int, split 
 	if narrow {
 		p = append(p, PeakPart{Name: "trained weights in " + precision, Device: here * gradients / 2})
 	}
-	return p.add(here, n.Memory(r.Loss, masksam.Pass{Batch: ceil(r.Batch/max(r.Train.Accumulate, 1), replicas), Train: true,
-		Recompute: max(r.Train.Recompute, 0), Narrow: narrow, CPU: dev == torch.CPU}))
+	pass := masksam.Pass{Batch: share, Train: true, Recompute: max(r.Train.Recompute, 0), Narrow: narrow, CPU: dev == torch.CPU}
+	p = p.add(here-smaller, n.Memory(r.Loss, pass))
+	if smaller > 0 {
+		pass.Batch--
+		p = p.add(smaller, n.Memory(r.Loss, pass))
+	}
+	return p
 }
 
 func ceil(a, b int) int { return (a + b - 1) / b }
@@ -233,7 +252,11 @@ const single = 4 // bytes of a float32
 // add adds what so many passes take at the same time.
 func (p Peak) add(passes float64, parts []masksam.Amount) Peak {
 	for _, part := range parts {
-		p = append(p, PeakPart{Name: part.Name, Device: passes * part.Bytes})
+		i := slices.IndexFunc(p, func(q PeakPart) bool { return q.Name == part.Name })
+		if i < 0 {
+			i, p = len(p), append(p, PeakPart{Name: part.Name})
+		}
+		p[i].Device += passes * part.Bytes
 	}
 	return p
 }

@@ -37,8 +37,10 @@ type TrainOptions struct {
 	Set           []string      // KEY=VALUE overrides of training
 	Budget        time.Duration // wall time of training; 0: the recipe's
 
-	Device torch.Device
-	Seed   uint64 // of weights, batches and sampled points
+	Device   torch.Device
+	Beside   []torch.Device // that share each batch with it
+	Replicas int            // of the network, as train.Options says
+	Seed     uint64         // of weights, batches and sampled points
 
 	Weights    string // file of SAM's weights to begin with; model.NoWeights: from scratch; empty: found by weights.Find
 	Pretrained string // MaskSAM checkpoint to begin with instead; empty: none
@@ -103,7 +105,8 @@ func Train(ctx context.Context, o TrainOptions) (_ *Trained, err error) {
 	// One OS thread for training and validation: OpenMP keeps a pool of workers for each thread that computes.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	fold, err := train.Open(t, train.Options{Results: results, Fold: o.Fold, Device: o.Device, Seed: o.Seed,
+	fold, err := train.Open(t, train.Options{Results: results, Fold: o.Fold, Device: o.Device,
+		Beside: o.Beside, Replicas: o.Replicas, Seed: o.Seed,
 		Weights: o.Weights, Pretrained: o.Pretrained, Continue: o.Continue, NoCheckpoints: o.NoCheckpoints, Workers: o.Workers, Logs: o.Logs, Progress: o.Progress})
 	if err != nil {
 		return nil, err

@@ -2,6 +2,7 @@ package torch
 
 import (
 	"errors"
+	"fmt"
 	"math"
 	"math/rand/v2"
 	"os"
@@ -95,6 +96,42 @@ func TestTrainingKeepsMemoryFlat(t *testing.T) {
 	if Live() != before {
 		t.Errorf("%d tensors live, %d before", Live(), before)
 	}
+}
+
+// A Do has its number of threads for all within, whatever other goroutines have, and gives it back.
+func TestThreadsOfDo(t *testing.T) {
+	SetThreads(2)
+	defer SetThreads(1)
+	var running sync.WaitGroup
+	for n := range 4 {
+		want := n
+		if n == 0 {
+			want = 2
+		}
+		running.Go(func() {
+			for range 20 {
+				err := Do(Mode{}, func(s *Scope) error {
+					err := Do(Mode{Threads: n}, func(s *Scope) error {
+						return Do(Mode{}, func(s *Scope) error {
+							ones(s, Float32, 1)
+							if got := Threads(); got != want {
+								return fmt.Errorf("%d threads, want %d", got, want)
+							}
+							return nil
+						})
+					})
+					if got := Threads(); err == nil && got != 2 {
+						err = fmt.Errorf("%d threads after a Do of %d, want 2", got, n)
+					}
+					return err
+				})
+				if err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	running.Wait()
 }
 
 // Goroutines that each train in a scope of their own, in different modes, get

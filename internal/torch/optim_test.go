@@ -115,3 +115,24 @@ func TestInPlace(t *testing.T) {
 		}
 	})
 }
+
+// Gradients move to where they are summed, also where there was none, and nothing is left behind.
+func TestMoveGrads(t *testing.T) {
+	do(t, Mode{Grad: true}, func(s *Scope) {
+		leaf := func(v float32) *Tensor {
+			x := s.Float32s(CPU, []float32{v}, 1)
+			x.SetRequiresGrad(true)
+			return x
+		}
+		a, b, c, d, e, f := leaf(2), leaf(3), leaf(5), leaf(7), leaf(11), leaf(13)
+		s.Backward(s.Sum(s.Add(s.Mul(a, b), s.Mul(c, c)))) // a: 3, b: 2, c: 10
+		held := b.Grad()
+		MoveGrads([]*Tensor{a, d, e}, []*Tensor{b, c, f})
+		if a.Grad().Item() != 5 || d.Grad().Item() != 10 || e.Grad() != nil {
+			t.Errorf("sums %v, %v, %v; want 5, 10 and none", a.Grad(), d.Grad(), e.Grad())
+		}
+		if b.Grad() != nil || c.Grad() != nil || held.h != 0 {
+			t.Error("gradients were left behind")
+		}
+	})
+}

@@ -1,6 +1,7 @@
 // The one C++ file of the project: a table of libtorch operations behind the C
 // interface of shim.h. No exception leaves it. It keeps to at:: functions that
 // libtorch 1.13 and 2.x share; what differs sits behind TORCH_VERSION guards.
+#include "kernels.h"
 #include "shim.h"
 
 #include <ATen/ATen.h>
@@ -75,8 +76,14 @@ int dtype_code(at::ScalarType t) {
 
 bool is_half(const Tensor &x) { return x.scalar_type() == at::kBFloat16 || x.scalar_type() == at::kHalf; }
 
+#ifdef MASKSAM_TEST_DEVICE // of testdevice.cpp, in the place of CUDA
+constexpr auto accelerator = at::kPrivateUse1;
+#else
+constexpr auto accelerator = at::kCUDA;
+#endif
+
 at::Device device_of(int64_t code) {
-  return code < 0 ? at::Device(at::kCPU) : at::Device(at::kCUDA, c10::DeviceIndex(code));
+  return code < 0 ? at::Device(at::kCPU) : at::Device(accelerator, c10::DeviceIndex(code));
 }
 
 // ---- thread-local state --------------------------------------------------------
@@ -84,13 +91,16 @@ at::Device device_of(int64_t code) {
 std::atomic<int> wanted_threads{0};
 thread_local int own_threads = 0; // of this OS thread, in place of wanted_threads; 0: none
 
-// OpenMP keeps the thread count per OS thread, and Go moves between them.
+// OpenMP keeps the thread count per OS thread, and Go moves between them. at::set_num_threads is not used where OpenMP's
+// own function is there: it changes other threads' counts as well and begins a pool of threads that nothing here uses.
+extern "C" void omp_set_num_threads(int) __attribute__((weak));
 void settle_threads() {
   thread_local int settled = 0;
   const int n = own_threads > 0 ? own_threads : wanted_threads.load(std::memory_order_relaxed);
   if (n > 0 && settled != n) {
-    at::get_num_threads(); // gives a new thread the number that another one has set last
-    at::set_num_threads(n);
+    at::get_num_threads(); // or libtorch sets the thread's count later
+    if (omp_set_num_threads) omp_set_num_threads(n);
+    if (at::get_num_threads() != n) at::set_num_threads(n);
     settled = n;
   }
 }
@@ -500,30 +510,6 @@ Tensor upsampling_convolution(const Tensor &x, const Tensor &w, const Tensor &b)
   return y.view(split).permute(order).reshape(shape);
 }
 
-// libtorch keeps 3-D convolutions of a batch of one away from oneDNN unless they are
-// large in a measure that leaves out the last axis. As a batch of two halves, cut
-// along an even axis with the margin the kernel needs, they are 3 to 10 times faster.
-// Returns the axis to cut, or 0 if libtorch does well by itself.
-int64_t axis_to_halve(const Tensor &x, const Tensor &w, IntArrayRef pad) {
-  if (x.size(0) != 1 || x.scalar_type() != at::kFloat || x.size(1) * x.size(2) * x.size(3) > 20480 ||
-      (w.size(3) > 3 && w.size(4) > 3))
-    return 0;
-  for (int64_t axis : {3, 2, 4})
-    if (x.size(axis) % 2 == 0 && w.size(axis) == 2 * pad[axis - 2] + 1) return axis;
-  return 0;
-}
-
-Tensor convolution_of_halves(const Tensor &x, const Tensor &w, const MaybeTensor &b, IntArrayRef pad, int64_t axis) {
-  const int64_t half = x.size(axis) / 2, margin = pad[axis - 2];
-  std::vector<int64_t> ends(2 * (5 - axis), 0), rest = pad.vec();
-  ends[2 * (4 - axis)] = ends[2 * (4 - axis) + 1] = margin;
-  rest[axis - 2] = 0;
-  const auto padded = at::constant_pad_nd(x, ends);
-  const auto halves = at::cat({padded.narrow(axis, 0, half + 2 * margin), padded.narrow(axis, half, half + 2 * margin)}, 0);
-  const auto y = at::conv3d(halves, w, b, 1, rest);
-  return at::cat({y.narrow(0, 0, 1), y.narrow(0, 1, 1)}, axis);
-}
-
 // Compiled for each level of the processor's vector instructions, chosen at start.
 #if defined(__x86_64__) && defined(__GNUC__) && __GNUC__ >= 12 && !defined(__clang__)
 #define MULTIVERSION __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
@@ -668,6 +654,81 @@ struct Depthwise : torch::autograd::Function<Depthwise> {
   }
 };
 
+// Pointers to the maps of contiguous x (B,C,…).
+template <typename T> std::vector<T *> maps(const Tensor &x) {
+  std::vector<T *> v(x.size(0) * x.size(1));
+  const int64_t n = x.numel() / v.size();
+  for (size_t i = 0; i < v.size(); i++) v[i] = x.data_ptr<std::remove_const_t<T>>() + i * n;
+  return v;
+}
+
+// Convolution of x (B,C,D,H,W) with w (O,C,kd,kh,kw) and bias (O) or nothing, by our own kernels: stride 1, padding of
+// half the kernel, which is 1 or 3 along each axis; float or double on the CPU.
+struct DirectConvolution : torch::autograd::Function<DirectConvolution> {
+  static bool fits(const Tensor &x, const Tensor &w, const Tensor &b, IntArrayRef stride, IntArrayRef pad, int64_t groups) {
+    const auto kernel = w.sizes().slice(2);
+    for (size_t i = 0; i < kernel.size(); i++)
+      if ((kernel[i] != 1 && kernel[i] != 3) || pad[i] != kernel[i] / 2) return false;
+    const auto type = w.scalar_type();
+    return groups == 1 && all_are(stride, 1) && x.is_cpu() && w.is_cpu() && x.size(1) == w.size(1) && x.numel() > 0 && w.numel() > 0 &&
+           (type == at::kFloat || type == at::kDouble) && x.scalar_type() == type && per_channel(b, w.size(0)) &&
+           (!b.defined() || b.scalar_type() == type);
+  }
+
+  static kernels::Conv shape(const Tensor &x, const Tensor &w) {
+    return {x.size(0), x.size(1), w.size(0), x.size(2), x.size(3), x.size(4), int(w.size(2)), int(w.size(3)), int(w.size(4))};
+  }
+
+  // The convolution, or with back the gradient of its input from that of its output.
+  static Tensor convolve(const Tensor &x, const Tensor &w, const Tensor &b, bool back) {
+    auto c = shape(x, w);
+    auto sizes = x.sizes().vec();
+    sizes[1] = w.size(back);
+    auto y = at::empty(sizes, x.options());
+    AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "convolution", [&] {
+      const auto packed = at::empty({w.numel()}, w.options());
+      auto *pp = packed.data_ptr<scalar_t>();
+      c.C = w.size(1);
+      kernels::pack(c, w.data_ptr<scalar_t>(), back, pp);
+      c.C = x.size(1), c.O = sizes[1];
+      const auto in = maps<const scalar_t>(x);
+      const auto out = maps<scalar_t>(y);
+      const auto *bp = b.defined() ? b.data_ptr<scalar_t>() : nullptr;
+      at::parallel_for(0, kernels::conv_tasks<scalar_t>(c), 1, [&](int64_t from, int64_t to) {
+        kernels::conv<scalar_t>(c, {in.data(), nullptr, nullptr, 0}, pp, bp, out.data(), from, to);
+      });
+    });
+    return y;
+  }
+
+  static Tensor weights(const Tensor &x, const Tensor &g, const Tensor &w) {
+    auto dw = at::zeros(w.sizes(), w.options());
+    AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "convolution", [&] {
+      const auto in = maps<const scalar_t>(x), out = maps<const scalar_t>(g);
+      auto *dp = dw.data_ptr<scalar_t>();
+      at::parallel_for(0, x.size(1), 1, [&](int64_t from, int64_t to) {
+        kernels::conv_weights<scalar_t>(shape(x, w), {in.data(), nullptr, nullptr, 0}, out.data(), dp, from, to);
+      });
+    });
+    return dw;
+  }
+
+  static Tensor forward(AutogradContext *ctx, const Tensor &input, const Tensor &weight, const MaybeTensor &b) {
+    const auto x = input.contiguous(), w = weight.contiguous();
+    ctx->save_for_backward({x, w});
+    ctx->saved_data["bias"] = b.has_value();
+    return convolve(x, w, b ? b->contiguous() : Tensor(), false);
+  }
+
+  static variable_list backward(AutogradContext *ctx, variable_list grads) {
+    const auto saved = ctx->get_saved_variables();
+    const auto &x = saved[0], &w = saved[1];
+    const auto g = grads[0].contiguous();
+    return {ctx->needs_input_grad(0) ? convolve(g, w, {}, true) : Tensor(), ctx->needs_input_grad(1) ? weights(x, g, w) : Tensor(),
+            ctx->saved_data["bias"].toBool() ? g.sum({0, 2, 3, 4}) : Tensor()};
+  }
+};
+
 // ints: stride, pad (n each), groups.
 OP(Conv2d) {
   auto x = c[0], w = c[1];
@@ -675,6 +736,8 @@ OP(Conv2d) {
   const int64_t groups = c.ints[4];
   if (own_kernels && x.is_cpu() && x.dim() == 4 && w.dim() == 4 && x.size(1) == w.size(1) && all_are(w.sizes().slice(2), 1) && all_are(stride, 1) && all_are(pad, 0) && groups == 1)
     return c.ret(channel_product(x, w.flatten(1), c[2]));
+  if (own_kernels && !c.autocast && x.dim() == 4 && w.dim() == 4 && DirectConvolution::fits(x, w, c[2], stride, pad, groups))
+    return c.ret(DirectConvolution::apply(x.unsqueeze(2), w.unsqueeze(2), c.maybe(2)).squeeze(2));
   c.ret(at::conv2d(x, w, c.maybe(2), stride, pad, 1, groups));
 }
 
@@ -687,8 +750,7 @@ OP(Conv3d) {
     if (groups == 1 && all_are(kernel, 1) && all_are(pad, 0)) return c.ret(channel_product(x, w.flatten(1), c[2]));
     if (groups == w.size(0) && w.size(1) == 1 && all_are(kernel, 3) && all_are(pad, 1) && x.numel() > 0 && c.wide(0).scalar_type() == w.scalar_type() && !is_half(w) && w.is_cpu() && per_channel(c[2], w.size(0)))
       return c.ret(Depthwise::apply(c.wide(0), w, c.maybe(2)));
-    if (groups == 1 && !c.autocast)
-      if (const auto axis = axis_to_halve(x, w, pad)) return c.ret(convolution_of_halves(x, w, c.maybe(2), pad, axis));
+    if (!c.autocast && DirectConvolution::fits(x, w, c[2], stride, pad, groups)) return c.ret(DirectConvolution::apply(x, w, c.maybe(2)));
   }
   // The oneDNN of libtorch 2.15 leaves parts of bf16 weight gradients unset where the
   // map is smaller than the kernel: those go in float32.
@@ -1119,7 +1181,7 @@ shim_error *shim_describe(handle t, shim_info *info) {
     TORCH_CHECK(x.dim() <= SHIM_MAX_RANK, "more than ", int(SHIM_MAX_RANK), " dimensions");
     info->rank = int(x.dim());
     info->dtype = dtype_code(x.scalar_type());
-    info->device = x.is_cuda() ? x.get_device() : -1;
+    info->device = x.device().type() == accelerator ? x.get_device() : -1;
     for (int i = 0; i < info->rank; i++) {
       info->shape[i] = x.size(i);
       info->stride[i] = x.stride(i);
@@ -1176,7 +1238,7 @@ int shim_threads(void) {
 void shim_release_memory(void) {
 #if TORCH_AT_LEAST(2, 9)
   shim_error_free(guard([] {
-    if (shim_cuda_count() > 0 && c10::GetAllocator(at::kCUDA)) c10::getDeviceAllocator(at::kCUDA)->emptyCache();
+    if (shim_cuda_count() > 0 && c10::GetAllocator(accelerator)) c10::getDeviceAllocator(accelerator)->emptyCache();
   }));
 #endif
 #ifdef __GLIBC__
@@ -1203,7 +1265,7 @@ const char *shim_cpu_capability(void) {
 int shim_cuda_count(void) {
   int n = 0;
   auto *e = guard([&] {
-    if (c10::impl::hasDeviceGuardImpl(at::kCUDA)) n = c10::impl::VirtualGuardImpl(at::kCUDA).deviceCount();
+    if (c10::impl::hasDeviceGuardImpl(accelerator)) n = c10::impl::VirtualGuardImpl(accelerator).deviceCount();
   });
   shim_error_free(e);
   return n;

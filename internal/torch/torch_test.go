@@ -223,6 +223,17 @@ func TestDevices(t *testing.T) {
 			t.Errorf("%q gives %v", name, d)
 		}
 	}
+	if list, err := ParseDevices("cpu", 3); err != nil || len(list) != 1 || list[0] != CPU {
+		t.Errorf("cpu: %v, %v", list, err)
+	}
+	if list, err := ParseDevices("auto", 3); err != nil || len(list) != min(3, max(CUDACount(), 1)) {
+		t.Errorf("auto, of three GPUs at most: %v, %v", list, err)
+	}
+	for _, names := range []string{"cpu,cpu", "cpu,", "cuda:0,cpu,mps", "cpu,auto", ""} {
+		if list, err := ParseDevices(names, 1); err == nil {
+			t.Errorf("%q: devices %v, want an error", names, list)
+		}
+	}
 	if d, err := ParseDevice("auto"); err != nil || (d != CPU) != (CUDACount() > 0) {
 		t.Errorf("auto with %d CUDA devices: %v, %v", CUDACount(), d, err)
 	}
