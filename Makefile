@@ -2,6 +2,7 @@
 #   make demo      build, train on a real brain MR, predict, score; about ten minutes on two cores
 #   make test      formatting, vet and every test
 #   make build     bin/masksam
+#   make test-device LIBTORCH=...   what computes, on a device that stands for a GPU (libtorch 2.x)
 #   make lint      test's checks plus staticcheck
 #   make bench     the Go benchmarks
 #   make install   bin/masksam and nnU-Net's command names to $(PREFIX)/bin
@@ -26,7 +27,7 @@ endif
 # Tests of reference values that are not at hand note themselves in a file, whose new name keeps go from answering for
 # them out of its cache.
 
-.PHONY: all build demo test lint bench install names deps clean
+.PHONY: all build demo test test-device lint bench install names deps clean
 all: build
 
 build: deps
@@ -45,6 +46,13 @@ test: deps
 	  if [ $$n = 0 ]; then echo "0 golden tests were skipped"; \
 	  else echo "$$n golden tests were skipped: their values lie in ../shared, which is not here"; fi; \
 	  exit $$status
+
+# Packages whose tests compute on the device that MASKSAM_TEST_DEVICE names.
+DEVICE_TESTS := $(addprefix ./internal/,torch masksam verify train predict)
+
+test-device: deps
+	@[ -n "$(LIBTORCH)" ] || { echo "make: test-device needs LIBTORCH=/path of a libtorch 2.x"; exit 1; }
+	MASKSAM_TEST_DEVICE=cuda OMP_NUM_THREADS=1 $(GO) test -tags libtorch,testdevice -vet=off -timeout 40m $(DEVICE_TESTS)
 
 lint: deps
 	$(GO) vet $(TAGS) ./...

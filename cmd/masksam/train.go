@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"masksam/internal/dataset"
+	"masksam/internal/ranks"
 	"masksam/internal/recipe"
 	"masksam/internal/runlog"
 	"masksam/internal/steps"
@@ -33,7 +34,8 @@ type trainCmd struct {
 	ValidateBest      bool     `help:"The final validation is of the best checkpoint, into validation_best."`
 	SkipValidation    bool     `help:"End after the last checkpoint."`
 	SaveProbabilities bool     `help:"Keep the scores of the final validation." name:"probabilities"`
-	Device            string   `help:"cpu, cuda, cuda:1 …; auto takes a GPU if there is one." default:"auto"`
+	Device            string   `help:"cpu, cuda, cuda:1 …, or cuda:0,cuda:1 … to share each batch; auto takes a GPU if there is one." default:"auto"`
+	Replicas          int      `help:"Replicas of the network, which share each batch; otherwise as many as cores, batch and memory allow, or one on each GPU." placeholder:"N"`
 	Seed              uint64   `help:"Seed of weights, batches and sampled points." default:"12345"`
 	WithoutLog        []string `help:"Leave a log out: ${logs}; repeatable." placeholder:"LOG"`
 	arithmetic        `embed:""`
@@ -56,7 +58,7 @@ func (c *trainCmd) Run(a *app) error {
 			c.Set = append(c.Set, fmt.Sprintf("%s=%d", f.key, *f.value))
 		}
 	}
-	return a.train(c.Device, c.arithmetic, steps.TrainOptions{Roots: c.roots.roots(), Dataset: c.Dataset, Plans: c.Plans, Configuration: c.Config,
+	return a.train(c.Device, 1, c.arithmetic, steps.TrainOptions{Replicas: c.Replicas, Roots: c.roots.roots(), Dataset: c.Dataset, Plans: c.Plans, Configuration: c.Config,
 		Fold: c.Fold, Trainer: r.Name, Weights: c.Weights, Pretrained: c.Pretrained, Set: c.Set,
 		Budget: minutes(c.Minutes), Seed: c.Seed, Continue: c.Continue, ValidateOnly: c.Validate,
 		ValidateBest: c.ValidateBest, SkipValidation: c.SkipValidation, SaveProbabilities: c.SaveProbabilities, Logs: runlog.Options{Without: c.WithoutLog}})
@@ -65,16 +67,30 @@ func (c *trainCmd) Run(a *app) error {
 // minutes is a budget of time as a flag gives it.
 func minutes(n float64) time.Duration { return time.Duration(n * float64(time.Minute)) }
 
-func (a *app) train(device string, how arithmetic, o steps.TrainOptions) (err error) {
+func (a *app) train(device string, gpus int, how arithmetic, o steps.TrainOptions) error {
 	how.set()
-	if o.Device, err = torch.ParseDevice(device); err != nil {
+	var err error
+	if o.World, err = ranks.FromEnv(os.Getenv); err != nil {
 		return err
 	}
+	if o.World != nil { // whose launcher gives each process a GPU
+		gpus = 1
+	}
+	slog.SetDefault(slog.New(o.World.Handler(slog.Default().Handler())))
+	devices, err := torch.ParseDevices(o.World.Device(device), gpus)
+	if err != nil {
+		return err
+	}
+	if len(devices) < gpus {
+		slog.Info(fmt.Sprintf("-num_gpus %d: the devices that there are compute the plan's whole batch, in the same step", gpus),
+			"GPUs present", torch.CUDACount())
+	}
+	o.Device, o.Beside = devices[0], devices[1:]
 	o.Progress = a.progress
 	o.Workers = os.Getenv("nnUNet_n_proc_DA")
 	o.Logs.MLflow = runlog.MLflowOf(os.Getenv)
 	result, err := steps.Train(a.ctx, o)
-	if err != nil {
+	if err != nil || !o.World.Writes() {
 		return err
 	}
 	fmt.Fprintf(a.out, "trained %d steps, results in %s\n", result.Steps, result.Folder)
@@ -124,11 +140,7 @@ func (c *nnunetTrain) Run(a *app) error {
 	case c.ValidateBest && c.NoCheckpoints:
 		return errors.New("--val_best and --disable_checkpointing exclude each other")
 	}
-	if c.GPUs > 1 {
-		slog.Info(fmt.Sprintf("-num_gpus %d: one device computes the plan's whole batch, in the same step", c.GPUs),
-			"GPUs present", torch.CUDACount())
-	}
-	return a.train(c.Device, published, steps.TrainOptions{Roots: dataset.Env(), Dataset: c.Dataset, Plans: c.Plans, Configuration: c.Config,
+	return a.train(c.Device, int(c.GPUs), published, steps.TrainOptions{Roots: dataset.Env(), Dataset: c.Dataset, Plans: c.Plans, Configuration: c.Config,
 		Fold: c.Fold, Trainer: c.Trainer, Weights: c.Weights, Pretrained: c.Pretrained, Set: c.Set,
 		Seed: 12345, Continue: c.Continue, ValidateOnly: c.Validate,
 		ValidateBest: c.ValidateBest, SaveProbabilities: c.NPZ, NoCheckpoints: c.NoCheckpoints})

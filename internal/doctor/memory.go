@@ -110,8 +110,8 @@ func PredictMemory(o MemoryOptions) (*Memory, error) {
 		budget = t.MemoryBudget * 1e9
 	}
 	auto := t.Recompute < 0
-	m.Recipe.Spare(m.Precision, m.Device, batches, budget)
-	m.Step = m.Recipe.StepPeak(m.Precision, m.Device, batches)
+	split := m.Recipe.Spare(m.Precision, m.Device, batches, recipe.Split{}, budget)
+	m.Step = m.Recipe.StepPeak(m.Precision, m.Device, batches, split)
 	m.Pass = m.Recipe.PassPeak(m.Precision, m.Device, 1)
 	if m.Fits(m.Step) {
 		return m, nil
@@ -120,7 +120,7 @@ func PredictMemory(o MemoryOptions) (*Memory, error) {
 	var set []string
 	try := func(add string) {
 		set = append(set, add)
-		peak := r.StepPeak(m.Precision, m.Device, batches)
+		peak := r.StepPeak(m.Precision, m.Device, batches, recipe.Split{})
 		m.Ways = append(m.Ways, Way{append([]string(nil), set...), machine.Bytes(peak.Need(m.Device)), m.Fits(peak)})
 	}
 	if r.Train.Accumulate < r.Batch {

@@ -11,6 +11,9 @@ import (
 // boxEps keeps the boxes' quotients finite where both areas are zero.
 const boxEps = 1e-6
 
+// lossTerms is the number of terms of the loss.
+const lossTerms = 7
+
 // Part is one named loss, unweighted.
 type Part struct {
 	Name  string
@@ -211,7 +214,7 @@ func (c *Criterion) losses(s *torch.Scope, o *Output, seg []uint8, batch *Norm, 
 
 	var total *torch.Tensor
 	var parts []Part
-	for _, l := range []struct {
+	for _, l := range [lossTerms]struct {
 		name   string
 		weight float64
 		value  *torch.Tensor

@@ -172,8 +172,8 @@ func TestLossesFall(t *testing.T) {
 		}
 		opt := torch.NewOptimizer(torch.AdamW{Beta1: 0.9, Beta2: 0.999, Eps: 1e-8, WeightDecay: 1e-2}, net.Params.Trainable())
 		crit := NewCriterion(r.Loss, r.Network)
-		gen := NewPoints(torch.CPU, 5, 0, 2, 2)
-		u := gen.From(0)
+		gen := NewPoints(5, 0, 2, 2)
+		u := gen.From(torch.CPU, 0)
 		x, seg := syntheticBatch(2, [3]int{2, 16, 12}, 3)
 		var first, last float64
 		for i := range 40 {

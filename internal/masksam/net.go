@@ -58,6 +58,21 @@ func Load(cfg Config, dev torch.Device, src nn.Source) (*Net, error) {
 	return From(cfg, dev, 0, func(string) bool { return true }, func(p *nn.Params) error { return p.Load(src) })
 }
 
+// Replica is a network with n's weights and gradients of its own. The weights are n's memory, or copies on dev, which are
+// not brought up to date. n outlives it.
+func (n *Net) Replica(dev torch.Device, copied bool) (*Net, error) {
+	r := &Net{Config: n.Config, Params: new(nn.Params), Recompute: n.Recompute}
+	err := torch.Do(torch.Mode{}, func(s *torch.Scope) error {
+		r.make(nn.Replica(s, r.Params, n.Params, dev, copied))
+		return nil
+	})
+	if err != nil {
+		r.Free()
+		return nil, fmt.Errorf("copy the network to %v: %w", dev, err)
+	}
+	return r, nil
+}
+
 // Count is the number of values of the parameters of a valid configuration, in all and of those that train. It makes no
 // network.
 func (c Config) Count() (all, trained int) {
@@ -278,7 +293,7 @@ func newLayers(b *nn.Builder, name string, spec []Layer, in int, cfg Config) lay
 		case "block":
 			blk := nn.NewBlock(at, in, out, nn.BlockOptions{Kernel: d.Kernel, Init: cfg.block(cfg.Slope), Eps: cfg.NormEps,
 				Slope: cfg.Slope})
-			l.list = append(l.list, blk.Forward)
+			l.list = append(l.list, func(s *torch.Scope, x *torch.Tensor) *torch.Tensor { return blk.Forward(s, x) })
 			pos++
 		case "conv":
 			conv := nn.NewConv3d(at, in, out, d.Kernel, true, nn.FanIn)

@@ -13,23 +13,29 @@ type Uniform func(s *torch.Scope, frames []int, shape ...int) *torch.Tensor
 // Points is the source of a step's sampled points. Each sample of the batch has numbers of its own, so that they do not
 // depend on how many samples are computed at a time.
 type Points struct {
-	dev    torch.Device
 	frames int
+	seeds  []uint64 // of the samples
 	list   []*torch.Generator
 }
 
-// NewPoints is the source for a batch on dev, of so many frames per sample. The points depend on the seed and the step's
-// key alone.
-func NewPoints(dev torch.Device, seed, key uint64, samples, frames int) *Points {
-	p, r := &Points{dev: dev, frames: frames}, rand.NewPCG(seed, key)
+// NewPoints is the source for a batch of so many frames per sample. The points depend on the seed and the step's key
+// alone, and on the kind of device.
+func NewPoints(seed, key uint64, samples, frames int) *Points {
+	p, r := &Points{frames: frames, list: make([]*torch.Generator, samples)}, rand.NewPCG(seed, key)
 	for range samples {
-		p.list = append(p.list, torch.NewGenerator(dev, r.Uint64()))
+		p.seeds = append(p.seeds, r.Uint64())
 	}
 	return p
 }
 
-// From is the source for a part of the batch that begins with that sample.
-func (p *Points) From(sample int) Uniform {
+// Skip leaves the first samples out: those of the batch that other processes compute.
+func (p *Points) Skip(samples int) *Points {
+	p.seeds, p.list = p.seeds[samples:], p.list[samples:]
+	return p
+}
+
+// From is the source on dev for a part of the batch that begins with that sample. Parts may draw at the same time.
+func (p *Points) From(dev torch.Device, sample int) Uniform {
 	return func(s *torch.Scope, frames []int, shape ...int) *torch.Tensor {
 		var rows []*torch.Tensor
 		for len(frames) > 0 {
@@ -38,10 +44,14 @@ func (p *Points) From(sample int) Uniform {
 				n++
 			}
 			frames = frames[n:]
-			rows = append(rows, s.Rand(p.dev, torch.Float32, p.list[sample+of], append([]int{n}, shape...)...))
+			g := &p.list[sample+of]
+			if *g == nil {
+				*g = torch.NewGenerator(dev, p.seeds[sample+of])
+			}
+			rows = append(rows, s.Rand(dev, torch.Float32, *g, append([]int{n}, shape...)...))
 		}
 		if len(rows) == 0 {
-			return s.Empty(p.dev, torch.Float32, append([]int{0}, shape...)...)
+			return s.Empty(dev, torch.Float32, append([]int{0}, shape...)...)
 		}
 		return s.Cat(0, rows...)
 	}
@@ -50,6 +60,8 @@ func (p *Points) From(sample int) Uniform {
 // Free releases the generators.
 func (p *Points) Free() {
 	for _, g := range p.list {
-		g.Free()
+		if g != nil {
+			g.Free()
+		}
 	}
 }

@@ -1,7 +1,9 @@
 package masksam
 
 import (
+	"errors"
 	"math"
+	"sync/atomic"
 
 	"masksam/internal/torch"
 )
@@ -9,59 +11,187 @@ import (
 // Step computes the gradients of a training step.
 type Step struct {
 	Criterion *Criterion
-	Network   Config
-	Device    torch.Device
+	Replicas  *Replicas
 	Points    *Points       // sampled points of each sample
 	Scaler    *torch.Scaler // of the loss; nil: none
 	Parts     int           // that the batch is computed in, one after the other; they divide it; 0: 1
-	// Forward runs the network on images (B, C, T, H, W).
-	Forward func(s *torch.Scope, x *torch.Tensor) *Output
+	Peers     Peers         // nil: the batch is whole
+}
+
+// Peers are programs that compute a step together, each with samples of its own. All of them call the same methods in the
+// same order, with as many values and the same parameters. A peer that is lost is an error.
+type Peers interface {
+	// Sum replaces every value by its sum over the peers.
+	Sum(values []float64) error
+	// Begin tells that the next backward pass completes the gradients of the parameters: their sums may begin meanwhile. Not
+	// every peer needs to call it.
+	Begin(params []*torch.Tensor) error
+	// Gradients replaces the gradient of every parameter by its sum over the peers; a parameter without one counts as zeros.
+	Gradients(params []*torch.Tensor) error
+}
+
+// ErrPeer is the error of a step that another of the Peers could not compute.
+var ErrPeer = errors.New("another process failed in this step")
+
+// agree adds up values over the peers, if there are any. failed is this program's own error, which the peers get to know.
+func (st Step) agree(failed error, values ...*float64) error {
+	if st.Peers == nil {
+		return failed
+	}
+	sums := make([]float64, 1+len(values))
+	if failed != nil {
+		sums[0] = 1
+	}
+	for i, v := range values {
+		sums[1+i] = *v
+	}
+	err := st.Peers.Sum(sums)
+	switch {
+	case failed != nil:
+		return failed
+	case err == nil && sums[0] > 0:
+		err = ErrPeer
+	}
+	for i, v := range values {
+		*v = sums[1+i]
+	}
+	return err
+}
+
+// sum is what a replica adds to the loss.
+type sum struct {
+	loss  float64
+	terms []Part
+}
+
+func (a *sum) add(b sum) {
+	a.loss += b.loss
+	if a.terms == nil && b.terms != nil {
+		a.terms = make([]Part, len(b.terms))
+	}
+	for i, p := range b.terms {
+		a.terms[i].Name = p.Name
+		a.terms[i].Value += p.Value
+	}
+}
+
+// values are the loss and its terms. A loss that is not finite may lack terms, which peers have.
+func (a *sum) values() []*float64 {
+	list := []*float64{&a.loss}
+	for i := range lossTerms {
+		if i < len(a.terms) {
+			list = append(list, &a.terms[i].Value)
+		} else {
+			list = append(list, new(float64))
+		}
+	}
+	return list
 }
 
 // Gradients adds up the gradients of a batch's loss, times the scale, in the parameters of the network. images are (B, C, T,
-// H, W), labels (B·T, H, W), row-major. It gives the loss and its terms, both the sums over the parts. It ends with the
-// first part whose class scores or loss are not finite: then the loss is not either. There are no terms of a part whose
-// scores are not finite, since nothing can be matched.
+// H, W), labels (B·T, H, W), row-major. It gives the loss and its terms, both the sums over the parts. Each of the replicas
+// ends with its first part whose class scores or loss are not finite: then the loss is not either. There are no terms of a
+// part whose scores are not finite, since nothing can be matched. Sums are in the order of the replicas, so that nothing
+// depends on when each of them ends; their number changes the order of sums, and with it the last digits.
 func (st Step) Gradients(s *torch.Scope, images []float32, labels []uint8) (loss float64, terms []Part, err error) {
-	n := st.Network
-	frames := len(labels) / (n.Height * n.Width)
-	norm, err := st.Criterion.Norm(labels, frames, n.Height, n.Width, n.Queries)
-	if err != nil {
-		return 0, nil, err
-	}
-	parts := max(st.Parts, 1)
-	image, seg, batch := len(images)/parts, len(labels)/parts, frames/n.Frames/parts
-	for i := range parts {
-		s.Inner(func(s *torch.Scope) *torch.Tensor {
-			out := st.Forward(s, s.Float32s(st.Device, images[i*image:][:image], batch, n.Channels, n.Frames, n.Height, n.Width))
-			if score := out.Score(s); !Finite(score) {
-				loss += score
-				return nil
-			}
-			var total *torch.Tensor
-			var share []Part
-			total, share, err = st.Criterion.Share(s, out, labels[i*seg:][:seg], norm, st.Points.From(i*batch))
-			if err != nil {
-				return nil
-			}
-			if terms == nil {
-				terms = make([]Part, len(share))
-			}
-			for j, p := range share {
-				terms[j].Name = p.Name
-				terms[j].Value += p.Value
-			}
-			v := total.Item()
-			if loss += v; Finite(v) {
-				out.Backward(s, st.Scaler.Loss(s, total))
-			}
+	defer st.Replicas.drop()
+	params := st.Replicas.list[0].params
+	all, err := st.compute(s, images, labels, max(st.Parts, 1), func(s *torch.Scope, p piece) error {
+		if !Finite(p.loss) {
 			return nil
-		})
-		if err != nil || !Finite(loss) {
-			break
+		}
+		if st.Peers != nil && p.last {
+			if err := st.Peers.Begin(params); err != nil {
+				return err
+			}
+		}
+		p.out.Backward(s, st.Scaler.Loss(s, p.total))
+		return nil
+	})
+	if err == nil && Finite(all.loss) {
+		st.Replicas.gather()
+	}
+	if st.Peers != nil { // also after an error: the others may have begun
+		if failed := st.Peers.Gradients(params); err == nil || failed != nil {
+			err = failed
 		}
 	}
-	return loss, terms, err
+	return all.loss, all.terms, err
+}
+
+// Validate gives the loss of a batch and the label of every pixel, (B·T, H, W), as the class scores have it. Where scores
+// are not finite the loss is not either and there are no labels.
+func (st Step) Validate(s *torch.Scope, images []float32, labels []uint8) (loss float64, predicted []int64, err error) {
+	predicted = make([]int64, len(labels))
+	n := st.Replicas.list[0].net.Config
+	pixels := n.Frames * n.Height * n.Width
+	var seen atomic.Int64
+	all, err := st.compute(s, images, labels, 1, func(s *torch.Scope, p piece) error {
+		found := s.ArgMax(p.out.ClassScores(s, p.samples), 1).Int64s()
+		seen.Add(int64(copy(predicted[p.first*pixels:], found)))
+		return nil
+	})
+	if int(seen.Load()) < len(labels) {
+		predicted = nil
+	}
+	return all.loss, predicted, err
+}
+
+// piece is what a replica finds in some samples of a batch.
+type piece struct {
+	first, samples int
+	out            *Output
+	total          *torch.Tensor // loss on the graph
+	loss           float64       // its value
+	last           bool          // nothing else of the batch is to be computed
+}
+
+// compute runs the replicas over the batch in parts and adds up what they find. see gets what has finite scores.
+func (st Step) compute(s *torch.Scope, images []float32, labels []uint8, parts int, see func(*torch.Scope, piece) error) (
+	all sum, err error) {
+	n := st.Replicas.list[0].net.Config
+	frames := len(labels) / (n.Height * n.Width)
+	norm, err := st.Criterion.Norm(labels, frames, n.Height, n.Width, n.Queries)
+	if err = st.agree(err, &norm.Weights, &norm.Masks); err != nil {
+		return sum{}, err
+	}
+	batch := frames / n.Frames
+	image, seg, part := len(images)/batch, len(labels)/batch, batch/parts
+	st.Replicas.refresh()
+	use := min(len(st.Replicas.list), part)
+	sums := make([]sum, use)
+	var failed atomic.Bool
+	err = st.Replicas.each(s, use, func(s *torch.Scope, i int, r *replica) (err error) {
+		ended := false
+		defer func() { failed.CompareAndSwap(false, !ended) }()
+		for k := 0; k < parts && err == nil && Finite(sums[i].loss) && !failed.Load(); k++ {
+			from, to := k*part+part*i/use, k*part+part*(i+1)/use
+			s.Inner(func(s *torch.Scope) *torch.Tensor {
+				x := s.Float32s(r.device, images[from*image:to*image], to-from, n.Channels, n.Frames, n.Height, n.Width)
+				out := st.Replicas.Forward(r.net, s, x)
+				if score := out.Score(s); !Finite(score) {
+					sums[i].loss += score
+					return nil
+				}
+				p := piece{first: from, samples: to - from, out: out, last: use == 1 && to == batch}
+				var terms []Part
+				p.total, terms, err = st.Criterion.Share(s, out, labels[from*seg:to*seg], norm, st.Points.From(r.device, from))
+				if err != nil {
+					return nil
+				}
+				p.loss = p.total.Item()
+				sums[i].add(sum{p.loss, terms})
+				err = see(s, p)
+				return nil
+			})
+		}
+		ended = err == nil
+		return err
+	})
+	for _, one := range sums {
+		all.add(one)
+	}
+	return all, st.agree(err, all.values()...)
 }
 
 // Score is a number that is finite where the class scores are.

@@ -21,6 +21,7 @@ type Param struct {
 	// matrix: that of a linear layer or a 2-D convolution, which autocast casts at every use. Weights of 3-D convolutions
 	// are none: some of them are computed in float32 under autocast, too.
 	matrix bool
+	shared bool // the tensor is another tree's
 }
 
 // Params is an ordered tree of parameters.
@@ -58,10 +59,12 @@ func (p *Params) Count() (all, trained int) {
 	return all, trained
 }
 
-// Free releases every tensor.
+// Free releases every tensor that is not another tree's.
 func (p *Params) Free() {
 	for _, q := range p.list {
-		q.Value.Free()
+		if !q.shared {
+			q.Value.Free()
+		}
 	}
 	p.list, p.index = nil, nil
 }
@@ -164,6 +167,8 @@ type Builder struct {
 	given  func(name string) bool // parameters whose values come from elsewhere
 	trains func(name string) bool
 	see    func(p *Param, values int) // makes no tensors, if set
+	of     *Params                    // gives the values, if set
+	copied bool                       // … which are copied
 }
 
 // NewBuilder adds to the tree p, on dev, within a scope; trains decides by name
@@ -183,6 +188,31 @@ func (b *Builder) Given(has func(name string) bool) *Builder {
 
 // Empty returns b leaving all values unset, for Params.Load.
 func (b *Builder) Empty() *Builder { return b.Given(everything) }
+
+// Replica returns a builder of the layers that of belongs to, for which each trained parameter collects a gradient of its
+// own. The values are of's own memory, or copies of them on dev.
+func Replica(s *torch.Scope, p, of *Params, dev torch.Device, copied bool) *Builder {
+	trains := func(name string) bool { return of.Lookup(name).Trainable }
+	return &Builder{scope: s.NoGrad(), params: p, of: of, dev: dev, copied: copied, trains: trains}
+}
+
+// replica is the parameter of that name in b.of, for b.
+func (b *Builder) replica(name string) *Param {
+	p := *b.of.Lookup(name)
+	switch {
+	case b.copied:
+		v := b.scope.Empty(b.dev, p.Value.DType(), p.Value.Shape()...)
+		torch.Copy(v, p.Value)
+		p.Value, p.shared = v.Keep(), false
+	case p.Trainable:
+		p.Value, p.shared = b.scope.Detach(p.Value).Keep(), false
+	default:
+		p.shared = true
+		return &p
+	}
+	p.Value.SetRequiresGrad(p.Trainable)
+	return &p
+}
 
 // Counter returns a builder that makes no tensors: the layers made with it can do nothing. see gets each parameter,
 // whose Value is nil, and how many values it has.
@@ -232,6 +262,9 @@ func (b *Builder) add(name string, trainable bool, init Init, shape []int) *torc
 		b.see(p, n)
 		return nil
 	}
+	if b.of != nil {
+		return b.params.add(b.replica(name))
+	}
 	var t *torch.Tensor
 	if b.given(name) {
 		t = b.scope.Empty(b.dev, torch.Float32, shape...)
@@ -243,13 +276,16 @@ func (b *Builder) add(name string, trainable bool, init Init, shape []int) *torc
 		t = b.scope.Float32s(b.dev, data, shape...)
 	}
 	t.Keep().SetRequiresGrad(trainable)
-	p := &Param{Name: name, Value: t, Trainable: trainable}
-	if b.params.index == nil {
-		b.params.index = map[string]*Param{}
+	return b.params.add(&Param{Name: name, Value: t, Trainable: trainable})
+}
+
+func (p *Params) add(q *Param) *torch.Tensor {
+	if p.index == nil {
+		p.index = map[string]*Param{}
 	}
-	b.params.list = append(b.params.list, p)
-	b.params.index[name] = p
-	return t
+	p.list = append(p.list, q)
+	p.index[q.Name] = q
+	return q.Value
 }
 
 // Linear is y = x·Wᵀ + b over the last axis.
@@ -362,7 +398,8 @@ func (c Conv) Forward(s *torch.Scope, x *torch.Tensor) *torch.Tensor {
 type Block struct {
 	convs []Conv
 	norms []Norm
-	act   func(s *torch.Scope, x *torch.Tensor) *torch.Tensor
+	slope float64                                             // of the leaky ReLU; 1 is none
+	act   func(s *torch.Scope, x *torch.Tensor) *torch.Tensor // in its place, or nil
 }
 
 // BlockOptions are the parts of a block that differ between its uses.
@@ -378,9 +415,9 @@ type BlockOptions struct {
 
 // NewBlock makes a block in→out over maps (B, C, T, H, W).
 func NewBlock(b *Builder, in, out int, o BlockOptions) Block {
-	blk := Block{act: o.Act}
-	if blk.act == nil {
-		blk.act = func(s *torch.Scope, x *torch.Tensor) *torch.Tensor { return s.LeakyReLU(x, o.Slope) }
+	blk := Block{slope: o.Slope, act: o.Act}
+	if o.Act != nil {
+		blk.slope = 1
 	}
 	if o.Init == nil {
 		o.Init = FanIn
@@ -394,12 +431,17 @@ func NewBlock(b *Builder, in, out int, o BlockOptions) Block {
 	return blk
 }
 
-// Forward maps (B, in, T, H, W) to (B, out, T, H, W).
-func (b Block) Forward(s *torch.Scope, x *torch.Tensor) *torch.Tensor {
-	for i := range b.convs {
-		x = s.Inner(func(c *torch.Scope) *torch.Tensor {
-			return b.act(c, b.norms[i].Instance(c, b.convs[i].Forward(c, x)))
-		})
+// Forward maps (B, in, T, H, W), or several maps that are joined along their channels, to (B, out, T, H, W).
+func (b Block) Forward(s *torch.Scope, xs ...*torch.Tensor) *torch.Tensor {
+	for i, conv := range b.convs {
+		xs = []*torch.Tensor{s.Inner(func(c *torch.Scope) *torch.Tensor {
+			n := b.norms[i]
+			y := c.ConvBlock(xs, [2]*torch.Tensor{conv.W, conv.B}, [2]*torch.Tensor{n.W, n.B}, n.Eps, b.slope)
+			if b.act != nil {
+				y = b.act(c, y)
+			}
+			return y
+		})}
 	}
-	return x
+	return xs[0]
 }

@@ -87,12 +87,45 @@ const (
 // program is what the libraries take in main memory before anything is computed, in bytes (docs/benchmarks.md).
 const program = 2.3e8
 
-// StepPeak predicts what a training step takes: with weights, optimiser, average and gradients, in a precision of
-// Autocast, with so many batches made ahead of their use. The recipe must be resolved; an undecided number of encoder
+// Split is how replicas of the network share the samples that are computed at a time.
+type Split struct {
+	Devices  int // that have the weights
+	Replicas int // on all devices together, which take them in turn; 0: as many as Spare finds best
+}
+
+// Splits tells whether the samples that are computed at a time can be split so; the error says which number is beyond which.
+func (r Recipe) Splits(s Split) error {
+	n := r.Batch / max(r.Train.Accumulate, 1)
+	text := fmt.Sprintf("batches of %d", r.Batch)
+	if n < r.Batch {
+		text = fmt.Sprintf("batches of %d in parts of %d", r.Batch, n)
+	}
+	switch {
+	case s.Devices > n:
+		return fmt.Errorf("%s cannot be split over %d devices: each needs a patch at a time", text, s.Devices)
+	case s.Replicas > n:
+		return remedy.Add(fmt.Errorf("%s cannot be split over %d replicas of the network: each needs a patch at a time", text,
+			s.Replicas), "ask for fewer with ", remedy.Replicas.With(fmt.Sprint(n)))
+	case s.Replicas != 0 && s.Replicas < max(s.Devices, 1):
+		return remedy.Add(fmt.Errorf("%d devices need as many replicas of the network, not %d", s.Devices, s.Replicas),
+			"ask for more with ", remedy.Replicas.With(fmt.Sprint(s.Devices)))
+	}
+	return nil
+}
+
+// StepPeak predicts what a training step takes on dev, the first of split's devices: with weights, optimiser, average and
+// gradients, in a precision of Autocast, with so many batches made ahead of their use. The recipe must be resolved; an undecided number of encoder
 // blocks to be computed twice (-1) counts as none. Frozen weights are in no checkpoint on the way, and on the device only
 // in the type of the precision.
-func (r Recipe) StepPeak(precision string, dev torch.Device, batches int) Peak {
-	n := r.Network
+func (r Recipe) StepPeak(precision string, dev torch.Device, batches int, split Split) Peak {
+	n, replicas := r.Network, max(split.Replicas, 1)
+	here := float64(ceil(replicas, max(split.Devices, 1)))
+	samples := r.Batch / max(r.Train.Accumulate, 1)
+	share := ceil(samples, replicas)
+	smaller := 0. // replicas with one sample less
+	if replicas > 1 && split.Devices <= 1 {
+		smaller = float64(share*replicas - samples)
+	}
 	all, trained := n.Count()
 	weights := single * float64(all)
 	gradients := single * float64(trained)
@@ -119,30 +152,48 @@ func (r Recipe) StepPeak(precision string, dev torch.Device, batches int) Peak {
 		{Name: "a checkpoint in the making", Host: 2 * (gradients + average + moments)},
 		{Name: Weights, Device: kept},
 		{Name: "optimiser and average", Device: moments + average},
-		{Name: "gradients", Device: gradients},
+		{Name: "gradients", Device: here * gradients},
 	}
 	if narrow {
-		p = append(p, PeakPart{Name: "trained weights in " + precision, Device: gradients / 2})
+		p = append(p, PeakPart{Name: "trained weights in " + precision, Device: here * gradients / 2})
 	}
-	return p.add(n.Memory(r.Loss, masksam.Pass{Batch: r.Batch / max(r.Train.Accumulate, 1), Train: true,
-		Recompute: max(r.Train.Recompute, 0), Narrow: narrow, CPU: dev == torch.CPU}))
+	pass := masksam.Pass{Batch: share, Train: true, Recompute: max(r.Train.Recompute, 0), Narrow: narrow, CPU: dev == torch.CPU}
+	p = p.add(here-smaller, n.Memory(r.Loss, pass))
+	if smaller > 0 {
+		pass.Batch--
+		p = p.add(smaller, n.Memory(r.Loss, pass))
+	}
+	return p
 }
+
+func ceil(a, b int) int { return (a + b - 1) / b }
 
 // narrows tells whether a precision computes in a type of two bytes on dev.
 func narrows(precision string, dev torch.Device) bool {
 	return Autocast[precision] != torch.Float32 && dev.FollowsAutocast()
 }
 
-// Spare decides how many of the first encoder blocks are computed twice where the recipe leaves that to memory: as few as
-// let a step's peak fit into so many bytes of dev's, all where none does.
-func (r *Recipe) Spare(precision string, dev torch.Device, batches int, bytes float64) {
-	if r.Train.Recompute >= 0 {
-		return
+// Spare decides what is left to memory, so that a step's peak fits into so many bytes of dev's: how many of the first
+// encoder blocks are computed twice, as few as one replica on each device needs, all where that is not enough; then how
+// many replicas there are, as many as there are threads and samples at a time on a processor, else one on each device.
+func (r *Recipe) Spare(precision string, dev torch.Device, batches int, split Split, bytes float64) Split {
+	fits := func(s Split) bool { return r.StepPeak(precision, dev, batches, s).Without(Program).Need(dev) <= bytes }
+	least := split
+	least.Replicas = max(split.Devices, split.Replicas, 1)
+	if r.Train.Recompute < 0 {
+		r.Train.Recompute = sort.Search(r.Network.Encoder.Depth, func(n int) bool {
+			r.Train.Recompute = n
+			return fits(least)
+		})
 	}
-	r.Train.Recompute = sort.Search(r.Network.Encoder.Depth, func(n int) bool {
-		r.Train.Recompute = n
-		return r.StepPeak(precision, dev, batches).Without(Program).Need(dev) <= bytes
-	})
+	if split.Replicas > 0 || dev != torch.CPU {
+		return least
+	}
+	for split.Replicas = max(min(torch.Threads(), r.Batch/max(r.Train.Accumulate, 1)), least.Replicas); split.Replicas > least.Replicas &&
+		!fits(split); {
+		split.Replicas--
+	}
+	return split
 }
 
 // classes are those of the data sets that the recipes were published for, background included.
@@ -193,14 +244,19 @@ func (r Recipe) PassPeak(precision string, dev torch.Device, patches int) Peak {
 		{Name: "patches and their scores", Host: single * voxels * float64(n.Channels+n.Classes)},
 		{Name: Weights, Device: single * float64(all)},
 	}
-	return p.add(n.Memory(r.Loss, masksam.Pass{Batch: patches, Narrow: narrows(precision, dev), CPU: dev == torch.CPU}))
+	return p.add(1, n.Memory(r.Loss, masksam.Pass{Batch: patches, Narrow: narrows(precision, dev), CPU: dev == torch.CPU}))
 }
 
 const single = 4 // bytes of a float32
 
-func (p Peak) add(parts []masksam.Amount) Peak {
+// add adds what so many passes take at the same time.
+func (p Peak) add(passes float64, parts []masksam.Amount) Peak {
 	for _, part := range parts {
-		p = append(p, PeakPart{Name: part.Name, Device: part.Bytes})
+		i := slices.IndexFunc(p, func(q PeakPart) bool { return q.Name == part.Name })
+		if i < 0 {
+			i, p = len(p), append(p, PeakPart{Name: part.Name})
+		}
+		p[i].Device += passes * part.Bytes
 	}
 	return p
 }

@@ -30,7 +30,7 @@ func TestStepPeak(t *testing.T) {
 			if change != nil {
 				change(&c)
 			}
-			return c.StepPeak(precision, gpu, 7).Need(gpu)
+			return c.StepPeak(precision, gpu, 7, Split{}).Need(gpu)
 		}
 		whole := need(nil, "bf16")
 		for name, less := range map[string]float64{
@@ -49,7 +49,7 @@ func TestStepPeak(t *testing.T) {
 			t.Errorf("%s: float16 takes %.1f GB, bf16 %.1f", r.Name, half/1e9, whole/1e9)
 		}
 		var kept, checkpoint float64
-		for _, part := range r.StepPeak("bf16", gpu, 7) {
+		for _, part := range r.StepPeak("bf16", gpu, 7, Split{}) {
 			switch part.Name {
 			case Weights:
 				kept = part.Device
@@ -63,7 +63,7 @@ func TestStepPeak(t *testing.T) {
 		if wide := need(nil, "float32"); wide <= whole {
 			t.Errorf("%s: float32 takes %.1f GB, bf16 %.1f", r.Name, wide/1e9, whole/1e9)
 		}
-		t.Logf("%s: %.1f GB, on the host %v", r.Name, whole/1e9, r.StepPeak("bf16", gpu, 7).Largest(4))
+		t.Logf("%s: %.1f GB, on the host %v", r.Name, whole/1e9, r.StepPeak("bf16", gpu, 7, Split{}).Largest(4))
 	}
 	if _, err := Small().Published(); err == nil {
 		t.Error("the recipe small has a patch of its own")
@@ -78,17 +78,67 @@ func TestSpare(t *testing.T) {
 	need := func(n int) float64 {
 		r := r
 		r.Train.Recompute = n
-		return r.StepPeak("bf16", gpu, 7).Need(gpu)
+		return r.StepPeak("bf16", gpu, 7, Split{}).Need(gpu)
 	}
 	for want, bytes := range map[int]float64{0: need(0), 1: need(0) - 1, 11: (need(10) + need(11)) / 2, 32: 1e9} {
 		c := r
-		c.Spare("bf16", gpu, 7, bytes)
+		c.Spare("bf16", gpu, 7, Split{}, bytes)
 		if c.Train.Recompute != want {
 			t.Errorf("%.1f GB: %d blocks, want %d", bytes/1e9, c.Train.Recompute, want)
 		}
 	}
 	r.Train.Recompute = 3
-	if r.Spare("bf16", gpu, 7, 1); r.Train.Recompute != 3 {
+	if r.Spare("bf16", gpu, 7, Split{}, 1); r.Train.Recompute != 3 {
 		t.Errorf("3 blocks were asked for, %d are computed twice", r.Train.Recompute)
+	}
+}
+
+// On a processor there are as many replicas as threads and samples allow, and fewer where memory does not allow them; what
+// is asked for stays.
+func TestSpareReplicas(t *testing.T) {
+	before := torch.Threads()
+	torch.SetThreads(3)
+	defer torch.SetThreads(before)
+	r := Small()
+	r.Batch, r.Patch = 4, [3]int{8, 64, 64}
+	r = resolvedFor(t, r)
+	need := func(n int) float64 {
+		return r.StepPeak("float32", torch.CPU, 7, Split{Replicas: n}).Without(Program).Need(torch.CPU)
+	}
+	for n := 2; n < 4; n++ {
+		if need(n) <= need(n-1) {
+			t.Errorf("%d replicas take %.3f GB, one less %.3f", n, need(n)/1e9, need(n-1)/1e9)
+		}
+	}
+	for name, c := range map[string]struct {
+		dev        torch.Device
+		accumulate int
+		split      Split
+		bytes      float64
+		want       int
+	}{
+		"threads":       {torch.CPU, 1, Split{}, 1e12, 3},
+		"samples":       {torch.CPU, 2, Split{}, 1e12, 2},
+		"memory of two": {torch.CPU, 1, Split{}, need(2), 2},
+		"memory of one": {torch.CPU, 1, Split{}, need(1), 1},
+		"no memory":     {torch.CPU, 1, Split{}, 1, 1},
+		"asked for":     {torch.CPU, 1, Split{Replicas: 4}, 1, 4},
+		"GPU":           {torch.CUDA(0), 1, Split{}, 1e12, 1},
+		"GPUs":          {torch.CUDA(0), 1, Split{Devices: 2}, 1, 2},
+	} {
+		r := r
+		r.Train.Accumulate = c.accumulate
+		if got := r.Spare("float32", c.dev, 7, c.split, c.bytes); got.Replicas != c.want {
+			t.Errorf("%s: %d replicas, want %d", name, got.Replicas, c.want)
+		}
+	}
+	if part := need(3) - need(2); part > 0.5*need(1) { // two samples and twice one, not three times two
+		t.Errorf("a third replica of four samples takes %.3f GB more", part/1e9)
+	}
+	two := func(devices int) float64 {
+		return r.StepPeak("float32", torch.CUDA(0), 7, Split{Devices: devices, Replicas: 2}).Need(torch.CUDA(0))
+	}
+	if two(2) >= two(1) {
+		t.Errorf("a replica on each of two devices takes %.3f GB of one, two on one device %.3f", two(2)/1e9, two(1)/1e9)
 	}
 }

@@ -84,6 +84,7 @@ var (
 	Trainer       = Option{Name: "recipe"}
 	Set           = Option{Name: "set"} // with KEY=VALUE
 	Device        = Option{Name: "device"}
+	Replicas      = Option{Name: "replicas"}
 	Dataset       = Option{Name: "dataset"}
 	GPUMemory     = Option{Name: "gpu-memory"}
 	Precision     = Option{Name: "precision"}

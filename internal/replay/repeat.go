@@ -83,20 +83,25 @@ func (r *Report) compute(s *torch.Scope, net *masksam.Net) error {
 	}
 	r.Stages = append(r.Stages, weights)
 	n := r.Recipe.Network
-	points := masksam.NewPoints(r.Device, r.Seed, r.Points, len(r.Cases), n.Frames)
+	points := masksam.NewPoints(r.Seed, r.Points, len(r.Cases), n.Frames)
 	defer points.Free()
 	var scaler *torch.Scaler
 	if r.Precision == "float16" && r.Scale > 0 {
 		scaler = &torch.Scaler{Scale: r.Scale}
 	}
-	forward := func(s *torch.Scope, x *torch.Tensor) *masksam.Output {
+	replicas, err := masksam.NewReplicas(net, []torch.Device{r.Device}, 1, 0)
+	if err != nil {
+		return err
+	}
+	defer replicas.Free()
+	replicas.Forward = func(net *masksam.Net, s *torch.Scope, x *torch.Tensor) *masksam.Output {
 		r.see("images of the batch", x)
 		_, out := net.Trace(s, x, masksam.Prompts{}, r.see)
 		r.see("masks", out.Masks)
 		return out
 	}
-	step := masksam.Step{Criterion: masksam.NewCriterion(r.Recipe.Loss, n), Network: n, Device: r.Device, Points: points,
-		Scaler: scaler, Parts: r.Recipe.Train.Accumulate, Forward: forward}
+	step := masksam.Step{Criterion: masksam.NewCriterion(r.Recipe.Loss, n), Replicas: replicas, Points: points, Scaler: scaler,
+		Parts: r.Recipe.Train.Accumulate}
 	loss, terms, err := step.Gradients(s, r.Batch.Image, r.Batch.Seg)
 	if r.Parts = terms; err != nil || terms == nil {
 		return err

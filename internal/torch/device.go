@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -77,6 +78,31 @@ func ParseDevice(name string) (Device, error) {
 		return CPU, fmt.Errorf("device %q: libtorch %s sees %d CUDA devices; use cpu, or a CUDA build of libtorch", name, Version(), count)
 	}
 	return CUDA(n), nil
+}
+
+// ParseDevices reads names as ParseDevice does, one or more with commas between them, each device once. A single "cuda" or
+// "auto" stands for the first gpus CUDA devices, or for all if there are fewer.
+func ParseDevices(names string, gpus int) ([]Device, error) {
+	var list []Device
+	for name := range strings.SplitSeq(names, ",") {
+		d, err := ParseDevice(name)
+		if err != nil {
+			return nil, err
+		}
+		if slices.Contains(list, d) {
+			return nil, fmt.Errorf("device %q: %v is named twice", names, d)
+		}
+		list = append(list, d)
+	}
+	if names == "cuda" || names == "auto" {
+		for n := 1; n < min(gpus, CUDACount()); n++ {
+			list = append(list, CUDA(n))
+		}
+	}
+	if len(list) > 1 && slices.Contains(list, CPU) {
+		return nil, fmt.Errorf("device %q: the CPU and a GPU do not share a batch; name one or the other", names)
+	}
+	return list, nil
 }
 
 // SetThreads sets the number of threads an operation may use on the CPU. What it is

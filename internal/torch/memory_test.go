@@ -2,6 +2,7 @@ package torch
 
 import (
 	"errors"
+	"fmt"
 	"math"
 	"math/rand/v2"
 	"os"
@@ -16,7 +17,7 @@ func net(s *Scope, params []*Tensor, x *Tensor) *Tensor {
 	y := s.GELU(s.Conv3d(x, params[0], nil, Conv{Pad: []int{1}}))
 	y = s.ConvTranspose3d(s.InstanceNorm(y, nil, nil, 1e-5), params[1], nil, Conv{Stride: []int{1, 2, 2}})
 	y = s.Reshape(s.Interpolate(s.Reshape(y, 2, -1, 6, 6), Bilinear, 4, 4), 2, 3, 2, 4, 4)
-	y = s.Attention(y, y, y, 1)
+	y = s.Attention(y, y, y, nil, nil, 1)
 	return s.Mean(s.Softplus(s.Linear(s.Reshape(y, 2, -1), params[2], nil)))
 }
 
@@ -95,6 +96,42 @@ func TestTrainingKeepsMemoryFlat(t *testing.T) {
 	if Live() != before {
 		t.Errorf("%d tensors live, %d before", Live(), before)
 	}
+}
+
+// A Do has its number of threads for all within, whatever other goroutines have, and gives it back.
+func TestThreadsOfDo(t *testing.T) {
+	SetThreads(2)
+	defer SetThreads(1)
+	var running sync.WaitGroup
+	for n := range 4 {
+		want := n
+		if n == 0 {
+			want = 2
+		}
+		running.Go(func() {
+			for range 20 {
+				err := Do(Mode{}, func(s *Scope) error {
+					err := Do(Mode{Threads: n}, func(s *Scope) error {
+						return Do(Mode{}, func(s *Scope) error {
+							ones(s, Float32, 1)
+							if got := Threads(); got != want {
+								return fmt.Errorf("%d threads, want %d", got, want)
+							}
+							return nil
+						})
+					})
+					if got := Threads(); err == nil && got != 2 {
+						err = fmt.Errorf("%d threads after a Do of %d, want 2", got, n)
+					}
+					return err
+				})
+				if err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	running.Wait()
 }
 
 // Goroutines that each train in a scope of their own, in different modes, get

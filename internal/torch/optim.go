@@ -44,6 +44,20 @@ func ClipGradNorm(params []*Tensor, max float64) (norm float64) {
 	return t.Item()
 }
 
+// MoveGrads adds the gradients of src, where there are any, to those of dst, which may be on another device, and leaves
+// src without.
+func MoveGrads(dst, src []*Tensor) {
+	if len(dst) != len(src) {
+		panic(&Error{Op: "MoveGrads", Msg: fmt.Sprintf("%d tensors into %d", len(src), len(dst))})
+	}
+	in := make(ts, 0, 2*len(dst))
+	for i, t := range src {
+		t.dropGrad()
+		in = append(in, dst[i], t)
+	}
+	inPlace(C.op_MoveGrads, in, nil)
+}
+
 // Rule is how an optimiser updates parameters: SGD or AdamW.
 type Rule interface {
 	buffers() []string // names of its buffers per parameter

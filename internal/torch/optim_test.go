@@ -47,7 +47,7 @@ func TestOptimizers(t *testing.T) {
 					}
 				}
 				o.ZeroGrad()
-				s.BackwardWith(p, s.Float64s(CPU, g, n))
+				s.BackwardWith(p, s.Float64s(device, g, n))
 				o.Step(lr)
 				for i, got := range p.Float64s() {
 					if math.Abs(got-want[i]) > 1e-12 {
@@ -83,8 +83,8 @@ func TestClipGradNorm(t *testing.T) {
 		for _, p := range []*Tensor{x, y} {
 			p.SetRequiresGrad(true)
 		}
-		s.BackwardWith(x, s.Float64s(CPU, []float64{1, 2}, 2))
-		s.BackwardWith(y, s.Float32s(CPU, []float32{2}, 1))
+		s.BackwardWith(x, s.Float64s(device, []float64{1, 2}, 2))
+		s.BackwardWith(y, s.Float32s(device, []float32{2}, 1))
 		params := []*Tensor{x, idle, y}
 		if norm := ClipGradNorm(params, 12); norm != 3 || x.Grad().Float64s()[1] != 2 {
 			t.Errorf("norm %v of (1,2,2) under 12: %v", norm, x.Grad().Float64s())
@@ -104,7 +104,7 @@ func TestClipGradNorm(t *testing.T) {
 
 func TestInPlace(t *testing.T) {
 	do(t, Mode{}, func(s *Scope) {
-		a, b := s.Float32s(CPU, []float32{0, 1}, 2), s.Float64s(CPU, []float64{4, 3}, 2)
+		a, b := s.Float32s(device, []float32{0, 1}, 2), s.Float64s(device, []float64{4, 3}, 2)
 		LerpInto([]*Tensor{a}, []*Tensor{b}, 0.25)
 		if diff := cmp.Diff([]float32{1, 1.5}, a.Float32s()); diff != "" {
 			t.Error(diff)
@@ -112,6 +112,27 @@ func TestInPlace(t *testing.T) {
 		Copy(a, b)
 		if diff := cmp.Diff([]float32{4, 3}, a.Float32s()); diff != "" {
 			t.Error(diff)
+		}
+	})
+}
+
+// Gradients move to where they are summed, also where there was none, and nothing is left behind.
+func TestMoveGrads(t *testing.T) {
+	do(t, Mode{Grad: true}, func(s *Scope) {
+		leaf := func(v float32) *Tensor {
+			x := s.Float32s(CPU, []float32{v}, 1)
+			x.SetRequiresGrad(true)
+			return x
+		}
+		a, b, c, d, e, f := leaf(2), leaf(3), leaf(5), leaf(7), leaf(11), leaf(13)
+		s.Backward(s.Sum(s.Add(s.Mul(a, b), s.Mul(c, c)))) // a: 3, b: 2, c: 10
+		held := b.Grad()
+		MoveGrads([]*Tensor{a, d, e}, []*Tensor{b, c, f})
+		if a.Grad().Item() != 5 || d.Grad().Item() != 10 || e.Grad() != nil {
+			t.Errorf("sums %v, %v, %v; want 5, 10 and none", a.Grad(), d.Grad(), e.Grad())
+		}
+		if b.Grad() != nil || c.Grad() != nil || held.h != 0 {
+			t.Error("gradients were left behind")
 		}
 	})
 }

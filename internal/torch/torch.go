@@ -94,6 +94,7 @@ func check(failed *C.shim_error, op string, in ...*Tensor) {
 type Mode struct {
 	Grad     bool  // record operations on tensors that require gradients
 	Autocast DType // run matrix products and convolutions in BFloat16 or Float16 (Device.HasFastBF16); Float32 is off
+	Threads  int   // that an operation may use on the CPU, for Do; 0: as around it, or SetThreads
 }
 
 // Do opens a scope, runs fn in it and frees every tensor made in it that was not kept. It holds the OS thread
@@ -102,6 +103,9 @@ type Mode struct {
 func Do(m Mode, fn func(s *Scope) error) (err error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
+	if m.Threads > 0 {
+		defer C.shim_own_threads(C.shim_own_threads(C.int(m.Threads)))
+	}
 	s := &Scope{new(arena), m}
 	defer s.a.free()
 	defer func() {
@@ -128,7 +132,7 @@ type arena struct {
 	tensors []*Tensor
 	closed  bool
 	handles []C.handle // scratch of call and free
-	out     [2]C.handle
+	out     [3]C.handle
 }
 
 func (a *arena) add(h C.handle) *Tensor {
@@ -151,10 +155,15 @@ func (a *arena) free() {
 }
 
 // NoGrad is s without gradient recording; both share their tensors.
-func (s *Scope) NoGrad() *Scope { return &Scope{s.a, Mode{false, s.m.Autocast}} }
+func (s *Scope) NoGrad() *Scope { return s.in(Mode{false, s.m.Autocast, s.m.Threads}) }
 
 // Autocast is s with autocast to d, Float32 being off; both share their tensors.
-func (s *Scope) Autocast(d DType) *Scope { return &Scope{s.a, Mode{s.m.Grad, d}} }
+func (s *Scope) Autocast(d DType) *Scope { return s.in(Mode{s.m.Grad, d, s.m.Threads}) }
+
+func (s *Scope) in(m Mode) *Scope { return &Scope{s.a, m} }
+
+// Mode is the mode of s.
+func (s *Scope) Mode() Mode { return s.m }
 
 // Inner runs fn in a child scope of the same mode, which is freed on return and
 // when fn panics, and moves the result to s. The result may be nil.

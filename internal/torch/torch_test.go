@@ -151,7 +151,7 @@ func TestScopes(t *testing.T) {
 			}()
 			s.Inner(func(c *Scope) *Tensor { return c.MatMul(ones(c, Float32, 2, 4), outer) })
 		}()
-		if s.NoGrad().m.Grad || s.Autocast(BFloat16).m != (Mode{true, BFloat16}) {
+		if s.NoGrad().m.Grad || s.Autocast(BFloat16).m != (Mode{Grad: true, Autocast: BFloat16}) {
 			t.Error("modes")
 		}
 	})
@@ -221,6 +221,17 @@ func TestDevices(t *testing.T) {
 	for _, name := range []string{"", "gpu", "cuda:", "cuda:-1", "cuda:x", "cuda:" + strconv.Itoa(CUDACount())} {
 		if d, err := ParseDevice(name); err == nil {
 			t.Errorf("%q gives %v", name, d)
+		}
+	}
+	if list, err := ParseDevices("cpu", 3); err != nil || len(list) != 1 || list[0] != CPU {
+		t.Errorf("cpu: %v, %v", list, err)
+	}
+	if list, err := ParseDevices("auto", 3); err != nil || len(list) != min(3, max(CUDACount(), 1)) {
+		t.Errorf("auto, of three GPUs at most: %v, %v", list, err)
+	}
+	for _, names := range []string{"cpu,cpu", "cpu,", "cuda:0,cpu,mps", "cpu,auto", ""} {
+		if list, err := ParseDevices(names, 1); err == nil {
+			t.Errorf("%q: devices %v, want an error", names, list)
 		}
 	}
 	if d, err := ParseDevice("auto"); err != nil || (d != CPU) != (CUDACount() > 0) {
@@ -303,7 +314,7 @@ func TestAutocast(t *testing.T) {
 		}{
 			"Linear": {y, narrow}, "GELU of bfloat16": {s.GELU(y), narrow}, "GELU of float32": {s.GELU(x), Float32},
 			"Sum": {s.Sum(y), Float32}, "LayerNorm": {s.LayerNorm(y, nil, nil, 1e-6), Float32},
-			"off": {s.Autocast(Float32).Linear(x, w, nil), Float32}, "Attention": {s.Attention(y, y, y, 1), narrow},
+			"off": {s.Autocast(Float32).Linear(x, w, nil), Float32}, "Attention": {s.Attention(y, y, y, nil, nil, 1), narrow},
 		} {
 			if c.x.DType() != c.want {
 				t.Errorf("%s gives %v, want %v", name, c.x.DType(), c.want)

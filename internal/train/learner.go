@@ -12,6 +12,7 @@ import (
 	"masksam/internal/model"
 	"masksam/internal/nn"
 	"masksam/internal/recipe"
+	"masksam/internal/runlog"
 	"masksam/internal/torch"
 )
 
@@ -22,7 +23,9 @@ type learner struct {
 	device    torch.Device
 	seed      uint64
 	net       *masksam.Net
-	forward   func(s *torch.Scope, x *torch.Tensor) *masksam.Output // the network's
+	replicas  *masksam.Replicas // of net
+	peers     masksam.Peers     // other processes that compute the rest of each batch; nil: none
+	first     int               // sample of each batch that this process computes
 	criterion *masksam.Criterion
 	params    []*torch.Tensor // those that train
 	optimizer *torch.Optimizer
@@ -42,9 +45,13 @@ func newLearner(r recipe.Recipe, start *model.Start, dev torch.Device, seed uint
 		return nil, err
 	}
 	net.Recompute = max(r.Train.Recompute, 0)
-	l := &learner{recipe: r, start: start, device: dev, seed: seed, net: net, forward: net.Forward,
+	l := &learner{recipe: r, start: start, device: dev, seed: seed, net: net,
 		criterion: masksam.NewCriterion(r.Loss, r.Network),
 		params:    net.Params.Trainable(), autocast: torch.Float32}
+	if err := l.spread([]torch.Device{dev}, 1); err != nil {
+		l.free()
+		return nil, err
+	}
 	err = torch.Do(torch.Mode{}, func(s *torch.Scope) error {
 		if l.optimizer, err = r.Train.NewOptimizer(l.params); err != nil {
 			return fmt.Errorf("recipe %s: %w", r.Name, err)
@@ -70,13 +77,28 @@ func (l *learner) free() {
 	for _, t := range l.average {
 		t.Free()
 	}
+	if l.replicas != nil {
+		l.replicas.Free()
+	}
 	l.net.Free()
+}
+
+// spread lets so many replicas of the network compute a batch from here on, on devices of which the learner's is the first.
+// Copies are of the weights as they are now; those that train are brought up to date later, others are not.
+func (l *learner) spread(devices []torch.Device, replicas int) (err error) {
+	if l.replicas != nil {
+		l.replicas.Free()
+	}
+	l.replicas, err = masksam.NewReplicas(l.net, devices, replicas, max(torch.Threads()/replicas, 1))
+	return err
 }
 
 // narrow keeps the frozen weights in the type that the autocast would cast them to at every step.
 func (l *learner) narrow() error {
 	return torch.Do(torch.Mode{}, func(s *torch.Scope) error {
-		l.net.Params.Narrow(s, l.autocast, func(p *nn.Param) bool { return l.start.Holds(p.Name) })
+		for _, net := range l.replicas.Nets() {
+			net.Params.Narrow(s, l.autocast, func(p *nn.Param) bool { return l.start.Holds(p.Name) })
+		}
 		return nil
 	})
 }
@@ -86,15 +108,10 @@ func (l *learner) widen() error {
 	return torch.Do(torch.Mode{}, func(s *torch.Scope) error { return l.net.Params.Widen(s, l.start.FrozenValues) })
 }
 
-// input puts a batch's images on the device, (B, C, T, H, W).
-func (l *learner) input(s *torch.Scope, b *feed.Batch) *torch.Tensor {
-	n := l.recipe.Network
-	return s.Float32s(l.device, b.Image, len(b.Cases), n.Channels, n.Frames, n.Height, n.Width)
-}
-
-// points is the source of sampled points of one step; it and with it the step depend on the seed and the step's key alone.
-func (l *learner) points(b *feed.Batch, key uint64) *masksam.Points {
-	return masksam.NewPoints(l.device, l.seed, key, len(b.Cases), l.recipe.Network.Frames)
+// batch is the computation of a step on a batch. It, with its sampled points, depends on the seed and the step's key alone.
+func (l *learner) batch(b *feed.Batch, key uint64) masksam.Step {
+	return masksam.Step{Criterion: l.criterion, Replicas: l.replicas, Scaler: l.scaler, Parts: l.recipe.Train.Accumulate,
+		Peers: l.peers, Points: masksam.NewPoints(l.seed, key, l.first+len(b.Cases), l.recipe.Network.Frames).Skip(l.first)}
 }
 
 // trainingKey is the key of a training step's points; those of validation are odd.
@@ -105,10 +122,8 @@ func trainingKey(step int) uint64 { return uint64(step) << 1 }
 func (l *learner) gradients(s *torch.Scope, b *feed.Batch, step int) (loss float64, ok bool, err error) {
 	l.optimizer.ZeroGrad()
 	l.told = unknown()
-	points := l.points(b, trainingKey(step))
-	defer points.Free()
-	of := masksam.Step{Criterion: l.criterion, Network: l.recipe.Network, Device: l.device, Points: points, Scaler: l.scaler,
-		Parts: l.recipe.Train.Accumulate, Forward: l.forward}
+	of := l.batch(b, trainingKey(step))
+	defer of.Points.Free()
 	loss, terms, err := of.Gradients(s, b.Image, b.Seg)
 	l.told.add(terms)
 	if err != nil || !masksam.Finite(loss) {
@@ -148,23 +163,14 @@ func (l *learner) step(b *feed.Batch, step int, lr float64) (loss float64, ok bo
 }
 
 // validate gives the training criterion on a batch, not finite where the scores are not, and adds its argmax to the counts.
-func (l *learner) validate(b *feed.Batch, key int, c counts) (loss float64, err error) {
-	points := l.points(b, uint64(key)<<1|1)
-	defer points.Free()
-	l.labels = nil
+func (l *learner) validate(b *feed.Batch, key int, c runlog.Counts) (loss float64, err error) {
+	of := l.batch(b, uint64(key)<<1|1)
+	defer of.Points.Free()
 	err = torch.Do(torch.Mode{Autocast: l.autocast}, func(s *torch.Scope) error {
-		out := l.net.Forward(s, l.input(s, b))
-		if loss = out.Score(s); !masksam.Finite(loss) {
-			return nil
+		if loss, l.labels, err = of.Validate(s, b.Image, b.Seg); err == nil && l.labels != nil {
+			c.Add(l.labels, b.Seg)
 		}
-		total, _, err := l.criterion.Losses(s, out, b.Seg, points.From(0))
-		if err != nil {
-			return err
-		}
-		loss = total.Item()
-		l.labels = s.ArgMax(out.ClassScores(s, len(b.Cases)), 1).Int64s()
-		c.add(l.labels, b.Seg)
-		return nil
+		return err
 	})
 	return loss, err
 }

@@ -14,6 +14,7 @@ import (
 	"masksam/internal/masksam"
 	"masksam/internal/model"
 	"masksam/internal/recipe"
+	"masksam/internal/runlog"
 	"masksam/internal/torch"
 )
 
@@ -30,7 +31,7 @@ func TestNoTensorIsLeft(t *testing.T) {
 			t.Fatal(err)
 		}
 		err := r.learner.withAverage(func() error {
-			_, err := r.learner.validate(b, step, newCounts(3))
+			_, err := r.learner.validate(b, step, runlog.NewCounts(3))
 			return err
 		})
 		if err == nil {
@@ -120,11 +121,11 @@ func TestChoosePrecision(t *testing.T) {
 	}
 	b.Image[0] = 0
 	l := r.learner
-	l.forward = func(s *torch.Scope, x *torch.Tensor) *masksam.Output {
+	l.replicas.Forward = func(net *masksam.Net, s *torch.Scope, x *torch.Tensor) *masksam.Output {
 		if l.autocast != torch.Float32 {
 			panic(&torch.Error{Op: "Linear", Msg: "no kernel for this type"})
 		}
-		return l.net.Forward(s, x)
+		return net.Forward(s, x)
 	}
 	chosen, note, err = l.choosePrecision("auto", b)
 	if err != nil || chosen != "float32" || recipe.Autocast[chosen] != l.autocast {
@@ -138,7 +139,9 @@ func TestChoosePrecision(t *testing.T) {
 	if failed, tooLarge, err := l.tries(b); !strings.Contains(failed, "no kernel for this type") || tooLarge || err == nil {
 		t.Errorf("an operation that is refused: %q, too large %v, error %v", failed, tooLarge, err)
 	}
-	l.forward = func(*torch.Scope, *torch.Tensor) *masksam.Output { panic(&torch.Error{Op: "Linear", Msg: "broken"}) }
+	l.replicas.Forward = func(*masksam.Net, *torch.Scope, *torch.Tensor) *masksam.Output {
+		panic(&torch.Error{Op: "Linear", Msg: "broken"})
+	}
 	var refused *torch.Error
 	if _, _, err := l.choosePrecision("auto", b); names[0] == "float32" && len(names) > 1 && !errors.As(err, &refused) {
 		t.Errorf("where no type is wider: %v", err)

@@ -4,42 +4,57 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 
 	"masksam/internal/feed"
 	"masksam/internal/machine"
+	"masksam/internal/masksam"
 	"masksam/internal/recipe"
 	"masksam/internal/remedy"
 	"masksam/internal/torch"
 )
 
-// fits predicts the memory of a training step, notes it, and decides how many encoder blocks are computed twice. On a
-// processor it refuses what is certain not to fit. On a GPU the first step tells, before anything of an earlier run is
-// touched.
-func (f *Fold) fits() (recompute int, err error) {
-	r, dev := f.Recipe, f.options.Device
+// fits predicts the memory of a training step of the recipe, notes it, and decides how many encoder blocks are computed twice and how many
+// replicas share a batch. On a processor it refuses what is certain not to fit. On a GPU the first step tells, before
+// anything of an earlier run is touched.
+func (f *Fold) fits(r recipe.Recipe) (recompute, replicas int, err error) {
+	dev := f.options.Device
 	names, _, err := recipe.Precisions(r.Train.Precision, dev)
 	if errors.Is(err, recipe.ErrFloat16) {
 		err = remedy.Add(err, "let the device decide with ", remedy.Set.With("precision=auto"))
 	}
 	if err != nil {
-		return 0, fmt.Errorf("recipe %s: %w", r.Name, err)
+		return 0, 0, fmt.Errorf("recipe %s: %w", r.Name, err)
+	}
+	split := recipe.Split{Devices: 1 + len(f.options.Beside), Replicas: f.options.Replicas}
+	if err := r.Splits(split); err != nil {
+		return 0, 0, fmt.Errorf("train %s: %w", f.Name, err)
 	}
 	free, err := recipe.Free(dev)
 	if err != nil { // an unknown amount refuses nothing
-		return max(r.Train.Recompute, 0), nil
+		free = math.MaxInt64
+	}
+	if dev == torch.CPU {
+		free /= machine.Bytes(f.options.Group.Here())
 	}
 	budget := machine.Share * float64(free)
 	if r.Train.MemoryBudget > 0 {
 		budget = r.Train.MemoryBudget * 1e9
 	}
 	const batches = 2*batchesAhead + 1 // of training and of validation, and the one in use
-	r.Spare(names[0], dev, batches, budget)
-	peak := r.StepPeak(names[0], dev, batches).Without(recipe.Program)
+	split = r.Spare(names[0], dev, batches, split, budget)
+	if err != nil {
+		return r.Train.Recompute, split.Replicas, nil
+	}
+	peak := r.StepPeak(names[0], dev, batches, split).Without(recipe.Program)
 	need := peak.Need(dev)
 	text := fmt.Sprintf("A training step in %s is predicted to take %v on %v, of which %v is free: most of it %s.", names[0],
 		machine.Bytes(need), dev, free, peak.Largest(3))
 	if n := r.Train.Recompute; n > 0 {
 		text += fmt.Sprintf(" The first %d of %d encoder blocks are computed twice to save memory.", n, r.Network.Encoder.Depth)
+	}
+	if split.Replicas > 1 {
+		text += fmt.Sprintf(" %d replicas of the network share each batch.", split.Replicas)
 	}
 	f.notes = append(f.notes, text)
 	if dev == torch.CPU && recipe.Certain*need > float64(free) {
@@ -47,9 +62,9 @@ func (f *Fold) fits() (recompute int, err error) {
 			r.Batch, machine.Bytes(recipe.Certain*need), free)
 		advice := append(r.Sparing(), "make plans with a smaller patch or batch with ",
 			remedy.Run("plan", f.Name).With(remedy.Trainer.With(r.Short), remedy.Set.With("patch=[T,H,W]")))
-		return 0, remedy.Add(err, advice...)
+		return 0, 0, remedy.Add(err, advice...)
 	}
-	return r.Train.Recompute, nil
+	return r.Train.Recompute, split.Replicas, nil
 }
 
 // divide computes a batch in more parts from here on, if it can: the smallest number that divides it.
@@ -73,6 +88,9 @@ func (l *learner) divide() bool {
 func (l *learner) stepWithin(b *feed.Batch, step int, lr float64) (loss float64, ok bool, err error) {
 	for {
 		loss, ok, err = l.step(b, step, lr)
+		if errors.Is(err, masksam.ErrPeer) { // which divides the batch, or ends all
+			continue
+		}
 		var short *torch.OutOfMemory
 		if !errors.As(err, &short) || l.torn {
 			return loss, ok, err

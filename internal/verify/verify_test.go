@@ -11,6 +11,7 @@ import (
 	"masksam/internal/checkpoint"
 	"masksam/internal/goldentest"
 	"masksam/internal/torch"
+	"masksam/internal/torch/torchtest"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -28,7 +29,7 @@ func TestGolden(t *testing.T) {
 			if whole := filepath.Join("..", "..", "..", "shared", "golden", name); atomicfile.Exists(whole) {
 				dir = whole
 			}
-			rows, err := Folder(dir, Options{Device: torch.CPU})
+			rows, err := Folder(dir, Options{Device: torchtest.Device(t)})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -133,7 +134,7 @@ func TestMisses(t *testing.T) {
 		}
 		return dir
 	}
-	rows, err := Folder(write(spec), Options{Device: torch.CPU})
+	rows, err := Folder(write(spec), Options{Device: torchtest.Device(t)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -150,7 +151,7 @@ func TestMisses(t *testing.T) {
 	if bytes.Equal(other, spec) {
 		t.Fatal("spec.json has no tensor to rename")
 	}
-	if _, err := Folder(write(other), Options{Device: torch.CPU}); err == nil || !bytes.Contains([]byte(err.Error()), []byte("kqv")) {
+	if _, err := Folder(write(other), Options{Device: torchtest.Device(t)}); err == nil || !bytes.Contains([]byte(err.Error()), []byte("kqv")) {
 		t.Errorf("a spec of another network: %v", err)
 	}
 }

@@ -1,0 +1,47 @@
+// Kernels of our own on plain memory, for the CPU; shim.cpp decides where they are used. They know nothing of libtorch.
+#pragma once
+#include <stdint.h>
+
+namespace kernels {
+
+// A 3-D convolution of stride 1 whose padding keeps the size; the kernel is 1 or 3 along each axis.
+struct Conv {
+  int64_t B, C, O, D, H, W; // batch, channels in and out, size of a map
+  int kd, kh, kw;
+  int64_t map() const { return D * H * W; }
+  int taps() const { return kd * kh * kw; }
+};
+
+// The maps (D,H,W) of a batch, one pointer for each sample and channel, so that several tensors may be read or written as
+// if they were joined along the channels.
+template <typename T> using Maps = T *const *;
+
+// The weights (O,C,kd,kh,kw) of a convolution in the order that conv reads; back turns them into those of the convolution
+// that gives the gradient of the input, with C and O exchanged.
+template <typename T> int64_t packed_size(const Conv &);
+template <typename T> void pack(const Conv &, const T *w, bool back, T *packed);
+
+// conv may be called for parts of its tasks, in any order and by several threads at a time.
+template <typename T> int64_t conv_tasks(const Conv &);
+// y = convolution of x with packed weights, plus bias (O) or null.
+template <typename T>
+void conv(const Conv &, Maps<const T> x, const T *packed, const T *bias, Maps<T> y, int64_t from, int64_t to);
+
+// Adds to dw (O,C,kd,kh,kw) the gradient of the weights of input channels [from, to), where g are the maps of the incoming
+// gradient. Other channels may be computed by other threads.
+template <typename T> void conv_weights(const Conv &, Maps<const T> x, Maps<const T> g, T *dw, int64_t from, int64_t to);
+
+// Instance norm of a map of n values with the activation behind it: z = act((y - mean)·rstd·gamma + beta), where act
+// multiplies values below 0 by slope; a slope of 1 is none. z may be y.
+template <typename T> struct Norm {
+  int64_t n;
+  T gamma, beta, slope, mean, rstd;
+};
+template <typename T> void norm(Norm<T> &, double eps, const T *y, T *z); // sets mean and rstd
+// The gradient gy of y from that of z, and those of gamma and beta. saved is z, if inverse, from which y's values follow
+// (Rota Bulò et al. 2018, "In-place activated batch norm"), else y. gy may be g.
+template <typename T> void norm_back(const Norm<T> &, bool inverse, const T *saved, const T *g, T *gy, T *dgamma, T *dbeta);
+// Whether norm_back can do with z: where beta is large beside gamma, or the activation is flat, rounding forbids it.
+template <typename T> bool invertible(T gamma, T beta, T slope);
+
+} // namespace kernels
