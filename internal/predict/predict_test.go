@@ -42,18 +42,25 @@ type constant struct {
 
 const configuration = "3d_fullres"
 
+// threeClasses is a dataset of three classes, whose dataset.json lies in dir.
+func threeClasses(t testing.TB, dir string) *dataset.Dataset {
+	t.Helper()
+	text := `{"channel_names": {"0": "MR"}, "labels": {"background": 0, "a": 1, "b": 2}, "numTraining": 1, "file_ending": ".nii.gz"}`
+	if err := os.WriteFile(filepath.Join(dir, dataset.FileName), []byte(text), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	ds, err := dataset.Read(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ds
+}
+
 func newConstant(t *testing.T) *constant {
 	t.Helper()
 	torch.SetThreads(1)
 	c := &constant{dir: t.TempDir()}
-	text := `{"channel_names": {"0": "MR"}, "labels": {"background": 0, "a": 1, "b": 2}, "numTraining": 1, "file_ending": ".nii.gz"}`
-	if err := os.WriteFile(filepath.Join(c.dir, dataset.FileName), []byte(text), 0o666); err != nil {
-		t.Fatal(err)
-	}
-	var err error
-	if c.dataset, err = dataset.Read(c.dir); err != nil {
-		t.Fatal(err)
-	}
+	c.dataset = threeClasses(t, c.dir)
 	// The coarse axis is the last one, so the plan turns the axes.
 	fp := &plan.Fingerprint{Intensity: make([]plan.Intensity, 1), RelativeSize: 1, Shapes: [][3]int{{20, 22, 7}},
 		Spacings: [][3]float64{{1, 1.1, 3}}}
@@ -191,8 +198,8 @@ func TestFolderAveragesFolds(t *testing.T) {
 	if err := m.Folder(t.Context(), o); err != nil {
 		t.Fatal(err)
 	}
-	if bar.total != 2*CaseShares || bar.done != bar.total {
-		t.Errorf("the bar advanced %d of %d; want %d", bar.done, bar.total, 2*CaseShares)
+	if want := 2 * m.passes([3]int{7, 20, 22}, o.Tiling); bar.total != want || bar.done != want {
+		t.Errorf("the bar advanced %d of %d; want the passes of both cases, %d", bar.done, bar.total, want)
 	}
 	label := all(t, filepath.Join(out, "b.nii.gz"), 2)
 	meta, _, err := imageio.ReadMeta(path)
@@ -207,7 +214,7 @@ func TestFolderAveragesFolds(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	scores, _, err := m.scores(t.Context(), "a", p.image, o.Tiling, bar)
+	scores, err := m.scores(t.Context(), p.image, o.Tiling, m.divide(o.Tiling, p.image.Size, math.MaxInt64), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -311,8 +318,14 @@ func TestStored(t *testing.T) {
 	}
 	for name, m := range map[string]*Model{"from disk": open(t, c, "all"), "in memory": inMemory} {
 		out := t.TempDir()
-		if err := m.LabelStored(t.Context(), stored, Options{Output: out}); err != nil {
-			t.Fatalf("%s: %v", name, err)
+		begun := 0
+		err := m.Stored(t.Context(), "validating", []*store.Case{stored}, Options{Output: out}, func(c *store.Case) {
+			if c == stored {
+				begun++
+			}
+		})
+		if err != nil || begun != 1 {
+			t.Fatalf("%s: begun %d times, %v", name, begun, err)
 		}
 		if label := all(t, filepath.Join(out, "a.nii.gz"), 2); label.Grid.Size != meta.Grid.Size || !label.Grid.SameFrame(meta.Grid) {
 			t.Errorf("%s: labels on %v, want the image's %v", name, label.Grid, meta.Grid)
@@ -338,9 +351,8 @@ func TestBadScores(t *testing.T) {
 	if labels, _ := filepath.Glob(filepath.Join(out, "a*")); len(labels) > 0 {
 		t.Errorf("left behind: %v", labels)
 	}
-	if _, _, err := m.scores(t.Context(), "a", Image{Data: make([]float32, 2), Channels: 2, Size: [3]int{1, 1, 1}},
-		Tiling{}, &steps{}); err == nil ||
-		!strings.Contains(err.Error(), "2 channels") {
+	two := Image{Data: make([]float32, 2), Channels: 2, Size: [3]int{1, 1, 1}}
+	if _, err := m.scores(t.Context(), two, Tiling{}, division{1, 1, 1, 0}, nil); err == nil || !strings.Contains(err.Error(), "2 channels") {
 		t.Errorf("two channels for one: %v", err)
 	}
 }
@@ -436,7 +448,7 @@ func TestCaseBeyondMemory(t *testing.T) {
 	}
 	all(t, filepath.Join(out, "small.nii.gz"), 1)
 	p := &pending{image: Image{Channels: 1, Size: [3]int{1 << 15, 1 << 15, 1 << 15}}}
-	if err := m.fits(p, Options{}); err == nil || !strings.Contains(err.Error(), "3 classes") {
+	if err := m.fits(p, m.scoring(p, Options{}), m.memory.left()); err == nil || !strings.Contains(err.Error(), "3 classes") {
 		t.Errorf("scores of 2^45 voxels: %v", err)
 	}
 }
@@ -480,8 +492,8 @@ func TestFolderStops(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	bar := &stopper{cancel: cancel, after: CaseShares + CaseShares/2}
 	m := open(t, c, "0")
+	bar := &stopper{cancel: cancel, after: m.passes([3]int{7, 20, 22}, Tiling{}) * 3 / 2}
 	if err := m.Folder(ctx, Options{Input: in, Output: out, Tiling: Tiling{Batch: 1}, Progress: bar}); !errors.Is(err, context.Canceled) {
 		t.Errorf("stopped: %v", err)
 	}

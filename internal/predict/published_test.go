@@ -11,7 +11,6 @@ import (
 	"masksam/internal/checkpoint"
 	"masksam/internal/masksam"
 	"masksam/internal/model"
-	"masksam/internal/progress"
 	"masksam/internal/pth/pthtest"
 	"masksam/internal/sam"
 	"masksam/internal/torch"
@@ -107,7 +106,7 @@ func TestPublishedCheckpoint(t *testing.T) {
 	scores := func() []float32 {
 		t.Helper()
 		m := open(t, c, "0")
-		sum, _, err := m.scores(t.Context(), "x", image, Tiling{Mirror: true}, progress.OrNop(nil))
+		sum, err := m.scores(t.Context(), image, Tiling{Mirror: true}, division{1, 1, 4, 0}, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -140,7 +139,7 @@ func TestKeptWeights(t *testing.T) {
 	}
 	scores := func(m *Model, precision string) []float32 {
 		t.Helper()
-		sum, _, err := m.scores(t.Context(), "x", image, Tiling{Precision: precision}, progress.OrNop(nil))
+		sum, err := m.scores(t.Context(), image, Tiling{Precision: precision}, division{1, 1, 4, 0}, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
