@@ -119,7 +119,7 @@ func reference(t *testing.T) []byte {
 	say("without commas, `--`; the last of a repeated flag counts. Beyond argparse, a flag may have the other number of dashes (`-npz`).")
 	say("A misspelt flag is an error, also where nnU-Net passes it over. The last column says how a flag is taken:\n")
 	say("- **as is**: it does what it does in nnU-Net;")
-	say("- **upper bound**: this number is the most; memory decides how many cases are worked on at a time, and training takes one\ndevice;")
+	say("- **upper bound**: this number is the most; memory decides how many cases are worked on at a time, and training takes the\nGPUs that there are;")
 	say("- **no effect**: it is taken, and a line of the log says why it changes nothing;")
 	say("- **refused**: another value than the default is an error that says why.")
 	for _, name := range nnunetNames() {

@@ -285,7 +285,7 @@ func newLayers(b *nn.Builder, name string, spec []Layer, in int, cfg Config) lay
 		case "block":
 			blk := nn.NewBlock(at, in, out, nn.BlockOptions{Kernel: d.Kernel, Init: cfg.block(cfg.Slope), Eps: cfg.NormEps,
 				Slope: cfg.Slope})
-			l.list = append(l.list, blk.Forward)
+			l.list = append(l.list, func(s *torch.Scope, x *torch.Tensor) *torch.Tensor { return blk.Forward(s, x) })
 			pos++
 		case "conv":
 			conv := nn.NewConv3d(at, in, out, d.Kernel, true, nn.FanIn)

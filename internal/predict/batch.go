@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync/atomic"
 
 	"masksam/internal/machine"
 	"masksam/internal/recipe"
@@ -26,39 +27,72 @@ func (m *Model) precision(asked string) string {
 	return p
 }
 
-// usual is the number of patches of a pass where memory is no matter.
-const usual = 4
+// Patches of a pass where memory is no matter. On a CPU more of them gain nothing (docs/benchmarks.md).
+const (
+	usualCPU  = 2
+	usualCUDA = 4
+)
 
-// batch is the number of patches of a pass: usual, or the half, or one where free memory is short beside the scores.
-func (m *Model) batch(precision string, scores int) int {
-	free, err := recipe.Free(m.device)
-	for n := usual; err == nil && n > 1; n /= 2 {
-		need := m.Meta.Recipe.PassPeak(precision, m.device, n).Without(recipe.Program, recipe.Weights).Need(m.device)
+// division is how the passes of a case are shared out.
+type division struct {
+	networks int           // that score at a time, with the same weights
+	threads  int           // of each of them; 0: as many as operations use
+	batch    int           // patches of a pass
+	need     machine.Bytes // of main memory, with the case's scores
+}
+
+// divide chooses how the passes over an image are shared out where so many bytes of main memory are free. Each core of a
+// CPU gets a network of its own: that keeps the cores busier than operations which share them, and then scores do not
+// depend on the number of cores. A pass has t.Batch patches or, where that is 0, as many as usual, fewer where memory is
+// short.
+func (m *Model) divide(t Tiling, size [3]int, free machine.Bytes) division {
+	r := m.Meta.Recipe
+	precision, passes := m.precision(t.Precision), m.window(t).Passes(size)
+	d := division{networks: 1, batch: cmp.Or(t.Batch, usualCUDA)}
+	if m.device == torch.CPU {
+		d.threads = torch.Threads()
+		d.batch = cmp.Or(t.Batch, usualCPU)
+		d.networks = max(1, min(d.threads, (passes+d.batch-1)/d.batch))
+	}
+	onDevice, err := recipe.Free(m.device)
+	need := func() (host, device float64) {
+		pass := r.PassPeak(precision, m.device, d.batch).Without(recipe.Program, recipe.Weights)
+		ready := float64(ahead(d.networks)-d.networks) * float64(d.batch*(r.Network.Channels+r.Network.Classes))
+		host, device = pass.Total()
+		host = float64(d.networks)*host + 4*float64(r.Network.Classes)*voxels(size) + 4*ready*voxels(r.Patch)
 		if m.device == torch.CPU {
-			need += 4 * float64(scores)
+			return host + float64(d.networks)*device, 0
 		}
-		if machine.Share*float64(free) >= need {
-			return n
+		return host, device
+	}
+	for {
+		host, device := need()
+		d.need = bytesOf(host)
+		short := host > machine.Share*float64(free) || err == nil && device > machine.Share*float64(onDevice)
+		switch {
+		case short && t.Batch == 0 && d.batch > 1:
+			d.batch /= 2
+		case short && d.networks > 1:
+			d.networks /= 2
+		default:
+			d.threads /= d.networks
+			return d
 		}
 	}
-	if err != nil {
-		return usual
-	}
-	return 1
 }
 
 // sparing is a network that scores fewer patches at a time when those of a pass take more memory than there is.
 type sparing struct {
 	Network
-	most *int // patches at a time, halved with every failure; 0: all
+	most *atomic.Int64 // patches at a time, halved with every failure; 0: all
 }
 
 func (s *sparing) Scores(patches []float32, n int) (scores []float32, err error) {
 	size := len(patches) / n
 	for done := 0; done < n; {
 		some := n - done
-		if *s.most > 0 {
-			some = min(some, *s.most)
+		if most := int(s.most.Load()); most > 0 {
+			some = min(some, most)
 		}
 		part, err := s.Network.Scores(patches[done*size:(done+some)*size], some)
 		if err == nil && some == n {
@@ -67,11 +101,11 @@ func (s *sparing) Scores(patches []float32, n int) (scores []float32, err error)
 		var short *torch.OutOfMemory
 		switch {
 		case errors.As(err, &short) && some > 1:
-			if *s.most == 0 {
+			most := s.most.Load()
+			if fewer := int64(some / 2); (most == 0 || fewer < most) && s.most.CompareAndSwap(most, fewer) && most == 0 {
 				slog.Warn("a pass takes more memory than there is: it is made of fewer patches from here on", "patches", some,
 					"device", short.Device)
 			}
-			*s.most = some / 2
 			torch.ReleaseMemory()
 			continue
 		case errors.As(err, &short):

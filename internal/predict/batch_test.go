@@ -7,9 +7,11 @@ import (
 	"math"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"masksam/internal/dataset"
+	"masksam/internal/machine"
 	"masksam/internal/remedy"
 	"masksam/internal/torch"
 )
@@ -51,14 +53,15 @@ func TestSparing(t *testing.T) {
 		image.Data[i] = float32(i)
 	}
 	want := make([]float32, len(image.Data))
-	if err := w.Accumulate(t.Context(), &narrow{patches: 6}, image, want, nil); err != nil {
+	if err := w.Accumulate(t.Context(), []Network{&narrow{patches: 6}}, image, want, nil); err != nil {
 		t.Fatal(err)
 	}
-	net, most := &narrow{patches: 2}, 0
+	net := &narrow{patches: 2}
+	var most atomic.Int64
 	log := logged(func() {
 		for range 2 { // cases
 			got := make([]float32, len(image.Data))
-			if err := w.Accumulate(t.Context(), &sparing{net, &most}, image, got, nil); err != nil {
+			if err := w.Accumulate(t.Context(), []Network{&sparing{net, &most}}, image, got, nil); err != nil {
 				t.Fatal(err)
 			}
 			if !slices.Equal(got, want) {
@@ -69,8 +72,8 @@ func TestSparing(t *testing.T) {
 	if n := strings.Count(log, "level=WARN"); n != 1 || !strings.Contains(log, "patches=6") || !strings.Contains(log, "cuda:1") {
 		t.Errorf("%d notices, want one with the number of patches and the device:\n%s", n, log)
 	}
-	if !slices.Equal(net.tried[:3], []int{6, 3, 1}) || slices.Max(net.tried[2:]) > 1 || most != 1 {
-		t.Errorf("tried %v, remembered %d; want 6, 3, then one at a time", net.tried, most)
+	if !slices.Equal(net.tried[:3], []int{6, 3, 1}) || slices.Max(net.tried[2:]) > 1 || most.Load() != 1 {
+		t.Errorf("tried %v, remembered %d; want 6, 3, then one at a time", net.tried, most.Load())
 	}
 	net.patches = 0
 	_, err := (&sparing{net, &most}).Scores(image.Data[:8], 2)
@@ -112,16 +115,34 @@ func TestPrecision(t *testing.T) {
 	}
 }
 
-// Memory decides on the patches of a pass: four where it is no matter, one where even two are too many.
-func TestBatchByMemory(t *testing.T) {
+// Memory decides on the networks of a CPU and on the patches of their passes: a network for each thread where memory is no
+// matter and there are batches for each, one with all threads where even two patches at a time are too many. What is asked for is kept.
+func TestDivide(t *testing.T) {
 	c := newConstant(t)
 	c.fold(t, "0", 0.2, 0.5, 0.1, 0.2)
 	m := open(t, c, "0")
-	if got := m.batch("float32", 1000); got != usual {
-		t.Errorf("a tiny network scores %d patches at a time, want %d", got, usual)
+	torch.SetThreads(4)
+	defer torch.SetThreads(1)
+	size := [3]int{7, 20, 22}
+	want := func(t *testing.T, tiling Tiling, size [3]int, free machine.Bytes, want division) {
+		t.Helper()
+		got := m.divide(tiling, size, free)
+		if got.need <= 0 {
+			t.Errorf("it takes %v of memory", got.need)
+		}
+		if got.need = 0; got != want {
+			t.Errorf("%+v of %v in %v: %+v, want %+v", tiling, size, free, got, want)
+		}
 	}
-	if got := m.batch("float32", math.MaxInt64/8); got != 1 {
-		t.Errorf("beside scores without end a pass has %d patches, want 1", got)
+	want(t, Tiling{Mirror: true}, size, math.MaxInt64, division{networks: 4, threads: 1, batch: usualCPU})
+	want(t, Tiling{}, [3]int{4, 16, 16}, math.MaxInt64, division{networks: 1, threads: 4, batch: usualCPU})
+	want(t, Tiling{Mirror: true}, size, 0, division{networks: 1, threads: 4, batch: 1})
+	want(t, Tiling{Mirror: true, Batch: 3}, size, 0, division{networks: 1, threads: 4, batch: 3})
+	all := m.divide(Tiling{Mirror: true}, size, math.MaxInt64).need
+	want(t, Tiling{Mirror: true}, size, all, division{networks: 4, threads: 1, batch: 1})
+	half := m.divide(Tiling{Mirror: true}, size, all*9/20)
+	if half.networks != 2 || half.threads != 2 || half.batch != 1 {
+		t.Errorf("in less than half of the memory: %+v, want two networks", half)
 	}
 }
 
@@ -136,7 +157,7 @@ func TestBatchDoesNotMatter(t *testing.T) {
 	}
 	var want []float32
 	for _, batch := range []int{1, 2, 5} {
-		got, _, err := m.scores(t.Context(), "a", p.image, Tiling{Mirror: true, Batch: batch, Precision: "float32"}, &steps{})
+		got, err := m.scores(t.Context(), p.image, Tiling{Mirror: true, Precision: "float32"}, division{1, 1, batch, 0}, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -12,9 +12,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
-	"sync"
 
 	"masksam/internal/atomicfile"
 	"masksam/internal/dataset"
@@ -23,7 +21,6 @@ import (
 	"masksam/internal/preprocess"
 	"masksam/internal/progress"
 	"masksam/internal/pyjson"
-	"masksam/internal/torch"
 )
 
 // Options say what Folder predicts.
@@ -40,11 +37,7 @@ type Options struct {
 // work all missing and surplus channels are reported in one error. The output folder gets dataset.json, plans.json,
 // predict_from_raw_data_args.json and CASE.ending, each whole or not at all. A case that fails does not stop the
 // others; the error, after all, names each. What an earlier run left of the cases to be done is removed first.
-//
-// The next case is read and preprocessed, and the last one brought back to its grid and written, while the network
-// works on one.
 func (m *Model) Folder(ctx context.Context, o Options) error {
-	o.Progress = progress.OrNop(o.Progress)
 	if err := o.check(); err != nil {
 		return err
 	}
@@ -58,97 +51,22 @@ func (m *Model) Folder(ctx context.Context, o Options) error {
 	if err := m.removeOld(cases, o); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-
-	type ready struct {
-		dataset.Case
-		*pending
-		err error
+	l := labelling{what: "predicting"}
+	for _, c := range cases {
+		passes := 1 // of a case that cannot be read
+		if size, err := m.prepare.Size(c); err == nil {
+			passes = m.passes(size, o.Tiling)
+		}
+		l.jobs = append(l.jobs, job{c.ID, passes, func() (*pending, error) { return m.read(c) }})
 	}
-	read := make(chan ready)
-	var work sync.WaitGroup
-	defer work.Wait()
-	defer cancel()
-	work.Go(func() {
-		defer close(read)
-		for _, c := range cases {
-			p, err := m.read(c)
-			select {
-			case read <- ready{c, p, err}:
-			case <-ctx.Done():
-				return
-			}
-		}
-	})
-
-	// OpenMP keeps a pool of workers for each OS thread that computes: stay on one.
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	var failures failures
-	var exports sync.WaitGroup
-	room := make(chan struct{}, 1) // one case may wait for its export: each holds all its scores
-	o.Progress.Start("predicting", CaseShares*len(cases))
-	defer o.Progress.Done()
-	for c := range read {
-		if c.err != nil {
-			failures.add(c.ID, c.err)
-			o.Progress.Advance(CaseShares, c.ID+" failed")
-			continue
-		}
-		err := m.fits(c.pending, o)
-		if err != nil { // what earlier cases took may come back
-			exports.Wait()
-			torch.ReleaseMemory()
-			err = m.fits(c.pending, o)
-		}
-		if err != nil {
-			failures.add(c.ID, err)
-			o.Progress.Advance(CaseShares, c.ID+" failed")
-			continue
-		}
-		scores, told, err := m.scores(ctx, c.ID, c.image, o.Tiling, o.Progress)
-		if ctx.Err() != nil {
-			break
-		}
-		if err != nil {
-			failures.add(c.ID, err)
-			o.Progress.Advance(CaseShares-told, c.ID+" failed")
-			continue
-		}
-		room <- struct{}{}
-		exports.Go(func() {
-			defer func() { <-room }()
-			if err := m.write(c.ID, scores, c.pending, o); err != nil {
-				failures.add(c.ID, err)
-				o.Progress.Advance(0, c.ID+" failed")
-			}
-		})
-	}
-	exports.Wait()
-	if err := ctx.Err(); err != nil {
-		return errors.Join(fmt.Errorf("prediction was stopped; the cases in %s are whole: %w", o.Output, err), failures.join(len(cases)))
-	}
-	return failures.join(len(cases))
-}
-
-// failures collects the cases that went wrong.
-type failures struct {
-	mu   sync.Mutex
-	errs []error
-}
-
-func (f *failures) add(id string, err error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.errs = append(f.errs, fmt.Errorf("case %s: %w", id, err))
-}
-
-func (f *failures) join(of int) error {
-	if len(f.errs) == 0 {
+	switch err := m.label(ctx, l, o); {
+	case err == nil:
 		return nil
+	case ctx.Err() != nil:
+		return fmt.Errorf("prediction was stopped; the cases in %s are whole: %w", o.Output, err)
+	default:
+		return fmt.Errorf("predict: %w", err)
 	}
-	return fmt.Errorf("predict: %d of %d cases failed:\n%w", len(f.errs), of, errors.Join(f.errs...))
 }
 
 func (o Options) check() error {

@@ -10,6 +10,7 @@ import (
 	"math"
 	"runtime"
 	"slices"
+	"sync/atomic"
 
 	"masksam/internal/dataset"
 	"masksam/internal/machine"
@@ -17,7 +18,6 @@ import (
 	"masksam/internal/model"
 	"masksam/internal/nn"
 	"masksam/internal/preprocess"
-	"masksam/internal/progress"
 	"masksam/internal/recipe"
 	"masksam/internal/store"
 	"masksam/internal/torch"
@@ -30,10 +30,11 @@ type Model struct {
 	prepare *preprocess.Config
 	device  torch.Device
 	net     *masksam.Net
-	loaded  int         // index of the fold whose weights net has
-	kept    torch.DType // of the weights that an autocast casts
-	told    bool        // that the device lacks the precision
-	most    int         // patches of a pass that memory admits, as a want of it has shown; 0: nothing has shown
+	loaded  int          // index of the fold whose weights net has
+	kept    torch.DType  // of the weights that an autocast casts
+	told    bool         // that the device lacks the precision
+	most    atomic.Int64 // patches of a pass that memory admits, as a want of it has shown; 0: nothing has shown
+	memory  ledger
 
 	// held are weights of the folds by name, of more than one fold as far as they fit into spare bytes of memory: each case
 	// needs those of all.
@@ -67,12 +68,15 @@ func Open(folder string, folds []string, checkpoint, frozen string, dev torch.De
 }
 
 // FromNetwork is the model of a network whose weights are set. The network stays the caller's: Close is not to be called.
-func FromNetwork(m *model.Model, net *masksam.Net, dev torch.Device) (*Model, error) {
-	prepare, err := preprocess.NewConfig(m.Plans, m.Meta.Configuration, m.Dataset)
-	if err != nil {
-		return nil, fmt.Errorf("open model %s: %w", m.Dir, err)
+// Without plans it scores images, and labels no cases.
+func FromNetwork(m *model.Model, net *masksam.Net, dev torch.Device) (_ *Model, err error) {
+	f := &Model{Model: m, device: dev, net: net}
+	if m.Plans != nil {
+		if f.prepare, err = preprocess.NewConfig(m.Plans, m.Meta.Configuration, m.Dataset); err != nil {
+			return nil, fmt.Errorf("open model %s: %w", m.Dir, err)
+		}
 	}
-	return &Model{Model: m, prepare: prepare, device: dev, net: net}, nil
+	return f, nil
 }
 
 // Close frees the network and closes the checkpoints.
@@ -170,92 +174,72 @@ func (m *Model) window(t Tiling) Window {
 	return w
 }
 
-// CaseShares are the steps that a case is on the bar.
-const CaseShares = 100
-
-// scores slides the network of every fold over a preprocessed image and returns the mean, (K, Size). Every pass is
-// reported, on a job in which the case has CaseShares steps; advanced is the number of steps reported.
-func (m *Model) scores(ctx context.Context, id string, image Image, t Tiling, report progress.Reporter) (sum []float32,
-	advanced int, err error) {
+// Scores is the mean of the scores of a preprocessed image over tiles, flips and folds, (K, Size), as Folder labels by them.
+// tick, if not nil, is called with the number of passes that were added.
+func (m *Model) Scores(ctx context.Context, image Image, t Tiling, tick func(passes int)) ([]float32, error) {
 	if err := t.check(); err != nil {
-		return nil, 0, err
+		return nil, err
 	}
+	return m.scores(ctx, image, t, m.divide(t, image.Size, m.memory.left()), tick)
+}
+
+// scores slides the network of every fold over a preprocessed image and returns the mean, (K, Size). tick is called with
+// the number of passes that are done; there are m.passes of them.
+func (m *Model) scores(ctx context.Context, image Image, t Tiling, d division, tick func(passes int)) ([]float32, error) {
 	n := m.Meta.Recipe.Network
 	if image.Channels != n.Channels {
-		return nil, 0, fmt.Errorf("the case has %d channels, the network %d", image.Channels, n.Channels)
+		return nil, fmt.Errorf("the case has %d channels, the network %d", image.Channels, n.Channels)
 	}
 	// OpenMP keeps a pool of workers for each OS thread that computes: stay on one.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	sum = make([]float32, n.Classes*len(image.Data)/image.Channels)
-	precision := m.precision(t.Precision)
-	net := &sparing{Network: forward{m, recipe.Autocast[precision]}, most: &m.most}
+	sum := make([]float32, n.Classes*len(image.Data)/image.Channels)
 	w := m.window(t)
-	if w.Batch = t.Batch; w.Batch == 0 {
-		w.Batch = m.batch(precision, len(sum))
-	}
-	done, passes := 0, m.networks()*w.Passes(image.Size)
-	tick := func(n int) {
-		done += n
-		share := CaseShares * done / passes
-		report.Advance(share-advanced, fmt.Sprintf("%s: %d of %d patches", id, done, passes))
-		advanced = share
+	w.Batch = d.batch
+	autocast := recipe.Autocast[m.precision(t.Precision)]
+	networks := make([]Network, d.networks)
+	for i := range networks {
+		networks[i] = &sparing{forward{m, torch.Mode{Autocast: autocast, Threads: d.threads}}, &m.most}
 	}
 	for fold := range m.networks() {
-		if err := m.use(fold); err != nil {
-			return nil, advanced, err
+		err := m.use(fold)
+		if err == nil {
+			err = m.narrow(autocast)
 		}
-		if err := w.Accumulate(ctx, net, image, sum, tick); err != nil {
-			return nil, advanced, err
+		if err == nil {
+			err = w.Accumulate(ctx, networks, image, sum, tick)
+		}
+		if err != nil {
+			return nil, err
 		}
 	}
 	for i := range sum {
 		sum[i] /= float32(m.networks())
 		if math.IsNaN(float64(sum[i])) || math.IsInf(float64(sum[i]), 0) {
-			return nil, advanced, errors.New("the network's scores are not finite: the weights or the image are " +
-				"broken; with bf16, try float32")
+			return nil, errors.New("the network's scores are not finite: the weights or the image are broken; with bf16, try " +
+				"float32")
 		}
 	}
-	return sum, advanced, nil
+	return sum, nil
 }
 
-// forward is the model's network with one fold's weights.
+// passes is the number of patches that all folds score for an image of the given size.
+func (m *Model) passes(size [3]int, t Tiling) int { return m.networks() * m.window(t).Passes(size) }
+
+// forward is the model's network with the weights that it has. Several may work at a time.
 type forward struct {
-	m        *Model
-	autocast torch.DType
+	m    *Model
+	mode torch.Mode
 }
 
 func (f forward) Scores(patches []float32, n int) (scores []float32, err error) {
-	if err := f.m.narrow(f.autocast); err != nil {
-		return nil, err
-	}
 	c := f.m.net.Config
-	err = torch.Do(torch.Mode{Autocast: f.autocast}, func(s *torch.Scope) error {
+	err = torch.Do(f.mode, func(s *torch.Scope) error {
 		x := s.Float32s(f.m.device, patches, n, c.Channels, c.Frames, c.Height, c.Width)
 		scores = f.m.net.Forward(s, x).ClassScores(s, n).Float32s()
 		return nil
 	})
 	return scores, err
-}
-
-// LabelStored labels a case that training preprocessed and writes it to o.Output, as Folder does; o.Input is not used. It
-// advances o.Progress by CaseShares.
-func (m *Model) LabelStored(ctx context.Context, c *store.Case, o Options) error {
-	p := &pending{properties: c.Properties(), image: Image{Channels: c.Channels(), Size: c.Size()}}
-	n := p.image.Size
-	p.image.Data = make([]float32, p.image.Channels*n[0]*n[1]*n[2])
-	if err := c.Image([3]int{}, n, p.image.Data); err != nil {
-		return err
-	}
-	if err := m.fits(p, o); err != nil {
-		return err
-	}
-	o.Progress = progress.OrNop(o.Progress)
-	scores, _, err := m.scores(ctx, c.ID(), p.image, o.Tiling, o.Progress)
-	if err != nil {
-		return err
-	}
-	return m.write(c.ID(), scores, p, o)
 }
 
 // pending is a case between preprocessing and export.
@@ -267,9 +251,12 @@ type pending struct {
 // read reads, checks and preprocesses a case as training did. It warns of an image that lies otherwise than those of
 // training: the network sees voxels as they are stored.
 func (m *Model) read(c dataset.Case) (*pending, error) {
-	if err := m.readable(c); err != nil {
+	need, err := m.readable(c)
+	if err != nil {
 		return nil, err
 	}
+	m.memory.begin(need)
+	defer m.memory.end(need)
 	im, _, warnings, err := m.prepare.Load(c)
 	if err != nil {
 		return nil, err

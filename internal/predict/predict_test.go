@@ -27,6 +27,7 @@ import (
 	"masksam/internal/recipe"
 	"masksam/internal/store"
 	"masksam/internal/torch"
+	"masksam/internal/torch/torchtest"
 	"masksam/internal/volume"
 )
 
@@ -41,18 +42,25 @@ type constant struct {
 
 const configuration = "3d_fullres"
 
+// threeClasses is a dataset of three classes, whose dataset.json lies in dir.
+func threeClasses(t testing.TB, dir string) *dataset.Dataset {
+	t.Helper()
+	text := `{"channel_names": {"0": "MR"}, "labels": {"background": 0, "a": 1, "b": 2}, "numTraining": 1, "file_ending": ".nii.gz"}`
+	if err := os.WriteFile(filepath.Join(dir, dataset.FileName), []byte(text), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	ds, err := dataset.Read(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ds
+}
+
 func newConstant(t *testing.T) *constant {
 	t.Helper()
 	torch.SetThreads(1)
 	c := &constant{dir: t.TempDir()}
-	text := `{"channel_names": {"0": "MR"}, "labels": {"background": 0, "a": 1, "b": 2}, "numTraining": 1, "file_ending": ".nii.gz"}`
-	if err := os.WriteFile(filepath.Join(c.dir, dataset.FileName), []byte(text), 0o666); err != nil {
-		t.Fatal(err)
-	}
-	var err error
-	if c.dataset, err = dataset.Read(c.dir); err != nil {
-		t.Fatal(err)
-	}
+	c.dataset = threeClasses(t, c.dir)
 	// The coarse axis is the last one, so the plan turns the axes.
 	fp := &plan.Fingerprint{Intensity: make([]plan.Intensity, 1), RelativeSize: 1, Shapes: [][3]int{{20, 22, 7}},
 		Spacings: [][3]float64{{1, 1.1, 3}}}
@@ -107,7 +115,7 @@ func (c *constant) fold(t *testing.T, fold string, probabilities ...float64) {
 
 func (c *constant) network(t *testing.T, probabilities ...float64) *masksam.Net {
 	t.Helper()
-	net, err := masksam.New(c.meta.Recipe.Network, torch.CPU, 7)
+	net, err := masksam.New(c.meta.Recipe.Network, torchtest.Device(t), 7)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -148,7 +156,7 @@ func image(t *testing.T, dir, id string) string {
 
 func open(t *testing.T, c *constant, folds ...string) *Model {
 	t.Helper()
-	m, err := Open(c.dir, folds, model.Final, "", torch.CPU)
+	m, err := Open(c.dir, folds, model.Final, "", torchtest.Device(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -190,8 +198,8 @@ func TestFolderAveragesFolds(t *testing.T) {
 	if err := m.Folder(t.Context(), o); err != nil {
 		t.Fatal(err)
 	}
-	if bar.total != 2*CaseShares || bar.done != bar.total {
-		t.Errorf("the bar advanced %d of %d; want %d", bar.done, bar.total, 2*CaseShares)
+	if want := 2 * m.passes([3]int{7, 20, 22}, o.Tiling); bar.total != want || bar.done != want {
+		t.Errorf("the bar advanced %d of %d; want the passes of both cases, %d", bar.done, bar.total, want)
 	}
 	label := all(t, filepath.Join(out, "b.nii.gz"), 2)
 	meta, _, err := imageio.ReadMeta(path)
@@ -206,7 +214,7 @@ func TestFolderAveragesFolds(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	scores, _, err := m.scores(t.Context(), "a", p.image, o.Tiling, bar)
+	scores, err := m.scores(t.Context(), p.image, o.Tiling, m.divide(o.Tiling, p.image.Size, math.MaxInt64), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -304,14 +312,20 @@ func TestStored(t *testing.T) {
 	}
 	net := c.network(t, 0.2, 0.1, 0.5, 0.2)
 	defer net.Free()
-	inMemory, err := FromNetwork(&model.Model{Dir: c.dir, Meta: c.meta, Plans: c.plans, Dataset: c.dataset}, net, torch.CPU)
+	inMemory, err := FromNetwork(&model.Model{Dir: c.dir, Meta: c.meta, Plans: c.plans, Dataset: c.dataset}, net, torchtest.Device(t))
 	if err != nil {
 		t.Fatal(err)
 	}
 	for name, m := range map[string]*Model{"from disk": open(t, c, "all"), "in memory": inMemory} {
 		out := t.TempDir()
-		if err := m.LabelStored(t.Context(), stored, Options{Output: out}); err != nil {
-			t.Fatalf("%s: %v", name, err)
+		begun := 0
+		err := m.Stored(t.Context(), "validating", []*store.Case{stored}, Options{Output: out}, func(c *store.Case) {
+			if c == stored {
+				begun++
+			}
+		})
+		if err != nil || begun != 1 {
+			t.Fatalf("%s: begun %d times, %v", name, begun, err)
 		}
 		if label := all(t, filepath.Join(out, "a.nii.gz"), 2); label.Grid.Size != meta.Grid.Size || !label.Grid.SameFrame(meta.Grid) {
 			t.Errorf("%s: labels on %v, want the image's %v", name, label.Grid, meta.Grid)
@@ -326,7 +340,7 @@ func TestBadScores(t *testing.T) {
 	defer net.Free()
 	in, out := t.TempDir(), filepath.Join(t.TempDir(), "out")
 	image(t, in, "a")
-	m, err := FromNetwork(&model.Model{Dir: c.dir, Meta: c.meta, Plans: c.plans, Dataset: c.dataset}, net, torch.CPU)
+	m, err := FromNetwork(&model.Model{Dir: c.dir, Meta: c.meta, Plans: c.plans, Dataset: c.dataset}, net, torchtest.Device(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -337,9 +351,8 @@ func TestBadScores(t *testing.T) {
 	if labels, _ := filepath.Glob(filepath.Join(out, "a*")); len(labels) > 0 {
 		t.Errorf("left behind: %v", labels)
 	}
-	if _, _, err := m.scores(t.Context(), "a", Image{Data: make([]float32, 2), Channels: 2, Size: [3]int{1, 1, 1}},
-		Tiling{}, &steps{}); err == nil ||
-		!strings.Contains(err.Error(), "2 channels") {
+	two := Image{Data: make([]float32, 2), Channels: 2, Size: [3]int{1, 1, 1}}
+	if _, err := m.scores(t.Context(), two, Tiling{}, division{1, 1, 1, 0}, nil); err == nil || !strings.Contains(err.Error(), "2 channels") {
 		t.Errorf("two channels for one: %v", err)
 	}
 }
@@ -435,7 +448,7 @@ func TestCaseBeyondMemory(t *testing.T) {
 	}
 	all(t, filepath.Join(out, "small.nii.gz"), 1)
 	p := &pending{image: Image{Channels: 1, Size: [3]int{1 << 15, 1 << 15, 1 << 15}}}
-	if err := m.fits(p, Options{}); err == nil || !strings.Contains(err.Error(), "3 classes") {
+	if err := m.fits(p, m.scoring(p, Options{}), m.memory.left()); err == nil || !strings.Contains(err.Error(), "3 classes") {
 		t.Errorf("scores of 2^45 voxels: %v", err)
 	}
 }
@@ -459,7 +472,7 @@ func TestOpenRefuses(t *testing.T) {
 		if err := spoil(c); err != nil {
 			t.Fatal(err)
 		}
-		m, err := Open(c.dir, []string{"0"}, model.Final, "", torch.CPU)
+		m, err := Open(c.dir, []string{"0"}, model.Final, "", torchtest.Device(t))
 		if err == nil {
 			m.Close()
 		}
@@ -479,8 +492,8 @@ func TestFolderStops(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	bar := &stopper{cancel: cancel, after: CaseShares + CaseShares/2}
 	m := open(t, c, "0")
+	bar := &stopper{cancel: cancel, after: m.passes([3]int{7, 20, 22}, Tiling{}) * 3 / 2}
 	if err := m.Folder(ctx, Options{Input: in, Output: out, Tiling: Tiling{Batch: 1}, Progress: bar}); !errors.Is(err, context.Canceled) {
 		t.Errorf("stopped: %v", err)
 	}

@@ -1,8 +1,7 @@
 package predict
 
 import (
-	"context"
-	"fmt"
+	"iter"
 	"math"
 
 	"masksam/internal/volume"
@@ -97,151 +96,142 @@ func (w Window) importance(axis int) []float64 {
 	return g
 }
 
-// Accumulate adds the mean over tiles and flips of the network's scores of image to sum (K, Size). tick, if not nil,
-// is called with the number of passes that each call of the network has done. It ends early when ctx does.
-func (w Window) Accumulate(ctx context.Context, net Network, image Image, sum []float32, tick func(passes int)) error {
-	voxels := image.Size[0] * image.Size[1] * image.Size[2]
-	if voxels == 0 || len(image.Data) != image.Channels*voxels || len(sum)%voxels != 0 {
-		return fmt.Errorf("slide a window: %d values and %d sums for %d channels of %v", len(image.Data), len(sum),
-			image.Channels, image.Size)
-	}
-	starts, flips := w.starts(image.Size), w.flips()
-	var g, norm [3][]float64 // weight of a tile's voxel, 1 / total weight of an image's voxel, per axis
-	for d := range 3 {
-		g[d] = w.importance(d)
-		norm[d] = make([]float64, image.Size[d])
-		for _, from := range starts[d] {
-			for i, weight := range g[d] {
-				if at := from + i; at >= 0 && at < image.Size[d] {
-					norm[d][at] += weight
-				}
-			}
-		}
-		for i, total := range norm[d] {
-			norm[d][i] = 1 / total
-		}
-	}
-	// The weights are products over the axes and the tiles a grid, so the total weight is a product too: each tile is
-	// added with its final share and no second pass divides.
-	type pass struct {
-		from [3]int
-		flip [3]bool
-	}
-	size := w.Patch[0] * w.Patch[1] * w.Patch[2]
-	heads := len(sum) / voxels
-	batch := max(w.Batch, 1)
-	patches := make([]float32, batch*image.Channels*size)
-	var waiting []pass
-	score := func() error {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		n := len(waiting)
-		for i, p := range waiting {
-			w.cut(patches[i*image.Channels*size:], image, p.from, p.flip)
-		}
-		scores, err := net.Scores(patches[:n*image.Channels*size], n)
-		if err != nil {
-			return err
-		}
-		if len(scores) != n*heads*size {
-			return fmt.Errorf("slide a window: the network gave %d scores for %d patches of %v with %d classes",
-				len(scores), n, w.Patch, heads)
-		}
-		for i, p := range waiting {
-			w.add(sum, scores[i*heads*size:(i+1)*heads*size], image.Size, p.from, p.flip, g, norm, 1/float64(len(flips)))
-		}
-		waiting = waiting[:0]
-		if tick != nil {
-			tick(n)
-		}
-		return nil
-	}
-	for _, z := range starts[0] {
-		for _, y := range starts[1] {
-			for _, x := range starts[2] {
-				for _, flip := range flips {
-					if waiting = append(waiting, pass{[3]int{z, y, x}, flip}); len(waiting) == batch {
-						if err := score(); err != nil {
-							return err
+// pass is one tile, flipped.
+type pass struct {
+	from [3]int // its first voxel in the image's frame
+	flip [3]bool
+}
+
+// batches gives the passes of an image in order, w.Batch at a time: tile after tile, and each tile's flips.
+func (w Window) batches(size [3]int) iter.Seq[[]pass] {
+	starts, flips := w.starts(size), w.flips()
+	return func(yield func([]pass) bool) {
+		var next []pass
+		for _, z := range starts[0] {
+			for _, y := range starts[1] {
+				for _, x := range starts[2] {
+					for _, flip := range flips {
+						next = append(next, pass{[3]int{z, y, x}, flip})
+						if len(next) == max(w.Batch, 1) {
+							if !yield(next) {
+								return
+							}
+							next = nil
 						}
 					}
 				}
 			}
 		}
-	}
-	if len(waiting) > 0 {
-		return score()
-	}
-	return nil
-}
-
-// cut copies one tile, flipped, with zeros outside the image.
-func (w Window) cut(patch []float32, image Image, from [3]int, flip [3]bool) {
-	at := func(d, i int) int { // image index of the flipped tile's voxel i
-		if flip[d] {
-			i = w.Patch[d] - 1 - i
-		}
-		return from[d] + i
-	}
-	o := 0
-	for c := range image.Channels {
-		for i := range w.Patch[0] {
-			z := at(0, i)
-			for j := range w.Patch[1] {
-				y := at(1, j)
-				row := patch[o : o+w.Patch[2]]
-				o += w.Patch[2]
-				clear(row)
-				if z < 0 || z >= image.Size[0] || y < 0 || y >= image.Size[1] {
-					continue
-				}
-				line := image.Data[((c*image.Size[0]+z)*image.Size[1]+y)*image.Size[2]:][:image.Size[2]]
-				for k := range row {
-					if x := at(2, k); x >= 0 && x < len(line) {
-						row[k] = line[x]
-					}
-				}
-			}
+		if len(next) > 0 {
+			yield(next)
 		}
 	}
 }
 
-// add gives a tile's scores (K, patch), flipped back, to the sums with their share of each voxel.
-func (w Window) add(sum, scores []float32, size, from [3]int, flip [3]bool, g, norm [3][]float64, share float64) {
-	n := w.Patch[0] * w.Patch[1] * w.Patch[2]
-	voxels := size[0] * size[1] * size[2]
-	index := func(d, i int) int {
-		if flip[d] {
-			return w.Patch[d] - 1 - i
-		}
-		return i
-	}
-	tile := volume.Box{} // the tile's part inside the image
+// shares are what the scores of a tile's voxels count, per axis. Weights are products over the axes and the tiles a grid, so
+// the total weight of a voxel is a product too: each tile is added with its final share and no second pass divides.
+type shares struct {
+	tile, norm [3][]float64 // weight of a tile's voxel; 1 / total weight of an image's voxel
+	flip       float64      // share of one flip
+}
+
+func (w Window) shares(size [3]int) *shares {
+	s := &shares{flip: 1 / float64(len(w.flips()))}
+	starts := w.starts(size)
 	for d := range 3 {
-		tile.Lo[d], tile.Hi[d] = max(-from[d], 0), min(w.Patch[d], size[d]-from[d])
-	}
-	weights := make([]float32, w.Patch[2])
-	for i := tile.Lo[0]; i < tile.Hi[0]; i++ {
-		z := from[0] + i
-		for j := tile.Lo[1]; j < tile.Hi[1]; j++ {
-			y := from[1] + j
-			weight := share * g[0][i] * norm[0][z] * g[1][j] * norm[1][y]
-			for k := tile.Lo[2]; k < tile.Hi[2]; k++ {
-				weights[k] = float32(weight * g[2][k] * norm[2][from[2]+k])
+		s.tile[d] = w.importance(d)
+		s.norm[d] = make([]float64, size[d])
+		for _, from := range starts[d] {
+			for i, weight := range s.tile[d] {
+				if at := from + i; at >= 0 && at < size[d] {
+					s.norm[d][at] += weight
+				}
 			}
-			src := (index(0, i)*w.Patch[1] + index(1, j)) * w.Patch[2]
-			dst := (z*size[1]+y)*size[2] + from[2]
-			for head := 0; head*n < len(scores); head++ {
-				s := scores[head*n+src : head*n+src+w.Patch[2]]
-				t := sum[head*voxels:]
-				if flip[2] {
-					for k := tile.Lo[2]; k < tile.Hi[2]; k++ {
-						t[dst+k] += weights[k] * s[len(s)-1-k]
+		}
+		for i, total := range s.norm[d] {
+			s.norm[d][i] = 1 / total
+		}
+	}
+	return s
+}
+
+// inside is the part of a tile that lies in the image, in the tile's frame before it is flipped.
+func (w Window) inside(size [3]int, p pass) (b volume.Box) {
+	for d := range 3 {
+		b.Lo[d], b.Hi[d] = max(-p.from[d], 0), min(w.Patch[d], size[d]-p.from[d])
+	}
+	return b
+}
+
+// flipped is the place of a tile's voxel i along axis d after the flip.
+func (w Window) flipped(p pass, d, i int) int {
+	if p.flip[d] {
+		return w.Patch[d] - 1 - i
+	}
+	return i
+}
+
+// cut copies one tile (C, patch), flipped, with zeros outside the image.
+func (w Window) cut(patch []float32, image Image, p pass) {
+	n := w.Patch[0] * w.Patch[1] * w.Patch[2]
+	b := w.inside(image.Size, p)
+	if b.Len() < n {
+		clear(patch[:image.Channels*n])
+	}
+	lo, hi := b.Lo[2], b.Hi[2]
+	for c := range image.Channels {
+		for i := b.Lo[0]; i < b.Hi[0]; i++ {
+			z := c*image.Size[0] + p.from[0] + i
+			for j := b.Lo[1]; j < b.Hi[1]; j++ {
+				line := image.Data[(z*image.Size[1]+p.from[1]+j)*image.Size[2]:][p.from[2]+lo : p.from[2]+hi]
+				row := patch[c*n+(w.flipped(p, 0, i)*w.Patch[1]+w.flipped(p, 1, j))*w.Patch[2]:][:w.Patch[2]]
+				if p.flip[2] {
+					row = row[w.Patch[2]-hi:]
+					for k, v := range line {
+						row[len(line)-1-k] = v
 					}
 				} else {
-					for k := tile.Lo[2]; k < tile.Hi[2]; k++ {
-						t[dst+k] += weights[k] * s[k]
+					copy(row[lo:], line)
+				}
+			}
+		}
+	}
+}
+
+// add gives a tile's scores (K, patch), flipped back, to the sums (K, size) with their share of each voxel. It does so for
+// one of so many parts of the image's rows, so that goroutines with different parts meet nowhere and every voxel gets its
+// tiles in the order of the calls.
+func (w Window) add(sum, scores []float32, size [3]int, p pass, s *shares, part, parts int) {
+	n := w.Patch[0] * w.Patch[1] * w.Patch[2]
+	voxels := size[0] * size[1] * size[2]
+	b := w.inside(size, p)
+	lo, hi := b.Lo[2], b.Hi[2]
+	weights := make([]float32, hi-lo)
+	for i := b.Lo[0]; i < b.Hi[0]; i++ {
+		z := p.from[0] + i
+		for j := b.Lo[1]; j < b.Hi[1]; j++ {
+			y := p.from[1] + j
+			if (z+y)%parts != part {
+				continue
+			}
+			weight := s.flip * s.tile[0][i] * s.norm[0][z] * s.tile[1][j] * s.norm[1][y]
+			for k := range weights {
+				weights[k] = float32(weight * s.tile[2][lo+k] * s.norm[2][p.from[2]+lo+k])
+			}
+			src := (w.flipped(p, 0, i)*w.Patch[1] + w.flipped(p, 1, j)) * w.Patch[2]
+			dst := (z*size[1]+y)*size[2] + p.from[2] + lo
+			for head := 0; head*n < len(scores); head++ {
+				to := sum[head*voxels+dst:][:len(weights)]
+				row := scores[head*n+src:][:w.Patch[2]]
+				if p.flip[2] {
+					row = row[w.Patch[2]-hi:][:len(weights)]
+					for k, weight := range weights {
+						to[k] += weight * row[len(row)-1-k]
+					}
+				} else {
+					row = row[lo:][:len(weights)]
+					for k, weight := range weights {
+						to[k] += weight * row[k]
 					}
 				}
 			}

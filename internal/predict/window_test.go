@@ -158,7 +158,7 @@ func goldenAggregate(t *testing.T, root string) {
 			passes := 0
 			for fold := range c.Folds {
 				net := &convolution{channels: image.Channels, heads: c.Heads, patch: w.Patch, flat: flat, fold: fold}
-				if err := w.Accumulate(context.Background(), net, image, sum, func(n int) { passes += n }); err != nil {
+				if err := w.Accumulate(context.Background(), []Network{net}, image, sum, func(n int) { passes += n }); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -215,7 +215,7 @@ func TestAccumulateConstant(t *testing.T) {
 		image.Data = make([]float32, voxels)
 		sum := make([]float32, 2*voxels)
 		net := ones{2, w.Patch[0] * w.Patch[1] * w.Patch[2]}
-		if err := w.Accumulate(context.Background(), net, image, sum, nil); err != nil {
+		if err := w.Accumulate(context.Background(), []Network{net}, image, sum, nil); err != nil {
 			t.Fatal(err)
 		}
 		for i, v := range sum {
@@ -232,7 +232,7 @@ func TestAccumulateStops(t *testing.T) {
 	w := Window{Patch: [3]int{2, 2, 2}, Step: 0.5}
 	image := Image{Channels: 1, Size: [3]int{6, 6, 6}, Data: make([]float32, 216)}
 	calls := 0
-	err := w.Accumulate(ctx, ones{1, 8}, image, make([]float32, 216), func(int) {
+	err := w.Accumulate(ctx, []Network{ones{1, 8}}, image, make([]float32, 216), func(int) {
 		if calls++; calls == 3 {
 			cancel()
 		}

@@ -49,6 +49,16 @@ func (c *Config) Bytes(k dataset.Case) int {
 		4*channels*result+10*result)
 }
 
+// Size predicts the size of a case on the network's grid by the header of its image, before the crop is known.
+func (c *Config) Size(k dataset.Case) (size [3]int, err error) {
+	grid, channels, err := k.Extent()
+	if err != nil {
+		return size, err
+	}
+	spacing := permute(grid.Spacing, c.forward)
+	return resampled(permute(grid.Size, c.forward), spacing, c.plan.Target(spacing), channels)
+}
+
 // resampled is the size on the target spacing, of one voxel at least: nnU-Net makes an empty array of thin data. More
 // voxels, in all channels together, than an int32 counts are an error: voxels are located by such numbers.
 func resampled(size [3]int, spacing, target [3]float64, channels int) ([3]int, error) {

@@ -120,6 +120,12 @@ func (r Recipe) Splits(s Split) error {
 func (r Recipe) StepPeak(precision string, dev torch.Device, batches int, split Split) Peak {
 	n, replicas := r.Network, max(split.Replicas, 1)
 	here := float64(ceil(replicas, max(split.Devices, 1)))
+	samples := r.Batch / max(r.Train.Accumulate, 1)
+	share := ceil(samples, replicas)
+	smaller := 0. // replicas with one sample less
+	if replicas > 1 && split.Devices <= 1 {
+		smaller = float64(share*replicas - samples)
+	}
 	all, trained := n.Count()
 	weights := single * float64(all)
 	gradients := single * float64(trained)
@@ -151,8 +157,13 @@ func (r Recipe) StepPeak(precision string, dev torch.Device, batches int, split 
 	if narrow {
 		p = append(p, PeakPart{Name: "trained weights in " + precision, Device: here * gradients / 2})
 	}
-	return p.add(here, n.Memory(r.Loss, masksam.Pass{Batch: ceil(r.Batch/max(r.Train.Accumulate, 1), replicas), Train: true,
-		Recompute: max(r.Train.Recompute, 0), Narrow: narrow, CPU: dev == torch.CPU}))
+	pass := masksam.Pass{Batch: share, Train: true, Recompute: max(r.Train.Recompute, 0), Narrow: narrow, CPU: dev == torch.CPU}
+	p = p.add(here-smaller, n.Memory(r.Loss, pass))
+	if smaller > 0 {
+		pass.Batch--
+		p = p.add(smaller, n.Memory(r.Loss, pass))
+	}
+	return p
 }
 
 func ceil(a, b int) int { return (a + b - 1) / b }
@@ -241,7 +252,11 @@ const single = 4 // bytes of a float32
 // add adds what so many passes take at the same time.
 func (p Peak) add(passes float64, parts []masksam.Amount) Peak {
 	for _, part := range parts {
-		p = append(p, PeakPart{Name: part.Name, Device: passes * part.Bytes})
+		i := slices.IndexFunc(p, func(q PeakPart) bool { return q.Name == part.Name })
+		if i < 0 {
+			i, p = len(p), append(p, PeakPart{Name: part.Name})
+		}
+		p[i].Device += passes * part.Bytes
 	}
 	return p
 }

@@ -92,3 +92,53 @@ func TestSpare(t *testing.T) {
 		t.Errorf("3 blocks were asked for, %d are computed twice", r.Train.Recompute)
 	}
 }
+
+// On a processor there are as many replicas as threads and samples allow, and fewer where memory does not allow them; what
+// is asked for stays.
+func TestSpareReplicas(t *testing.T) {
+	before := torch.Threads()
+	torch.SetThreads(3)
+	defer torch.SetThreads(before)
+	r := Small()
+	r.Batch, r.Patch = 4, [3]int{8, 64, 64}
+	r = resolvedFor(t, r)
+	need := func(n int) float64 {
+		return r.StepPeak("float32", torch.CPU, 7, Split{Replicas: n}).Without(Program).Need(torch.CPU)
+	}
+	for n := 2; n < 4; n++ {
+		if need(n) <= need(n-1) {
+			t.Errorf("%d replicas take %.3f GB, one less %.3f", n, need(n)/1e9, need(n-1)/1e9)
+		}
+	}
+	for name, c := range map[string]struct {
+		dev        torch.Device
+		accumulate int
+		split      Split
+		bytes      float64
+		want       int
+	}{
+		"threads":       {torch.CPU, 1, Split{}, 1e12, 3},
+		"samples":       {torch.CPU, 2, Split{}, 1e12, 2},
+		"memory of two": {torch.CPU, 1, Split{}, need(2), 2},
+		"memory of one": {torch.CPU, 1, Split{}, need(1), 1},
+		"no memory":     {torch.CPU, 1, Split{}, 1, 1},
+		"asked for":     {torch.CPU, 1, Split{Replicas: 4}, 1, 4},
+		"GPU":           {torch.CUDA(0), 1, Split{}, 1e12, 1},
+		"GPUs":          {torch.CUDA(0), 1, Split{Devices: 2}, 1, 2},
+	} {
+		r := r
+		r.Train.Accumulate = c.accumulate
+		if got := r.Spare("float32", c.dev, 7, c.split, c.bytes); got.Replicas != c.want {
+			t.Errorf("%s: %d replicas, want %d", name, got.Replicas, c.want)
+		}
+	}
+	if part := need(3) - need(2); part > 0.5*need(1) { // two samples and twice one, not three times two
+		t.Errorf("a third replica of four samples takes %.3f GB more", part/1e9)
+	}
+	two := func(devices int) float64 {
+		return r.StepPeak("float32", torch.CUDA(0), 7, Split{Devices: devices, Replicas: 2}).Need(torch.CUDA(0))
+	}
+	if two(2) >= two(1) {
+		t.Errorf("a replica on each of two devices takes %.3f GB of one, two on one device %.3f", two(2)/1e9, two(1)/1e9)
+	}
+}

@@ -23,6 +23,7 @@ import (
 	"masksam/internal/recipe"
 	"masksam/internal/remedy"
 	"masksam/internal/runlog"
+	"masksam/internal/store"
 	"masksam/internal/torch"
 	"masksam/internal/train"
 )
@@ -269,21 +270,23 @@ func (v *validation) predict(ctx context.Context, open func() (*predict.Model, f
 		return err
 	}
 	defer done()
-	v.Progress.Start("validating", predict.CaseShares*len(cases))
-	defer v.Progress.Done()
+	var stored []*store.Case
 	for _, id := range cases {
-		v.fold.Print("predicting", id)
 		c, err := v.fold.Store.Case(id)
 		if err != nil {
 			return err
 		}
+		stored = append(stored, c)
+	}
+	opt := predict.Options{Output: out, Tiling: predict.Tiling{Mirror: true}, SaveProbabilities: v.SaveProbabilities,
+		Progress: v.Progress}
+	err = m.Stored(ctx, "validating", stored, opt, func(c *store.Case) {
+		v.fold.Print("predicting", c.ID())
 		shape := c.Shape()
-		v.fold.Print(fmt.Sprintf("%s, shape (%d, %d, %d, %d), rank 0", id, shape[0], shape[1], shape[2], shape[3]))
-		err = m.LabelStored(ctx, c, predict.Options{Output: out, Tiling: predict.Tiling{Mirror: true}, SaveProbabilities: v.SaveProbabilities,
-			Progress: v.Progress})
-		if err != nil {
-			return fmt.Errorf("validate case %s: %w", id, err)
-		}
+		v.fold.Print(fmt.Sprintf("%s, shape (%d, %d, %d, %d), rank 0", c.ID(), shape[0], shape[1], shape[2], shape[3]))
+	})
+	if err != nil {
+		return fmt.Errorf("validate: %w", err)
 	}
 	return nil
 }

@@ -22,12 +22,14 @@ typedef struct {
 #define SHIM_OPS(X)                                                                                             \
   X(Empty) X(Rand) X(ZerosLike) X(Add) X(Sub) X(Mul) X(Div) X(Maximum) X(Minimum) X(AddScalar)                  \
   X(MulScalar) X(Neg) X(Abs) X(Sin) X(Cos) X(Floor) X(Sqrt) X(Sigmoid) X(ReLU) X(Softplus) X(LeakyReLU)         \
-  X(LeakyReLUInPlace) X(GELU) X(Clamp) X(Eq) X(GtScalar) X(Sum) X(Mean) X(SumDim) X(MeanDim) X(AmaxDim) X(ArgMax) X(TopK) X(Reshape)        \
-  X(Permute) X(Transpose) X(Expand) X(Squeeze) X(Unsqueeze) X(Cat) X(Stack) X(Slice) X(Select)                  \
+  X(LeakyReLUInPlace) X(GELU) X(Clamp) X(Eq) X(GtScalar) X(Sum) X(Mean) X(SumDim) X(MeanDim) X(AmaxDim)         \
+  X(ArgMax) X(TopK) X(Reshape) X(Permute) X(Transpose) X(Expand) X(Squeeze) X(Unsqueeze) X(Cat) X(Stack)        \
+  X(Slice) X(Select) X(Unbind3)                                                                                 \
   X(IndexSelect) X(Gather) X(Flip) X(Pad) X(To) X(Detach) X(Clone) X(MatMul) X(Linear) X(Attention)             \
   X(Conv2d) X(Conv3d) X(ConvTranspose2d) X(ConvTranspose3d) X(Softmax) X(LayerNorm) X(ChannelNorm)              \
-  X(InstanceNorm) X(AdaptiveAvgPool2d) X(Interpolate) X(GridSample) X(BCEWithLogits) X(CrossEntropy)            \
-  X(Backward) X(Copy) X(LerpInto) X(ScaleGrads) X(ClipGradNorm) X(MoveGrads) X(SGDStep) X(AdamWStep)
+  X(InstanceNorm) X(ConvBlock) X(AdaptiveAvgPool2d) X(Interpolate) X(GridSample) X(BCEWithLogits)               \
+  X(CrossEntropy) X(Backward) X(Copy) X(LerpInto) X(ScaleGrads) X(ClipGradNorm) X(MoveGrads) X(SGDStep)         \
+  X(AdamWStep)
 
 enum {
 #define X(name) op_##name,

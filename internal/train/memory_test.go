@@ -31,6 +31,7 @@ type measured struct {
 	Classes   int
 	Precision string
 	Patches   int // of a pass of prediction; 0: a training step
+	Replicas  int // of the network, for a training step; 0: 1
 }
 
 func (c measured) resolved() (recipe.Recipe, error) {
@@ -53,7 +54,7 @@ func (c measured) predicted() (recipe.Peak, error) {
 	if c.Patches > 0 {
 		return r.PassPeak(c.Precision, torch.CPU, c.Patches), nil
 	}
-	return r.StepPeak(c.Precision, torch.CPU, 1, recipe.Split{}), nil
+	return r.StepPeak(c.Precision, torch.CPU, 1, recipe.Split{Replicas: c.Replicas}), nil
 }
 
 const peakEnv = "MASKSAM_TEST_PEAK"
@@ -99,6 +100,9 @@ func (c measured) run() error {
 			return nil
 		})
 	}
+	if err := l.spread([]torch.Device{torch.CPU}, max(c.Replicas, 1)); err != nil {
+		return err
+	}
 	if _, ok, err := l.step(noiseBatch(r), 0, r.Train.LR); err != nil || !ok {
 		return fmt.Errorf("step: %v %v", ok, err)
 	}
@@ -137,8 +141,8 @@ func (c measured) peak() (float64, error) {
 // The peak of a step and of a pass, measured in a process of their own, is within a quarter of what was predicted.
 func TestPeak(t *testing.T) {
 	t.Parallel()
-	c := measured{Recipe: "small", Patch: [3]int{16, 56, 40}, Classes: 3, Precision: "float32"}
-	for _, c.Patches = range []int{0, 4} {
+	for _, c := range []measured{{}, {Replicas: 2}, {Patches: 4}} {
+		c.Recipe, c.Patch, c.Classes, c.Precision = "small", [3]int{16, 56, 40}, 3, "float32"
 		p, err := c.predicted()
 		if err != nil {
 			t.Fatal(err)
@@ -147,8 +151,9 @@ func TestPeak(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		t.Logf("%+v: predicted %.0f MB, took %.0f MB", c, p.Need(torch.CPU)/1e6, took/1e6)
 		if ratio := p.Need(torch.CPU) / took; ratio < 0.75 || ratio > 1.25 {
-			t.Errorf("%d patches: predicted %.0f MB, took %.0f MB", c.Patches, p.Need(torch.CPU)/1e6, took/1e6)
+			t.Errorf("%d patches, %d replicas: predicted %.0f MB, took %.0f MB", c.Patches, c.Replicas, p.Need(torch.CPU)/1e6, took/1e6)
 		}
 	}
 }

@@ -75,6 +75,7 @@ func (f *Fold) debug(r *run) {
 		"plans_name":                       f.Plans.PlansName,
 		"precision":                        r.state.Precision,
 		"preprocessed_dataset_folder":      f.Store.Dir(),
+		"replicas":                         len(r.learner.replicas.Nets()),
 		"save_every":                       t.SaveEvery,
 		"seed":                             r.state.Seed,
 		"threads":                          torch.Threads(),

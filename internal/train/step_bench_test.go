@@ -35,6 +35,8 @@ func benchmarked(b *testing.B) map[string]recipe.Recipe {
 
 // steps times steps of one batch by so many replicas.
 func steps(b *testing.B, r recipe.Recipe, precision string, replicas int) {
+	runtime.LockOSThread() // as Fold.Train
+	defer runtime.UnlockOSThread()
 	l, err := newLearner(r, new(model.Start), torch.CPU, 1)
 	if err != nil {
 		b.Fatal(err)
