@@ -224,7 +224,7 @@ var diffOps = []diffOp{
 }
 
 // Operations whose results carry no gradient, or which are no functions of tensors.
-const withoutGradient = ` Empty ZerosLike Rand Eq GtScalar ArgMax Detach Backward Copy LerpInto ScaleGrads ClipGradNorm SGDStep AdamWStep `
+const withoutGradient = ` Empty ZerosLike Rand Eq GtScalar ArgMax Detach Backward Copy LerpInto MoveGrads ScaleGrads ClipGradNorm SGDStep AdamWStep `
 
 func TestEveryOpIsChecked(t *testing.T) {
 	checked := map[string]bool{}
