@@ -1657,19 +1657,23 @@ struct shim_reducer {
           }));
       hooks.push_back({std::move(node), key});
     }
+    reset(false);
   }
   ~shim_reducer() {
     for (auto &h : hooks) h.node->del_post_hook(h.key);
   }
-  void begin() {
-    const std::lock_guard<std::mutex> lock(mutex);
+  void reset(bool arm) {
     filled.assign(params.size(), false);
     for (auto &b : buckets) {
       b.missing = b.params.size();
       b.sum.reset();
     }
     next = 0;
-    armed = true;
+    armed = arm;
+  }
+  void begin() {
+    const std::lock_guard<std::mutex> lock(mutex);
+    reset(true);
   }
   void fill(int i) {
     auto &b = buckets[place[i].first];
@@ -1718,6 +1722,7 @@ struct shim_reducer {
           p.mutable_grad() = sum.to(p.device(), p.scalar_type(), false, true);
       }
     }
+    reset(false);
   }
 };
 
