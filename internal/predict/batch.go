@@ -27,8 +27,8 @@ func (m *Model) precision(asked string) string {
 	return p
 }
 
-// usual is the number of patches of a pass where memory is no matter. On a CPU it is two of a patch that takes little and
-// one of another: more of them gain nothing (docs/benchmarks.md).
+// usual is the number of patches of a pass where memory is no matter and a patch's pass takes so many bytes. On a CPU
+// more than two gain nothing, nor more than one where a patch takes much (docs/benchmarks.md).
 func usual(dev torch.Device, patch float64) int {
 	const little = 256e6 // bytes
 	switch {
@@ -48,10 +48,10 @@ type division struct {
 	need     machine.Bytes // of main memory, with the case's scores
 }
 
-// divide chooses how the passes over an image are shared out where so many bytes of main memory are free. Each core of a
-// CPU gets a network of its own, where there are passes for all: that keeps the cores busier than operations which share
-// them, and scores do not depend on the number of cores, as they do by rounding where threads share an operation. A pass has t.Batch patches or, where that is 0, as many as usual, fewer where memory is
-// short.
+// divide chooses how the passes over an image are shared out where so many bytes of main memory are free. Each core of
+// a CPU gets a network of its own, where there are passes for all: that keeps the cores busier than operations which
+// share them, and scores do not depend on the number of cores, as they do by rounding where threads share an operation.
+// A pass has t.Batch patches or, where that is 0, as many as usual, fewer where memory is short.
 func (m *Model) divide(t Tiling, size [3]int, free machine.Bytes) division {
 	r := m.Meta.Recipe
 	precision, passes := m.precision(t.Precision), m.window(t).Passes(size)
