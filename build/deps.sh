@@ -11,8 +11,11 @@ command -v g++ >/dev/null || missing+=(g++)
 if [ -n "${LIBTORCH:-}" ]; then
   [ -e "$LIBTORCH/lib/libtorch_cpu.so" ] && [ -d "$LIBTORCH/include/ATen" ] ||
     die "LIBTORCH=$LIBTORCH holds no libtorch: expected lib/libtorch_cpu.so and include/ATen below it"
+  # Gloo is in libtorch, but its headers are not: without them several processes cannot train together.
+  [ -e /usr/include/gloo/rendezvous/store.h ] || ! command -v apt-get >/dev/null || missing+=(libgloo-dev)
 else
   [ -e /usr/include/torch/csrc/api/include/torch/torch.h ] || missing+=(libtorch-dev)
+  [ -e /usr/include/gloo/rendezvous/store.h ] || missing+=(libgloo-dev)
   # OpenBLAS's OpenMP build: with any other, BLAS ignores libtorch's thread count and oversubscribes the cores.
   compgen -G '/usr/lib/*/openblas-openmp/libblas.so.3' >/dev/null || missing+=(libopenblas0-openmp)
 fi

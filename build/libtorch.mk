@@ -19,5 +19,14 @@ $(info make: libtorch_cuda.so lacks $(torch_missing): building for the processor
 endif
 endif
 
-export CGO_CXXFLAGS := -O2 -std=$(torch_std) -D_GLIBCXX_USE_CXX11_ABI=$(torch_abi) -I$(LIBTORCH)/include -I$(LIBTORCH)/include/torch/csrc/api/include
+# Sums between GPUs need the headers of NCCL and CUDA: beside a Python package torch lie NVIDIA's packages that it came
+# with (but for nvidia-cuda-crt), else a toolkit is in CUDA_HOME.
+CUDA_HOME ?= /usr/local/cuda
+torch_headers := $(wildcard $(LIBTORCH)/../nvidia/*/include) $(wildcard $(CUDA_HOME)/include) /usr/include
+torch_has      = $(firstword $(foreach d,$(torch_headers),$(wildcard $(d)/$(1))))
+ifneq ($(and $(torch_gpu),$(call torch_has,nccl.h),$(call torch_has,crt/host_config.h),$(call torch_has,cublas_v2.h)),)
+torch_nccl := -DUSE_C10D_NCCL $(patsubst %,-isystem %,$(filter-out /usr/include,$(torch_headers)))
+endif
+
+export CGO_CXXFLAGS := -O2 -std=$(torch_std) -D_GLIBCXX_USE_CXX11_ABI=$(torch_abi) -I$(LIBTORCH)/include -I$(LIBTORCH)/include/torch/csrc/api/include $(torch_nccl)
 export CGO_LDFLAGS  := -L$(torch_lib) -Wl,-rpath,$(torch_lib) $(torch_gpu) -ltorch_cpu -lc10

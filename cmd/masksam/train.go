@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"masksam/internal/dataset"
+	"masksam/internal/ranks"
 	"masksam/internal/recipe"
 	"masksam/internal/runlog"
 	"masksam/internal/steps"
@@ -68,7 +69,15 @@ func minutes(n float64) time.Duration { return time.Duration(n * float64(time.Mi
 
 func (a *app) train(device string, gpus int, how arithmetic, o steps.TrainOptions) error {
 	how.set()
-	devices, err := torch.ParseDevices(device, gpus)
+	var err error
+	if o.World, err = ranks.FromEnv(os.Getenv); err != nil {
+		return err
+	}
+	if o.World != nil { // whose launcher gives each process a GPU
+		gpus = 1
+	}
+	slog.SetDefault(slog.New(o.World.Handler(slog.Default().Handler())))
+	devices, err := torch.ParseDevices(o.World.Device(device), gpus)
 	if err != nil {
 		return err
 	}
@@ -81,7 +90,7 @@ func (a *app) train(device string, gpus int, how arithmetic, o steps.TrainOption
 	o.Workers = os.Getenv("nnUNet_n_proc_DA")
 	o.Logs.MLflow = runlog.MLflowOf(os.Getenv)
 	result, err := steps.Train(a.ctx, o)
-	if err != nil {
+	if err != nil || !o.World.Writes() {
 		return err
 	}
 	fmt.Fprintf(a.out, "trained %d steps, results in %s\n", result.Steps, result.Folder)

@@ -24,7 +24,8 @@ type Batch struct {
 // uncut run would have seen, whatever was prefetched.
 type Loader struct {
 	Cases      []*Source
-	Size       int // samples of a batch
+	Size       int    // samples of a batch
+	Range      [2]int // samples that are made of each batch, from and to; zero: all
 	Patch      [3]int
 	Augment    augment.Config
 	Foreground float64 // share of samples forced onto foreground
@@ -33,19 +34,23 @@ type Loader struct {
 	Seed       [2]uint64 // of the run, and which of its loaders this is
 }
 
-// Batch makes batch n: cases drawn uniformly with replacement, patches placed by nnU-Net's rules, augmented.
+// Batch makes batch n, or the range of it: cases drawn uniformly with replacement, patches placed by nnU-Net's rules,
+// augmented.
 func (l *Loader) Batch(n int) (*Batch, error) {
 	voxels := l.Patch[0] * l.Patch[1] * l.Patch[2]
 	channels := l.Cases[0].channels()
 	b := &Batch{Image: make([]float32, 0, l.Size*channels*voxels), Seg: make([]uint8, 0, l.Size*voxels)}
 	rng := rand.New(rand.NewPCG(l.Seed[0], l.Seed[1]+uint64(n)<<1))
-	for _, forced := range augment.ForceForeground(l.Size, l.Foreground) {
+	for i, forced := range augment.ForceForeground(l.Size, l.Foreground) {
 		c := l.Cases[rng.IntN(len(l.Cases))]
 		box, err := l.place(rng, c, forced)
 		if err != nil {
 			return nil, err
 		}
 		p := l.Augment.Draw(rng, channels)
+		if l.Range[1] > 0 && (i < l.Range[0] || i >= l.Range[1]) {
+			continue
+		}
 		s, err := c.read(p.Source(box, l.Patch))
 		if err != nil {
 			return nil, err

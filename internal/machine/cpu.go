@@ -47,6 +47,20 @@ func (c CPU) BFloat16() bool { return c.Flags["avx512_bf16"] || c.Flags["amx_bf1
 // Cores are the processors that this process may use at a time.
 func Cores() int { return runtime.GOMAXPROCS(0) }
 
+// Allowed lists the processors that this process may use, such as "0-3,8", empty where Linux does not tell. Processes on one
+// machine with the same list share them.
+func Allowed() string { return allowed(os.DirFS("/")) }
+
+func allowed(root fs.FS) string {
+	text, _ := fs.ReadFile(root, "proc/self/status")
+	for line := range strings.Lines(string(text)) {
+		if list, ok := strings.CutPrefix(line, "Cpus_allowed_list:"); ok {
+			return strings.TrimSpace(list)
+		}
+	}
+	return ""
+}
+
 // Quota is the share of processors that control groups (a container) allow this process, 0 without a limit.
 func Quota() float64 { return quota(os.DirFS("/")) }
 

@@ -102,12 +102,12 @@ func (g *generator) forward(s *torch.Scope, maps []*torch.Tensor, probe sam.Prob
 	fused := []*torch.Tensor{x}
 	for i := range g.skips {
 		skip := g.skips[i].forward(s, volume(global[len(global)-1-i]))
-		x = g.stages[i+1].Forward(s, s.Cat(1, g.ups[i].Forward(s, x), skip))
+		x = g.stages[i+1].Forward(s, g.ups[i].Forward(s, x), skip)
 		fused = append(fused, x)
 	}
 	for i, f := range g.cfg.Generator.Fusions {
 		skip := g.skips[len(g.skips)-1].forward(s, volume(global[f.Map]))
-		x = g.fusions[i].Forward(s, s.Cat(1, x, skip))
+		x = g.fusions[i].Forward(s, x, skip)
 		fused = append(fused, x)
 	}
 	p := g.cfg.pool()

@@ -28,6 +28,12 @@ func NewPoints(seed, key uint64, samples, frames int) *Points {
 	return p
 }
 
+// Skip leaves the first samples out: those of the batch that other processes compute.
+func (p *Points) Skip(samples int) *Points {
+	p.seeds, p.list = p.seeds[samples:], p.list[samples:]
+	return p
+}
+
 // From is the source on dev for a part of the batch that begins with that sample. Parts may draw at the same time.
 func (p *Points) From(dev torch.Device, sample int) Uniform {
 	return func(s *torch.Scope, frames []int, shape ...int) *torch.Tensor {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"masksam/internal/torch"
+	"masksam/internal/torch/torchtest"
 )
 
 // job is a step on a batch of noise whose samples differ in their number of labels.
@@ -56,7 +57,7 @@ func (j job) run(t *testing.T, replicas *Replicas) (loss float64, terms []Part, 
 
 func replicasOf(t *testing.T, r small, n int, devices ...torch.Device) *Replicas {
 	t.Helper()
-	net, err := New(r.Network, torch.CPU, 1)
+	net, err := New(r.Network, torchtest.Device(t), 1)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -81,21 +82,21 @@ func pointed() small {
 // A batch that replicas share gives the loss, its terms and the gradients of one that a single network computes, be the
 // weights shared or copied, the batch in parts, the operations narrow, the loss scaled.
 func TestReplicas(t *testing.T) {
-	cpu := torch.CPU
+	first := torchtest.Device(t)
 	for name, c := range map[string]struct {
 		job
 		replicas int
 		devices  []torch.Device
 	}{
-		"two":             {job{batch: 2}, 2, []torch.Device{cpu}},
-		"uneven":          {job{batch: 3}, 2, []torch.Device{cpu}},
-		"three":           {job{batch: 6}, 3, []torch.Device{cpu}},
-		"more than parts": {job{batch: 4, parts: 2}, 3, []torch.Device{cpu}},
-		"in parts":        {job{batch: 4, parts: 2}, 2, []torch.Device{cpu}},
-		"two devices":     {job{batch: 2}, 2, []torch.Device{cpu, cpu}},
-		"two on each":     {job{batch: 4}, 4, []torch.Device{cpu, cpu}},
-		"bf16":            {job{batch: 2, mode: torch.Mode{Autocast: torch.BFloat16}}, 2, []torch.Device{cpu}},
-		"scaled":          {job{batch: 2, scaler: torch.NewScaler()}, 2, []torch.Device{cpu}},
+		"two":             {job{batch: 2}, 2, []torch.Device{first}},
+		"uneven":          {job{batch: 3}, 2, []torch.Device{first}},
+		"three":           {job{batch: 6}, 3, []torch.Device{first}},
+		"more than parts": {job{batch: 4, parts: 2}, 3, []torch.Device{first}},
+		"in parts":        {job{batch: 4, parts: 2}, 2, []torch.Device{first}},
+		"two devices":     {job{batch: 2}, 2, []torch.Device{first, torchtest.Other(t)}},
+		"two on each":     {job{batch: 4}, 4, []torch.Device{first, torchtest.Other(t)}},
+		"bf16":            {job{batch: 2, mode: torch.Mode{Autocast: torch.BFloat16}}, 2, []torch.Device{first}},
+		"scaled":          {job{batch: 2, scaler: torch.NewScaler()}, 2, []torch.Device{first}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -104,7 +105,7 @@ func TestReplicas(t *testing.T) {
 			if c.mode.Autocast != torch.Float32 {
 				near = 5e-3
 			}
-			want, terms, gradients, err := c.run(t, replicasOf(t, c.small, 1, cpu))
+			want, terms, gradients, err := c.run(t, replicasOf(t, c.small, 1, first))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -132,7 +133,7 @@ func TestReplicas(t *testing.T) {
 func TestReplicasTiming(t *testing.T) {
 	t.Parallel()
 	j := job{small: pointed(), batch: 6, parts: 2}
-	replicas := replicasOf(t, j.small, 3, torch.CPU, torch.CPU)
+	replicas := replicasOf(t, j.small, 3, torchtest.Device(t), torchtest.Other(t))
 	rng := rand.New(rand.NewPCG(1, 1))
 	var first map[string][]float32
 	for i := range 5 {
@@ -180,7 +181,7 @@ func TestReplicasTiming(t *testing.T) {
 // finite ends its replica.
 func TestReplicasFail(t *testing.T) {
 	j := job{small: pointed(), batch: 4, parts: 2}
-	replicas := replicasOf(t, j.small, 2, torch.CPU)
+	replicas := replicasOf(t, j.small, 2, torchtest.Device(t))
 	second := replicas.list[1].net
 	before := torch.Live()
 	replicas.Forward = func(n *Net, s *torch.Scope, x *torch.Tensor) *Output {
@@ -222,7 +223,7 @@ func TestReplicasValidate(t *testing.T) {
 	var want []int64
 	var wanted float64
 	for _, n := range []int{1, 2} {
-		replicas := replicasOf(t, r, n, torch.CPU)
+		replicas := replicasOf(t, r, n, torchtest.Device(t))
 		validate := func() (loss float64, labels []int64) {
 			points := NewPoints(5, 1, 3, c.Frames)
 			defer points.Free()
@@ -271,7 +272,9 @@ func (p *alone) Sum(values []float64) error {
 	return nil
 }
 
-func (p *alone) Gradients(s *torch.Scope, params []*torch.Tensor) error {
+func (p *alone) Begin([]*torch.Tensor) error { return nil }
+
+func (p *alone) Gradients(params []*torch.Tensor) error {
 	p.params = len(params)
 	torch.ScaleGrads(params, 2)
 	return nil
@@ -281,7 +284,7 @@ func (p *alone) Gradients(s *torch.Scope, params []*torch.Tensor) error {
 func TestPeers(t *testing.T) {
 	t.Parallel()
 	j := job{small: pointed(), batch: 2}
-	replicas := replicasOf(t, j.small, 2, torch.CPU)
+	replicas := replicasOf(t, j.small, 2, torchtest.Device(t))
 	want, _, gradients, err := j.run(t, replicas)
 	if err != nil {
 		t.Fatal(err)

@@ -23,8 +23,11 @@ type Step struct {
 type Peers interface {
 	// Sum replaces every value by its sum over the peers.
 	Sum(values []float64) error
+	// Begin tells that the next backward pass completes the gradients of the parameters: their sums may begin meanwhile. Not
+	// every peer needs to call it.
+	Begin(params []*torch.Tensor) error
 	// Gradients replaces the gradient of every parameter by its sum over the peers; a parameter without one counts as zeros.
-	Gradients(s *torch.Scope, params []*torch.Tensor) error
+	Gradients(params []*torch.Tensor) error
 }
 
 // ErrPeer is the error of a step that another of the Peers could not compute.
@@ -92,17 +95,26 @@ func (a *sum) values() []*float64 {
 // depends on when each of them ends; their number changes the order of sums, and with it the last digits.
 func (st Step) Gradients(s *torch.Scope, images []float32, labels []uint8) (loss float64, terms []Part, err error) {
 	defer st.Replicas.drop()
-	all, err := st.compute(s, images, labels, max(st.Parts, 1), func(s *torch.Scope, p piece) {
-		if Finite(p.loss) {
-			p.out.Backward(s, st.Scaler.Loss(s, p.total))
+	params := st.Replicas.list[0].params
+	all, err := st.compute(s, images, labels, max(st.Parts, 1), func(s *torch.Scope, p piece) error {
+		if !Finite(p.loss) {
+			return nil
 		}
+		if st.Peers != nil && p.last {
+			if err := st.Peers.Begin(params); err != nil {
+				return err
+			}
+		}
+		p.out.Backward(s, st.Scaler.Loss(s, p.total))
+		return nil
 	})
-	if err != nil || !Finite(all.loss) {
-		return all.loss, all.terms, err
+	if err == nil && Finite(all.loss) {
+		st.Replicas.gather()
 	}
-	st.Replicas.gather()
-	if st.Peers != nil {
-		err = st.Peers.Gradients(s, st.Replicas.list[0].params)
+	if st.Peers != nil { // also after an error: the others may have begun
+		if failed := st.Peers.Gradients(params); err == nil || failed != nil {
+			err = failed
+		}
 	}
 	return all.loss, all.terms, err
 }
@@ -114,9 +126,10 @@ func (st Step) Validate(s *torch.Scope, images []float32, labels []uint8) (loss 
 	n := st.Replicas.list[0].net.Config
 	pixels := n.Frames * n.Height * n.Width
 	var seen atomic.Int64
-	all, err := st.compute(s, images, labels, 1, func(s *torch.Scope, p piece) {
+	all, err := st.compute(s, images, labels, 1, func(s *torch.Scope, p piece) error {
 		found := s.ArgMax(p.out.ClassScores(s, p.samples), 1).Int64s()
 		seen.Add(int64(copy(predicted[p.first*pixels:], found)))
+		return nil
 	})
 	if int(seen.Load()) < len(labels) {
 		predicted = nil
@@ -130,10 +143,11 @@ type piece struct {
 	out            *Output
 	total          *torch.Tensor // loss on the graph
 	loss           float64       // its value
+	last           bool          // nothing else of the batch is to be computed
 }
 
 // compute runs the replicas over the batch in parts and adds up what they find. see gets what has finite scores.
-func (st Step) compute(s *torch.Scope, images []float32, labels []uint8, parts int, see func(*torch.Scope, piece)) (
+func (st Step) compute(s *torch.Scope, images []float32, labels []uint8, parts int, see func(*torch.Scope, piece) error) (
 	all sum, err error) {
 	n := st.Replicas.list[0].net.Config
 	frames := len(labels) / (n.Height * n.Width)
@@ -159,7 +173,7 @@ func (st Step) compute(s *torch.Scope, images []float32, labels []uint8, parts i
 					sums[i].loss += score
 					return nil
 				}
-				p := piece{first: from, samples: to - from, out: out}
+				p := piece{first: from, samples: to - from, out: out, last: use == 1 && to == batch}
 				var terms []Part
 				p.total, terms, err = st.Criterion.Share(s, out, labels[from*seg:to*seg], norm, st.Points.From(r.device, from))
 				if err != nil {
@@ -167,7 +181,7 @@ func (st Step) compute(s *torch.Scope, images []float32, labels []uint8, parts i
 				}
 				p.loss = p.total.Item()
 				sums[i].add(sum{p.loss, terms})
-				see(s, p)
+				err = see(s, p)
 				return nil
 			})
 		}

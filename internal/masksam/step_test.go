@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"masksam/internal/torch"
+	"masksam/internal/torch/torchtest"
 )
 
 // gradients are those of a batch of two, computed in so many parts, with the loss; by name, none where there is none.
@@ -32,9 +33,9 @@ func gradients(t testing.TB, net *Net, r small, parts int, mode torch.Mode, batc
 		n := batch / parts
 		for i := range parts {
 			s.Inner(func(s *torch.Scope) *torch.Tensor {
-				out := net.Forward(s, s.Float32s(torch.CPU, x[i*len(x)/parts:][:len(x)/parts], n, c.Channels, c.Frames, c.Height, c.Width))
+				out := net.Forward(s, s.Float32s(torchtest.Device(t), x[i*len(x)/parts:][:len(x)/parts], n, c.Channels, c.Frames, c.Height, c.Width))
 				var total *torch.Tensor
-				if total, _, err = crit.Share(s, out, seg[i*len(seg)/parts:][:len(seg)/parts], norm, points.From(torch.CPU, i*n)); err == nil {
+				if total, _, err = crit.Share(s, out, seg[i*len(seg)/parts:][:len(seg)/parts], norm, points.From(torchtest.Device(t), i*n)); err == nil {
 					out.Backward(s, total)
 					loss += total.Item()
 				}
@@ -91,7 +92,7 @@ func TestAccumulate(t *testing.T) {
 	for _, points := range []int{0, 32} {
 		r := windowed(true)
 		r.Loss.Points, r.Loss.Oversample, r.Loss.Importance = points, 2, 0.75
-		net, err := New(r.Network, torch.CPU, 1)
+		net, err := New(r.Network, torchtest.Device(t), 1)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -141,7 +142,7 @@ func TestRecompute(t *testing.T) {
 	for _, trainAll := range []bool{true, false} {
 		for _, precision := range []torch.DType{torch.Float32, torch.BFloat16} {
 			r := windowed(trainAll)
-			net, err := New(r.Network, torch.CPU, 1)
+			net, err := New(r.Network, torchtest.Device(t), 1)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -169,7 +170,7 @@ func BenchmarkRecompute(b *testing.B) {
 	c.Encoder.Width, c.Encoder.Heads, c.Encoder.Depth, c.Encoder.Global = 192, 3, 12, []int{2, 5, 8, 11}
 	c.Generator.Stages = append(c.Generator.Stages, Stage{4, k1, 2}, Stage{4, k1, 2})
 	c.Head, c.TrainAll = []Layer{{"up", 4, k1}, {"up", 4, k1}, {"conv", 0, k3}}, false
-	net, err := New(*c, torch.CPU, 1)
+	net, err := New(*c, torchtest.Device(b), 1)
 	if err != nil {
 		b.Fatal(err)
 	}

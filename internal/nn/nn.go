@@ -398,7 +398,8 @@ func (c Conv) Forward(s *torch.Scope, x *torch.Tensor) *torch.Tensor {
 type Block struct {
 	convs []Conv
 	norms []Norm
-	act   func(s *torch.Scope, x *torch.Tensor) *torch.Tensor
+	slope float64                                             // of the leaky ReLU; 1 is none
+	act   func(s *torch.Scope, x *torch.Tensor) *torch.Tensor // in its place, or nil
 }
 
 // BlockOptions are the parts of a block that differ between its uses.
@@ -414,9 +415,9 @@ type BlockOptions struct {
 
 // NewBlock makes a block in→out over maps (B, C, T, H, W).
 func NewBlock(b *Builder, in, out int, o BlockOptions) Block {
-	blk := Block{act: o.Act}
-	if blk.act == nil {
-		blk.act = func(s *torch.Scope, x *torch.Tensor) *torch.Tensor { return s.LeakyReLU(x, o.Slope) }
+	blk := Block{slope: o.Slope, act: o.Act}
+	if o.Act != nil {
+		blk.slope = 1
 	}
 	if o.Init == nil {
 		o.Init = FanIn
@@ -430,12 +431,17 @@ func NewBlock(b *Builder, in, out int, o BlockOptions) Block {
 	return blk
 }
 
-// Forward maps (B, in, T, H, W) to (B, out, T, H, W).
-func (b Block) Forward(s *torch.Scope, x *torch.Tensor) *torch.Tensor {
-	for i := range b.convs {
-		x = s.Inner(func(c *torch.Scope) *torch.Tensor {
-			return b.act(c, b.norms[i].Instance(c, b.convs[i].Forward(c, x)))
-		})
+// Forward maps (B, in, T, H, W), or several maps that are joined along their channels, to (B, out, T, H, W).
+func (b Block) Forward(s *torch.Scope, xs ...*torch.Tensor) *torch.Tensor {
+	for i, conv := range b.convs {
+		xs = []*torch.Tensor{s.Inner(func(c *torch.Scope) *torch.Tensor {
+			n := b.norms[i]
+			y := c.ConvBlock(xs, [2]*torch.Tensor{conv.W, conv.B}, [2]*torch.Tensor{n.W, n.B}, n.Eps, b.slope)
+			if b.act != nil {
+				y = b.act(c, y)
+			}
+			return y
+		})}
 	}
-	return x
+	return xs[0]
 }

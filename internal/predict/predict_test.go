@@ -27,6 +27,7 @@ import (
 	"masksam/internal/recipe"
 	"masksam/internal/store"
 	"masksam/internal/torch"
+	"masksam/internal/torch/torchtest"
 	"masksam/internal/volume"
 )
 
@@ -114,7 +115,7 @@ func (c *constant) fold(t *testing.T, fold string, probabilities ...float64) {
 
 func (c *constant) network(t *testing.T, probabilities ...float64) *masksam.Net {
 	t.Helper()
-	net, err := masksam.New(c.meta.Recipe.Network, torch.CPU, 7)
+	net, err := masksam.New(c.meta.Recipe.Network, torchtest.Device(t), 7)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -155,7 +156,7 @@ func image(t *testing.T, dir, id string) string {
 
 func open(t *testing.T, c *constant, folds ...string) *Model {
 	t.Helper()
-	m, err := Open(c.dir, folds, model.Final, "", torch.CPU)
+	m, err := Open(c.dir, folds, model.Final, "", torchtest.Device(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -311,7 +312,7 @@ func TestStored(t *testing.T) {
 	}
 	net := c.network(t, 0.2, 0.1, 0.5, 0.2)
 	defer net.Free()
-	inMemory, err := FromNetwork(&model.Model{Dir: c.dir, Meta: c.meta, Plans: c.plans, Dataset: c.dataset}, net, torch.CPU)
+	inMemory, err := FromNetwork(&model.Model{Dir: c.dir, Meta: c.meta, Plans: c.plans, Dataset: c.dataset}, net, torchtest.Device(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -339,7 +340,7 @@ func TestBadScores(t *testing.T) {
 	defer net.Free()
 	in, out := t.TempDir(), filepath.Join(t.TempDir(), "out")
 	image(t, in, "a")
-	m, err := FromNetwork(&model.Model{Dir: c.dir, Meta: c.meta, Plans: c.plans, Dataset: c.dataset}, net, torch.CPU)
+	m, err := FromNetwork(&model.Model{Dir: c.dir, Meta: c.meta, Plans: c.plans, Dataset: c.dataset}, net, torchtest.Device(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -471,7 +472,7 @@ func TestOpenRefuses(t *testing.T) {
 		if err := spoil(c); err != nil {
 			t.Fatal(err)
 		}
-		m, err := Open(c.dir, []string{"0"}, model.Final, "", torch.CPU)
+		m, err := Open(c.dir, []string{"0"}, model.Final, "", torchtest.Device(t))
 		if err == nil {
 			m.Close()
 		}

@@ -14,6 +14,7 @@ import (
 	"masksam/internal/pth/pthtest"
 	"masksam/internal/sam"
 	"masksam/internal/torch"
+	"masksam/internal/torch/torchtest"
 )
 
 // scalar is a NumPy float32 in a pickle of protocol 2, as nnU-Net's checkpoints have of _best_ema: 0.5.
@@ -64,7 +65,7 @@ func TestPublishedCheckpoint(t *testing.T) {
 	if n.Encoder.Depth != 4 || len(n.Generator.Stages)-1 > 3 {
 		t.Fatalf("the recipe is no longer what the test takes it for: %+v", n.Encoder)
 	}
-	net, err := masksam.New(*n, torch.CPU, 7)
+	net, err := masksam.New(*n, torchtest.Device(t), 7)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -147,7 +148,7 @@ func TestKeptWeights(t *testing.T) {
 	m := open(t, c, "0")
 	net := c.network(t, 0.2, 0.5, 0.1, 0.2)
 	defer net.Free()
-	other, err := FromNetwork(&model.Model{Dir: c.dir, Meta: c.meta, Plans: c.plans, Dataset: c.dataset}, net, torch.CPU)
+	other, err := FromNetwork(&model.Model{Dir: c.dir, Meta: c.meta, Plans: c.plans, Dataset: c.dataset}, net, torchtest.Device(t))
 	if err != nil {
 		t.Fatal(err)
 	}

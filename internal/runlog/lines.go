@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"io/fs"
-	"math"
 	"os"
 	"time"
 
@@ -18,20 +17,10 @@ type lines struct {
 	file *file
 }
 
-// number is null in JSON where it is not finite.
-type number float64
-
-func (n number) MarshalJSON() ([]byte, error) {
-	if v := float64(n); math.IsNaN(v) || math.IsInf(v, 0) {
-		return []byte("null"), nil
-	}
-	return json.Marshal(float64(n))
-}
-
-func numbers(values []float64) []number {
-	out := make([]number, len(values))
+func numbers(values []float64) []Number {
+	out := make([]Number, len(values))
 	for i, v := range values {
-		out[i] = number(v)
+		out[i] = Number(v)
 	}
 	return out
 }
@@ -109,38 +98,38 @@ func (w *lines) write(v any) error {
 }
 
 func (w *lines) step(s Step) error {
-	parts := make(map[string]number, len(s.Parts))
+	parts := make(map[string]Number, len(s.Parts))
 	for _, p := range s.Parts {
-		parts[p.Name] = number(p.Value)
+		parts[p.Name] = Number(p.Value)
 	}
 	return w.write(struct {
 		line
-		Loss         number            `json:"loss"`
-		Parts        map[string]number `json:"parts,omitempty"`
-		Rate         number            `json:"lr"`
-		GradientNorm number            `json:"gradient_norm"`
-		Seconds      number            `json:"seconds"`
-		Waited       number            `json:"waited"`
+		Loss         Number            `json:"loss"`
+		Parts        map[string]Number `json:"parts,omitempty"`
+		Rate         Number            `json:"lr"`
+		GradientNorm Number            `json:"gradient_norm"`
+		Seconds      Number            `json:"seconds"`
+		Waited       Number            `json:"waited"`
 		Skipped      bool              `json:"skipped,omitempty"`
-	}{head("step", s.Step, s.Epoch), number(s.Loss), parts, number(s.Rate), number(s.GradientNorm), number(s.Seconds),
-		number(s.Waited), s.Skipped})
+	}{head("step", s.Step, s.Epoch), Number(s.Loss), parts, Number(s.Rate), Number(s.GradientNorm), Number(s.Seconds),
+		Number(s.Waited), s.Skipped})
 }
 
 func (w *lines) epoch(e Epoch) error {
 	return w.write(struct {
 		line
-		TrainLoss number   `json:"train_loss"`
-		ValLoss   number   `json:"val_loss"`
-		Dice      number   `json:"mean_fg_dice"`
-		EMA       number   `json:"ema_fg_dice"`
-		ClassDice []number `json:"dice_per_class_or_region"`
-		Rate      number   `json:"lr"`
-		Seconds   number   `json:"seconds"`
-		Waiting   number   `json:"waiting"`
+		TrainLoss Number   `json:"train_loss"`
+		ValLoss   Number   `json:"val_loss"`
+		Dice      Number   `json:"mean_fg_dice"`
+		EMA       Number   `json:"ema_fg_dice"`
+		ClassDice []Number `json:"dice_per_class_or_region"`
+		Rate      Number   `json:"lr"`
+		Seconds   Number   `json:"seconds"`
+		Waiting   Number   `json:"waiting"`
 		Steps     int      `json:"epoch_steps"`
 		Skipped   int      `json:"skipped_steps"`
-	}{head("epoch", e.Step, e.Epoch), number(e.TrainLoss), number(e.ValLoss), number(e.Dice), number(e.EMA), numbers(e.ClassDice),
-		number(e.Rate), number(e.Seconds), number(e.Waiting), e.Steps, e.Skipped})
+	}{head("epoch", e.Step, e.Epoch), Number(e.TrainLoss), Number(e.ValLoss), Number(e.Dice), Number(e.EMA), numbers(e.ClassDice),
+		Number(e.Rate), Number(e.Seconds), Number(e.Waiting), e.Steps, e.Skipped})
 }
 
 func (w *lines) close(error) error { return w.file.close() }

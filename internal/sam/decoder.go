@@ -30,7 +30,7 @@ func (a attention) forward(s *torch.Scope, q, k, v *torch.Tensor) *torch.Tensor 
 		return s.Transpose(s.Reshape(x, x.Dim(0), x.Dim(1), a.heads, x.Dim(2)/a.heads), 1, 2)
 	}
 	qh := split(a.q.Forward(s, q))
-	y := s.Attention(qh, split(a.k.Forward(s, k)), split(a.v.Forward(s, v)), 1/sqrt(qh.Dim(3)))
+	y := s.Attention(qh, split(a.k.Forward(s, k)), split(a.v.Forward(s, v)), nil, nil, 1/sqrt(qh.Dim(3)))
 	y = s.Transpose(y, 1, 2)
 	return a.out.Forward(s, s.Reshape(y, y.Dim(0), y.Dim(1), -1))
 }

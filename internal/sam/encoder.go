@@ -182,24 +182,21 @@ func (b *block) foldWindows(s *torch.Scope, n int) (fold, unfold func(*torch.Ten
 	return fold, unfold
 }
 
-// attention is multi-head self-attention over the h·w tokens of x (N, h, w, D) with decomposed relative positions. The
-// biased logit (q·d^-½)·k + rel_h[q, row(k)] + rel_w[q, col(k)] is one dot product of q' = [q·d^-½, rel_h, rel_w] with
-// k' = [k, onehot(row), onehot(col)], so no N×N bias is ever made.
+// attention is multi-head self-attention over the h·w tokens of x (N, h, w, D) with decomposed relative positions: those
+// of a query are its products with the tables of its row and its column.
 func (b *block) attention(s *torch.Scope, x *torch.Tensor) *torch.Tensor {
 	n, h, w, d := x.Dim(0), x.Dim(1), x.Dim(2), x.Dim(3)
 	c := d / b.heads
-	qkv := s.Permute(s.Reshape(b.qkv.Forward(s, x), n, h*w, 3, b.heads, c), 2, 0, 3, 1, 4)
-	q, k, v := s.Select(qkv, 0, 0), s.Select(qkv, 0, 1), s.Select(qkv, 0, 2) // (n, heads, h·w, c)
-	grid := s.Reshape(q, n*b.heads, h, w, c)
-	rh := s.MatMul(s.Reshape(s.Permute(grid, 1, 0, 2, 3), h, -1, c), s.Transpose(relative(s, b.relH, h), 1, 2))
-	rh = s.Reshape(s.Permute(s.Reshape(rh, h, n*b.heads, w, h), 1, 0, 2, 3), n, b.heads, h*w, h)
-	rw := s.MatMul(s.Reshape(s.Permute(grid, 2, 0, 1, 3), w, -1, c), s.Transpose(relative(s, b.relW, w), 1, 2))
-	rw = s.Reshape(s.Permute(s.Reshape(rw, w, n*b.heads, h, w), 1, 2, 0, 3), n, b.heads, h*w, w)
-	q = s.Cat(-1, s.MulScalar(q, 1/sqrt(c)), s.To(rh, q.DType()), s.To(rw, q.DType()))
-	k = s.Cat(-1, k, onehotGrid(s, k, n, b.heads, h, w))
-	y := s.Attention(q, k, v, 1)
-	y = s.Reshape(s.Permute(y, 0, 2, 1, 3), n, h, w, d)
-	return b.proj.Forward(s, y)
+	q, k, v := s.Unbind3(s.Reshape(b.qkv.Forward(s, x), n, h*w, 3, b.heads, c), 2) // (n, h·w, heads, c)
+	rh := s.Reshape(s.Permute(s.Reshape(q, n, h, w, b.heads, c), 1, 0, 2, 3, 4), h, -1, c)
+	rh = s.MatMul(rh, s.Transpose(relative(s, b.relH, h), 1, 2))
+	rh = s.Reshape(s.Permute(s.Reshape(rh, h, n, w, b.heads, h), 1, 3, 0, 2, 4), n, b.heads, h*w, h)
+	rw := s.Reshape(s.Permute(s.Reshape(q, n, h, w, b.heads, c), 2, 0, 1, 3, 4), w, -1, c)
+	rw = s.MatMul(rw, s.Transpose(relative(s, b.relW, w), 1, 2))
+	rw = s.Reshape(s.Permute(s.Reshape(rw, w, n, h, b.heads, w), 1, 3, 2, 0, 4), n, b.heads, h*w, w)
+	heads := func(x *torch.Tensor) *torch.Tensor { return s.Transpose(x, 1, 2) }
+	y := s.Attention(heads(q), heads(k), heads(v), rh, rw, 1/sqrt(c))
+	return b.proj.Forward(s, s.Reshape(heads(y), n, h, w, d))
 }
 
 // relative returns the table R (n, n, c) with R[i, j] = rel[i-j+n-1], rel
@@ -216,16 +213,4 @@ func relative(s *torch.Scope, rel *torch.Tensor, n int) *torch.Tensor {
 		}
 	}
 	return s.Reshape(s.IndexSelect(rel, 0, s.Int64s(rel.Device(), idx, n*n)), n, n, rel.Dim(1))
-}
-
-// onehotGrid returns for every token its row and column as one-hot vectors,
-// (n, heads, h·w, h+w), with like's type and device.
-func onehotGrid(s *torch.Scope, like *torch.Tensor, n, heads, h, w int) *torch.Tensor {
-	data := make([]float32, h*w*(h+w))
-	for i := range h * w {
-		data[i*(h+w)+i/w] = 1
-		data[i*(h+w)+h+i%w] = 1
-	}
-	t := s.To(s.Float32s(like.Device(), data, 1, 1, h*w, h+w), like.DType())
-	return s.Expand(t, n, heads, h*w, h+w)
 }

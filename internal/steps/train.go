@@ -12,12 +12,14 @@ import (
 	"strings"
 	"time"
 
+	"masksam/internal/atomicfile"
 	"masksam/internal/dataset"
 	"masksam/internal/evaluate"
 	"masksam/internal/masksam"
 	"masksam/internal/model"
 	"masksam/internal/predict"
 	"masksam/internal/progress"
+	"masksam/internal/ranks"
 	"masksam/internal/recipe"
 	"masksam/internal/remedy"
 	"masksam/internal/runlog"
@@ -52,6 +54,8 @@ type TrainOptions struct {
 	SkipValidation    bool // end after checkpoint_final
 	SaveProbabilities bool // of the final validation
 
+	World *ranks.World // of the processes that train the fold together, all with these options; nil: this one alone
+
 	Workers string // that make batches, as nnU-Net's nnUNet_n_proc_DA says; empty: as many as keep the device busy
 	Logs    runlog.Options
 
@@ -85,11 +89,36 @@ func (o *TrainOptions) check() error {
 
 // Train trains one fold, or resumes it, and then predicts and scores its validation cases. Cancelling ctx ends it after the
 // current step with a checkpoint_latest, from which Continue goes on, and returns the context's error.
-func Train(ctx context.Context, o TrainOptions) (_ *Trained, err error) {
+//
+// In a World every process calls Train. Rank 0 writes all files but the predictions of the final validation, and has the
+// result. When one process fails or is lost, or is cancelled, all of them end.
+func Train(ctx context.Context, o TrainOptions) (out *Trained, err error) {
 	if err := o.check(); err != nil {
 		return nil, err
 	}
-	o.Progress = progress.OrNop(o.Progress)
+	group, err := ranks.Join(ctx, o.World, o.Device)
+	if err != nil {
+		return nil, o.World.Name(err)
+	}
+	if group != nil {
+		torch.SetThreads(min(torch.Threads(), group.Cores()))
+	}
+	during, cancel := group.Context(ctx)
+	defer cancel()
+	out, err = o.train(during, group)
+	err = group.Explain(err)
+	group.Leave(err)
+	var lost *ranks.Lost
+	if errors.As(err, &lost) && lost.Failure.Lost && remedy.As(err) == nil {
+		err = remedy.Add(err, "start all processes again and go on with ", remedy.Continue)
+	}
+	return out, o.World.Name(err)
+}
+
+func (o TrainOptions) train(ctx context.Context, group *ranks.Group) (_ *Trained, err error) {
+	if o.Progress = progress.OrNop(o.Progress); !group.Writes() {
+		o.Progress = progress.Nop
+	}
 	if err := planMissing(o.Roots, o.Dataset, o.Trainer, o.Plans); err != nil {
 		return nil, err
 	}
@@ -106,14 +135,14 @@ func Train(ctx context.Context, o TrainOptions) (_ *Trained, err error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	fold, err := train.Open(t, train.Options{Results: results, Fold: o.Fold, Device: o.Device,
-		Beside: o.Beside, Replicas: o.Replicas, Seed: o.Seed,
+		Beside: o.Beside, Replicas: o.Replicas, Seed: o.Seed, Group: group,
 		Weights: o.Weights, Pretrained: o.Pretrained, Continue: o.Continue, NoCheckpoints: o.NoCheckpoints, Workers: o.Workers, Logs: o.Logs, Progress: o.Progress})
 	if err != nil {
 		return nil, err
 	}
 	defer func() { fold.Close(err) }()
 	out := &Trained{Model: fold.Model, Folder: fold.Folder, Dice: math.NaN()}
-	v := &validation{TrainOptions: o, fold: fold, checkpoint: model.Final}
+	v := &validation{TrainOptions: o, group: group, fold: fold, checkpoint: model.Final}
 	if o.ValidateBest {
 		v.checkpoint = model.Best
 	}
@@ -121,10 +150,11 @@ func Train(ctx context.Context, o TrainOptions) (_ *Trained, err error) {
 		var inMemory func(model.Meta, *masksam.Net) error
 		if o.NoCheckpoints && !o.SkipValidation {
 			inMemory = func(meta model.Meta, net *masksam.Net) error {
-				m, err := predict.FromNetwork(&model.Model{Dir: fold.Model, Meta: meta, Plans: t.Plans, Dataset: t.Dataset}, net, o.Device)
-				if err == nil {
-					out.Dice, err = v.run(ctx, m)
-				}
+				out.Dice, err = v.run(ctx, func() (*predict.Model, func(), error) {
+					of := &model.Model{Dir: fold.Model, Meta: meta, Plans: t.Plans, Dataset: t.Dataset}
+					m, err := predict.FromNetwork(of, net, o.Device)
+					return m, func() {}, err // the network is the training's
+				})
 				return err
 			}
 		}
@@ -136,7 +166,7 @@ func Train(ctx context.Context, o TrainOptions) (_ *Trained, err error) {
 		}
 		torch.ReleaseMemory() // or what training took would come on top of what validation takes
 	}
-	if o.ValidateOnly { // of a finished run, also the best checkpoint
+	if o.ValidateOnly && group.Writes() { // of a finished run, also the best checkpoint
 		path := model.CheckpointPath(fold.Folder, model.Final)
 		if _, err := os.Stat(path); err != nil {
 			return nil, remedy.Add(fmt.Errorf("validate: %s is missing: the training of fold %s is not finished", path, o.Fold),
@@ -144,14 +174,13 @@ func Train(ctx context.Context, o TrainOptions) (_ *Trained, err error) {
 		}
 	}
 	fold.OpenLog()
-	m, err := predict.Open(fold.Model, []string{o.Fold}, v.checkpoint, given(o.Weights), o.Device)
+	out.Dice, err = v.run(ctx, func() (*predict.Model, func(), error) {
+		m, err := predict.Open(fold.Model, []string{o.Fold}, v.checkpoint, given(o.Weights), o.Device)
+		return m, m.Close, err
+	})
 	if err != nil {
-		return nil, err
-	}
-	defer m.Close()
-	if out.Dice, err = v.run(ctx, m); err != nil {
 		if ctx.Err() != nil {
-			err = fmt.Errorf("training is done, its final validation was stopped: %w", ctx.Err())
+			err = fmt.Errorf("training is done, its final validation was stopped: %w", context.Cause(ctx))
 			err = remedy.Add(err, "validate it with ", remedy.Validate)
 		}
 		return nil, err
@@ -170,40 +199,96 @@ func given(weights string) string {
 // validation is the final validation of a fold (nnU-Net's perform_actual_validation).
 type validation struct {
 	TrainOptions
+	group      *ranks.Group
 	fold       *train.Fold
 	checkpoint string
 }
 
 // run labels each validation case from its preprocessed data, writes validation/CASE and scores all against the reference
-// labels into validation/summary.json. It gives the mean Dice over the labels, NaN where one of them is in no case.
-func (v *validation) run(ctx context.Context, m *predict.Model) (float64, error) {
+// labels into validation/summary.json. It gives the mean Dice over the labels, NaN where one of them is in no case. The
+// cases are divided over the processes of a group, of which rank 0 scores.
+func (v *validation) run(ctx context.Context, open func() (*predict.Model, func(), error)) (float64, error) {
 	out := filepath.Join(v.fold.Folder, "validation")
 	if v.checkpoint == model.Best {
 		out += "_best"
 	}
-	if err := v.clear(out); err != nil {
+	cases, err := v.begin(out)
+	if err != nil {
 		return math.NaN(), fmt.Errorf("validate: %w", err)
 	}
-	var cases []*store.Case
-	for _, id := range v.fold.Split.Val {
-		c, err := v.fold.Store.Case(id)
-		if err != nil {
+	if len(cases) > 0 {
+		if err := v.predict(ctx, open, cases, out); err != nil {
 			return math.NaN(), err
 		}
-		cases = append(cases, c)
+	}
+	if err := v.group.Barrier(); err != nil || !v.group.Writes() {
+		return math.NaN(), err
+	}
+	v.fold.Print("Validation complete")
+	return v.score(ctx, out)
+}
+
+// begin clears the folder and gives the cases that this process predicts: every nth of a group's, as nnU-Net's ranks do,
+// where all processes see the folder, else rank 0 predicts all.
+func (v *validation) begin(folder string) (cases []string, err error) {
+	all, mark := v.fold.Split.Val, ""
+	if v.group.Writes() {
+		if err := v.clear(folder); err != nil || v.group == nil {
+			return all, err
+		}
+		file, err := os.CreateTemp(folder, ".seen-*")
+		if err != nil {
+			return nil, err
+		}
+		defer os.Remove(file.Name())
+		file.Close()
+		mark = filepath.Base(file.Name())
+	}
+	if err := v.group.ShareJSON(&mark); err != nil {
+		return nil, err
+	}
+	blind := []float64{0}
+	if !atomicfile.Exists(filepath.Join(folder, mark)) {
+		blind[0] = 1
+	}
+	switch err := v.group.Sum(blind); {
+	case err != nil:
+		return nil, err
+	case blind[0] == 0:
+		for i := v.group.Rank; i < len(all); i += v.group.Size {
+			cases = append(cases, all[i])
+		}
+	case v.group.Writes():
+		cases = all
+	}
+	return cases, nil
+}
+
+func (v *validation) predict(ctx context.Context, open func() (*predict.Model, func(), error), cases []string, out string) error {
+	m, done, err := open()
+	if err != nil {
+		return err
+	}
+	defer done()
+	var stored []*store.Case
+	for _, id := range cases {
+		c, err := v.fold.Store.Case(id)
+		if err != nil {
+			return err
+		}
+		stored = append(stored, c)
 	}
 	opt := predict.Options{Output: out, Tiling: predict.Tiling{Mirror: true}, SaveProbabilities: v.SaveProbabilities,
 		Progress: v.Progress}
-	err := m.Stored(ctx, "validating", cases, opt, func(c *store.Case) {
+	err = m.Stored(ctx, "validating", stored, opt, func(c *store.Case) {
 		v.fold.Print("predicting", c.ID())
 		shape := c.Shape()
 		v.fold.Print(fmt.Sprintf("%s, shape (%d, %d, %d, %d), rank 0", c.ID(), shape[0], shape[1], shape[2], shape[3]))
 	})
 	if err != nil {
-		return math.NaN(), fmt.Errorf("validate: %w", err)
+		return fmt.Errorf("validate: %w", err)
 	}
-	v.fold.Print("Validation complete")
-	return v.score(ctx, out)
+	return nil
 }
 
 // clear makes a folder without an earlier validation's files, of which some may be of other cases.

@@ -29,7 +29,14 @@ func BenchmarkOwnKernels(b *testing.B) {
 			f: func(s *Scope, x []*Tensor) *Tensor { return s.ChannelNorm(x[0], x[1], x[2], 1e-6) }},
 		{name: "channel norm/masks", shapes: dims([]int{8, 4, 64, 64}, []int{4}, []int{4}), params: 2,
 			f: func(s *Scope, x []*Tensor) *Tensor { return s.ChannelNorm(x[0], x[1], x[2], 1e-6) }},
-		attentionOp("attention", 1, 8, 2304, 160, 64),
+		attentionOp("attention/windows", 9, 12, 196, 196, 64, 14),
+		attentionOp("attention/16x16", 2, 4, 256, 256, 32, 16),
+		attentionOp("attention/48x48", 1, 4, 2304, 2304, 64, 48),
+		attentionOp("attention/tokens to image", 16, 8, 8, 1024, 16, 0),
+		attentionOp("attention/image to tokens", 16, 8, 1024, 8, 16, 0),
+		attentionOp("attention/small, tokens to image", 128, 4, 8, 35, 8, 0),
+		attentionOp("attention/small, image to tokens", 128, 4, 35, 8, 8, 0),
+		attentionOp("attention/small, tokens", 128, 4, 8, 8, 16, 0),
 	} {
 		for _, d := range []DType{Float32, BFloat16} {
 			if d == BFloat16 && !CPU.HasFastBF16() {
@@ -72,11 +79,20 @@ func BenchmarkOwnKernels(b *testing.B) {
 	}
 }
 
-func attentionOp(name string, b, heads, n, d, e int) diffOp {
-	return diffOp{name: name, shapes: dims([]int{b, heads, n, d}, []int{b, heads, n, d}, []int{b, heads, n, e}),
-		f: func(s *Scope, x []*Tensor) *Tensor {
-			return s.Attention(x[0], x[1], x[2], 0.1)
-		}}
+func attentionOp(name string, b, heads, n, m, d, rows int) diffOp {
+	o := diffOp{name: name, shapes: dims([]int{b, n, heads, d}, []int{b, m, heads, d}, []int{b, m, heads, d})}
+	if rows > 0 {
+		o.shapes = append(o.shapes, []int{b, n, heads, rows}, []int{b, n, heads, m / rows})
+	}
+	o.f = func(s *Scope, x []*Tensor) *Tensor {
+		h := [5]*Tensor{}
+		for i := range x {
+			h[i] = s.Transpose(x[i], 1, 2)
+		}
+		y := s.Transpose(s.Attention(h[0], h[1], h[2], h[3], h[4], 0.1), 1, 2)
+		return s.Reshape(y, b, n, -1)
+	}
+	return o
 }
 
 // What a call costs beyond libtorch's own work.

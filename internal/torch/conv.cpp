@@ -61,7 +61,6 @@ template <typename T> struct Entries {
   int lanes;   // values of a vector
   void (*positions[2])(int, const Positions<T> &); // for kernels of width 1 and 3
   void (*products[2])(int, const Products<T> &);
-  void (*copy_row)(const T *, T *, int64_t, const T *, const T *, T);
   void (*put_row)(const T *, T *, int64_t, T);
 };
 
@@ -70,36 +69,15 @@ template <typename T> struct Entries {
   target void positions3_##name(int o, const Positions<T> &a) { positions_of<T, VB, 3>(o, a); }                          \
   target void products1_##name(int o, const Products<T> &a) { products_of<T, VB, 1>(o, a); }                             \
   target void products3_##name(int o, const Products<T> &a) { products_of<T, VB, 3>(o, a); }                             \
-  target void copy_row_##name(const T *x, T *y, int64_t n, const T *scale, const T *shift, T slope) {                    \
-    copy_row<T, VB>(x, y, n, scale, shift, slope);                                                                       \
-  }                                                                                                                      \
   target void put_row_##name(const T *x, T *y, int64_t n, T add) { put_row<T, VB>(x, y, n, add); }                       \
   const Entries<T> name{VB == 64 ? 8 : 4, VB / sizeof(T), {positions1_##name, positions3_##name},                        \
-                        {products1_##name, products3_##name}, copy_row_##name, put_row_##name};
+                        {products1_##name, products3_##name}, put_row_##name};
 
-LEVEL(float1, float, 16, )
-LEVEL(double1, double, 16, )
-#ifdef __x86_64__
-#define AVX2 __attribute__((target("avx2,fma")))
-#define AVX512 __attribute__((target("avx512f,avx512vl,avx512dq,fma,prefer-vector-width=512")))
-LEVEL(float3, float, 32, AVX2)
-LEVEL(double3, double, 32, AVX2)
-LEVEL(float4, float, 64, AVX512)
-LEVEL(double4, double, 64, AVX512)
-#endif
+LEVELS(LEVEL)
 
-template <typename T> const Entries<T> &entries() {
-  constexpr bool single = sizeof(T) == 4;
-#ifdef __x86_64__
-  switch (level()) {
-  case 4:
-    if constexpr (single) return float4; else return double4;
-  case 3:
-    if constexpr (single) return float3; else return double3;
-  }
-#endif
-  if constexpr (single) return float1; else return double1;
-}
+template <typename T> const Entries<T> &entries();
+CHOOSE(float)
+CHOOSE(double)
 
 // ---- slabs ------------------------------------------------------------------------------------------
 
@@ -154,9 +132,7 @@ template <typename T> Buffer<T> buffer(int64_t n) {
 
 // Fills a channel of a slab with rows [h, h+rows) of planes [d, d+planes) of a map; what lies outside the map is 0.
 template <typename T>
-void fill(const Conv &c, const Slab &s, const T *map, int64_t d, int64_t planes, int64_t h, int64_t rows, const T *scale,
-          const T *shift, T slope, T *out) {
-  const auto copy = entries<T>().copy_row;
+void fill(const Conv &c, const Slab &s, const T *map, int64_t d, int64_t planes, int64_t h, int64_t rows, T *out) {
   for (int64_t p = 0; p < planes; p++) {
     T *plane = out + p * s.plane;
     if (d + p < 0 || d + p >= c.D) {
@@ -170,7 +146,7 @@ void fill(const Conv &c, const Slab &s, const T *map, int64_t d, int64_t planes,
         std::fill(row, row + s.pitch, T(0));
         continue;
       }
-      copy(map + ((d + p) * c.H + h + r) * c.W, row, c.W, scale, shift, slope);
+      std::copy_n(map + ((d + p) * c.H + h + r) * c.W, c.W, row);
       if (s.pitch > c.W) row[c.W] = 0;
     }
     std::fill(row, plane + s.plane, T(0));
@@ -209,7 +185,7 @@ template <typename T> void pack(const Conv &c, const T *w, bool back, T *packed)
 template <typename T> int64_t conv_tasks(const Conv &c) { return cut<T>(c, slab_bytes / c.C).tasks(c); }
 
 template <typename T>
-void conv(const Conv &c, const Source<T> &x, const T *packed, const T *bias, Maps<T> y, int64_t from, int64_t to) {
+void conv(const Conv &c, Maps<const T> x, const T *packed, const T *bias, Maps<T> y, int64_t from, int64_t to) {
   const auto &e = entries<T>();
   const Cut k = cut<T>(c, slab_bytes / c.C);
   const int pd = c.kd / 2, ph = c.kh / 2, pw = c.kw / 2;
@@ -222,9 +198,7 @@ void conv(const Conv &c, const Source<T> &x, const T *packed, const T *bias, Map
                   b = task / k.over_rows(c) / k.over_planes(c);
     const int64_t nh = std::min(k.rows, c.H - h), nd = std::min(k.planes, c.D - d);
     for (int64_t i = 0; i < c.C; i++) {
-      const int64_t at = b * c.C + i;
-      fill(c, s, x.maps[at], d - pd, nd + c.kd - 1, h - ph, nh + c.kh - 1, x.scale ? x.scale + at : nullptr,
-           x.scale ? x.shift + at : nullptr, x.slope, in.get() + i * s.channel);
+      fill(c, s, x[b * c.C + i], d - pd, nd + c.kd - 1, h - ph, nh + c.kh - 1, in.get() + i * s.channel);
     }
     const T *w = packed;
     blocks(c.O, e.outputs, [&](int64_t o, int size) {
@@ -249,7 +223,7 @@ void conv(const Conv &c, const Source<T> &x, const T *packed, const T *bias, Map
   }
 }
 
-template <typename T> void conv_weights(const Conv &c, const Source<T> &x, Maps<const T> g, T *dw, int64_t from, int64_t to) {
+template <typename T> void conv_weights(const Conv &c, Maps<const T> x, Maps<const T> g, T *dw, int64_t from, int64_t to) {
   const auto &e = entries<T>();
   const Cut k = cut<T>(c, map_bytes);
   const int pd = c.kd / 2, ph = c.kh / 2, pw = c.kw / 2;
@@ -260,12 +234,10 @@ template <typename T> void conv_weights(const Conv &c, const Source<T> &x, Maps<
       for (int64_t h = 0; h < c.H; h += k.rows) {
         const int64_t nh = std::min(k.rows, c.H - h), nd = std::min(k.planes, c.D - d);
         for (int64_t i = from; i < to; i++) {
-          const int64_t at = b * c.C + i;
-          fill(c, s, x.maps[at], d - pd, nd + c.kd - 1, h - ph, nh + c.kh - 1, x.scale ? x.scale + at : nullptr,
-               x.scale ? x.shift + at : nullptr, x.slope, in.get() + (i - from) * s.channel);
+          fill(c, s, x[b * c.C + i], d - pd, nd + c.kd - 1, h - ph, nh + c.kh - 1, in.get() + (i - from) * s.channel);
         }
         for (int64_t o = 0; o < c.O; o++)
-          fill<T>(c, gs, g[b * c.O + o], d, nd, h, nh, nullptr, nullptr, 0, out.get() + o * gs.channel);
+          fill<T>(c, gs, g[b * c.O + o], d, nd, h, nh, out.get() + o * gs.channel);
         blocks(c.O, e.outputs, [&](int64_t o, int size) {
           for (int64_t i = from; i < to; i++)
             for (int kd = 0; kd < c.kd; kd++) {
@@ -285,8 +257,8 @@ template <typename T> void conv_weights(const Conv &c, const Source<T> &x, Maps<
   template int64_t packed_size<T>(const Conv &);                                                                         \
   template void pack<T>(const Conv &, const T *, bool, T *);                                                             \
   template int64_t conv_tasks<T>(const Conv &);                                                                          \
-  template void conv<T>(const Conv &, const Source<T> &, const T *, const T *, Maps<T>, int64_t, int64_t);               \
-  template void conv_weights<T>(const Conv &, const Source<T> &, Maps<const T>, T *, int64_t, int64_t);
+  template void conv<T>(const Conv &, Maps<const T>, const T *, const T *, Maps<T>, int64_t, int64_t);               \
+  template void conv_weights<T>(const Conv &, Maps<const T>, Maps<const T>, T *, int64_t, int64_t);
 INSTANCES(float)
 INSTANCES(double)
 

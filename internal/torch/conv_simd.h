@@ -2,43 +2,9 @@
 // vector instructions.
 #pragma once
 #include "kernels.h"
-
-#include <string.h>
-
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic ignored "-Wpsabi"
-#endif
+#include "simd.h"
 
 namespace kernels {
-
-#define INLINE inline __attribute__((always_inline))
-
-// Keeps a vector in a register: compilers load it again for each of its uses otherwise, and spill sums for it.
-#ifdef __x86_64__
-#define KEEP(v) asm volatile("" : "+v"(v))
-#else
-#define KEEP(v) asm volatile("" : "+w"(v))
-#endif
-
-template <typename T, int VB> struct Vec {
-  typedef T V __attribute__((vector_size(VB), aligned(alignof(T)), may_alias));
-  static constexpr int n = VB / sizeof(T);
-};
-
-// sum += a·b, in the one form of the instruction that changes the sum alone: left to choose, compilers take others and
-// have too few registers then.
-template <typename T, int VB, typename V> INLINE void add_product(V &sum, const V &a, const V &b) {
-#ifdef __x86_64__
-  if constexpr (VB > 16) {
-    if constexpr (sizeof(T) == 4)
-      asm("vfmadd231ps %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
-    else
-      asm("vfmadd231pd %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
-    return;
-  }
-#endif
-  sum += a * b;
-}
 
 // A slab holds some rows of some planes of some channels, with zeros around them, so that a tap of the kernel is one offset
 // for all positions: rows follow each other at pitch W+1 where kernels are wider than 1, and the one zero between them is
@@ -118,17 +84,6 @@ template <typename T> struct Products {
   int64_t ostep;
 };
 
-template <typename T, int VB> INLINE T total(typename Vec<T, VB>::V v) {
-  typedef typename Vec<T, 16>::V Q;
-  Q q[VB / 16], s;
-  memcpy(q, &v, VB);
-  s = q[0];
-#pragma GCC unroll 4
-  for (int i = 1; i < VB / 16; i++) s += q[i];
-  if constexpr (sizeof(T) == 4) return (s[0] + s[1]) + (s[2] + s[3]);
-  else return s[0] + s[1];
-}
-
 template <typename T, int VB, int OCB, int KW> INLINE void products(const Products<T> &a) {
   typedef typename Vec<T, VB>::V V;
   constexpr int n = Vec<T, VB>::n;
@@ -167,26 +122,6 @@ template <typename T, int VB> INLINE void put_row(const T *x, T *y, int64_t n, T
   int64_t i = 0;
   for (; i + L <= n; i += L) *(V *)(y + i) = *(const V *)(x + i) + add;
   for (; i < n; i++) y[i] = x[i] + add;
-}
-
-// Copies n values of a source.
-template <typename T, int VB> INLINE void copy_row(const T *x, T *y, int64_t n, const T *scale, const T *shift, T slope) {
-  if (!scale) {
-    memcpy(y, x, n * sizeof(T));
-    return;
-  }
-  typedef typename Vec<T, VB>::V V;
-  constexpr int L = Vec<T, VB>::n;
-  int64_t i = 0;
-  const V a = *scale - V{}, b = *shift - V{};
-  for (; i + L <= n; i += L) {
-    const V v = *(const V *)(x + i) * a + b;
-    *(V *)(y + i) = v < 0 ? v * slope : v;
-  }
-  for (; i < n; i++) {
-    const T v = x[i] * *scale + *shift;
-    y[i] = v < 0 ? v * slope : v;
-  }
 }
 
 } // namespace kernels

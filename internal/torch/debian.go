@@ -6,5 +6,5 @@ package torch
 // and CGO_LDFLAGS instead, for a libtorch unpacked elsewhere.
 
 // #cgo CXXFLAGS: -std=c++17 -I/usr/include/torch/csrc/api/include
-// #cgo LDFLAGS: -ltorch -ltorch_cpu -lc10
+// #cgo LDFLAGS: -ltorch -ltorch_cpu -lc10 -lgloo
 import "C"

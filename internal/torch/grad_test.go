@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -62,6 +63,19 @@ func convOp(name string, transposed bool, x, w []int, c Conv) diffOp {
 	}}
 }
 
+// blockOp is a block of maps xs, joined, with the given kernel to so many channels.
+func blockOp(name string, kernel []int, out int, slope float64, xs ...[]int) diffOp {
+	in := 0
+	for _, x := range xs {
+		in += x[1]
+	}
+	shapes := append(slices.Clone(xs), append([]int{out, in}, kernel...), []int{out}, []int{out}, []int{out})
+	return diffOp{name: name, shapes: shapes, params: 4, varying: true, f: func(s *Scope, x []*Tensor) *Tensor {
+		p := x[len(xs):]
+		return s.ConvBlock(x[:len(xs)], [2]*Tensor{p[0], p[1]}, [2]*Tensor{p[2], p[3]}, 1e-5, slope)
+	}}
+}
+
 func resize(name string, mode Interp, x []int, size ...int) diffOp {
 	return diffOp{name: name, shapes: dims(x), f: func(s *Scope, x []*Tensor) *Tensor { return s.Interpolate(x[0], mode, size...) }}
 }
@@ -76,6 +90,8 @@ var diffOps = []diffOp{
 	unary("Neg", (*Scope).Neg), unary("Abs", (*Scope).Abs), unary("Sin", (*Scope).Sin), unary("Cos", (*Scope).Cos),
 	unary("Floor", (*Scope).Floor), unary("Sigmoid", (*Scope).Sigmoid), unary("ReLU", (*Scope).ReLU),
 	unary("Softplus", (*Scope).Softplus), unary("GELU", (*Scope).GELU),
+	unary("Sqrt", (*Scope).Sqrt).over(positive),
+	unary("LeakyReLUInPlace", func(s *Scope, x *Tensor) *Tensor { return s.LeakyReLUInPlace(s.MulScalar(x, 1.5), 0.01) }),
 	unary("LeakyReLU", func(s *Scope, x *Tensor) *Tensor { return s.LeakyReLU(x, 0.01) }),
 	unary("Clamp", func(s *Scope, x *Tensor) *Tensor { return s.Clamp(x, -0.5, 0.75) }),
 
@@ -99,8 +115,12 @@ var diffOps = []diffOp{
 	{name: "Stack", shapes: dims([]int{3, 5, 4}, []int{3, 5, 4}), f: func(s *Scope, x []*Tensor) *Tensor { return s.Stack(-1, x...) }},
 	unary("Slice", func(s *Scope, x *Tensor) *Tensor { return s.Slice(x, -1, 1, 100, 3) }),
 	unary("Select", func(s *Scope, x *Tensor) *Tensor { return s.Select(x, 1, -2) }),
+	{name: "Unbind3", shapes: dims([]int{2, 5, 3, 4}), f: func(s *Scope, x []*Tensor) *Tensor {
+		a, b, c := s.Unbind3(x[0], 2)
+		return s.Sub(s.Mul(a, b), c)
+	}},
 	unary("IndexSelect", func(s *Scope, x *Tensor) *Tensor {
-		return s.IndexSelect(x, 1, s.Int64s(CPU, []int64{4, 0, 0}, 3))
+		return s.IndexSelect(x, 1, s.Int64s(device, []int64{4, 0, 0}, 3))
 	}),
 	unary("Gather", func(s *Scope, x *Tensor) *Tensor {
 		return s.Gather(x, 3, s.ArgMax(s.Stack(3, s.Detach(x), s.Neg(s.Detach(x))), 3))
@@ -115,11 +135,19 @@ var diffOps = []diffOp{
 	{name: "Linear", shapes: dims([]int{3, 6, 8}, []int{16, 8}, []int{16}), params: 2,
 		f: func(s *Scope, x []*Tensor) *Tensor { return s.Linear(x[0], x[1], x[2]) }},
 	{name: "Attention", shapes: dims([]int{2, 3, 10, 8}, []int{2, 3, 12, 8}, []int{2, 3, 12, 6}), f: func(s *Scope, x []*Tensor) *Tensor {
-		return s.Attention(x[0], x[1], x[2], 0.35)
+		return s.Attention(x[0], x[1], x[2], nil, nil, 0.35)
+	}},
+	{name: "Attention/relative positions", shapes: dims([]int{2, 3, 12, 8}, []int{2, 3, 12, 8}, []int{2, 3, 12, 5}, []int{2, 3, 12, 3}, []int{2, 3, 12, 4}),
+		f: func(s *Scope, x []*Tensor) *Tensor { return s.Attention(x[0], x[1], x[2], x[3], x[4], 0.35) }},
+	{name: "Attention/more queries than a vector has lanes", shapes: dims([]int{3, 37, 7}, []int{3, 6, 7}, []int{3, 6, 7}, []int{3, 37, 2}, []int{3, 37, 3}),
+		f: func(s *Scope, x []*Tensor) *Tensor { return s.Attention(x[0], x[1], x[2], x[3], x[4], 0.35) }},
+	{name: "Attention/heads by strides", shapes: dims([]int{2, 4, 3, 3, 8}), f: func(s *Scope, x []*Tensor) *Tensor {
+		q, k, v := s.Unbind3(x[0], 2)
+		return s.Attention(s.Transpose(q, 1, 2), s.Transpose(k, 1, 2), s.Transpose(v, 1, 2), nil, nil, 0.35)
 	}},
 	{name: "Attention/few tokens", shapes: dims([]int{3, 3, 4, 8}, []int{3, 3, 5, 8}, []int{3, 3, 5, 8}),
 		f: func(s *Scope, x []*Tensor) *Tensor {
-			return s.Attention(x[0], x[1], x[2], 0.35)
+			return s.Attention(x[0], x[1], x[2], nil, nil, 0.35)
 		}},
 
 	convOp("Conv2d", false, []int{2, 4, 9, 8}, []int{6, 4, 3, 3}, Conv{Pad: []int{1}}),
@@ -165,6 +193,14 @@ var diffOps = []diffOp{
 		f: func(s *Scope, x []*Tensor) *Tensor { return s.InstanceNorm(x[0], x[1], x[2], 1e-5) }},
 	{name: "InstanceNorm/plain", shapes: dims([]int{2, 4, 5, 6}), varying: true,
 		f: func(s *Scope, x []*Tensor) *Tensor { return s.InstanceNorm(x[0], nil, nil, 1e-5) }},
+	blockOp("ConvBlock", []int{1, 3, 3}, 4, 0.01, []int{2, 3, 2, 5, 6}),
+	blockOp("ConvBlock/joined", []int{3, 3, 3}, 5, 0.01, []int{2, 3, 3, 4, 7}, []int{2, 2, 3, 4, 7}, []int{2, 1, 3, 4, 7}),
+	blockOp("ConvBlock/no activation", []int{3, 3, 3}, 9, 1, []int{1, 8, 1, 3, 17}),
+	blockOp("ConvBlock/ReLU", []int{3, 1, 1}, 3, 0, []int{2, 3, 4, 3, 2}),
+	blockOp("ConvBlock/1x1x1", []int{1, 1, 1}, 3, 0.1, []int{2, 3, 4, 3, 2}),
+	blockOp("ConvBlock/weight of the norm near 0", []int{1, 3, 3}, 4, 0.01, []int{1, 3, 2, 5, 6}).over(func(r *rand.Rand) float64 {
+		return math.Copysign(math.Pow(10, -3*r.Float64()), r.NormFloat64())
+	}),
 	{name: "AdaptiveAvgPool2d", shapes: dims([]int{2, 8, 7, 6}),
 		f: func(s *Scope, x []*Tensor) *Tensor { return s.AdaptiveAvgPool2d(x[0], 3, 2) }},
 
@@ -181,16 +217,16 @@ var diffOps = []diffOp{
 		return s.BCEWithLogits(x[0], s.To(s.GtScalar(s.Detach(x[0]), 0.25), x[0].DType()))
 	}},
 	{name: "CrossEntropy", shapes: dims([]int{4, 7}), f: func(s *Scope, x []*Tensor) *Tensor {
-		return s.CrossEntropy(x[0], s.Int64s(CPU, []int64{6, 0, 3, 3}, 4), nil)
+		return s.CrossEntropy(x[0], s.Int64s(device, []int64{6, 0, 3, 3}, 4), nil)
 	}},
 	{name: "CrossEntropy/weights", shapes: dims([]int{4, 7}), f: func(s *Scope, x []*Tensor) *Tensor {
-		w := s.To(s.Float64s(CPU, []float64{1, 2, 0.5, 1, 1, 0.1, 3}, 7), x[0].DType())
-		return s.CrossEntropy(x[0], s.Int64s(CPU, []int64{6, 0, 2, 3}, 4), w)
+		w := s.To(s.Float64s(device, []float64{1, 2, 0.5, 1, 1, 0.1, 3}, 7), x[0].DType())
+		return s.CrossEntropy(x[0], s.Int64s(device, []int64{6, 0, 2, 3}, 4), w)
 	}},
 }
 
 // Operations whose results carry no gradient, or which are no functions of tensors.
-const withoutGradient = ` Empty ZerosLike Rand Eq GtScalar ArgMax Detach Backward Copy LerpInto ScaleGrads ClipGradNorm SGDStep AdamWStep `
+const withoutGradient = ` Empty ZerosLike Rand Eq GtScalar ArgMax Detach Backward Copy LerpInto ScaleGrads ClipGradNorm MoveGrads SGDStep AdamWStep `
 
 func TestEveryOpIsChecked(t *testing.T) {
 	checked := map[string]bool{}
@@ -224,7 +260,7 @@ func draw(s *Scope, o diffOp, seed uint64) []*Tensor {
 		for i := range data {
 			data[i] = dist(r)
 		}
-		xs = append(xs, s.Float64s(CPU, data, shape...))
+		xs = append(xs, s.Float64s(device, data, shape...))
 	}
 	return xs
 }

@@ -1,12 +1,23 @@
 package torch
 
 import (
+	"cmp"
 	"errors"
 	"math/rand/v2"
+	"os"
 	"testing"
 
 	"go.uber.org/goleak"
 )
+
+// device is where tests compute; torchtest.Device is the same for other packages.
+var device = func() Device {
+	d, err := ParseDevice(cmp.Or(os.Getenv("MASKSAM_TEST_DEVICE"), "cpu"))
+	if err != nil {
+		panic(err)
+	}
+	return d
+}()
 
 func TestMain(m *testing.M) {
 	SetThreads(1)
@@ -46,7 +57,7 @@ func filled(s *Scope, d DType, shape []int, next func(i int) float64) *Tensor {
 	for i := range data {
 		data[i] = next(i)
 	}
-	return s.Inner(func(c *Scope) *Tensor { return c.To(c.Float64s(CPU, data, shape...), d) })
+	return s.Inner(func(c *Scope) *Tensor { return c.To(c.Float64s(device, data, shape...), d) })
 }
 
 func ones(s *Scope, d DType, shape ...int) *Tensor {
@@ -64,7 +75,7 @@ func normal(s *Scope, r *rand.Rand, d DType, shape ...int) *Tensor {
 
 // contiguous is a copy in row-major memory, without gradient.
 func contiguous(s *Scope, x *Tensor) *Tensor {
-	return s.Inner(func(c *Scope) *Tensor { return c.To(c.Float64s(CPU, x.Float64s(), x.Shape()...), x.DType()) })
+	return s.Inner(func(c *Scope) *Tensor { return c.To(c.Float64s(device, x.Float64s(), x.Shape()...), x.DType()) })
 }
 
 // grads are the gradients of the one-element loss by the leaves xs.

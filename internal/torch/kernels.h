@@ -16,14 +16,6 @@ struct Conv {
 // if they were joined along the channels.
 template <typename T> using Maps = T *const *;
 
-// What conv computes from: a value x of channel c of sample b stands for act(x·scale[b,c] + shift[b,c]), where act
-// multiplies values below 0 by slope. scale may be null: then x stands for itself.
-template <typename T> struct Source {
-  Maps<const T> maps;
-  const T *scale, *shift;
-  T slope;
-};
-
 // The weights (O,C,kd,kh,kw) of a convolution in the order that conv reads; back turns them into those of the convolution
 // that gives the gradient of the input, with C and O exchanged.
 template <typename T> int64_t packed_size(const Conv &);
@@ -33,13 +25,23 @@ template <typename T> void pack(const Conv &, const T *w, bool back, T *packed);
 template <typename T> int64_t conv_tasks(const Conv &);
 // y = convolution of x with packed weights, plus bias (O) or null.
 template <typename T>
-void conv(const Conv &, const Source<T> &x, const T *packed, const T *bias, Maps<T> y, int64_t from, int64_t to);
+void conv(const Conv &, Maps<const T> x, const T *packed, const T *bias, Maps<T> y, int64_t from, int64_t to);
 
 // Adds to dw (O,C,kd,kh,kw) the gradient of the weights of input channels [from, to), where g are the maps of the incoming
 // gradient. Other channels may be computed by other threads.
-template <typename T> void conv_weights(const Conv &, const Source<T> &x, Maps<const T> g, T *dw, int64_t from, int64_t to);
+template <typename T> void conv_weights(const Conv &, Maps<const T> x, Maps<const T> g, T *dw, int64_t from, int64_t to);
 
-// The vector instructions in use: 1 for those that every processor of its kind has, 3 for AVX2, 4 for AVX-512.
-int level();
+// Instance norm of a map of n values with the activation behind it: z = act((y - mean)·rstd·gamma + beta), where act
+// multiplies values below 0 by slope; a slope of 1 is none. z may be y.
+template <typename T> struct Norm {
+  int64_t n;
+  T gamma, beta, slope, mean, rstd;
+};
+template <typename T> void norm(Norm<T> &, double eps, const T *y, T *z); // sets mean and rstd
+// The gradient gy of y from that of z, and those of gamma and beta. saved is z, if inverse, from which y's values follow
+// (Rota Bulò et al. 2018, "In-place activated batch norm"), else y. gy may be g.
+template <typename T> void norm_back(const Norm<T> &, bool inverse, const T *saved, const T *g, T *gy, T *dgamma, T *dbeta);
+// Whether norm_back can do with z: where beta is large beside gamma, or the activation is flat, rounding forbids it.
+template <typename T> bool invertible(T gamma, T beta, T slope);
 
 } // namespace kernels

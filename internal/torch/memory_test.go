@@ -17,7 +17,7 @@ func net(s *Scope, params []*Tensor, x *Tensor) *Tensor {
 	y := s.GELU(s.Conv3d(x, params[0], nil, Conv{Pad: []int{1}}))
 	y = s.ConvTranspose3d(s.InstanceNorm(y, nil, nil, 1e-5), params[1], nil, Conv{Stride: []int{1, 2, 2}})
 	y = s.Reshape(s.Interpolate(s.Reshape(y, 2, -1, 6, 6), Bilinear, 4, 4), 2, 3, 2, 4, 4)
-	y = s.Attention(y, y, y, 1)
+	y = s.Attention(y, y, y, nil, nil, 1)
 	return s.Mean(s.Softplus(s.Linear(s.Reshape(y, 2, -1), params[2], nil)))
 }
 

@@ -3,7 +3,10 @@ package torch
 // #include "shim.h"
 import "C"
 
-import "fmt"
+import (
+	"fmt"
+	"slices"
+)
 
 // MatMul is the matrix product over the last two dimensions (…,n,k)·(…,k,m),
 // the others broadcasting; vectors as in PyTorch.
@@ -12,12 +15,13 @@ func (s *Scope) MatMul(a, b *Tensor) *Tensor { return s.op(C.op_MatMul, ts{a, b}
 // Linear is x·wᵀ + b for x (…,in), w (out,in) and b (out) or nil.
 func (s *Scope) Linear(x, w, b *Tensor) *Tensor { return s.op(C.op_Linear, ts{x, w, b}, nil) }
 
-// Attention is softmax(q·kᵀ·scale)·v for q (…,N,d), k (…,M,d) and v (…,M,e); the result is (…,N,e). Beside it, on a
-// CPU, a float32 call needs memory for at most 2²² logits (16 MB) at a time, of …·N·M in all, and a graph holds q, k
-// and v alone; up to 2²⁵ logits (128 MB) a recorded call holds all of them, which is faster. On CUDA libtorch's fused
-// kernels hold none.
-func (s *Scope) Attention(q, k, v *Tensor, scale float64) *Tensor {
-	return s.op(C.op_Attention, ts{q, k, v}, nil, scale)
+// Attention is softmax(q·kᵀ·scale + bias)·v for q (…,N,d), k (…,M,d) and v (…,M,e); the result is (…,N,e). The bias of
+// query i and key j is relH[i, j/columns] + relW[i, j%columns], for relH (…,N,rows) and relW (…,N,columns) with
+// rows·columns = M, or 0 where both are nil: SAM's decomposed relative positions. No N·M logits are ever in memory, and a
+// graph holds the arguments, the result and N numbers. Heads may be split by strides alone: q, k, v and their gradients,
+// and the result, need not be dense but along the last axis. Under autocast types of two bytes are added up in float32.
+func (s *Scope) Attention(q, k, v, relH, relW *Tensor, scale float64) *Tensor {
+	return s.op(C.op_Attention, ts{q, k, v, relH, relW}, nil, scale)
 }
 
 // Conv says how a convolution moves. A slice of one element holds for every spatial dimension; nil is 1 for Stride and
@@ -88,6 +92,15 @@ func (s *Scope) ChannelNorm(x, w, b *Tensor, eps float64) *Tensor {
 // variance, then scales by w (C) and adds b (C), each of which may be nil.
 func (s *Scope) InstanceNorm(x, w, b *Tensor, eps float64) *Tensor {
 	return s.op(C.op_InstanceNorm, ts{x, w, b}, nil, eps)
+}
+
+// ConvBlock is LeakyReLU(InstanceNorm(Conv3d(x, conv), norm, eps), slope) of the maps xs (B,·,T,H,W) joined along their
+// channels, with stride 1 and the padding that keeps an odd kernel's size; conv and norm are weight and bias, of which the
+// biases and the norm's weight may be nil, and a slope of 1 leaves the activation out. On a CPU a float32 call holds none
+// of the steps between, and a graph keeps xs and the result alone: the steps follow from it, except where the norm's bias
+// is 64 times its weight or the slope is 0.
+func (s *Scope) ConvBlock(xs []*Tensor, conv, norm [2]*Tensor, eps, slope float64) *Tensor {
+	return s.op(C.op_ConvBlock, append(slices.Clone(ts(xs)), conv[0], conv[1], norm[0], norm[1]), nil, eps, slope)
 }
 
 // AdaptiveAvgPool2d averages (B,C,H,W) to (B,C,h,w).

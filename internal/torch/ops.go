@@ -152,6 +152,13 @@ func (s *Scope) Slice(x *Tensor, dim, start, end, step int) *Tensor {
 // Select is the ith slice along dim, which goes away.
 func (s *Scope) Select(x *Tensor, dim, i int) *Tensor { return s.op(C.op_Select, ts{x}, []int{dim, i}) }
 
+// Unbind3 gives the three slices of x along dim, whose size is 3, as views without that dimension. Their gradients come
+// together in one pass, where Select's are added up over the whole of x one by one.
+func (s *Scope) Unbind3(x *Tensor, dim int) (a, b, c *Tensor) {
+	s.run(C.op_Unbind3, ts{x}, []int{dim}, nil, s.a.out[:3])
+	return s.a.add(s.a.out[0]), s.a.add(s.a.out[1]), s.a.add(s.a.out[2])
+}
+
 // IndexSelect picks the slices idx, int64 of one dimension, along dim.
 func (s *Scope) IndexSelect(x *Tensor, dim int, idx *Tensor) *Tensor {
 	return s.op(C.op_IndexSelect, ts{x, idx}, []int{dim})

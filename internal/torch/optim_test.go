@@ -47,7 +47,7 @@ func TestOptimizers(t *testing.T) {
 					}
 				}
 				o.ZeroGrad()
-				s.BackwardWith(p, s.Float64s(CPU, g, n))
+				s.BackwardWith(p, s.Float64s(device, g, n))
 				o.Step(lr)
 				for i, got := range p.Float64s() {
 					if math.Abs(got-want[i]) > 1e-12 {
@@ -83,8 +83,8 @@ func TestClipGradNorm(t *testing.T) {
 		for _, p := range []*Tensor{x, y} {
 			p.SetRequiresGrad(true)
 		}
-		s.BackwardWith(x, s.Float64s(CPU, []float64{1, 2}, 2))
-		s.BackwardWith(y, s.Float32s(CPU, []float32{2}, 1))
+		s.BackwardWith(x, s.Float64s(device, []float64{1, 2}, 2))
+		s.BackwardWith(y, s.Float32s(device, []float32{2}, 1))
 		params := []*Tensor{x, idle, y}
 		if norm := ClipGradNorm(params, 12); norm != 3 || x.Grad().Float64s()[1] != 2 {
 			t.Errorf("norm %v of (1,2,2) under 12: %v", norm, x.Grad().Float64s())
@@ -104,7 +104,7 @@ func TestClipGradNorm(t *testing.T) {
 
 func TestInPlace(t *testing.T) {
 	do(t, Mode{}, func(s *Scope) {
-		a, b := s.Float32s(CPU, []float32{0, 1}, 2), s.Float64s(CPU, []float64{4, 3}, 2)
+		a, b := s.Float32s(device, []float32{0, 1}, 2), s.Float64s(device, []float64{4, 3}, 2)
 		LerpInto([]*Tensor{a}, []*Tensor{b}, 0.25)
 		if diff := cmp.Diff([]float32{1, 1.5}, a.Float32s()); diff != "" {
 			t.Error(diff)

@@ -3,6 +3,7 @@
 // libtorch 1.13 and 2.x share; what differs sits behind TORCH_VERSION guards.
 #include "kernels.h"
 #include "shim.h"
+#include "attention.h"
 
 #include <ATen/ATen.h>
 #include <ATen/Dispatch.h>
@@ -26,10 +27,13 @@
 #include <chrono>
 #include <cmath>
 #include <cstring>
+#include <future>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <numeric>
 #include <string>
+#include <thread>
 #include <vector>
 #ifdef __x86_64__
 #include <immintrin.h>
@@ -41,6 +45,20 @@
 
 #if TORCH_AT_LEAST(2, 9)
 #include <c10/core/CachingDeviceAllocator.h>
+#endif
+
+// Groups of processes: libtorch has Gloo in it but its packages lack Gloo's headers, and NCCL's class needs those of CUDA
+// (build/libtorch.mk looks for them).
+#if __has_include(<torch/csrc/distributed/c10d/TCPStore.hpp>) && __has_include(<gloo/rendezvous/store.h>)
+#define USE_C10D_GLOO
+#include <torch/csrc/autograd/functions/accumulate_grad.h>
+#include <torch/csrc/autograd/utils/lambda_post_hook.h>
+#include <torch/csrc/distributed/c10d/PrefixStore.hpp>
+#include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
+#include <torch/csrc/distributed/c10d/TCPStore.hpp>
+#ifdef USE_C10D_NCCL
+#include <torch/csrc/distributed/c10d/ProcessGroupNCCL.hpp>
+#endif
 #endif
 
 using at::IntArrayRef;
@@ -107,7 +125,7 @@ void settle_threads() {
 
 void autocast_to(bool on, at::ScalarType dtype) {
 #if TORCH_AT_LEAST(2, 4)
-  for (auto device : {at::kCPU, at::kCUDA}) {
+  for (auto device : {at::kCPU, accelerator}) {
     at::autocast::set_autocast_enabled(device, on);
     if (on) at::autocast::set_autocast_dtype(device, dtype);
   }
@@ -283,7 +301,7 @@ struct Call {
   // The ith tensor in autocast's dtype, if that is on.
   Tensor narrowed(int i) const {
     Tensor x = (*this)[i];
-    return autocast && x.is_floating_point() ? x.to(dtypes[autocast]) : x;
+    return autocast && x.defined() && x.is_floating_point() ? x.to(dtypes[autocast]) : x;
   }
   // The ith tensor, in float32 if autocast made it narrower: for what CUDA's autocast
   // computes in float32 and the CPU's leaves as it is, or knows in one dtype only.
@@ -395,6 +413,11 @@ OP(Cat) { c.ret(at::cat(c.all(), c.ints[0])); }
 OP(Stack) { c.ret(at::stack(c.all(), c.ints[0])); }
 OP(Slice) { c.ret(at::slice(c[0], c.ints[0], c.ints[1], c.ints[2], c.ints[3])); }
 OP(Select) { c.ret(at::select(c[0], c.ints[0], c.ints[1])); }
+OP(Unbind3) {
+  const auto parts = at::unbind(c[0], c.ints[0]);
+  TORCH_CHECK(parts.size() == 3, "want three slices, not ", parts.size());
+  for (const auto &x : parts) c.ret(x);
+}
 OP(IndexSelect) { c.ret(at::index_select(c[0], c.ints[0], c[1])); }
 OP(Gather) { c.ret(at::gather(c[0], c.ints[0], c[1])); }
 OP(Flip) { c.ret(at::flip(c[0], c.rest())); }
@@ -411,66 +434,136 @@ OP(Clone) { c.ret(c[0].clone()); }
 BINARY(MatMul, at::matmul)
 OP(Linear) { c.ret(at::linear(c[0], c[1], c.maybe(2))); }
 
-// Softmax attention of flat heads q (G,N,d), scaled already, k (G,M,d), v (G,M,e)
-// over blocks of the G×N×M logits, which are never whole in memory: the gradient
-// computes each block again.
+// Softmax attention of heads (B,H,N,d) by attention.cpp's tiles. What it saves is linear in the tokens.
 struct TiledAttention : torch::autograd::Function<TiledAttention> {
-  static int64_t block() { return own_kernels == 2 ? 64 : 1 << 22; } // logits at a time
-  // Logits a graph may hold: below, computing them twice costs more than it saves.
-  static int64_t whole() { return own_kernels == 2 ? 64 : 1 << 25; }
-
-  // Calls f with ranges of heads and of queries that cover all.
-  template <typename F> static void blocks(const Tensor &q, const Tensor &k, F &&f) {
-    const int64_t heads = q.size(0), n = q.size(1), m = std::max<int64_t>(k.size(1), 1);
-    const int64_t rows = std::clamp<int64_t>(block() / m, 1, n), some = rows < n ? 1 : std::clamp<int64_t>(block() / (n * m), 1, heads);
-    for (int64_t h = 0; h < heads; h += some)
-      for (int64_t i = 0; i < n; i += rows) f(h, std::min(some, heads - h), i, std::min(rows, n - i));
+  template <typename T> static kernels::Rows<const T> rows(const Tensor &x) {
+    if (!x.defined()) return {};
+    return {x.data_ptr<T>(), x.stride(0), x.stride(1), x.stride(2)};
+  }
+  template <typename T> static kernels::Rows<T> written(const Tensor &x) {
+    if (!x.defined()) return {};
+    return {x.data_ptr<T>(), x.stride(0), x.stride(1), x.stride(2)};
+  }
+  // In the type of the computation, rows dense.
+  static Tensor dense(const Tensor &x, at::ScalarType t) {
+    if (!x.defined()) return x;
+    const auto y = x.to(t);
+    return y.stride(-1) == 1 || y.size(-1) == 1 ? y : y.contiguous();
+  }
+  // An empty tensor of x's shape in which the heads of a token lie side by side, as linear layers read and write them.
+  static Tensor beside(IntArrayRef shape, at::TensorOptions o) {
+    return at::empty({shape[0], shape[2], shape[1], shape[3]}, o).transpose(1, 2);
+  }
+  template <typename T>
+  static kernels::Attention<T> problem(const Tensor &q, const Tensor &k, const Tensor &v, const Tensor &rel_h, const Tensor &rel_w, const Tensor &y, const Tensor &lse, double scale) {
+    const bool tiny = own_kernels == 2;
+    return {q.size(0), q.size(1), q.size(2), k.size(2), q.size(3), v.size(3), rel_w.defined() ? rel_w.size(3) : 0, T(scale), tiny ? 1 : 0, tiny ? 5 : 0,
+            rows<T>(q), rows<T>(k), rows<T>(v), rows<T>(rel_h), rows<T>(rel_w), written<T>(y), lse.data_ptr<T>()};
   }
 
-  static Tensor forward(AutogradContext *ctx, const Tensor &q, const Tensor &k, const Tensor &v) {
-    ctx->save_for_backward({q, k, v});
-    auto y = at::empty({q.size(0), q.size(1), v.size(2)}, v.options());
-    blocks(q, k, [&](int64_t h, int64_t hs, int64_t i, int64_t is) {
-      auto p = at::softmax(at::bmm(q.narrow(0, h, hs).narrow(1, i, is), k.narrow(0, h, hs).transpose(1, 2)), -1);
-      y.narrow(0, h, hs).narrow(1, i, is).copy_(at::bmm(p, v.narrow(0, h, hs)));
+  static Tensor forward(AutogradContext *ctx, const Tensor &q, const Tensor &k, const Tensor &v, const MaybeTensor &rel_h, const MaybeTensor &rel_w, double scale) {
+    const auto t = is_half(q) ? at::kFloat : q.scalar_type();
+    const auto qd = dense(q, t), kd = dense(k, t), vd = dense(v, t), h = dense(rel_h ? *rel_h : Tensor(), t), w = dense(rel_w ? *rel_w : Tensor(), t);
+    const auto y = beside({q.size(0), q.size(1), q.size(2), v.size(3)}, qd.options());
+    const auto lse = at::empty({q.size(0), q.size(1), q.size(2)}, qd.options());
+    AT_DISPATCH_FLOATING_TYPES(t, "attention", [&] {
+      const auto a = problem<scalar_t>(qd, kd, vd, h, w, y, lse, scale);
+      const int64_t tasks = kernels::forward_tasks(a), work = q.size(0) * q.size(1) * a.N * a.M * (a.d + a.e) / tasks;
+      at::parallel_for(0, tasks, at::internal::GRAIN_SIZE / (work + 1) + 1, [&](int64_t from, int64_t to) { kernels::forward(a, from, to); });
     });
-    return y;
+    const auto out = y.to(q.scalar_type());
+    ctx->save_for_backward({q, k, v, rel_h ? *rel_h : Tensor(), rel_w ? *rel_w : Tensor(), out, lse});
+    ctx->saved_data["scale"] = scale;
+    return out;
   }
 
   static variable_list backward(AutogradContext *ctx, variable_list grads) {
     const auto saved = ctx->get_saved_variables();
-    const auto &q = saved[0], &k = saved[1], &v = saved[2];
-    const auto g = grads[0].to(v.scalar_type());
-    auto dq = at::empty(q.sizes(), q.options()), dk = at::zeros(k.sizes(), k.options()), dv = at::zeros(v.sizes(), v.options());
-    blocks(q, k, [&](int64_t h, int64_t hs, int64_t i, int64_t is) {
-      const auto qb = q.narrow(0, h, hs).narrow(1, i, is), gb = g.narrow(0, h, hs).narrow(1, i, is);
-      const auto kb = k.narrow(0, h, hs), vb = v.narrow(0, h, hs);
-      const auto p = at::softmax(at::bmm(qb, kb.transpose(1, 2)), -1);
-      const auto ds = at::_softmax_backward_data(at::bmm(gb, vb.transpose(1, 2)), p, -1, p.scalar_type());
-      dv.narrow(0, h, hs).baddbmm_(p.transpose(1, 2), gb);
-      dk.narrow(0, h, hs).baddbmm_(ds.transpose(1, 2), qb);
-      dq.narrow(0, h, hs).narrow(1, i, is).copy_(at::bmm(ds, kb));
+    const auto &lse = saved[6];
+    const auto t = lse.scalar_type();
+    Tensor x[6], dx[5];
+    for (int i = 0; i < 6; i++) x[i] = dense(saved[i], t);
+    const auto g = dense(grads[0], t);
+    for (int i = 0; i < 5; i++)
+      if (x[i].defined() && ctx->needs_input_grad(i)) dx[i] = beside(x[i].sizes(), x[i].options());
+    if (dx[3].defined() != dx[4].defined()) // their gradients come together
+      for (int i : {3, 4})
+        if (!dx[i].defined()) dx[i] = beside(x[i].sizes(), x[i].options());
+    const double scale = ctx->saved_data["scale"].toDouble();
+    AT_DISPATCH_FLOATING_TYPES(t, "attention", [&] {
+      const auto a = problem<scalar_t>(x[0], x[1], x[2], x[3], x[4], x[5], lse, scale);
+      const kernels::Gradients<scalar_t> to{rows<scalar_t>(g), written<scalar_t>(dx[0]), written<scalar_t>(dx[1]), written<scalar_t>(dx[2]), written<scalar_t>(dx[3]), written<scalar_t>(dx[4])};
+      const int64_t work = a.N * a.M * 3 * (a.d + a.e);
+      at::parallel_for(0, a.B * a.H, at::internal::GRAIN_SIZE / (work + 1) + 1, [&](int64_t from, int64_t last) { kernels::backward(a, to, from, last); });
     });
-    return {dq, dk, dv};
+    for (int i = 0; i < 5; i++)
+      if (dx[i].defined()) dx[i] = dx[i].to(saved[i].scalar_type());
+    return {dx[0], dx[1], dx[2], dx[3], dx[4], Tensor()};
   }
 };
 
+// Where libtorch has a fused kernel, relative positions go through it as part of the product: q' = [scale·q, rel_h, rel_w]
+// with k' = [k, onehot(row), onehot(column)]. A bias would be N·M numbers for each head, and as many for its gradient; this
+// is linear in the tokens. The fused kernels want widths that are multiples of 8 in types of two bytes, so zeros fill up.
+Tensor attention_by_products(const Tensor &q, const Tensor &k, const Tensor &v, const Tensor &rel_h, const Tensor &rel_w, double scale, bool fused) {
+  std::vector<Tensor> qs{at::mul(q, scale)}, ks{k};
+  if (rel_h.defined()) {
+    const int64_t rows = rel_h.size(-1), columns = rel_w.size(-1), fill = fused ? (8 - (q.size(-1) + rows + columns) % 8) % 8 : 0;
+    auto shape = k.sizes().vec();
+    const auto add = [&](const Tensor &of_token) {
+      shape.back() = of_token.size(-1);
+      ks.push_back(of_token.reshape({shape[shape.size() - 2], -1}).expand(shape));
+    };
+    add(at::eye(rows, k.options()).unsqueeze(1).expand({rows, columns, rows}));
+    add(at::eye(columns, k.options()).expand({rows, columns, columns}));
+    qs.push_back(rel_h.to(q.scalar_type()));
+    qs.push_back(rel_w.to(q.scalar_type()));
+    if (fill) {
+      add(at::zeros({1, 1, 1}, k.options()).expand({rows, columns, fill}));
+      auto wide = q.sizes().vec();
+      wide.back() = fill;
+      qs.push_back(at::zeros(wide, q.options()));
+    }
+  }
+  const auto qq = qs.size() > 1 ? at::cat(qs, -1) : qs[0], kk = ks.size() > 1 ? at::cat(ks, -1) : k;
+#if TORCH_AT_LEAST(2, 1)
+  if (fused && q.is_cuda()) return at::scaled_dot_product_attention(qq, kk, v, {}, 0.0, false, 1.0);
+#endif
+  return at::matmul(at::softmax(at::matmul(qq, kk.transpose(-2, -1)), -1), v);
+}
+
+// in: q, k, v, rel_h, rel_w, the last two or none.
 OP(Attention) {
-  auto q = c.narrowed(0), k = c.narrowed(1), v = c.narrowed(2);
-  q = at::mul(q, c.nums[0]);
-  const int64_t r = q.dim(), n = q.size(-2), m = k.size(-2);
-  const bool flat = r >= 2 && k.dim() == r && v.dim() == r && q.sizes().slice(0, r - 2) == k.sizes().slice(0, r - 2) &&
-                    q.sizes().slice(0, r - 2) == v.sizes().slice(0, r - 2) && k.size(-1) == q.size(-1) && v.size(-2) == m;
-  const bool recorded = at::GradMode::is_enabled() && (q.requires_grad() || k.requires_grad() || v.requires_grad());
-  if (own_kernels && flat && q.is_cpu() && q.numel() > 0 && q.numel() / q.size(-1) * m > (recorded ? TiledAttention::whole() : TiledAttention::block())) {
+  auto q = c.narrowed(0), k = c.narrowed(1), v = c.narrowed(2), rel_h = c.narrowed(3), rel_w = c.narrowed(4);
+  const double scale = c.nums[0];
+  const int64_t r = q.dim();
+  TORCH_CHECK(rel_h.defined() == rel_w.defined() && (!rel_h.defined() || rel_h.size(-1) * rel_w.size(-1) == k.size(-2)), "relative positions for ",
+              rel_h.defined() ? rel_h.size(-1) : 0, " rows and ", rel_w.defined() ? rel_w.size(-1) : 0, " columns do not fit ", k.size(-2), " keys");
+  if (q.is_cuda() || own_kernels == 3) return c.ret(attention_by_products(q, k, v, rel_h, rel_w, scale, true));
+  const auto leads = [&](const Tensor &x) { return x.dim() == r && x.is_cpu() && x.scalar_type() == q.scalar_type() && x.sizes().slice(0, r - 2) == q.sizes().slice(0, r - 2); };
+  const bool own = own_kernels && r >= 2 && leads(q) && leads(k) && leads(v) && k.size(-1) == q.size(-1) && v.size(-2) == k.size(-2) &&
+                   (!rel_h.defined() || (leads(rel_h) && leads(rel_w) && rel_h.size(-2) == q.size(-2) && rel_w.size(-2) == q.size(-2))) &&
+                   at::isFloatingType(q.scalar_type()) && q.numel() > 0 && k.numel() > 0 && v.numel() > 0;
+  if (own) {
+    // Samples, heads: leading axes beyond the two are joined, missing ones added.
+    const auto four = [&](const Tensor &x) {
+      if (!x.defined() || r == 4) return x;
+      return r > 4 ? x.flatten(0, r - 4) : r == 3 ? x.unsqueeze(0) : x.unsqueeze(0).unsqueeze(0);
+    };
+    const auto maybe = [](const Tensor &x) { return x.defined() ? MaybeTensor(x) : MaybeTensor(); };
+    auto y = TiledAttention::apply(four(q), four(k), four(v), maybe(four(rel_h)), maybe(four(rel_w)), scale);
+    if (r == 4) return c.ret(y);
     auto shape = q.sizes().vec();
     shape.back() = v.size(-1);
-    return c.ret(TiledAttention::apply(q.reshape({-1, n, q.size(-1)}), k.reshape({-1, m, k.size(-1)}), v.reshape({-1, m, v.size(-1)})).view(shape));
+    return c.ret(y.reshape(shape));
   }
-#if TORCH_AT_LEAST(2, 1)
-  if (q.is_cuda()) return c.ret(at::scaled_dot_product_attention(q, k, v, {}, 0.0, false, 1.0));
-#endif
-  c.ret(at::matmul(at::softmax(at::matmul(q, k.transpose(-2, -1)), -1), v));
+  if (!rel_h.defined()) return c.ret(attention_by_products(q, k, v, rel_h, rel_w, scale, false));
+  auto logits = at::matmul(at::mul(q, scale), k.transpose(-2, -1));
+  auto shape = logits.sizes().vec();
+  shape.back() = rel_h.size(-1);
+  shape.push_back(rel_w.size(-1));
+  const auto bias = (rel_h.unsqueeze(-1) + rel_w.unsqueeze(-2)).expand(shape);
+  c.ret(at::matmul(at::softmax(logits + bias.reshape(logits.sizes()), -1), v));
 }
 
 // ---- convolution ----------------------------------------------------------------------------------
@@ -654,11 +747,13 @@ struct Depthwise : torch::autograd::Function<Depthwise> {
   }
 };
 
-// Pointers to the maps of contiguous x (B,C,…).
-template <typename T> std::vector<T *> maps(const Tensor &x) {
-  std::vector<T *> v(x.size(0) * x.size(1));
-  const int64_t n = x.numel() / v.size();
-  for (size_t i = 0; i < v.size(); i++) v[i] = x.data_ptr<std::remove_const_t<T>>() + i * n;
+// Pointers to the maps of contiguous tensors (B,C,…) as if they were joined along the channels.
+template <typename T> std::vector<T *> maps(const variable_list &list) {
+  std::vector<T *> v;
+  for (int64_t i = 0; i < list[0].size(0); i++)
+    for (const auto &x : list)
+      for (int64_t j = i * x.size(1); j < (i + 1) * x.size(1); j++)
+        v.push_back(x.data_ptr<std::remove_const_t<T>>() + j * c10::multiply_integers(x.sizes().slice(2)));
   return v;
 }
 
@@ -675,57 +770,58 @@ struct DirectConvolution : torch::autograd::Function<DirectConvolution> {
            (!b.defined() || b.scalar_type() == type);
   }
 
-  static kernels::Conv shape(const Tensor &x, const Tensor &w) {
-    return {x.size(0), x.size(1), w.size(0), x.size(2), x.size(3), x.size(4), int(w.size(2)), int(w.size(3)), int(w.size(4))};
+  static kernels::Conv shape(const Tensor &y, const Tensor &w) {
+    return {y.size(0), w.size(1), w.size(0), y.size(2), y.size(3), y.size(4), int(w.size(2)), int(w.size(3)), int(w.size(4))};
   }
 
-  // The convolution, or with back the gradient of its input from that of its output.
-  static Tensor convolve(const Tensor &x, const Tensor &w, const Tensor &b, bool back) {
-    auto c = shape(x, w);
-    auto sizes = x.sizes().vec();
-    sizes[1] = w.size(back);
-    auto y = at::empty(sizes, x.options());
-    AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "convolution", [&] {
+  // y = the convolution of x's, or with back the gradients y of its inputs from that of its output.
+  static void convolve(const variable_list &x, const Tensor &w, const Tensor &b, bool back, const variable_list &y) {
+    auto c = shape(x[0], w);
+    AT_DISPATCH_FLOATING_TYPES(w.scalar_type(), "convolution", [&] {
       const auto packed = at::empty({w.numel()}, w.options());
       auto *pp = packed.data_ptr<scalar_t>();
-      c.C = w.size(1);
       kernels::pack(c, w.data_ptr<scalar_t>(), back, pp);
-      c.C = x.size(1), c.O = sizes[1];
+      if (back) std::swap(c.C, c.O);
       const auto in = maps<const scalar_t>(x);
       const auto out = maps<scalar_t>(y);
       const auto *bp = b.defined() ? b.data_ptr<scalar_t>() : nullptr;
-      at::parallel_for(0, kernels::conv_tasks<scalar_t>(c), 1, [&](int64_t from, int64_t to) {
-        kernels::conv<scalar_t>(c, {in.data(), nullptr, nullptr, 0}, pp, bp, out.data(), from, to);
-      });
+      at::parallel_for(0, kernels::conv_tasks<scalar_t>(c), 1,
+                       [&](int64_t from, int64_t to) { kernels::conv<scalar_t>(c, in.data(), pp, bp, out.data(), from, to); });
     });
-    return y;
   }
 
-  static Tensor weights(const Tensor &x, const Tensor &g, const Tensor &w) {
-    auto dw = at::zeros(w.sizes(), w.options());
-    AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "convolution", [&] {
-      const auto in = maps<const scalar_t>(x), out = maps<const scalar_t>(g);
+  static Tensor weights(const variable_list &x, const Tensor &g, const Tensor &w) {
+    const auto dw = at::zeros(w.sizes(), w.options());
+    AT_DISPATCH_FLOATING_TYPES(w.scalar_type(), "convolution", [&] {
+      const auto in = maps<const scalar_t>(x), out = maps<const scalar_t>({g});
       auto *dp = dw.data_ptr<scalar_t>();
-      at::parallel_for(0, x.size(1), 1, [&](int64_t from, int64_t to) {
-        kernels::conv_weights<scalar_t>(shape(x, w), {in.data(), nullptr, nullptr, 0}, out.data(), dp, from, to);
+      at::parallel_for(0, w.size(1), 1, [&](int64_t from, int64_t to) {
+        kernels::conv_weights<scalar_t>(shape(g, w), in.data(), out.data(), dp, from, to);
       });
     });
     return dw;
+  }
+
+  static Tensor output(const Tensor &x, const Tensor &w) {
+    return at::empty({x.size(0), w.size(0), x.size(2), x.size(3), x.size(4)}, x.options());
   }
 
   static Tensor forward(AutogradContext *ctx, const Tensor &input, const Tensor &weight, const MaybeTensor &b) {
     const auto x = input.contiguous(), w = weight.contiguous();
     ctx->save_for_backward({x, w});
     ctx->saved_data["bias"] = b.has_value();
-    return convolve(x, w, b ? b->contiguous() : Tensor(), false);
+    const auto y = output(x, w);
+    convolve({x}, w, b ? b->contiguous() : Tensor(), false, {y});
+    return y;
   }
 
   static variable_list backward(AutogradContext *ctx, variable_list grads) {
     const auto saved = ctx->get_saved_variables();
     const auto &x = saved[0], &w = saved[1];
     const auto g = grads[0].contiguous();
-    return {ctx->needs_input_grad(0) ? convolve(g, w, {}, true) : Tensor(), ctx->needs_input_grad(1) ? weights(x, g, w) : Tensor(),
-            ctx->saved_data["bias"].toBool() ? g.sum({0, 2, 3, 4}) : Tensor()};
+    Tensor dx;
+    if (ctx->needs_input_grad(0)) convolve({g}, w, {}, true, {dx = at::empty_like(x)});
+    return {dx, ctx->needs_input_grad(1) ? weights({x}, g, w) : Tensor(), ctx->saved_data["bias"].toBool() ? g.sum({0, 2, 3, 4}) : Tensor()};
   }
 };
 
@@ -741,16 +837,15 @@ OP(Conv2d) {
   c.ret(at::conv2d(x, w, c.maybe(2), stride, pad, 1, groups));
 }
 
-OP(Conv3d) {
-  auto x = c[0], w = c[1];
-  const auto stride = c.part(0, 3), pad = c.part(3, 3);
-  const int64_t groups = c.ints[6];
+Tensor convolution3d(const Call &c, const Tensor &x, const Tensor &w, const Tensor &b, IntArrayRef stride, IntArrayRef pad, int64_t groups) {
+  const auto maybe = [](const Tensor &t) { return t.defined() ? MaybeTensor(t) : MaybeTensor(); };
   if (own_kernels && x.is_cpu() && x.dim() == 5 && w.dim() == 5 && x.size(1) == w.size(1) * groups && all_are(stride, 1)) {
     const auto kernel = w.sizes().slice(2);
-    if (groups == 1 && all_are(kernel, 1) && all_are(pad, 0)) return c.ret(channel_product(x, w.flatten(1), c[2]));
-    if (groups == w.size(0) && w.size(1) == 1 && all_are(kernel, 3) && all_are(pad, 1) && x.numel() > 0 && c.wide(0).scalar_type() == w.scalar_type() && !is_half(w) && w.is_cpu() && per_channel(c[2], w.size(0)))
-      return c.ret(Depthwise::apply(c.wide(0), w, c.maybe(2)));
-    if (!c.autocast && DirectConvolution::fits(x, w, c[2], stride, pad, groups)) return c.ret(DirectConvolution::apply(x, w, c.maybe(2)));
+    const auto wide = c.autocast && is_half(x) ? x.to(at::kFloat) : x;
+    if (groups == 1 && all_are(kernel, 1) && all_are(pad, 0)) return channel_product(x, w.flatten(1), b);
+    if (groups == w.size(0) && w.size(1) == 1 && all_are(kernel, 3) && all_are(pad, 1) && x.numel() > 0 && wide.scalar_type() == w.scalar_type() && !is_half(w) && w.is_cpu() && per_channel(b, w.size(0)))
+      return Depthwise::apply(wide, w, maybe(b));
+    if (!c.autocast && DirectConvolution::fits(x, w, b, stride, pad, groups)) return DirectConvolution::apply(x, w, maybe(b));
   }
   // The oneDNN of libtorch 2.15 leaves parts of bf16 weight gradients unset where the
   // map is smaller than the kernel: those go in float32.
@@ -758,11 +853,11 @@ OP(Conv3d) {
   for (int64_t i = 2; i < std::min(x.dim(), w.dim()); i++) small = small || x.size(i) < w.size(i);
   if (c.autocast && x.is_cpu() && small) {
     c10::impl::ExcludeDispatchKeyGuard off(c10::autocast_dispatch_keyset);
-    const auto b = c[2];
-    return c.ret(at::conv3d(x.to(at::kFloat), w.to(at::kFloat), b.defined() ? MaybeTensor(b.to(at::kFloat)) : MaybeTensor(), stride, pad, 1, groups));
+    return at::conv3d(x.to(at::kFloat), w.to(at::kFloat), b.defined() ? MaybeTensor(b.to(at::kFloat)) : MaybeTensor(), stride, pad, 1, groups);
   }
-  c.ret(at::conv3d(x, w, c.maybe(2), stride, pad, 1, groups));
+  return at::conv3d(x, w, maybe(b), stride, pad, 1, groups);
 }
+OP(Conv3d) { c.ret(convolution3d(c, c[0], c[1], c[2], c.part(0, 3), c.part(3, 3), c.ints[6])); }
 
 template <typename F> void transposed(Call &c, int n, F &&libtorch) {
   auto x = c[0], w = c[1];
@@ -801,39 +896,171 @@ OP(ChannelNorm) {
   c.ret(c[2].defined() ? y + c[2].view(channel) : y);
 }
 
-// Instance norm by layer_norm's statistics, which are vectorised for float, and
-// batch_norm's gradient, which is the faster one.
+// Instance norm, with weight and bias (C) or nothing, and leaky ReLU behind it (a slope of 1 is none), by our own kernels.
+// For the gradient it keeps the result, which what follows keeps as well, where its input follows from that.
 struct InstanceNorm : torch::autograd::Function<InstanceNorm> {
+  static bool fits(const Tensor &x, const Tensor &w, const Tensor &b) {
+    const auto type = x.scalar_type();
+    return x.is_cpu() && (type == at::kFloat || type == at::kDouble) && x.dim() > 2 && x.numel() > 0 && per_channel(w, x.size(1)) &&
+           per_channel(b, x.size(1)) && (!w.defined() || w.scalar_type() == type) && (!b.defined() || b.scalar_type() == type);
+  }
+
+  // What a block of convolution and norm shares with this: the numbers of each channel, mean and 1/σ of each map.
+  struct State {
+    Tensor w, b, moments; // moments (2,B,C)
+    double slope;
+    bool inverse;
+
+    template <typename T> kernels::Norm<T> of(int64_t map, int64_t channels, int64_t n) const {
+      const int64_t c = map % channels, all = moments.numel() / 2;
+      const auto *m = moments.data_ptr<T>();
+      return {n, w.defined() ? w.data_ptr<T>()[c] : T(1), b.defined() ? b.data_ptr<T>()[c] : T(0), T(slope), m[map], m[all + map]};
+    }
+  };
+
+  static State state(const Tensor &y, const Tensor &w, const Tensor &b, double slope) {
+    State s{w.defined() ? w.contiguous() : w, b.defined() ? b.contiguous() : b, at::zeros({2, y.size(0), y.size(1)}, y.options()), slope, true};
+    AT_DISPATCH_FLOATING_TYPES(y.scalar_type(), "norm", [&] {
+      for (int64_t c = 0; c < y.size(1); c++) {
+        const auto k = s.of<scalar_t>(c, y.size(1), 0);
+        s.inverse = s.inverse && kernels::invertible(k.gamma, k.beta, k.slope);
+      }
+    });
+    return s;
+  }
+
+  static void norm(const State &s, const Tensor &y, const Tensor &z, double eps) {
+    const int64_t all = y.size(0) * y.size(1), n = y.numel() / all;
+    AT_DISPATCH_FLOATING_TYPES(y.scalar_type(), "norm", [&] {
+      const auto *yp = y.data_ptr<scalar_t>();
+      auto *zp = z.data_ptr<scalar_t>(), *mp = s.moments.data_ptr<scalar_t>();
+      at::parallel_for(0, all, at::internal::GRAIN_SIZE / n + 1, [&](int64_t from, int64_t to) {
+        for (int64_t i = from; i < to; i++) {
+          auto k = s.of<scalar_t>(i, y.size(1), n);
+          kernels::norm(k, eps, yp + i * n, zp + i * n);
+          mp[i] = k.mean, mp[all + i] = k.rstd;
+        }
+      });
+    });
+  }
+
+  // The gradients of y, weight and bias.
+  static variable_list back(const State &s, const Tensor &kept, const Tensor &g) {
+    const int64_t all = g.size(0) * g.size(1), n = g.numel() / all;
+    const auto gy = at::empty(g.sizes(), g.options()), sums = at::empty({2, g.size(0), g.size(1)}, g.options());
+    AT_DISPATCH_FLOATING_TYPES(g.scalar_type(), "norm", [&] {
+      const auto *kp = kept.data_ptr<scalar_t>(), *gp = g.data_ptr<scalar_t>();
+      auto *yp = gy.data_ptr<scalar_t>(), *sp = sums.data_ptr<scalar_t>();
+      at::parallel_for(0, all, at::internal::GRAIN_SIZE / n + 1, [&](int64_t from, int64_t to) {
+        for (int64_t i = from; i < to; i++)
+          kernels::norm_back(s.of<scalar_t>(i, g.size(1), n), s.inverse, kp + i * n, gp + i * n, yp + i * n, sp + i, sp + all + i);
+      });
+    });
+    const auto over_batch = [&](int64_t i, const Tensor &of) { return of.defined() ? sums.select(0, i).sum(0) : Tensor(); };
+    return {gy, over_batch(0, s.w), over_batch(1, s.b)};
+  }
+
+  static void save(AutogradContext *ctx, const State &s, variable_list more) {
+    more.insert(more.end(), {s.w, s.b, s.moments});
+    ctx->save_for_backward(std::move(more));
+    ctx->saved_data["slope"] = s.slope;
+    ctx->saved_data["inverse"] = s.inverse;
+  }
+  static State saved(AutogradContext *ctx, const variable_list &v) {
+    const auto *end = v.data() + v.size();
+    return {end[-3], end[-2], end[-1], ctx->saved_data["slope"].toDouble(), ctx->saved_data["inverse"].toBool()};
+  }
+
   static Tensor forward(AutogradContext *ctx, const Tensor &input, const MaybeTensor &w, const MaybeTensor &b, double eps) {
     const auto x = input.contiguous();
-    const int64_t maps = x.size(0) * x.size(1), n = x.numel() / maps;
-    auto [y, mean, rstd] = at::native_layer_norm(x.view({maps, n}), {n}, {}, {}, eps);
-    y = y.view({x.size(0), x.size(1), n});
-    if (w) y.mul_(w->view({1, -1, 1}));
-    if (b) y.add_(b->view({1, -1, 1}));
-    ctx->save_for_backward({x, w ? *w : Tensor(), mean.flatten(), rstd.flatten()});
-    ctx->saved_data["eps"] = eps;
-    ctx->saved_data["bias"] = b.has_value();
-    return y.view(x.sizes());
+    const auto s = state(x, w.value_or(Tensor()), b.value_or(Tensor()), 1);
+    const auto z = at::empty(x.sizes(), x.options());
+    norm(s, x, z, eps);
+    save(ctx, s, {s.inverse ? z : x});
+    return z;
   }
   static variable_list backward(AutogradContext *ctx, variable_list grads) {
-    const auto saved = ctx->get_saved_variables();
-    const auto &x = saved[0], &w = saved[1];
-    const int64_t maps = x.size(0) * x.size(1);
-    const std::array<int64_t, 3> shape{1, maps, x.numel() / maps};
-    auto weight = w.defined() ? MaybeTensor(w.repeat({x.size(0)})) : MaybeTensor();
-    auto [dx, dw, db] = at::native_batch_norm_backward(grads[0].contiguous().view(shape), x.view(shape), weight, {}, {}, saved[2], saved[3], true,
-                                                       ctx->saved_data["eps"].toDouble(), {true, true, true});
-    const auto over_batch = [&](const Tensor &g, bool wanted) { return wanted ? g.view({x.size(0), -1}).sum(0) : Tensor(); };
-    return {dx.view(x.sizes()), over_batch(dw, w.defined()), over_batch(db, ctx->saved_data["bias"].toBool()), Tensor()};
+    const auto v = ctx->get_saved_variables();
+    auto g = back(saved(ctx, v), v[0], grads[0].contiguous());
+    g.push_back(Tensor());
+    return g;
   }
 };
 
-OP(InstanceNorm) {
-  const auto x = c[0];
-  if (own_kernels && x.is_cpu() && !is_half(x) && x.dim() > 2 && x.numel() > 0 && per_channel(c[1], x.size(1)) && per_channel(c[2], x.size(1)))
-    return c.ret(InstanceNorm::apply(x, c.maybe(1), c.maybe(2), c.nums[0]));
-  c.ret(at::instance_norm(x, c.maybe(1), c.maybe(2), {}, {}, true, 0.1, c.nums[0], true));
+// Convolution, instance norm and leaky ReLU as one: of the three maps, the result alone is kept for the gradient.
+struct ConvBlock : torch::autograd::Function<ConvBlock> {
+  // x and, if given, more are joined along the channels; then the weight and bias of the convolution and of the norm.
+  static Tensor forward(AutogradContext *ctx, const Tensor &first, const MaybeTensor &more, const Tensor &weight, const MaybeTensor &bias,
+                        const MaybeTensor &scale, const MaybeTensor &shift, double eps, double slope) {
+    variable_list x{first.contiguous()};
+    if (more) x.push_back(more->contiguous());
+    const auto w = weight.contiguous(), y = DirectConvolution::output(first, w);
+    DirectConvolution::convolve(x, w, bias ? bias->contiguous() : Tensor(), false, {y});
+    const auto s = InstanceNorm::state(y, scale.value_or(Tensor()), shift.value_or(Tensor()), slope);
+    const auto z = s.inverse ? y : at::empty(y.sizes(), y.options());
+    InstanceNorm::norm(s, y, z, eps);
+    ctx->saved_data["bias"] = bias.has_value();
+    x.insert(x.end(), {w, y});
+    InstanceNorm::save(ctx, s, x);
+    return z;
+  }
+  static variable_list backward(AutogradContext *ctx, variable_list grads) {
+    const auto saved = ctx->get_saved_variables();
+    const size_t n = saved.size() - 5;
+    const variable_list x(saved.begin(), saved.begin() + n);
+    const auto &w = saved[n];
+    const auto g = InstanceNorm::back(InstanceNorm::saved(ctx, saved), saved[n + 1], grads[0].contiguous());
+    variable_list dx(n);
+    bool wanted = false;
+    for (size_t i = 0; i < n; i++) wanted = wanted || ctx->needs_input_grad(i);
+    if (wanted) {
+      for (size_t i = 0; i < n; i++) dx[i] = at::empty_like(x[i]);
+      DirectConvolution::convolve({g[0]}, w, {}, true, dx);
+    }
+    dx.resize(2);
+    // The norm takes a bias away again: its gradient is nothing.
+    dx.insert(dx.end(), {DirectConvolution::weights(x, g[0], w), ctx->saved_data["bias"].toBool() ? at::zeros({w.size(0)}, w.options()) : Tensor(),
+                         g[1], g[2], Tensor(), Tensor()});
+    return dx;
+  }
+};
+
+Tensor instance_norm(const Tensor &x, const MaybeTensor &w, const MaybeTensor &b, double eps) {
+  if (own_kernels && InstanceNorm::fits(x, w.value_or(Tensor()), b.value_or(Tensor()))) return InstanceNorm::apply(x, w, b, eps);
+  return at::instance_norm(x, w, b, {}, {}, true, 0.1, eps, true);
+}
+OP(InstanceNorm) { c.ret(instance_norm(c[0], c.maybe(1), c.maybe(2), c.nums[0])); }
+
+// in: maps to be joined along the channels, weight and bias of the convolution and of the norm; nums: eps, slope.
+OP(ConvBlock) {
+  const int n = c.nin - 4;
+  const auto w = c[n];
+  std::vector<int64_t> pad;
+  for (int64_t k : w.sizes().slice(2)) pad.push_back(k / 2);
+  variable_list in;
+  int64_t channels = 0;
+  bool fit = own_kernels && n > 0 && w.dim() == 5;
+  for (int i = 0; i < c.nin; i++) {
+    in.push_back(i < n && fit ? c.wide(i) : c[i]);
+    if (i >= n || !fit) continue;
+    const auto &x = in[i];
+    fit = x.dim() == 5 && x.is_cpu() && x.scalar_type() == w.scalar_type() && x.size(0) == in[0].size(0) && x.sizes().slice(2) == in[0].sizes().slice(2);
+    channels += fit ? x.size(1) : 0;
+  }
+  if (fit) {
+    const auto all = in[0].narrow(1, 0, 1).expand({-1, channels, -1, -1, -1});
+    fit = !all_are(w.sizes().slice(2), 1) && DirectConvolution::fits(all, w, in[n + 1], {1, 1, 1}, pad, 1) &&
+          InstanceNorm::fits(in[0].narrow(1, 0, 1).expand({-1, w.size(0), -1, -1, -1}), in[n + 2], in[n + 3]);
+  }
+  if (fit) {
+    if (n > 2) in[1] = at::cat(variable_list(in.begin() + 1, in.begin() + n), 1);
+    return c.ret(ConvBlock::apply(in[0], n > 1 ? MaybeTensor(in[1]) : MaybeTensor(), w, c.maybe(n + 1), c.maybe(n + 2), c.maybe(n + 3),
+                                  c.nums[0], c.nums[1]));
+  }
+  in.resize(n);
+  auto y = convolution3d(c, n == 1 ? in[0] : at::cat(in, 1), w, c[n + 1], {1, 1, 1}, pad, 1);
+  y = instance_norm(y, c.maybe(n + 2), c.maybe(n + 3), c.nums[0]);
+  c.ret(c.nums[1] == 1 ? y : at::leaky_relu(y, c.nums[1]));
 }
 OP(AdaptiveAvgPool2d) { c.ret(at::adaptive_avg_pool2d(c[0], c.rest())); }
 
@@ -1008,8 +1235,10 @@ __attribute__((target("avx2,fma"))) float multiply_add_avx2(int64_t n) {
   __m256 a[chains];
   for (auto &v : a) v = _mm256_set1_ps(1);
   const __m256 x = _mm256_set1_ps(0.999f), y = _mm256_set1_ps(0.001f);
-  for (int64_t i = 0; i < n; i++)
+  for (int64_t i = 0; i < n; i++) {
+#pragma GCC unroll 12
     for (auto &v : a) v = _mm256_fmadd_ps(v, x, y);
+  }
   for (auto &v : a) a[0] = _mm256_add_ps(a[0], v);
   return _mm256_cvtss_f32(a[0]);
 }
@@ -1017,8 +1246,10 @@ __attribute__((target("avx512f"))) float multiply_add_avx512(int64_t n) {
   __m512 a[chains];
   for (auto &v : a) v = _mm512_set1_ps(1);
   const __m512 x = _mm512_set1_ps(0.999f), y = _mm512_set1_ps(0.001f);
-  for (int64_t i = 0; i < n; i++)
+  for (int64_t i = 0; i < n; i++) {
+#pragma GCC unroll 12
     for (auto &v : a) v = _mm512_fmadd_ps(v, x, y);
+  }
   for (auto &v : a) a[0] = _mm512_add_ps(a[0], v);
   return _mm512_cvtss_f32(a[0]);
 }
@@ -1026,8 +1257,10 @@ __attribute__((target("avx512f,avx512bf16"))) float multiply_add_bf16(int64_t n)
   __m512 a[chains];
   for (auto &v : a) v = _mm512_set1_ps(1);
   const auto x = _mm512_cvtne2ps_pbh(_mm512_set1_ps(0.01f), _mm512_set1_ps(0.01f));
-  for (int64_t i = 0; i < n; i++)
+  for (int64_t i = 0; i < n; i++) {
+#pragma GCC unroll 12
     for (auto &v : a) v = _mm512_dpbf16_ps(v, x, x);
+  }
   for (auto &v : a) a[0] = _mm512_add_ps(a[0], v);
   return _mm512_cvtss_f32(a[0]);
 }
@@ -1314,3 +1547,288 @@ void shim_set_cudnn_benchmark(int on) { at::globalContext().setBenchmarkCuDNN(on
 int shim_cudnn_benchmark(void) { return at::globalContext().benchmarkCuDNN(); }
 
 } // extern "C"
+
+// ---- groups of processes ---------------------------------------------------------
+
+// A group sums and spreads tensors over processes. Whether the others live is not this file's matter: whoever learns that
+// one is lost calls shim_group_lose from any thread, and every wait ends with an error. A lost group is never freed, as
+// its threads may wait for ever.
+#ifdef USE_C10D_GLOO
+#if TORCH_AT_LEAST(2, 0)
+using Backend = c10d::Backend;
+#else
+using Backend = c10d::ProcessGroup;
+#endif
+using Pending = c10::intrusive_ptr<c10d::Work>;
+constexpr auto no_limit = std::chrono::hours(24 * 7);
+
+struct shim_group {
+  c10::intrusive_ptr<c10d::TCPStore> store;
+  // Each matches what processes ask of it by its order. Tensors have one of their own, as the sums of gradients begin
+  // whenever the backward pass has made them.
+  c10::intrusive_ptr<Backend> numbers, tensors;
+  at::Device device{at::kCPU}; // where the tensors lie
+  std::atomic<bool> lost{false};
+
+  template <typename F> void until(F done) {
+    for (int us = 20; !done(); us = std::min(2 * us, 1000)) {
+      TORCH_CHECK(!lost, "the group of processes has lost one");
+      std::this_thread::sleep_for(std::chrono::microseconds(us));
+    }
+  }
+  Pending sum(const c10::intrusive_ptr<Backend> &backend, const Tensor &t) {
+    TORCH_CHECK(!lost, "the group of processes has lost one");
+    std::vector<Tensor> list{t};
+    return backend->allreduce(list);
+  }
+  void wait(const Pending &p) {
+    until([&] { return p->isCompleted(); });
+    p->wait(); // gives the error, and makes a GPU's stream wait
+  }
+};
+
+namespace {
+c10::intrusive_ptr<Backend> make_backend(c10::intrusive_ptr<c10d::Store> store, const std::string &host,
+                                         const std::string &interface, int rank, int size, at::Device device) {
+  if (device.is_cuda()) {
+#ifdef USE_C10D_NCCL
+    auto o = c10d::ProcessGroupNCCL::Options::create();
+    o->timeout = no_limit;
+    return c10::make_intrusive<c10d::ProcessGroupNCCL>(store, rank, size, o);
+#endif
+  }
+  auto o = c10d::ProcessGroupGloo::Options::create(no_limit);
+  o->threads = 1;
+  o->devices = {interface.empty() ? c10d::ProcessGroupGloo::createDeviceForHostname(host)
+                                  : c10d::ProcessGroupGloo::createDeviceForInterface(interface)};
+  return c10::make_intrusive<c10d::ProcessGroupGloo>(store, rank, size, o);
+}
+} // namespace
+
+// A reducer sums the gradients of parameters over a group. It copies them into flat buckets, from the last parameter to
+// the first, and begins the sum of a bucket as soon as the backward pass has made all of its gradients; sums begin in the
+// order of the buckets on every process. Behind its gradients a bucket has one number per parameter: how many processes
+// had a gradient of it.
+struct shim_reducer {
+  shim_group *group;
+  std::vector<Tensor> params;
+  struct Bucket {
+    Tensor flat;
+    std::vector<int> params;
+    std::vector<int64_t> offsets;
+    std::vector<float> had;
+    int64_t values = 0;
+    size_t missing = 0;
+    Pending sum;
+  };
+  std::vector<Bucket> buckets;
+  std::vector<std::pair<int, int>> place; // of each parameter: bucket, and which of it
+  std::vector<bool> filled;
+  std::mutex mutex; // a device has a thread of its own for the backward pass
+  bool armed = false;
+  size_t next = 0; // bucket to begin
+
+  struct Hook {
+    decltype(torch::autograd::impl::grad_accumulator(std::declval<const Tensor &>())) node;
+    uintptr_t key;
+  };
+  std::vector<Hook> hooks;
+
+  shim_reducer(shim_group *g, std::vector<Tensor> list, int64_t bytes) : group(g), params(std::move(list)) {
+    place.resize(params.size());
+    for (int i = int(params.size()) - 1; i >= 0; i--) {
+      if (buckets.empty() || (buckets.back().values + params[i].numel()) * 4 > bytes) buckets.emplace_back();
+      auto &b = buckets.back();
+      place[i] = {int(buckets.size()) - 1, int(b.params.size())};
+      b.params.push_back(i);
+      b.offsets.push_back(b.values);
+      b.values += params[i].numel();
+    }
+    for (auto &b : buckets) {
+      b.flat = at::empty({b.values + int64_t(b.params.size())}, at::TensorOptions(at::kFloat).device(group->device));
+      b.had.resize(b.params.size());
+    }
+    for (int i = 0; i < int(params.size()); i++) {
+      auto node = torch::autograd::impl::grad_accumulator(params[i]);
+      const auto key = node->add_post_hook(std::make_unique<torch::autograd::utils::LambdaPostHook>(
+          [this, i](const variable_list &out, const variable_list &) {
+            ready(i);
+            return out;
+          }));
+      hooks.push_back({std::move(node), key});
+    }
+  }
+  ~shim_reducer() {
+    for (auto &h : hooks) h.node->del_post_hook(h.key);
+  }
+  void begin() {
+    const std::lock_guard<std::mutex> lock(mutex);
+    filled.assign(params.size(), false);
+    for (auto &b : buckets) {
+      b.missing = b.params.size();
+      b.sum.reset();
+    }
+    next = 0;
+    armed = true;
+  }
+  void fill(int i) {
+    auto &b = buckets[place[i].first];
+    const int k = place[i].second;
+    const Tensor grad = params[i].grad();
+    Tensor to = b.flat.narrow(0, b.offsets[k], params[i].numel());
+    if (grad.defined())
+      to.view(params[i].sizes()).copy_(grad, true);
+    else
+      to.zero_();
+    b.had[k] = grad.defined();
+    if (!filled[i]) b.missing--;
+    filled[i] = true;
+  }
+  void launch() {
+    for (; next < buckets.size() && buckets[next].missing == 0; next++) {
+      auto &b = buckets[next];
+      b.flat.narrow(0, b.values, int64_t(b.had.size())).copy_(at::from_blob(b.had.data(), {int64_t(b.had.size())}));
+      b.sum = group->sum(group->tensors, b.flat);
+    }
+  }
+  void ready(int i) {
+    const std::lock_guard<std::mutex> lock(mutex);
+    if (!armed) return;
+    TORCH_CHECK(size_t(place[i].first) >= next, "a parameter got a second gradient after its first was sent");
+    c10::AutoGradMode off(false);
+    fill(i);
+    launch();
+  }
+  void finish() {
+    const std::lock_guard<std::mutex> lock(mutex);
+    armed = false;
+    for (int i = int(params.size()) - 1; i >= 0; i--)
+      if (!filled[i]) fill(i);
+    launch();
+    for (auto &b : buckets) {
+      group->wait(b.sum);
+      const Tensor had = b.flat.narrow(0, b.values, int64_t(b.had.size())).cpu();
+      for (size_t k = 0; k < b.params.size(); k++) {
+        if (had.data_ptr<float>()[k] == 0) continue;
+        Tensor &p = params[b.params[k]];
+        const Tensor sum = b.flat.narrow(0, b.offsets[k], p.numel()).view(p.sizes());
+        if (p.grad().defined())
+          p.mutable_grad().copy_(sum);
+        else
+          p.mutable_grad() = sum.to(p.device(), p.scalar_type(), false, true);
+      }
+    }
+  }
+};
+
+extern "C" {
+int shim_group_built(int device) {
+#ifdef USE_C10D_NCCL
+  return 1;
+#else
+  return device < 0;
+#endif
+}
+
+shim_error *shim_group_open(const char *host, int *port, int serve, shim_group **out) {
+  return guard([&] {
+    c10d::TCPStoreOptions o;
+    o.port = uint16_t(*port);
+    o.isServer = serve != 0;
+    o.waitWorkers = false;
+    o.timeout = std::chrono::seconds(60);
+    auto g = std::make_unique<shim_group>();
+    g->store = c10::make_intrusive<c10d::TCPStore>(std::string(host), o);
+    *port = g->store->getPort();
+    *out = g.release();
+  });
+}
+
+shim_error *shim_group_join(shim_group *g, const char *host, const char *interface, int rank, int size, int device) {
+  return guard([&] {
+    g->device = shim_group_built(device) ? device_of(device) : at::Device(at::kCPU);
+    // What waits for a process that died meanwhile cannot be interrupted: it is left behind.
+    using Pair = std::pair<c10::intrusive_ptr<Backend>, c10::intrusive_ptr<Backend>>;
+    auto made = std::make_shared<std::promise<Pair>>();
+    auto result = made->get_future();
+    std::thread([=, store = g->store, on = g->device, own = std::string(host), in = std::string(interface)] {
+      try {
+        const auto make = [&](const char *name, at::Device d) {
+          return make_backend(c10::make_intrusive<c10d::PrefixStore>(name, store), own, in, rank, size, d);
+        };
+        auto numbers = make("numbers", at::kCPU);
+        made->set_value({numbers, make("tensors", on)});
+      } catch (...) {
+        made->set_exception(std::current_exception());
+      }
+    }).detach();
+    g->until([&] { return result.wait_for(std::chrono::seconds(0)) == std::future_status::ready; });
+    std::tie(g->numbers, g->tensors) = result.get();
+  });
+}
+
+void shim_group_lose(shim_group *g) {
+  g->lost = true;
+#ifdef USE_C10D_NCCL
+  if (g->tensors && g->device.is_cuda()) shim_error_free(guard([&] { g->tensors->abort(); }));
+#endif
+}
+
+void shim_group_free(shim_group *g) {
+  if (!g->lost) delete g;
+}
+
+shim_error *shim_group_sum(shim_group *g, double *values, int n) {
+  return guard([&] {
+    const Tensor host = at::from_blob(values, {n}, at::kDouble), own = host.clone(); // which a lost group may still write
+    g->wait(g->sum(g->numbers, own));
+    host.copy_(own);
+  });
+}
+
+shim_error *shim_group_spread(shim_group *g, handle h) {
+  return guard([&] {
+    c10::AutoGradMode off(false);
+    TORCH_CHECK(!g->lost, "the group of processes has lost one");
+    Tensor t = borrow(h).detach();
+    std::vector<Tensor> list{t.to(g->device, t.scalar_type(), false, true).contiguous()};
+    g->wait(g->tensors->broadcast(list));
+    t.copy_(list[0]);
+  });
+}
+
+shim_error *shim_reducer_new(shim_group *g, const handle *params, int n, int64_t bytes, shim_reducer **out) {
+  return guard([&] {
+    std::vector<Tensor> list;
+    for (int i = 0; i < n; i++) list.push_back(borrow(params[i]));
+    *out = new shim_reducer(g, std::move(list), bytes);
+  });
+}
+
+void shim_reducer_free(shim_reducer *r) { delete r; }
+
+void shim_reducer_begin(shim_reducer *r) { r->begin(); }
+
+shim_error *shim_reducer_finish(shim_reducer *r) {
+  return guard([&] {
+    settle_threads();
+    c10::AutoGradMode off(false);
+    r->finish();
+  });
+}
+} // extern "C"
+#else
+extern "C" {
+int shim_group_built(int) { return 0; }
+shim_error *shim_group_open(const char *, int *, int, shim_group **) { return failure("built without Gloo", false); }
+shim_error *shim_group_join(shim_group *, const char *, const char *, int, int, int) { return nullptr; }
+void shim_group_lose(shim_group *) {}
+void shim_group_free(shim_group *) {}
+shim_error *shim_group_sum(shim_group *, double *, int) { return nullptr; }
+shim_error *shim_group_spread(shim_group *, handle) { return nullptr; }
+shim_error *shim_reducer_new(shim_group *, const handle *, int, int64_t, shim_reducer **) { return nullptr; }
+void shim_reducer_free(shim_reducer *) {}
+void shim_reducer_begin(shim_reducer *) {}
+shim_error *shim_reducer_finish(shim_reducer *) { return nullptr; }
+} // extern "C"
+#endif

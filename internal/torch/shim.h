@@ -22,12 +22,14 @@ typedef struct {
 #define SHIM_OPS(X)                                                                                             \
   X(Empty) X(Rand) X(ZerosLike) X(Add) X(Sub) X(Mul) X(Div) X(Maximum) X(Minimum) X(AddScalar)                  \
   X(MulScalar) X(Neg) X(Abs) X(Sin) X(Cos) X(Floor) X(Sqrt) X(Sigmoid) X(ReLU) X(Softplus) X(LeakyReLU)         \
-  X(LeakyReLUInPlace) X(GELU) X(Clamp) X(Eq) X(GtScalar) X(Sum) X(Mean) X(SumDim) X(MeanDim) X(AmaxDim) X(ArgMax) X(TopK) X(Reshape)        \
-  X(Permute) X(Transpose) X(Expand) X(Squeeze) X(Unsqueeze) X(Cat) X(Stack) X(Slice) X(Select)                  \
+  X(LeakyReLUInPlace) X(GELU) X(Clamp) X(Eq) X(GtScalar) X(Sum) X(Mean) X(SumDim) X(MeanDim) X(AmaxDim)         \
+  X(ArgMax) X(TopK) X(Reshape) X(Permute) X(Transpose) X(Expand) X(Squeeze) X(Unsqueeze) X(Cat) X(Stack)        \
+  X(Slice) X(Select) X(Unbind3)                                                                                 \
   X(IndexSelect) X(Gather) X(Flip) X(Pad) X(To) X(Detach) X(Clone) X(MatMul) X(Linear) X(Attention)             \
   X(Conv2d) X(Conv3d) X(ConvTranspose2d) X(ConvTranspose3d) X(Softmax) X(LayerNorm) X(ChannelNorm)              \
-  X(InstanceNorm) X(AdaptiveAvgPool2d) X(Interpolate) X(GridSample) X(BCEWithLogits) X(CrossEntropy)            \
-  X(Backward) X(Copy) X(LerpInto) X(ScaleGrads) X(ClipGradNorm) X(MoveGrads) X(SGDStep) X(AdamWStep)
+  X(InstanceNorm) X(ConvBlock) X(AdaptiveAvgPool2d) X(Interpolate) X(GridSample) X(BCEWithLogits)               \
+  X(CrossEntropy) X(Backward) X(Copy) X(LerpInto) X(ScaleGrads) X(ClipGradNorm) X(MoveGrads) X(SGDStep)         \
+  X(AdamWStep)
 
 enum {
 #define X(name) op_##name,
@@ -106,6 +108,23 @@ void shim_set_tf32(int products, int convolutions);
 int shim_tf32(void); // bit 0: products, bit 1: convolutions
 void shim_set_cudnn_benchmark(int on);
 int shim_cudnn_benchmark(void);
+
+// Groups of processes: sums over all of them. device as in shim_info: -1 for the CPU.
+typedef struct shim_group shim_group;
+typedef struct shim_reducer shim_reducer;
+int shim_group_built(int device); // whether this build can work between devices of that kind
+// Opens the store over which the processes find each other; the one that serves it may take port 0 and learns which it is.
+shim_error *shim_group_open(const char *host, int *port, int serve, shim_group **out);
+// Returns when all have joined. The others reach this process at host, or by the network interface of that name.
+shim_error *shim_group_join(shim_group *g, const char *host, const char *interface, int rank, int size, int device);
+void shim_group_lose(shim_group *g); // from any thread: every wait ends with an error
+void shim_group_free(shim_group *g);
+shim_error *shim_group_sum(shim_group *g, double *values, int n);
+shim_error *shim_group_spread(shim_group *g, handle t); // the values that process 0 has in it
+shim_error *shim_reducer_new(shim_group *g, const handle *params, int n, int64_t bytes, shim_reducer **out);
+void shim_reducer_free(shim_reducer *r);
+void shim_reducer_begin(shim_reducer *r); // before the backward pass that completes the gradients
+shim_error *shim_reducer_finish(shim_reducer *r);
 
 #ifdef __cplusplus
 }

@@ -132,7 +132,7 @@ type arena struct {
 	tensors []*Tensor
 	closed  bool
 	handles []C.handle // scratch of call and free
-	out     [2]C.handle
+	out     [3]C.handle
 }
 
 func (a *arena) add(h C.handle) *Tensor {

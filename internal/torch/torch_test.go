@@ -314,7 +314,7 @@ func TestAutocast(t *testing.T) {
 		}{
 			"Linear": {y, narrow}, "GELU of bfloat16": {s.GELU(y), narrow}, "GELU of float32": {s.GELU(x), Float32},
 			"Sum": {s.Sum(y), Float32}, "LayerNorm": {s.LayerNorm(y, nil, nil, 1e-6), Float32},
-			"off": {s.Autocast(Float32).Linear(x, w, nil), Float32}, "Attention": {s.Attention(y, y, y, 1), narrow},
+			"off": {s.Autocast(Float32).Linear(x, w, nil), Float32}, "Attention": {s.Attention(y, y, y, nil, nil, 1), narrow},
 		} {
 			if c.x.DType() != c.want {
 				t.Errorf("%s gives %v, want %v", name, c.x.DType(), c.want)

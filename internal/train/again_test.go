@@ -69,7 +69,7 @@ func TestPatienceWithoutBest(t *testing.T) {
 			t.Fatal(err)
 		}
 		steps[barred] = r.state.Step
-		if r.state.BestEMA.isNaN() != barred {
+		if r.state.BestEMA.IsNaN() != barred {
 			t.Errorf("barred %v: the best that was written has %v", barred, r.state.BestEMA)
 		}
 	}

@@ -10,6 +10,7 @@ import (
 
 	"masksam/internal/checkpoint"
 	"masksam/internal/model"
+	"masksam/internal/runlog"
 	"masksam/internal/torch"
 )
 
@@ -17,14 +18,14 @@ import (
 // batches and sampled points derive from the seed and the step.
 type state struct {
 	model.Meta
-	Seed      uint64  `json:"seed"`
-	Step      int     `json:"step"`       // batches seen
-	Updates   int     `json:"updates"`    // of the weights: batches less those whose loss was not finite
-	Epoch     int     `json:"epoch"`      // finished epochs, counting from 0 the one under way
-	Minutes   float64 `json:"minutes"`    // of training so far
-	LossSum   float64 `json:"loss_sum"`   // of the epoch under way
-	LossCount int     `json:"loss_count"` // of the epoch under way
-	Began     number  `json:"began"`      // time stamp of the epoch under way
+	Seed      uint64        `json:"seed"`
+	Step      int           `json:"step"`       // batches seen
+	Updates   int           `json:"updates"`    // of the weights: batches less those whose loss was not finite
+	Epoch     int           `json:"epoch"`      // finished epochs, counting from 0 the one under way
+	Minutes   float64       `json:"minutes"`    // of training so far
+	LossSum   float64       `json:"loss_sum"`   // of the epoch under way
+	LossCount int           `json:"loss_count"` // of the epoch under way
+	Began     runlog.Number `json:"began"`      // time stamp of the epoch under way
 	// BeganStep and BeganMinutes are Step and Minutes at its begin: they fix its learning rate.
 	BeganStep    int     `json:"began_step"`
 	BeganMinutes float64 `json:"began_minutes"`
@@ -35,9 +36,9 @@ type state struct {
 	Parts      int           `json:"parts,omitempty"`      // of a batch, where memory asked for more than the recipe has
 	Recomputed int           `json:"recomputed,omitempty"` // encoder blocks that memory had computed twice, where the recipe leaves it open
 
-	BestEMA number  `json:"best_ema"`
-	Stale   int     `json:"stale"` // epochs since the best one
-	History history `json:"logging"`
+	BestEMA runlog.Number  `json:"best_ema"`
+	Stale   int            `json:"stale"` // epochs since the best one
+	History runlog.History `json:"logging"`
 }
 
 // steps are those of the epoch under way.

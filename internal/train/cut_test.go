@@ -15,6 +15,7 @@ import (
 	"masksam/internal/model"
 	"masksam/internal/recipe"
 	"masksam/internal/remedy"
+	"masksam/internal/runlog"
 )
 
 // same compares weights, optimizer and logs of two runs, but for the times.
@@ -26,8 +27,8 @@ func same(t *testing.T, name string, want, got *run) {
 			t.Errorf("%s: %s differs from the uncut run", name, key)
 		}
 	}
-	equal := func(a, b []number) bool {
-		return slices.EqualFunc(a, b, func(x, y number) bool { return x == y || x.isNaN() && y.isNaN() })
+	equal := func(a, b []runlog.Number) bool {
+		return slices.EqualFunc(a, b, func(x, y runlog.Number) bool { return x == y || x.IsNaN() && y.IsNaN() })
 	}
 	a, b := want.state.History, got.state.History
 	if !equal(a.TrainLoss, b.TrainLoss) || !equal(a.ValLoss, b.ValLoss) || !equal(a.MeanDice, b.MeanDice) || !equal(a.EMADice, b.EMADice) ||
@@ -240,7 +241,7 @@ func TestEpochsOfAnotherLength(t *testing.T) {
 				rest.state.Epoch, rest.state.Step, want)
 		}
 		for i, loss := range rest.state.History.TrainLoss {
-			if loss.isNaN() || rest.state.History.ValLoss[i].isNaN() {
+			if loss.IsNaN() || rest.state.History.ValLoss[i].IsNaN() {
 				t.Errorf("stopped at %s, resumed with %s: epoch %d has no loss", c.stop, c.iterations, i)
 			}
 		}

@@ -118,9 +118,9 @@ func caseMemory() int64 {
 	return int64(free) / 4
 }
 
-// loaders makes those of training and of online validation, which sees patches as they are.
-func (f *Fold) loaders() (train, val *feed.Loader, err error) {
-	budget := caseMemory()
+// loaders makes those of training and of online validation, which sees patches as they are, for a range of each batch.
+func (f *Fold) loaders(samples [2]int) (train, val *feed.Loader, err error) {
+	budget := caseMemory() / int64(f.options.Group.Here())
 	trainCases, err := f.sources(f.Split.Train, &budget)
 	if err != nil {
 		return nil, nil, err
@@ -136,7 +136,7 @@ func (f *Fold) loaders() (train, val *feed.Loader, err error) {
 		}
 	}
 	make := func(cases []*feed.Source, a augment.Config, kind uint64) *feed.Loader {
-		return &feed.Loader{Cases: cases, Size: f.Recipe.Batch, Patch: f.Recipe.Patch, Augment: a, Foreground: f.Recipe.Train.Foreground,
+		return &feed.Loader{Cases: cases, Size: f.Recipe.Batch, Range: samples, Patch: f.Recipe.Patch, Augment: a, Foreground: f.Recipe.Train.Foreground,
 			Classes: f.Recipe.Network.Classes, Mask: mask, Seed: [2]uint64{f.options.Seed, kind}}
 	}
 	return make(trainCases, f.Recipe.Train.Augment, 0), make(valCases, augment.Config{}, 1), nil

@@ -12,6 +12,7 @@ import (
 	"masksam/internal/model"
 	"masksam/internal/nn"
 	"masksam/internal/recipe"
+	"masksam/internal/runlog"
 	"masksam/internal/torch"
 )
 
@@ -23,6 +24,8 @@ type learner struct {
 	seed      uint64
 	net       *masksam.Net
 	replicas  *masksam.Replicas // of net
+	peers     masksam.Peers     // other processes that compute the rest of each batch; nil: none
+	first     int               // sample of each batch that this process computes
 	criterion *masksam.Criterion
 	params    []*torch.Tensor // those that train
 	optimizer *torch.Optimizer
@@ -108,7 +111,7 @@ func (l *learner) widen() error {
 // batch is the computation of a step on a batch. It, with its sampled points, depends on the seed and the step's key alone.
 func (l *learner) batch(b *feed.Batch, key uint64) masksam.Step {
 	return masksam.Step{Criterion: l.criterion, Replicas: l.replicas, Scaler: l.scaler, Parts: l.recipe.Train.Accumulate,
-		Points: masksam.NewPoints(l.seed, key, len(b.Cases), l.recipe.Network.Frames)}
+		Peers: l.peers, Points: masksam.NewPoints(l.seed, key, l.first+len(b.Cases), l.recipe.Network.Frames).Skip(l.first)}
 }
 
 // trainingKey is the key of a training step's points; those of validation are odd.
@@ -160,12 +163,12 @@ func (l *learner) step(b *feed.Batch, step int, lr float64) (loss float64, ok bo
 }
 
 // validate gives the training criterion on a batch, not finite where the scores are not, and adds its argmax to the counts.
-func (l *learner) validate(b *feed.Batch, key int, c counts) (loss float64, err error) {
+func (l *learner) validate(b *feed.Batch, key int, c runlog.Counts) (loss float64, err error) {
 	of := l.batch(b, uint64(key)<<1|1)
 	defer of.Points.Free()
 	err = torch.Do(torch.Mode{Autocast: l.autocast}, func(s *torch.Scope) error {
 		if loss, l.labels, err = of.Validate(s, b.Image, b.Seg); err == nil && l.labels != nil {
-			c.add(l.labels, b.Seg)
+			c.Add(l.labels, b.Seg)
 		}
 		return err
 	})

@@ -14,6 +14,7 @@ import (
 	"masksam/internal/masksam"
 	"masksam/internal/model"
 	"masksam/internal/recipe"
+	"masksam/internal/runlog"
 	"masksam/internal/torch"
 )
 
@@ -30,7 +31,7 @@ func TestNoTensorIsLeft(t *testing.T) {
 			t.Fatal(err)
 		}
 		err := r.learner.withAverage(func() error {
-			_, err := r.learner.validate(b, step, newCounts(3))
+			_, err := r.learner.validate(b, step, runlog.NewCounts(3))
 			return err
 		})
 		if err == nil {

@@ -13,6 +13,7 @@ import (
 	"masksam/internal/masksam"
 	"masksam/internal/model"
 	"masksam/internal/progress"
+	"masksam/internal/ranks"
 	"masksam/internal/recipe"
 	"masksam/internal/runlog"
 )
@@ -30,6 +31,7 @@ type run struct {
 	folder      string // of the fold
 	checkpoints bool
 	learner     *learner
+	group       *ranks.Group // that trains; nil: this process alone
 	train, val  *feed.Loader
 	workers     feed.Workers // that make batches
 	state       state
@@ -45,10 +47,19 @@ type run struct {
 	began      float64   // share of the run that was done then
 	spent      clock     // of the epoch under way
 	ticks      int       // of the bar reported so far
+
+	agreed  float64       // minutes, with a group
+	stop    func()        // ends the loop's context
+	longest time.Duration // of a step
 }
 
 // minutes is the time spent in training, earlier parts of a resumed run included.
-func (r *run) minutes() float64 { return r.clockBase + time.Since(r.clockStart).Minutes() }
+func (r *run) minutes() float64 {
+	if r.group != nil {
+		return r.agreed
+	}
+	return r.clockBase + time.Since(r.clockStart).Minutes()
+}
 
 func (r *run) fraction() float64 {
 	return r.recipe.Train.Fraction(r.state.Epoch, r.state.steps(), r.minutes())
@@ -58,7 +69,9 @@ func (r *run) fraction() float64 {
 // returns the error.
 func (r *run) loop(ctx context.Context) error {
 	t := r.recipe.Train
-	r.clockStart, r.clockBase = time.Now(), r.state.Minutes
+	ctx, r.stop = context.WithCancel(ctx)
+	defer r.stop()
+	r.clockStart, r.clockBase, r.agreed = time.Now(), r.state.Minutes, r.state.Minutes
 	r.saved, r.began = r.clockStart, r.fraction()
 	trainStream := r.train.Stream(r.state.Step, r.workers)
 	defer trainStream.Close()
@@ -103,8 +116,12 @@ func (r *run) epoch(ctx context.Context, trainStream, valStream *feed.Stream) er
 	r.log.Print("Epoch", st.Epoch)
 	r.log.Print("Current learning rate:", runlog.Rounded(st.Rate, 5))
 	for st.steps() == 0 || st.steps() < t.Iterations && r.fraction() < 1 {
+		if err := r.meet(ctx); err != nil {
+			return err
+		}
 		start := time.Now()
-		b, err := trainStream.Next(ctx)
+		r.group.Limit(r.patience())
+		b, err := r.next(ctx, trainStream)
 		if err != nil {
 			return err
 		}
@@ -118,6 +135,8 @@ func (r *run) epoch(ctx context.Context, trainStream, valStream *feed.Stream) er
 		if err != nil {
 			return fmt.Errorf("step %d (cases %s): %w", st.Step+1, strings.Join(b.Cases, ", "), err)
 		}
+		r.group.Limit(0)
+		r.longest = max(r.longest, time.Since(start))
 		st.Step++
 		st.Updates = r.learner.updates
 		st.Minutes = r.minutes()
@@ -185,16 +204,19 @@ func (r *run) advance(loss float64) {
 // validate is the online validation: the training criterion and the hard counts on patches without augmentation, with
 // the averaged weights. Where the recipe leaves it out, and the last step was skipped, one batch tells whether the weights
 // are lost.
-func (r *run) validate(ctx context.Context, s *feed.Stream) (loss float64, c counts, err error) {
+func (r *run) validate(ctx context.Context, s *feed.Stream) (loss float64, c runlog.Counts, err error) {
 	t := r.recipe.Train
-	c = newCounts(r.recipe.Network.Classes)
+	c = runlog.NewCounts(r.recipe.Network.Classes)
 	sum, batches := 0.0, t.ValIterations
 	if batches == 0 {
 		batches = min(r.state.Bad, 1)
 	}
 	err = r.learner.withAverage(func() error {
 		for i := range batches {
-			b, err := s.Next(ctx)
+			if err := r.meet(ctx); err != nil {
+				return err
+			}
+			b, err := r.next(ctx, s)
 			if err != nil {
 				return err
 			}
@@ -207,23 +229,26 @@ func (r *run) validate(ctx context.Context, s *feed.Stream) (loss float64, c cou
 			}
 			sum += loss
 		}
-		return nil
+		if err := r.meet(ctx); err != nil {
+			return err
+		}
+		return c.Sum(r.group.Sum)
 	})
 	return sum / float64(batches), c, err
 }
 
 // endEpoch records the epoch, writes the checkpoints that are due and redraws progress.png. An epoch that shows that the
 // weights are not finite is not recorded: the run ends.
-func (r *run) endEpoch(valLoss float64, c counts) error {
+func (r *run) endEpoch(valLoss float64, c runlog.Counts) error {
 	t, st := r.recipe.Train, &r.state
 	h := &st.History
-	seen := h.highest()
-	perClass, mean := c.dice()
-	ema := number(math.NaN())
+	seen := h.Highest()
+	perClass, mean := c.Dice()
+	ema := runlog.Number(math.NaN())
 	if n := len(h.EMADice); n > 0 {
 		ema = h.EMADice[n-1]
 	}
-	ema = moving(ema, mean)
+	ema = runlog.Moving(ema, mean)
 	trainLoss := st.LossSum / float64(st.LossCount)
 	lost := st.LossCount == 0 && st.Bad > 0 || !masksam.Finite(valLoss) && t.ValIterations+st.Bad > 0
 	if lost {
@@ -234,27 +259,27 @@ func (r *run) endEpoch(valLoss float64, c counts) error {
 	skipped := st.steps() - st.LossCount
 
 	r.log.Epoch(runlog.Epoch{Epoch: st.Epoch, Step: st.Step, TrainLoss: trainLoss, ValLoss: valLoss, Dice: float64(mean),
-		EMA: float64(ema), ClassDice: floats(perClass), Rate: st.Rate, Seconds: seconds, Waiting: r.spent.waiting(),
+		EMA: float64(ema), ClassDice: runlog.Floats(perClass), Rate: st.Rate, Seconds: seconds, Waiting: r.spent.waiting(),
 		Steps: st.steps(), Skipped: skipped, Left: r.left()})
 	if lost {
 		return r.lost()
 	}
 
 	h.MeanDice, h.EMADice, h.ClassDice = append(h.MeanDice, mean), append(h.EMADice, ema), append(h.ClassDice, perClass)
-	h.TrainLoss, h.ValLoss = append(h.TrainLoss, number(trainLoss)), append(h.ValLoss, number(valLoss))
-	h.LR = append(h.LR, number(st.Rate))
-	h.complete()
+	h.TrainLoss, h.ValLoss = append(h.TrainLoss, runlog.Number(trainLoss)), append(h.ValLoss, runlog.Number(valLoss))
+	h.LR = append(h.LR, runlog.Number(st.Rate))
+	h.Complete()
 	h.EpochStart, h.EpochEnd = append(h.EpochStart, st.Began), append(h.EpochEnd, end)
-	h.Seconds, h.Skipped = append(h.Seconds, number(seconds)), append(h.Skipped, skipped)
+	h.Seconds, h.Skipped = append(h.Seconds, runlog.Number(seconds)), append(h.Skipped, skipped)
 
 	st.Epoch++
 	st.Began = 0
 	st.Minutes = r.minutes()
 	st.Stale++
-	if ema.above(seen) {
+	if ema.Above(seen) {
 		st.Stale = 0
 	}
-	if before := st.BestEMA; ema.above(before) {
+	if before := st.BestEMA; ema.Above(before) {
 		st.BestEMA = ema
 		r.log.Print("Yayy! New best EMA pseudo Dice:", runlog.Rounded(float64(ema), 4))
 		written, err := r.keep(model.Best)
@@ -270,7 +295,7 @@ func (r *run) endEpoch(valLoss float64, c counts) error {
 			return err
 		}
 	}
-	r.log.Curves(h.curves())
+	r.log.Curves(h.Curves())
 	if t.Tired(st.Stale) && st.Epoch < t.Epochs {
 		text := fmt.Sprintf("Training ends early, after %d of %d epochs: none of the last %d brought a new best EMA pseudo Dice",
 			st.Epoch, t.Epochs, st.Stale)
@@ -280,4 +305,4 @@ func (r *run) endEpoch(valLoss float64, c counts) error {
 	return nil
 }
 
-func timestamp() number { return number(float64(time.Now().UnixMicro()) / 1e6) }
+func timestamp() runlog.Number { return runlog.Number(float64(time.Now().UnixMicro()) / 1e6) }

@@ -139,7 +139,7 @@ func tinyRun(t testing.TB, folder string, r recipe.Recipe, cases []*feed.Source)
 	val := &feed.Loader{Cases: cases[3:], Size: 2, Patch: tinyPatch, Foreground: 0.33, Classes: 3, Seed: [2]uint64{11, 1}}
 	return &run{recipe: r, folder: folder, checkpoints: true, learner: l, train: train, val: val, log: log, workers: feed.Workers{Least: 1, First: 1, Most: 2},
 		report: progress.Nop, saveAfter: saveAfter,
-		state: state{Meta: model.Meta{Version: model.MetaVersion, Recipe: r, Precision: precision}, Seed: 11, BestEMA: number(math.NaN())}}
+		state: state{Meta: model.Meta{Version: model.MetaVersion, Recipe: r, Precision: precision}, Seed: 11, BestEMA: runlog.Number(math.NaN())}}
 }
 
 func weights(t testing.TB, l *learner) map[string][]float32 {
@@ -226,7 +226,7 @@ func TestResumeIsExact(t *testing.T) {
 			}
 			for i, v := range whole.state.History.TrainLoss {
 				if rest.state.History.TrainLoss[i] != v || rest.state.History.ValLoss[i] != whole.state.History.ValLoss[i] ||
-					rest.state.History.MeanDice[i] != whole.state.History.MeanDice[i] && !rest.state.History.MeanDice[i].isNaN() {
+					rest.state.History.MeanDice[i] != whole.state.History.MeanDice[i] && !rest.state.History.MeanDice[i].IsNaN() {
 					t.Errorf("%s: the log of epoch %d differs from the uncut run", name, i)
 				}
 			}
@@ -293,7 +293,7 @@ func TestSkippedStepsAreCounted(t *testing.T) {
 	skipped := 0
 	for i := range h.Skipped {
 		skipped += h.Skipped[i]
-		if h.TrainLoss[i].isNaN() || h.Skipped[i] == 0 {
+		if h.TrainLoss[i].IsNaN() || h.Skipped[i] == 0 {
 			t.Errorf("epoch %d: %d steps skipped, loss %v", i, h.Skipped[i], h.TrainLoss[i])
 		}
 	}

@@ -8,16 +8,17 @@ import (
 
 	"masksam/internal/feed"
 	"masksam/internal/machine"
+	"masksam/internal/masksam"
 	"masksam/internal/recipe"
 	"masksam/internal/remedy"
 	"masksam/internal/torch"
 )
 
-// fits predicts the memory of a training step, notes it, and decides how many encoder blocks are computed twice and how many
+// fits predicts the memory of a training step of the recipe, notes it, and decides how many encoder blocks are computed twice and how many
 // replicas share a batch. On a processor it refuses what is certain not to fit. On a GPU the first step tells, before
 // anything of an earlier run is touched.
-func (f *Fold) fits() (recompute, replicas int, err error) {
-	r, dev := f.Recipe, f.options.Device
+func (f *Fold) fits(r recipe.Recipe) (recompute, replicas int, err error) {
+	dev := f.options.Device
 	names, _, err := recipe.Precisions(r.Train.Precision, dev)
 	if errors.Is(err, recipe.ErrFloat16) {
 		err = remedy.Add(err, "let the device decide with ", remedy.Set.With("precision=auto"))
@@ -32,6 +33,9 @@ func (f *Fold) fits() (recompute, replicas int, err error) {
 	free, err := recipe.Free(dev)
 	if err != nil { // an unknown amount refuses nothing
 		free = math.MaxInt64
+	}
+	if dev == torch.CPU {
+		free /= machine.Bytes(f.options.Group.Here())
 	}
 	budget := machine.Share * float64(free)
 	if r.Train.MemoryBudget > 0 {
@@ -84,6 +88,9 @@ func (l *learner) divide() bool {
 func (l *learner) stepWithin(b *feed.Batch, step int, lr float64) (loss float64, ok bool, err error) {
 	for {
 		loss, ok, err = l.step(b, step, lr)
+		if errors.Is(err, masksam.ErrPeer) { // which divides the batch, or ends all
+			continue
+		}
 		var short *torch.OutOfMemory
 		if !errors.As(err, &short) || l.torn {
 			return loss, ok, err

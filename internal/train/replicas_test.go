@@ -6,11 +6,12 @@ import (
 	"testing"
 
 	"masksam/internal/model"
+	"masksam/internal/runlog"
 	"masksam/internal/torch"
 )
 
 // trained are the tensors of a fold's checkpoint_final and the losses of its epochs.
-func trained(t *testing.T, o trial) (map[string][]float32, history) {
+func trained(t *testing.T, o trial) (map[string][]float32, runlog.History) {
 	t.Helper()
 	var st state
 	f, err := model.OpenCheckpoint(model.CheckpointPath(foldOf(o), model.Final), &st)
@@ -34,7 +35,7 @@ func trained(t *testing.T, o trial) (map[string][]float32, history) {
 // shared ones; it goes on with one replica as well, and the losses are those of one up to the order of sums.
 func TestTrainReplicas(t *testing.T) {
 	t.Parallel()
-	run := func(change func(o *trial), stopAt int, then func(o *trial)) (map[string][]float32, history) {
+	run := func(change func(o *trial), stopAt int, then func(o *trial)) (map[string][]float32, runlog.History) {
 		o := tinyDataset(t, 5, "epochs=2", "iterations=2", "val_iterations=1", "precision=float32")
 		change(&o)
 		if stopAt > 0 {
@@ -51,11 +52,11 @@ func TestTrainReplicas(t *testing.T) {
 	two := func(o *trial) { o.Replicas = 2 }
 	copied := func(o *trial) { o.Beside = []torch.Device{torch.CPU} }
 	want, losses := run(two, 0, nil)
-	for name, got := range map[string]func() (map[string][]float32, history){
-		"resumed":                  func() (map[string][]float32, history) { return run(two, 3, two) },
-		"with a copy":              func() (map[string][]float32, history) { return run(copied, 0, nil) },
-		"resumed with a copy":      func() (map[string][]float32, history) { return run(two, 1, copied) },
-		"resumed without replicas": func() (map[string][]float32, history) { return run(two, 2, one) },
+	for name, got := range map[string]func() (map[string][]float32, runlog.History){
+		"resumed":                  func() (map[string][]float32, runlog.History) { return run(two, 3, two) },
+		"with a copy":              func() (map[string][]float32, runlog.History) { return run(copied, 0, nil) },
+		"resumed with a copy":      func() (map[string][]float32, runlog.History) { return run(two, 1, copied) },
+		"resumed without replicas": func() (map[string][]float32, runlog.History) { return run(two, 2, one) },
 	} {
 		all, h := got()
 		if len(all) != len(want) {

@@ -14,10 +14,10 @@ import (
 	"masksam/internal/atomicfile"
 	"masksam/internal/feed"
 	"masksam/internal/model"
+	"masksam/internal/ranks"
 	"masksam/internal/recipe"
 	"masksam/internal/remedy"
 	"masksam/internal/runlog"
-	"masksam/internal/torch"
 )
 
 // claim makes the fold's folder and locks it for this process until the closer that it returns is closed.
@@ -49,11 +49,11 @@ func (f *Fold) claim() (io.Closer, error) {
 }
 
 // begin sets the run to a fresh start or to its newest checkpoint; finished is the step of checkpoint_final, 0 if the
-// run does not go on from one. So many replicas compute its steps.
+// run does not go on from one. So many replicas compute its steps. Of a group only rank 0 does so.
 func (f *Fold) begin(r *run, replicas int) (finished int, err error) {
 	r.state = state{
 		Meta: model.Meta{Version: model.MetaVersion, Configuration: f.Configuration.Name, Fold: f.options.Fold, Recipe: f.Recipe},
-		Seed: f.options.Seed, BestEMA: number(math.NaN()),
+		Seed: f.options.Seed, BestEMA: runlog.Number(math.NaN()),
 	}
 	if r.state.Orientations, err = f.Store.Orientations(); err != nil {
 		return 0, err
@@ -66,8 +66,15 @@ func (f *Fold) begin(r *run, replicas int) (finished int, err error) {
 		digest, _ := f.Store.Digest(id)
 		return digest
 	})
-	start := r.learner.start
+	start, g := r.learner.start, f.options.Group
 	r.state.Frozen, r.state.Origin.Weights = start.Frozen, start.Digest
+	facts := append(ranks.Facts("", f.Recipe), ranks.Facts("SHA-256 of ", r.state.Origin.Digests())...)
+	if err := g.Same(append(facts, ranks.Facts("", map[string]any{"fold": f.options.Fold, "seed": f.options.Seed})...)); err != nil {
+		return 0, err
+	}
+	if !g.Writes() {
+		return 0, nil // share sets the rest
+	}
 	path := start.Resume
 	if f.options.Continue && path == "" {
 		r.log.Print("There is no checkpoint to continue from: starting anew.")
@@ -99,7 +106,7 @@ func (f *Fold) begin(r *run, replicas int) (finished int, err error) {
 			runlog.Rounded(r.state.Minutes, 2))
 		r.compare(was)
 	}
-	if err := r.learner.spread(append([]torch.Device{f.options.Device}, f.options.Beside...), replicas); err != nil {
+	if err := r.learner.spread(f.devices(), replicas); err != nil {
 		return 0, err
 	}
 	if err := r.choosePrecision(f.Recipe.Train.Precision); err != nil {

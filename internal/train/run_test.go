@@ -18,7 +18,7 @@ import (
 	"masksam/internal/preprocess"
 	"masksam/internal/recipe"
 	"masksam/internal/remedy"
-	"masksam/internal/torch"
+	"masksam/internal/torch/torchtest"
 )
 
 // trial is a dataset and how a test trains it.
@@ -56,7 +56,7 @@ func tinyDataset(t testing.TB, n int, set ...string) trial {
 	const name = "Dataset777_Boxes"
 	o := trial{Roots: dataset.Roots{Preprocessed: filepath.Join(root, "pre"), Results: filepath.Join(root, "results")}, Dataset: name,
 		Plans: "nnUNetPlans_small", Configuration: "3d_fullres", Recipe: tinyRecipe(t, set...),
-		Options: Options{Results: filepath.Join(root, "results", name), Fold: "0", Device: torch.CPU, Seed: 5}}
+		Options: Options{Results: filepath.Join(root, "results", name), Fold: "0", Device: torchtest.Device(t), Seed: 5}}
 	dir := filepath.Join(o.Roots.Preprocessed, o.Dataset)
 	if err := os.MkdirAll(filepath.Join(dir, dataset.GroundTruth), 0o777); err != nil {
 		t.Fatal(err)

@@ -57,6 +57,7 @@ func (r *run) keep(name string) (written bool, err error) {
 // end saves what was trained when a run ends early, by a stop or by an error, unless the weights are not to be relied on.
 func (r *run) end(ctx context.Context, why error) error {
 	st := &r.state
+	why = r.group.Explain(why)
 	stopped := ctx.Err() != nil && errors.Is(why, ctx.Err())
 	err := fmt.Errorf("training failed in epoch %d after %d steps: %w", st.Epoch, st.Step, why)
 	if stopped {

@@ -68,19 +68,5 @@ func (r *run) show(b *feed.Batch) {
 	r.log.Picture(runlog.Picture{Step: r.state.Step, Slice: s})
 }
 
-func floats(list []number) []float64 {
-	out := make([]float64, len(list))
-	for i, v := range list {
-		out[i] = float64(v)
-	}
-	return out
-}
-
-// curves are those of progress.png.
-func (h history) curves() draw.History {
-	return draw.History{TrainLoss: floats(h.TrainLoss), ValLoss: floats(h.ValLoss), Dice: floats(h.MeanDice),
-		EMADice: floats(h.EMADice), LearningRate: floats(h.LR), Seconds: floats(h.Seconds)}
-}
-
 // unknown is a norm that was not computed.
 func unknown() told { return told{norm: math.NaN()} }

@@ -12,10 +12,10 @@ import (
 
 	"masksam/internal/dataset"
 	"masksam/internal/feed"
-	"masksam/internal/machine"
 	"masksam/internal/masksam"
 	"masksam/internal/model"
 	"masksam/internal/progress"
+	"masksam/internal/ranks"
 	"masksam/internal/recipe"
 	"masksam/internal/runlog"
 	"masksam/internal/torch"
@@ -40,6 +40,9 @@ type Options struct {
 	Workers string // nnU-Net's nnUNet_n_proc_DA: workers that make batches; empty: as many as keep the device busy
 
 	Logs runlog.Options
+
+	// Group is of the processes that train the fold together, all with these options; nil: this one alone.
+	Group *ranks.Group
 
 	Progress progress.Reporter // nil: nobody
 }
@@ -74,6 +77,9 @@ func Open(t *recipe.Training, o Options) (*Fold, error) {
 
 // OpenLog begins a training log in the fold's folder, which must be there, unless one is open.
 func (f *Fold) OpenLog() {
+	if !f.options.Group.Writes() {
+		f.options.Logs = runlog.Options{Without: runlog.Kinds}
+	}
 	if f.log == nil {
 		f.log = runlog.Open(f.Folder, f.options.Logs)
 	}
@@ -106,32 +112,40 @@ func (f *Fold) Train(ctx context.Context, last func(meta model.Meta, net *masksa
 		return 0, fmt.Errorf("train %s: %w", f.Name, err)
 	}
 	defer start.Close()
-	workers, err := feed.NewWorkers(f.options.Workers, machine.Cores(), f.options.Device == torch.CPU)
+	workers, err := feed.NewWorkers(f.options.Workers, f.options.Group.Cores(), f.options.Device == torch.CPU)
 	if err != nil {
 		return 0, fmt.Errorf("train %s: %w", f.Name, err)
 	}
-	recompute, replicas, err := f.fits()
+	own, first, err := f.own()
 	if err != nil {
 		return 0, err
 	}
-	lock, err := f.claim()
+	recompute, replicas, err := f.fits(own)
 	if err != nil {
 		return 0, err
 	}
-	defer lock.Close()
-	if err := start.Again(); err != nil {
-		return 0, fmt.Errorf("train %s: %w", f.Name, err)
+	g := f.options.Group
+	if g.Writes() {
+		lock, err := f.claim()
+		if err != nil {
+			return 0, err
+		}
+		defer lock.Close()
+		if err := start.Again(); err != nil {
+			return 0, fmt.Errorf("train %s: %w", f.Name, err)
+		}
+		own.Network = f.Recipe.Network
 	}
 	f.OpenLog()
-	l, err := newLearner(f.Recipe, start, f.options.Device, f.options.Seed)
+	l, err := newLearner(own, start, f.options.Device, f.options.Seed)
 	if err != nil {
 		return 0, err
 	}
 	defer l.free()
-	l.net.Recompute = recompute
-	r := &run{recipe: f.Recipe, dataset: f.Name, folder: f.Folder, checkpoints: !f.options.NoCheckpoints, learner: l, log: f.log, workers: workers,
-		report: f.options.Progress, saveAfter: saveAfter}
-	if r.train, r.val, err = f.loaders(); err != nil {
+	l.net.Recompute, l.first = recompute, first
+	r := &run{recipe: f.Recipe, dataset: f.Name, folder: f.Folder, checkpoints: !f.options.NoCheckpoints && g.Writes(), learner: l, group: g,
+		log: f.log, workers: workers, report: f.options.Progress, saveAfter: saveAfter}
+	if r.train, r.val, err = f.loaders([2]int{first, first + own.Batch}); err != nil {
 		return 0, err
 	}
 	f.notes = append(f.notes, start.Notes...)
@@ -145,13 +159,17 @@ func (f *Fold) Train(ctx context.Context, last func(meta model.Meta, net *masksa
 	}
 	finished, err := f.begin(r, replicas)
 	if err == nil {
+		err = f.share(r, replicas, &finished)
+	}
+	if err == nil && g.Writes() {
 		// Until now an earlier run's files are there: a training that is refused must not change what it predicts.
-		err = model.Describe(f.Model, f.Plans, f.Dir)
+		if err = model.Describe(f.Model, f.Plans, f.Dir); err == nil {
+			f.debug(r)
+		}
 	}
 	if err != nil {
 		return 0, err
 	}
-	f.debug(r)
 	if err := l.narrow(); err != nil {
 		return 0, err
 	}

@@ -23,3 +23,13 @@ func Device(t testing.TB) torch.Device {
 	}
 	return d
 }
+
+// Other is another device of Device's kind, and Device itself where there is none.
+func Other(t testing.TB) torch.Device {
+	t.Helper()
+	d := Device(t)
+	if d == torch.CUDA(0) && torch.CUDACount() > 1 {
+		return torch.CUDA(1)
+	}
+	return d
+}

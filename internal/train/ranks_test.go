@@ -1,0 +1,262 @@
+package train
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"net"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"masksam/internal/model"
+	"masksam/internal/ranks"
+)
+
+// ranksTrial has the trial of a process of these tests; ranksSteps and kills are for longer tests by hand.
+const (
+	ranksTrial = "MASKSAM_TEST_RANKS_TRIAL"
+	ranksSteps = "MASKSAM_TEST_RANKS_STEPS"
+)
+
+// TestRank is a process of the tests below.
+func TestRank(t *testing.T) {
+	text := os.Getenv(ranksTrial)
+	if text == "" {
+		t.Skip("the other tests start it")
+	}
+	var o trial
+	if err := json.Unmarshal([]byte(text), &o); err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	w, err := ranks.FromEnv(os.Getenv)
+	if w.Writes() {
+		o.Progress = &toFile{path: o.Results + ".steps", steps: o.Recipe.Train.Epochs * o.Recipe.Train.Iterations}
+	}
+	if err == nil {
+		o.Group, err = ranks.Join(ctx, w, o.Device)
+	}
+	if err == nil {
+		_, err = Run(ctx, o)
+		err = o.Group.Explain(err)
+		o.Group.Leave(err)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "error:", err)
+		os.Exit(1)
+	}
+}
+
+// rank is a process that was started.
+type rank struct {
+	*exec.Cmd
+	out   bytes.Buffer
+	ended chan error
+}
+
+// startRanks starts a process for each trial.
+func startRanks(t *testing.T, trials ...trial) (list []*rank) {
+	t.Helper()
+	free, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, port, _ := net.SplitHostPort(free.Addr().String())
+	free.Close()
+	for i, o := range trials {
+		os.MkdirAll(filepath.Dir(o.Results), 0o777)
+		text, err := json.Marshal(o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := &rank{Cmd: exec.Command(os.Args[0], "-test.run=^TestRank$"), ended: make(chan error, 1)}
+		r.Env = append(os.Environ(), ranksTrial+"="+string(text), "RANK="+strconv.Itoa(i), "WORLD_SIZE="+strconv.Itoa(len(trials)),
+			"MASTER_ADDR=127.0.0.1", "MASTER_PORT="+port)
+		r.Stderr = &r.out
+		if err := r.Start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { r.Process.Kill() })
+		go func() { r.ended <- r.Wait() }()
+		list = append(list, r)
+	}
+	return list
+}
+
+// end waits for the process and gives what it said; fails tells how it must have ended.
+func (r *rank) end(t *testing.T, fails bool) string {
+	t.Helper()
+	select {
+	case err := <-r.ended:
+		if (err != nil) != fails {
+			t.Fatalf("the process ended with %v:\n%s", err, &r.out)
+		}
+	case <-time.After(60 * time.Second):
+		t.Fatalf("the process still runs after 60 s:\n%s", &r.out)
+	}
+	return r.out.String()
+}
+
+// awaitStep waits until so many steps were made.
+func awaitStep(t *testing.T, o trial, step int) {
+	t.Helper()
+	for range 3000 {
+		raw, _ := os.ReadFile(o.Results + ".steps")
+		if n, _ := strconv.Atoi(string(raw)); n >= step {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Fatalf("step %d was not reached", step)
+}
+
+// logged are the values of a run's lines of a kind.
+func logged(t *testing.T, o trial, kind string, key string) (values []float64) {
+	t.Helper()
+	for line := range strings.Lines(readText(t, filepath.Join(foldOf(o), "log.jsonl"))) {
+		var object map[string]any
+		if err := json.Unmarshal([]byte(line), &object); err != nil {
+			t.Fatal(err)
+		}
+		if object["kind"] != kind {
+			continue
+		}
+		v, ok := object[key].(float64)
+		if !ok {
+			v = math.NaN()
+		}
+		values = append(values, v)
+	}
+	return values
+}
+
+// Two processes that share a batch take the steps of one that has it alone, also when one of them is told to stop, which
+// stops both, and they go on later.
+func TestRanksTrainAsOne(t *testing.T) {
+	t.Parallel()
+	steps := 6
+	if n, err := strconv.Atoi(os.Getenv(ranksSteps)); err == nil {
+		steps = n
+	}
+	one := tinyDataset(t, 5, "epochs=2", fmt.Sprintf("iterations=%d", steps/2), "val_iterations=2")
+	two := one
+	two.Results = filepath.Join(t.TempDir(), one.Dataset)
+	both := startRanks(t, two, two)
+	awaitStep(t, two, 2)
+	both[1].Process.Signal(syscall.SIGTERM)
+	for _, r := range both {
+		if said := r.end(t, true); !strings.Contains(said, "training was stopped in epoch") {
+			t.Errorf("a process says\n%s", said)
+		}
+	}
+	if !exists(model.CheckpointPath(foldOf(two), model.Latest)) {
+		t.Fatal("there is no checkpoint_latest")
+	}
+	two.Continue = true
+	for _, r := range startRanks(t, two, two) {
+		r.end(t, false)
+	}
+	if _, err := Run(t.Context(), one); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		kind, key string
+		within    float64 // the gradient depends on which points are the most uncertain
+	}{{"step", "loss", 1e-5}, {"step", "gradient_norm", 1e-3}, {"epoch", "train_loss", 1e-5}, {"epoch", "val_loss", 1e-5},
+		{"epoch", "mean_fg_dice", 1e-3}} {
+		want, got := logged(t, one, c.kind, c.key), logged(t, two, c.kind, c.key)
+		if len(got) != len(want) || len(want) == 0 {
+			t.Fatalf("%d values of %s, want %d", len(got), c.key, len(want))
+		}
+		worst := 0.
+		for i := range want {
+			worst = max(worst, math.Abs(got[i]-want[i])/max(math.Abs(want[i]), 1e-2))
+		}
+		t.Logf("%s: %d values, which differ by at most %.2g", c.key, len(want), worst)
+		if !(worst < c.within) {
+			t.Errorf("%s: %v, want %v", c.key, got, want)
+		}
+	}
+}
+
+// A process that is killed ends the other one with an error that names it, and the run goes on from a checkpoint.
+func TestRankIsKilled(t *testing.T) {
+	t.Parallel()
+	times := 2
+	if n, err := strconv.Atoi(os.Getenv(kills)); err == nil {
+		times = n
+	}
+	o := tinyDataset(t, 5, "epochs=4", "iterations=4", "val_iterations=1", "save_every=1")
+	o.Continue = true
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("seed %d", seed)
+	rng := rand.New(rand.NewPCG(seed, 0))
+	slowest := time.Duration(0)
+	final := model.CheckpointPath(foldOf(o), model.Final)
+	for kill := range times {
+		os.RemoveAll(o.Results)
+		os.Remove(o.Results + ".steps")
+		both := startRanks(t, o, o)
+		lost := kill % 2
+		awaitStep(t, o, 1+rng.IntN(12))
+		time.Sleep(time.Duration(rng.Float64() * 100 * float64(time.Millisecond)))
+		both[lost].Process.Kill()
+		began := time.Now()
+		<-both[lost].ended
+		said := both[1-lost].end(t, true)
+		slowest = max(slowest, time.Since(began))
+		if !strings.Contains(said, fmt.Sprintf("rank %d of 2 was lost: its connection has ended", lost)) {
+			t.Fatalf("the other process says\n%s", said)
+		}
+		made, _ := os.ReadFile(o.Results + ".steps")
+		if lost == 1 {
+			var st state
+			f, err := model.OpenCheckpoint(model.CheckpointPath(foldOf(o), model.Latest), &st)
+			if err != nil {
+				t.Fatal(err)
+			}
+			f.Close()
+			if n, _ := strconv.Atoi(string(made)); st.Step < n {
+				t.Errorf("rank 0 made %d steps, its checkpoint has %d", n, st.Step)
+			}
+		}
+		if kill < 2 || kill == times-1 {
+			for _, r := range startRanks(t, o, o) {
+				r.end(t, false)
+			}
+			if !exists(final) {
+				t.Error("the run did not go on to its end")
+			}
+		}
+	}
+	t.Logf("%d kills; the other process ended within %v", times, slowest)
+}
+
+// Processes with other options, or more of them than the batch has samples, are refused by an error that names what.
+func TestRanksThatDiffer(t *testing.T) {
+	t.Parallel()
+	o := tinyDataset(t, 5)
+	other := o
+	other.Recipe.Train.LR *= 2
+	for _, r := range startRanks(t, o, other) {
+		if said := r.end(t, true); !strings.Contains(said, "train.lr is") || !strings.Contains(said, "on rank 1") {
+			t.Errorf("a process says\n%s", said)
+		}
+	}
+	for _, r := range startRanks(t, o, o, o) {
+		if said := r.end(t, true); !strings.Contains(said, "there are 3 processes (WORLD_SIZE) but the batch has 2 samples") {
+			t.Errorf("a process says\n%s", said)
+		}
+	}
+}
