@@ -15,6 +15,11 @@ type Replicas struct {
 	// Forward runs a replica on images (B, C, T, H, W), in several goroutines; unless set it is Net.Forward.
 	Forward func(n *Net, s *torch.Scope, x *torch.Tensor) *Output
 
+	// Each is how many samples a replica computes at a time, at most; 0: all of its part of the batch. NewReplicas sets 1 for a
+	// processor, which takes as long for one sample after the other: a step's numbers then do not depend on how samples are
+	// divided over replicas and processes, but for the order of sums of more than two.
+	Each int
+
 	threads int
 	list    []*replica
 }
@@ -34,6 +39,9 @@ func NewReplicas(net *Net, devices []torch.Device, n, threads int) (*Replicas, e
 	r := &Replicas{Forward: (*Net).Forward, list: []*replica{{net: net, device: devices[0], params: net.Params.Trainable()}}}
 	if n > 1 {
 		r.threads = threads
+	}
+	if devices[0] == torch.CPU {
+		r.Each = 1
 	}
 	for i := 1; i < n; i++ {
 		of, copied := r.list[i%len(devices)%i], i < len(devices)

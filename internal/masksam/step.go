@@ -164,26 +164,32 @@ func (st Step) compute(s *torch.Scope, images []float32, labels []uint8, parts i
 	err = st.Replicas.each(s, use, func(s *torch.Scope, i int, r *replica) (err error) {
 		ended := false
 		defer func() { failed.CompareAndSwap(false, !ended) }()
-		for k := 0; k < parts && err == nil && Finite(sums[i].loss) && !failed.Load(); k++ {
-			from, to := k*part+part*i/use, k*part+part*(i+1)/use
-			s.Inner(func(s *torch.Scope) *torch.Tensor {
-				x := s.Float32s(r.device, images[from*image:to*image], to-from, n.Channels, n.Frames, n.Height, n.Width)
-				out := st.Replicas.Forward(r.net, s, x)
-				if score := out.Score(s); !Finite(score) {
-					sums[i].loss += score
-					return nil
+		going := func() bool { return err == nil && Finite(sums[i].loss) && !failed.Load() }
+		for k := 0; k < parts; k++ {
+			end := k*part + part*(i+1)/use
+			for from, to := k*part+part*i/use, 0; from < end && going(); from = to {
+				if to = end; st.Replicas.Each > 0 {
+					to = min(from+st.Replicas.Each, end)
 				}
-				p := piece{first: from, samples: to - from, out: out, last: use == 1 && to == batch}
-				var terms []Part
-				p.total, terms, err = st.Criterion.Share(s, out, labels[from*seg:to*seg], norm, st.Points.From(r.device, from))
-				if err != nil {
+				s.Inner(func(s *torch.Scope) *torch.Tensor {
+					x := s.Float32s(r.device, images[from*image:to*image], to-from, n.Channels, n.Frames, n.Height, n.Width)
+					out := st.Replicas.Forward(r.net, s, x)
+					if score := out.Score(s); !Finite(score) {
+						sums[i].loss += score
+						return nil
+					}
+					p := piece{first: from, samples: to - from, out: out, last: use == 1 && to == batch}
+					var terms []Part
+					p.total, terms, err = st.Criterion.Share(s, out, labels[from*seg:to*seg], norm, st.Points.From(r.device, from))
+					if err != nil {
+						return nil
+					}
+					p.loss = p.total.Item()
+					sums[i].add(sum{p.loss, terms})
+					err = see(s, p)
 					return nil
-				}
-				p.loss = p.total.Item()
-				sums[i].add(sum{p.loss, terms})
-				err = see(s, p)
-				return nil
-			})
+				})
+			}
 		}
 		ended = err == nil
 		return err

@@ -41,7 +41,8 @@ type Group struct {
 	mu   sync.Mutex
 	over bool // this process leaves
 
-	agreed bool // all processes end
+	listening bool // to the peers
+	agreed    bool // all processes end
 
 	limit atomic.Int64 // nanoseconds that this process may be busy between two sums; 0: any
 	busy  atomic.Int64 // since when it is, by Unix time; 0: it waits
@@ -257,6 +258,7 @@ func (g *Group) Same(facts []Fact) error {
 
 // listen takes what p says until it ends.
 func (g *Group) listen(p *peer) {
+	defer close(p.left)
 	for {
 		p.conn.SetReadDeadline(time.Now().Add(silence))
 		var m message
@@ -323,7 +325,7 @@ func (g *Group) fail(f Failure) {
 func (g *Group) Disband() { g.agreed = true }
 
 // Leave ends this process's part: with failed nil when the work is done, on all processes, else the others end with that
-// error.
+// error. When the work is done it waits for the others.
 func (g *Group) Leave(failed error) {
 	if g == nil {
 		return
@@ -335,10 +337,23 @@ func (g *Group) Leave(failed error) {
 	g.mu.Lock()
 	g.over = true
 	g.mu.Unlock()
-	for _, p := range g.peers {
-		if failed == nil || g.agreed {
-			p.send(message{Left: true})
+	if g.listening && (failed == nil || g.agreed) { // no connection ends while another process may still read from it
+		for _, p := range g.peers {
+			if g.Rank > 0 {
+				p.send(message{Left: true})
+			}
+			select {
+			case <-p.left:
+			case <-g.ctx.Done():
+			}
 		}
+		for _, p := range g.peers {
+			if g.Rank == 0 {
+				p.send(message{Left: true})
+			}
+		}
+	}
+	for _, p := range g.peers {
 		p.conn.Close()
 	}
 	if g.torch != nil && g.keeps() {

@@ -80,6 +80,7 @@ func Join(ctx context.Context, w *World, dev torch.Device) (*Group, error) {
 	mine, err := meet(during, own)
 	if err == nil {
 		g.mine = mine
+		g.listening = true
 		for _, p := range g.peers {
 			go g.listen(p)
 		}
@@ -285,10 +286,11 @@ type peer struct {
 	rank int // 0 where this process is another one
 	conn net.Conn
 	in   *json.Decoder
+	left chan struct{} // closed when it has ended
 }
 
 func newPeer(conn net.Conn) *peer {
-	return &peer{conn: conn, in: json.NewDecoder(conn)}
+	return &peer{conn: conn, in: json.NewDecoder(conn), left: make(chan struct{})}
 }
 
 // send tells p; where it cannot, the reading side learns why.

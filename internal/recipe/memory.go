@@ -126,6 +126,9 @@ func (r Recipe) StepPeak(precision string, dev torch.Device, batches int, split 
 	if replicas > 1 && split.Devices <= 1 {
 		smaller = float64(share*replicas - samples)
 	}
+	if dev == torch.CPU { // masksam.Replicas.Each
+		share, smaller = 1, 0
+	}
 	all, trained := n.Count()
 	weights := single * float64(all)
 	gradients := single * float64(trained)
