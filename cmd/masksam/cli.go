@@ -20,6 +20,7 @@ type cli struct {
 	Info       infoCmd       `cmd:"" help:"Tell what an image file holds, or what there is of a dataset."`
 	Overlay    overlayCmd    `cmd:"" help:"Draw cases with their labels, one by one or as a montage."`
 	Verify     verifyCmd     `cmd:"" help:"Compute golden folders again and compare tensor by tensor."`
+	Bench      benchCmd      `cmd:"" help:"Measure what the program does most against what the machine can do."`
 	Doctor     doctorCmd     `cmd:"" help:"Examine engine, processor, memory, devices and folders."`
 	Demo       demoCmd       `cmd:"" help:"Run every step on one real head: data, training, prediction, score, pictures."`
 	Version    versionCmd    `cmd:"" help:"Tell the version and the engine's."`

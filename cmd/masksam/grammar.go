@@ -11,6 +11,7 @@ import (
 
 	"masksam/internal/advice"
 	"masksam/internal/argv"
+	"masksam/internal/bench"
 	"masksam/internal/demo"
 	"masksam/internal/plan"
 	"masksam/internal/runlog"
@@ -34,6 +35,7 @@ func newGrammar(name string, stdout, stderr io.Writer) *grammar {
 	g.Kong, err = kong.New(g.root, kong.Name(name), kong.Description(description), kong.Writers(stdout, stderr),
 		kong.Help(help), kong.ConfigureHelp(kong.HelpOptions{Compact: true}), kong.Vars{
 			"recipes": recipeNames(), "logs": strings.Join(runlog.Kinds, ", "), "planners": strings.Join(plan.Planners(), ", "),
+			"benches":      strings.Join(bench.Kinds, ", "),
 			"demo_cases":   strconv.Itoa(demo.DefaultCases),
 			"demo_minutes": strconv.FormatFloat(demo.DefaultMinutes, 'g', -1, 64)})
 	if err != nil {

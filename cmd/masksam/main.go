@@ -18,6 +18,7 @@ import (
 
 	"masksam/internal/advice"
 	"masksam/internal/progress"
+	"masksam/internal/report"
 	"masksam/internal/torch"
 )
 
@@ -74,8 +75,10 @@ func run(name string, args []string, stdout, stderr io.Writer) int {
 		a.say(c.Verbose, false)
 	}
 	tellUnused(adviser.Context)
+	profiled := profile(stderr)
 	err = adviser.Context.Run(a)
 	bar.Done()
+	profiled()
 	if err == nil && out.err != nil {
 		err = fmt.Errorf("write the output: %w", out.err)
 	}
@@ -109,4 +112,17 @@ func threads() int {
 		return n
 	}
 	return runtime.GOMAXPROCS(0)
+}
+
+// profile times every operation of the engine where the variable MASKSAM_PROFILE asks for it; what it gives writes the table.
+func profile(stderr io.Writer) (end func()) {
+	if v := os.Getenv("MASKSAM_PROFILE"); v == "" || v == "0" {
+		return func() {}
+	}
+	torch.StartProfile()
+	return func() {
+		if err := report.Profile(stderr, torch.StopProfile()); err != nil {
+			slog.Warn("the profile cannot be written", "why", err)
+		}
+	}
 }

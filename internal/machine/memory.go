@@ -94,6 +94,19 @@ func Resident() Bytes {
 	return Bytes(pages * int64(os.Getpagesize()))
 }
 
+// ResetPeak lets PeakResident begin anew. It fails where the system is not Linux or does not allow it.
+func ResetPeak() error { return os.WriteFile("/proc/self/clear_refs", []byte("5"), 0) }
+
+// PeakResident is the most memory that this process has held since its start or ResetPeak; 0 where that cannot be told.
+func PeakResident() Bytes {
+	text, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		return 0
+	}
+	kB, _ := entry(string(text), "VmHWM:")
+	return Bytes(kB * 1024)
+}
+
 // Free is the memory that can still be had without swapping: what Linux says is available, or less where a control group
 // (a container) of this process or its limit of address space (ulimit -v) leaves less. Page cache that can be dropped counts
 // as free.

@@ -272,7 +272,9 @@ func (p *alone) Sum(values []float64) error {
 	return nil
 }
 
-func (p *alone) Gradients(s *torch.Scope, params []*torch.Tensor) error {
+func (p *alone) Begin([]*torch.Tensor) error { return nil }
+
+func (p *alone) Gradients(params []*torch.Tensor) error {
 	p.params = len(params)
 	torch.ScaleGrads(params, 2)
 	return nil

@@ -93,13 +93,13 @@ func TestAgainstNet(t *testing.T) {
 			}
 			run := func(forward func(s *torch.Scope, x *torch.Tensor) *masksam.Output,
 				losses func(s *torch.Scope, o *masksam.Output, u masksam.Uniform) (*torch.Tensor, []masksam.Part, error)) (out step) {
-				points := masksam.NewPoints(torch.CPU, 5, 6, r.Batch, n.Frames)
+				points := masksam.NewPoints(5, 6, r.Batch, n.Frames)
 				defer points.Free()
 				err := torch.Do(torch.Mode{Grad: true}, func(s *torch.Scope) error {
 					o := forward(s, s.Float32s(torch.CPU, images, r.Batch, n.Channels, n.Frames, n.Height, n.Width))
 					out.values = map[string][]float32{"classes": o.Classes.Float32s(), "masks": o.Masks.Float32s(),
 						"aux logits": o.AuxLogits.Float32s(), "aux boxes": o.AuxBoxes.Float32s()}
-					total, parts, err := losses(s, o, points.From(0))
+					total, parts, err := losses(s, o, points.From(torch.CPU, 0))
 					if err != nil {
 						return err
 					}

@@ -90,6 +90,8 @@ var diffOps = []diffOp{
 	unary("Neg", (*Scope).Neg), unary("Abs", (*Scope).Abs), unary("Sin", (*Scope).Sin), unary("Cos", (*Scope).Cos),
 	unary("Floor", (*Scope).Floor), unary("Sigmoid", (*Scope).Sigmoid), unary("ReLU", (*Scope).ReLU),
 	unary("Softplus", (*Scope).Softplus), unary("GELU", (*Scope).GELU),
+	unary("Sqrt", (*Scope).Sqrt).over(positive),
+	unary("LeakyReLUInPlace", func(s *Scope, x *Tensor) *Tensor { return s.LeakyReLUInPlace(s.MulScalar(x, 1.5), 0.01) }),
 	unary("LeakyReLU", func(s *Scope, x *Tensor) *Tensor { return s.LeakyReLU(x, 0.01) }),
 	unary("Clamp", func(s *Scope, x *Tensor) *Tensor { return s.Clamp(x, -0.5, 0.75) }),
 
@@ -224,7 +226,7 @@ var diffOps = []diffOp{
 }
 
 // Operations whose results carry no gradient, or which are no functions of tensors.
-const withoutGradient = ` Empty ZerosLike Rand Eq GtScalar ArgMax Detach Backward Copy LerpInto MoveGrads ScaleGrads ClipGradNorm SGDStep AdamWStep `
+const withoutGradient = ` Empty ZerosLike Rand Eq GtScalar ArgMax Detach Backward Copy LerpInto ScaleGrads ClipGradNorm MoveGrads SGDStep AdamWStep `
 
 func TestEveryOpIsChecked(t *testing.T) {
 	checked := map[string]bool{}

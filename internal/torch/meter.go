@@ -11,10 +11,11 @@ import (
 
 // Meter counts the arithmetic of operations and times named parts of a program, from StartMeter to Stop.
 type Meter struct {
-	mu    sync.Mutex
-	part  map[string]*PartSum
-	order []string
-	open  string // the part that is under way
+	settle func()
+	mu     sync.Mutex
+	part   map[string]*PartSum
+	order  []string
+	open   string // the part that is under way
 }
 
 // PartSum is what a part of the program has taken.
@@ -31,9 +32,10 @@ const Backward = "backward"
 
 var meter atomic.Pointer[Meter]
 
-// StartMeter begins to count, in place of a meter that is running.
-func StartMeter() *Meter {
-	m := &Meter{part: map[string]*PartSum{}}
+// StartMeter begins to count, in place of a meter that is running. On a device that computes later than it is told to, a
+// part ends when all is computed.
+func StartMeter(dev Device) *Meter {
+	m := &Meter{settle: dev.Settle, part: map[string]*PartSum{}}
 	meter.Store(m)
 	return m
 }
@@ -72,6 +74,7 @@ func Part(name string) (end func()) {
 	m.open = name
 	m.mu.Unlock()
 	return func() {
+		m.settle()
 		m.mu.Lock()
 		defer m.mu.Unlock()
 		m.of(name).Time += time.Since(start)
@@ -207,6 +210,16 @@ func MultiplyAdd(how Arithmetic, flop float64) float64 {
 		return 0
 	}
 	return 2 * float64(n) * float64(Threads()) / float64(took)
+}
+
+// Settle waits until a device has computed all that it was told to. The CPU has.
+func (d Device) Settle() {
+	if d != CPU {
+		_ = Do(Mode{}, func(s *Scope) error { // its failure is the next operation's
+			s.Uint8s(d, []uint8{0}, 1).Uint8s()
+			return nil
+		})
+	}
 }
 
 // PeakMemory is the most memory that tensors on a CUDA device have had since it was reset, in bytes; ok is false where

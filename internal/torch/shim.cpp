@@ -1235,8 +1235,10 @@ __attribute__((target("avx2,fma"))) float multiply_add_avx2(int64_t n) {
   __m256 a[chains];
   for (auto &v : a) v = _mm256_set1_ps(1);
   const __m256 x = _mm256_set1_ps(0.999f), y = _mm256_set1_ps(0.001f);
-  for (int64_t i = 0; i < n; i++)
+  for (int64_t i = 0; i < n; i++) {
+#pragma GCC unroll 12
     for (auto &v : a) v = _mm256_fmadd_ps(v, x, y);
+  }
   for (auto &v : a) a[0] = _mm256_add_ps(a[0], v);
   return _mm256_cvtss_f32(a[0]);
 }
@@ -1244,8 +1246,10 @@ __attribute__((target("avx512f"))) float multiply_add_avx512(int64_t n) {
   __m512 a[chains];
   for (auto &v : a) v = _mm512_set1_ps(1);
   const __m512 x = _mm512_set1_ps(0.999f), y = _mm512_set1_ps(0.001f);
-  for (int64_t i = 0; i < n; i++)
+  for (int64_t i = 0; i < n; i++) {
+#pragma GCC unroll 12
     for (auto &v : a) v = _mm512_fmadd_ps(v, x, y);
+  }
   for (auto &v : a) a[0] = _mm512_add_ps(a[0], v);
   return _mm512_cvtss_f32(a[0]);
 }
@@ -1253,8 +1257,10 @@ __attribute__((target("avx512f,avx512bf16"))) float multiply_add_bf16(int64_t n)
   __m512 a[chains];
   for (auto &v : a) v = _mm512_set1_ps(1);
   const auto x = _mm512_cvtne2ps_pbh(_mm512_set1_ps(0.01f), _mm512_set1_ps(0.01f));
-  for (int64_t i = 0; i < n; i++)
+  for (int64_t i = 0; i < n; i++) {
+#pragma GCC unroll 12
     for (auto &v : a) v = _mm512_dpbf16_ps(v, x, x);
+  }
   for (auto &v : a) a[0] = _mm512_add_ps(a[0], v);
   return _mm512_cvtss_f32(a[0]);
 }

@@ -1,0 +1,235 @@
+package bench
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"math"
+	"math/rand/v2"
+
+	"masksam/internal/machine"
+	"masksam/internal/masksam"
+	"masksam/internal/nn"
+	"masksam/internal/plain"
+	"masksam/internal/predict"
+	"masksam/internal/recipe"
+	"masksam/internal/torch"
+)
+
+const (
+	ownName   = "masksam"
+	plainName = "plain"
+	seed      = 12345
+)
+
+// autocast is the type of a precision; float32 of an unknown one.
+func autocast(precision string) torch.DType { return recipe.Autocast[precision] }
+
+// network makes the recipe's network, with random weights, in the precision of the run.
+func (o *Options) network(r *Result) (*masksam.Net, error) {
+	names, _, err := recipe.Precisions(cmp.Or(o.Precision, o.Recipe.Train.Precision), o.Device)
+	if err != nil {
+		return nil, fmt.Errorf("recipe %s: %w", o.Recipe.Name, err)
+	}
+	r.Precision = names[0]
+	net, err := masksam.New(o.Recipe.Network, o.Device, seed)
+	if err != nil {
+		return nil, err
+	}
+	r.Values, _ = net.Params.Count()
+	return net, nil
+}
+
+// trainer is all that a training step changes.
+type trainer struct {
+	recipe    recipe.Recipe
+	device    torch.Device
+	autocast  torch.DType
+	net       *masksam.Net
+	params    []*torch.Tensor
+	optimizer *torch.Optimizer
+	average   []*torch.Tensor
+	images    []float32
+	labels    []uint8
+	steps     uint64
+}
+
+// train gives the ways to do a training step: forward pass, losses, backward pass, clipping, optimiser and moving average,
+// on a batch of noise in which every label is a box in every frame.
+func (o *Options) train(r *Result) ([]way, func(), error) {
+	net, err := o.network(r)
+	if err != nil {
+		return nil, nil, err
+	}
+	t := &trainer{recipe: o.Recipe, device: o.Device, autocast: autocast(r.Precision), net: net, params: net.Params.Trainable()}
+	if free, err := recipe.Free(o.Device); err == nil {
+		t.recipe.Spare(r.Precision, o.Device, 0, machine.Share*float64(free))
+	}
+	net.Recompute = max(t.recipe.Train.Recompute, 0)
+	_, r.Trained = net.Params.Count()
+	err = torch.Do(torch.Mode{}, func(s *torch.Scope) (err error) {
+		net.Params.Narrow(s, t.autocast, func(p *nn.Param) bool { return !p.Trainable })
+		if t.optimizer, err = t.recipe.Train.NewOptimizer(t.params); err != nil {
+			return err
+		}
+		if t.recipe.Train.Average > 0 {
+			for _, p := range t.params {
+				t.average = append(t.average, s.Clone(s.Detach(p)).Keep())
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.free()
+		return nil, nil, err
+	}
+	t.images, t.labels = batch(o.Recipe)
+	ways := []way{{ownName, len(t.labels), func() error { return t.step(t.gradients) }}}
+	if o.Plain {
+		ways = append(ways, way{plainName, len(t.labels), func() error { return t.step(t.plainGradients) }})
+	}
+	return ways, t.free, nil
+}
+
+func (t *trainer) free() {
+	if t.optimizer != nil {
+		t.optimizer.Free()
+	}
+	for _, a := range t.average {
+		a.Free()
+	}
+	t.net.Free()
+}
+
+// step is one training step with the gradients that a way computes.
+func (t *trainer) step(gradients func(s *torch.Scope, p *masksam.Points) (float64, error)) error {
+	n := t.recipe.Network
+	points := masksam.NewPoints(t.device, seed, t.steps, t.recipe.Batch, n.Frames)
+	defer points.Free()
+	t.steps++
+	t.optimizer.ZeroGrad()
+	err := torch.Do(torch.Mode{Grad: true, Autocast: t.autocast}, func(s *torch.Scope) error {
+		loss, err := gradients(s, points)
+		if err == nil && !masksam.Finite(loss) {
+			err = fmt.Errorf("the loss of step %d is %v", t.steps, loss)
+		}
+		if err != nil {
+			return err
+		}
+		defer torch.Part("optimiser")()
+		limit := t.recipe.Train.Clip
+		if limit == 0 {
+			limit = math.Inf(1)
+		}
+		torch.ClipGradNorm(t.params, limit)
+		t.optimizer.Step(t.recipe.Train.LR)
+		if t.average != nil {
+			torch.LerpInto(t.average, t.params, 1-t.recipe.Train.Average)
+		}
+		return nil
+	})
+	t.optimizer.ZeroGrad()
+	return err
+}
+
+func (t *trainer) gradients(s *torch.Scope, points *masksam.Points) (float64, error) {
+	step := masksam.Step{Criterion: masksam.NewCriterion(t.recipe.Loss, t.recipe.Network), Network: t.recipe.Network,
+		Device: t.device, Points: points, Parts: t.recipe.Train.Accumulate, Forward: t.net.Forward}
+	loss, _, err := step.Gradients(s, t.images, t.labels)
+	return loss, err
+}
+
+func (t *trainer) plainGradients(s *torch.Scope, points *masksam.Points) (float64, error) {
+	n := t.recipe.Network
+	net := plain.Net{Config: n, Params: t.net.Params}
+	out := net.Forward(s, s.Float32s(t.device, t.images, t.recipe.Batch, n.Channels, n.Frames, n.Height, n.Width))
+	total, _, err := plain.Losses(s, t.recipe.Loss, n, out, t.labels, points.From(0))
+	if err != nil {
+		return 0, err
+	}
+	s.Backward(total)
+	return total.Item(), nil
+}
+
+// batch is noise (B, C, T, H, W) with labels (B·T, H, W) that are boxes within each other.
+func batch(r recipe.Recipe) (images []float32, labels []uint8) {
+	n := r.Network
+	labels = make([]uint8, r.Batch*n.Frames*n.Height*n.Width)
+	for i := range labels {
+		labels[i] = uint8(nested(i/n.Width%n.Height, i%n.Width, n.Height, n.Width, n.Classes))
+	}
+	return noise(len(labels) * n.Channels), labels
+}
+
+func noise(n int) []float32 {
+	rng := rand.New(rand.NewPCG(1, 2))
+	data := make([]float32, n)
+	for i := range data {
+		data[i] = float32(rng.NormFloat64())
+	}
+	return data
+}
+
+// nested is the label of a pixel of h × w where label k is a box within that of k-1 and 0 is around them.
+func nested(y, x, h, w, classes int) int {
+	depth := min(float64(min(y, h-1-y))/float64(h), float64(min(x, w-1-x))/float64(w)) // 0 to 0.5
+	return min(int(depth*2*float64(classes)), classes-1)
+}
+
+// predict gives the ways to score a volume tile by tile.
+func (o *Options) predict(ctx context.Context, r *Result) ([]way, func(), error) {
+	net, err := o.network(r)
+	if err != nil {
+		return nil, nil, err
+	}
+	n := o.Recipe.Network
+	r.Size = o.Size
+	voxels := o.Size[0] * o.Size[1] * o.Size[2]
+	err = torch.Do(torch.Mode{}, func(s *torch.Scope) error {
+		net.Params.Narrow(s, autocast(r.Precision), func(*nn.Param) bool { return true })
+		return nil
+	})
+	if err != nil {
+		net.Free()
+		return nil, nil, err
+	}
+	image := predict.Image{Channels: n.Channels, Size: o.Size, Data: noise(n.Channels * voxels)}
+	window := predict.Window{Patch: o.Recipe.Patch, Step: 0.5}
+	if o.Mirror {
+		window.Mirror = o.Recipe.Train.Augment.Mirror
+	}
+	score := func(forward func(s *torch.Scope, x *torch.Tensor) *masksam.Output, batch int) func() error {
+		window.Batch = batch
+		w := window
+		return func() error {
+			sum := make([]float32, n.Classes*voxels)
+			return w.Accumulate(ctx, scorer{n, o.Device, autocast(r.Precision), forward}, image, sum, nil)
+		}
+	}
+	ways := []way{{ownName, voxels, score(net.Forward, max(o.Batch, 1))}}
+	if o.Plain {
+		p := plain.Net{Config: n, Params: net.Params}
+		ways = append(ways, way{plainName, voxels, score(p.Forward, 1)})
+	}
+	return ways, net.Free, nil
+}
+
+// scorer is a network as prediction sees it.
+type scorer struct {
+	network  masksam.Config
+	device   torch.Device
+	autocast torch.DType
+	forward  func(s *torch.Scope, x *torch.Tensor) *masksam.Output
+}
+
+func (f scorer) Scores(patches []float32, n int) (scores []float32, err error) {
+	c := f.network
+	err = torch.Do(torch.Mode{Autocast: f.autocast}, func(s *torch.Scope) error {
+		x := s.Float32s(f.device, patches, n, c.Channels, c.Frames, c.Height, c.Width)
+		out := f.forward(s, x)
+		defer torch.Part("scores")()
+		scores = out.ClassScores(s, n).Float32s()
+		return nil
+	})
+	return scores, err
+}
