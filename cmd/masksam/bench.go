@@ -19,7 +19,8 @@ type benchCmd struct {
 	Batch      *int     `help:"Samples of a training step or batch, or patches in one pass of prediction." placeholder:"N"`
 	Size       []int    `help:"Voxels of the generated volume that all but train work on, slices first." default:"64,256,256" placeholder:"Z,Y,X"`
 	Mirror     bool     `help:"Predict with the flips that the recipe trains with." default:"true" negatable:""`
-	Device     string   `help:"cpu, cuda, cuda:1 …; auto takes a GPU if there is one." default:"auto"`
+	Device     string   `help:"cpu, cuda, cuda:1 …, or cuda:0,cuda:1 … to share a training step; auto takes a GPU if there is one." default:"auto"`
+	Replicas   int      `help:"Replicas of the network, which share a training step; otherwise as many as training would take." placeholder:"N"`
 	Precision  string   `help:"float32, bf16 or float16; none: what the recipe would train in." placeholder:"NAME"`
 	Threads    int      `help:"Threads of the CPU; 0: as many as any other command takes." default:"0" placeholder:"N"`
 	Against    string   `help:"plain: measure the straightforward order of operations too, that of the published code, in turns." enum:"plain,none" default:"none"`
@@ -30,13 +31,13 @@ type benchCmd struct {
 }
 
 func (c *benchCmd) Run(a *app) error {
-	o, err := c.options()
-	if err != nil {
-		return err
-	}
 	c.arithmetic.set()
 	if c.Threads > 0 {
 		torch.SetThreads(c.Threads)
+	}
+	o, err := c.options()
+	if err != nil {
+		return err
 	}
 	o.Progress = a.progress
 	result, err := bench.Run(a.ctx, o)
@@ -58,12 +59,14 @@ func (c *benchCmd) options() (o bench.Options, err error) {
 		return o, fmt.Errorf("--warm %d: it is a number of runs, 0 or more", c.Warm)
 	case c.Threads < 0:
 		return o, fmt.Errorf("--threads %d: give 1 or more, or 0", c.Threads)
+	case c.Replicas < 0:
+		return o, fmt.Errorf("--replicas %d: give 1 or more, or leave it out", c.Replicas)
 	case c.Batch != nil && *c.Batch < 1:
 		return o, fmt.Errorf("--batch %d: give 1 or more", *c.Batch)
 	case recipe.Autocast[c.Precision] == torch.Float32 && c.Precision != "" && c.Precision != "float32":
 		return o, fmt.Errorf("--precision %s is none of float32, bf16, float16", c.Precision)
 	}
-	o = bench.Options{What: c.What, Precision: c.Precision, Plain: c.Against == "plain", Warm: c.Warm, Repeat: c.Repeat,
+	o = bench.Options{Replicas: c.Replicas, What: c.What, Precision: c.Precision, Plain: c.Against == "plain", Warm: c.Warm, Repeat: c.Repeat,
 		Mirror: c.Mirror, Batch: 4, Dir: os.TempDir()}
 	set := c.Set
 	if c.Patch != nil {
@@ -85,7 +88,7 @@ func (c *benchCmd) options() (o bench.Options, err error) {
 	if o.Recipe, err = bench.Resolve(c.Recipe, set); err != nil {
 		return o, err
 	}
-	o.Device, err = torch.ParseDevice(c.Device)
+	o.Devices, err = torch.ParseDevices(c.Device, 1)
 	return o, err
 }
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"reflect"
 	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -19,17 +20,18 @@ import (
 
 // Options say what is measured, and how often.
 type Options struct {
-	What      string        // one of Kinds
-	Recipe    recipe.Recipe // resolved
-	Device    torch.Device
-	Precision string // a key of recipe.Autocast; empty: what the recipe would train in
-	Plain     bool   // also measure the plain order of operations (package plain), in turns
-	Warm      int    // runs before those that count
-	Repeat    int    // runs that count
-	Size      [3]int // voxels of the volume that is predicted, preprocessed, exported or loaded from
-	Mirror    bool   // predict with all flips that training made
-	Batch     int    // patches in one pass of prediction
-	Dir       string // for generated files
+	What      string         // one of Kinds
+	Recipe    recipe.Recipe  // resolved
+	Devices   []torch.Device // of which only a training step takes more than the first
+	Replicas  int            // that share a training step; 0: as many as training would take
+	Precision string         // a key of recipe.Autocast; empty: what the recipe would train in
+	Plain     bool           // also measure the plain order of operations (package plain), in turns
+	Warm      int            // runs before those that count
+	Repeat    int            // runs that count
+	Size      [3]int         // voxels of the volume that is predicted, preprocessed, exported or loaded from
+	Mirror    bool           // predict with all flips that training made
+	Batch     int            // patches in one pass of prediction
+	Dir       string         // for generated files
 	Progress  progress.Reporter
 }
 
@@ -78,6 +80,7 @@ type Result struct {
 	Device    string        `json:"device"`
 	Precision string        `json:"precision,omitempty"`
 	Threads   int           `json:"threads"`
+	Replicas  int           `json:"replicas,omitempty"` // that share a training step
 	Engine    string        `json:"engine"`
 	Values    int           `json:"parameters,omitempty"` // of the network
 	Trained   int           `json:"trained,omitempty"`    // of them, where it trains
@@ -104,7 +107,7 @@ type Way struct {
 // Rate is GFLOP a second.
 func (w Way) Rate() float64 { return w.GFLOP / w.Seconds.Median }
 
-// Part is a part of a run; seconds are the median.
+// Part is a part of a run; its seconds are the mean, added up over the replicas.
 type Part struct {
 	Name    string  `json:"name"`
 	Seconds float64 `json:"seconds"`
@@ -121,10 +124,10 @@ type Ratio struct {
 // Run measures. It ends early when ctx does.
 func Run(ctx context.Context, o Options) (*Result, error) {
 	if !slices.Contains(Kinds, o.What) {
-		return nil, fmt.Errorf("%q cannot be measured: name one of %v", o.What, Kinds)
+		return nil, fmt.Errorf("%q cannot be measured: name one of %s", o.What, strings.Join(Kinds, ", "))
 	}
 	o.Progress = progress.OrNop(o.Progress)
-	r := &Result{What: o.What, Recipe: o.Recipe, Device: o.Device.String(), Threads: torch.Threads(),
+	r := &Result{What: o.What, Recipe: o.Recipe, Device: devices(o.Devices), Threads: torch.Threads(),
 		Engine: "libtorch " + torch.Version() + ", " + torch.CPUCapability()}
 	var ways []way
 	var done func()
@@ -144,11 +147,20 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 		return nil, err
 	}
 	defer done()
-	r.Machine = examine(o.Device, r.Precision)
+	r.Machine = examine(o.Devices[0], r.Precision)
 	if err := o.measure(ctx, r, ways); err != nil {
 		return nil, err
 	}
 	return r, nil
+}
+
+// devices are their names.
+func devices(list []torch.Device) string {
+	var names []string
+	for _, d := range list {
+		names = append(names, d.String())
+	}
+	return strings.Join(names, ", ")
 }
 
 // way is one way to do what is measured.
@@ -185,12 +197,12 @@ func (o Options) measure(ctx context.Context, r *Result, ways []way) error {
 			torch.ReleaseMemory()
 			last = t.way
 			known = machine.ResetPeak() == nil // else the peak is that since the start
-			o.Device.PeakMemory(true)
+			o.Devices[0].PeakMemory(true)
 		}
-		meter := torch.StartMeter(o.Device)
+		meter := torch.StartMeter(o.Devices[0])
 		cpu, start := processor(), time.Now()
 		err := w.run()
-		o.Device.Settle()
+		o.Devices[0].Settle()
 		seconds, used := time.Since(start).Seconds(), processor()-cpu
 		parts := meter.Stop()
 		if err != nil {
@@ -199,7 +211,7 @@ func (o Options) measure(ctx context.Context, r *Result, ways []way) error {
 		if known {
 			sum.memory = max(sum.memory, machine.PeakResident())
 		}
-		if peak, ok := o.Device.PeakMemory(false); ok {
+		if peak, ok := o.Devices[0].PeakMemory(false); ok {
 			sum.device = max(sum.device, machine.Bytes(peak))
 		}
 		if t.counts {
@@ -258,36 +270,41 @@ func ratios(a, b []float64) Spread {
 func (s runs) way(w way, peak float64) Way {
 	out := Way{Name: w.name, Seconds: spread(s.seconds), CPU: spread(s.cpu), Memory: s.memory, Device: s.device,
 		Voxels: float64(w.voxels)}
-	times, flop := map[string][]float64{}, map[string]float64{}
-	var names []string
-	for _, p := range s.parts {
-		if times[p.Name] == nil {
-			names = append(names, p.Name)
-		}
-		times[p.Name] = append(times[p.Name], p.Time.Seconds())
-		flop[p.Name] += p.FLOP / float64(len(s.seconds)) / 1e9
-	}
+	runs := float64(len(s.seconds))
+	var rest float64 // GFLOP of no part
 	named := 0.0
-	for _, name := range names {
-		out.GFLOP += flop[name]
-		if name != "" {
-			sum := 0.0
-			for _, t := range times[name] {
-				sum += t
-			}
-			// A part may run several times in a run.
-			seconds := sum / float64(len(s.seconds))
-			named += seconds
-			out.Parts = append(out.Parts, Part{name, seconds, flop[name]})
+	at := map[string]int{}
+	for _, p := range s.parts {
+		gflop := p.FLOP / runs / 1e9
+		out.GFLOP += gflop
+		if p.Name == "" {
+			rest += gflop
+			continue
 		}
+		i, ok := at[p.Name]
+		if !ok {
+			i = len(out.Parts)
+			at[p.Name], out.Parts = i, append(out.Parts, Part{Name: p.Name})
+		}
+		out.Parts[i].Seconds += p.Time.Seconds() / runs
+		out.Parts[i].GFLOP += gflop
+		named += p.Time.Seconds() / runs
 	}
-	if rest := out.Seconds.Median - named; len(out.Parts) > 0 && rest > 0 {
-		out.Parts = append(out.Parts, Part{Name: "rest", Seconds: rest, GFLOP: flop[""]})
+	// What several replicas do at a time adds up to more than the time of a run.
+	if left := mean(s.seconds) - named; len(out.Parts) > 0 && left > 0 {
+		out.Parts = append(out.Parts, Part{"rest", left, rest})
 	}
 	if peak > 0 {
 		out.OfPeak = out.Rate() / peak
 	}
 	return out
+}
+
+func mean(values []float64) (sum float64) {
+	for _, v := range values {
+		sum += v / float64(len(values))
+	}
+	return sum
 }
 
 // processor is the processor time of this process in seconds.

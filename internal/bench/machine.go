@@ -30,8 +30,8 @@ func (m Machine) Best() Peak {
 }
 
 const (
-	tries     = 5
-	tryFLOP   = 2e9 // of a thread, some 20 to 200 ms
+	tries     = 3
+	tryFLOP   = 1e9 // of a thread, some 10 to 100 ms
 	copyBytes = 64 << 20
 	edge      = 4096 // of the matrices that a GPU is tried with
 )

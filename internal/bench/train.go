@@ -27,12 +27,12 @@ func autocast(precision string) torch.DType { return recipe.Autocast[precision] 
 
 // network makes the recipe's network, with random weights, in the precision of the run.
 func (o *Options) network(r *Result) (*masksam.Net, error) {
-	names, _, err := recipe.Precisions(cmp.Or(o.Precision, o.Recipe.Train.Precision), o.Device)
+	names, _, err := recipe.Precisions(cmp.Or(o.Precision, o.Recipe.Train.Precision), o.Devices[0])
 	if err != nil {
 		return nil, fmt.Errorf("recipe %s: %w", o.Recipe.Name, err)
 	}
 	r.Precision = names[0]
-	net, err := masksam.New(o.Recipe.Network, o.Device, seed)
+	net, err := masksam.New(o.Recipe.Network, o.Devices[0], seed)
 	if err != nil {
 		return nil, err
 	}
@@ -46,6 +46,7 @@ type trainer struct {
 	device    torch.Device
 	autocast  torch.DType
 	net       *masksam.Net
+	replicas  *masksam.Replicas
 	params    []*torch.Tensor
 	optimizer *torch.Optimizer
 	average   []*torch.Tensor
@@ -61,14 +62,28 @@ func (o *Options) train(r *Result) ([]way, func(), error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	t := &trainer{recipe: o.Recipe, device: o.Device, autocast: autocast(r.Precision), net: net, params: net.Params.Trainable()}
-	if free, err := recipe.Free(o.Device); err == nil {
-		t.recipe.Spare(r.Precision, o.Device, 0, machine.Share*float64(free))
+	t := &trainer{recipe: o.Recipe, device: o.Devices[0], autocast: autocast(r.Precision), net: net, params: net.Params.Trainable()}
+	split := recipe.Split{Devices: len(o.Devices), Replicas: o.Replicas}
+	if err = t.recipe.Splits(split); err != nil {
+		net.Free()
+		return nil, nil, err
 	}
+	free, err := recipe.Free(o.Devices[0])
+	if err != nil {
+		free = math.MaxInt64 // it is for the run to tell that there is too little
+	}
+	split = t.recipe.Spare(r.Precision, o.Devices[0], 0, split, machine.Share*float64(free))
+	r.Replicas = split.Replicas
 	net.Recompute = max(t.recipe.Train.Recompute, 0)
 	_, r.Trained = net.Params.Count()
 	err = torch.Do(torch.Mode{}, func(s *torch.Scope) (err error) {
-		net.Params.Narrow(s, t.autocast, func(p *nn.Param) bool { return !p.Trainable })
+		t.replicas, err = masksam.NewReplicas(net, o.Devices, split.Replicas, max(torch.Threads()/split.Replicas, 1))
+		if err != nil {
+			return err
+		}
+		for _, n := range t.replicas.Nets() {
+			n.Params.Narrow(s, t.autocast, func(p *nn.Param) bool { return !p.Trainable })
+		}
 		if t.optimizer, err = t.recipe.Train.NewOptimizer(t.params); err != nil {
 			return err
 		}
@@ -98,13 +113,16 @@ func (t *trainer) free() {
 	for _, a := range t.average {
 		a.Free()
 	}
+	if t.replicas != nil {
+		t.replicas.Free()
+	}
 	t.net.Free()
 }
 
 // step is one training step with the gradients that a way computes.
 func (t *trainer) step(gradients func(s *torch.Scope, p *masksam.Points) (float64, error)) error {
 	n := t.recipe.Network
-	points := masksam.NewPoints(t.device, seed, t.steps, t.recipe.Batch, n.Frames)
+	points := masksam.NewPoints(seed, t.steps, t.recipe.Batch, n.Frames)
 	defer points.Free()
 	t.steps++
 	t.optimizer.ZeroGrad()
@@ -116,7 +134,7 @@ func (t *trainer) step(gradients func(s *torch.Scope, p *masksam.Points) (float6
 		if err != nil {
 			return err
 		}
-		defer torch.Part("optimiser")()
+		defer s.Part("optimiser")()
 		limit := t.recipe.Train.Clip
 		if limit == 0 {
 			limit = math.Inf(1)
@@ -133,8 +151,8 @@ func (t *trainer) step(gradients func(s *torch.Scope, p *masksam.Points) (float6
 }
 
 func (t *trainer) gradients(s *torch.Scope, points *masksam.Points) (float64, error) {
-	step := masksam.Step{Criterion: masksam.NewCriterion(t.recipe.Loss, t.recipe.Network), Network: t.recipe.Network,
-		Device: t.device, Points: points, Parts: t.recipe.Train.Accumulate, Forward: t.net.Forward}
+	step := masksam.Step{Criterion: masksam.NewCriterion(t.recipe.Loss, t.recipe.Network), Replicas: t.replicas,
+		Points: points, Parts: t.recipe.Train.Accumulate}
 	loss, _, err := step.Gradients(s, t.images, t.labels)
 	return loss, err
 }
@@ -143,7 +161,7 @@ func (t *trainer) plainGradients(s *torch.Scope, points *masksam.Points) (float6
 	n := t.recipe.Network
 	net := plain.Net{Config: n, Params: t.net.Params}
 	out := net.Forward(s, s.Float32s(t.device, t.images, t.recipe.Batch, n.Channels, n.Frames, n.Height, n.Width))
-	total, _, err := plain.Losses(s, t.recipe.Loss, n, out, t.labels, points.From(0))
+	total, _, err := plain.Losses(s, t.recipe.Loss, n, out, t.labels, points.From(t.device, 0))
 	if err != nil {
 		return 0, err
 	}
@@ -203,7 +221,7 @@ func (o *Options) predict(ctx context.Context, r *Result) ([]way, func(), error)
 		w := window
 		return func() error {
 			sum := make([]float32, n.Classes*voxels)
-			return w.Accumulate(ctx, scorer{n, o.Device, autocast(r.Precision), forward}, image, sum, nil)
+			return w.Accumulate(ctx, scorer{n, o.Devices[0], autocast(r.Precision), forward}, image, sum, nil)
 		}
 	}
 	ways := []way{{ownName, voxels, score(net.Forward, max(o.Batch, 1))}}
@@ -227,7 +245,7 @@ func (f scorer) Scores(patches []float32, n int) (scores []float32, err error) {
 	err = torch.Do(torch.Mode{Autocast: f.autocast}, func(s *torch.Scope) error {
 		x := s.Float32s(f.device, patches, n, c.Channels, c.Frames, c.Height, c.Width)
 		out := f.forward(s, x)
-		defer torch.Part("scores")()
+		defer s.Part("scores")()
 		scores = out.ClassScores(s, n).Float32s()
 		return nil
 	})

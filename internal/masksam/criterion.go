@@ -146,7 +146,7 @@ func (c *Criterion) Trace(s *torch.Scope, o *Output, seg []uint8, u Uniform) (*t
 // losses computes a part of the batch that norm is of; nil: the whole.
 func (c *Criterion) losses(s *torch.Scope, o *Output, seg []uint8, batch *Norm, u Uniform) (
 	*torch.Tensor, []Part, *Matching, error) {
-	defer torch.Part("losses")()
+	defer s.Part("losses")()
 	s = s.Autocast(torch.Float32)
 	frames, queries, h, w := o.Masks.Dim(0), o.Masks.Dim(1), o.Masks.Dim(2), o.Masks.Dim(3)
 	tg, err := targets(seg, frames, h, w, c.classes)

@@ -181,20 +181,20 @@ func (n *Net) features(s *torch.Scope, x *torch.Tensor, probe sam.Probe) feature
 		panic(&torch.Error{Op: "Forward", Shapes: [][]int{x.Shape()},
 			Msg: fmt.Sprintf("the network takes (B, C, T, H, W) with (C, T, H, W) = %v", want)})
 	}
-	end := torch.Part("stem")
+	end := s.Part("stem")
 	x = n.stem.forward(s, x)
 	end()
 	probe.See("first_conv", x)
 	frames := s.Permute(x, 0, 2, 1, 3, 4)
 	frames = s.Reshape(frames, -1, x.Dim(1), x.Dim(3), x.Dim(4))
 	tape := new(torch.Tape)
-	end = torch.Part("encoder")
+	end = s.Part("encoder")
 	maps := n.encoder.Forward(s, frames, tape, n.Recompute, probe)
 	end()
 	for i, m := range maps {
 		probe.See(fmt.Sprintf("encoder.%d", i), m)
 	}
-	defer torch.Part("generator")()
+	defer s.Part("generator")()
 	g := n.gen.forward(s, maps, probe)
 	f := features{tape: tape, neck: maps[len(maps)-1], tokens: g.tokens, logits: g.logits,
 		masks: s.Sigmoid(s.To(g.logits, torch.Float32))}
@@ -208,7 +208,7 @@ func (n *Net) features(s *torch.Scope, x *torch.Tensor, probe sam.Probe) feature
 func (n *Net) decode(s *torch.Scope, f features, p Prompts, probe sam.Probe) *Output {
 	c := n.Config
 	out := &Output{AuxLogits: f.logits, AuxMasks: f.masks, AuxBoxes: f.boxes, tape: f.tape}
-	end := torch.Part("decoder")
+	end := s.Part("decoder")
 	sparse := n.prompts.Boxes(s, p.Boxes)
 	probe.See("prompt_encoder.sparse", sparse)
 	dense := n.prompts.Masks(s, p.Masks)
@@ -217,7 +217,7 @@ func (n *Net) decode(s *torch.Scope, f features, p Prompts, probe sam.Probe) *Ou
 	end()
 	probe.See("mask_decoder.low_res_masks", low)
 	probe.See("mask_decoder.classes", classes)
-	defer torch.Part("head")()
+	defer s.Part("head")()
 	h, w := c.Tokens()
 	out.Classes = s.Reshape(classes, -1, c.Queries, c.Classes+1)
 	low = s.Reshape(low, -1, c.Queries, 4*h, 4*w)

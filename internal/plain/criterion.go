@@ -21,7 +21,7 @@ type target struct {
 // Losses is masksam.Criterion.Losses of a whole batch: the weighted total and its parts.
 func Losses(s *torch.Scope, l masksam.Loss, c masksam.Config, o *masksam.Output, seg []uint8, u masksam.Uniform) (
 	*torch.Tensor, []masksam.Part, error) {
-	defer torch.Part("losses")()
+	defer s.Part("losses")()
 	s = s.Autocast(torch.Float32)
 	ng := s.NoGrad()
 	masks, classes := s.To(o.Masks, torch.Float32), s.To(o.Classes, torch.Float32)

@@ -28,26 +28,26 @@ type Net struct {
 func (n *Net) Forward(s *torch.Scope, x *torch.Tensor) *masksam.Output {
 	c := n.Config
 	m := module{s, n.Params, ""}
-	end := torch.Part("stem")
+	end := s.Part("stem")
 	x = m.at("first_conv").layers(x, c.Stem, c)
 	end()
 	frames := s.Reshape(s.Permute(x, 0, 2, 1, 3, 4), -1, x.Dim(1), x.Dim(3), x.Dim(4))
-	end = torch.Part("encoder")
+	end = s.Part("encoder")
 	maps := m.at("sam_model.image_encoder").encoder(frames, c)
 	end()
 	neck := maps[len(maps)-1]
-	end = torch.Part("generator")
+	end = s.Part("generator")
 	g := m.generator(maps, c)
 	out := &masksam.Output{AuxLogits: g.logits, AuxMasks: s.Sigmoid(s.To(g.logits, torch.Float32))}
 	boxes, hard := auxBoxes(s, g.boxes, out.AuxMasks)
 	out.AuxBoxes = boxes
 	end()
-	end = torch.Part("decoder")
+	end = s.Part("decoder")
 	p := m.at("sam_model.prompt_encoder")
 	sparse, dense, grid := p.boxPrompts(boxes, c), p.maskPrompts(s.Reshape(hard, -1, 1, c.Height, c.Width), c), p.grid(c)
 	low, classes := m.at("sam_model.mask_decoder").decoder(neck, grid, dense, sparse, g.tokens, c)
 	end()
-	defer torch.Part("head")()
+	defer s.Part("head")()
 	h, w := c.Tokens()
 	out.Classes = s.Reshape(classes, -1, c.Queries, c.Classes+1)
 	low = s.Reshape(low, -1, c.Queries, 4*h, 4*w)

@@ -15,15 +15,16 @@ type batch struct {
 	scores  []float32
 }
 
-// Ahead is the number of batches on their way at most, for so many networks: those that they score, as many that are cut
-// or wait to be added, and one that is added.
+// ahead is the number of batches on their way at most, for so many networks: those that they score, as many that are cut or
+// wait to be added, and one that is added.
 func ahead(networks int) int { return 2*networks + 1 }
 
 // Accumulate adds the mean over tiles and flips of the scores of image to sum (K, Size). Each of the networks works on
 // batches of its own, the first one in the caller's thread; meanwhile the next patches are cut and the last scores added.
-// The scores are added in the order of the tiles, so that the sums depend neither on the number of networks nor on timing.
+// Scores are added in the order of the tiles, so that the sums depend neither on the number of networks nor on timing.
 // tick, if not nil, is called with the number of passes that were added, by one goroutine. It ends early when ctx does.
-func (w Window) Accumulate(ctx context.Context, networks []Network, image Image, sum []float32, tick func(passes int)) error {
+func (w Window) Accumulate(ctx context.Context, networks []Network, image Image, sum []float32,
+	tick func(passes int)) error {
 	voxels := image.Size[0] * image.Size[1] * image.Size[2]
 	if voxels == 0 || len(image.Data) != image.Channels*voxels || len(sum)%voxels != 0 {
 		return fmt.Errorf("slide a window: %d values and %d sums for %d channels of %v", len(image.Data), len(sum),

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"path/filepath"
 	"slices"
 	"sync/atomic"
 	"testing"
@@ -245,4 +246,36 @@ func TestLedger(t *testing.T) {
 		t.Errorf("more than there is, alone: %d left, want 10", left)
 	}
 	l.end(100)
+}
+
+// Where memory is short, reading, scoring and export of a folder's cases do not overlap, and all are labelled.
+func TestFolderInLittleMemory(t *testing.T) {
+	c := newConstant(t)
+	c.fold(t, "0", 0.2, 0.5, 0.1, 0.2)
+	in, out := t.TempDir(), filepath.Join(t.TempDir(), "out")
+	ids := []string{"a", "b", "c"}
+	for _, id := range ids {
+		image(t, in, id)
+	}
+	m := open(t, c, "0")
+	p, err := m.read(dataset.Case{Images: []string{filepath.Join(in, "a_0000.nii.gz")}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	little, looks := m.scoring(p, Options{}), 0
+	m.memory.free = func() (machine.Bytes, error) { // is called while the ledger is locked
+		if looks++; m.memory.running > 1 && m.memory.taken > little {
+			t.Errorf("%d at a time take %v of %v", m.memory.running, m.memory.taken, little)
+		}
+		return little, nil
+	}
+	if err := m.Folder(t.Context(), Options{Input: in, Output: out, Tiling: Tiling{Step: 1}}); err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range ids {
+		all(t, filepath.Join(out, id+".nii.gz"), 1)
+	}
+	if looks < 3*len(ids) {
+		t.Errorf("%d looks at the memory, want one for each part of each case", looks)
+	}
 }

@@ -27,11 +27,18 @@ func (m *Model) precision(asked string) string {
 	return p
 }
 
-// Patches of a pass where memory is no matter. On a CPU more of them gain nothing (docs/benchmarks.md).
-const (
-	usualCPU  = 2
-	usualCUDA = 4
-)
+// usual is the number of patches of a pass where memory is no matter and a patch's pass takes so many bytes. On a CPU
+// more than two gain nothing, nor more than one where a patch takes much (docs/benchmarks.md).
+func usual(dev torch.Device, patch float64) int {
+	const little = 256e6 // bytes
+	switch {
+	case dev != torch.CPU:
+		return 4
+	case patch < little:
+		return 2
+	}
+	return 1
+}
 
 // division is how the passes of a case are shared out.
 type division struct {
@@ -41,24 +48,25 @@ type division struct {
 	need     machine.Bytes // of main memory, with the case's scores
 }
 
-// divide chooses how the passes over an image are shared out where so many bytes of main memory are free. Each core of a
-// CPU gets a network of its own: that keeps the cores busier than operations which share them, and then scores do not
-// depend on the number of cores. A pass has t.Batch patches or, where that is 0, as many as usual, fewer where memory is
-// short.
+// divide chooses how the passes over an image are shared out where so many bytes of main memory are free. Each core of
+// a CPU gets a network of its own, where there are passes for all: that keeps the cores busier than operations which
+// share them, and scores do not depend on the number of cores, as they do by rounding where threads share an operation.
+// A pass has t.Batch patches or, where that is 0, as many as usual, fewer where memory is short.
 func (m *Model) divide(t Tiling, size [3]int, free machine.Bytes) division {
 	r := m.Meta.Recipe
 	precision, passes := m.precision(t.Precision), m.window(t).Passes(size)
-	d := division{networks: 1, batch: cmp.Or(t.Batch, usualCUDA)}
+	pass := func(patches int) recipe.Peak {
+		return r.PassPeak(precision, m.device, patches).Without(recipe.Program, recipe.Weights)
+	}
+	d := division{networks: 1, batch: cmp.Or(t.Batch, usual(m.device, pass(1).Need(m.device)))}
 	if m.device == torch.CPU {
 		d.threads = torch.Threads()
-		d.batch = cmp.Or(t.Batch, usualCPU)
 		d.networks = max(1, min(d.threads, (passes+d.batch-1)/d.batch))
 	}
 	onDevice, err := recipe.Free(m.device)
 	need := func() (host, device float64) {
-		pass := r.PassPeak(precision, m.device, d.batch).Without(recipe.Program, recipe.Weights)
 		ready := float64(ahead(d.networks)-d.networks) * float64(d.batch*(r.Network.Channels+r.Network.Classes))
-		host, device = pass.Total()
+		host, device = pass(d.batch).Total()
 		host = float64(d.networks)*host + 4*float64(r.Network.Classes)*voxels(size) + 4*ready*voxels(r.Patch)
 		if m.device == torch.CPU {
 			return host + float64(d.networks)*device, 0

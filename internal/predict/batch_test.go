@@ -115,8 +115,9 @@ func TestPrecision(t *testing.T) {
 	}
 }
 
-// Memory decides on the networks of a CPU and on the patches of their passes: a network for each thread where memory is no
-// matter and there are batches for each, one with all threads where even two patches at a time are too many. What is asked for is kept.
+// Memory decides on the networks of a CPU and on the patches of their passes: a network for each thread where memory is
+// no matter and there are batches for each, one with all threads where even two patches at a time are too many. What is
+// asked for is kept.
 func TestDivide(t *testing.T) {
 	c := newConstant(t)
 	c.fold(t, "0", 0.2, 0.5, 0.1, 0.2)
@@ -134,10 +135,14 @@ func TestDivide(t *testing.T) {
 			t.Errorf("%+v of %v in %v: %+v, want %+v", tiling, size, free, got, want)
 		}
 	}
-	want(t, Tiling{Mirror: true}, size, math.MaxInt64, division{networks: 4, threads: 1, batch: usualCPU})
-	want(t, Tiling{}, [3]int{4, 16, 16}, math.MaxInt64, division{networks: 1, threads: 4, batch: usualCPU})
+	want(t, Tiling{Mirror: true}, size, math.MaxInt64, division{networks: 4, threads: 1, batch: 2})
+	want(t, Tiling{}, [3]int{4, 16, 16}, math.MaxInt64, division{networks: 1, threads: 4, batch: 2})
 	want(t, Tiling{Mirror: true}, size, 0, division{networks: 1, threads: 4, batch: 1})
 	want(t, Tiling{Mirror: true, Batch: 3}, size, 0, division{networks: 1, threads: 4, batch: 3})
+	one, two, more := usual(torch.CPU, 1e9), usual(torch.CPU, 1e7), usual(torch.CUDA(0), 1e9)
+	if one != 1 || two != 2 || more != 4 {
+		t.Errorf("%d, %d and %d patches of a pass, want 1 of a large patch, 2 of a small one, 4 on a GPU", one, two, more)
+	}
 	all := m.divide(Tiling{Mirror: true}, size, math.MaxInt64).need
 	want(t, Tiling{Mirror: true}, size, all, division{networks: 4, threads: 1, batch: 1})
 	half := m.divide(Tiling{Mirror: true}, size, all*9/20)

@@ -58,7 +58,8 @@ func BenchmarkVolume(b *testing.B) {
 		sum := make([]float32, r.Network.Classes*len(image.Data))
 		ways := map[string]func(ctx context.Context, tick func(int)){
 			"plain": func(ctx context.Context, tick func(int)) {
-				m.window(t).Accumulate(ctx, []Network{plainNetwork{plain.Net{Config: r.Network, Params: net.Params}}}, image, sum, tick)
+				published := plainNetwork{plain.Net{Config: r.Network, Params: net.Params}}
+				m.window(t).Accumulate(ctx, []Network{published}, image, sum, tick)
 			},
 			"own": func(ctx context.Context, tick func(int)) { m.Scores(ctx, image, t, tick) },
 		}
@@ -139,7 +140,8 @@ func benchParts(b *testing.B, r recipe.Recipe, image Image) {
 // benchGrid is the way back to a grid of other in-plane spacing.
 func benchGrid(b *testing.B, size [3]int) (*preprocess.Config, store.Properties) {
 	ds := threeClasses(b, b.TempDir())
-	fp := &plan.Fingerprint{Intensity: make([]plan.Intensity, 1), RelativeSize: 1, Shapes: [][3]int{size}, Spacings: [][3]float64{{1, 1, 1}}}
+	fp := &plan.Fingerprint{Intensity: make([]plan.Intensity, 1), RelativeSize: 1, Shapes: [][3]int{size},
+		Spacings: [][3]float64{{1, 1, 1}}}
 	plans, err := plan.Make(ds, "Dataset001_Bench", fp, plan.Options{})
 	if err != nil {
 		b.Fatal(err)

@@ -155,7 +155,8 @@ func (f *failures) join(of int) error {
 
 // Stored labels cases that training preprocessed and writes them to o.Output, as Folder does, but ends with the first
 // failure; o.Input is not used. begun is called when the network begins with a case.
-func (m *Model) Stored(ctx context.Context, what string, cases []*store.Case, o Options, begun func(c *store.Case)) error {
+func (m *Model) Stored(ctx context.Context, what string, cases []*store.Case, o Options,
+	begun func(c *store.Case)) error {
 	if err := o.Tiling.check(); err != nil {
 		return err
 	}

@@ -31,6 +31,10 @@ func Bench(w io.Writer, r *bench.Result) error {
 	} else {
 		size = times("%d", r.Size[0], r.Size[1], r.Size[2]) + " voxels"
 	}
+	threads := fmt.Sprint(r.Threads)
+	if r.Replicas > 1 {
+		threads += fmt.Sprintf(", of %d replicas", r.Replicas)
+	}
 	p.printf("%s, recipe %s\n", what, r.Recipe.Name)
 	patch := times("%d", r.Recipe.Patch[0], r.Recipe.Patch[1], r.Recipe.Patch[2])
 	if r.What == "train" || r.What == "load" {
@@ -42,7 +46,7 @@ func Bench(w io.Writer, r *bench.Result) error {
 	}
 	peaks = append(peaks, fmt.Sprintf("copies %.1f GB/s", r.Machine.Copy))
 	p.fields("patch", patch, "network", network, "volume", size, "device", r.Device, "precision", r.Precision,
-		"threads", fmt.Sprint(r.Threads), "engine", r.Engine, "processor", r.Machine.Processor, "its peak", strings.Join(peaks, "\n"))
+		"threads", threads, "engine", r.Engine, "processor", r.Machine.Processor, "its peak", strings.Join(peaks, "\n"))
 	p.line()
 	t := p.table(1, "", "time s", "least", "most", "CPU s", "GFLOP", "GFLOP/s", "of peak", "Mvoxel/s", "memory", "on device")
 	bytes := func(b machine.Bytes) string {
@@ -66,12 +70,16 @@ func Bench(w io.Writer, r *bench.Result) error {
 		}
 		p.line()
 		t := p.table(1, "part of "+v.Name, "time s", "share", "GFLOP", "GFLOP/s")
+		all := 0.0
+		for _, part := range v.Parts {
+			all += part.Seconds
+		}
 		for _, part := range v.Parts {
 			rate := "–"
 			if part.GFLOP > 0 {
 				rate = decimal(part.GFLOP/part.Seconds, 1)
 			}
-			t.AppendRow([]any{part.Name, seconds(part.Seconds), decimal(100*part.Seconds/v.Seconds.Median, 1) + " %", decimal(part.GFLOP, 1), rate})
+			t.AppendRow([]any{part.Name, seconds(part.Seconds), decimal(100*part.Seconds/all, 1) + " %", decimal(part.GFLOP, 1), rate})
 		}
 		t.Render()
 	}

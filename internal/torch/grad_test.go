@@ -167,6 +167,8 @@ var diffOps = []diffOp{
 	convOp("Conv3d/width 7", false, []int{2, 8, 3, 1, 7}, []int{1, 8, 3, 3, 3}, Conv{Pad: []int{1}}),
 	convOp("Conv3d/width 17", false, []int{1, 1, 2, 5, 17}, []int{19, 1, 3, 3, 3}, Conv{Pad: []int{1}}),
 	convOp("Conv3d/width 40, flat kernel, no bias", false, []int{1, 2, 2, 4, 40}, []int{9, 2, 1, 3, 3}, Conv{Pad: []int{0, 1, 1}}),
+	convOp("Conv3d/transformed rows", false, []int{1, 16, 2, 21, 25}, []int{17, 16, 3, 3, 3}, Conv{Pad: []int{1}}),
+	convOp("Conv3d/transformed rows of gradients", false, []int{2, 5, 2, 23, 23}, []int{4, 5, 1, 3, 3}, Conv{Pad: []int{0, 1, 1}}),
 	convOp("Conv3d/3x1x1", false, []int{2, 3, 4, 3, 5}, []int{5, 3, 3, 1, 1}, Conv{Pad: []int{1, 0, 0}}),
 	convOp("Conv3d/1x1x3", false, []int{2, 3, 1, 3, 5}, []int{5, 3, 1, 1, 3}, Conv{Pad: []int{0, 0, 1}}),
 	convOp("Conv3d/batch of one", false, []int{1, 4, 3, 6, 5}, []int{8, 4, 3, 3, 3}, Conv{Pad: []int{1}}),

@@ -16,8 +16,8 @@ struct Conv {
 // if they were joined along the channels.
 template <typename T> using Maps = T *const *;
 
-// The weights (O,C,kd,kh,kw) of a convolution in the order that conv reads; back turns them into those of the convolution
-// that gives the gradient of the input, with C and O exchanged.
+// The weights (O,C,kd,kh,kw) of a convolution in the order that conv reads. With back the convolution is that of the
+// gradient, from O channels to C, and w are (C,O,kd,kh,kw).
 template <typename T> int64_t packed_size(const Conv &);
 template <typename T> void pack(const Conv &, const T *w, bool back, T *packed);
 
@@ -27,7 +27,7 @@ template <typename T> int64_t conv_tasks(const Conv &);
 template <typename T>
 void conv(const Conv &, Maps<const T> x, const T *packed, const T *bias, Maps<T> y, int64_t from, int64_t to);
 
-// Adds to dw (O,C,kd,kh,kw) the gradient of the weights of input channels [from, to), where g are the maps of the incoming
+// Sets in dw (O,C,kd,kh,kw) the gradient of the weights of input channels [from, to), where g are the maps of the incoming
 // gradient. Other channels may be computed by other threads.
 template <typename T> void conv_weights(const Conv &, Maps<const T> x, Maps<const T> g, T *dw, int64_t from, int64_t to);
 

@@ -15,7 +15,6 @@ type Meter struct {
 	mu     sync.Mutex
 	part   map[string]*PartSum
 	order  []string
-	open   string // the part that is under way
 }
 
 // PartSum is what a part of the program has taken.
@@ -61,36 +60,36 @@ func (m *Meter) of(name string) *PartSum {
 	return p
 }
 
-// Part names what runs until the function that it gives is called. Parts follow each other; where no meter counts, it
-// costs nothing.
-func Part(name string) (end func()) {
+// Part names what runs in the scope until the function that it gives is called, for a meter. Parts follow each other; where
+// no meter counts, it costs nothing. The times of scopes in several goroutines add up.
+func (s *Scope) Part(name string) (end func()) {
 	m := meter.Load()
-	if m == nil {
+	if m == nil || s.a.part == name {
 		return func() {}
 	}
-	start := time.Now()
+	start, before := time.Now(), s.a.part
+	s.a.part = name
 	m.mu.Lock()
 	m.of(name)
-	m.open = name
 	m.mu.Unlock()
 	return func() {
 		m.settle()
+		s.a.part = before
 		m.mu.Lock()
 		defer m.mu.Unlock()
 		m.of(name).Time += time.Since(start)
-		m.open = ""
 	}
 }
 
 // count adds what an operation computes, forward and, where it is recorded, backward.
-func (m *Meter) count(mode Mode, code C.int, in []*Tensor, out *Tensor) {
+func (m *Meter) count(s *Scope, code C.int, in []*Tensor, out *Tensor) {
 	rule := arithmetic[code]
 	if rule == nil {
 		return
 	}
 	forward, each := rule(in, out)
 	backward := 0.0
-	if mode.Grad {
+	if s.m.Grad {
 		for i, flop := range each {
 			if in[i] != nil && in[i].RequiresGrad() {
 				backward += flop
@@ -99,7 +98,7 @@ func (m *Meter) count(mode Mode, code C.int, in []*Tensor, out *Tensor) {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.of(m.open).FLOP += forward
+	m.of(s.a.part).FLOP += forward
 	if backward > 0 {
 		m.of(Backward).FLOP += backward
 	}
@@ -123,6 +122,18 @@ var arithmetic = map[C.int]func(in []*Tensor, out *Tensor) (forward float64, eac
 		pairs := 2 * float64(q.Numel()) / float64(q.Dim(-1)) * float64(k.Dim(-2))
 		d, e := pairs*float64(q.Dim(-1)), pairs*float64(v.Dim(-1))
 		return d + e, []float64{d + e/2, d + e/2, e} // the gradient of the weights serves q and k
+	},
+	C.op_ConvBlock: func(in []*Tensor, out *Tensor) (float64, []float64) {
+		maps := in[:len(in)-4]
+		w := in[len(maps)]
+		each := make([]float64, len(in))
+		var all float64
+		for i, x := range maps { // which the convolution joins
+			each[i] = 2 * float64(out.Numel()) * float64(x.Dim(1)) * float64(w.Numel()/(w.Dim(0)*w.Dim(1)))
+			all += each[i]
+		}
+		each[len(maps)] = all
+		return all, each
 	},
 }
 
@@ -225,9 +236,12 @@ func (d Device) Settle() {
 // PeakMemory is the most memory that tensors on a CUDA device have had since it was reset, in bytes; ok is false where
 // libtorch does not tell (before 2.9, and on the CPU). reset begins anew.
 func (d Device) PeakMemory(reset bool) (bytes int64, ok bool) {
-	if d == CPU {
+	if d == CPU || CUDACount() == 0 {
 		return 0, false
 	}
 	peak := int64(C.shim_cuda_peak(C.int(d.code()), C.int(flag(reset))))
 	return peak, peak >= 0
 }
+
+// cint is the number of an operation, for tests, which may not name C.
+func cint(code int) C.int { return C.int(code) }

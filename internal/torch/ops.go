@@ -192,7 +192,7 @@ func (s *Scope) Backward(loss *Tensor) { s.BackwardWith(loss, nil) }
 
 // BackwardWith does it for Σ t·grad, where grad has t's shape; a nil grad is 1.
 func (s *Scope) BackwardWith(t, grad *Tensor) {
-	defer Part(Backward)()
+	defer s.Part(Backward)()
 	s.Autocast(Float32).run(C.op_Backward, ts{t, grad}, nil, nil, nil)
 }
 

@@ -777,11 +777,11 @@ struct DirectConvolution : torch::autograd::Function<DirectConvolution> {
   // y = the convolution of x's, or with back the gradients y of its inputs from that of its output.
   static void convolve(const variable_list &x, const Tensor &w, const Tensor &b, bool back, const variable_list &y) {
     auto c = shape(x[0], w);
+    if (back) std::swap(c.C, c.O);
     AT_DISPATCH_FLOATING_TYPES(w.scalar_type(), "convolution", [&] {
-      const auto packed = at::empty({w.numel()}, w.options());
+      const auto packed = at::empty({kernels::packed_size<scalar_t>(c)}, w.options());
       auto *pp = packed.data_ptr<scalar_t>();
       kernels::pack(c, w.data_ptr<scalar_t>(), back, pp);
-      if (back) std::swap(c.C, c.O);
       const auto in = maps<const scalar_t>(x);
       const auto out = maps<scalar_t>(y);
       const auto *bp = b.defined() ? b.data_ptr<scalar_t>() : nullptr;
@@ -791,7 +791,7 @@ struct DirectConvolution : torch::autograd::Function<DirectConvolution> {
   }
 
   static Tensor weights(const variable_list &x, const Tensor &g, const Tensor &w) {
-    const auto dw = at::zeros(w.sizes(), w.options());
+    const auto dw = at::empty(w.sizes(), w.options());
     AT_DISPATCH_FLOATING_TYPES(w.scalar_type(), "convolution", [&] {
       const auto in = maps<const scalar_t>(x), out = maps<const scalar_t>({g});
       auto *dp = dw.data_ptr<scalar_t>();

@@ -36,6 +36,7 @@ func (t *Tape) add(p part) *Tensor {
 // Backward is s.Backward(loss) through the graph and then through the recorded parts, from the last to the first. The
 // tape is empty afterwards.
 func (t *Tape) Backward(s *Scope, loss *Tensor) {
+	defer s.Part(Backward)()
 	s.Backward(loss)
 	if t == nil {
 		return

@@ -130,6 +130,7 @@ type Scope struct {
 
 type arena struct {
 	tensors []*Tensor
+	part    string // that is under way, for a meter
 	closed  bool
 	handles []C.handle // scratch of call and free
 	out     [3]C.handle
@@ -190,7 +191,7 @@ func (s *Scope) child() *Scope {
 	if s.a.closed {
 		panic(&Error{Op: "Inner", Msg: "use of a scope after its end"})
 	}
-	return &Scope{new(arena), s.m}
+	return &Scope{&arena{part: s.a.part}, s.m}
 }
 
 func (s *Scope) adopt(c *Scope, t *Tensor) {
@@ -449,7 +450,7 @@ func (s *Scope) op(code C.int, in []*Tensor, ints []int, nums ...float64) *Tenso
 	s.run(code, in, ints, nums, s.a.out[:1])
 	out := s.a.add(s.a.out[0])
 	if m := meter.Load(); m != nil {
-		m.count(s.m, code, in, out)
+		m.count(s, code, in, out)
 	}
 	return out
 }

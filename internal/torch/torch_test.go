@@ -408,3 +408,43 @@ func TestShallowConvolution(t *testing.T) {
 		}
 	}
 }
+
+// The kernels of convolutions and norms give the same digits whatever the number of threads, and keep what is no number.
+func TestConvBlockByThreads(t *testing.T) {
+	defer SetThreads(1)
+	for _, shape := range [][]int{{2, 5, 3, 4, 7}, {1, 17, 2, 24, 30}} {
+		var want [][]float64
+		for threads := range 3 {
+			SetThreads(threads + 1)
+			do(t, Mode{Grad: true}, func(s *Scope) {
+				r := rand.New(rand.NewPCG(3, 4))
+				c := shape[1]
+				xs := leaves(s, []*Tensor{normal(s, r, Float32, shape...), normal(s, r, Float32, 16, c, 3, 3, 3), normal(s, r, Float32, 16),
+					normal(s, r, Float32, 16), normal(s, r, Float32, 16)})
+				y := s.ConvBlock(xs[:1], [2]*Tensor{xs[1], xs[2]}, [2]*Tensor{xs[3], xs[4]}, 1e-5, 0.01)
+				got := [][]float64{y.Float64s()}
+				for _, g := range grads(s, s.Sum(s.Sin(y)), xs) {
+					got = append(got, g.Float64s())
+				}
+				if threads == 0 {
+					want = got
+				}
+				for i := range want {
+					if !slices.Equal(got[i], want[i]) {
+						t.Errorf("%v with %d threads: result %d differs from that with one", shape, threads+1, i)
+					}
+				}
+			})
+		}
+	}
+	do(t, Mode{}, func(s *Scope) {
+		x := count(s, 1, 1, 1, 30, 30)
+		nan := s.Div(s.Sub(s.To(x, Float32), ones(s, Float32, 1)), s.Sub(s.To(x, Float32), ones(s, Float32, 1))) // 0/0 at 1
+		y := s.Conv3d(nan, ones(s, Float32, 1, 1, 3, 3, 3), nil, Conv{Pad: []int{1}}).Float64s()
+		for i, v := range y {
+			if near := i/30 < 2 && i%30 < 3; math.IsNaN(v) != near {
+				t.Errorf("NaN at 1: the convolution is %v at %d", v, i)
+			}
+		}
+	})
+}

@@ -1,0 +1,129 @@
+package bench
+
+import (
+	"context"
+	"errors"
+	"math"
+	"strings"
+	"testing"
+
+	"masksam/internal/torch"
+)
+
+// tiny is options for a network that computes in a moment.
+func tiny(t *testing.T, what string) Options {
+	t.Helper()
+	r, err := Resolve("small", []string{"patch=[4,16,16]", "encoder.width=16", "encoder.depth=4", "encoder.heads=2", "batch=1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return Options{What: what, Recipe: r, Devices: []torch.Device{torch.CPU}, Precision: "float32", Warm: 1, Repeat: 2,
+		Size: [3]int{6, 20, 24}, Batch: 2, Dir: t.TempDir()}
+}
+
+// Everything that can be measured is, and both ways of what has two.
+func TestRun(t *testing.T) {
+	for _, what := range Kinds {
+		o := tiny(t, what)
+		o.Plain = what == "train" || what == "predict"
+		r, err := Run(t.Context(), o)
+		if err != nil {
+			t.Fatal(what, err)
+		}
+		ways := 1
+		if o.Plain {
+			ways = 2
+		}
+		if len(r.Ways) != ways || (r.Ratio != nil) != o.Plain || r.Machine.Best().Rate <= 0 || r.Machine.Copy <= 0 {
+			t.Errorf("%s: %+v", what, r)
+		}
+		for _, w := range r.Ways {
+			if !(w.Seconds.Least > 0 && w.Seconds.Least <= w.Seconds.Median && w.Seconds.Median <= w.Seconds.Most) || w.Memory <= 0 ||
+				w.Voxels <= 0 || (w.GFLOP > 0) != o.Plain {
+				t.Errorf("%s: %+v", what, w)
+			}
+			sum := 0.0
+			for _, p := range w.Parts {
+				sum += p.Seconds
+			}
+			if o.Plain && math.Abs(sum-mean([]float64{w.Seconds.Least, w.Seconds.Most})) > 0.1*sum {
+				t.Errorf("%s: parts of %v s in a run of %+v", what, sum, w.Seconds)
+			}
+		}
+	}
+}
+
+// A step of the two ways computes about as much, three times what its forward pass does, when everything trains.
+func TestTrainingArithmetic(t *testing.T) {
+	o := tiny(t, "train")
+	o.Plain, o.Repeat, o.Warm = true, 1, 0
+	r, err := Run(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, w := range r.Ways {
+		var forward, backward float64
+		for _, p := range w.Parts {
+			if p.Name == torch.Backward {
+				backward += p.GFLOP
+			} else {
+				forward += p.GFLOP
+			}
+		}
+		if q := backward / forward; q < 1.8 || q > 2 {
+			t.Errorf("%s: the backward pass computes %.2f times what the forward pass does", w.Name, q)
+		}
+	}
+	if q := r.Ways[1].GFLOP / r.Ways[0].GFLOP; q < 0.9 || q > 1.5 {
+		t.Errorf("plain computes %.2f times as much", q)
+	}
+}
+
+func TestTurns(t *testing.T) {
+	o := Options{Warm: 1, Repeat: 4}
+	text := ""
+	for _, turn := range o.turns(2) {
+		name := string("ab"[turn.way])
+		if turn.counts {
+			name = strings.ToUpper(name)
+		}
+		text += name
+	}
+	if text != "aAbBBaAAbBBaA" {
+		t.Error(text)
+	}
+	if n := len(Options{Warm: 2, Repeat: 3}.turns(1)); n != 5 {
+		t.Errorf("%d turns of one way, want 5", n)
+	}
+}
+
+func TestRefused(t *testing.T) {
+	o := tiny(t, "load")
+	o.Plain = true
+	if _, err := Run(t.Context(), o); err == nil || !strings.Contains(err.Error(), "no plain way") {
+		t.Error(err)
+	}
+	o = tiny(t, "nothing")
+	if _, err := Run(t.Context(), o); err == nil || !strings.Contains(err.Error(), "train, predict, preprocess, export, load") {
+		t.Error(err)
+	}
+	o = tiny(t, "train")
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := Run(ctx, o); !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+}
+
+// An encoder that is not SAM's has no weights of SAM's to freeze.
+func TestResolve(t *testing.T) {
+	for _, c := range []struct {
+		set []string
+		all bool
+	}{{nil, false}, {[]string{"queries=8"}, false}, {[]string{"encoder.width=64", "encoder.heads=4"}, true}} {
+		r, err := Resolve("acdc", c.set)
+		if err != nil || r.Network.TrainAll != c.all || r.Network.Classes != 4 {
+			t.Error(c.set, r.Network.TrainAll, r.Network.Classes, err)
+		}
+	}
+}
