@@ -216,33 +216,41 @@ func (o *Options) predict(ctx context.Context, r *Result) ([]way, func(), error)
 	if o.Mirror {
 		window.Mirror = o.Recipe.Train.Augment.Mirror
 	}
-	score := func(forward func(s *torch.Scope, x *torch.Tensor) *masksam.Output, batch int) func() error {
+	score := func(forward func(s *torch.Scope, x *torch.Tensor) *masksam.Output, batch, networks int) func() error {
 		window.Batch = batch
 		w := window
+		mode := torch.Mode{Autocast: autocast(r.Precision), Threads: max(torch.Threads()/networks, 1)}
+		of := make([]predict.Network, networks)
+		for i := range of {
+			of[i] = scorer{n, o.Devices[0], mode, forward}
+		}
 		return func() error {
-			sum := make([]float32, n.Classes*voxels)
-			return w.Accumulate(ctx, scorer{n, o.Devices[0], autocast(r.Precision), forward}, image, sum, nil)
+			return w.Accumulate(ctx, of, image, make([]float32, n.Classes*voxels), nil)
 		}
 	}
-	ways := []way{{ownName, voxels, score(net.Forward, max(o.Batch, 1))}}
+	networks := 1
+	if o.Devices[0] == torch.CPU {
+		networks = torch.Threads() // as prediction has them
+	}
+	ways := []way{{ownName, voxels, score(net.Forward, max(o.Batch, 1), networks)}}
 	if o.Plain {
 		p := plain.Net{Config: n, Params: net.Params}
-		ways = append(ways, way{plainName, voxels, score(p.Forward, 1)})
+		ways = append(ways, way{plainName, voxels, score(p.Forward, 1, 1)})
 	}
 	return ways, net.Free, nil
 }
 
 // scorer is a network as prediction sees it.
 type scorer struct {
-	network  masksam.Config
-	device   torch.Device
-	autocast torch.DType
-	forward  func(s *torch.Scope, x *torch.Tensor) *masksam.Output
+	network masksam.Config
+	device  torch.Device
+	mode    torch.Mode
+	forward func(s *torch.Scope, x *torch.Tensor) *masksam.Output
 }
 
 func (f scorer) Scores(patches []float32, n int) (scores []float32, err error) {
 	c := f.network
-	err = torch.Do(torch.Mode{Autocast: f.autocast}, func(s *torch.Scope) error {
+	err = torch.Do(f.mode, func(s *torch.Scope) error {
 		x := s.Float32s(f.device, patches, n, c.Channels, c.Frames, c.Height, c.Width)
 		out := f.forward(s, x)
 		defer s.Part("scores")()
