@@ -88,16 +88,15 @@ func (p *PromptEncoder) Boxes(s *torch.Scope, boxes *torch.Tensor) *torch.Tensor
 	return s.Add(p.encode(s, s.Div(c, pair(p.canvas))), s.Cat(0, p.corners[0], p.corners[1]))
 }
 
-// Masks encodes binary masks (N, H, W), resized to four pixels per token edge
-// by nearest neighbour, into dense prompts (N, width, h, w).
-func (p *PromptEncoder) Masks(s *torch.Scope, masks *torch.Tensor) *torch.Tensor {
+// Masks encodes binary masks (N, H, W), resized to four pixels per token edge by nearest neighbour, as a code (N, c, h, w),
+// of which dense, a 1×1 convolution, makes dense prompts (N, width, h, w).
+func (p *PromptEncoder) Masks(s *torch.Scope, masks *torch.Tensor) (code *torch.Tensor, dense nn.Conv) {
 	x, h, w := s.Unsqueeze(masks, 1), 4*p.frame.H, 4*p.frame.W
 	if x.Dim(2) != h || x.Dim(3) != w {
 		x = s.Interpolate(x, torch.Nearest, h, w)
 	}
 	x = s.GELU(p.norm1.Channels(s, p.down1.Forward(s, x)))
-	x = s.GELU(p.norm2.Channels(s, p.down2.Forward(s, x)))
-	return p.down3.Forward(s, x)
+	return s.GELU(p.norm2.Channels(s, p.down2.Forward(s, x))), p.down3
 }
 
 // Grid returns the dense positional encoding of every frame,
