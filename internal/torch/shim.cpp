@@ -113,10 +113,12 @@ thread_local int own_threads = 0; // of this OS thread, in place of wanted_threa
 // own function is there: it changes other threads' counts as well and begins a pool of threads that nothing here uses.
 extern "C" void omp_set_num_threads(int) __attribute__((weak));
 void settle_threads() {
-  thread_local int settled = 0;
-  const int n = own_threads > 0 ? own_threads : wanted_threads.load(std::memory_order_relaxed);
+  thread_local int settled = 0, first = 0; // first: what the thread began with
+  int n = own_threads > 0 ? own_threads : wanted_threads.load(std::memory_order_relaxed);
+  if (n == 0) n = first;
   if (n > 0 && settled != n) {
-    at::get_num_threads(); // or libtorch sets the thread's count later
+    const int before = at::get_num_threads(); // also since libtorch else sets the thread's count later
+    if (!first) first = before;
     if (omp_set_num_threads) omp_set_num_threads(n);
     if (at::get_num_threads() != n) at::set_num_threads(n);
     settled = n;
@@ -1128,8 +1130,7 @@ OP(ClipGradNorm) {
   c.ret(total);
 }
 
-// in: parameter, momentum buffer, …; nums: lr, momentum, weight decay, nesterov.
-// in: a parameter and another one of its shape, …: each other's gradient moves to the parameter.
+// in: a parameter and another one of its shape, …: the second's gradient is added to the first's, and the second has none.
 OP(MoveGrads) {
   for (int i = 0; i + 1 < c.nin; i += 2) {
     auto to = c[i], from = c[i + 1];
@@ -1144,6 +1145,7 @@ OP(MoveGrads) {
   }
 }
 
+// in: parameter, momentum buffer, …; nums: lr, momentum, weight decay, nesterov.
 OP(SGDStep) {
   const double lr = c.nums[0], momentum = c.nums[1], decay = c.nums[2];
   for (int i = 0; i + 1 < c.nin; i += 2) {
