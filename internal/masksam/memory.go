@@ -85,7 +85,7 @@ func (m *meter) copies() float64 {
 	n := 4.
 	switch {
 	case m.Train && m.CPU:
-		n = 15
+		n = 5
 	case m.Train:
 		n = 5
 	}
@@ -100,15 +100,20 @@ func (m *meter) layers(list []Layer, pixels float64) {
 		if l.Out == 0 {
 			channels = float64(m.Queries)
 		}
-		maps := 3. // of the convolution, of the norm and of the activation
-		switch l.Kind {
-		case "up":
+		maps, kind := 3., m.value // of the convolution, of the norm and of the activation
+		switch {
+		case l.Kind == "up":
 			pixels *= 4
-		case "conv":
+		case l.Kind == "conv":
 			maps = 1
+		case m.CPU:
+			maps, kind = 1, single
 		}
-		out = m.value * channels * pixels
+		out = kind * channels * pixels
 		all += maps * out
+		if l.Kind == "up" && m.CPU && !m.Narrow {
+			maps = 2 // our own norm needs its result alone
+		}
 		kept += maps * out
 		m.see(channels * pixels)
 	}
@@ -117,10 +122,24 @@ func (m *meter) layers(list []Layer, pixels float64) {
 	}
 }
 
-// block is what n convolutions, each with norm and activation, keep of a map of the given bytes; out is their result.
-func (m *meter) block(n int, bytes float64) {
+// block is what n convolutions, each with norm and activation, keep of a map of so many values: on a CPU their result
+// alone (torch.Scope.ConvBlock), in float32.
+func (m *meter) block(n int, values float64) {
 	for range n {
-		m.hold(3*bytes, 2*bytes, bytes)
+		if m.CPU {
+			m.keep(single * values)
+		} else {
+			m.hold(3*m.value*values, 2*m.value*values, m.value*values)
+		}
+	}
+}
+
+// up is what the input of a block keeps, of so many values, which comes from a transposed convolution: on a CPU as float32,
+// too.
+func (m *meter) up(values float64) {
+	m.keep(m.value * values)
+	if m.CPU && m.Narrow {
+		m.keep(single * values)
 	}
 }
 
@@ -199,32 +218,37 @@ func (m *meter) generator() {
 	v := m.value
 	pooled, last := 0., 0.
 	tokens := m.frames * m.rows * m.columns
+	values := func(i int, st Stage) float64 { return float64(st.Width) * tokens * float64(int(1)<<(2*i)) }
 	branch := func(i int, st Stage) {
 		for j := 1; j <= i; j++ {
-			bytes := v * float64(st.Width) * tokens * float64(int(1)<<(2*j))
-			m.keep(bytes)
-			m.block(st.Convs-1, bytes)
+			m.up(values(j, st))
+			m.block(st.Convs-1, values(j, st))
+		}
+	}
+	joined := func(n float64) { // two maps as one
+		if !m.CPU {
+			m.keep(2 * v * n)
 		}
 	}
 	for i, st := range m.Generator.Stages {
-		bytes := v * float64(st.Width) * tokens * float64(int(1)<<(2*i))
+		last = values(i, st)
 		if i == 0 {
-			m.block(st.Convs, bytes)
+			m.block(st.Convs, last)
 		} else {
 			branch(i, st)
-			m.keep(3 * bytes) // from the stage before, and joined with the branch
-			m.block(st.Convs-1, bytes)
+			m.up(last)
+			joined(last)
+			m.block(st.Convs-1, last)
 		}
-		m.keep(bytes) // for pooling
+		m.keep(v * last) // for pooling
 		pooled += float64(st.Width)
-		last = bytes
 	}
 	for range m.Generator.Fusions {
 		st := m.Generator.Stages[len(m.Generator.Stages)-1]
 		branch(len(m.Generator.Stages)-1, st)
-		m.keep(2 * last)
+		joined(last)
 		m.block(st.Convs-1, last)
-		m.keep(last)
+		m.keep(v * last)
 		pooled += float64(st.Width)
 	}
 	edge := float64(m.pool())

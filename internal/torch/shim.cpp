@@ -1,4 +1,4 @@
-// The one C++ file of the project: a table of libtorch operations behind the C
+// The binding to libtorch, in one file: a table of libtorch operations behind the C
 // interface of shim.h. No exception leaves it. It keeps to at:: functions that
 // libtorch 1.13 and 2.x share; what differs sits behind TORCH_VERSION guards.
 #include "kernels.h"
@@ -759,9 +759,25 @@ template <typename T> std::vector<T *> maps(const variable_list &list) {
   return v;
 }
 
+// Whether the map is smaller than the kernel.
+bool smaller(const Tensor &x, const Tensor &w) {
+  for (int64_t i = 2; i < std::min(x.dim(), w.dim()); i++)
+    if (x.size(i) < w.size(i)) return true;
+  return false;
+}
+
 // Convolution of x (B,C,D,H,W) with w (O,C,kd,kh,kw) and bias (O) or nothing, by our own kernels: stride 1, padding of
 // half the kernel, which is 1 or 3 along each axis; float or double on the CPU.
 struct DirectConvolution : torch::autograd::Function<DirectConvolution> {
+  // Where ours are faster, as measured: libtorch's are for small maps, except of a batch of one, and those of bfloat16 for
+  // many channels, except where they are computed in float32 after all (convolution3d).
+  static bool pays(const Tensor &x, const Tensor &w, bool narrow) {
+    const int64_t area = x.size(-1) * x.size(-2);
+    if (own_kernels == 2) return true;
+    if (narrow) return smaller(x, w) || (area >= 64 && w.size(0) * w.size(1) < 4096) || area >= 128 * 128;
+    return area >= 64 || x.size(0) == 1;
+  }
+
   static bool fits(const Tensor &x, const Tensor &w, const Tensor &b, IntArrayRef stride, IntArrayRef pad, int64_t groups) {
     const auto kernel = w.sizes().slice(2);
     for (size_t i = 0; i < kernel.size(); i++)
@@ -834,7 +850,8 @@ OP(Conv2d) {
   const int64_t groups = c.ints[4];
   if (own_kernels && x.is_cpu() && x.dim() == 4 && w.dim() == 4 && x.size(1) == w.size(1) && all_are(w.sizes().slice(2), 1) && all_are(stride, 1) && all_are(pad, 0) && groups == 1)
     return c.ret(channel_product(x, w.flatten(1), c[2]));
-  if (own_kernels && !c.autocast && x.dim() == 4 && w.dim() == 4 && DirectConvolution::fits(x, w, c[2], stride, pad, groups))
+  if (own_kernels && !c.autocast && x.dim() == 4 && w.dim() == 4 && DirectConvolution::fits(x, w, c[2], stride, pad, groups) &&
+      DirectConvolution::pays(x, w, false))
     return c.ret(DirectConvolution::apply(x.unsqueeze(2), w.unsqueeze(2), c.maybe(2)).squeeze(2));
   c.ret(at::conv2d(x, w, c.maybe(2), stride, pad, 1, groups));
 }
@@ -847,13 +864,11 @@ Tensor convolution3d(const Call &c, const Tensor &x, const Tensor &w, const Tens
     if (groups == 1 && all_are(kernel, 1) && all_are(pad, 0)) return channel_product(x, w.flatten(1), b);
     if (groups == w.size(0) && w.size(1) == 1 && all_are(kernel, 3) && all_are(pad, 1) && x.numel() > 0 && wide.scalar_type() == w.scalar_type() && !is_half(w) && w.is_cpu() && per_channel(b, w.size(0)))
       return Depthwise::apply(wide, w, maybe(b));
-    if (!c.autocast && DirectConvolution::fits(x, w, b, stride, pad, groups)) return DirectConvolution::apply(x, w, maybe(b));
+    if (DirectConvolution::fits(wide, w, b, stride, pad, groups) && DirectConvolution::pays(x, w, c.autocast)) return DirectConvolution::apply(wide, w, maybe(b));
   }
   // The oneDNN of libtorch 2.15 leaves parts of bf16 weight gradients unset where the
   // map is smaller than the kernel: those go in float32.
-  bool small = false;
-  for (int64_t i = 2; i < std::min(x.dim(), w.dim()); i++) small = small || x.size(i) < w.size(i);
-  if (c.autocast && x.is_cpu() && small) {
+  if (c.autocast && x.is_cpu() && smaller(x, w)) {
     c10::impl::ExcludeDispatchKeyGuard off(c10::autocast_dispatch_keyset);
     return at::conv3d(x.to(at::kFloat), w.to(at::kFloat), b.defined() ? MaybeTensor(b.to(at::kFloat)) : MaybeTensor(), stride, pad, 1, groups);
   }
@@ -1052,6 +1067,7 @@ OP(ConvBlock) {
   if (fit) {
     const auto all = in[0].narrow(1, 0, 1).expand({-1, channels, -1, -1, -1});
     fit = !all_are(w.sizes().slice(2), 1) && DirectConvolution::fits(all, w, in[n + 1], {1, 1, 1}, pad, 1) &&
+          DirectConvolution::pays(all, w, c.autocast) &&
           InstanceNorm::fits(in[0].narrow(1, 0, 1).expand({-1, w.size(0), -1, -1, -1}), in[n + 2], in[n + 3]);
   }
   if (fit) {
@@ -1059,6 +1075,7 @@ OP(ConvBlock) {
     return c.ret(ConvBlock::apply(in[0], n > 1 ? MaybeTensor(in[1]) : MaybeTensor(), w, c.maybe(n + 1), c.maybe(n + 2), c.maybe(n + 3),
                                   c.nums[0], c.nums[1]));
   }
+  for (int i = 0; i < n; i++) in[i] = c[i];
   in.resize(n);
   auto y = convolution3d(c, n == 1 ? in[0] : at::cat(in, 1), w, c[n + 1], {1, 1, 1}, pad, 1);
   y = instance_norm(y, c.maybe(n + 2), c.maybe(n + 3), c.nums[0]);
