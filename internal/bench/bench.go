@@ -30,7 +30,7 @@ type Options struct {
 	Repeat    int            // runs that count
 	Size      [3]int         // voxels of the volume that is predicted, preprocessed, exported or loaded from
 	Mirror    bool           // predict with all flips that training made
-	Batch     int            // patches in one pass of prediction
+	Batch     int            // patches in one pass of prediction; 0: as many as prediction takes
 	Dir       string         // for generated files
 	Progress  progress.Reporter
 }

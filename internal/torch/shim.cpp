@@ -125,7 +125,7 @@ void settle_threads() {
 
 void autocast_to(bool on, at::ScalarType dtype) {
 #if TORCH_AT_LEAST(2, 4)
-  for (auto device : {at::kCPU, accelerator}) {
+  for (auto device : {at::kCPU, at::kCUDA}) {
     at::autocast::set_autocast_enabled(device, on);
     if (on) at::autocast::set_autocast_dtype(device, dtype);
   }
@@ -1364,7 +1364,7 @@ int shim_cpu_has_fast_bf16(void) {
 // and slower than float32.
 static bool follows_autocast(const handle *in, int nin) {
   for (int i = 0; i < nin; i++)
-    if (Tensor t = borrow(in[i]); t.defined()) return !t.is_cpu() || shim_cpu_has_fast_bf16();
+    if (Tensor t = borrow(in[i]); t.defined()) return t.is_cpu() ? shim_cpu_has_fast_bf16() : t.is_cuda();
   return true;
 }
 

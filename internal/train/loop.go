@@ -69,8 +69,10 @@ func (r *run) fraction() float64 {
 // returns the error.
 func (r *run) loop(ctx context.Context) error {
 	t := r.recipe.Train
-	ctx, r.stop = context.WithCancel(ctx)
-	defer r.stop()
+	if r.group != nil {
+		ctx, r.stop = context.WithCancel(ctx)
+		defer r.stop()
+	}
 	r.clockStart, r.clockBase, r.agreed = time.Now(), r.state.Minutes, r.state.Minutes
 	r.saved, r.began = r.clockStart, r.fraction()
 	trainStream := r.train.Stream(r.state.Step, r.workers)
