@@ -40,6 +40,9 @@ func (a attention) attend(s *torch.Scope, q, k, v *torch.Tensor) *torch.Tensor {
 
 // joined is several linear layers of the same input and width in one product.
 func joined(s *torch.Scope, layers ...nn.Linear) nn.Linear {
+	if len(layers) == 1 {
+		return layers[0]
+	}
 	var w, b []*torch.Tensor
 	for _, l := range layers {
 		w, b = append(w, l.W), append(b, l.B)
@@ -58,38 +61,32 @@ type image struct {
 	dense nn.Linear     // c→C
 }
 
-// project gives the projections (N, h·w, out) of the keys by linear layers: of keys plus positions by those that place says.
-func (im image) project(s *torch.Scope, place []bool, layers ...nn.Linear) []*torch.Tensor {
+// project gives the projections (N, h·w, out) of the keys, plus positions or without, by linear layers.
+func (im image) project(s *torch.Scope, positions bool, layers ...nn.Linear) []*torch.Tensor {
 	l := joined(s, layers...)
-	hw, n, width := im.grid.Dim(1), len(layers), layers[0].W.Dim(0)
-	out := make([]*torch.Tensor, n)
-	positions := make([]*torch.Tensor, n)
-	for i, p := range place {
-		if p {
-			positions[i] = s.Linear(im.grid, layers[i].W, nil)
-		}
-	}
+	frames, hw, width := im.grid.Dim(0), im.grid.Dim(1), layers[0].W.Dim(0)
+	var frame, y *torch.Tensor // of each frame, and of each query
 	if im.code != nil {
 		// l(neck + dense(code)) = l(neck) + l.W·dense.B + (l.W·dense.W)·code
-		base := s.Add(l.Forward(s, im.neck), s.MatMul(l.W, s.To(im.dense.B, l.W.DType())))
-		y := s.Linear(im.code, s.MatMul(l.W, im.dense.W), nil)
-		for i := range out {
-			part := func(x *torch.Tensor) *torch.Tensor { return s.Slice(x, -1, i*width, (i+1)*width, 1) }
-			frame := part(base)
-			if positions[i] != nil {
-				frame = s.Add(frame, positions[i])
-			}
-			out[i] = s.Reshape(s.Add(part(y), frame), -1, hw, width)
-		}
-		return out
+		frame = s.Add(l.Forward(s, im.neck), s.MatMul(l.W, s.To(im.dense.B, l.W.DType())))
+		y = s.Linear(im.code, s.MatMul(l.W, im.dense.W), nil)
+	} else {
+		y = s.Reshape(l.Forward(s, im.keys), -1, frames, hw, len(layers)*width)
 	}
-	y := l.Forward(s, im.keys)
+	if positions {
+		place := s.Linear(im.grid, l.W, nil)
+		if frame != nil {
+			place = s.Add(frame, place)
+		}
+		frame = place
+	}
+	if frame != nil {
+		y = s.Add(y, frame)
+	}
+	y = s.Reshape(y, -1, hw, len(layers)*width)
+	out := make([]*torch.Tensor, len(layers))
 	for i := range out {
 		out[i] = s.Slice(y, -1, i*width, (i+1)*width, 1)
-		if positions[i] != nil {
-			frames := im.grid.Dim(0)
-			out[i] = s.Reshape(s.Add(s.Reshape(out[i], -1, frames, hw, width), positions[i]), -1, hw, width)
-		}
 	}
 	return out
 }
@@ -234,8 +231,8 @@ func (d *MaskDecoder) Forward(s *torch.Scope, neck, grid *torch.Tensor, p Prompt
 		}
 		q, tokens, mask = two(q), two(tokens), 0
 	}
-	kv := im.project(s, []bool{true, false}, d.final.k, d.final.v)
-	a := d.final.attend(s, d.final.q.Forward(s, s.Add(q, tokens)), kv[0], kv[1])
+	k, v := im.project(s, true, d.final.k), im.project(s, false, d.final.v)
+	a := d.final.attend(s, d.final.q.Forward(s, s.Add(q, tokens)), k[0], v[0])
 	q = d.finalNorm.Last(s, s.Add(q, d.finalAdapter.forward(s, a, d.frames)))
 	d.see(s, probe, "transformer.queries", q)
 
@@ -270,13 +267,13 @@ func (l *twoWay) forward(s *torch.Scope, d *MaskDecoder, q *torch.Tensor, im ima
 		q = s.Add(q, l.adaptSelf.forward(s, l.self.forward(s, qp, qp, q), d.frames))
 	}
 	q = l.norm1.Last(s, q)
-	of := im.project(s, []bool{true, false, true}, l.toImage.k, l.toImage.v, l.toToken.q)
-	a := l.toImage.attend(s, l.toImage.q.Forward(s, s.Add(q, tokens)), of[0], of[1])
+	placed, v := im.project(s, true, l.toImage.k, l.toToken.q), im.project(s, false, l.toImage.v)
+	a := l.toImage.attend(s, l.toImage.q.Forward(s, s.Add(q, tokens)), placed[0], v[0])
 	q = l.norm2.Last(s, s.Add(q, l.adaptToImage.forward(s, a, d.frames)))
 	m := l.lin2.Forward(s, s.ReLU(l.lin1.Forward(s, q)))
 	m = s.Add(m, s.MulScalar(l.adaptMLP.forward(s, q, d.frames), 0.5))
 	q = l.norm3.Last(s, s.Add(q, m))
-	a = l.toToken.attend(s, of[2], l.toToken.k.Forward(s, s.Add(q, tokens)), l.toToken.v.Forward(s, q))
+	a = l.toToken.attend(s, placed[1], l.toToken.k.Forward(s, s.Add(q, tokens)), l.toToken.v.Forward(s, q))
 	fold := func(x *torch.Tensor) *torch.Tensor { return s.Reshape(x, -1, d.frames, h, w, x.Dim(-1)) }
 	unfold := func(x *torch.Tensor) *torch.Tensor { return s.Reshape(x, -1, h*w, x.Dim(-1)) }
 	keys := l.norm4.Last(s, s.Add(im.keys, l.adaptToToken.forward(s, a, fold, unfold)))

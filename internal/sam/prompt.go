@@ -82,10 +82,12 @@ func (p *PromptEncoder) encode(s *torch.Scope, c *torch.Tensor) *torch.Tensor {
 // Boxes encodes boxes (N, 4) as x1 y1 x2 y2 in [0,1] of the frame into sparse prompts (N, 2, width). Corners are
 // floored to pixels of the frame, as the published code does.
 func (p *PromptEncoder) Boxes(s *torch.Scope, boxes *torch.Tensor) *torch.Tensor {
-	pair := func(v [2]float32) *torch.Tensor { return s.Float32s(boxes.Device(), v[:], 2) }
-	c := s.Mul(s.Reshape(s.Detach(boxes), -1, 2, 2), pair([2]float32{float32(p.frame.Width), float32(p.frame.Height)}))
-	c = s.AddScalar(s.Mul(s.Floor(c), pair(p.scale)), 0.5)
-	return s.Add(p.encode(s, s.Div(c, pair(p.canvas))), s.Cat(0, p.corners[0], p.corners[1]))
+	pairs := s.Float32s(boxes.Device(), []float32{float32(p.frame.Width), float32(p.frame.Height),
+		p.scale[0], p.scale[1], p.canvas[0], p.canvas[1]}, 3, 2)
+	size, scale, canvas := s.Select(pairs, 0, 0), s.Select(pairs, 0, 1), s.Select(pairs, 0, 2)
+	c := s.Floor(s.Mul(s.Reshape(s.Detach(boxes), -1, 2, 2), size))
+	c = s.Div(s.AddScalar(s.Mul(c, scale), 0.5), canvas)
+	return s.Add(p.encode(s, c), s.Cat(0, p.corners[0], p.corners[1]))
 }
 
 // Masks encodes binary masks (N, H, W), resized to four pixels per token edge by nearest neighbour, as a code (N, c, h, w),

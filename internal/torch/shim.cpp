@@ -398,7 +398,7 @@ OP(MeanDim) { c.ret(at::mean(c[0], c.rest(1), c.ints[0] != 0, c.sum_type(0))); }
 OP(AmaxDim) { c.ret(at::amax(c[0], c.rest(1), c.ints[0] != 0)); }
 OP(ArgMax) { c.ret(at::argmax(c[0], c.ints[0])); }
 OP(TopK) {
-  auto r = at::topk(c[0], c.ints[0], c.ints[1], c.ints[2] != 0);
+  auto r = at::topk(c[0], c.ints[0], c.ints[1], c.ints[2] != 0, c.ints[3] != 0);
   c.ret(std::get<0>(r));
   c.ret(std::get<1>(r));
 }
@@ -415,6 +415,7 @@ OP(Cat) { c.ret(at::cat(c.all(), c.ints[0])); }
 OP(Stack) { c.ret(at::stack(c.all(), c.ints[0])); }
 OP(Slice) { c.ret(at::slice(c[0], c.ints[0], c.ints[1], c.ints[2], c.ints[3])); }
 OP(Select) { c.ret(at::select(c[0], c.ints[0], c.ints[1])); }
+OP(Unfold) { c.ret(c[0].unfold(c.ints[0], c.ints[1], 1)); }
 OP(Unbind3) {
   const auto parts = at::unbind(c[0], c.ints[0]);
   TORCH_CHECK(parts.size() == 3, "want three slices, not ", parts.size());
