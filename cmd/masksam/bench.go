@@ -16,7 +16,7 @@ type benchCmd struct {
 	Recipe     string   `help:"Recipe: ${recipes}." default:"small" short:"r"`
 	Set        []string `help:"Override a hyper-parameter of the recipe, as encoder.width=64; repeatable." sep:"none" placeholder:"KEY=VALUE"`
 	Patch      []int    `help:"Patch of the recipe in voxels, slices first, as 4,256,256." placeholder:"T,H,W"`
-	Batch      *int     `help:"Samples of a training step or batch, or patches in one pass of prediction." placeholder:"N"`
+	Batch      *int     `help:"Samples of a training step or batch, or patches in one pass of prediction, else as many as the recipe and prediction take." placeholder:"N"`
 	Size       []int    `help:"Voxels of the generated volume that all but train work on, slices first." default:"64,256,256" placeholder:"Z,Y,X"`
 	Mirror     bool     `help:"Predict with the flips that the recipe trains with." default:"true" negatable:""`
 	Device     string   `help:"cpu, cuda, cuda:1 …, or cuda:0,cuda:1 … to share a training step; auto takes a GPU if there is one." default:"auto"`
@@ -67,7 +67,7 @@ func (c *benchCmd) options() (o bench.Options, err error) {
 		return o, fmt.Errorf("--precision %s is none of float32, bf16, float16", c.Precision)
 	}
 	o = bench.Options{Replicas: c.Replicas, What: c.What, Precision: c.Precision, Plain: c.Against == "plain", Warm: c.Warm, Repeat: c.Repeat,
-		Mirror: c.Mirror, Batch: 4, Dir: os.TempDir()}
+		Mirror: c.Mirror, Dir: os.TempDir()}
 	set := c.Set
 	if c.Patch != nil {
 		set = append(set, fmt.Sprintf("patch=[%s]", joined(c.Patch)))

@@ -218,8 +218,9 @@ func TestNoFlagBelowCmd(t *testing.T) {
 	}
 }
 
-// commandLine finds masksam's and nnU-Net's command lines in a page: lines of their own, and in backquotes.
-var commandLine = regexp.MustCompile("(?m)^    (?:\\w+=\\S+ )?((?:masksam|nnUNetv2_\\w+) \\S.*)$|`((?:masksam|nnUNetv2_\\w+) [^`]*)`")
+// commandLine finds masksam's and nnU-Net's command lines in a page: lines of their own, also behind variables and a launcher
+// of processes, and in backquotes.
+var commandLine = regexp.MustCompile("(?m)^    (?:\\w+=\\S+ )*(?:(?:torchrun|srun|mpirun) .*? )?((?:masksam|nnUNetv2_\\w+) \\S.*)$|`((?:masksam|nnUNetv2_\\w+) [^`]*)`")
 
 // The command lines in the documents are such; in a sentence a command may stand without its arguments.
 func TestDocumentedCommands(t *testing.T) {

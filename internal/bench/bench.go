@@ -30,7 +30,7 @@ type Options struct {
 	Repeat    int            // runs that count
 	Size      [3]int         // voxels of the volume that is predicted, preprocessed, exported or loaded from
 	Mirror    bool           // predict with all flips that training made
-	Batch     int            // patches in one pass of prediction
+	Batch     int            // patches in one pass of prediction; 0: as many as prediction takes
 	Dir       string         // for generated files
 	Progress  progress.Reporter
 }
@@ -118,13 +118,32 @@ type Part struct {
 type Ratio struct {
 	Seconds Spread  `json:"seconds"`
 	CPU     Spread  `json:"cpu_seconds"`
-	Memory  float64 `json:"memory"`
+	Memory  float64 `json:"memory,omitempty"` // 0: not known
+}
+
+// fits refuses a volume whose samples and scores alone take more memory than is free.
+func (o Options) fits() error {
+	free, err := machine.Free()
+	if err != nil || o.What == "train" {
+		return nil
+	}
+	need := 4 * float64(o.Recipe.Network.Channels+o.Recipe.Network.Classes)
+	for _, n := range o.Size {
+		need *= float64(n)
+	}
+	if need > float64(free) {
+		return fmt.Errorf("a volume of %v voxels takes more than %.3g GB, of which %v is free: measure a smaller one", o.Size, need/1e9, free)
+	}
+	return nil
 }
 
 // Run measures. It ends early when ctx does.
 func Run(ctx context.Context, o Options) (*Result, error) {
 	if !slices.Contains(Kinds, o.What) {
 		return nil, fmt.Errorf("%q cannot be measured: name one of %s", o.What, strings.Join(Kinds, ", "))
+	}
+	if err := o.fits(); err != nil {
+		return nil, err
 	}
 	o.Progress = progress.OrNop(o.Progress)
 	r := &Result{What: o.What, Recipe: o.Recipe, Device: devices(o.Devices), Threads: torch.Threads(),
@@ -196,7 +215,7 @@ func (o Options) measure(ctx context.Context, r *Result, ways []way) error {
 			torch.UseOwnKernels(w.name != plainName)
 			torch.ReleaseMemory()
 			last = t.way
-			known = machine.ResetPeak() == nil // else the peak is that since the start
+			known = machine.ResetPeak() == nil // else no peak is told
 			o.Devices[0].PeakMemory(true)
 		}
 		meter := torch.StartMeter(o.Devices[0])
@@ -224,8 +243,10 @@ func (o Options) measure(ctx context.Context, r *Result, ways []way) error {
 	}
 	if len(ways) == 2 {
 		a, b := all[0], all[1]
-		r.Ratio = &Ratio{Seconds: ratios(b.seconds, a.seconds), CPU: ratios(b.cpu, a.cpu),
-			Memory: float64(r.Ways[1].Memory) / float64(r.Ways[0].Memory)}
+		r.Ratio = &Ratio{Seconds: ratios(b.seconds, a.seconds), CPU: ratios(b.cpu, a.cpu)}
+		if own := r.Ways[0].Memory; own > 0 {
+			r.Ratio.Memory = float64(r.Ways[1].Memory) / float64(own)
+		}
 	}
 	return nil
 }

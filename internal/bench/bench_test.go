@@ -7,6 +7,9 @@ import (
 	"strings"
 	"testing"
 
+	"masksam/internal/masksam"
+	"masksam/internal/plain"
+	"masksam/internal/predict"
 	"masksam/internal/torch"
 )
 
@@ -125,5 +128,45 @@ func TestResolve(t *testing.T) {
 		if err != nil || r.Network.TrainAll != c.all || r.Network.Classes != 4 {
 			t.Error(c.set, r.Network.TrainAll, r.Network.Classes, err)
 		}
+	}
+}
+
+// The plain way to slide over a volume gives the scores that prediction gives, for a volume that is larger than the patch
+// along some axes and smaller along another.
+func TestPlainPrediction(t *testing.T) {
+	o := tiny(t, "predict")
+	o.Size = [3]int{3, 23, 32}
+	o.Recipe.Train.Augment.Mirror = []int{0, 2}
+	n := o.Recipe.Network
+	net, err := masksam.New(n, torch.CPU, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer net.Free()
+	m, err := o.model(net, "float32")
+	if err != nil {
+		t.Fatal(err)
+	}
+	voxels := o.Size[0] * o.Size[1] * o.Size[2]
+	image := noise(voxels)
+	want, err := m.Scores(t.Context(), predict.Image{Channels: 1, Size: o.Size, Data: image}, predict.Tiling{Mirror: true}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = torch.Do(torch.Mode{}, func(s *torch.Scope) error {
+		got := plain.Slide(s, s.Float32s(torch.CPU, image, 1, o.Size[0], o.Size[1], o.Size[2]), n.Classes, o.Recipe.Patch, []int{0, 2},
+			func(s *torch.Scope, x *torch.Tensor) *torch.Tensor { return net.Forward(s, x).ClassScores(s, 1) }).Float32s()
+		if len(got) != len(want) {
+			t.Fatalf("%d scores, want %d", len(got), len(want))
+		}
+		for i := range want {
+			if math.Abs(float64(got[i]-want[i])) > 1e-4 {
+				t.Fatalf("score %d is %v, want %v", i, got[i], want[i])
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
 }

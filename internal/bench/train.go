@@ -2,7 +2,6 @@ package bench
 
 import (
 	"cmp"
-	"context"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -11,7 +10,6 @@ import (
 	"masksam/internal/masksam"
 	"masksam/internal/nn"
 	"masksam/internal/plain"
-	"masksam/internal/predict"
 	"masksam/internal/recipe"
 	"masksam/internal/torch"
 )
@@ -192,70 +190,4 @@ func noise(n int) []float32 {
 func nested(y, x, h, w, classes int) int {
 	depth := min(float64(min(y, h-1-y))/float64(h), float64(min(x, w-1-x))/float64(w)) // 0 to 0.5
 	return min(int(depth*2*float64(classes)), classes-1)
-}
-
-// predict gives the ways to score a volume tile by tile.
-func (o *Options) predict(ctx context.Context, r *Result) ([]way, func(), error) {
-	net, err := o.network(r)
-	if err != nil {
-		return nil, nil, err
-	}
-	n := o.Recipe.Network
-	r.Size = o.Size
-	voxels := o.Size[0] * o.Size[1] * o.Size[2]
-	err = torch.Do(torch.Mode{}, func(s *torch.Scope) error {
-		net.Params.Narrow(s, autocast(r.Precision), func(*nn.Param) bool { return true })
-		return nil
-	})
-	if err != nil {
-		net.Free()
-		return nil, nil, err
-	}
-	image := predict.Image{Channels: n.Channels, Size: o.Size, Data: noise(n.Channels * voxels)}
-	window := predict.Window{Patch: o.Recipe.Patch, Step: 0.5}
-	if o.Mirror {
-		window.Mirror = o.Recipe.Train.Augment.Mirror
-	}
-	score := func(forward func(s *torch.Scope, x *torch.Tensor) *masksam.Output, batch, networks int) func() error {
-		window.Batch = batch
-		w := window
-		mode := torch.Mode{Autocast: autocast(r.Precision), Threads: max(torch.Threads()/networks, 1)}
-		of := make([]predict.Network, networks)
-		for i := range of {
-			of[i] = scorer{n, o.Devices[0], mode, forward}
-		}
-		return func() error {
-			return w.Accumulate(ctx, of, image, make([]float32, n.Classes*voxels), nil)
-		}
-	}
-	networks := 1
-	if o.Devices[0] == torch.CPU {
-		networks = torch.Threads() // as prediction has them
-	}
-	ways := []way{{ownName, voxels, score(net.Forward, max(o.Batch, 1), networks)}}
-	if o.Plain {
-		p := plain.Net{Config: n, Params: net.Params}
-		ways = append(ways, way{plainName, voxels, score(p.Forward, 1, 1)})
-	}
-	return ways, net.Free, nil
-}
-
-// scorer is a network as prediction sees it.
-type scorer struct {
-	network masksam.Config
-	device  torch.Device
-	mode    torch.Mode
-	forward func(s *torch.Scope, x *torch.Tensor) *masksam.Output
-}
-
-func (f scorer) Scores(patches []float32, n int) (scores []float32, err error) {
-	c := f.network
-	err = torch.Do(f.mode, func(s *torch.Scope) error {
-		x := s.Float32s(f.device, patches, n, c.Channels, c.Frames, c.Height, c.Width)
-		out := f.forward(s, x)
-		defer s.Part("scores")()
-		scores = out.ClassScores(s, n).Float32s()
-		return nil
-	})
-	return scores, err
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"slices"
 
 	"masksam/internal/torch"
 )
@@ -192,28 +193,31 @@ func (c *Criterion) losses(s *torch.Scope, o *Output, seg []uint8, batch *Norm, 
 	// The norm counts as matched what a frame left out by the matcher does not match.
 	matched := float64(len(m.Pairs))
 	weights := batch.Weights - own.Weights + matched + c.noObject()*(float64(len(want))-matched)
-	ce := s.CrossEntropy(s.Reshape(classes, -1, c.classes+1), s.Int64s(dev, want, len(want)),
-		s.Float32s(dev, weight, len(weight)))
+	n := len(m.Pairs)
+	// All that the host has found out goes to the device in two copies.
+	ints := pieces(s, s.Int64s(dev, slices.Concat(want, rows, pairFrames, pairLabels), len(want)+3*n), len(want), n, n, n)
+	floats := pieces(s, s.Float32s(dev, slices.Concat(weight, boxes), len(weight)+4*n), len(weight), 4*n)
+	ce := s.CrossEntropy(s.Reshape(classes, -1, c.classes+1), ints[0], floats[0])
 	lossCE := s.MulScalar(s.Sum(ce), 1/weights)
 
-	n := len(m.Pairs)
 	norm := 1 / batch.Masks
-	rowsT := s.Int64s(dev, rows, n)
+	rowsT := ints[1]
 	pick := func(x *torch.Tensor) *torch.Tensor {
 		return s.IndexSelect(s.Reshape(x, frames*queries, h, w), 0, rowsT)
 	}
-	truth := s.IndexSelect(labels, 0, s.Int64s(dev, pairFrames, n))
-	truth = s.To(s.Eq(s.To(truth, torch.Int64), s.Int64s(dev, pairLabels, n, 1, 1)), torch.Float32)
+	truth := s.IndexSelect(labels, 0, ints[2])
+	truth = s.To(s.Eq(s.To(truth, torch.Int64), s.Reshape(ints[3], n, 1, 1)), torch.Float32)
 
 	lossMask, lossDice := c.maskLosses(s, pick(masks), truth, of, norm, u)
 	auxMask, auxDice := c.maskLosses(s, pick(aux), truth, of, norm, u)
 	box := s.IndexSelect(s.Reshape(s.To(o.AuxBoxes, torch.Float32), frames*queries, 4), 0, rowsT)
-	tb := s.Float32s(dev, boxes, n, 4)
+	tb := s.Reshape(floats[1], n, 4)
 	lossBox := s.MulScalar(s.Sum(s.Abs(s.Sub(box, tb))), norm)
 	lossGIoU := s.MulScalar(s.Sum(giouLoss(s, box, tb)), norm)
 
 	var total *torch.Tensor
 	var parts []Part
+	var values []*torch.Tensor
 	for _, l := range [lossTerms]struct {
 		name   string
 		weight float64
@@ -229,7 +233,11 @@ func (c *Criterion) losses(s *torch.Scope, o *Output, seg []uint8, batch *Norm, 
 		} else {
 			total = s.Add(total, v)
 		}
-		parts = append(parts, Part{l.name, l.value.Item()})
+		parts = append(parts, Part{Name: l.name})
+		values = append(values, s.Detach(l.value))
+	}
+	for i, v := range s.Stack(0, values...).Float64s() {
+		parts[i].Value = v
 	}
 	return total, parts, m, nil
 }
@@ -255,9 +263,9 @@ func (c *Criterion) match(s *torch.Scope, masks, aux, classes, boxes, labels *to
 	t := sample(s, onehot, grid) // (F, K, P)
 	bceMask, diceMask := pairwise(s, sample(s, masks, grid), t)
 	bceAux, diceAux := pairwise(s, sample(s, aux, grid), t)
-	prob := s.Softmax(classes, -1).Float32s()
 	l1, giou := boxCosts(s, boxes, tg)
-	at := 0 // in l1 and giou
+	costs := toHost(s, bceMask, diceMask, bceAux, diceAux, s.Softmax(classes, -1), l1, giou)
+	at := 0 // among the boxes
 
 	m := &Matching{Targets: tg}
 	for f := range frames {
@@ -267,10 +275,10 @@ func (c *Criterion) match(s *torch.Scope, masks, aux, classes, boxes, labels *to
 			for j, l := range tg[f].Labels {
 				row := f*queries + q
 				i := row*c.classes + l
-				cost[q*n+j] = c.loss.Mask*float64(bceMask[i]) + c.loss.Dice*float64(diceMask[i]) +
-					c.loss.AuxMask*float64(bceAux[i]) + c.loss.AuxDice*float64(diceAux[i]) -
-					c.loss.Class*float64(prob[row*(c.classes+1)+l]) +
-					c.loss.AuxBox*float64(l1[at]) + c.loss.AuxGIoU*(float64(giou[at])-1)
+				cost[q*n+j] = c.loss.Mask*float64(costs[0][i]) + c.loss.Dice*float64(costs[1][i]) +
+					c.loss.AuxMask*float64(costs[2][i]) + c.loss.AuxDice*float64(costs[3][i]) -
+					c.loss.Class*float64(costs[4][row*(c.classes+1)+l]) +
+					c.loss.AuxBox*float64(costs[5][at]) + c.loss.AuxGIoU*(float64(costs[6][at])-1)
 				at++
 			}
 		}
@@ -289,9 +297,32 @@ func (c *Criterion) match(s *torch.Scope, masks, aux, classes, boxes, labels *to
 	return m
 }
 
+// toHost gives the values of each of xs, float32, in one copy.
+func toHost(s *torch.Scope, xs ...*torch.Tensor) [][]float32 {
+	flat, out := make([]*torch.Tensor, len(xs)), make([][]float32, len(xs))
+	for i, x := range xs {
+		flat[i] = s.Reshape(x, -1)
+	}
+	all := s.Cat(0, flat...).Float32s()
+	for i, x := range xs {
+		out[i], all = all[:x.Numel()], all[x.Numel():]
+	}
+	return out
+}
+
+// pieces cuts a vector into vectors of those lengths.
+func pieces(s *torch.Scope, x *torch.Tensor, lengths ...int) []*torch.Tensor {
+	out, from := make([]*torch.Tensor, len(lengths)), 0
+	for i, n := range lengths {
+		out[i] = s.Slice(x, 0, from, from+n, 1)
+		from += n
+	}
+	return out
+}
+
 // boxCosts returns the L1 distance and 1 - GIoU of every query's box (F, Q, 4)
 // to every target of its frame, in the order frame, query, target.
-func boxCosts(s *torch.Scope, boxes *torch.Tensor, tg []Target) (l1, giou []float32) {
+func boxCosts(s *torch.Scope, boxes *torch.Tensor, tg []Target) (l1, giou *torch.Tensor) {
 	queries := boxes.Dim(1)
 	var rows []int64
 	var want []float32
@@ -306,7 +337,7 @@ func boxCosts(s *torch.Scope, boxes *torch.Tensor, tg []Target) (l1, giou []floa
 	dev := boxes.Device()
 	a := s.IndexSelect(s.Reshape(s.To(boxes, torch.Float32), -1, 4), 0, s.Int64s(dev, rows, len(rows)))
 	b := s.Float32s(dev, want, len(rows), 4)
-	return s.SumDim(s.Abs(s.Sub(a, b)), false, -1).Float32s(), giouLoss(s, a, b).Float32s()
+	return s.SumDim(s.Abs(s.Sub(a, b)), false, -1), giouLoss(s, a, b)
 }
 
 // sample reads maps x (F, C, H, W) at points grid (F, P, 2) in [0,1]², as x and
@@ -320,8 +351,8 @@ func sample(s *torch.Scope, x, grid *torch.Tensor) *torch.Tensor {
 }
 
 // pairwise returns the mean binary cross-entropy and the dice cost between every query's logits x (F, Q, P) and every
-// class's mask t (F, K, P), both (F, Q, K) on the host.
-func pairwise(s *torch.Scope, x, t *torch.Tensor) (bce, dice []float32) {
+// class's mask t (F, K, P), both (F, Q, K).
+func pairwise(s *torch.Scope, x, t *torch.Tensor) (bce, dice *torch.Tensor) {
 	tt := s.Transpose(t, 1, 2)
 	// -t·log σ(x) - (1-t)·log(1-σ(x)) = softplus(x) - t·x
 	b := s.Sub(s.SumDim(s.Softplus(x), true, -1), s.MatMul(x, tt))
@@ -330,7 +361,7 @@ func pairwise(s *torch.Scope, x, t *torch.Tensor) (bce, dice []float32) {
 	num := s.AddScalar(s.MulScalar(s.MatMul(p, tt), 2), 1)
 	den := s.AddScalar(s.Add(s.SumDim(p, true, -1), s.Transpose(s.SumDim(t, true, -1), 1, 2)), 1)
 	d := s.AddScalar(s.MulScalar(s.Div(num, den), -1), 1)
-	return b.Float32s(), d.Float32s()
+	return b, d
 }
 
 // maskLosses returns the mean cross-entropy and the dice loss of logits x (P, H, W) of those frames against masks t,
@@ -358,7 +389,7 @@ func (c *Criterion) uncertain(s *torch.Scope, x *torch.Tensor, frames []int, u U
 	keep := int(c.loss.Importance * float64(c.loss.Points))
 	cand := u(s, frames, pool, 2)
 	score := s.Neg(s.Abs(s.Squeeze(sample(s, x, cand), 1)))
-	_, idx := s.TopK(score, keep, 1, true)
+	_, idx := s.AnyTopK(score, keep, 1, true)
 	idx = s.Expand(s.Unsqueeze(idx, -1), -1, -1, 2)
 	return s.Cat(1, s.Gather(cand, 1, idx), u(s, frames, c.loss.Points-keep, 2))
 }

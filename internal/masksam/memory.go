@@ -175,18 +175,21 @@ func (m *meter) encoder() {
 			h, w = k, k
 		}
 		nw := groups * h * w * width
-		queries := groups * h * w * heads * (width/heads + h + w) // with the relative positions
-		logits := groups * heads * h * w * h * w
-		work := 2 * v * logits
-		if m.blockwise(logits, width/heads+h+w) {
-			logits, work = 0, 0
+		tall := groups * h * w * heads
+		relative := tall * (h + w)
+		attention := v*(4*nw+relative) + single*tall // queries, keys, values, relative positions and result; sums
+		work := v * relative                         // relative positions in another order
+		if !m.CPU {
+			// Queries and keys as one with the relative positions, in a width that libtorch's fused kernels take.
+			joined := 2 * v * tall * 8 * ceil((width/heads+h+w)/8)
+			attention, work = attention+joined-2*v*nw-v*relative, work+joined
 		}
-		kept := v*(2*queries+nw+logits) + // of attention
-			m.ifTrained(4*v*nw) + // inputs of the linear layers, and queries for the relative positions
+		kept := attention +
+			m.ifTrained(3*v*nw) + // input of a linear layer, and queries for the relative positions
 			v*nw + m.adapter(nw) +
 			2*single*n + m.ifTrained(v*n) + // norm of the MLP, input and result
 			v*4*n + m.ifTrained(v*4*n) + m.adapter(n)
-		results := work + 2*v*queries + nw*(single+13*v) + 2*m.adapter(nw) + n*(2*single+12*v) + 2*m.adapter(n) + single*n
+		results := work + attention + nw*(single+8*v) + 2*m.adapter(nw) + n*(2*single+12*v) + 2*m.adapter(n) + single*n
 		if windowed {
 			kept += single * nw
 			results += 3 * single * nw
@@ -198,18 +201,6 @@ func (m *meter) encoder() {
 	}
 	m.keep(8 * single * tokens * float64(e.Out))
 	m.peak = max(m.peak, m.held+again)
-}
-
-// blockwise tells whether so many logits of attention, of heads of that width, are never whole in memory: on a processor
-// when they are many (shim.cpp's TiledAttention), on a GPU when the width suits libtorch's fused kernels.
-func (m *meter) blockwise(logits, width float64) bool {
-	switch {
-	case !m.CPU:
-		return int(width)%8 == 0
-	case m.Train:
-		return logits > 1<<25
-	}
-	return logits > 1<<22
 }
 
 func ceil(v float64) float64 { return float64(int(v + 0.999999)) }
@@ -271,16 +262,15 @@ func (m *meter) decoder() {
 		m.keep(single * low)
 	}
 	m.keep((2*v+4*single)*low + m.ifTrained(4*single*low)*flag(m.Train)) // of the mask prompts
-	m.keep(v * keys)
-	m.keep(2 * single * keys) // keys and their positions
+	m.keep((v + single) * keys)
 	const tokens = 8
-	logits := v * n * float64(m.Decoder.Heads) * tokens * hw
+	sums := single * n * float64(m.Decoder.Heads) * hw // of attention from the image
 	small := n * tokens * (28*width + float64(m.Decoder.MLP)) * (v + single) / 2
 	for range m.Decoder.Depth {
-		kept := keys*(2*v+single) + 2*logits + small + m.adapter(keys) + m.ifTrained(2.5*v*keys)
-		m.hold(keys*(3*single+6.25*v+5)+2*logits+small, kept, single*keys)
+		kept := keys*(2*v+single) + sums + small + m.adapter(keys) + m.ifTrained(1.5*v*keys)
+		m.hold(keys*(2*single+6.25*v+5)+sums+small, kept, single*keys)
 	}
-	m.keep(single*keys + 2*v*keys + 2*logits + small/3)
+	m.keep(v*keys + small/12)
 	// Both transposed convolutions: a map of the keys' size, then one of twice that.
 	kept := keys*(2*single+2*2*v) + m.ifTrained((2*single)*keys)
 	m.hold(keys*(v+2*single+6*v), kept, v*low)

@@ -211,24 +211,28 @@ func (n *Net) decode(s *torch.Scope, f features, p Prompts, probe sam.Probe) *Ou
 	end := s.Part("decoder")
 	sparse := n.prompts.Boxes(s, p.Boxes)
 	probe.See("prompt_encoder.sparse", sparse)
-	dense := n.prompts.Masks(s, p.Masks)
-	probe.See("prompt_encoder.dense", dense)
-	low, classes := n.masks.Forward(s, f.neck, dense, n.prompts.Grid(s), sparse, f.tokens, probe)
+	code, dense := n.prompts.Masks(s, p.Masks)
+	if probe != nil {
+		probe("prompt_encoder.dense", dense.Forward(s, code))
+	}
+	low, classes := n.masks.Forward(s, f.neck, n.prompts.Grid(s), sam.Prompts{Sparse: sparse, Class: f.tokens, Code: code, Dense: dense}, probe)
 	end()
-	probe.See("mask_decoder.low_res_masks", low)
+	framesFirst := func(x *torch.Tensor, h, w int) *torch.Tensor { // (B, Q, T, h, w) to (B·T, Q, h, w)
+		return s.Reshape(s.Transpose(x, 1, 2), -1, c.Queries, h, w)
+	}
+	h, w := c.Tokens()
+	if probe != nil {
+		probe("mask_decoder.low_res_masks", s.Reshape(framesFirst(low, 4*h, 4*w), -1, 1, 4*h, 4*w))
+	}
 	probe.See("mask_decoder.classes", classes)
 	defer s.Part("head")()
-	h, w := c.Tokens()
 	out.Classes = s.Reshape(classes, -1, c.Queries, c.Classes+1)
-	low = s.Reshape(low, -1, c.Queries, 4*h, 4*w)
 	if len(n.head.list) == 0 {
-		up := s.Interpolate(low, torch.Bilinear, c.Encoder.Canvas[0], c.Encoder.Canvas[1])
+		up := s.Interpolate(framesFirst(low, 4*h, 4*w), torch.Bilinear, c.Encoder.Canvas[0], c.Encoder.Canvas[1])
 		out.Masks = s.Interpolate(up, torch.Bilinear, c.Height, c.Width)
 		return out
 	}
-	v := s.Permute(s.Reshape(low, -1, c.Frames, c.Queries, 4*h, 4*w), 0, 2, 1, 3, 4)
-	v = n.head.forward(s, v)
-	out.Masks = s.Reshape(s.Permute(v, 0, 2, 1, 3, 4), -1, c.Queries, c.Height, c.Width)
+	out.Masks = framesFirst(n.head.forward(s, low), c.Height, c.Width)
 	return out
 }
 

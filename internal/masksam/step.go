@@ -16,6 +16,7 @@ type Step struct {
 	Scaler    *torch.Scaler // of the loss; nil: none
 	Parts     int           // that the batch is computed in, one after the other; they divide it; 0: 1
 	Peers     Peers         // nil: the batch is whole
+	Agreed    func()        // called when all peers have computed their samples; may be nil
 }
 
 // Peers are programs that compute a step together, each with samples of its own. All of them call the same methods in the
@@ -108,6 +109,9 @@ func (st Step) Gradients(s *torch.Scope, images []float32, labels []uint8) (loss
 		p.out.Backward(s, st.Scaler.Loss(s, p.total))
 		return nil
 	})
+	if err == nil && st.Agreed != nil {
+		st.Agreed()
+	}
 	if err == nil && Finite(all.loss) {
 		st.Replicas.gather()
 	}

@@ -204,3 +204,39 @@ func status(b *testing.B, name string) float64 {
 	}
 	return v
 }
+
+// A step copies between host and device so few times, however deep the network is and however many frames it has: forth the
+// images, labels, classes, the frame's geometry twice, candidates' rows and boxes, matched pairs' numbers and boxes; back
+// costs, terms and the loss.
+func TestTransfersOfAStep(t *testing.T) {
+	const most = 12
+	r := windowed(true)
+	r.Loss.Points, r.Loss.Oversample, r.Loss.Importance = 32, 2, 0.75
+	net, err := New(r.Network, torchtest.Device(t), 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer net.Free()
+	before, _ := torch.Transfers()
+	if err := torch.Do(torch.Mode{Grad: true}, func(s *torch.Scope) error {
+		c, dev := net.Config, torchtest.Device(t)
+		x, seg := syntheticBatch(2, [3]int{c.Frames, c.Height, c.Width}, c.Classes)
+		points := NewPoints(5, 0, 2, c.Frames)
+		defer points.Free()
+		out := net.Forward(s, s.Float32s(dev, x, 2, c.Channels, c.Frames, c.Height, c.Width))
+		total, _, err := NewCriterion(r.Loss, c).Losses(s, out, seg, points.From(dev, 0))
+		if err != nil {
+			return err
+		}
+		if math.IsNaN(total.Item()) {
+			t.Error("the loss is not a number")
+		}
+		out.Backward(s, total)
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if after, _ := torch.Transfers(); after-before > most {
+		t.Errorf("%d copies between host and device, want at most %d", after-before, most)
+	}
+}

@@ -118,7 +118,7 @@ func (m module) grid(c masksam.Config) *torch.Tensor {
 func repeated(s *torch.Scope, x *torch.Tensor, times int) *torch.Tensor {
 	shape := x.Shape()
 	whole := s.Expand(s.Unsqueeze(x, 1), append([]int{shape[0], times}, shape[1:]...)...)
-	return s.Clone(s.Reshape(whole, append([]int{-1}, shape[1:]...)...))
+	return s.Reshape(whole, append([]int{-1}, shape[1:]...)...)
 }
 
 // decoder is SAM's mask decoder: neck (B·T, C, h, w), grid (T, C, h, w), dense (N, C, h, w), sparse (N, 2, C) and class

@@ -21,8 +21,8 @@ import (
 )
 
 // BenchmarkVolume times the prediction of 64×256×256 voxels by its parts: what cutting, adding and export of the whole
-// volume take of one core, and the network's share by its first passes. "plain" is the published
-// order: one patch after the other, with all threads in each operation, and package plain's network.
+// volume take of one core, and the network's share by its first passes. "plain" is the published order: one patch after
+// the other, with all threads in each operation, package plain's network, and libtorch's own operations.
 func BenchmarkVolume(b *testing.B) {
 	torch.SetThreads(runtime.NumCPU())
 	small, narrow := recipe.Small(), recipe.Synapse() // the 256 recipe with a narrow encoder
@@ -65,6 +65,8 @@ func BenchmarkVolume(b *testing.B) {
 		}
 		for name, score := range ways {
 			b.Run(c.name+"/"+name, func(b *testing.B) {
+				torch.UseOwnKernels(name != "plain")
+				defer torch.UseOwnKernels(true)
 				var wall, used float64
 				var done int
 				for b.Loop() {

@@ -45,7 +45,7 @@ type Group struct {
 	agreed    bool // all processes end
 
 	limit atomic.Int64 // nanoseconds that this process may be busy between two sums; 0: any
-	busy  atomic.Int64 // since when it is, by Unix time; 0: it waits
+	busy  atomic.Int64 // since when it is, in nanoseconds after the program began; 0: it waits
 }
 
 // Failure is how a process ended.
@@ -105,6 +105,9 @@ func (g *Group) Context(ctx context.Context) (context.Context, context.CancelFun
 	return ctx, func() { stop(); cancel(nil) }
 }
 
+// began is a point in time from which a change of the system's clock does not count.
+var began = time.Now()
+
 // Limit is how long this process may be busy between two sums, from now on; if it takes longer it is taken for stalled, and
 // all end. 0: any time.
 func (g *Group) Limit(d time.Duration) {
@@ -126,7 +129,7 @@ func (g *Group) do(fn func()) error {
 		fn()
 		return nil
 	})
-	g.busy.Store(time.Now().UnixNano())
+	g.busy.Store(int64(time.Since(began)))
 	if err != nil {
 		pause(g.ctx, 3*time.Second) // the reason may be on its way
 		g.fail(Failure{Rank: g.Rank, Why: err.Error()})
@@ -294,8 +297,8 @@ func (g *Group) beat() {
 		case <-tick.C:
 		}
 		limit, busy := g.limit.Load(), g.busy.Load()
-		if d := time.Now().UnixNano() - busy; limit > 0 && busy > 0 && d > limit {
-			g.fail(Failure{g.Rank, fmt.Sprintf("it has come to nothing for %v, longer than any step before", time.Duration(d).Round(time.Second)),
+		if d := int64(time.Since(began)) - busy; limit > 0 && busy > 0 && d > limit {
+			g.fail(Failure{g.Rank, fmt.Sprintf("it has not finished a step for %v, much longer than any step before", time.Duration(d).Round(time.Second)),
 				true})
 			return
 		}

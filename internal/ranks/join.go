@@ -156,7 +156,10 @@ func (g *Group) gather(ctx context.Context, own hello) (welcome, error) {
 		conn.SetDeadline(time.Now().Add(10 * time.Second))
 		var m message
 		if p.in.Decode(&m) != nil || m.Hello == nil || m.Hello.Greeting != greeting || m.Hello.Run != g.run {
-			conn.Close() // a stranger
+			if m.Hello != nil && m.Hello.Greeting == greeting {
+				slog.Warn("a process of another run was turned away", "from", conn.RemoteAddr(), "its run", m.Hello.Run, "this run", g.run)
+			}
+			conn.Close()
 			continue
 		}
 		h := *m.Hello

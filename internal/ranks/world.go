@@ -37,7 +37,7 @@ func FromEnv(get func(string) string) (*World, error) {
 	switch {
 	case get("RANK") != "" || get("WORLD_SIZE") != "":
 		w.rank, w.size, local = "RANK", "WORLD_SIZE", "LOCAL_RANK"
-		w.run = get("TORCHELASTIC_RUN_ID") + "." + get("TORCHELASTIC_RESTART_COUNT")
+		w.run = get("TORCHELASTIC_RUN_ID") // not the count of restarts, which each machine's torchrun keeps for itself
 	case get("OMPI_COMM_WORLD_RANK") != "":
 		w.rank, w.size, local = "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"
 		alone = func(size string) bool { return get("OMPI_COMM_WORLD_LOCAL_SIZE") == size }

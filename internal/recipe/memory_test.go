@@ -132,7 +132,10 @@ func TestSpareReplicas(t *testing.T) {
 			t.Errorf("%s: %d replicas, want %d", name, got.Replicas, c.want)
 		}
 	}
-	if part := need(3) - need(2); part > 0.5*need(1) { // two samples and twice one, not three times two
+	gpu := func(n int) float64 {
+		return r.StepPeak("float32", torch.CUDA(0), 7, Split{Replicas: n}).Need(torch.CUDA(0))
+	}
+	if part := gpu(3) - gpu(2); part > 0.5*gpu(1) { // two samples and twice one, not three times two
 		t.Errorf("a third replica of four samples takes %.3f GB more", part/1e9)
 	}
 	two := func(devices int) float64 {

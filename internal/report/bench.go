@@ -84,8 +84,12 @@ func Bench(w io.Writer, r *bench.Result) error {
 		t.Render()
 	}
 	if q := r.Ratio; q != nil {
-		p.printf("\nplain takes %.2f × the time (%.2f to %.2f in turns), %.2f × the processor time (%.2f to %.2f) and %.2f × the memory\n",
-			q.Seconds.Median, q.Seconds.Least, q.Seconds.Most, q.CPU.Median, q.CPU.Least, q.CPU.Most, q.Memory)
+		p.printf("\nplain takes %.2f × the time (%.2f to %.2f in turns) and %.2f × the processor time (%.2f to %.2f)",
+			q.Seconds.Median, q.Seconds.Least, q.Seconds.Most, q.CPU.Median, q.CPU.Least, q.CPU.Most)
+		if q.Memory > 0 {
+			p.printf(", and %.2f × the memory", q.Memory)
+		}
+		p.printf("\n")
 	}
 	return p.Flush()
 }

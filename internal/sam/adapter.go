@@ -65,13 +65,13 @@ func newMLPAdapter(b *nn.Builder, width, frames int, skip bool) mlpAdapter {
 	}
 }
 
-// forward adapts tokens x (B·T·Q, N, width), batch ordered (B, T, Q).
-func (a mlpAdapter) forward(s *torch.Scope, x *torch.Tensor, frames, queries int) *torch.Tensor {
+// forward adapts tokens x (B·Q·T, N, width), batch ordered (B, Q, T).
+func (a mlpAdapter) forward(s *torch.Scope, x *torch.Tensor, frames int) *torch.Tensor {
 	d := s.GELU(a.fc1.Forward(s, x))
 	n, r := d.Dim(1), d.Dim(2)
-	v := s.Permute(s.Reshape(d, -1, frames, queries, n, r), 0, 2, 3, 4, 1)
+	v := s.Permute(s.Reshape(d, -1, frames, n, r), 0, 2, 3, 1)
 	v = a.t2.Forward(s, s.GELU(a.t1.Forward(s, v)))
-	v = s.Reshape(s.Permute(v, 0, 4, 1, 2, 3), -1, n, r)
+	v = s.Reshape(s.Permute(v, 0, 3, 1, 2), -1, n, r)
 	out := a.fc2.Forward(s, s.Add(d, v))
 	if a.skip {
 		out = s.Add(out, x)

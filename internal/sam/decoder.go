@@ -26,13 +26,69 @@ func newAttention(b *nn.Builder, width, inner, heads int) attention {
 
 // forward attends from q (N, nq, width) to k, v (N, nk, width).
 func (a attention) forward(s *torch.Scope, q, k, v *torch.Tensor) *torch.Tensor {
+	return a.attend(s, a.q.Forward(s, q), a.k.Forward(s, k), a.v.Forward(s, v))
+}
+
+// attend is forward from projections (N, nq, inner), (N, nk, inner) on. Heads are split by strides.
+func (a attention) attend(s *torch.Scope, q, k, v *torch.Tensor) *torch.Tensor {
 	split := func(x *torch.Tensor) *torch.Tensor {
 		return s.Transpose(s.Reshape(x, x.Dim(0), x.Dim(1), a.heads, x.Dim(2)/a.heads), 1, 2)
 	}
-	qh := split(a.q.Forward(s, q))
-	y := s.Attention(qh, split(a.k.Forward(s, k)), split(a.v.Forward(s, v)), nil, nil, 1/sqrt(qh.Dim(3)))
-	y = s.Transpose(y, 1, 2)
+	y := s.Transpose(s.Attention(split(q), split(k), split(v), nil, nil, 1/sqrt(q.Dim(2)/a.heads)), 1, 2)
 	return a.out.Forward(s, s.Reshape(y, y.Dim(0), y.Dim(1), -1))
+}
+
+// joined is several linear layers of the same input and width in one product.
+func joined(s *torch.Scope, layers ...nn.Linear) nn.Linear {
+	if len(layers) == 1 {
+		return layers[0]
+	}
+	var w, b []*torch.Tensor
+	for _, l := range layers {
+		w, b = append(w, l.W), append(b, l.B)
+	}
+	return nn.Linear{W: s.Cat(0, w...), B: s.Cat(0, b...)}
+}
+
+// image is the image side of the transformer, for queries in the order (B, Q, T). The keys (N, h·w, C) are what layers
+// change. A projection of keys plus positions is the sum of both projections, of which positions need one for each frame;
+// the first layer's keys are the neck's map plus few channels of a mask's code, so that theirs is mostly one for each frame, too.
+type image struct {
+	keys  *torch.Tensor // (N, h·w, C)
+	grid  *torch.Tensor // (T, h·w, C), positions
+	neck  *torch.Tensor // (B, 1, T, h·w, C), of the first layer
+	code  *torch.Tensor // (B, Q, T, h·w, c), likewise
+	dense nn.Linear     // c→C
+}
+
+// project gives the projections (N, h·w, out) of the keys, plus positions or without, by linear layers.
+func (im image) project(s *torch.Scope, positions bool, layers ...nn.Linear) []*torch.Tensor {
+	l := joined(s, layers...)
+	frames, hw, width := im.grid.Dim(0), im.grid.Dim(1), layers[0].W.Dim(0)
+	var frame, y *torch.Tensor // of each frame, and of each query
+	if im.code != nil {
+		// l(neck + dense(code)) = l(neck) + l.W·dense.B + (l.W·dense.W)·code
+		frame = s.Add(l.Forward(s, im.neck), s.MatMul(l.W, s.To(im.dense.B, l.W.DType())))
+		y = s.Linear(im.code, s.MatMul(l.W, im.dense.W), nil)
+	} else {
+		y = s.Reshape(l.Forward(s, im.keys), -1, frames, hw, len(layers)*width)
+	}
+	if positions {
+		place := s.Linear(im.grid, l.W, nil)
+		if frame != nil {
+			place = s.Add(frame, place)
+		}
+		frame = place
+	}
+	if frame != nil {
+		y = s.Add(y, frame)
+	}
+	y = s.Reshape(y, -1, hw, len(layers)*width)
+	out := make([]*torch.Tensor, len(layers))
+	for i := range out {
+		out[i] = s.Slice(y, -1, i*width, (i+1)*width, 1)
+	}
+	return out
 }
 
 // twoWay is one block of the two-way transformer.
@@ -123,71 +179,103 @@ func NewMaskDecoder(b *nn.Builder, cfg Decoder, width, frames, queries, classes 
 	return d
 }
 
-// Forward decodes one mask and one class per frame and query (N = B·T·Q, ordered B, T, Q). neck (B·T, C, h, w), dense
-// (N, C, h, w), grid (T, h·w, C), sparse (N, 2, C), class (N, 1, C) give mask logits (N, 1, 4h, 4w) and class logits
-// (N, K+1).
-func (d *MaskDecoder) Forward(s *torch.Scope, neck, dense, grid, sparse, class *torch.Tensor, probe Probe) (masks, classes *torch.Tensor) {
-	n, c, h, w := dense.Dim(0), dense.Dim(1), dense.Dim(2), dense.Dim(3)
+// Prompts are what a decoder is asked with, for N = B·T·Q frames and queries in the order (B, T, Q).
+type Prompts struct {
+	Sparse *torch.Tensor // (N, 2, C)
+	Class  *torch.Tensor // (N, 1, C)
+	// Code (N, c, h, w) becomes the dense prompt (N, C, h, w) by Dense, a 1×1 convolution.
+	Code  *torch.Tensor
+	Dense nn.Conv
+}
+
+// Forward decodes one mask and one class per frame and query. neck (B·T, C, h, w), grid (T, h·w, C) and prompts give mask
+// logits (B, Q, T, 4h, 4w) and class logits (B·T·Q, K+1).
+func (d *MaskDecoder) Forward(s *torch.Scope, neck, grid *torch.Tensor, p Prompts, probe Probe) (masks, classes *torch.Tensor) {
+	n, c, h, w := p.Code.Dim(0), neck.Dim(1), neck.Dim(2), neck.Dim(3)
 	hw := h * w
+	// Inside, the order is (B, Q, T): then the frames of a query lie behind each other, as adapters want them.
+	queriesFirst := func(x *torch.Tensor) *torch.Tensor {
+		rest := x.Shape()[1:]
+		order := []int{0, 2, 1}
+		for i := range rest {
+			order = append(order, 3+i)
+		}
+		return s.Permute(s.Reshape(x, append([]int{-1, d.frames, d.queries}, rest...)...), order...)
+	}
 	own := s.Expand(s.Unsqueeze(s.Cat(0, d.iou, d.masks), 0), n, -1, -1)
-	tokens := s.Cat(1, own, sparse, s.Add(class, d.class))
-	keys := s.Add(s.Unsqueeze(neck, 1), s.Reshape(dense, -1, d.queries, c, h, w))
-	keys = s.Transpose(s.Reshape(keys, n, c, hw), 1, 2)
-	pe := s.Expand(s.Reshape(grid, 1, d.frames, 1, hw, c), n/(d.frames*d.queries), -1, d.queries, -1, -1)
-	pe = s.Reshape(pe, n, hw, c)
+	given := s.Reshape(queriesFirst(s.Cat(1, p.Sparse, s.Add(p.Class, d.class))), n, -1, c)
+	tokens := s.Cat(1, own, given)
+	im := image{
+		grid:  grid,
+		neck:  s.Reshape(s.Transpose(s.Reshape(neck, -1, d.frames, c, hw), 2, 3), -1, 1, d.frames, hw, c),
+		code:  queriesFirst(s.Transpose(s.Reshape(p.Code, n, -1, hw), 1, 2)),
+		dense: nn.Linear{W: s.Reshape(p.Dense.W, c, -1), B: p.Dense.B},
+	}
+	im.keys = s.Reshape(s.Add(im.dense.Forward(s, im.code), im.neck), n, hw, c)
 	q := tokens
 	for i := range d.layers {
 		out := s.InnerN(func(c *torch.Scope) []*torch.Tensor {
-			q, keys := d.layers[i].forward(c, d, q, keys, tokens, pe, h, w, i == 0)
+			q, keys := d.layers[i].forward(c, d, q, im, tokens, h, w, i == 0)
 			return []*torch.Tensor{q, keys}
 		})
-		q, keys = out[0], out[1]
+		q, im = out[0], image{keys: out[1], grid: grid}
 		if i == 0 {
-			probe.See("transformer.layer0.queries", q)
+			d.see(s, probe, "transformer.layer0.queries", q)
 		}
 	}
-	a := d.final.forward(s, s.Add(q, tokens), s.Add(keys, pe), keys)
-	q = d.finalNorm.Last(s, s.Add(q, d.finalAdapter.forward(s, a, d.frames, d.queries)))
-	probe.See("transformer.queries", q)
+	// Of the tokens, the mask's and the class's are read from here on; whoever looks sees all.
+	mask := 1
+	if probe == nil {
+		two := func(x *torch.Tensor) *torch.Tensor {
+			return s.Cat(1, s.Slice(x, 1, 1, 2, 1), s.Slice(x, 1, -1, x.Dim(1), 1))
+		}
+		q, tokens, mask = two(q), two(tokens), 0
+	}
+	k, v := im.project(s, true, d.final.k), im.project(s, false, d.final.v)
+	a := d.final.attend(s, d.final.q.Forward(s, s.Add(q, tokens)), k[0], v[0])
+	q = d.finalNorm.Last(s, s.Add(q, d.finalAdapter.forward(s, a, d.frames)))
+	d.see(s, probe, "transformer.queries", q)
 
 	classes = d.classEmbed.Forward(s, s.Select(q, 1, -1))
+	classes = s.Reshape(s.Transpose(s.Reshape(classes, -1, d.queries, d.frames, classes.Dim(1)), 1, 2), n, -1)
 	masks = s.Inner(func(s *torch.Scope) *torch.Tensor {
-		up := s.Reshape(s.Transpose(keys, 1, 2), n, c, h, w)
+		up := s.Reshape(s.Transpose(im.keys, 1, 2), n, c, h, w)
 		up = s.GELU(d.upNorm.Channels(s, d.up1.Forward(s, up)))
 		up = s.GELU(d.up2.Forward(s, up))
-		hyper := s.Unsqueeze(d.hyper.forward(s, s.Select(q, 1, 1)), 1)
-		return s.Reshape(s.MatMul(hyper, s.Reshape(up, n, d.width/8, -1)), n, 1, 4*h, 4*w)
+		hyper := s.Unsqueeze(d.hyper.forward(s, s.Select(q, 1, mask)), 1)
+		return s.Reshape(s.MatMul(hyper, s.Reshape(up, n, d.width/8, -1)), -1, d.queries, d.frames, 4*h, 4*w)
 	})
 	return masks, classes
 }
 
+// see shows tokens (N, n, C) in the order (B, T, Q).
+func (d *MaskDecoder) see(s *torch.Scope, probe Probe, name string, x *torch.Tensor) {
+	if probe != nil {
+		v := s.Transpose(s.Reshape(x, -1, d.queries, d.frames, x.Dim(1), x.Dim(2)), 1, 2)
+		probe(name, s.Reshape(v, -1, x.Dim(1), x.Dim(2)))
+	}
+}
+
 // forward updates queries q (N, n, C) and keys (N, h·w, C). The first block's
 // self-attention has no positional term and replaces the queries.
-func (l *twoWay) forward(s *torch.Scope, d *MaskDecoder, q, keys, tokens, pe *torch.Tensor, h, w int,
+func (l *twoWay) forward(s *torch.Scope, d *MaskDecoder, q *torch.Tensor, im image, tokens *torch.Tensor, h, w int,
 	first bool) (*torch.Tensor, *torch.Tensor) {
 	if first {
-		q = l.adaptSelf.forward(s, l.self.forward(s, q, q, q), d.frames, d.queries)
+		q = l.adaptSelf.forward(s, l.self.forward(s, q, q, q), d.frames)
 	} else {
 		qp := s.Add(q, tokens)
-		q = s.Add(q, l.adaptSelf.forward(s, l.self.forward(s, qp, qp, q), d.frames, d.queries))
+		q = s.Add(q, l.adaptSelf.forward(s, l.self.forward(s, qp, qp, q), d.frames))
 	}
 	q = l.norm1.Last(s, q)
-	kp := s.Add(keys, pe)
-	a := l.toImage.forward(s, s.Add(q, tokens), kp, keys)
-	q = l.norm2.Last(s, s.Add(q, l.adaptToImage.forward(s, a, d.frames, d.queries)))
+	placed, v := im.project(s, true, l.toImage.k, l.toToken.q), im.project(s, false, l.toImage.v)
+	a := l.toImage.attend(s, l.toImage.q.Forward(s, s.Add(q, tokens)), placed[0], v[0])
+	q = l.norm2.Last(s, s.Add(q, l.adaptToImage.forward(s, a, d.frames)))
 	m := l.lin2.Forward(s, s.ReLU(l.lin1.Forward(s, q)))
-	m = s.Add(m, s.MulScalar(l.adaptMLP.forward(s, q, d.frames, d.queries), 0.5))
+	m = s.Add(m, s.MulScalar(l.adaptMLP.forward(s, q, d.frames), 0.5))
 	q = l.norm3.Last(s, s.Add(q, m))
-	a = l.toToken.forward(s, kp, s.Add(q, tokens), q)
-	// The depth convolution sees the volumes (B·Q, T, h, w) of every query.
-	fold := func(x *torch.Tensor) *torch.Tensor {
-		v := s.Reshape(x, -1, d.frames, d.queries, h, w, x.Dim(-1))
-		return s.Reshape(s.Permute(v, 0, 2, 1, 3, 4, 5), -1, d.frames, h, w, x.Dim(-1))
-	}
-	unfold := func(x *torch.Tensor) *torch.Tensor {
-		v := s.Reshape(x, -1, d.queries, d.frames, h, w, x.Dim(-1))
-		return s.Reshape(s.Permute(v, 0, 2, 1, 3, 4, 5), -1, h*w, x.Dim(-1))
-	}
-	keys = l.norm4.Last(s, s.Add(keys, l.adaptToToken.forward(s, a, fold, unfold)))
+	a = l.toToken.attend(s, placed[1], l.toToken.k.Forward(s, s.Add(q, tokens)), l.toToken.v.Forward(s, q))
+	fold := func(x *torch.Tensor) *torch.Tensor { return s.Reshape(x, -1, d.frames, h, w, x.Dim(-1)) }
+	unfold := func(x *torch.Tensor) *torch.Tensor { return s.Reshape(x, -1, h*w, x.Dim(-1)) }
+	keys := l.norm4.Last(s, s.Add(im.keys, l.adaptToToken.forward(s, a, fold, unfold)))
 	return q, keys
 }

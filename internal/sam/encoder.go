@@ -206,11 +206,6 @@ func relative(s *torch.Scope, rel *torch.Tensor, n int) *torch.Tensor {
 		r := s.Unsqueeze(s.Transpose(rel, 0, 1), 0)
 		rel = s.Transpose(s.Squeeze(s.Interpolate(r, torch.Linear, 2*n-1), 0), 0, 1)
 	}
-	idx := make([]int64, n*n)
-	for i := range n {
-		for j := range n {
-			idx[i*n+j] = int64(i - j + n - 1)
-		}
-	}
-	return s.Reshape(s.IndexSelect(rel, 0, s.Int64s(rel.Device(), idx, n*n)), n, n, rel.Dim(1))
+	windows := s.Flip(s.Unfold(s.Flip(rel, 0), 0, n), 0) // window i is rel[i+n-1], …, rel[i]
+	return s.Transpose(windows, 1, 2)
 }

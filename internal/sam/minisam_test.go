@@ -92,11 +92,16 @@ func TestRealWeights(t *testing.T) {
 		sparse := enc.Boxes(s, s.Float32s(torch.CPU, boxes, n, 4))
 		padding := s.Reshape(repeated("prompt_encoder.not_a_point_embed.weight", n, -1, -1, -1), n, 1, c)
 		mask := s.Float32s(torch.CPU, fill("mask_input", 16*side*side, 8), 1, 4*side, 4*side)
-		for name, dense := range map[string]*torch.Tensor{
-			"none": repeated("prompt_encoder.no_mask_embed.weight", n, -1, side, side),
-			"mask": s.Expand(enc.Masks(s, mask), n, -1, -1, -1),
+		code, layer := enc.Masks(s, mask)
+		code = s.Expand(code, n, -1, -1, -1)
+		none := layer // the one of SAM's own embedding
+		none.B = s.Reshape(p.Lookup("prompt_encoder.no_mask_embed.weight").Value, c)
+		for name, prompts := range map[string]Prompts{
+			"none": {Code: s.MulScalar(code, 0), Dense: none},
+			"mask": {Code: code, Dense: layer},
 		} {
-			masks, _ := dec.Forward(s, neck, dense, enc.Grid(s), sparse, padding, nil)
+			prompts.Sparse, prompts.Class = sparse, padding
+			masks, _ := dec.Forward(s, neck, enc.Grid(s), prompts, nil)
 			got := masks.Float32s()
 			for i := range n {
 				w := want[fmt.Sprintf("box%d.%s", i, name)]

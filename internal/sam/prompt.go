@@ -82,22 +82,23 @@ func (p *PromptEncoder) encode(s *torch.Scope, c *torch.Tensor) *torch.Tensor {
 // Boxes encodes boxes (N, 4) as x1 y1 x2 y2 in [0,1] of the frame into sparse prompts (N, 2, width). Corners are
 // floored to pixels of the frame, as the published code does.
 func (p *PromptEncoder) Boxes(s *torch.Scope, boxes *torch.Tensor) *torch.Tensor {
-	pair := func(v [2]float32) *torch.Tensor { return s.Float32s(boxes.Device(), v[:], 2) }
-	c := s.Mul(s.Reshape(s.Detach(boxes), -1, 2, 2), pair([2]float32{float32(p.frame.Width), float32(p.frame.Height)}))
-	c = s.AddScalar(s.Mul(s.Floor(c), pair(p.scale)), 0.5)
-	return s.Add(p.encode(s, s.Div(c, pair(p.canvas))), s.Cat(0, p.corners[0], p.corners[1]))
+	pairs := s.Float32s(boxes.Device(), []float32{float32(p.frame.Width), float32(p.frame.Height),
+		p.scale[0], p.scale[1], p.canvas[0], p.canvas[1]}, 3, 2)
+	size, scale, canvas := s.Select(pairs, 0, 0), s.Select(pairs, 0, 1), s.Select(pairs, 0, 2)
+	c := s.Floor(s.Mul(s.Reshape(s.Detach(boxes), -1, 2, 2), size))
+	c = s.Div(s.AddScalar(s.Mul(c, scale), 0.5), canvas)
+	return s.Add(p.encode(s, c), s.Cat(0, p.corners[0], p.corners[1]))
 }
 
-// Masks encodes binary masks (N, H, W), resized to four pixels per token edge
-// by nearest neighbour, into dense prompts (N, width, h, w).
-func (p *PromptEncoder) Masks(s *torch.Scope, masks *torch.Tensor) *torch.Tensor {
+// Masks encodes binary masks (N, H, W), resized to four pixels per token edge by nearest neighbour, as a code (N, c, h, w),
+// of which dense, a 1×1 convolution, makes dense prompts (N, width, h, w).
+func (p *PromptEncoder) Masks(s *torch.Scope, masks *torch.Tensor) (code *torch.Tensor, dense nn.Conv) {
 	x, h, w := s.Unsqueeze(masks, 1), 4*p.frame.H, 4*p.frame.W
 	if x.Dim(2) != h || x.Dim(3) != w {
 		x = s.Interpolate(x, torch.Nearest, h, w)
 	}
 	x = s.GELU(p.norm1.Channels(s, p.down1.Forward(s, x)))
-	x = s.GELU(p.norm2.Channels(s, p.down2.Forward(s, x)))
-	return p.down3.Forward(s, x)
+	return s.GELU(p.norm2.Channels(s, p.down2.Forward(s, x))), p.down3
 }
 
 // Grid returns the dense positional encoding of every frame,

@@ -3,18 +3,12 @@
 // again. Tiles are transposed: the lanes of a vector are queries, so that softmax needs no sums across lanes and keys and
 // values are read as they lie in memory, one number at a time.
 #include "attention.h"
+#include "simd.h"
 
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
-#include <cstring>
 #include <limits>
 #include <vector>
-
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic ignored "-Wpsabi"
-#endif
-#define INLINE inline __attribute__((always_inline))
 
 namespace kernels {
 namespace {
@@ -207,51 +201,11 @@ template <typename T> struct Entries {
   }                                                                                                                      \
   const Entries<T> name{VB / sizeof(T), product_##name, soften_##name, unsoften_##name, place_##name, collect_##name};
 
-LEVEL(float1, float, 16, )
-LEVEL(double1, double, 16, )
-#ifdef __x86_64__
-#define AVX2 __attribute__((target("avx2,fma")))
-#define AVX512 __attribute__((target("avx512f,avx512vl,avx512dq,fma,prefer-vector-width=512")))
-LEVEL(float3, float, 32, AVX2)
-LEVEL(double3, double, 32, AVX2)
-LEVEL(float4, float, 64, AVX512)
-LEVEL(double4, double, 64, AVX512)
-#endif
+LEVELS(LEVEL)
 
-int find_level() {
-#ifdef __x86_64__
-  __builtin_cpu_init();
-  int best = 1;
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) best = 3;
-  if (best == 3 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) best = 4;
-  // The name that libtorch knows for its own choice.
-  if (const char *wanted = getenv("ATEN_CPU_CAPABILITY")) {
-    if (!strcmp(wanted, "avx2")) best = std::min(best, 3);
-    if (!strcmp(wanted, "default")) best = 1;
-  }
-  return best;
-#else
-  return 1;
-#endif
-}
-
-int level() {
-  static const int found = find_level();
-  return found;
-}
-
-template <typename T> const Entries<T> &entries() {
-  constexpr bool single = sizeof(T) == 4;
-#ifdef __x86_64__
-  if (level() == 4) {
-    if constexpr (single) return float4; else return double4;
-  }
-  if (level() == 3) {
-    if constexpr (single) return float3; else return double3;
-  }
-#endif
-  if constexpr (single) return float1; else return double1;
-}
+template <typename T> const Entries<T> &entries();
+CHOOSE(float)
+CHOOSE(double)
 
 // ---- tiles -------------------------------------------------------------------------------------------
 

@@ -20,6 +20,7 @@ func fromHost[E any](s *Scope, op string, dev Device, d DType, data []E, shape [
 		panic(&Error{Op: op, Msg: "use of a scope after its end"})
 	}
 	var h C.handle
+	transfer(int(unsafe.Sizeof(*new(E))) * len(data))
 	check(C.shim_from_host(C.int(d), C.int(dev.code()), unsafe.Pointer(unsafe.SliceData(data)),
 		(*C.int64_t)(unsafe.Pointer(unsafe.SliceData(shape))), C.int(len(shape)), &h), op)
 	return s.a.add(h)

@@ -115,6 +115,7 @@ var diffOps = []diffOp{
 	{name: "Stack", shapes: dims([]int{3, 5, 4}, []int{3, 5, 4}), f: func(s *Scope, x []*Tensor) *Tensor { return s.Stack(-1, x...) }},
 	unary("Slice", func(s *Scope, x *Tensor) *Tensor { return s.Slice(x, -1, 1, 100, 3) }),
 	unary("Select", func(s *Scope, x *Tensor) *Tensor { return s.Select(x, 1, -2) }),
+	unary("Unfold", func(s *Scope, x *Tensor) *Tensor { return s.Unfold(x, 1, 3) }),
 	{name: "Unbind3", shapes: dims([]int{2, 5, 3, 4}), f: func(s *Scope, x []*Tensor) *Tensor {
 		a, b, c := s.Unbind3(x[0], 2)
 		return s.Sub(s.Mul(a, b), c)

@@ -113,9 +113,15 @@ func (s *Scope) AmaxDim(x *Tensor, keep bool, dims ...int) *Tensor {
 // ArgMax is the int64 index of the maximum along dim, which goes away.
 func (s *Scope) ArgMax(x *Tensor, dim int) *Tensor { return s.op(C.op_ArgMax, ts{x}, []int{dim}) }
 
-// TopK gives the k largest (or smallest) elements along dim, best first, and their int64 indices.
+// TopK gives the k largest (or smallest) elements along dim, best first, and their int64 indices. Which of several equal
+// ones at the end are taken is not said.
 func (s *Scope) TopK(x *Tensor, k, dim int, largest bool) (values, indices *Tensor) {
-	return s.op2(C.op_TopK, ts{x}, []int{k, dim, flag(largest)})
+	return s.op2(C.op_TopK, ts{x}, []int{k, dim, flag(largest), 1})
+}
+
+// AnyTopK is TopK in no order, which is found by a threshold instead of a sort. They are the same elements.
+func (s *Scope) AnyTopK(x *Tensor, k, dim int, largest bool) (values, indices *Tensor) {
+	return s.op2(C.op_TopK, ts{x}, []int{k, dim, flag(largest), 0})
 }
 
 // Reshape gives x another shape in row-major order; one size may be -1.
@@ -151,6 +157,9 @@ func (s *Scope) Slice(x *Tensor, dim, start, end, step int) *Tensor {
 
 // Select is the ith slice along dim, which goes away.
 func (s *Scope) Select(x *Tensor, dim, i int) *Tensor { return s.op(C.op_Select, ts{x}, []int{dim, i}) }
+
+// Unfold gives the windows of n elements along dim, one for each start, as views: their elements are a last dimension.
+func (s *Scope) Unfold(x *Tensor, dim, n int) *Tensor { return s.op(C.op_Unfold, ts{x}, []int{dim, n}) }
 
 // Unbind3 gives the three slices of x along dim, whose size is 3, as views without that dimension. Their gradients come
 // together in one pass, where Select's are added up over the whole of x one by one.

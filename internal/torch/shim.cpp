@@ -113,10 +113,12 @@ thread_local int own_threads = 0; // of this OS thread, in place of wanted_threa
 // own function is there: it changes other threads' counts as well and begins a pool of threads that nothing here uses.
 extern "C" void omp_set_num_threads(int) __attribute__((weak));
 void settle_threads() {
-  thread_local int settled = 0;
-  const int n = own_threads > 0 ? own_threads : wanted_threads.load(std::memory_order_relaxed);
+  thread_local int settled = 0, first = 0; // first: what the thread began with
+  int n = own_threads > 0 ? own_threads : wanted_threads.load(std::memory_order_relaxed);
+  if (n == 0) n = first;
   if (n > 0 && settled != n) {
-    at::get_num_threads(); // or libtorch sets the thread's count later
+    const int before = at::get_num_threads(); // also since libtorch else sets the thread's count later
+    if (!first) first = before;
     if (omp_set_num_threads) omp_set_num_threads(n);
     if (at::get_num_threads() != n) at::set_num_threads(n);
     settled = n;
@@ -125,7 +127,7 @@ void settle_threads() {
 
 void autocast_to(bool on, at::ScalarType dtype) {
 #if TORCH_AT_LEAST(2, 4)
-  for (auto device : {at::kCPU, accelerator}) {
+  for (auto device : {at::kCPU, at::kCUDA}) {
     at::autocast::set_autocast_enabled(device, on);
     if (on) at::autocast::set_autocast_dtype(device, dtype);
   }
@@ -396,7 +398,7 @@ OP(MeanDim) { c.ret(at::mean(c[0], c.rest(1), c.ints[0] != 0, c.sum_type(0))); }
 OP(AmaxDim) { c.ret(at::amax(c[0], c.rest(1), c.ints[0] != 0)); }
 OP(ArgMax) { c.ret(at::argmax(c[0], c.ints[0])); }
 OP(TopK) {
-  auto r = at::topk(c[0], c.ints[0], c.ints[1], c.ints[2] != 0);
+  auto r = at::topk(c[0], c.ints[0], c.ints[1], c.ints[2] != 0, c.ints[3] != 0);
   c.ret(std::get<0>(r));
   c.ret(std::get<1>(r));
 }
@@ -413,6 +415,7 @@ OP(Cat) { c.ret(at::cat(c.all(), c.ints[0])); }
 OP(Stack) { c.ret(at::stack(c.all(), c.ints[0])); }
 OP(Slice) { c.ret(at::slice(c[0], c.ints[0], c.ints[1], c.ints[2], c.ints[3])); }
 OP(Select) { c.ret(at::select(c[0], c.ints[0], c.ints[1])); }
+OP(Unfold) { c.ret(c[0].unfold(c.ints[0], c.ints[1], 1)); }
 OP(Unbind3) {
   const auto parts = at::unbind(c[0], c.ints[0]);
   TORCH_CHECK(parts.size() == 3, "want three slices, not ", parts.size());
@@ -1145,8 +1148,7 @@ OP(ClipGradNorm) {
   c.ret(total);
 }
 
-// in: parameter, momentum buffer, …; nums: lr, momentum, weight decay, nesterov.
-// in: a parameter and another one of its shape, …: each other's gradient moves to the parameter.
+// in: a parameter and another one of its shape, …: the second's gradient is added to the first's, and the second has none.
 OP(MoveGrads) {
   for (int i = 0; i + 1 < c.nin; i += 2) {
     auto to = c[i], from = c[i + 1];
@@ -1161,6 +1163,7 @@ OP(MoveGrads) {
   }
 }
 
+// in: parameter, momentum buffer, …; nums: lr, momentum, weight decay, nesterov.
 OP(SGDStep) {
   const double lr = c.nums[0], momentum = c.nums[1], decay = c.nums[2];
   for (int i = 0; i + 1 < c.nin; i += 2) {
@@ -1380,7 +1383,7 @@ int shim_cpu_has_fast_bf16(void) {
 // and slower than float32.
 static bool follows_autocast(const handle *in, int nin) {
   for (int i = 0; i < nin; i++)
-    if (Tensor t = borrow(in[i]); t.defined()) return !t.is_cpu() || shim_cpu_has_fast_bf16();
+    if (Tensor t = borrow(in[i]); t.defined()) return t.is_cpu() ? shim_cpu_has_fast_bf16() : t.is_cuda();
   return true;
 }
 

@@ -24,7 +24,7 @@ typedef struct {
   X(MulScalar) X(Neg) X(Abs) X(Sin) X(Cos) X(Floor) X(Sqrt) X(Sigmoid) X(ReLU) X(Softplus) X(LeakyReLU)         \
   X(LeakyReLUInPlace) X(GELU) X(Clamp) X(Eq) X(GtScalar) X(Sum) X(Mean) X(SumDim) X(MeanDim) X(AmaxDim)         \
   X(ArgMax) X(TopK) X(Reshape) X(Permute) X(Transpose) X(Expand) X(Squeeze) X(Unsqueeze) X(Cat) X(Stack)        \
-  X(Slice) X(Select) X(Unbind3)                                                                                 \
+  X(Slice) X(Select) X(Unbind3) X(Unfold)                                                                                 \
   X(IndexSelect) X(Gather) X(Flip) X(Pad) X(To) X(Detach) X(Clone) X(MatMul) X(Linear) X(Attention)             \
   X(Conv2d) X(Conv3d) X(ConvTranspose2d) X(ConvTranspose3d) X(Softmax) X(LayerNorm) X(ChannelNorm)              \
   X(InstanceNorm) X(ConvBlock) X(AdaptiveAvgPool2d) X(Interpolate) X(GridSample) X(BCEWithLogits)               \

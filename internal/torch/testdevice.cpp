@@ -2,10 +2,10 @@
 
 // A device for tests that is not the CPU and needs no GPU: libtorch 2.x sees two devices of PrivateUse1, whose memory
 // nobody can read by its address and whose operations run on copies in the host's memory. So a tensor that is taken for
-// one of the host's, and a transfer that is missing, end a test as they would on a GPU.
+// one of the host's, and a transfer that is missing, end a test as they would on a GPU. It computes in float32 alone: the
+// processor's kernels for bf16, which it would use, are wrong in libtorch 2.15 for small maps.
 #include <ATen/ATen.h>
 #include <ATen/EmptyTensor.h>
-#include <ATen/autocast_mode.h>
 #include <ATen/detail/PrivateUse1HooksInterface.h>
 #include <ATen/native/CPUFallback.h>
 #include <ATen/ops/_reshape_alias_native.h>
@@ -137,7 +137,8 @@ const Tensor &resize(const Tensor &self, at::IntArrayRef size, std::optional<at:
 std::tuple<Tensor, Tensor, Tensor> convolution_backward(const Tensor &g, const Tensor &x, const Tensor &w, at::IntArrayRef stride,
                                                         at::IntArrayRef pad, at::IntArrayRef dilation, bool transposed,
                                                         at::IntArrayRef output_pad, int64_t groups, std::array<bool, 3> mask) {
-  auto [dx, dw, db] = at::convolution_backward(on_host(g), on_host(x), on_host(w), at::OptionalIntArrayRef({w.size(transposed ? 1 : 0) * (transposed ? groups : 1)}),
+  // The processor's own kernels are wrong for some layouts of small maps, which says nothing of a GPU's.
+  auto [dx, dw, db] = at::convolution_backward(on_host(g).contiguous(), on_host(x).contiguous(), on_host(w).contiguous(), at::OptionalIntArrayRef({w.size(transposed ? 1 : 0) * (transposed ? groups : 1)}),
                                                stride, pad, dilation, transposed, output_pad, groups, mask);
   const auto there = [&](const Tensor &t) { return t.defined() ? t.to(x.device()) : t; };
   return {there(dx), there(dw), there(db)};
@@ -184,19 +185,6 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
   m.impl("unfold", at::native::unfold);
   m.impl("convolution_overrideable", convolution);
   m.impl("convolution_backward_overrideable", convolution_backward);
-}
-
-// Autocast as CUDA's has it.
-TORCH_LIBRARY_IMPL(_, AutocastPrivateUse1, m) { m.fallback(torch::CppFunction::makeFallthrough()); }
-TORCH_LIBRARY_IMPL(aten, AutocastPrivateUse1, m) {
-#define NARROW(...) KERNEL_PRIVATEUSEONE(__VA_ARGS__, lower_precision_fp)
-#define WIDE(...) KERNEL_PRIVATEUSEONE(__VA_ARGS__, fp32)
-#define WIDE_BY_DTYPE(...) KERNEL_PRIVATEUSEONE(__VA_ARGS__, fp32_set_opt_dtype)
-#define WIDEST(...) KERNEL_PRIVATEUSEONE(__VA_ARGS__, promote)
-  AT_FORALL_LOWER_PRECISION_FP(NARROW)
-  AT_FORALL_FP32(WIDE)
-  AT_FORALL_FP32_SET_OPT_DTYPE(WIDE_BY_DTYPE)
-  AT_FORALL_PROMOTE(WIDEST)
 }
 
 } // namespace

@@ -399,8 +399,20 @@ func (t *Tensor) Int64s() []int64 { return toHost[int64](t, Int64) }
 // Uint8s is Float32s in uint8; a bool tensor gives 0 and 1.
 func (t *Tensor) Uint8s() []uint8 { return toHost[uint8](t, UInt8) }
 
+var transfers, transferred atomic.Int64
+
+// Transfers counts the copies of tensors from and to the host since the program began, and their bytes, those of the CPU
+// with them: on another device each copy to the host waits until all that was asked of the device is done.
+func Transfers() (copies, bytes int64) { return transfers.Load(), transferred.Load() }
+
+func transfer(bytes int) {
+	transfers.Add(1)
+	transferred.Add(int64(bytes))
+}
+
 func toHost[E any](t *Tensor, d DType) []E {
 	data := make([]E, t.Numel())
+	transfer(int(unsafe.Sizeof(*new(E))) * len(data))
 	check(C.shim_to_host(t.handle("copy to host"), C.int(d), unsafe.Pointer(unsafe.SliceData(data))), "copy to host", t)
 	return data
 }
@@ -411,6 +423,7 @@ func (t *Tensor) Item() float64 {
 		panic(&Error{Op: "Item", Shapes: [][]int{t.Shape()}, Msg: "want one element"})
 	}
 	var v float64
+	transfer(8)
 	check(C.shim_to_host(t.handle("Item"), C.int(Float64), unsafe.Pointer(&v)), "Item", t)
 	return v
 }
@@ -421,6 +434,7 @@ func (t *Tensor) CopyFrom32(data []float32) {
 	if len(data) != t.Numel() {
 		panic(&Error{Op: "CopyFrom32", Shapes: [][]int{t.Shape()}, Msg: fmt.Sprintf("%d values given", len(data))})
 	}
+	transfer(4 * len(data))
 	check(C.shim_fill_from_host(t.handle("CopyFrom32"), (*C.float)(unsafe.SliceData(data))), "CopyFrom32", t)
 }
 

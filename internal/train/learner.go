@@ -31,6 +31,7 @@ type learner struct {
 	optimizer *torch.Optimizer
 	average   []*torch.Tensor // their moving average; nil without one
 	updates   int             // steps taken, skipped ones not counted
+	agreed    bool            // the peers have computed the step: this program alone can no longer repeat it
 	torn      bool            // a step failed midway: the weights are neither the old nor the new ones
 	autocast  torch.DType
 	scaler    *torch.Scaler // with float16
@@ -121,9 +122,10 @@ func trainingKey(step int) uint64 { return uint64(step) << 1 }
 // not finite.
 func (l *learner) gradients(s *torch.Scope, b *feed.Batch, step int) (loss float64, ok bool, err error) {
 	l.optimizer.ZeroGrad()
-	l.told = unknown()
+	l.told, l.agreed = unknown(), false
 	of := l.batch(b, trainingKey(step))
 	defer of.Points.Free()
+	of.Agreed = func() { l.agreed = true }
 	loss, terms, err := of.Gradients(s, b.Image, b.Seg)
 	l.told.add(terms)
 	if err != nil || !masksam.Finite(loss) {

@@ -3,6 +3,7 @@ package train
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math"
@@ -69,8 +70,10 @@ func (r *run) fraction() float64 {
 // returns the error.
 func (r *run) loop(ctx context.Context) error {
 	t := r.recipe.Train
-	ctx, r.stop = context.WithCancel(ctx)
-	defer r.stop()
+	if r.group != nil {
+		ctx, r.stop = context.WithCancel(ctx)
+		defer r.stop()
+	}
 	r.clockStart, r.clockBase, r.agreed = time.Now(), r.state.Minutes, r.state.Minutes
 	r.saved, r.began = r.clockStart, r.fraction()
 	trainStream := r.train.Stream(r.state.Step, r.workers)
@@ -120,11 +123,11 @@ func (r *run) epoch(ctx context.Context, trainStream, valStream *feed.Stream) er
 			return err
 		}
 		start := time.Now()
-		r.group.Limit(r.patience())
 		b, err := r.next(ctx, trainStream)
 		if err != nil {
 			return err
 		}
+		r.group.Limit(r.patience())
 		waited := time.Since(start)
 		p := began
 		if t.PerStep {
@@ -132,10 +135,10 @@ func (r *run) epoch(ctx context.Context, trainStream, valStream *feed.Stream) er
 		}
 		st.Rate = t.Rate(st.Step, p)
 		loss, ok, err := r.learner.stepWithin(b, st.Step, st.Rate)
+		r.group.Limit(0)
 		if err != nil {
 			return fmt.Errorf("step %d (cases %s): %w", st.Step+1, strings.Join(b.Cases, ", "), err)
 		}
-		r.group.Limit(0)
 		r.longest = max(r.longest, time.Since(start))
 		st.Step++
 		st.Updates = r.learner.updates
@@ -221,6 +224,9 @@ func (r *run) validate(ctx context.Context, s *feed.Stream) (loss float64, c run
 				return err
 			}
 			loss, err := r.learner.validate(b, r.state.Epoch*t.ValIterations+i, c)
+			if errors.Is(err, masksam.ErrPeer) { // it tells why on leaving
+				err = cmp.Or(r.group.Barrier(), err)
+			}
 			if err != nil {
 				return fmt.Errorf("validate epoch %d (cases %s): %w", r.state.Epoch, strings.Join(b.Cases, ", "), err)
 			}

@@ -107,10 +107,11 @@ func (r *run) next(ctx context.Context, s *feed.Stream) (*feed.Batch, error) {
 	return s.Next(ctx)
 }
 
-// patience is how long a process may be busy with a step that the others wait for.
+// patience is how long a process may be busy with a step that the others wait for. Of the first step nothing is known: 0,
+// any time.
 func (r *run) patience() time.Duration {
 	if r.longest == 0 {
-		return 10 * time.Minute
+		return 0
 	}
 	return max(45*time.Second, 5*r.longest)
 }
