@@ -114,12 +114,14 @@ func threads() int {
 	return runtime.GOMAXPROCS(0)
 }
 
-// profile times every operation of the engine where the variable MASKSAM_PROFILE asks for it; what it gives writes the table.
+// profile times every operation where the variable MASKSAM_PROFILE is 1, and libtorch's own within them where it is 2; what
+// it gives writes the table.
 func profile(stderr io.Writer) (end func()) {
-	if v := os.Getenv("MASKSAM_PROFILE"); v == "" || v == "0" {
+	level, err := strconv.Atoi(os.Getenv("MASKSAM_PROFILE"))
+	if err != nil || level < 1 {
 		return func() {}
 	}
-	torch.StartProfile()
+	torch.StartProfile(level > 1)
 	return func() {
 		if err := report.Profile(stderr, torch.StopProfile()); err != nil {
 			slog.Warn("the profile cannot be written", "why", err)

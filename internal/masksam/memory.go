@@ -83,10 +83,7 @@ func (m *meter) see(values float64) { m.largest = max(m.largest, values) }
 // (docs/benchmarks.md), and is a guess for GPUs.
 func (m *meter) copies() float64 {
 	n := 4.
-	switch {
-	case m.Train && m.CPU:
-		n = 5
-	case m.Train:
+	if m.Train {
 		n = 5
 	}
 	return n * m.largest * (m.value + single) / 2

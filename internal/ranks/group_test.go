@@ -161,7 +161,7 @@ func TestLost(t *testing.T) {
 			<-g.ctx.Done()
 			return context.Cause(g.ctx)
 		},
-		"rank 2 of 3 was lost: it has come to nothing for": func(g *Group) error {
+		"rank 2 of 3 was lost: it has not finished a step for": func(g *Group) error {
 			g.Limit(200 * time.Millisecond)
 			<-g.ctx.Done()
 			return context.Cause(g.ctx)

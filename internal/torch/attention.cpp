@@ -263,7 +263,7 @@ template <typename T> struct Pass {
   // Rows of a tile, as they lie or copied.
   Rows<const T> gather(const Rows<const T> &x, const T *from, int64_t count, int64_t width, T *to) const {
     if (!copies) return {from, 0, 0, x.row};
-    copy(from, x.row, count, width, 1, to, width);
+    for (int64_t i = 0; i < count; i++) std::copy(from + i * x.row, from + i * x.row + width, to + i * width);
     return {to, 0, 0, width};
   }
 

@@ -169,8 +169,9 @@ const (
 	LibtorchOperation
 )
 
-// StartProfile times every operation from now on. On CUDA an operation ends when it is queued.
-func StartProfile() { C.shim_profile(1) }
+// StartProfile times every operation and every node of a backward pass from now on, and libtorch's own operations within
+// them if libtorch is set. On CUDA an operation ends when it is queued.
+func StartProfile(libtorch bool) { C.shim_profile(C.int(1 + flag(libtorch))) }
 
 // StopProfile ends a profile and gives what it has timed, in no order.
 func StopProfile() []Timing {

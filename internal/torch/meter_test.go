@@ -86,7 +86,7 @@ func TestMeterKnowsProducts(t *testing.T) {
 
 // A profile names the operations of the program, the nodes of the backward pass and libtorch's own, and how often they ran.
 func TestProfile(t *testing.T) {
-	StartProfile()
+	StartProfile(true)
 	err := Do(Mode{Grad: true}, func(s *Scope) error {
 		x := s.Float32s(CPU, make([]float32, 64*64), 64, 64)
 		x.SetRequiresGrad(true)

@@ -28,7 +28,6 @@
 #include <cmath>
 #include <cstring>
 #include <future>
-#include <map>
 #include <memory>
 #include <mutex>
 #include <numeric>
@@ -1216,7 +1215,7 @@ struct Timing {
 
 struct Profile {
   std::mutex lock;
-  std::map<std::pair<int, std::string>, Timing> rows;
+  std::unordered_map<std::string, Timing> rows[3]; // of each kind
   std::atomic<bool> on{false};
   at::CallbackHandle callback{};
 } profile;
@@ -1238,7 +1237,7 @@ void leave(int kind, const char *name) {
   const double took = std::chrono::duration<double>(Clock::now() - r.start).count();
   if (!stack.empty()) stack.back().inner += took;
   std::lock_guard<std::mutex> hold(profile.lock);
-  auto &row = profile.rows[{kind, name}];
+  auto &row = profile.rows[kind][name];
   row.calls++;
   row.total += took;
   row.self += took - r.inner;
@@ -1309,7 +1308,7 @@ void shim_profile(int on) {
   if (!on) return;
   {
     std::lock_guard<std::mutex> hold(profile.lock);
-    profile.rows.clear();
+    for (auto &rows : profile.rows) rows.clear();
   }
   profile.callback = at::addGlobalCallback(
       at::RecordFunctionCallback(
@@ -1318,19 +1317,21 @@ void shim_profile(int on) {
             return nullptr;
           },
           [](const at::RecordFunction &f, at::ObserverContext *) { leave(kind_of(f), f.name()); })
-          .scopes({at::RecordScope::FUNCTION, at::RecordScope::BACKWARD_FUNCTION}));
+          .scopes(on > 1 ? std::unordered_set<at::RecordScope, std::hash<at::RecordScope>>{at::RecordScope::FUNCTION, at::RecordScope::BACKWARD_FUNCTION}
+                         : std::unordered_set<at::RecordScope, std::hash<at::RecordScope>>{at::RecordScope::BACKWARD_FUNCTION}));
 }
 
 int shim_profiled(shim_timing *rows, int most) {
   std::lock_guard<std::mutex> hold(profile.lock);
   int n = 0;
-  for (const auto &[key, t] : profile.rows) {
-    if (n < most) {
-      rows[n] = {key.first, t.calls, t.total, t.self, ""};
-      strncpy(rows[n].name, key.second.c_str(), sizeof rows[n].name - 1);
+  for (int kind = 0; kind < 3; kind++)
+    for (const auto &[name, t] : profile.rows[kind]) {
+      if (n < most) {
+        rows[n] = {kind, t.calls, t.total, t.self, ""};
+        strncpy(rows[n].name, name.c_str(), sizeof rows[n].name - 1);
+      }
+      n++;
     }
-    n++;
-  }
   return n;
 }
 

@@ -77,7 +77,8 @@ void shim_use_own_kernels(int when);
 // Whether freed memory stays with the program (as it does from the start) or goes back as glibc has it by default.
 void shim_keep_memory(int keep);
 
-// Times what runs from now on, until it is switched off; what was timed before is forgotten.
+// Times what runs from now on, until it is switched off; what was timed before is forgotten. on: 1 the operations of the
+// table and the nodes of backward passes, 2 libtorch's own operations as well.
 void shim_profile(int on);
 typedef struct {
   int kind; // 0: an operation of the table, 1: a node of a backward pass, 2: an operation of libtorch's own

@@ -18,8 +18,10 @@
 // their own and may share tensors that they only read.
 package torch
 
-// #cgo CXXFLAGS: -O2
-// #cgo LDFLAGS: -ldl
+// Without -fopenmp at::parallel_for, which the headers define, runs everything in one thread.
+
+// #cgo CXXFLAGS: -O2 -fopenmp
+// #cgo LDFLAGS: -fopenmp -ldl
 // #cgo noescape shim_call
 // #cgo nocallback shim_call
 // #cgo noescape shim_describe
