@@ -1,5 +1,5 @@
 # MaskSAM: one Go binary over libtorch.
-#   make demo      build, train on a real brain MR, predict, score; about ten minutes on two cores
+#   make demo      build, train on a real brain MR, predict, score; about eleven minutes on two cores
 #   make test      formatting, vet and every test
 #   make build     bin/masksam
 #   make test-device LIBTORCH=...   what computes, on a device that stands for a GPU (libtorch 2.x)

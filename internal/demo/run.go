@@ -23,10 +23,10 @@ import (
 	"masksam/internal/work"
 )
 
-// Defaults of a demo: what two cores manage in about ten minutes.
+// Defaults of a demo: what two cores manage in about eleven minutes.
 const (
 	DefaultCases   = 40
-	DefaultMinutes = 8.5
+	DefaultMinutes = 10.5
 )
 
 // recipe is what the demo trains, on configuration and fold.
