@@ -74,7 +74,7 @@ func Free(dev torch.Device) (machine.Bytes, error) {
 
 func amount(bytes float64) machine.Bytes { return machine.Bytes(min(bytes, math.MaxInt64/2)) }
 
-// Certain is the share of a predicted peak that is taken for certain: no measured peak was below 0.87 of the prediction
+// Certain is the share of a predicted peak that is taken for certain: no measured peak was below 0.78 of the prediction
 // (docs/benchmarks.md), and refusing what would have fitted is worse than trying what does not.
 const Certain = 0.7
 
