@@ -49,12 +49,11 @@ func (g *grammar) read(args []string) (*kong.Context, error) {
 	if len(args) == 0 && !g.Other {
 		args = []string{"--help"}
 	}
-	rewrite := g.renew
-	if g.Other {
-		rewrite = func(args []string) ([]string, error) { return argv.Rewrite(args, g.Model.Node) }
-	}
-	args, err := rewrite(args)
 	var ctx *kong.Context
+	var err error
+	if g.Other {
+		args, err = argv.Rewrite(args, g.Model.Node)
+	}
 	if err == nil {
 		ctx, err = g.Parse(args)
 	}
