@@ -75,15 +75,15 @@ func newFolder(path string, build func(temp string) error) error {
 	if entries, err := os.ReadDir(path); err == nil && len(entries) > 0 {
 		return fmt.Errorf("the output folder %s exists and is not empty: name another one, or remove it", path)
 	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o777); err != nil {
-		return err
-	}
 	return replaceFolder(path, build)
 }
 
 // replaceFolder is newFolder in place of whatever is there.
 func replaceFolder(path string, build func(temp string) error) error {
 	if err := os.RemoveAll(path); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o777); err != nil {
 		return err
 	}
 	return atomicfile.Folder(path, build)
