@@ -1,18 +1,23 @@
 package predict
 
 import (
+	"archive/zip"
+	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"masksam/internal/atomicfile"
 	"masksam/internal/dataset"
 	"masksam/internal/imageio"
 	"masksam/internal/model"
-	"masksam/internal/npz"
 	"masksam/internal/preprocess"
 	"masksam/internal/progress"
 	"masksam/internal/pyjson"
@@ -187,10 +192,40 @@ func (m *Model) write(id string, scores []float32, p *pending, o Options) error 
 		}
 		n := p.properties.Meta.Grid.Size
 		shape := []int{len(shares) / len(labels), n[0], n[1], n[2]}
-		err = npz.Write(filepath.Join(o.Output, id+".npz"), npz.Probabilities, shape, func(put func([]float32) error) error { return put(shares) })
-		if err != nil {
+		if err := writeNPZ(filepath.Join(o.Output, id+".npz"), "probabilities", shares, shape); err != nil {
 			return err
 		}
 	}
 	return imageio.WriteLabel(filepath.Join(o.Output, id+m.Dataset.FileEnding), labels, p.properties.Meta)
+}
+
+// writeNPZ writes one float32 array as NumPy's savez_compressed does.
+func writeNPZ(path, key string, data []float32, shape []int) error {
+	return atomicfile.Write(path, func(w io.Writer) error {
+		z := zip.NewWriter(w)
+		f, err := z.Create(key + ".npy")
+		if err != nil {
+			return err
+		}
+		dims := strings.Trim(strings.ReplaceAll(fmt.Sprint(shape), " ", ", "), "[]")
+		header := fmt.Sprintf("{'descr': '<f4', 'fortran_order': False, 'shape': (%s,), }", dims)
+		const prefix = 10 // magic, version and length of the header, which pads all to a multiple of 64
+		header += strings.Repeat(" ", 63-(prefix+len(header))%64) + "\n"
+		var b bytes.Buffer
+		b.WriteString("\x93NUMPY\x01\x00")
+		binary.Write(&b, binary.LittleEndian, uint16(len(header)))
+		b.WriteString(header)
+		for _, v := range data {
+			if b.Len() >= 1<<16 {
+				if _, err := b.WriteTo(f); err != nil {
+					return err
+				}
+			}
+			b.Write(binary.LittleEndian.AppendUint32(b.AvailableBuffer(), math.Float32bits(v)))
+		}
+		if _, err := b.WriteTo(f); err != nil {
+			return err
+		}
+		return z.Close()
+	})
 }

@@ -5,10 +5,12 @@ package steps
 import (
 	"context"
 	"fmt"
+	"os"
 	"path/filepath"
 
 	"masksam/internal/dataset"
 	"masksam/internal/evaluate"
+	"masksam/internal/pyjson"
 	"masksam/internal/work"
 )
 
@@ -40,12 +42,16 @@ func Evaluate(ctx context.Context, o EvaluateOptions) (s *evaluate.Summary, name
 		opt.Ignore = &v
 	}
 	if o.Plans != "" {
-		plans, err := readPlans(o.Plans)
+		text, err := os.ReadFile(o.Plans)
 		if err != nil {
 			return nil, nil, err
 		}
-		if opt.Reader == "" {
-			opt.Reader = text(plans, "image_reader_writer")
+		plans, err := pyjson.ParseObject(text) // whatever version wrote them: one key matters
+		if err != nil {
+			return nil, nil, fmt.Errorf("%s: %w", o.Plans, err)
+		}
+		if name, _ := plans.Get("image_reader_writer"); opt.Reader == "" {
+			opt.Reader, _ = name.(string)
 		}
 	}
 	if s, err = evaluate.Folder(ctx, o.Reference, o.Prediction, opt); err != nil {
