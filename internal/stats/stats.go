@@ -49,13 +49,12 @@ func Quantiles(values []float64, shares ...float64) []float64 {
 		switch part := at - float64(i); {
 		case part == 0 || lo == hi:
 			out[k] = lo
+		case math.IsInf(lo, 0) || math.IsInf(hi, 0):
+			out[k] = lo + hi // infinite; NaN between the two infinities
 		case part >= 0.5:
 			out[k] = hi - (hi-lo)*(1-part)
 		default:
 			out[k] = lo + (hi-lo)*part
-		}
-		if math.IsInf(lo, -1) && math.IsInf(hi, 1) {
-			out[k] = math.NaN() // between the infinities lies no number
 		}
 	}
 	return out

@@ -19,7 +19,7 @@ type Wilcoxon struct {
 const exactCases, exactTiedCases = 50, 13
 
 // SignedRank tests whether paired differences are centred on 0 (Wilcoxon, Individual Comparisons by Ranking Methods, 1945),
-// as scipy.stats.wilcoxon(d, zero_method="wilcox", correction=False, method="auto") of SciPy 1.15 and later does: differences
+// as scipy.stats.wilcoxon(d, zero_method="wilcox", correction=False, method="auto") of SciPy 1.17 does: differences
 // of 0 are left out, equal ones share their mean rank. P is exact for up to 50 differences of which no two are equal and
 // none is 0, and for up to 13 in any case; otherwise it is that of the normal approximation with the correction for
 // ties and none for continuity. Unlike SciPy's it is 1, never NaN, where all differences are 0; of no difference at all
@@ -32,15 +32,13 @@ func SignedRank(differences []float64) Wilcoxon {
 		return w
 	}
 	slices.SortFunc(d, func(a, b float64) int { return cmp.Compare(math.Abs(a), math.Abs(b)) })
-	// Ranks are kept twice as large, so that shared ones are whole. Those with a positive sign are added.
+	// Ranks are kept twice as large, so that shared ones are whole.
 	ranks := make([]int, len(d))
-	positive, tied := 0, 0.0
+	tied := 0.0
 	for i := 0; i < len(d); {
 		j := i
-		for ; j < len(d) && math.Abs(d[j]) == math.Abs(d[i]); j++ {
-			if d[j] > 0 {
-				positive++
-			}
+		for j < len(d) && math.Abs(d[j]) == math.Abs(d[i]) {
+			j++
 		}
 		t := float64(j - i)
 		tied += t*t*t - t
@@ -49,7 +47,7 @@ func SignedRank(differences []float64) Wilcoxon {
 		}
 		i = j
 	}
-	positive = 0
+	positive := 0
 	for i, v := range d {
 		if v > 0 {
 			positive += ranks[i]
