@@ -28,12 +28,26 @@ func (c *Labelled) Compared(pred []int32, title string, name func(label int) str
 	if err != nil {
 		return nil, err
 	}
-	m := Montage{Title: title, Slices: cuts, Name: name}
-	rows := m.rows()
+	rows := Montage{Slices: cuts}.rows()
 	if c.Image == nil {
 		rows = rows[1:]
 	}
-	return m.board(rows).render()
+	out := board{title: title, name: name}
+	scale := SheetRow{Slices: cuts}.scale()
+	for n, r := range rows {
+		b := band{heading: r.name}
+		for _, s := range cuts {
+			width, height := s.extent()
+			p := pane{Slice: s, fill: r.fill(s), outline: r.outline(s), share: 0.42, pale: 0.55,
+				width: max(1, int(width*scale)), height: max(1, int(height*scale))}
+			if n == 0 {
+				p.caption = s.Name
+			}
+			b.panes = append(b.panes, p)
+		}
+		out.bands = append(out.bands, b)
+	}
+	return out.render()
 }
 
 // crop leaves of a case the box around its labels, wider by a quarter on every side; a case without labels stays whole.

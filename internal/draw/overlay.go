@@ -16,11 +16,9 @@ type Montage struct {
 
 // Overlay writes m as a PNG: a column per slice; below each other the plain slice, the reference as filled labels, and
 // the prediction as filled labels under the reference's outline. Rows without labels are left out.
-func Overlay(path string, m Montage) error { return m.board(m.rows()).write(path) }
-
-func (m Montage) board(rows []row) board {
+func Overlay(path string, m Montage) error {
 	b := board{title: m.Title, name: m.Name}
-	for n, r := range rows {
+	for n, r := range m.rows() {
 		var row band
 		for i, s := range m.Slices {
 			p := pane{Slice: s, fill: r.fill(s), outline: r.outline(s), share: 0.42, pale: 0.55}
@@ -33,12 +31,12 @@ func (m Montage) board(rows []row) board {
 				p.caption = r.name
 			}
 			p.width = columnWidth(len(m.Slices))
-			p.height = min(s.shownHeight(p.width), 2*pictureWidth/len(rows))
+			p.height = min(s.shownHeight(p.width), 2*pictureWidth/len(m.rows()))
 			row.panes = append(row.panes, p)
 		}
 		b.bands = append(b.bands, row)
 	}
-	return b
+	return b.write(path)
 }
 
 // row is a kind of panel: what it is called, the labels it fills and those it outlines.

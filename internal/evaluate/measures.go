@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 
 	"masksam/internal/stats"
 )
@@ -31,23 +32,23 @@ func Measures(surfaces bool) []Measure {
 	}
 	if surfaces {
 		list = append(list,
-			Measure{"hd95_mm", "HD95", "mm", 2, -1, "distance between the outlines that 95 of 100 of their points keep",
+			Measure{"hd95_mm", "HD95", "mm", 2, -1, "95 of 100 points of either outline lie no farther than this from the other outline",
 				func(_ Metrics, e Extra) float64 { return e.HD95 }},
-			Measure{"assd_mm", "ASSD", "mm", 3, -1, "mean distance between the outlines",
+			Measure{"assd_mm", "ASSD", "mm", 3, -1, "mean distance of either outline from the other one",
 				func(_ Metrics, e Extra) float64 { return e.ASSD }},
 			Measure{"nsd", "surface Dice", "", 4, 1, "share of both outlines that lies within the tolerance of the other",
 				func(_ Metrics, e Extra) float64 { return e.NSD }},
-			Measure{"hd_mm", "HD", "mm", 2, -1, "largest distance between the outlines",
+			Measure{"hd_mm", "HD", "mm", 2, -1, "largest distance of a point of either outline from the other one",
 				func(_ Metrics, e Extra) float64 { return e.HD }})
 	}
 	return append(list,
-		Measure{"volume_reference_ml", "reference", "ml", 2, 0, "volume of the reference",
+		Measure{"volume_reference_ml", "reference volume", "ml", 3, 0, "of the structure in the reference",
 			func(_ Metrics, e Extra) float64 { return e.VolumeRef }},
-		Measure{"volume_prediction_ml", "prediction", "ml", 2, 0, "volume of the prediction",
+		Measure{"volume_prediction_ml", "predicted volume", "ml", 3, 0, "of the structure in the prediction",
 			func(_ Metrics, e Extra) float64 { return e.VolumePred }},
-		Measure{"volume_error_ml", "volume error", "ml", 2, 0, "volume of the prediction less that of the reference",
+		Measure{"volume_error_ml", "volume error", "ml", 3, 0, "predicted volume less reference volume: above 0 the prediction is too large",
 			func(_ Metrics, e Extra) float64 { return e.VolumePred - e.VolumeRef }},
-		Measure{"volume_absolute_error_ml", "absolute volume error", "ml", 2, -1, "volume error without its sign",
+		Measure{"volume_absolute_error_ml", "absolute volume error", "ml", 3, -1, "volume error without its sign",
 			func(_ Metrics, e Extra) float64 { return math.Abs(e.VolumePred - e.VolumeRef) }},
 		Measure{"volume_error_percent", "relative volume error", "%", 1, 0,
 			"volume error as a share of the reference's volume",
@@ -67,7 +68,10 @@ func (m Measure) Text(v float64) string {
 	case math.IsInf(v, 0): // no measure is infinite downwards
 		return "∞"
 	}
-	return strconv.FormatFloat(v, 'f', m.Digits, 64)
+	if text := strconv.FormatFloat(v, 'f', m.Digits, 64); strings.Trim(text, "-0.") != "" {
+		return text
+	}
+	return strconv.FormatFloat(0, 'f', m.Digits, 64) // without a sign
 }
 
 // Of is the measure's value of a class in a case.
