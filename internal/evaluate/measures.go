@@ -104,7 +104,7 @@ type Statistic struct {
 	Cases    int // whose value is a number
 	Infinite int // of them those with an infinite value, which Mean, Low, High and SD leave out
 	Mean, SD float64
-	// Low and High are the percentile bootstrap interval of the mean at Level.
+	// Low and High are the percentile bootstrap interval of the mean at Level; NaN of fewer than two finite values.
 	Low, High                    float64
 	Min, Q1, Median, Q3, Largest float64
 }
@@ -153,9 +153,10 @@ func (s *Summary) Table(classes []Class, measures []Measure) *Table {
 	for k, m := range measures {
 		if m.Better == 0 {
 			t.Mean[k].Mean = math.NaN()
-			whole[k] = nil
 		}
-		t.Mean[k].Low, t.Mean[k].High = stats.Interval(whole[k], Level)
+		if t.Mean[k].Low, t.Mean[k].High = stats.Interval(whole[k], Level); m.Better == 0 || t.Cases < 2 {
+			t.Mean[k].Low, t.Mean[k].High = math.NaN(), math.NaN()
+		}
 	}
 	return t
 }
@@ -165,7 +166,9 @@ func describe(values, resampled []float64) Statistic {
 	q := stats.Quantiles(numbers, 0, 0.25, 0.5, 0.75, 1)
 	s := Statistic{Cases: len(numbers), Infinite: len(numbers) - len(stats.Finite(numbers)), Mean: stats.Mean(values),
 		SD: stats.SD(values), Min: q[0], Q1: q[1], Median: q[2], Q3: q[3], Largest: q[4]}
-	s.Low, s.High = stats.Interval(resampled, Level)
+	if s.Low, s.High = stats.Interval(resampled, Level); s.Cases-s.Infinite < 2 {
+		s.Low, s.High = math.NaN(), math.NaN()
+	}
 	return s
 }
 

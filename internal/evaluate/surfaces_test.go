@@ -114,7 +114,7 @@ func TestTable(t *testing.T) {
 	if text := m.Mean(d); !strings.HasPrefix(text, "1.00 (0.00 to 2.00)") {
 		t.Errorf("HD95 reads %q", text)
 	}
-	if _, d := at(1, "dice"); d.Cases != 1 || d.Mean != 1 {
+	if _, d := at(1, "dice"); d.Cases != 1 || d.Mean != 1 || !math.IsNaN(d.Low) {
 		t.Errorf("Dice of label 2: %+v", d)
 	}
 	if _, d := at(0, "volume_error_ml"); math.Abs(d.Mean+0.002/3) > 1e-12 {

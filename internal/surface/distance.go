@@ -7,6 +7,11 @@ type field struct {
 	size    [3]int
 	spacing [3]float64
 	marks   []uint8
+	planes  []uint16 // room for across
+}
+
+func newField(size [3]int, spacing [3]float64, marks []uint8) field {
+	return field{size, spacing, marks, make([]uint16, len(marks))}
 }
 
 const nowhere = math.MaxUint16
@@ -111,15 +116,17 @@ func nearest(row []float64, x int, spacing float64) float64 {
 	return best
 }
 
-// across counts the planes between each point and the nearest point with the mark that has the same y and x.
+// across counts the planes between each point and the nearest point with the mark that has the same y and x; what it gives
+// holds until the next call.
 func (f field) across(mark uint8) []uint16 {
 	plane := f.size[1] * f.size[2]
-	out := make([]uint16, len(f.marks))
+	out := f.planes
 	for z := range f.size[0] {
 		now, marks := out[z*plane:][:plane], f.marks[z*plane:][:plane]
 		for i, m := range marks {
 			switch {
 			case m&mark != 0:
+				now[i] = 0
 			case z == 0 || out[(z-1)*plane+i] == nowhere:
 				now[i] = nowhere
 			default:

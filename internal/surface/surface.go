@@ -70,7 +70,7 @@ func (p *Pair) Boundaries() Distances {
 		}
 	}
 	one := func(int, uint8) float64 { return 1 }
-	d := field{p.Size, p.Spacing, p.Set}
+	d := newField(p.Size, p.Spacing, p.Set)
 	return Distances{
 		ToPrediction: d.elements(Reference<<shift, Prediction<<shift, one),
 		ToReference:  d.elements(Prediction<<shift, Reference<<shift, one),
@@ -126,7 +126,7 @@ func (p *Pair) Surfels() Distances {
 		}
 	}
 	table := areas(spacing)
-	d := field{corners, p.Spacing, marks}
+	d := newField(corners, p.Spacing, marks)
 	area := func(i int, mask uint8) float64 {
 		plane := corners[1] * corners[2]
 		return table[p.code(i/plane, i%plane/corners[2], i%corners[2], mask)]
