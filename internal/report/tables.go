@@ -142,15 +142,10 @@ func (s sheet) json(w io.Writer) error {
 }
 
 func digits(v float64) string {
-	switch {
-	case math.IsNaN(v):
+	if math.IsNaN(v) {
 		return ""
-	case math.IsInf(v, 1):
-		return "inf"
-	case math.IsInf(v, -1):
-		return "-inf"
 	}
-	return strconv.FormatFloat(v, 'g', -1, 64)
+	return strings.ToLower(strings.TrimPrefix(strconv.FormatFloat(v, 'g', -1, 64), "+")) // of +Inf
 }
 
 // title names a measure with its unit.

@@ -6,11 +6,7 @@
 // Neck Anatomy for Radiotherapy, 2021; their package is surface-distance).
 package surface
 
-import (
-	"cmp"
-	"math"
-	"slices"
-)
+import "math"
 
 // Bits of a Pair's voxels.
 const (
@@ -31,16 +27,17 @@ type Pair struct {
 	Set     []uint8    // (z, y, x): the bits Reference and Prediction; the others are Pair's own
 }
 
-// Element is a piece of a surface.
-type Element struct {
-	Distance float64 // mm to the nearest element of the other surface; +Inf if that is empty
-	Area     float64 // mm²: of a boundary voxel 1
+// Elements are the pieces of a surface that lie at one distance from the other surface.
+type Elements struct {
+	Distance float64 // mm to the nearest piece of the other surface; +Inf if that is empty
+	Count    int
+	Area     float64 // mm², of all together; that of a boundary voxel counts 1
 }
 
-// Distances are those of each surface's elements to the other surface, nearest first.
+// Distances are those of each surface's pieces from the other surface, nearest first, no distance twice.
 type Distances struct {
-	ToPrediction []Element // of the reference's elements
-	ToReference  []Element // of the prediction's
+	ToPrediction []Elements // of the reference's pieces
+	ToReference  []Elements // of the prediction's
 }
 
 // Boundaries takes as surface the voxels of a mask that have a face neighbour outside it. Beyond the edge of the image is
@@ -163,10 +160,4 @@ func (p *Pair) code(z, y, x int, mask uint8) (code int) {
 		}
 	}
 	return code
-}
-
-// sorted puts the nearest first.
-func sorted(elements []Element) []Element {
-	slices.SortFunc(elements, func(a, b Element) int { return cmp.Compare(a.Distance, b.Distance) })
-	return elements
 }
