@@ -28,6 +28,7 @@ var nnunetCommands = map[string]nnunetCommand{
 	"nnUNetv2_train":                       {twin: "train", help: "Train one fold of a configuration.", new: empty[nnunetTrain]},
 	"nnUNetv2_predict":                     {twin: "predict", help: "Label a folder of images with a trained model.", new: empty[nnunetPredict]},
 	"nnUNetv2_evaluate_folder":             {twin: "evaluate", help: "Score label maps against references.", new: empty[nnunetEvaluate]},
+	"nnUNetv2_evaluate_simple":             {twin: "evaluate", help: "Score labels, given by number, against references.", new: empty[nnunetSimple]},
 	"nnUNetv2_ensemble":                    {twin: "ensemble", help: "Average the probabilities of several predictions.", new: empty[nnunetEnsemble]},
 	"nnUNetv2_find_best_configuration":     {twin: "find-best", help: "Find the best model or pair of models by cross-validation.", new: empty[nnunetBest]},
 	"nnUNetv2_accumulate_crossval_results": {twin: "accumulate", help: "Join the validation cases of folds in one folder, and score them.", new: empty[nnunetAccumulate]},
