@@ -19,6 +19,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"masksam/internal/atomicfile"
 	"masksam/internal/machine"
 	"masksam/internal/progress"
 )
@@ -236,7 +237,12 @@ func (r *Reader) Extract(ctx context.Context, folder string, report progress.Rep
 			return fmt.Errorf("%s: %q %w", r.path, f.Name, err)
 		}
 	}
-	return nil
+	return filepath.WalkDir(folder, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && d.IsDir() {
+			err = atomicfile.SyncFolder(path)
+		}
+		return err
+	})
 }
 
 func extract(f *zip.File, to string, t *teller) error {
