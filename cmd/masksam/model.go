@@ -95,9 +95,13 @@ func (c *modelCard) Run(a *app) error {
 	if c.Output == "" {
 		c.Output = filepath.Join(c.Model, model.Card)
 	}
+	folder, err := filepath.Abs(c.Model)
+	if err != nil {
+		return err
+	}
 	m, err := card.Read(a.ctx, c.Model, version(), a.progress)
 	if err == nil {
-		err = card.Write(c.Output, report.Card(m), c.Replace)
+		err = card.Write(c.Output, report.Card(m, "masksam predict --model "+filepath.Base(folder)+" -i IMAGES -o LABELS"), c.Replace)
 	}
 	if err != nil {
 		return err

@@ -177,7 +177,7 @@ func (e Export) model(p *parts, dir string) (any bool) {
 		}
 		p.add(false, fold, "debug.json")
 		for _, name := range e.Checkpoints {
-			if path := existing(fold, name); path == "" {
+			if path := Existing(fold, name); path == "" {
 				p.lack(CheckpointPath(fold, name))
 			} else {
 				e.checkpoint(p, path)
@@ -200,8 +200,8 @@ func (e Export) model(p *parts, dir string) (any bool) {
 	return any
 }
 
-// existing is the file of a checkpoint, empty where there is none: ours, else one of PyTorch.
-func existing(fold, name string) string {
+// Existing is the file of a checkpoint, empty where there is none: ours, else one of PyTorch.
+func Existing(fold, name string) string {
 	ours := CheckpointPath(fold, name)
 	for _, path := range []string{ours, strings.TrimSuffix(ours, CheckpointExt) + PublishedExt} {
 		if atomicfile.Exists(path) {

@@ -179,13 +179,13 @@ func look(dir string) (m Unpacked, err error) {
 		}
 	}
 	m.Dir = dir
-	names, err := checkpointNames(dir)
+	names, err := CheckpointNames(dir)
 	if err != nil {
 		return m, err
 	}
 	m.Folds = TrainedFolds(dir, names[0])
 	m.Kind = weights.Unknown
-	if f, err := weights.Open(existing(FoldDir(dir, m.Folds[0]), names[0])); err == nil {
+	if f, err := weights.Open(Existing(FoldDir(dir, m.Folds[0]), names[0])); err == nil {
 		m.Kind = f.Kind()
 		f.Close()
 	}
@@ -198,8 +198,8 @@ func look(dir string) (m Unpacked, err error) {
 	return m, nil
 }
 
-// checkpointNames are those of the checkpoints that some fold has, without endings, the ones to prefer first.
-func checkpointNames(dir string) (names []string, err error) {
+// CheckpointNames are those of the checkpoints that some fold has, without endings, the ones to prefer first.
+func CheckpointNames(dir string) (names []string, err error) {
 	files, err := atomicfile.Glob(dir, "fold_*/checkpoint_*")
 	for _, f := range files {
 		if ext := filepath.Ext(f); ext == CheckpointExt || ext == PublishedExt {

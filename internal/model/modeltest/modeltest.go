@@ -20,7 +20,7 @@ import (
 )
 
 // Name is the model's folder below that of results.
-const Name = "Dataset005_Shapes/MaskSAM_Small__MaskSAM_SmallPlans__3d_fullres"
+const Name = "Dataset005_Shapes/MaskSAM_Small__nnUNetPlans_small__3d_fullres"
 
 const datasetJSON = `{"channel_names": {"0": "MR"}, "labels": {"background": 0, "box": 1, "ball": 2}, "numTraining": 4, "file_ending": ".nii.gz"}`
 
