@@ -67,7 +67,7 @@ func facts(m *card.Model) []string {
 		patch = fmt.Sprintf("%s voxels of %s mm along %s of the file's array", times("%d", m.Plan.Patch...), times("%.4g", m.Plan.Spacing...),
 			strings.Join(axes[3-n:], ", "))
 	}
-	versions := fmt.Sprintf("seen by masksam %s with libtorch %s", m.Versions.Program, m.Versions.Engine)
+	versions := fmt.Sprintf("described by masksam %s with libtorch %s", m.Versions.Program, m.Versions.Engine)
 	if len(m.Versions.Training) > 0 {
 		versions = "trained with libtorch " + strings.Join(m.Versions.Training, ", ") + "; " + versions
 	}
@@ -134,9 +134,9 @@ func (p *page) sections(m *card.Model, title func(text string), render func(t ta
 		render(t)
 	}
 	title("Files")
-	t = p.table(1, "file", "size", "SHA-256")
+	t = p.table(2, "file", "SHA-256", "size")
 	for _, f := range m.Files {
-		t.AppendRow([]any{f.Name, machine.Bytes(f.Bytes), f.SHA256})
+		t.AppendRow([]any{f.Name, f.SHA256, machine.Bytes(f.Bytes)})
 	}
 	render(t)
 }
@@ -167,7 +167,7 @@ func Card(m *card.Model, use ...string) []byte {
 	p.printf("# %s, trained on %s\n\n", cmp.Or(m.Trainer, "A model"), cmp.Or(m.Dataset, "an unnamed dataset"))
 	p.line("This card was made from the files of the model. The program has filled in what they tell; its author completes the rest.")
 	section("Intended use", todo("which images it is for (modality, body part, protocol, patients), what its labels are used for, and by whom."))
-	limits := "- It gives the labels of this card, and no others. What it was not trained on it does not know.\n" +
+	limits := "- It gives the labels of this card, and no others. It knows nothing of what it was not trained on.\n" +
 		"- Images should resemble the training data below in modality, spacing, intensities and extent."
 	if text := orientations(m); text != "" {
 		limits += "\n- The network sees voxels as they are stored, and " + text + ". Prediction warns of others."
