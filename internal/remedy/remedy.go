@@ -104,6 +104,9 @@ var (
 	To            = Option{Name: "to"}      // the folder of fetched weights
 	Probabilities = Option{Name: "probabilities"}
 	NoEnsembles   = Option{Name: "no-ensembles"}
+	Incomplete    = Option{Name: "incomplete"}
+	Replace       = Option{Name: "replace"}
+	MaxSize       = Option{Name: "max-size"}
 )
 
 // Command is a command line of masksam: its name ("plan", "convert dicom"), its arguments in order, its options.
