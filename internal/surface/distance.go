@@ -1,12 +1,21 @@
 package surface
 
-import "math"
+import (
+	"cmp"
+	"math"
+	"slices"
+)
 
 // field is a grid of points with marks.
 type field struct {
 	size    [3]int
 	spacing [3]float64
 	marks   []uint8
+	planes  []uint16 // room for across
+}
+
+func newField(size [3]int, spacing [3]float64, marks []uint8) field {
+	return field{size, spacing, marks, make([]uint16, len(marks))}
 }
 
 const nowhere = math.MaxUint16
@@ -15,18 +24,19 @@ const nowhere = math.MaxUint16
 // for the tests.
 var patience = 8
 
-// elements are the points that carry the mark from, with the exact Euclidean distance of each to the nearest point that
+// elements are the points that carry the mark from, by the exact Euclidean distance of each to the nearest point that
 // carries the mark to. Planes are searched at once for all points (across). In its plane each point looks around, which
 // is quick where surfaces lie close to each other. Once that has taken as long as the lower envelope of parabolas would
 // (Felzenszwalb and Huttenlocher, Distance Transforms of Sampled Functions, 2012), the rows of the plane are searched by
 // it.
-func (f field) elements(from, to uint8, area func(i int, mark uint8) float64) []Element {
+func (f field) elements(from, to uint8, area func(i int, mark uint8) float64) []Elements {
 	rows, columns := f.size[1], f.size[2]
 	plane := rows * columns
 	across := f.across(to)
 	square := make([]float64, plane) // of the distance to the nearest point of the same column, in one plane
 	e := newEnvelope(rows, f.spacing[1])
-	var out []Element
+	var out []Elements
+	place := map[float64]int{} // in out, by the square of the distance
 	for z := range f.size[0] {
 		marks, steps := f.marks[z*plane:][:plane], across[z*plane:][:plane]
 		looks, filled := patience*plane, false
@@ -50,10 +60,18 @@ func (f field) elements(from, to uint8, area func(i int, mark uint8) float64) []
 					best = nearest(square[y*columns:][:columns], x, f.spacing[2])
 				}
 			}
-			out = append(out, Element{math.Sqrt(best), area(z*plane+i, from)})
+			k, known := place[best]
+			if !known {
+				k = len(out)
+				place[best] = k
+				out = append(out, Elements{Distance: math.Sqrt(best)})
+			}
+			out[k].Count++
+			out[k].Area += area(z*plane+i, from)
 		}
 	}
-	return sorted(out)
+	slices.SortFunc(out, func(a, b Elements) int { return cmp.Compare(a.Distance, b.Distance) })
+	return out
 }
 
 // around is the square of the distance of (y, x) to the nearest point, by looking at the points of the plane that can be
@@ -111,15 +129,17 @@ func nearest(row []float64, x int, spacing float64) float64 {
 	return best
 }
 
-// across counts the planes between each point and the nearest point with the mark that has the same y and x.
+// across counts the planes between each point and the nearest point with the mark that has the same y and x; what it gives
+// holds until the next call.
 func (f field) across(mark uint8) []uint16 {
 	plane := f.size[1] * f.size[2]
-	out := make([]uint16, len(f.marks))
+	out := f.planes
 	for z := range f.size[0] {
 		now, marks := out[z*plane:][:plane], f.marks[z*plane:][:plane]
 		for i, m := range marks {
 			switch {
 			case m&mark != 0:
+				now[i] = 0
 			case z == 0 || out[(z-1)*plane+i] == nowhere:
 				now[i] = nowhere
 			default:

@@ -2,12 +2,12 @@ package surface
 
 import "math"
 
-// Hausdorff is the Hausdorff distance in mm: the farthest that an element of either surface lies from the other. It is +Inf
+// Hausdorff is the Hausdorff distance in mm: the farthest that a piece of either surface lies from the other. It is +Inf
 // where one surface is empty, NaN where both are.
 func (d Distances) Hausdorff() float64 { return d.Percentile(100) }
 
 // Percentile is the larger one of the two surfaces' percentiles of the distance, each by linear interpolation as NumPy's;
-// every element counts alike. For p = 95 and Boundaries it is MONAI's and Metrics Reloaded's HD95 (Maier-Hein et al.,
+// every piece counts alike. For p = 95 and Boundaries it is MONAI's and Metrics Reloaded's HD95 (Maier-Hein et al.,
 // Metrics reloaded, 2024); MedPy takes the percentile of both surfaces' distances together, which is never larger. It
 // is +Inf where one surface is empty, NaN where both are.
 func (d Distances) Percentile(p float64) float64 {
@@ -21,25 +21,33 @@ func (d Distances) Percentile(p float64) float64 {
 	return max(a, b)
 }
 
-func percentile(sorted []Element, p float64) float64 {
-	if len(sorted) == 0 {
+func percentile(list []Elements, p float64) float64 {
+	n := 0
+	for _, e := range list {
+		n += e.Count
+	}
+	if n == 0 {
 		return math.NaN()
 	}
-	at := p / 100 * float64(len(sorted)-1)
-	i := int(at)
-	lo, hi := sorted[i].Distance, sorted[min(i+1, len(sorted)-1)].Distance
-	if share := at - float64(i); lo < hi && share > 0 {
-		return lo + share*(hi-lo)
+	at := p / 100 * float64(n-1)
+	before := int(at) // the percentile lies between this one and the next
+	k := 0
+	for ; before >= list[k].Count; k++ {
+		before -= list[k].Count
 	}
-	return lo
+	lo, share := list[k].Distance, at-math.Floor(at)
+	if before+1 < list[k].Count || share == 0 {
+		return lo
+	}
+	return lo + share*(list[k+1].Distance-lo)
 }
 
-// Average is the mean distance in mm of all elements of both surfaces, weighted by area. Of Boundaries it is the average
+// Average is the mean distance in mm of all pieces of both surfaces, weighted by area. Of Boundaries it is the average
 // symmetric surface distance (ASSD) of MedPy and MONAI (Heimann et al., Comparison and Evaluation of Methods for Liver
 // Segmentation From CT Datasets, 2009). It is +Inf where one surface is empty, NaN where both are.
 func (d Distances) Average() float64 {
 	sum, area := 0.0, 0.0
-	for _, side := range [][]Element{d.ToPrediction, d.ToReference} {
+	for _, side := range [][]Elements{d.ToPrediction, d.ToReference} {
 		for _, e := range side {
 			sum, area = sum+e.Distance*e.Area, area+e.Area
 		}
@@ -52,7 +60,7 @@ func (d Distances) Average() float64 {
 // are.
 func (d Distances) Dice(tolerance float64) float64 {
 	near, area := 0.0, 0.0
-	for _, side := range [][]Element{d.ToPrediction, d.ToReference} {
+	for _, side := range [][]Elements{d.ToPrediction, d.ToReference} {
 		for _, e := range side {
 			if area += e.Area; e.Distance <= tolerance {
 				near += e.Area

@@ -6,11 +6,7 @@
 // Neck Anatomy for Radiotherapy, 2021; their package is surface-distance).
 package surface
 
-import (
-	"cmp"
-	"math"
-	"slices"
-)
+import "math"
 
 // Bits of a Pair's voxels.
 const (
@@ -31,16 +27,17 @@ type Pair struct {
 	Set     []uint8    // (z, y, x): the bits Reference and Prediction; the others are Pair's own
 }
 
-// Element is a piece of a surface.
-type Element struct {
-	Distance float64 // mm to the nearest element of the other surface; +Inf if that is empty
-	Area     float64 // mm²: of a boundary voxel 1
+// Elements are the pieces of a surface that lie at one distance from the other surface.
+type Elements struct {
+	Distance float64 // mm to the nearest piece of the other surface; +Inf if that is empty
+	Count    int
+	Area     float64 // mm², of all together; that of a boundary voxel counts 1
 }
 
-// Distances are those of each surface's elements to the other surface, nearest first.
+// Distances are those of each surface's pieces from the other surface, nearest first, no distance twice.
 type Distances struct {
-	ToPrediction []Element // of the reference's elements
-	ToReference  []Element // of the prediction's
+	ToPrediction []Elements // of the reference's pieces
+	ToReference  []Elements // of the prediction's
 }
 
 // Boundaries takes as surface the voxels of a mask that have a face neighbour outside it. Beyond the edge of the image is
@@ -70,7 +67,7 @@ func (p *Pair) Boundaries() Distances {
 		}
 	}
 	one := func(int, uint8) float64 { return 1 }
-	d := field{p.Size, p.Spacing, p.Set}
+	d := newField(p.Size, p.Spacing, p.Set)
 	return Distances{
 		ToPrediction: d.elements(Reference<<shift, Prediction<<shift, one),
 		ToReference:  d.elements(Prediction<<shift, Reference<<shift, one),
@@ -126,7 +123,7 @@ func (p *Pair) Surfels() Distances {
 		}
 	}
 	table := areas(spacing)
-	d := field{corners, p.Spacing, marks}
+	d := newField(corners, p.Spacing, marks)
 	area := func(i int, mask uint8) float64 {
 		plane := corners[1] * corners[2]
 		return table[p.code(i/plane, i%plane/corners[2], i%corners[2], mask)]
@@ -163,10 +160,4 @@ func (p *Pair) code(z, y, x int, mask uint8) (code int) {
 		}
 	}
 	return code
-}
-
-// sorted puts the nearest first.
-func sorted(elements []Element) []Element {
-	slices.SortFunc(elements, func(a, b Element) int { return cmp.Compare(a.Distance, b.Distance) })
-	return elements
 }

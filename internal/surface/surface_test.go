@@ -312,10 +312,14 @@ func brute(t *rapid.T, name string, p surface.Pair, got surface.Distances) {
 	ref, pred := points(surface.Reference), points(surface.Prediction)
 	for _, side := range []struct {
 		from, to [][3]int
-		got      []surface.Element
+		got      []surface.Elements
 	}{{ref, pred, got.ToPrediction}, {pred, ref, got.ToReference}} {
-		if len(side.from) != len(side.got) {
-			t.Fatalf("%d %s, not %d", len(side.got), name, len(side.from))
+		var got []float64
+		for _, e := range side.got {
+			got = append(got, slices.Repeat([]float64{e.Distance}, e.Count)...)
+		}
+		if len(side.from) != len(got) {
+			t.Fatalf("%d %s, not %d", len(got), name, len(side.from))
 		}
 		var want []float64
 		for _, a := range side.from {
@@ -332,8 +336,8 @@ func brute(t *rapid.T, name string, p surface.Pair, got surface.Distances) {
 		}
 		slices.Sort(want)
 		for i, w := range want {
-			if !same(side.got[i].Distance, w, 1e-12) {
-				t.Fatalf("the distance of %s %d is %v, not %v", name, i, side.got[i].Distance, w)
+			if !same(got[i], w, 1e-12) {
+				t.Fatalf("the distance of %s %d is %v, not %v", name, i, got[i], w)
 			}
 		}
 	}
@@ -403,13 +407,13 @@ func ball(p *surface.Pair, mask uint8, c [4]float64) {
 	}
 }
 
-func average(list []surface.Element) float64 { return surface.Distances{ToReference: list}.Average() }
+func average(list []surface.Elements) float64 { return surface.Distances{ToReference: list}.Average() }
 
-func share(list []surface.Element, tolerance float64) float64 {
+func share(list []surface.Elements, tolerance float64) float64 {
 	return surface.Distances{ToReference: list}.Dice(tolerance)
 }
 
-func area(list []surface.Element) (sum float64) {
+func area(list []surface.Elements) (sum float64) {
 	for _, e := range list {
 		sum += e.Area
 	}
@@ -417,7 +421,7 @@ func area(list []surface.Element) (sum float64) {
 }
 
 // weighted is surface-distance's percentile: the first distance within which that share of the area lies.
-func weighted(list []surface.Element, p float64) float64 {
+func weighted(list []surface.Elements, p float64) float64 {
 	if len(list) == 0 {
 		return math.Inf(1)
 	}
@@ -433,7 +437,7 @@ func weighted(list []surface.Element, p float64) float64 {
 // together puts both sides into one list, as MedPy does.
 func together(d surface.Distances) surface.Distances {
 	all := slices.Concat(d.ToReference, d.ToPrediction)
-	slices.SortFunc(all, func(a, b surface.Element) int { return cmp.Compare(a.Distance, b.Distance) })
+	slices.SortFunc(all, func(a, b surface.Elements) int { return cmp.Compare(a.Distance, b.Distance) })
 	return surface.Distances{ToReference: all}
 }
 
