@@ -97,7 +97,7 @@ func (e Export) entries() ([]archive.Entry, error) {
 		return nil, fmt.Errorf("there is nothing to export; missing: %s", strings.Join(p.missing, ", "))
 	}
 	if len(p.missing) > 0 && !e.Incomplete {
-		err := fmt.Errorf("the export would lack %d parts:\n%s", len(p.missing), strings.Join(p.missing, "\n"))
+		err := fmt.Errorf("the export would lack:\n%s", strings.Join(p.missing, "\n"))
 		return nil, remedy.Add(err, "make them, or export without them with ", remedy.Incomplete)
 	}
 	for _, m := range p.missing {
