@@ -2,8 +2,6 @@ package predict
 
 import (
 	"context"
-	"fmt"
-	"slices"
 
 	"masksam/internal/dataset"
 	"masksam/internal/imageio"
@@ -34,14 +32,4 @@ func (m *Model) Volume(ctx context.Context, im *imageio.Image, t Tiling, tick fu
 		return nil, err
 	}
 	return preprocess.Labels(m.prepare, scores, image.Size, r.Properties, false)
-}
-
-// Load reads the files of one image, a file for each channel, as the model's plans say.
-func (m *Model) Load(paths ...string) (*imageio.Image, error) {
-	if len(paths) != len(m.Dataset.Channels) {
-		return nil, fmt.Errorf("%d files of %d channels: a file is needed for each of %v", len(paths), len(m.Dataset.Channels),
-			m.Dataset.Channels)
-	}
-	im, _, _, err := m.prepare.Load(dataset.Case{ID: paths[0], Images: slices.Clone(paths)})
-	return im, err
 }
