@@ -210,6 +210,12 @@ func (m *Model) Predict(ctx context.Context, v *Volume, progress func(done, of i
 	if err != nil {
 		return nil, err
 	}
+	if found := m.model.Dataset.CheckImage(dataset.Case{ID: im.Path, Images: []string{im.Path}}, im); len(found) > 0 {
+		return nil, found[0]
+	}
+	if progress == nil {
+		progress = func(int, int) {}
+	}
 	meta := im.Meta
 	data, err := m.model.Volume(ctx, im, m.tiling, progress)
 	if err != nil {
