@@ -58,7 +58,7 @@ func unfit(v float32) bool { return v*v-v*v != 0 }
 // save writes a checkpoint, whole or not at all. Weights that are unfit are errLost, and an earlier file stays. Frozen
 // weights are in checkpoint_final alone, with the values of their file.
 func (l *learner) save(path string, st state) error {
-	st.Scaler, st.Parts = l.scaler, 0
+	st.Scaler, st.Parts = l.Scaler, 0
 	if n := l.recipe.Train.Accumulate; n > st.Recipe.Train.Accumulate {
 		st.Parts = n
 	}
@@ -127,7 +127,7 @@ func (l *learner) resume(path string) (state, error) {
 	if err := l.load(f); err != nil {
 		return st, fmt.Errorf("resume from %s: %w", path, err)
 	}
-	l.updates, l.scaler, l.torn = st.Updates, st.Scaler, false
+	l.Updates, l.Scaler, l.Torn = st.Updates, st.Scaler, false
 	if t := &l.recipe.Train; st.Parts > t.Accumulate && l.recipe.Batch%st.Parts == 0 {
 		t.Accumulate = st.Parts
 		slog.Info("batches are computed in parts, as before, for want of memory", "parts", st.Parts)

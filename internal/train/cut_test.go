@@ -171,7 +171,7 @@ func TestErrorSaves(t *testing.T) {
 func TestTornStepIsNotSaved(t *testing.T) {
 	folder := t.TempDir()
 	run := tinyRun(t, folder, tinyRecipe(t), tinySources(t, tinyStore(t, 5), true))
-	run.learner.torn = true
+	run.learner.Torn = true
 	if err := run.end(t.Context(), errors.New("no memory")); err == nil || exists(model.CheckpointPath(folder, model.Latest)) {
 		t.Errorf("%v; want an error and no checkpoint", err)
 	}

@@ -72,13 +72,13 @@ func TestWithAverage(t *testing.T) {
 		}
 		return all
 	}
-	trained, average := values(r.learner.params), values(r.learner.average)
+	trained, average := values(r.learner.Params), values(r.learner.Average)
 	if slices.Equal(trained, average) {
 		t.Fatal("the average is the trained weights themselves")
 	}
 	failed := errors.New("stop")
 	err = r.learner.withAverage(func() error {
-		if !slices.Equal(values(r.learner.params), average) {
+		if !slices.Equal(values(r.learner.Params), average) {
 			t.Error("validation does not see the average")
 		}
 		return failed
@@ -86,7 +86,7 @@ func TestWithAverage(t *testing.T) {
 	if !errors.Is(err, failed) {
 		t.Errorf("error %v, want that of the function", err)
 	}
-	if !slices.Equal(values(r.learner.params), trained) {
+	if !slices.Equal(values(r.learner.Params), trained) {
 		t.Error("the trained weights are not put back")
 	}
 }

@@ -141,7 +141,7 @@ func (r *run) epoch(ctx context.Context, trainStream, valStream *feed.Stream) er
 		}
 		r.longest = max(r.longest, time.Since(start))
 		st.Step++
-		st.Updates = r.learner.updates
+		st.Updates = r.learner.Updates
 		st.Minutes = r.minutes()
 		r.tell(loss, ok, start, waited)
 		if err := r.judge(b, loss, ok); err != nil {
@@ -170,9 +170,9 @@ func (r *run) judge(b *feed.Batch, loss float64, ok bool) error {
 		st.LossCount++
 		return nil
 	}
-	if r.learner.overflow {
+	if r.learner.Overflow {
 		slog.Info("the gradient overflows float16: the step is skipped, the scale of the loss halved", "step", st.Step, "scale",
-			r.learner.scaler.Scale)
+			r.learner.Scaler.Scale)
 		return nil
 	}
 	st.Bad++

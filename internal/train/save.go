@@ -70,7 +70,7 @@ func (r *run) end(ctx context.Context, why error) error {
 		return err
 	}
 	// After a skipped step the weights may be lost. Going on from an earlier checkpoint comes to the same steps.
-	if !r.learner.torn && (st.Bad == 0 || r.good == "") {
+	if !r.learner.Torn && (st.Bad == 0 || r.good == "") {
 		torch.ReleaseMemory() // the error may be want of memory
 		if failed := r.save(model.Latest); failed != nil {
 			err = errors.Join(err, failed)
@@ -119,8 +119,8 @@ func (r *run) dump(b *feed.Batch, why error) error {
 	computed := l.recipe // its parts may be more than the run's recipe has
 	computed.Train.Recompute = l.net.Recompute
 	scale := 0.0
-	if l.scaler != nil {
-		scale = l.scaler.Scale
+	if l.Scaler != nil {
+		scale = l.Scaler.Scale
 	}
 	err := replay.Write(path, replay.Step{Dataset: r.dataset, Fold: st.Fold, Recipe: computed, Seed: l.seed, Step: step,
 		Points: trainingKey(step), Precision: st.Precision, Rate: st.Rate, Scale: scale, Batch: b,

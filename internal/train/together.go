@@ -44,29 +44,29 @@ func (f *Fold) share(r *run, replicas int, finished *int) error {
 		Finished  int
 		Recompute int
 		Scaler    *torch.Scaler
-	}{r.state, *finished, l.net.Recompute, l.scaler}
+	}{r.state, *finished, l.net.Recompute, l.Scaler}
 	if err := g.ShareJSON(&now); err != nil {
 		return err
 	}
 	r.state, *finished, l.net.Recompute = now.State, now.Finished, now.Recompute
-	l.updates, l.seed, r.train.Seed[0], r.val.Seed[0] = r.state.Updates, r.state.Seed, r.state.Seed, r.state.Seed
+	l.Updates, l.seed, r.train.Seed[0], r.val.Seed[0] = r.state.Updates, r.state.Seed, r.state.Seed, r.state.Seed
 	l.setPrecision(r.state.Precision)
-	l.scaler = now.Scaler
+	l.Scaler = now.Scaler
 	err := torch.Do(torch.Mode{}, func(s *torch.Scope) error {
-		list := slices.Clone(l.average)
+		list := slices.Clone(l.Average)
 		for _, p := range l.net.Params.All() {
 			if !l.start.Holds(p.Name) {
 				list = append(list, p.Value)
 			}
 		}
-		optimizer := l.optimizer.State(s)
+		optimizer := l.Optimizer.State(s)
 		for _, name := range slices.Sorted(maps.Keys(optimizer)) {
 			list = append(list, optimizer[name])
 		}
 		if err := g.Share(list); err != nil {
 			return err
 		}
-		return l.optimizer.LoadState(optimizer)
+		return l.Optimizer.LoadState(optimizer)
 	})
 	l.peers = g
 	if err != nil || g.Writes() {
