@@ -4,13 +4,17 @@ package solver
 import (
 	"fmt"
 	"math"
+	"sync"
 
+	"masksam/internal/checkpoint"
 	"masksam/internal/recipe"
 	"masksam/internal/torch"
 )
 
-// Solver changes parameters by the gradients that were collected in them. Its methods but Free belong inside torch.Do.
+// Solver changes parameters by the gradients that were collected in them. It is locked while they, or anything else of it
+// that a checkpoint holds, change. Clip, Step and Load belong inside torch.Do.
 type Solver struct {
+	sync.Mutex
 	Params    []*torch.Tensor // those that train; the network's
 	Optimizer *torch.Optimizer
 	Average   []*torch.Tensor // their moving average; nil without one
@@ -19,7 +23,8 @@ type Solver struct {
 	Overflow  bool            // the last step was skipped because the scaler's scale, since lowered, was too high
 	Torn      bool            // a step failed midway: the weights are neither the old nor the new ones
 
-	rules recipe.Train
+	rules   recipe.Train
+	trained []*torch.Tensor // while the average is in the parameters
 }
 
 // New is the solver of a recipe at its first step.
@@ -76,6 +81,8 @@ func (v *Solver) Clip() (norm float64) {
 
 // Step takes the clipped gradients into weights and average, with learning rate lr.
 func (v *Solver) Step(lr float64) {
+	v.Lock()
+	defer v.Unlock()
 	v.Overflow = false
 	v.Scaler.Update(true)
 	v.Torn = true
@@ -88,4 +95,62 @@ func (v *Solver) Step(lr float64) {
 }
 
 // Skip leaves the weights as they are: the loss, or else a gradient, is not finite. The scale of the loss falls.
-func (v *Solver) Skip(finiteLoss bool) { v.Overflow = v.Scaler.Update(false) && finiteLoss }
+func (v *Solver) Skip(finiteLoss bool) {
+	v.Lock()
+	defer v.Unlock()
+	v.Overflow = v.Scaler.Update(false) && finiteLoss
+}
+
+// WithAverage runs fn with the average in the parameters, if there is one, and puts the trained values back.
+func (v *Solver) WithAverage(fn func() error) error {
+	if v.Average == nil {
+		return fn()
+	}
+	return torch.Do(torch.Mode{}, func(s *torch.Scope) error {
+		var trained []*torch.Tensor
+		for _, p := range v.Params {
+			trained = append(trained, s.Clone(s.Detach(p)))
+		}
+		v.set(v.Average, trained)
+		defer v.set(trained, nil)
+		return fn()
+	})
+}
+
+func (v *Solver) set(values, trained []*torch.Tensor) {
+	v.Lock()
+	defer v.Unlock()
+	for i, p := range v.Params {
+		torch.Copy(p, values[i])
+	}
+	v.trained = trained
+}
+
+// Trained has the trained values of parameter i, also within WithAverage.
+func (v *Solver) Trained(i int) *torch.Tensor {
+	if v.trained != nil {
+		return v.trained[i]
+	}
+	return v.Params[i]
+}
+
+// Load sets the optimiser to what a checkpoint has of its state, in tensors whose names begin with prefix.
+func (v *Solver) Load(s *torch.Scope, f *checkpoint.File, prefix string) error {
+	tensors := v.Optimizer.State(s)
+	for name, t := range tensors {
+		if t.DType() == torch.Int64 {
+			data, shape, err := f.Int64s(prefix + name)
+			if err != nil {
+				return err
+			}
+			tensors[name] = s.Int64s(torch.CPU, data, shape...)
+			continue
+		}
+		data, shape, err := f.Float32s(prefix + name)
+		if err != nil {
+			return err
+		}
+		tensors[name] = s.Float32s(torch.CPU, data, shape...)
+	}
+	return v.Optimizer.LoadState(tensors)
+}

@@ -84,7 +84,7 @@ func (l *learner) save(path string, st state) error {
 		tensors = append(tensors, checkpoint.Float32Tensor(name, data, t.Shape()...))
 	})
 	if err == nil && model.CheckpointName(path) == model.Final {
-		tensors = append(tensors, l.frozen()...)
+		tensors = append(tensors, l.start.FrozenTensors(l.net.Params)...)
 	}
 	if err == nil && broken != "" {
 		err = fmt.Errorf("%s has values that are not finite or beyond use: %w", broken, errLost)
@@ -96,24 +96,6 @@ func (l *learner) save(path string, st state) error {
 		return fmt.Errorf("write checkpoint: %w", err)
 	}
 	return nil
-}
-
-// frozen are the frozen weights, read from their file one at a time.
-func (l *learner) frozen() (tensors []checkpoint.Tensor) {
-	for _, p := range l.net.Params.All() {
-		if !l.start.Holds(p.Name) {
-			continue
-		}
-		read := func(write func([]byte) error) error {
-			data, shape, err := l.start.FrozenValues(p.Name)
-			if err != nil {
-				return err
-			}
-			return write(checkpoint.Float32Tensor(p.Name, data, shape...).Data)
-		}
-		tensors = append(tensors, checkpoint.Tensor{Name: p.Name, DType: checkpoint.F32, Shape: p.Value.Shape(), Stream: read})
-	}
-	return tensors
 }
 
 // resume sets the learner to a checkpoint and returns its state.

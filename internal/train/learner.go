@@ -142,44 +142,22 @@ func (l *learner) validate(b *feed.Batch, key int, c runlog.Counts) (loss float6
 	return loss, err
 }
 
-// withAverage runs fn with the averaged weights in the network, if there are any, and puts the trained ones back.
-func (l *learner) withAverage(fn func() error) error {
-	if l.Average == nil {
-		return fn()
-	}
-	return torch.Do(torch.Mode{}, func(s *torch.Scope) error {
-		var trained []*torch.Tensor
-		for _, p := range l.Params {
-			trained = append(trained, s.Clone(s.Detach(p)))
-		}
-		l.set(l.Average)
-		defer l.set(trained)
-		return fn()
-	})
-}
-
-func (l *learner) set(values []*torch.Tensor) {
-	for i, p := range l.Params {
-		torch.Copy(p, values[i])
-	}
-}
-
 // state gives all tensors that a checkpoint needs but the frozen ones, by name: the weights to predict with under their
 // own names (averaged if there is an average), the trained ones under model.TrainedPrefix, the optimizer's under
 // model.OptimizerPrefix. see gets each tensor once.
 func (l *learner) state(see func(name string, t *torch.Tensor)) error {
-	averaged := map[*torch.Tensor]*torch.Tensor{}
-	for i, t := range l.Average {
-		averaged[l.Params[i]] = t
+	at := map[*torch.Tensor]int{}
+	for i := range l.Average {
+		at[l.Params[i]] = i
 	}
 	return torch.Do(torch.Mode{}, func(s *torch.Scope) error {
 		for _, p := range l.net.Params.All() {
 			if l.start.Holds(p.Name) {
 				continue
 			}
-			if a := averaged[p.Value]; a != nil {
-				see(p.Name, a)
-				see(model.TrainedPrefix+p.Name, p.Value)
+			if i, ok := at[p.Value]; ok {
+				see(p.Name, l.Average[i])
+				see(model.TrainedPrefix+p.Name, l.Trained(i))
 			} else {
 				see(p.Name, p.Value)
 			}
@@ -217,22 +195,6 @@ func (l *learner) load(f *checkpoint.File) error {
 		if err != nil {
 			return err
 		}
-		tensors := l.Optimizer.State(s)
-		for name, t := range tensors {
-			if t.DType() == torch.Int64 {
-				data, shape, err := f.Int64s(model.OptimizerPrefix + name)
-				if err != nil {
-					return err
-				}
-				tensors[name] = s.Int64s(torch.CPU, data, shape...)
-				continue
-			}
-			data, shape, err := f.Float32s(model.OptimizerPrefix + name)
-			if err != nil {
-				return err
-			}
-			tensors[name] = s.Float32s(torch.CPU, data, shape...)
-		}
-		return l.Optimizer.LoadState(tensors)
+		return l.Load(s, f, model.OptimizerPrefix)
 	})
 }

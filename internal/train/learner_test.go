@@ -30,7 +30,7 @@ func TestNoTensorIsLeft(t *testing.T) {
 		if _, _, err := r.learner.step(b, step, 1e-3); err != nil {
 			t.Fatal(err)
 		}
-		err := r.learner.withAverage(func() error {
+		err := r.learner.WithAverage(func() error {
 			_, err := r.learner.validate(b, step, runlog.NewCounts(3))
 			return err
 		})
@@ -77,7 +77,7 @@ func TestWithAverage(t *testing.T) {
 		t.Fatal("the average is the trained weights themselves")
 	}
 	failed := errors.New("stop")
-	err = r.learner.withAverage(func() error {
+	err = r.learner.WithAverage(func() error {
 		if !slices.Equal(values(r.learner.Params), average) {
 			t.Error("validation does not see the average")
 		}
