@@ -276,8 +276,12 @@ func (v *validation) predict(ctx context.Context, open func() (*predict.Model, f
 		}
 		stored = append(stored, c)
 	}
+	here := v.group.Here()
+	if len(cases) == len(v.fold.Split.Val) { // this process predicts alone
+		here = 1
+	}
 	opt := predict.Options{Output: out, Tiling: predict.Tiling{Mirror: true}, SaveProbabilities: v.SaveProbabilities,
-		Progress: v.Progress}
+		Processes: here, Progress: v.Progress}
 	err = m.Stored(ctx, "validating", stored, opt, func(c *store.Case) {
 		v.fold.Print("predicting", c.ID())
 		shape := c.Shape()
