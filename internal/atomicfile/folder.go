@@ -102,7 +102,7 @@ func Lock(folder string, wait bool) (io.Closer, error) {
 
 // LockWithin is Lock that waits so long for one that another has.
 func LockWithin(folder string, d time.Duration) (io.Closer, error) {
-	for end := time.Now().Add(d); ; time.Sleep(d / 100) {
+	for end := time.Now().Add(d); ; time.Sleep(min(d/10, 100*time.Millisecond)) {
 		if lock, err := Lock(folder, false); !errors.Is(err, ErrLocked) || time.Now().After(end) {
 			return lock, err
 		}

@@ -3,6 +3,7 @@ package train
 import (
 	"context"
 	"errors"
+	"maps"
 	"math"
 	"os"
 	"path/filepath"
@@ -76,8 +77,24 @@ func TestWithAverage(t *testing.T) {
 	if slices.Equal(trained, average) {
 		t.Fatal("the average is the trained weights themselves")
 	}
+	written := func() map[string][]float32 {
+		all := map[string][]float32{}
+		err := r.learner.state(func(name string, t *torch.Tensor) {
+			if t.DType() == torch.Float32 {
+				all[name] = t.Float32s()
+			}
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return all
+	}
+	checkpoint := written()
 	failed := errors.New("stop")
 	err = r.learner.WithAverage(func() error {
+		if !maps.EqualFunc(written(), checkpoint, slices.Equal) {
+			t.Error("a checkpoint that is written meanwhile is another one")
+		}
 		if !slices.Equal(values(r.learner.Params), average) {
 			t.Error("validation does not see the average")
 		}

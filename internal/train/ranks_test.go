@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"math"
 	"math/rand/v2"
 	"net"
@@ -19,8 +21,10 @@ import (
 	"testing"
 	"time"
 
+	"masksam/internal/atomicfile"
 	"masksam/internal/model"
 	"masksam/internal/ranks"
+	"masksam/internal/remedy"
 )
 
 // ranksTrial has the trial of a process of these tests; ranksSteps and kills are for longer tests by hand.
@@ -308,6 +312,53 @@ func stepsSaid(t *testing.T, said string) int {
 	}
 	n, _ := strconv.Atoi(m[1])
 	return n
+}
+
+// A process writes in the place of rank 0 when that one is lost, but never while its process lives, nor over a checkpoint
+// that is as new.
+func TestInherit(t *testing.T) {
+	defer func(d time.Duration) { inheriting = d }(inheriting)
+	inheriting = 50 * time.Millisecond
+	folder := t.TempDir()
+	r := tinyRun(t, folder, tinyRecipe(t), tinySources(t, tinyStore(t, 5), true))
+	r.checkpoints, r.heir = false, true
+	leave := func(step, rank int) (string, error) {
+		at := settled{state: r.state}
+		at.Step = step
+		err := r.leave(at, &ranks.Lost{Failure: ranks.Failure{Rank: rank, Why: "killed", Lost: true}, Size: 2}, false)
+		_, stands, _, failed := model.Newest(folder)
+		return fmt.Sprint(stands), errors.Join(err, failed)
+	}
+	for _, c := range []struct {
+		step, rank int
+		held       bool
+		stands     string
+		says       string
+	}{
+		{3, 1, false, "-1", ""}, // rank 0 is there
+		{3, 0, true, "-1", "not written in the place of rank 0"},
+		{5, 0, false, "5", "checkpoint_latest.safetensors, after 5 steps"},
+		{4, 0, false, "5", "checkpoint_latest.safetensors, after 5 steps"},
+		{6, 0, true, "5", "not written"},
+		{6, 0, false, "6", "after 6 steps"},
+	} {
+		var held io.Closer
+		if c.held {
+			lock, err := atomicfile.Lock(folder, false)
+			if err != nil {
+				t.Fatal(err)
+			}
+			held = lock
+		}
+		stands, err := leave(c.step, c.rank)
+		if held != nil {
+			held.Close()
+		}
+		text := fmt.Sprint(err, remedy.All(err, func(a, b remedy.Remedy) bool { return false }))
+		if stands != c.stands || !strings.Contains(text, c.says) {
+			t.Errorf("%+v: stands after %s steps, %s", c, stands, text)
+		}
+	}
 }
 
 // A process that does not hear of the loss, since an operation does not end, ends all the same, and leaves a checkpoint of

@@ -181,7 +181,7 @@ func (r *run) inherits(why error) bool {
 }
 
 // inheriting is how long a process that inherits waits for rank 0's lock.
-const inheriting = 8 * time.Second
+var inheriting = 8 * time.Second
 
 // keepLast writes checkpoint_latest of a run that ends, and gives the newest one in words. After the loss of a process it
 // replaces none that is as new. In rank 0's place it needs rank 0's lock, which ends with that process alone: one that is
@@ -195,7 +195,7 @@ func (r *run) keepLast(st state, why error) (good string, err error) {
 		defer lock.Close()
 	}
 	var lost *ranks.Lost
-	if r.group != nil && errors.As(why, &lost) {
+	if errors.As(why, &lost) {
 		if name, step, _, _ := model.Newest(r.folder); step >= st.Step || step >= 0 && st.Bad > 0 {
 			return inWords(name, step), nil
 		}
