@@ -49,7 +49,7 @@ func TestRank(t *testing.T) {
 	if w.Writes() {
 		o.Progress = &toFile{path: o.Results + ".steps", steps: o.Recipe.Train.Epochs * o.Recipe.Train.Iterations}
 	} else if o.Stuck > 0 {
-		o.Progress = &stuck{after: o.Stuck}
+		o.Progress = &toFile{path: o.Results + ".stuck", steps: o.Recipe.Train.Epochs * o.Recipe.Train.Iterations, last: o.Stuck}
 	}
 	if err == nil {
 		o.Group, err = ranks.Join(ctx, w, o.Device)
@@ -64,17 +64,6 @@ func TestRank(t *testing.T) {
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "error:", err)
 		os.Exit(1)
-	}
-}
-
-// stuck lets training wait for ever after some steps.
-type stuck struct{ after int }
-
-func (s *stuck) Start(string, int) {}
-func (s *stuck) Done()             {}
-func (s *stuck) Advance(n int, _ string) {
-	if s.after -= n; s.after <= 0 {
-		select {}
 	}
 }
 
@@ -114,12 +103,12 @@ func startRanks(t *testing.T, trials ...trial) (list []*rank) {
 	return list
 }
 
-// end waits for the process and gives what it said; fails tells how it must have ended.
+// end waits for the process and gives what it said; fails tells how it must have ended, with exit code 1.
 func (r *rank) end(t *testing.T, fails bool) string {
 	t.Helper()
 	select {
 	case err := <-r.ended:
-		if (err != nil) != fails {
+		if (err != nil) != fails || fails && r.ProcessState.ExitCode() != 1 {
 			t.Fatalf("the process ended with %v:\n%s", err, &r.out)
 		}
 	case <-time.After(60 * time.Second):
@@ -131,8 +120,13 @@ func (r *rank) end(t *testing.T, fails bool) string {
 // awaitStep waits until so many steps were made.
 func awaitStep(t *testing.T, o trial, step int) {
 	t.Helper()
+	awaitSteps(t, o.Results+".steps", step)
+}
+
+func awaitSteps(t *testing.T, path string, step int) {
+	t.Helper()
 	for range 3000 {
-		raw, _ := os.ReadFile(o.Results + ".steps")
+		raw, _ := os.ReadFile(path)
 		if n, _ := strconv.Atoi(string(raw)); n >= step {
 			return
 		}
@@ -368,7 +362,7 @@ func TestStuckRankEnds(t *testing.T) {
 	o := tinyDataset(t, 5, "epochs=2", "iterations=8", "val_iterations=1")
 	o.Stuck = 3
 	both := startRanks(t, o, o)
-	awaitStep(t, o, o.Stuck)
+	awaitSteps(t, o.Results+".stuck", o.Stuck)
 	both[0].Process.Kill()
 	began := time.Now()
 	said := both[1].end(t, true)

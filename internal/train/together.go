@@ -181,7 +181,7 @@ func (r *run) inherits(why error) bool {
 }
 
 // inheriting is how long a process that inherits waits for rank 0's lock.
-var inheriting = 8 * time.Second
+var inheriting = 5 * time.Second
 
 // keepLast writes checkpoint_latest of a run that ends, and gives the newest one in words. After the loss of a process it
 // replaces none that is as new. In rank 0's place it needs rank 0's lock, which ends with that process alone: one that is
