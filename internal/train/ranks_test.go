@@ -109,7 +109,7 @@ func (r *rank) end(t *testing.T, fails bool) string {
 	select {
 	case err := <-r.ended:
 		if (err != nil) != fails || fails && r.ProcessState.ExitCode() != 1 {
-			t.Fatalf("the process ended with %v:\n%s", err, &r.out)
+			t.Fatalf("the process ended with %v, code %d:\n%s", err, r.ProcessState.ExitCode(), &r.out)
 		}
 	case <-time.After(60 * time.Second):
 		t.Fatalf("the process still runs after 60 s:\n%s", &r.out)
