@@ -22,43 +22,64 @@ type EvaluateOptions struct {
 	Plans                 string // plans.json, whose reader class is taken where dataset.json names none; empty: no such file
 	Out                   string // summary.json; empty: in the prediction folder
 	Chill                 bool   // references without a prediction are passed over
+	Surfaces              bool   // distances between surfaces are measured
+	Tolerance             string // of the surface Dice, see tolerances
 }
 
 // Evaluate scores a folder of label maps against their references and writes summary.json. names gives a class's name
 // by its key in the summary.
 func Evaluate(ctx context.Context, o EvaluateOptions) (s *evaluate.Summary, names map[string]string, err error) {
+	opt, names, err := o.prepare()
+	if err != nil {
+		return nil, nil, err
+	}
+	s, err = o.score(ctx, opt)
+	return s, names, err
+}
+
+// score scores the folder and writes summary.json.
+func (o EvaluateOptions) score(ctx context.Context, opt evaluate.Options) (*evaluate.Summary, error) {
+	s, err := evaluate.Folder(ctx, o.Reference, o.Prediction, opt)
+	if err != nil {
+		return nil, err
+	}
+	if o.Out == "" {
+		o.Out = filepath.Join(o.Prediction, "summary.json")
+	}
+	return s, s.WriteJSON(o.Out)
+}
+
+// prepare finds out what is scored, and how.
+func (o EvaluateOptions) prepare() (opt evaluate.Options, names map[string]string, err error) {
 	for _, dir := range []string{o.Reference, o.Prediction} {
 		if !dataset.IsDir(dir) {
-			return nil, nil, fmt.Errorf("evaluate %s: there is no such folder of label maps", dir)
+			return opt, nil, fmt.Errorf("evaluate %s: there is no such folder of label maps", dir)
 		}
 	}
 	ds, err := dataset.Read(o.Dataset)
 	if err != nil {
-		return nil, nil, err
+		return opt, nil, err
 	}
 	classes, names := evaluate.Classes(ds.Labels)
-	opt := evaluate.Options{Work: o.Work, Classes: classes, Ending: ds.FileEnding, Reader: ds.Reader, Chill: o.Chill}
+	opt = evaluate.Options{Work: o.Work, Classes: classes, Ending: ds.FileEnding, Reader: ds.Reader, Chill: o.Chill}
 	if v, ok := ds.Labels.Ignore(); ok {
 		opt.Ignore = &v
 	}
 	if o.Plans != "" {
 		text, err := os.ReadFile(o.Plans)
 		if err != nil {
-			return nil, nil, err
+			return opt, nil, err
 		}
 		plans, err := pyjson.ParseObject(text) // whatever version wrote them: one key matters
 		if err != nil {
-			return nil, nil, fmt.Errorf("%s: %w", o.Plans, err)
+			return opt, nil, fmt.Errorf("%s: %w", o.Plans, err)
 		}
 		if name, _ := plans.Get("image_reader_writer"); opt.Reader == "" {
 			opt.Reader, _ = name.(string)
 		}
 	}
-	if s, err = evaluate.Folder(ctx, o.Reference, o.Prediction, opt); err != nil {
-		return nil, nil, err
+	if o.Surfaces {
+		opt.Tolerance, err = tolerances(o.Tolerance, classes, names)
 	}
-	if o.Out == "" {
-		o.Out = filepath.Join(o.Prediction, "summary.json")
-	}
-	return s, names, s.WriteJSON(o.Out)
+	return opt, names, err
 }
