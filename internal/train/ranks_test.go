@@ -96,8 +96,18 @@ func startRanks(t *testing.T, trials ...trial) (list []*rank) {
 		if err := r.Start(); err != nil {
 			t.Fatal(err)
 		}
-		t.Cleanup(func() { r.Process.Kill() })
-		go func() { r.ended <- r.Wait() }()
+		t.Cleanup(func() {
+			r.Process.Kill()
+			for range r.ended {
+			}
+			if t.Failed() {
+				t.Logf("rank %d of %d said\n%s", i, len(trials), &r.out)
+			}
+		})
+		go func() {
+			r.ended <- r.Wait()
+			close(r.ended)
+		}()
 		list = append(list, r)
 	}
 	return list
@@ -125,7 +135,7 @@ func awaitStep(t *testing.T, o trial, step int) {
 
 func awaitSteps(t *testing.T, path string, step int) {
 	t.Helper()
-	for range 3000 {
+	for range 6000 {
 		raw, _ := os.ReadFile(path)
 		if n, _ := strconv.Atoi(string(raw)); n >= step {
 			return

@@ -71,7 +71,7 @@ func (r *run) end(ctx context.Context, why error) error {
 	return r.leave(settled{r.state, r.good}, why, stopped)
 }
 
-// leave is end of a run that stands at a step.
+// leave is the error of a run that ends where it stands, saved if it can be.
 func (r *run) leave(at settled, why error, stopped bool) error {
 	err := fmt.Errorf("training failed in epoch %d after %d steps: %w", at.Epoch, at.Step, why)
 	if stopped {
