@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
+	"strings"
 
 	"masksam/internal/bench"
 	"masksam/internal/recipe"
@@ -17,7 +19,7 @@ type benchCmd struct {
 	Set        []string `help:"Override a hyper-parameter of the recipe, as encoder.width=64; repeatable." sep:"none" placeholder:"KEY=VALUE"`
 	Patch      []int    `help:"Patch of the recipe in voxels, slices first, as 4,256,256." placeholder:"T,H,W"`
 	Batch      *int     `help:"Samples of a training step or batch, or patches in one pass of prediction, else as many as the recipe and prediction take." placeholder:"N"`
-	Size       []int    `help:"Voxels of the generated volume that all but train work on, slices first." default:"64,256,256" placeholder:"Z,Y,X"`
+	Size       []int    `help:"Voxels of the generated volume that all but train work on, slices first; 64,256,256 unless given." placeholder:"Z,Y,X"`
 	Mirror     bool     `help:"Predict with the flips that the recipe trains with." default:"true" negatable:""`
 	Device     string   `help:"cpu, cuda, cuda:1 …, or cuda:0,cuda:1 … to share a training step; auto takes a GPU if there is one." default:"auto"`
 	Replicas   int      `help:"Replicas of the network, which share a training step; otherwise as many as training would take." placeholder:"N"`
@@ -66,6 +68,9 @@ func (c *benchCmd) options() (o bench.Options, err error) {
 	case recipe.Autocast[c.Precision] == torch.Float32 && c.Precision != "" && c.Precision != "float32":
 		return o, fmt.Errorf("--precision %s is none of float32, bf16, float16", c.Precision)
 	}
+	if err := c.idle(); err != nil {
+		return o, err
+	}
 	o = bench.Options{Replicas: c.Replicas, What: c.What, Precision: c.Precision, Plain: c.Against == "plain", Warm: c.Warm, Repeat: c.Repeat,
 		Mirror: c.Mirror, Dir: os.TempDir()}
 	set := c.Set
@@ -77,6 +82,9 @@ func (c *benchCmd) options() (o bench.Options, err error) {
 		if c.What != "predict" {
 			set = append(set, fmt.Sprintf("batch=%d", *c.Batch))
 		}
+	}
+	if c.Size == nil {
+		c.Size = []int{64, 256, 256}
 	}
 	if len(c.Size) != 3 || min(c.Size[0], c.Size[1], c.Size[2]) < 1 {
 		return o, fmt.Errorf("--size %v: give three numbers of voxels, slices first, as 64,256,256", joined(c.Size))
@@ -90,6 +98,30 @@ func (c *benchCmd) options() (o bench.Options, err error) {
 	}
 	o.Devices, err = torch.ParseDevices(c.Device, 1)
 	return o, err
+}
+
+// idle refuses flags that change nothing of what is measured.
+func (c *benchCmd) idle() error {
+	for _, f := range []struct {
+		flag  string
+		given bool
+		kinds []string // that it counts for
+	}{
+		{"--size", c.Size != nil, []string{"predict", "preprocess", "export", "load"}},
+		{"--no-mirror", !c.Mirror, []string{"predict"}},
+		{"--replicas", c.Replicas > 0, []string{"train"}},
+		{"--device with several devices", strings.Contains(c.Device, ","), []string{"train"}},
+		{"--device", c.Device != "auto" && c.Device != "cpu", []string{"train", "predict"}},
+		{"--precision", c.Precision != "", []string{"train", "predict"}},
+		{"--threads", c.Threads > 0, []string{"train", "predict"}},
+		{"--patch", c.Patch != nil, []string{"train", "predict", "load"}},
+		{"--batch", c.Batch != nil, []string{"train", "predict", "load"}},
+	} {
+		if f.given && slices.Contains(bench.Kinds, c.What) && !slices.Contains(f.kinds, c.What) {
+			return fmt.Errorf("%s changes nothing of %s, only of %s: leave it out", f.flag, c.What, strings.Join(f.kinds, ", "))
+		}
+	}
+	return nil
 }
 
 // joined are numbers with commas between them.

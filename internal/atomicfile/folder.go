@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
+	"time"
 )
 
 // Folder makes a folder that is whole or absent: build fills a temporary folder beside path (hidden, its name ends in
@@ -112,6 +113,15 @@ func Lock(folder string, wait bool) (io.Closer, error) {
 		return nil, fmt.Errorf("lock %s: %w", folder, ErrLocked)
 	}
 	return f, nil
+}
+
+// LockWithin is Lock that waits so long for one that another has.
+func LockWithin(folder string, d time.Duration) (io.Closer, error) {
+	for end := time.Now().Add(d); ; time.Sleep(min(d/10, 100*time.Millisecond)) {
+		if lock, err := Lock(folder, false); !errors.Is(err, ErrLocked) || time.Now().After(end) {
+			return lock, err
+		}
+	}
 }
 
 // take locks an open file, and is false where another has it. A file system without locks answers with another error;

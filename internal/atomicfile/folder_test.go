@@ -84,6 +84,9 @@ func TestLock(t *testing.T) {
 	if _, err := atomicfile.Lock(dir, false); !errors.Is(err, atomicfile.ErrLocked) || !strings.Contains(err.Error(), dir) {
 		t.Errorf("the second: %v", err)
 	}
+	if _, err := atomicfile.LockWithin(dir, 5*time.Millisecond); !errors.Is(err, atomicfile.ErrLocked) {
+		t.Errorf("one that waits for a moment: %v", err)
+	}
 	var given atomic.Bool
 	waited := make(chan error)
 	go func() {
@@ -93,12 +96,20 @@ func TestLock(t *testing.T) {
 		}
 		waited <- errors.Join(err, l.Close())
 	}()
+	within := make(chan error)
+	go func() {
+		l, err := atomicfile.LockWithin(dir, 30*time.Second)
+		if err == nil {
+			err = l.Close()
+		}
+		within <- err
+	}()
 	time.Sleep(20 * time.Millisecond)
 	given.Store(true)
 	if err := first.Close(); err != nil {
 		t.Error(err)
 	}
-	if err := <-waited; err != nil {
+	if err := errors.Join(<-waited, <-within); err != nil {
 		t.Error(err)
 	}
 	if _, err := atomicfile.Lock(filepath.Join(dir, "absent"), false); !errors.Is(err, fs.ErrNotExist) {

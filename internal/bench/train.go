@@ -11,6 +11,7 @@ import (
 	"masksam/internal/nn"
 	"masksam/internal/plain"
 	"masksam/internal/recipe"
+	"masksam/internal/solver"
 	"masksam/internal/torch"
 )
 
@@ -40,17 +41,15 @@ func (o *Options) network(r *Result) (*masksam.Net, error) {
 
 // trainer is all that a training step changes.
 type trainer struct {
-	recipe    recipe.Recipe
-	device    torch.Device
-	autocast  torch.DType
-	net       *masksam.Net
-	replicas  *masksam.Replicas
-	params    []*torch.Tensor
-	optimizer *torch.Optimizer
-	average   []*torch.Tensor
-	images    []float32
-	labels    []uint8
-	steps     uint64
+	recipe   recipe.Recipe
+	device   torch.Device
+	autocast torch.DType
+	net      *masksam.Net
+	replicas *masksam.Replicas
+	*solver.Solver
+	images []float32
+	labels []uint8
+	steps  uint64
 }
 
 // train gives the ways to do a training step: forward pass, losses, backward pass, clipping, optimiser and moving average,
@@ -60,7 +59,7 @@ func (o *Options) train(r *Result) ([]way, func(), error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	t := &trainer{recipe: o.Recipe, device: o.Devices[0], autocast: autocast(r.Precision), net: net, params: net.Params.Trainable()}
+	t := &trainer{recipe: o.Recipe, device: o.Devices[0], autocast: autocast(r.Precision), net: net}
 	split := recipe.Split{Devices: len(o.Devices), Replicas: o.Replicas}
 	if err = t.recipe.Splits(split); err != nil {
 		net.Free()
@@ -74,24 +73,20 @@ func (o *Options) train(r *Result) ([]way, func(), error) {
 	r.Replicas = split.Replicas
 	net.Recompute = max(t.recipe.Train.Recompute, 0)
 	_, r.Trained = net.Params.Count()
-	err = torch.Do(torch.Mode{}, func(s *torch.Scope) (err error) {
-		t.replicas, err = masksam.NewReplicas(net, o.Devices, split.Replicas, max(torch.Threads()/split.Replicas, 1))
-		if err != nil {
-			return err
-		}
-		for _, n := range t.replicas.Nets() {
-			n.Params.Narrow(s, t.autocast, func(p *nn.Param) bool { return !p.Trainable })
-		}
-		if t.optimizer, err = t.recipe.Train.NewOptimizer(t.params); err != nil {
-			return err
-		}
-		if t.recipe.Train.Average > 0 {
-			for _, p := range t.params {
-				t.average = append(t.average, s.Clone(s.Detach(p)).Keep())
+	if t.Solver, err = solver.New(t.recipe, net.Params.Trainable()); err != nil {
+		net.Free()
+		return nil, nil, err
+	}
+	t.Scale(r.Precision)
+	t.replicas, err = masksam.NewReplicas(net, o.Devices, split.Replicas, max(torch.Threads()/split.Replicas, 1))
+	if err == nil {
+		err = torch.Do(torch.Mode{}, func(s *torch.Scope) error {
+			for _, n := range t.replicas.Nets() {
+				n.Params.Narrow(s, t.autocast, func(p *nn.Param) bool { return !p.Trainable })
 			}
-		}
-		return nil
-	})
+			return nil
+		})
+	}
 	if err != nil {
 		t.free()
 		return nil, nil, err
@@ -105,12 +100,7 @@ func (o *Options) train(r *Result) ([]way, func(), error) {
 }
 
 func (t *trainer) free() {
-	if t.optimizer != nil {
-		t.optimizer.Free()
-	}
-	for _, a := range t.average {
-		a.Free()
-	}
+	t.Solver.Free()
 	if t.replicas != nil {
 		t.replicas.Free()
 	}
@@ -123,7 +113,7 @@ func (t *trainer) step(gradients func(s *torch.Scope, p *masksam.Points) (float6
 	points := masksam.NewPoints(seed, t.steps, t.recipe.Batch, n.Frames)
 	defer points.Free()
 	t.steps++
-	t.optimizer.ZeroGrad()
+	t.Optimizer.ZeroGrad()
 	err := torch.Do(torch.Mode{Grad: true, Autocast: t.autocast}, func(s *torch.Scope) error {
 		loss, err := gradients(s, points)
 		if err == nil && !masksam.Finite(loss) {
@@ -133,24 +123,23 @@ func (t *trainer) step(gradients func(s *torch.Scope, p *masksam.Points) (float6
 			return err
 		}
 		defer s.Part("optimiser")()
-		limit := t.recipe.Train.Clip
-		if limit == 0 {
-			limit = math.Inf(1)
-		}
-		torch.ClipGradNorm(t.params, limit)
-		t.optimizer.Step(t.recipe.Train.LR)
-		if t.average != nil {
-			torch.LerpInto(t.average, t.params, 1-t.recipe.Train.Average)
+		switch norm := t.Clip(); {
+		case masksam.Finite(norm):
+			t.Step(t.recipe.Train.LR)
+		case t.Scaler == nil:
+			return fmt.Errorf("the gradient of step %d has norm %v", t.steps, norm)
+		default: // the scale of the loss is too high yet
+			t.Skip(true)
 		}
 		return nil
 	})
-	t.optimizer.ZeroGrad()
+	t.Optimizer.ZeroGrad()
 	return err
 }
 
 func (t *trainer) gradients(s *torch.Scope, points *masksam.Points) (float64, error) {
 	step := masksam.Step{Criterion: masksam.NewCriterion(t.recipe.Loss, t.recipe.Network), Replicas: t.replicas,
-		Points: points, Parts: t.recipe.Train.Accumulate}
+		Scaler: t.Scaler, Points: points, Parts: t.recipe.Train.Accumulate}
 	loss, _, err := step.Gradients(s, t.images, t.labels)
 	return loss, err
 }
@@ -163,7 +152,7 @@ func (t *trainer) plainGradients(s *torch.Scope, points *masksam.Points) (float6
 	if err != nil {
 		return 0, err
 	}
-	s.Backward(total)
+	s.Backward(t.Scaler.Loss(s, total))
 	return total.Item(), nil
 }
 

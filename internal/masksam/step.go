@@ -5,6 +5,7 @@ import (
 	"math"
 	"sync/atomic"
 
+	"masksam/internal/ranks"
 	"masksam/internal/torch"
 )
 
@@ -170,8 +171,9 @@ func (st Step) compute(s *torch.Scope, images []float32, labels []uint8, parts i
 		defer func() { failed.CompareAndSwap(false, !ended) }()
 		going := func() bool { return err == nil && Finite(sums[i].loss) && !failed.Load() }
 		for k := 0; k < parts; k++ {
-			end := k*part + part*(i+1)/use
-			for from, to := k*part+part*i/use, 0; from < end && going(); from = to {
+			lo, hi := ranks.Part(part, i, use)
+			end := k*part + hi
+			for from, to := k*part+lo, 0; from < end && going(); from = to {
 				if to = end; st.Replicas.Each > 0 {
 					to = min(from+st.Replicas.Each, end)
 				}

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"masksam/internal/atomicfile"
+	"masksam/internal/checkpoint"
 	"masksam/internal/masksam"
 	"masksam/internal/nn"
 	"masksam/internal/recipe"
@@ -100,13 +101,28 @@ func (s *Start) Again() error {
 	return err
 }
 
-// newest finds the checkpoint of a fold to go on from, and opens none where there is none: the one with most steps, of
-// equals checkpoint_final, so that a finished run whose extension was stopped goes on with the extension. Checkpoints that
-// cannot be opened are left out with a warning, unless all of them are.
+// newest finds the checkpoint of a fold to go on from, and opens none where there is none. Checkpoints that cannot be opened
+// are left out with a warning, unless all of them are.
 func (s *Start) newest() (was Meta, err error) {
-	s.step = -1
-	for _, name := range Checkpoints {
-		path := CheckpointPath(s.asked.Fold, name)
+	name, step, was, err := Newest(s.asked.Fold)
+	if s.step = step; step < 0 {
+		return was, err
+	}
+	s.Resume = CheckpointPath(s.asked.Fold, name)
+	if err != nil {
+		s.Warnings = []string{fmt.Sprintf("a checkpoint cannot be read and is left out, the run goes on from another one, %s: %v",
+			filepath.Base(s.Resume), err)}
+	}
+	return was, nil
+}
+
+// Newest is the name of the checkpoint with most steps in a fold's folder, of equals checkpoint_final, so that a finished
+// run whose extension was stopped goes on with the extension. There is none where step is -1. The error is that of
+// checkpoints that cannot be opened.
+func Newest(fold string) (name string, step int, was Meta, err error) {
+	step = -1
+	for _, n := range Checkpoints {
+		path := CheckpointPath(fold, n)
 		if !atomicfile.Exists(path) {
 			continue
 		}
@@ -120,16 +136,11 @@ func (s *Start) newest() (was Meta, err error) {
 			continue
 		}
 		file.Close()
-		if st.Step > s.step {
-			s.Resume, s.step, was = path, st.Step, st.Meta
+		if st.Step > step {
+			name, step, was = n, st.Step, st.Meta
 		}
 	}
-	if err != nil && s.Resume != "" {
-		s.Warnings = []string{fmt.Sprintf("a checkpoint cannot be read and is left out, the run goes on from another one, %s: %v",
-			filepath.Base(s.Resume), err)}
-		err = nil
-	}
-	return was, err
+	return name, step, was, err
 }
 
 // follow makes the recipe's network compute as that of a checkpoint, and says so where it did not.
@@ -288,6 +299,24 @@ func (s *Start) Holds(name string) bool {
 
 // FrozenValues reads the values of a frozen parameter, as an nn.Source.
 func (s *Start) FrozenValues(name string) ([]float32, []int, error) { return s.file.Parameter(name) }
+
+// FrozenTensors are the frozen ones of parameters, for a checkpoint, which reads them from their file one at a time.
+func (s *Start) FrozenTensors(params *nn.Params) (tensors []checkpoint.Tensor) {
+	for _, p := range params.All() {
+		if !s.Holds(p.Name) {
+			continue
+		}
+		read := func(write func([]byte) error) error {
+			data, shape, err := s.FrozenValues(p.Name)
+			if err != nil {
+				return err
+			}
+			return write(checkpoint.Float32Tensor(p.Name, data, shape...).Data)
+		}
+		tensors = append(tensors, checkpoint.Tensor{Name: p.Name, DType: checkpoint.F32, Shape: p.Value.Shape(), Stream: read})
+	}
+	return tensors
+}
 
 // Unchanged is an error where the file of the frozen weights is no longer what the run began with. Of a checkpoint of the
 // fold, whose checksum was compared when it was opened, nobody but this run writes another.

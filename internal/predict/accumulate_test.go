@@ -246,6 +246,13 @@ func TestLedger(t *testing.T) {
 		t.Errorf("more than there is, alone: %d left, want 10", left)
 	}
 	l.end(100)
+	l.divide(2)
+	for need, want := range map[machine.Bytes]machine.Bytes{4: 5, 7: 10} { // a case that needs more than the share may have it
+		if left := l.begin(need); left != want {
+			t.Errorf("%d of a share of 5: %d left, want %d", need, left, want)
+		}
+		l.end(need)
+	}
 }
 
 // Where memory is short, reading, scoring and export of a folder's cases do not overlap, and all are labelled.

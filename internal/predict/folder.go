@@ -30,6 +30,7 @@ type Options struct {
 	SaveProbabilities bool // also CASE.npz: the averaged scores as shares of their sum, (K, z, y, x) under the key "probabilities"
 	Continue          bool // cases whose output exists are skipped
 	Parts, Part       int  // only cases Part, Part+Parts, … of the sorted list; Parts 0: all
+	Processes         int  // that predict on this machine at the same time, each with a part of its memory; 0: 1
 	Progress          progress.Reporter
 }
 

@@ -30,6 +30,7 @@ type labelling struct {
 // grid and written, while the network works on one, as far as memory admits. The progress counts the passes of all cases.
 // The error names each case that failed.
 func (m *Model) label(ctx context.Context, l labelling, o Options) error {
+	m.memory.divide(o.Processes)
 	report := progress.OrNop(o.Progress)
 	total := 0
 	for _, j := range l.jobs {

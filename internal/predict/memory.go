@@ -17,6 +17,7 @@ type ledger struct {
 	ended   sync.Cond
 	running int
 	taken   machine.Bytes
+	share   machine.Bytes                 // of the free memory, where other processes predict on this machine, too; 0: all of it
 	free    func() (machine.Bytes, error) // machine.Free where nil
 }
 
@@ -29,9 +30,9 @@ func (l *ledger) begin(need machine.Bytes) (left machine.Bytes) {
 	for left = l.left(); l.running > 0 && need > left; left = l.left() {
 		l.ended.Wait()
 	}
-	if need > left { // what earlier work took may come back
+	if need > left { // what earlier work took may come back, and other processes may leave of their shares
 		torch.ReleaseMemory()
-		left = l.left()
+		left = l.all() - l.taken
 	}
 	l.running++
 	l.taken += need
@@ -45,7 +46,25 @@ func (l *ledger) take(more machine.Bytes) {
 	l.taken += more
 }
 
+// divide leaves a part of what is free now to each of so many processes that predict on this machine.
+func (l *ledger) divide(processes int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.share = 0; processes > 1 {
+		l.share = max(l.all()/machine.Bytes(processes), 1)
+	}
+}
+
 func (l *ledger) left() machine.Bytes {
+	n := l.all()
+	if l.share > 0 {
+		n = min(n, l.share)
+	}
+	return n - l.taken
+}
+
+// all is what is free on this machine.
+func (l *ledger) all() machine.Bytes {
 	free := machine.Free
 	if l.free != nil {
 		free = l.free
@@ -54,7 +73,7 @@ func (l *ledger) left() machine.Bytes {
 	if err != nil { // an unknown amount refuses nothing
 		return math.MaxInt64
 	}
-	return n - l.taken
+	return n
 }
 
 func (l *ledger) end(need machine.Bytes) {

@@ -8,12 +8,15 @@ import (
 	"io"
 	"maps"
 	"net"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"masksam/internal/atomicfile"
 	"masksam/internal/machine"
 	"masksam/internal/torch"
 )
@@ -21,6 +24,7 @@ import (
 var (
 	beats   = 2 * time.Second  // between two signs of life
 	silence = 30 * time.Second // without one, until a process is taken for lost
+	grace   = 20 * time.Second // after a loss, until work that has not ended is left behind
 )
 
 // Group is a process's part in the group that Join has made. All processes call Sum, Gradients, Share and Same in the same
@@ -40,6 +44,9 @@ type Group struct {
 
 	mu   sync.Mutex
 	over bool // this process leaves
+
+	leaving sync.Mutex
+	rescue  func(error) error
 
 	listening bool // to the peers
 	agreed    bool // all processes end
@@ -103,6 +110,60 @@ func (g *Group) Context(ctx context.Context) (context.Context, context.CancelFun
 	}
 	stop := context.AfterFunc(g.ctx, func() { cancel(context.Cause(g.ctx)) })
 	return ctx, func() { stop(); cancel(nil) }
+}
+
+// Work calls fn and gives its error. Operations between two sums do not hear that the group is lost: where fn has not ended
+// 20 s after the loss, it is left behind, for the process is to end, and the error is Rescue's, or else the *Lost.
+func (g *Group) Work(fn func() error) error {
+	if g == nil {
+		return fn()
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- fn() }()
+	select {
+	case err := <-ended:
+		return err
+	case <-g.ctx.Done():
+	}
+	select {
+	case err := <-ended:
+		return err
+	case <-time.After(grace):
+	}
+	g.leaving.Lock() // for good: what the rescue needs must stay
+	if g.rescue == nil {
+		return context.Cause(g.ctx)
+	}
+	return g.rescue(context.Cause(g.ctx))
+}
+
+// Rescue sets what is done, in another goroutine, where Work leaves its function behind; it gets the *Lost and gives the
+// error to end with. nil: nothing, from here on.
+func (g *Group) Rescue(fn func(lost error) error) {
+	if g != nil {
+		g.leaving.Lock()
+		g.rescue = fn
+		g.leaving.Unlock()
+	}
+}
+
+// Sees tells whether a folder, which rank 0 must be able to write to, is the same one for this process as for rank 0.
+func (g *Group) Sees(folder string) (bool, error) {
+	mark := ""
+	if g.Writes() {
+		file, err := os.CreateTemp(folder, ".seen-*"+atomicfile.Suffix)
+		if err != nil {
+			return false, err
+		}
+		defer os.Remove(file.Name())
+		file.Close()
+		mark = filepath.Base(file.Name())
+	}
+	if err := g.ShareJSON(&mark); err != nil {
+		return false, err
+	}
+	_, err := os.Stat(filepath.Join(folder, mark))
+	return err == nil, g.Barrier()
 }
 
 // began is a point in time from which a change of the system's clock does not count.

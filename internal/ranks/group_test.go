@@ -24,6 +24,7 @@ func TestMain(m *testing.M) {
 	gathering = 20 * time.Second
 	beats = 50 * time.Millisecond
 	silence = time.Second
+	grace = 300 * time.Millisecond
 	os.Exit(m.Run())
 }
 
@@ -210,6 +211,60 @@ func TestLongWork(t *testing.T) {
 	})
 	if errs[0] == nil || !strings.Contains(errs[0].Error(), "rank 1 of 2 failed: broken") {
 		t.Errorf("%v", errs[0])
+	}
+}
+
+// Work that does not hear of a loss is left behind, with what the rescue says of it; work that hears gives its own error.
+func TestWork(t *testing.T) {
+	never := make(chan struct{})
+	defer close(never)
+	for _, c := range []struct {
+		want string
+		work func(g *Group) error
+	}{
+		{"rescued: rank 1 of 2 failed: broken", func(g *Group) error {
+			g.Rescue(func(lost error) error { return fmt.Errorf("rescued: %w", lost) })
+			<-never
+			return nil
+		}},
+		{"rank 1 of 2 failed: broken", func(g *Group) error {
+			g.Rescue(func(error) error { return errors.New("rescued") })
+			g.Rescue(nil)
+			<-never
+			return nil
+		}},
+		{"heard: rank 1 of 2 failed: broken", func(g *Group) error { return fmt.Errorf("heard: %w", g.Barrier()) }},
+	} {
+		errs := joined(t, 2, func(g *Group) error {
+			if g.Rank == 1 {
+				return errors.New("broken")
+			}
+			return g.Work(func() error { return c.work(g) })
+		})
+		if errs[0] == nil || errs[0].Error() != c.want {
+			t.Errorf("%v, want %q", errs[0], c.want)
+		}
+	}
+	if err := (*Group)(nil).Work(func() error { return errors.New("own") }); err == nil || err.Error() != "own" {
+		t.Errorf("one process: %v", err)
+	}
+}
+
+// A folder is seen where it is rank 0's, and not where another one has its name.
+func TestSees(t *testing.T) {
+	mine, other := t.TempDir(), t.TempDir()
+	none(t, joined(t, 3, func(g *Group) error {
+		folder := mine
+		if g.Rank == 2 {
+			folder = other
+		}
+		if sees, err := g.Sees(folder); err != nil || sees != (g.Rank < 2) {
+			return fmt.Errorf("sees: %v, %v", sees, err)
+		}
+		return nil
+	}))
+	if left, err := os.ReadDir(mine); err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v, %v", left, err)
 	}
 }
 

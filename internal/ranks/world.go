@@ -135,8 +135,18 @@ const (
 	beside      = 1000  // from torchrun's port to ours: people give runs on one machine ports that follow each other
 )
 
-// Share is the range of samples that this process computes of a batch: nnU-Net's division
-// (nnUNetTrainer._set_batch_size_and_oversample), where the first ranks take one more when it does not divide.
+// Part is the range of samples that the ith of so many computes of a batch of n: nnU-Net's division
+// (nnUNetTrainer._set_batch_size_and_oversample), where the first ones take one more when it does not divide.
+func Part(n, i, of int) (lo, hi int) {
+	each, more := n/of, n%of
+	lo = i*each + min(i, more)
+	if i < more {
+		each++
+	}
+	return lo, lo + each
+}
+
+// Share is the range of samples that this process computes of a batch.
 func (w *World) Share(batch int) (lo, hi int, err error) {
 	if w == nil {
 		return 0, batch, nil
@@ -145,12 +155,7 @@ func (w *World) Share(batch int) (lo, hi int, err error) {
 		return 0, 0, fmt.Errorf("there are %d processes (%s) but the batch has %d samples, and each process needs one: start at most "+
 			"%[3]d, or make plans with a larger batch", w.Size, w.size, batch)
 	}
-	n, more := batch/w.Size, batch%w.Size
-	lo = w.Rank*n + min(w.Rank, more)
-	hi = lo + n
-	if w.Rank < more {
-		hi++
-	}
+	lo, hi = Part(batch, w.Rank, w.Size)
 	return lo, hi, nil
 }
 

@@ -1,6 +1,9 @@
 package recipe
 
-import "math"
+import (
+	"fmt"
+	"math"
+)
 
 // Fraction is how much of the training is done, 0 to 1: by epochs and the steps of the one under way, or by minutes where
 // there is a budget and it runs out first. Steps of earlier epochs do not count: a resumed run may have had more or fewer in
@@ -30,4 +33,13 @@ func (t Train) Rate(step int, p float64) float64 {
 // less at the beginning, where the average would remember the random start.
 func (t Train) AverageDecay(n int) float64 {
 	return min(t.Average, float64(1+n)/float64(10+n))
+}
+
+// Length is that of a training in words.
+func (t Train) Length() string {
+	text := fmt.Sprintf("%d epochs of %d steps", t.Epochs, t.Iterations)
+	if t.Minutes > 0 {
+		text += fmt.Sprintf(" within %.4g minutes", t.Minutes)
+	}
+	return text
 }

@@ -10,9 +10,9 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"time"
 
-	"masksam/internal/atomicfile"
 	"masksam/internal/dataset"
 	"masksam/internal/evaluate"
 	"masksam/internal/masksam"
@@ -92,7 +92,7 @@ func (o *TrainOptions) check() error {
 //
 // In a World every process calls Train. Rank 0 writes all files but the predictions of the final validation, and has the
 // result. When one process fails or is lost, or is cancelled, all of them end.
-func Train(ctx context.Context, o TrainOptions) (out *Trained, err error) {
+func Train(ctx context.Context, o TrainOptions) (*Trained, error) {
 	if err := o.check(); err != nil {
 		return nil, err
 	}
@@ -105,14 +105,18 @@ func Train(ctx context.Context, o TrainOptions) (out *Trained, err error) {
 	}
 	during, cancel := group.Context(ctx)
 	defer cancel()
-	out, err = o.train(during, group)
-	err = group.Explain(err)
+	var trained atomic.Pointer[Trained]
+	err = group.Explain(group.Work(func() error {
+		out, err := o.train(during, group)
+		trained.Store(out)
+		return err
+	}))
 	group.Leave(err)
 	var lost *ranks.Lost
 	if errors.As(err, &lost) && lost.Failure.Lost && remedy.As(err) == nil {
 		err = remedy.Add(err, "start all processes again and go on with ", remedy.Continue)
 	}
-	return out, o.World.Name(err)
+	return trained.Load(), o.World.Name(err)
 }
 
 func (o TrainOptions) train(ctx context.Context, group *ranks.Group) (_ *Trained, err error) {
@@ -231,24 +235,18 @@ func (v *validation) run(ctx context.Context, open func() (*predict.Model, func(
 // begin clears the folder and gives the cases that this process predicts: every nth of a group's, as nnU-Net's ranks do,
 // where all processes see the folder, else rank 0 predicts all.
 func (v *validation) begin(folder string) (cases []string, err error) {
-	all, mark := v.fold.Split.Val, ""
+	all := v.fold.Split.Val
 	if v.group.Writes() {
 		if err := v.clear(folder); err != nil || v.group == nil {
 			return all, err
 		}
-		file, err := os.CreateTemp(folder, ".seen-*")
-		if err != nil {
-			return nil, err
-		}
-		defer os.Remove(file.Name())
-		file.Close()
-		mark = filepath.Base(file.Name())
 	}
-	if err := v.group.ShareJSON(&mark); err != nil {
+	sees, err := v.group.Sees(folder)
+	if err != nil {
 		return nil, err
 	}
 	blind := []float64{0}
-	if !atomicfile.Exists(filepath.Join(folder, mark)) {
+	if !sees {
 		blind[0] = 1
 	}
 	switch err := v.group.Sum(blind); {
@@ -278,8 +276,12 @@ func (v *validation) predict(ctx context.Context, open func() (*predict.Model, f
 		}
 		stored = append(stored, c)
 	}
+	here := v.group.Here()
+	if len(cases) == len(v.fold.Split.Val) { // this process predicts alone
+		here = 1
+	}
 	opt := predict.Options{Output: out, Tiling: predict.Tiling{Mirror: true}, SaveProbabilities: v.SaveProbabilities,
-		Progress: v.Progress}
+		Processes: here, Progress: v.Progress}
 	err = m.Stored(ctx, "validating", stored, opt, func(c *store.Case) {
 		v.fold.Print("predicting", c.ID())
 		shape := c.Shape()

@@ -1,6 +1,7 @@
 package torch
 
 import (
+	"errors"
 	"math"
 	"regexp"
 	"slices"
@@ -92,6 +93,10 @@ func TestProfile(t *testing.T) {
 		x.SetRequiresGrad(true)
 		for range 3 {
 			s.Backward(s.Sum(s.GELU(s.MatMul(x, x))))
+			var wrong *Error
+			if err := Do(Mode{}, func(s *Scope) error { s.Reshape(x, 3); return nil }); !errors.As(err, &wrong) {
+				t.Errorf("64·64 values in 3: %v", err)
+			}
 		}
 		return nil
 	})
@@ -112,7 +117,7 @@ func TestProfile(t *testing.T) {
 	for _, want := range []struct {
 		kind TimingKind
 		name string
-	}{{Operation, "^MatMul$"}, {Operation, "^GELU$"}, {Operation, "^Backward$"}, {BackwardNode, "Gelu"}, {BackwardNode, "MmBackward"},
+	}{{Operation, "^MatMul$"}, {Operation, "^Reshape$"}, {Operation, "^GELU$"}, {Operation, "^Backward$"}, {BackwardNode, "Gelu"}, {BackwardNode, "MmBackward"},
 		{LibtorchOperation, "^aten::matmul$"}} {
 		if r := find(want.kind, want.name); r.Calls != 3 || r.Total <= 0 || r.Self > r.Total {
 			t.Errorf("%+v, want 3 calls", r)

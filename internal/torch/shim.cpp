@@ -1243,6 +1243,14 @@ void leave(int kind, const char *name) {
   row.self += took - r.inner;
 }
 
+// An operation of the table while it runs. One that fails leaves, too.
+struct Entered {
+  const char *name;
+  explicit Entered(const char *of) : name(of) { enter(0); }
+  ~Entered() { leave(0, name); }
+  Entered(const Entered &) = delete;
+};
+
 int kind_of(const at::RecordFunction &f) { return f.scope() == at::RecordScope::BACKWARD_FUNCTION ? 1 : 2; }
 
 // ---- peak of the processor ------------------------------------------------------------------------------
@@ -1396,9 +1404,8 @@ shim_error *shim_call(int op, int grad, int autocast, const handle *in, int nin,
   auto *e = guard([&] {
     State state(grad, autocast);
     if (!profile.on.load(std::memory_order_relaxed)) return table[op].run(c);
-    enter(0);
+    const Entered entered(table[op].name);
     table[op].run(c);
-    leave(0, table[op].name);
   });
   if (e) shim_free(out, c.done);
   return e;
@@ -1590,17 +1597,45 @@ struct shim_group {
   c10::intrusive_ptr<Backend> numbers, tensors;
   at::Device device{at::kCPU}; // where the tensors lie
   std::atomic<bool> lost{false};
+  std::mutex joining; // guards both backends until all have joined
 
+  void check() { TORCH_CHECK(!lost, "the group of processes has lost one"); }
+  // Ends what runs on GPUs: the group was lost.
+  void abort() {
+#ifdef USE_C10D_NCCL
+    const std::lock_guard<std::mutex> lock(joining);
+    if (tensors && device.is_cuda()) shim_error_free(guard([&] { tensors->abort(); }));
+#endif
+  }
+  // What begins while another thread loses the group may escape that thread's abort.
+  void began() {
+    if (lost) abort();
+    check();
+  }
+  void joined(c10::intrusive_ptr<Backend> a, c10::intrusive_ptr<Backend> b) {
+    {
+      const std::lock_guard<std::mutex> lock(joining);
+      numbers = std::move(a), tensors = std::move(b);
+    }
+    began();
+  }
   template <typename F> void until(F done) {
     for (int us = 20; !done(); us = std::min(2 * us, 1000)) {
-      TORCH_CHECK(!lost, "the group of processes has lost one");
+      check();
       std::this_thread::sleep_for(std::chrono::microseconds(us));
     }
   }
+  template <typename F> Pending begin(F collective) {
+    check();
+    Pending p = collective();
+    began();
+    return p;
+  }
   Pending sum(const c10::intrusive_ptr<Backend> &backend, const Tensor &t) {
-    TORCH_CHECK(!lost, "the group of processes has lost one");
-    std::vector<Tensor> list{t};
-    return backend->allreduce(list);
+    return begin([&] {
+      std::vector<Tensor> list{t};
+      return backend->allreduce(list);
+    });
   }
   void wait(const Pending &p) {
     until([&] { return p->isCompleted(); });
@@ -1773,31 +1808,29 @@ shim_error *shim_group_open(const char *host, int *port, int serve, shim_group *
 shim_error *shim_group_join(shim_group *g, const char *host, const char *interface, int rank, int size, int device) {
   return guard([&] {
     g->device = shim_group_built(device) ? device_of(device) : at::Device(at::kCPU);
-    // What waits for a process that died meanwhile cannot be interrupted: it is left behind.
-    using Pair = std::pair<c10::intrusive_ptr<Backend>, c10::intrusive_ptr<Backend>>;
-    auto made = std::make_shared<std::promise<Pair>>();
+    // What waits for a process that died meanwhile cannot be interrupted: it is left behind, as the lost group is.
+    auto made = std::make_shared<std::promise<void>>();
     auto result = made->get_future();
-    std::thread([=, store = g->store, on = g->device, own = std::string(host), in = std::string(interface)] {
+    std::thread([=, own = std::string(host), in = std::string(interface)] {
       try {
         const auto make = [&](const char *name, at::Device d) {
-          return make_backend(c10::make_intrusive<c10d::PrefixStore>(name, store), own, in, rank, size, d);
+          return make_backend(c10::make_intrusive<c10d::PrefixStore>(name, g->store), own, in, rank, size, d);
         };
         auto numbers = make("numbers", at::kCPU);
-        made->set_value({numbers, make("tensors", on)});
+        g->joined(std::move(numbers), make("tensors", g->device));
+        made->set_value();
       } catch (...) {
         made->set_exception(std::current_exception());
       }
     }).detach();
     g->until([&] { return result.wait_for(std::chrono::seconds(0)) == std::future_status::ready; });
-    std::tie(g->numbers, g->tensors) = result.get();
+    result.get();
   });
 }
 
 void shim_group_lose(shim_group *g) {
   g->lost = true;
-#ifdef USE_C10D_NCCL
-  if (g->tensors && g->device.is_cuda()) shim_error_free(guard([&] { g->tensors->abort(); }));
-#endif
+  g->abort();
 }
 
 void shim_group_free(shim_group *g) {
@@ -1815,10 +1848,9 @@ shim_error *shim_group_sum(shim_group *g, double *values, int n) {
 shim_error *shim_group_spread(shim_group *g, handle h) {
   return guard([&] {
     c10::AutoGradMode off(false);
-    TORCH_CHECK(!g->lost, "the group of processes has lost one");
     Tensor t = borrow(h).detach();
     std::vector<Tensor> list{t.to(g->device, t.scalar_type(), false, true).contiguous()};
-    g->wait(g->tensors->broadcast(list));
+    g->wait(g->begin([&] { return g->tensors->broadcast(list); }));
     t.copy_(list[0]);
   });
 }

@@ -58,7 +58,7 @@ func unfit(v float32) bool { return v*v-v*v != 0 }
 // save writes a checkpoint, whole or not at all. Weights that are unfit are errLost, and an earlier file stays. Frozen
 // weights are in checkpoint_final alone, with the values of their file.
 func (l *learner) save(path string, st state) error {
-	st.Scaler, st.Parts = l.scaler, 0
+	st.Scaler, st.Parts = l.Scaler, 0
 	if n := l.recipe.Train.Accumulate; n > st.Recipe.Train.Accumulate {
 		st.Parts = n
 	}
@@ -84,7 +84,7 @@ func (l *learner) save(path string, st state) error {
 		tensors = append(tensors, checkpoint.Float32Tensor(name, data, t.Shape()...))
 	})
 	if err == nil && model.CheckpointName(path) == model.Final {
-		tensors = append(tensors, l.frozen()...)
+		tensors = append(tensors, l.start.FrozenTensors(l.net.Params)...)
 	}
 	if err == nil && broken != "" {
 		err = fmt.Errorf("%s has values that are not finite or beyond use: %w", broken, errLost)
@@ -98,24 +98,6 @@ func (l *learner) save(path string, st state) error {
 	return nil
 }
 
-// frozen are the frozen weights, read from their file one at a time.
-func (l *learner) frozen() (tensors []checkpoint.Tensor) {
-	for _, p := range l.net.Params.All() {
-		if !l.start.Holds(p.Name) {
-			continue
-		}
-		read := func(write func([]byte) error) error {
-			data, shape, err := l.start.FrozenValues(p.Name)
-			if err != nil {
-				return err
-			}
-			return write(checkpoint.Float32Tensor(p.Name, data, shape...).Data)
-		}
-		tensors = append(tensors, checkpoint.Tensor{Name: p.Name, DType: checkpoint.F32, Shape: p.Value.Shape(), Stream: read})
-	}
-	return tensors
-}
-
 // resume sets the learner to a checkpoint and returns its state.
 func (l *learner) resume(path string) (state, error) {
 	var st state
@@ -127,7 +109,7 @@ func (l *learner) resume(path string) (state, error) {
 	if err := l.load(f); err != nil {
 		return st, fmt.Errorf("resume from %s: %w", path, err)
 	}
-	l.updates, l.scaler, l.torn = st.Updates, st.Scaler, false
+	l.Updates, l.Scaler, l.Torn = st.Updates, st.Scaler, false
 	if t := &l.recipe.Train; st.Parts > t.Accumulate && l.recipe.Batch%st.Parts == 0 {
 		t.Accumulate = st.Parts
 		slog.Info("batches are computed in parts, as before, for want of memory", "parts", st.Parts)

@@ -171,7 +171,7 @@ func TestErrorSaves(t *testing.T) {
 func TestTornStepIsNotSaved(t *testing.T) {
 	folder := t.TempDir()
 	run := tinyRun(t, folder, tinyRecipe(t), tinySources(t, tinyStore(t, 5), true))
-	run.learner.torn = true
+	run.learner.Torn = true
 	if err := run.end(t.Context(), errors.New("no memory")); err == nil || exists(model.CheckpointPath(folder, model.Latest)) {
 		t.Errorf("%v; want an error and no checkpoint", err)
 	}
@@ -280,7 +280,7 @@ func TestLostWeights(t *testing.T) {
 		}
 		rest := resumed(t, folder, tinyRecipe(t,
 			append([]string{"lr=1e30", "optimizer=sgd", "average=0", "clip=0", "save_every=1"}, set...)...), cases)
-		rest.kept(model.Latest)
+		rest.good = inWords(model.Latest, rest.state.Step)
 		err := rest.loop(t.Context())
 		if err == nil {
 			err = rest.finish()

@@ -26,10 +26,10 @@ const (
 	killedSet   = "MASKSAM_TEST_SET"
 )
 
-// toFile writes how many steps were made into a file.
+// toFile writes how many steps were made into a file. After the last, unless it is 0, it waits for ever.
 type toFile struct {
-	path        string
-	steps, step int
+	path              string
+	steps, step, last int
 }
 
 func (f *toFile) Start(what string, left int) {
@@ -41,6 +41,9 @@ func (f *toFile) Done() {}
 func (f *toFile) Advance(n int, _ string) {
 	f.step += n
 	os.WriteFile(f.path, []byte(strconv.Itoa(f.step)), 0o666)
+	if f.step == f.last {
+		select {}
+	}
 }
 
 // A run that is killed at any moment, also while it writes a checkpoint and while it finishes, leaves none that is damaged,

@@ -1,9 +1,7 @@
 package train
 
 import (
-	"fmt"
 	"maps"
-	"math"
 	"slices"
 
 	"masksam/internal/checkpoint"
@@ -13,6 +11,7 @@ import (
 	"masksam/internal/nn"
 	"masksam/internal/recipe"
 	"masksam/internal/runlog"
+	"masksam/internal/solver"
 	"masksam/internal/torch"
 )
 
@@ -27,17 +26,11 @@ type learner struct {
 	peers     masksam.Peers     // other processes that compute the rest of each batch; nil: none
 	first     int               // sample of each batch that this process computes
 	criterion *masksam.Criterion
-	params    []*torch.Tensor // those that train
-	optimizer *torch.Optimizer
-	average   []*torch.Tensor // their moving average; nil without one
-	updates   int             // steps taken, skipped ones not counted
-	agreed    bool            // the peers have computed the step: this program alone can no longer repeat it
-	torn      bool            // a step failed midway: the weights are neither the old nor the new ones
-	autocast  torch.DType
-	scaler    *torch.Scaler // with float16
-	overflow  bool          // the last step was skipped because the scaler's scale, since lowered, was too high
-	told      told          // of the last step
-	labels    []int64       // that the last validation gave, (B·T, H, W); nil where the scores were not finite
+	*solver.Solver
+	agreed   bool // the peers have computed the step: this program alone can no longer repeat it
+	autocast torch.DType
+	told     told    // of the last step
+	labels   []int64 // that the last validation gave, (B·T, H, W); nil where the scores were not finite
 }
 
 func newLearner(r recipe.Recipe, start *model.Start, dev torch.Device, seed uint64) (*learner, error) {
@@ -46,25 +39,13 @@ func newLearner(r recipe.Recipe, start *model.Start, dev torch.Device, seed uint
 		return nil, err
 	}
 	net.Recompute = max(r.Train.Recompute, 0)
-	l := &learner{recipe: r, start: start, device: dev, seed: seed, net: net,
-		criterion: masksam.NewCriterion(r.Loss, r.Network),
-		params:    net.Params.Trainable(), autocast: torch.Float32}
-	if err := l.spread([]torch.Device{dev}, 1); err != nil {
-		l.free()
+	l := &learner{recipe: r, start: start, device: dev, seed: seed, net: net, criterion: masksam.NewCriterion(r.Loss, r.Network),
+		autocast: torch.Float32}
+	if l.Solver, err = solver.New(r, net.Params.Trainable()); err != nil {
+		net.Free()
 		return nil, err
 	}
-	err = torch.Do(torch.Mode{}, func(s *torch.Scope) error {
-		if l.optimizer, err = r.Train.NewOptimizer(l.params); err != nil {
-			return fmt.Errorf("recipe %s: %w", r.Name, err)
-		}
-		if r.Train.Average > 0 {
-			for _, p := range l.params {
-				l.average = append(l.average, s.Clone(s.Detach(p)).Keep())
-			}
-		}
-		return nil
-	})
-	if err != nil {
+	if err := l.spread([]torch.Device{dev}, 1); err != nil {
 		l.free()
 		return nil, err
 	}
@@ -72,12 +53,7 @@ func newLearner(r recipe.Recipe, start *model.Start, dev torch.Device, seed uint
 }
 
 func (l *learner) free() {
-	if l.optimizer != nil {
-		l.optimizer.Free()
-	}
-	for _, t := range l.average {
-		t.Free()
-	}
+	l.Solver.Free()
 	if l.replicas != nil {
 		l.replicas.Free()
 	}
@@ -111,7 +87,7 @@ func (l *learner) widen() error {
 
 // batch is the computation of a step on a batch. It, with its sampled points, depends on the seed and the step's key alone.
 func (l *learner) batch(b *feed.Batch, key uint64) masksam.Step {
-	return masksam.Step{Criterion: l.criterion, Replicas: l.replicas, Scaler: l.scaler, Parts: l.recipe.Train.Accumulate,
+	return masksam.Step{Criterion: l.criterion, Replicas: l.replicas, Scaler: l.Scaler, Parts: l.recipe.Train.Accumulate,
 		Peers: l.peers, Points: masksam.NewPoints(l.seed, key, l.first+len(b.Cases), l.recipe.Network.Frames).Skip(l.first)}
 }
 
@@ -121,7 +97,7 @@ func trainingKey(step int) uint64 { return uint64(step) << 1 }
 // gradients collects the gradients of a batch's loss, part by part, and clips them. ok is false when loss or gradients are
 // not finite.
 func (l *learner) gradients(s *torch.Scope, b *feed.Batch, step int) (loss float64, ok bool, err error) {
-	l.optimizer.ZeroGrad()
+	l.Optimizer.ZeroGrad()
 	l.told, l.agreed = unknown(), false
 	of := l.batch(b, trainingKey(step))
 	defer of.Points.Free()
@@ -131,12 +107,7 @@ func (l *learner) gradients(s *torch.Scope, b *feed.Batch, step int) (loss float
 	if err != nil || !masksam.Finite(loss) {
 		return loss, false, err
 	}
-	l.scaler.Unscale(l.params)
-	limit := l.recipe.Train.Clip
-	if limit == 0 {
-		limit = math.Inf(1)
-	}
-	l.told.norm = torch.ClipGradNorm(l.params, limit)
+	l.told.norm = l.Clip()
 	return loss, masksam.Finite(l.told.norm), nil
 }
 
@@ -147,20 +118,14 @@ func (l *learner) step(b *feed.Batch, step int, lr float64) (loss float64, ok bo
 		if loss, ok, err = l.gradients(s, b, step); err != nil {
 			return err
 		}
-		lower := l.scaler.Update(ok)
-		if l.overflow = lower && masksam.Finite(loss); !ok {
-			return nil
+		if ok {
+			l.Step(lr)
+		} else {
+			l.Skip(masksam.Finite(loss))
 		}
-		l.torn = true
-		l.optimizer.Step(lr)
-		if l.average != nil {
-			torch.LerpInto(l.average, l.params, 1-l.recipe.Train.AverageDecay(l.updates))
-		}
-		l.updates++
-		l.torn = false
 		return nil
 	})
-	l.optimizer.ZeroGrad()
+	l.Optimizer.ZeroGrad()
 	return loss, ok, err
 }
 
@@ -177,49 +142,27 @@ func (l *learner) validate(b *feed.Batch, key int, c runlog.Counts) (loss float6
 	return loss, err
 }
 
-// withAverage runs fn with the averaged weights in the network, if there are any, and puts the trained ones back.
-func (l *learner) withAverage(fn func() error) error {
-	if l.average == nil {
-		return fn()
-	}
-	return torch.Do(torch.Mode{}, func(s *torch.Scope) error {
-		var trained []*torch.Tensor
-		for _, p := range l.params {
-			trained = append(trained, s.Clone(s.Detach(p)))
-		}
-		l.set(l.average)
-		defer l.set(trained)
-		return fn()
-	})
-}
-
-func (l *learner) set(values []*torch.Tensor) {
-	for i, p := range l.params {
-		torch.Copy(p, values[i])
-	}
-}
-
 // state gives all tensors that a checkpoint needs but the frozen ones, by name: the weights to predict with under their
 // own names (averaged if there is an average), the trained ones under model.TrainedPrefix, the optimizer's under
 // model.OptimizerPrefix. see gets each tensor once.
 func (l *learner) state(see func(name string, t *torch.Tensor)) error {
-	averaged := map[*torch.Tensor]*torch.Tensor{}
-	for i, t := range l.average {
-		averaged[l.params[i]] = t
+	at := map[*torch.Tensor]int{}
+	for i := range l.Average {
+		at[l.Params[i]] = i
 	}
 	return torch.Do(torch.Mode{}, func(s *torch.Scope) error {
 		for _, p := range l.net.Params.All() {
 			if l.start.Holds(p.Name) {
 				continue
 			}
-			if a := averaged[p.Value]; a != nil {
-				see(p.Name, a)
-				see(model.TrainedPrefix+p.Name, p.Value)
+			if i, ok := at[p.Value]; ok {
+				see(p.Name, l.Average[i])
+				see(model.TrainedPrefix+p.Name, l.Trained(i))
 			} else {
 				see(p.Name, p.Value)
 			}
 		}
-		tensors := l.optimizer.State(s)
+		tensors := l.Optimizer.State(s)
 		for _, name := range slices.Sorted(maps.Keys(tensors)) {
 			see(model.OptimizerPrefix+name, tensors[name])
 		}
@@ -232,12 +175,12 @@ func (l *learner) load(f *checkpoint.File) error {
 	return torch.Do(torch.Mode{}, func(s *torch.Scope) error {
 		averaged := map[string]bool{}
 		ours := func(name string) bool { return !l.start.Holds(name) }
-		if l.average != nil {
+		if l.Average != nil {
 			if err := l.net.Params.LoadSome(ours, f.Float32s); err != nil {
 				return err
 			}
-			for i, p := range l.params {
-				torch.Copy(l.average[i], p)
+			for i, p := range l.Params {
+				torch.Copy(l.Average[i], p)
 			}
 			for _, p := range l.net.Params.All() {
 				averaged[p.Name] = p.Trainable
@@ -252,22 +195,6 @@ func (l *learner) load(f *checkpoint.File) error {
 		if err != nil {
 			return err
 		}
-		tensors := l.optimizer.State(s)
-		for name, t := range tensors {
-			if t.DType() == torch.Int64 {
-				data, shape, err := f.Int64s(model.OptimizerPrefix + name)
-				if err != nil {
-					return err
-				}
-				tensors[name] = s.Int64s(torch.CPU, data, shape...)
-				continue
-			}
-			data, shape, err := f.Float32s(model.OptimizerPrefix + name)
-			if err != nil {
-				return err
-			}
-			tensors[name] = s.Float32s(torch.CPU, data, shape...)
-		}
-		return l.optimizer.LoadState(tensors)
+		return l.Load(s, f, model.OptimizerPrefix)
 	})
 }

@@ -3,6 +3,7 @@ package train
 import (
 	"context"
 	"errors"
+	"maps"
 	"math"
 	"os"
 	"path/filepath"
@@ -30,7 +31,7 @@ func TestNoTensorIsLeft(t *testing.T) {
 		if _, _, err := r.learner.step(b, step, 1e-3); err != nil {
 			t.Fatal(err)
 		}
-		err := r.learner.withAverage(func() error {
+		err := r.learner.WithAverage(func() error {
 			_, err := r.learner.validate(b, step, runlog.NewCounts(3))
 			return err
 		})
@@ -72,13 +73,29 @@ func TestWithAverage(t *testing.T) {
 		}
 		return all
 	}
-	trained, average := values(r.learner.params), values(r.learner.average)
+	trained, average := values(r.learner.Params), values(r.learner.Average)
 	if slices.Equal(trained, average) {
 		t.Fatal("the average is the trained weights themselves")
 	}
+	written := func() map[string][]float32 {
+		all := map[string][]float32{}
+		err := r.learner.state(func(name string, t *torch.Tensor) {
+			if t.DType() == torch.Float32 {
+				all[name] = t.Float32s()
+			}
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return all
+	}
+	checkpoint := written()
 	failed := errors.New("stop")
-	err = r.learner.withAverage(func() error {
-		if !slices.Equal(values(r.learner.params), average) {
+	err = r.learner.WithAverage(func() error {
+		if !maps.EqualFunc(written(), checkpoint, slices.Equal) {
+			t.Error("a checkpoint that is written meanwhile is another one")
+		}
+		if !slices.Equal(values(r.learner.Params), average) {
 			t.Error("validation does not see the average")
 		}
 		return failed
@@ -86,7 +103,7 @@ func TestWithAverage(t *testing.T) {
 	if !errors.Is(err, failed) {
 		t.Errorf("error %v, want that of the function", err)
 	}
-	if !slices.Equal(values(r.learner.params), trained) {
+	if !slices.Equal(values(r.learner.Params), trained) {
 		t.Error("the trained weights are not put back")
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"math"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"masksam/internal/feed"
@@ -33,6 +34,8 @@ type run struct {
 	checkpoints bool
 	learner     *learner
 	group       *ranks.Group // that trains; nil: this process alone
+	heir        bool         // it is not rank 0, but sees that one's folder
+	settled     atomic.Pointer[settled]
 	train, val  *feed.Loader
 	workers     feed.Workers // that make batches
 	state       state
@@ -141,12 +144,13 @@ func (r *run) epoch(ctx context.Context, trainStream, valStream *feed.Stream) er
 		}
 		r.longest = max(r.longest, time.Since(start))
 		st.Step++
-		st.Updates = r.learner.updates
+		st.Updates = r.learner.Updates
 		st.Minutes = r.minutes()
 		r.tell(loss, ok, start, waited)
 		if err := r.judge(b, loss, ok); err != nil {
 			return err
 		}
+		r.settle()
 		r.advance(loss)
 		if st.Bad == 0 && time.Since(r.saved) >= r.saveAfter { // else the weights may be lost
 			if _, err := r.keep(model.Latest); err != nil {
@@ -170,9 +174,9 @@ func (r *run) judge(b *feed.Batch, loss float64, ok bool) error {
 		st.LossCount++
 		return nil
 	}
-	if r.learner.overflow {
+	if r.learner.Overflow {
 		slog.Info("the gradient overflows float16: the step is skipped, the scale of the loss halved", "step", st.Step, "scale",
-			r.learner.scaler.Scale)
+			r.learner.Scaler.Scale)
 		return nil
 	}
 	st.Bad++
@@ -214,7 +218,7 @@ func (r *run) validate(ctx context.Context, s *feed.Stream) (loss float64, c run
 	if batches == 0 {
 		batches = min(r.state.Bad, 1)
 	}
-	err = r.learner.withAverage(func() error {
+	err = r.learner.WithAverage(func() error {
 		for i := range batches {
 			if err := r.meet(ctx); err != nil {
 				return err
@@ -301,6 +305,7 @@ func (r *run) endEpoch(valLoss float64, c runlog.Counts) error {
 			return err
 		}
 	}
+	r.settle()
 	r.log.Curves(h.Curves())
 	if t.Tired(st.Stale) && st.Epoch < t.Epochs {
 		text := fmt.Sprintf("Training ends early, after %d of %d epochs: none of the last %d brought a new best EMA pseudo Dice",

@@ -92,7 +92,7 @@ func (l *learner) stepWithin(b *feed.Batch, step int, lr float64) (loss float64,
 			continue
 		}
 		var short *torch.OutOfMemory
-		if !errors.As(err, &short) || l.torn || l.peers != nil && l.agreed {
+		if !errors.As(err, &short) || l.Torn || l.peers != nil && l.agreed {
 			return loss, ok, err
 		}
 		if !l.divide() {

@@ -62,12 +62,7 @@ func (r *run) choosePrecision(asked string) error {
 
 func (l *learner) setPrecision(name string) {
 	l.autocast = recipe.Autocast[name]
-	switch {
-	case name != "float16":
-		l.scaler = nil
-	case l.scaler == nil:
-		l.scaler = torch.NewScaler()
-	}
+	l.Scale(name)
 }
 
 // tries computes the gradients of a batch and says what failed. A gradient that overflows does not count where a lower scale
@@ -79,7 +74,7 @@ func (l *learner) tries(b *feed.Batch) (failed string, tooLarge bool, err error)
 		loss, ok, err = l.gradients(s, b, 0)
 		return err
 	})
-	l.optimizer.ZeroGrad()
+	l.Optimizer.ZeroGrad()
 	var memory *torch.OutOfMemory
 	var refused *torch.Error // as where there is no kernel for the type
 	switch {
@@ -88,7 +83,7 @@ func (l *learner) tries(b *feed.Batch) (failed string, tooLarge bool, err error)
 		return "a step takes more memory than there is", true, err
 	case errors.As(err, &refused):
 		return fmt.Sprintf("a step fails (%v)", refused), false, err
-	case err == nil && !ok && (l.scaler == nil || !masksam.Finite(loss)):
+	case err == nil && !ok && (l.Scaler == nil || !masksam.Finite(loss)):
 		return "the loss or its gradient is not finite", false, nil
 	}
 	return "", false, err

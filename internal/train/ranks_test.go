@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"math"
 	"math/rand/v2"
 	"net"
@@ -12,14 +14,17 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"masksam/internal/atomicfile"
 	"masksam/internal/model"
 	"masksam/internal/ranks"
+	"masksam/internal/remedy"
 )
 
 // ranksTrial has the trial of a process of these tests; ranksSteps and kills are for longer tests by hand.
@@ -43,13 +48,17 @@ func TestRank(t *testing.T) {
 	w, err := ranks.FromEnv(os.Getenv)
 	if w.Writes() {
 		o.Progress = &toFile{path: o.Results + ".steps", steps: o.Recipe.Train.Epochs * o.Recipe.Train.Iterations}
+	} else if o.Stuck > 0 {
+		o.Progress = &toFile{path: o.Results + ".stuck", steps: o.Recipe.Train.Epochs * o.Recipe.Train.Iterations, last: o.Stuck}
 	}
 	if err == nil {
 		o.Group, err = ranks.Join(ctx, w, o.Device)
 	}
 	if err == nil {
-		_, err = Run(ctx, o)
-		err = o.Group.Explain(err)
+		err = o.Group.Explain(o.Group.Work(func() error {
+			_, err := Run(ctx, o)
+			return err
+		}))
 		o.Group.Leave(err)
 	}
 	if err != nil {
@@ -87,20 +96,30 @@ func startRanks(t *testing.T, trials ...trial) (list []*rank) {
 		if err := r.Start(); err != nil {
 			t.Fatal(err)
 		}
-		t.Cleanup(func() { r.Process.Kill() })
-		go func() { r.ended <- r.Wait() }()
+		t.Cleanup(func() {
+			r.Process.Kill()
+			for range r.ended {
+			}
+			if t.Failed() {
+				t.Logf("rank %d of %d said\n%s", i, len(trials), &r.out)
+			}
+		})
+		go func() {
+			r.ended <- r.Wait()
+			close(r.ended)
+		}()
 		list = append(list, r)
 	}
 	return list
 }
 
-// end waits for the process and gives what it said; fails tells how it must have ended.
+// end waits for the process and gives what it said; fails tells how it must have ended, with exit code 1.
 func (r *rank) end(t *testing.T, fails bool) string {
 	t.Helper()
 	select {
 	case err := <-r.ended:
-		if (err != nil) != fails {
-			t.Fatalf("the process ended with %v:\n%s", err, &r.out)
+		if (err != nil) != fails || fails && r.ProcessState.ExitCode() != 1 {
+			t.Fatalf("the process ended with %v, code %d:\n%s", err, r.ProcessState.ExitCode(), &r.out)
 		}
 	case <-time.After(60 * time.Second):
 		t.Fatalf("the process still runs after 60 s:\n%s", &r.out)
@@ -111,8 +130,13 @@ func (r *rank) end(t *testing.T, fails bool) string {
 // awaitStep waits until so many steps were made.
 func awaitStep(t *testing.T, o trial, step int) {
 	t.Helper()
-	for range 3000 {
-		raw, _ := os.ReadFile(o.Results + ".steps")
+	awaitSteps(t, o.Results+".steps", step)
+}
+
+func awaitSteps(t *testing.T, path string, step int) {
+	t.Helper()
+	for range 6000 {
+		raw, _ := os.ReadFile(path)
 		if n, _ := strconv.Atoi(string(raw)); n >= step {
 			return
 		}
@@ -170,6 +194,38 @@ func TestRanksTrainAsOne(t *testing.T) {
 	if _, err := Run(t.Context(), one); err != nil {
 		t.Fatal(err)
 	}
+	alike(t, two, one)
+}
+
+// They do so, too, where they have different numbers of samples, with blocks computed twice, and where a part of the weights
+// is frozen and the batch is in parts.
+func TestRanksTrainEveryRecipeAsOne(t *testing.T) {
+	t.Parallel()
+	short := []string{"epochs=1", "iterations=2", "val_iterations=1"}
+	frozen := onSAM(t, append(short, "batch=4", "accumulate=2")...)
+	frozen.Weights = filepath.Join(t.TempDir(), published)
+	samFile(t, frozen.Weights, frozen.Recipe, 77)
+	for name, one := range map[string]trial{
+		"uneven, recomputed": tinyDataset(t, 5, append(short, "batch=3", "recompute=1")...),
+		"in parts, frozen":   frozen,
+	} {
+		two := one
+		two.Results = filepath.Join(t.TempDir(), one.Dataset)
+		both := startRanks(t, two, two)
+		if _, err := Run(t.Context(), one); err != nil {
+			t.Fatal(name, err)
+		}
+		for _, r := range both {
+			r.end(t, false)
+		}
+		t.Log(name)
+		alike(t, two, one)
+	}
+}
+
+// alike compares what two runs of the same steps have logged.
+func alike(t *testing.T, two, one trial) {
+	t.Helper()
 	for _, c := range []struct {
 		kind, key string
 		within    float64 // the gradient depends on which points are the most uncertain
@@ -190,57 +246,143 @@ func TestRanksTrainAsOne(t *testing.T) {
 	}
 }
 
-// A process that is killed ends the other one with an error that names it, and the run goes on from a checkpoint.
+// A process that is killed ends the others with an error that names it. Of the last step that they completed there is a
+// checkpoint, be it rank 0 that was killed, and the run goes on from it.
 func TestRankIsKilled(t *testing.T) {
 	t.Parallel()
 	times := 2
 	if n, err := strconv.Atoi(os.Getenv(kills)); err == nil {
 		times = n
 	}
-	o := tinyDataset(t, 5, "epochs=4", "iterations=4", "val_iterations=1", "save_every=1")
+	o := tinyDataset(t, 5, "epochs=2", "iterations=8", "val_iterations=1", "save_every=9", "batch=3")
 	o.Continue = true
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	rng := rand.New(rand.NewPCG(seed, 0))
-	slowest := time.Duration(0)
-	final := model.CheckpointPath(foldOf(o), model.Final)
+	slowest, lost := time.Duration(0), 0
 	for kill := range times {
 		os.RemoveAll(o.Results)
 		os.Remove(o.Results + ".steps")
-		both := startRanks(t, o, o)
-		lost := kill % 2
+		trials := []trial{o, o, o}[:3-kill%2]
+		all := startRanks(t, trials...)
+		dies := kill % 2
 		awaitStep(t, o, 1+rng.IntN(12))
 		time.Sleep(time.Duration(rng.Float64() * 100 * float64(time.Millisecond)))
-		both[lost].Process.Kill()
+		all[dies].Process.Kill()
 		began := time.Now()
-		<-both[lost].ended
-		said := both[1-lost].end(t, true)
+		<-all[dies].ended
+		stood := 0
+		for i, r := range all {
+			if i == dies {
+				continue
+			}
+			said := r.end(t, true)
+			if !strings.Contains(said, fmt.Sprintf("rank %d of %d was lost: its connection has ended", dies, len(all))) {
+				t.Fatalf("rank %d says\n%s", i, said)
+			}
+			stood = max(stood, stepsSaid(t, said))
+		}
 		slowest = max(slowest, time.Since(began))
-		if !strings.Contains(said, fmt.Sprintf("rank %d of 2 was lost: its connection has ended", lost)) {
-			t.Fatalf("the other process says\n%s", said)
+		raw, _ := os.ReadFile(o.Results + ".steps")
+		made, _ := strconv.Atoi(string(raw))
+		name, step, _, err := model.Newest(foldOf(o))
+		// What rank 0 told before it was killed may have reached the others of the step after theirs.
+		if err != nil || step != stood || step < made-1 || dies > 0 && step < made {
+			t.Errorf("rank 0 told of %d steps, the others stood after %d, %s has %d (%v)", made, stood, name, step, err)
 		}
-		made, _ := os.ReadFile(o.Results + ".steps")
-		if lost == 1 {
-			var st state
-			f, err := model.OpenCheckpoint(model.CheckpointPath(foldOf(o), model.Latest), &st)
-			if err != nil {
-				t.Fatal(err)
-			}
-			f.Close()
-			if n, _ := strconv.Atoi(string(made)); st.Step < n {
-				t.Errorf("rank 0 made %d steps, its checkpoint has %d", n, st.Step)
-			}
-		}
+		lost = max(lost, made-step)
 		if kill < 2 || kill == times-1 {
-			for _, r := range startRanks(t, o, o) {
+			for _, r := range startRanks(t, trials...) {
 				r.end(t, false)
 			}
-			if !exists(final) {
+			from := regexp.MustCompile(fmt.Sprintf(`Continuing from %s\.safetensors at epoch \d+ step %d\s`, name, step))
+			if log := readText(t, filepath.Join(foldOf(o), "training_log_*.txt")); !from.MatchString(log) {
+				t.Errorf("the run does not go on from step %d of %s:\n%s", step, name, log)
+			}
+			if !exists(model.CheckpointPath(foldOf(o), model.Final)) {
 				t.Error("the run did not go on to its end")
 			}
 		}
 	}
-	t.Logf("%d kills; the other process ended within %v", times, slowest)
+	t.Logf("%d kills; the other processes ended within %v, and lost %d steps at most", times, slowest, lost)
+}
+
+// stepsSaid is the number of steps after which a process says that it failed.
+func stepsSaid(t *testing.T, said string) int {
+	t.Helper()
+	m := regexp.MustCompile(`training failed in epoch \d+ after (\d+) steps`).FindStringSubmatch(said)
+	if m == nil {
+		t.Fatalf("a process says\n%s", said)
+	}
+	n, _ := strconv.Atoi(m[1])
+	return n
+}
+
+// A process writes in the place of rank 0 when that one is lost, but never while its process lives, nor over a checkpoint
+// that is as new.
+func TestInherit(t *testing.T) {
+	defer func(d time.Duration) { inheriting = d }(inheriting)
+	inheriting = 50 * time.Millisecond
+	folder := t.TempDir()
+	r := tinyRun(t, folder, tinyRecipe(t), tinySources(t, tinyStore(t, 5), true))
+	r.checkpoints, r.heir = false, true
+	leave := func(step, rank int) (string, error) {
+		at := settled{state: r.state}
+		at.Step = step
+		err := r.leave(at, &ranks.Lost{Failure: ranks.Failure{Rank: rank, Why: "killed", Lost: true}, Size: 2}, false)
+		_, stands, _, failed := model.Newest(folder)
+		return fmt.Sprint(stands), errors.Join(err, failed)
+	}
+	for _, c := range []struct {
+		step, rank int
+		held       bool
+		stands     string
+		says       string
+	}{
+		{3, 1, false, "-1", ""}, // rank 0 is there
+		{3, 0, true, "-1", "not written in the place of rank 0"},
+		{5, 0, false, "5", "checkpoint_latest.safetensors, after 5 steps"},
+		{4, 0, false, "5", "checkpoint_latest.safetensors, after 5 steps"},
+		{6, 0, true, "5", "not written"},
+		{6, 0, false, "6", "after 6 steps"},
+	} {
+		var held io.Closer
+		if c.held {
+			lock, err := atomicfile.Lock(folder, false)
+			if err != nil {
+				t.Fatal(err)
+			}
+			held = lock
+		}
+		stands, err := leave(c.step, c.rank)
+		if held != nil {
+			held.Close()
+		}
+		text := fmt.Sprint(err, remedy.All(err, func(a, b remedy.Remedy) bool { return false }))
+		if stands != c.stands || !strings.Contains(text, c.says) {
+			t.Errorf("%+v: stands after %s steps, %s", c, stands, text)
+		}
+	}
+}
+
+// A process that does not hear of the loss, since an operation does not end, ends all the same, and leaves a checkpoint of
+// the last step that was completed: here in the place of rank 0.
+func TestStuckRankEnds(t *testing.T) {
+	t.Parallel()
+	o := tinyDataset(t, 5, "epochs=2", "iterations=8", "val_iterations=1")
+	o.Stuck = 3
+	both := startRanks(t, o, o)
+	awaitSteps(t, o.Results+".stuck", o.Stuck)
+	both[0].Process.Kill()
+	began := time.Now()
+	said := both[1].end(t, true)
+	t.Logf("it ended after %v", time.Since(began))
+	if !strings.Contains(said, "after 3 steps: rank 0 of 2 was lost") || strings.Count(said, "error:") != 1 {
+		t.Errorf("it says\n%s", said)
+	}
+	if name, step, _, err := model.Newest(foldOf(o)); err != nil || name != model.Latest || step != o.Stuck {
+		t.Errorf("%s of %d steps, %v; want %d", name, step, err, o.Stuck)
+	}
 }
 
 // Processes with other options, or more of them than the batch has samples, are refused by an error that names what.

@@ -15,7 +15,6 @@ import (
 	"masksam/internal/feed"
 	"masksam/internal/model"
 	"masksam/internal/ranks"
-	"masksam/internal/recipe"
 	"masksam/internal/remedy"
 	"masksam/internal/runlog"
 )
@@ -91,7 +90,7 @@ func (f *Fold) begin(r *run, replicas int) (finished int, err error) {
 		if f.Recipe.Train.Epochs > was.Recipe.Train.Epochs {
 			r.state.Stale = 0 // a run that patience ended is longer now
 		}
-		r.kept(model.CheckpointName(path))
+		r.good = inWords(model.CheckpointName(path), r.state.Step)
 		for _, l := range []*feed.Loader{r.train, r.val} {
 			l.Seed[0] = r.state.Seed
 		}
@@ -135,8 +134,8 @@ func (f *Fold) shortens(st state, was model.Meta) error {
 		return nil
 	}
 	err := fmt.Errorf("%s: the finished run was being extended to %s and stopped after %d epochs; to end it now, since only %s are "+
-		"asked for, would replace the finished checkpoint_final: both checkpoints are left as they are", f.Folder, length(before),
-		st.Epoch, length(t))
+		"asked for, would replace the finished checkpoint_final: both checkpoints are left as they are", f.Folder, before.Length(),
+		st.Epoch, t.Length())
 	advice := []any{"go on with the extension with ", remedy.Continue}
 	for _, o := range []struct {
 		key      string
@@ -182,21 +181,12 @@ func (r *run) compare(was model.Meta) {
 			moves = "falls"
 		}
 		text = fmt.Sprintf("The run has %s now, %s before. Its progress is measured against the new length: the learning rate %s "+
-			"from %.3g to %.3g", length(t), length(before), moves, st.Rate, rate)
+			"from %.3g to %.3g", t.Length(), before.Length(), moves, st.Rate, rate)
 	default:
 		return
 	}
 	r.log.Print(text)
 	slog.Info(text)
-}
-
-// length is that of a run in words.
-func length(t recipe.Train) string {
-	text := fmt.Sprintf("%d epochs of %d steps", t.Epochs, t.Iterations)
-	if t.Minutes > 0 {
-		text += fmt.Sprintf(" within %.4g minutes", t.Minutes)
-	}
-	return text
 }
 
 const earlier = "earlier_"

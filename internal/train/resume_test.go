@@ -47,7 +47,7 @@ func TestResumeWithoutFloat16(t *testing.T) {
 	if err != nil || st.Precision != names[0] {
 		t.Fatalf("precision %s, %v", st.Precision, err)
 	}
-	st.Precision, l.scaler = "float16", torch.NewScaler()
+	st.Precision, l.Scaler = "float16", torch.NewScaler()
 	if err := l.save(path, st); err != nil {
 		t.Fatal(err)
 	}

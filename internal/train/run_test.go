@@ -26,6 +26,7 @@ type trial struct {
 	Roots                         dataset.Roots
 	Dataset, Plans, Configuration string
 	Recipe                        recipe.Recipe // trained in place of the plan's
+	Stuck                         int           // steps after which a rank other than 0 waits for ever; 0: none
 	Options
 }
 

@@ -25,16 +25,19 @@ func (r *run) save(name string) error {
 	if !r.checkpoints {
 		return nil
 	}
+	r.learner.Lock() // a rescue waits until it is written
+	defer r.learner.Unlock()
 	if err := r.learner.save(model.CheckpointPath(r.folder, name), r.state); err != nil {
 		return err
 	}
-	r.kept(name)
+	r.good = inWords(name, r.state.Step)
+	r.settle()
 	return nil
 }
 
-// kept remembers a checkpoint of the present state.
-func (r *run) kept(name string) {
-	r.good = fmt.Sprintf("%s, after %d steps", name+model.CheckpointExt, r.state.Step)
+// inWords names a checkpoint.
+func inWords(name string, step int) string {
+	return fmt.Sprintf("%s, after %d steps", name+model.CheckpointExt, step)
 }
 
 // keep saves a checkpoint on the way. One that cannot be written leaves the earlier one and a warning: the run goes on, and
@@ -59,30 +62,41 @@ func (r *run) end(ctx context.Context, why error) error {
 	st := &r.state
 	why = r.group.Explain(why)
 	stopped := ctx.Err() != nil && errors.Is(why, ctx.Err())
-	err := fmt.Errorf("training failed in epoch %d after %d steps: %w", st.Epoch, st.Step, why)
 	if stopped {
-		err = fmt.Errorf("training was stopped in epoch %d after %d steps: %w", st.Epoch, st.Step, ctx.Err())
+		why = ctx.Err()
 		r.log.Print("Training was stopped in epoch", st.Epoch, "after", st.Step, "steps")
 	} else {
 		r.log.Print("Training failed in epoch", st.Epoch, "after", st.Step, "steps:", why)
 	}
-	if errors.Is(why, errLost) || !r.checkpoints {
+	return r.leave(settled{r.state, r.good}, why, stopped)
+}
+
+// leave is the error of a run that ends where it stands, saved if it can be.
+func (r *run) leave(at settled, why error, stopped bool) error {
+	err := fmt.Errorf("training failed in epoch %d after %d steps: %w", at.Epoch, at.Step, why)
+	if stopped {
+		err = fmt.Errorf("training was stopped in epoch %d after %d steps: %w", at.Epoch, at.Step, why)
+	}
+	if errors.Is(why, errLost) || !r.checkpoints && !r.inherits(why) {
 		return err
 	}
 	// After a skipped step the weights may be lost. Going on from an earlier checkpoint comes to the same steps.
-	if !r.learner.torn && (st.Bad == 0 || r.good == "") {
+	if !r.learner.Torn && (at.Bad == 0 || at.good == "") {
 		torch.ReleaseMemory() // the error may be want of memory
-		if failed := r.save(model.Latest); failed != nil {
+		good, failed := r.keepLast(at.state, why)
+		if failed != nil {
 			err = errors.Join(err, failed)
+		} else {
+			at.good = good
 		}
 	}
-	if r.good == "" {
+	if at.good == "" {
 		return err
 	}
 	if stopped {
 		return remedy.Add(err, "continue it with ", remedy.Continue)
 	}
-	return remedy.Add(err, "mend the cause and go on from "+r.good+", with ", remedy.Continue)
+	return remedy.Add(err, "mend the cause and go on from "+at.good+", with ", remedy.Continue)
 }
 
 // lost is the error of weights that give no numbers any more.
@@ -119,13 +133,13 @@ func (r *run) dump(b *feed.Batch, why error) error {
 	computed := l.recipe // its parts may be more than the run's recipe has
 	computed.Train.Recompute = l.net.Recompute
 	scale := 0.0
-	if l.scaler != nil {
-		scale = l.scaler.Scale
+	if l.Scaler != nil {
+		scale = l.Scaler.Scale
 	}
 	err := replay.Write(path, replay.Step{Dataset: r.dataset, Fold: st.Fold, Recipe: computed, Seed: l.seed, Step: step,
 		Points: trainingKey(step), Precision: st.Precision, Rate: st.Rate, Scale: scale, Batch: b,
 		Engine: fmt.Sprintf("libtorch %s on %v, %d threads", torch.Version(), l.device, torch.Threads())}, l.net.Params,
-		l.frozen())
+		l.start.FrozenTensors(l.net.Params))
 	if err != nil {
 		slog.Warn("the step could not be kept", "error", err)
 		return why

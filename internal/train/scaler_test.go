@@ -21,7 +21,7 @@ func TestScaledSteps(t *testing.T) {
 	cases := tinySources(t, tinyStore(t, 5), true)
 	run := func(scaler *torch.Scaler) *run {
 		r := tinyRun(t, t.TempDir(), tinyRecipe(t, "epochs=1", "iterations=4", "val_iterations=0"), cases)
-		r.learner.scaler = scaler
+		r.learner.Scaler = scaler
 		if err := r.loop(context.Background()); err != nil {
 			t.Fatal(err)
 		}
@@ -35,7 +35,7 @@ func TestScaledSteps(t *testing.T) {
 	}
 	huge := torch.Scaler{Scale: math.Exp2(127)} // so that some gradient is beyond float32
 	r := run(&huge)
-	if n := r.learner.updates; huge.Scale != math.Exp2(float64(123+n)) || n == 4 || huge.Good != n || r.state.Bad != 0 ||
+	if n := r.learner.Updates; huge.Scale != math.Exp2(float64(123+n)) || n == 4 || huge.Good != n || r.state.Bad != 0 ||
 		r.state.LossCount != n || r.state.Step != 4 {
 		t.Errorf("scale 2^%v after %d of 4 steps learnt, %d good, %d bad", math.Log2(huge.Scale), n, huge.Good, r.state.Bad)
 	}
@@ -48,10 +48,10 @@ func TestOverflowThatNoScaleMends(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.learner.scaler = torch.NewScaler()
+	r.learner.Scaler = torch.NewScaler()
 	b.Image[0] = float32(math.NaN())
-	if _, ok, err := r.learner.step(b, 0, 1e-3); ok || err != nil || r.learner.overflow || r.learner.scaler.Scale != 32768 {
-		t.Errorf("a batch with NaN: ok %v, error %v, overflow %v, scale %v", ok, err, r.learner.overflow, r.learner.scaler.Scale)
+	if _, ok, err := r.learner.step(b, 0, 1e-3); ok || err != nil || r.learner.Overflow || r.learner.Scaler.Scale != 32768 {
+		t.Errorf("a batch with NaN: ok %v, error %v, overflow %v, scale %v", ok, err, r.learner.Overflow, r.learner.Scaler.Scale)
 	}
 }
 
@@ -60,7 +60,7 @@ func TestScalerResumes(t *testing.T) {
 	store := tinyStore(t, 5)
 	start := func(folder string, set ...string) *run {
 		r := tinyRun(t, folder, tinyRecipe(t, append(set, "epochs=1", "val_iterations=0")...), tinySources(t, store, true))
-		r.learner.scaler = &torch.Scaler{Scale: math.Exp2(127)}
+		r.learner.Scaler = &torch.Scaler{Scale: math.Exp2(127)}
 		return r
 	}
 	step := func(r *run, from, to int) {
@@ -72,7 +72,7 @@ func TestScalerResumes(t *testing.T) {
 			if _, _, err := r.learner.step(b, i, 1e-3); err != nil {
 				t.Fatal(err)
 			}
-			r.state.Updates = r.learner.updates
+			r.state.Updates = r.learner.Updates
 		}
 	}
 	for _, set := range []string{"accumulate=1", "accumulate=2", "recompute=2"} {
@@ -85,13 +85,13 @@ func TestScalerResumes(t *testing.T) {
 			t.Fatal(err)
 		}
 		again := start(folder, set)
-		again.learner.scaler = nil
+		again.learner.Scaler = nil
 		if _, err := again.learner.resume(model.CheckpointPath(folder, model.Latest)); err != nil {
 			t.Fatal(err)
 		}
 		step(again, 3, 6)
-		if *again.learner.scaler != *whole.learner.scaler || whole.learner.updates == 6 || whole.learner.updates == 0 {
-			t.Errorf("%s: scaler %+v, uncut %+v after %d updates", set, again.learner.scaler, whole.learner.scaler, whole.learner.updates)
+		if *again.learner.Scaler != *whole.learner.Scaler || whole.learner.Updates == 6 || whole.learner.Updates == 0 {
+			t.Errorf("%s: scaler %+v, uncut %+v after %d updates", set, again.learner.Scaler, whole.learner.Scaler, whole.learner.Updates)
 		}
 		if !maps.EqualFunc(weights(t, again.learner), weights(t, whole.learner), slices.Equal[[]float32]) {
 			t.Errorf("%s: the weights differ from the uncut run's", set)
@@ -158,7 +158,7 @@ func TestOverflowIsTold(t *testing.T) {
 	defer slog.SetDefault(old)
 	r := tinyRun(t, filepath.Join(t.TempDir()), tinyRecipe(t, "epochs=1", "iterations=1", "val_iterations=0"),
 		tinySources(t, tinyStore(t, 5), true))
-	r.learner.scaler = &torch.Scaler{Scale: math.Exp2(127)}
+	r.learner.Scaler = &torch.Scaler{Scale: math.Exp2(127)}
 	if err := r.loop(context.Background()); err != nil {
 		t.Fatal(err)
 	}

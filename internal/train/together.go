@@ -2,12 +2,16 @@ package train
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"time"
 
+	"masksam/internal/atomicfile"
 	"masksam/internal/feed"
+	"masksam/internal/model"
+	"masksam/internal/ranks"
 	"masksam/internal/recipe"
 	"masksam/internal/torch"
 )
@@ -44,31 +48,36 @@ func (f *Fold) share(r *run, replicas int, finished *int) error {
 		Finished  int
 		Recompute int
 		Scaler    *torch.Scaler
-	}{r.state, *finished, l.net.Recompute, l.scaler}
+	}{r.state, *finished, l.net.Recompute, l.Scaler}
 	if err := g.ShareJSON(&now); err != nil {
 		return err
 	}
 	r.state, *finished, l.net.Recompute = now.State, now.Finished, now.Recompute
-	l.updates, l.seed, r.train.Seed[0], r.val.Seed[0] = r.state.Updates, r.state.Seed, r.state.Seed, r.state.Seed
+	l.Updates, l.seed, r.train.Seed[0], r.val.Seed[0] = r.state.Updates, r.state.Seed, r.state.Seed, r.state.Seed
 	l.setPrecision(r.state.Precision)
-	l.scaler = now.Scaler
+	l.Scaler = now.Scaler
 	err := torch.Do(torch.Mode{}, func(s *torch.Scope) error {
-		list := slices.Clone(l.average)
+		list := slices.Clone(l.Average)
 		for _, p := range l.net.Params.All() {
 			if !l.start.Holds(p.Name) {
 				list = append(list, p.Value)
 			}
 		}
-		optimizer := l.optimizer.State(s)
+		optimizer := l.Optimizer.State(s)
 		for _, name := range slices.Sorted(maps.Keys(optimizer)) {
 			list = append(list, optimizer[name])
 		}
 		if err := g.Share(list); err != nil {
 			return err
 		}
-		return l.optimizer.LoadState(optimizer)
+		return l.Optimizer.LoadState(optimizer)
 	})
 	l.peers = g
+	if err != nil {
+		return err
+	}
+	sees, err := g.Sees(f.Folder)
+	r.heir = sees && !g.Writes() && !f.options.NoCheckpoints
 	if err != nil || g.Writes() {
 		return err
 	}
@@ -114,4 +123,82 @@ func (r *run) patience() time.Duration {
 		return 0
 	}
 	return max(45*time.Second, 5*r.longest)
+}
+
+// toEnd trains and writes checkpoint_final, unless the run has come that far: it goes on from the step finished.
+func (r *run) toEnd(ctx context.Context, finished int) error {
+	r.settle()
+	r.group.Rescue(r.rescue)
+	defer r.group.Rescue(nil)
+	err := r.loop(ctx)
+	switch {
+	case err != nil || !r.checkpoints:
+	case finished < r.state.Step:
+		err = r.finish()
+	default: // nothing was left to train
+		err = r.removeLatest()
+	}
+	if err != nil {
+		return err
+	}
+	// Until rank 0 has written it, what the others have is needed.
+	if err := r.group.Barrier(); err != nil && !r.group.Writes() {
+		return r.end(ctx, err)
+	}
+	return nil
+}
+
+// settled is where a run stands after a step, with its newest checkpoint.
+type settled struct {
+	state
+	good string
+}
+
+// settle keeps where the run stands now, for a rescue.
+func (r *run) settle() {
+	if r.group != nil {
+		r.settled.Store(&settled{r.state, r.good})
+	}
+}
+
+// rescue is the end of the run, in another goroutine, when the group is lost and an operation does not end: of the last
+// step that was completed.
+func (r *run) rescue(lost error) error {
+	l := r.learner
+	l.Lock()
+	defer l.Unlock()
+	at := *r.settled.Load()
+	if more := l.Updates - at.Updates; more > 0 { // a step that the run has not counted yet
+		at.Step, at.Updates, at.Bad = at.Step+more, l.Updates, 0
+	}
+	return r.leave(at, lost, false)
+}
+
+// inherits tells whether the reason to end is that rank 0 is lost, and this process writes the checkpoint in its place.
+func (r *run) inherits(why error) bool {
+	var lost *ranks.Lost
+	return r.heir && errors.As(why, &lost) && lost.Failure.Lost && lost.Rank == 0
+}
+
+// inheriting is how long a process that inherits waits for rank 0's lock.
+var inheriting = 5 * time.Second
+
+// keepLast writes checkpoint_latest of a run that ends, and gives the newest one in words. After the loss of a process it
+// replaces none that is as new. In rank 0's place it needs rank 0's lock, which ends with that process alone: one that is
+// stopped, or merely slow, keeps it. Whichever of several gets the lock first writes.
+func (r *run) keepLast(st state, why error) (good string, err error) {
+	if !r.checkpoints {
+		lock, err := atomicfile.LockWithin(r.folder, inheriting)
+		if err != nil {
+			return "", fmt.Errorf("%s is not written in the place of rank 0: %w", model.Latest, err)
+		}
+		defer lock.Close()
+	}
+	var lost *ranks.Lost
+	if errors.As(why, &lost) {
+		if name, step, _, _ := model.Newest(r.folder); step >= st.Step || step >= 0 && st.Bad > 0 {
+			return inWords(name, step), nil
+		}
+	}
+	return inWords(model.Latest, st.Step), r.learner.save(model.CheckpointPath(r.folder, model.Latest), st)
 }

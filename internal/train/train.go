@@ -174,17 +174,7 @@ func (f *Fold) Train(ctx context.Context, last func(meta model.Meta, net *masksa
 		return 0, err
 	}
 	f.startLogs(r)
-	if err := r.loop(ctx); err != nil {
-		return r.state.Step, err
-	}
-	switch {
-	case !r.checkpoints:
-	case finished < r.state.Step:
-		err = r.finish()
-	default: // nothing was left to train
-		err = r.removeLatest()
-	}
-	if err != nil {
+	if err := r.toEnd(ctx, finished); err != nil {
 		return r.state.Step, err
 	}
 	f.log.Print("Training done.")
@@ -194,7 +184,7 @@ func (f *Fold) Train(ctx context.Context, last func(meta model.Meta, net *masksa
 			err = l.widen()
 		}
 		if err == nil {
-			err = l.withAverage(func() error { return last(r.state.Meta, l.net) })
+			err = l.WithAverage(func() error { return last(r.state.Meta, l.net) })
 		}
 	}
 	return r.state.Step, err
