@@ -407,6 +407,51 @@ func TestDatasetIsMadeOnce(t *testing.T) {
 	}
 }
 
+// Parts preprocess their cases into one store beside each other, leave each other's unfinished cases alone, and together
+// do what one process does.
+func TestDatasetInParts(t *testing.T) {
+	dir := t.TempDir()
+	for i, id := range []string{"a", "b", "c"} {
+		writeCase(t, dir, id, uint64(i))
+	}
+	ds := newDataset(t, dir, 3)
+	o := Options{Dataset: ds, Plans: newPlans(t, ds, [3]float64{2, 1, 1}), Configuration: "3d_fullres", Out: filepath.Join(dir, "out")}
+	other, err := store.Join(o.Out) // a part that is under way
+	if err != nil {
+		t.Fatal(err)
+	}
+	theirs, ours := filepath.Join(o.Out, ".b.case.7.0"+atomicfile.Suffix), filepath.Join(o.Out, ".c.case.7.0"+atomicfile.Suffix)
+	for _, path := range []string{theirs, ours} {
+		if err := os.WriteFile(path, nil, 0o666); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := Dataset(t.Context(), o); err == nil || !strings.Contains(err.Error(), "another process is preprocessing it") {
+		t.Errorf("the whole beside a part: %v", err)
+	}
+	o.Part = work.Part{Index: 0, Of: 2}
+	if report, err := Dataset(t.Context(), o); err != nil || !slices.Equal(report.Done, []string{"a", "c"}) {
+		t.Error(report, err)
+	}
+	if _, err := os.Stat(ours); err == nil {
+		t.Error("what a killed process left of the part's own case stays")
+	}
+	if _, err := os.Stat(theirs); err != nil {
+		t.Error(err)
+	}
+	o.Part.Index = 1
+	if report, err := Dataset(t.Context(), o); err != nil || !slices.Equal(report.Done, []string{"b"}) {
+		t.Error(report, err)
+	}
+	if err := other.Close(); err != nil {
+		t.Fatal(err)
+	}
+	o.Part = work.Part{}
+	if report, err := Dataset(t.Context(), o); err != nil || len(report.Kept) != 3 {
+		t.Errorf("after its parts the whole has something to do: %+v, %v", report, err)
+	}
+}
+
 func TestRegionsAndIgnore(t *testing.T) {
 	doc, err := pyjson.ParseObject([]byte(`{"channel_names": {"0": "T1", "1": "T2"}, "labels": {"background": 0, "w": [1, 2], "c": 2, "ignore": 3}, "regions_class_order": [1, 2], "numTraining": 1, "file_ending": ".nii.gz"}`))
 	if err != nil {
