@@ -21,33 +21,46 @@ import (
 	"masksam/internal/preprocess"
 	"masksam/internal/progress"
 	"masksam/internal/pyjson"
+	"masksam/internal/work"
 )
 
 // Options say what Folder predicts.
 type Options struct {
-	Input, Output string
+	Input  string   // a folder of images CASE_CCCC.ending, one image, or a file that lists images
+	Files  []string // images, in place of Input
+	Output string   // a folder or, of one case, the label map's file
 	Tiling
 	SaveProbabilities bool // also CASE.npz: the averaged scores as shares of their sum, (K, z, y, x) under the key "probabilities"
 	Continue          bool // cases whose output exists are skipped
-	Parts, Part       int  // only cases Part, Part+Parts, … of the sorted list; Parts 0: all
+	Part              work.Part
+	Readers           int    // cases that are prepared at a time at most, while the network works on another; 0: 1
+	Sequential        bool   // a case is read when the one before is written
+	Previous          string // folder of the label maps CASE.ending of the stage before, which a cascade continues
 	Progress          progress.Reporter
 }
 
-// Folder labels every case of a folder: files CASE_CCCC.ending of the dataset's channels and file ending. Before any
-// work all missing and surplus channels are reported in one error. The output folder gets dataset.json, plans.json,
-// predict_from_raw_data_args.json and CASE.ending, each whole or not at all. A case that fails does not stop the
-// others; the error, after all, names each. What an earlier run left of the cases to be done is removed first.
+// argumentsName is the file in which a prediction says what it was asked for, as nnU-Net's does.
+const argumentsName = "predict_from_raw_data_args.json"
+
+// Folder labels every case of a folder, or of a list. Before any work all missing and surplus channels are reported in one
+// error. The output folder gets dataset.json, plans.json, predict_from_raw_data_args.json and CASE.ending, each whole or
+// not at all. A case that fails does not stop the others; the error, after all, names each. What an earlier run left of the
+// cases to be done is removed first.
 func (m *Model) Folder(ctx context.Context, o Options) error {
 	if err := o.check(); err != nil {
 		return err
 	}
-	cases, err := m.cases(o)
+	all, err := o.inputs(m.Dataset)
+	if err == nil {
+		err = o.clash(all, m.Dataset.FileEnding)
+	}
 	if err != nil {
+		return fmt.Errorf("predict: %w", err)
+	}
+	if err := m.describe(all, o); err != nil {
 		return err
 	}
-	if err := m.describe(o); err != nil {
-		return err
-	}
+	cases := o.todo(all, m.Dataset.FileEnding)
 	if err := m.removeOld(cases, o); err != nil {
 		return err
 	}
@@ -73,66 +86,33 @@ func (o Options) check() error {
 	if err := o.Tiling.check(); err != nil {
 		return fmt.Errorf("predict: %w", err)
 	}
-	if o.Parts < 0 || o.Part < 0 || o.Parts > 0 && o.Part >= o.Parts || o.Parts == 0 && o.Part > 0 {
-		return fmt.Errorf("predict: part %d of %d: parts count from 0", o.Part, o.Parts)
+	if err := o.Part.Check(); err != nil {
+		return fmt.Errorf("predict: %w", err)
 	}
-	same, err := filepath.Abs(o.Input)
-	if err != nil {
+	in, err := filepath.Abs(o.Input)
+	if err != nil || o.Input == "" {
 		return err
 	}
-	if out, err := filepath.Abs(o.Output); err != nil || out == same {
-		return errors.Join(err, fmt.Errorf("predict: input and output are both %s; choose another output folder", o.Input))
+	if out, err := filepath.Abs(o.Output); err != nil || out == in {
+		return errors.Join(err, fmt.Errorf("predict: input and output are both %s; choose another output", o.Input))
 	}
 	return nil
 }
 
-// cases lists what is to be done, after checking the channels of every case of the folder.
-func (m *Model) cases(o Options) ([]dataset.Case, error) {
-	ending := m.Dataset.FileEnding
-	all, err := dataset.ListImages(o.Input, ending)
-	if err != nil {
-		return nil, err
-	}
-	var wrong []error
-	for _, c := range all {
-		have := map[string]bool{}
-		for _, path := range c.Images {
-			have[filepath.Base(path)] = true
-		}
-		for i, name := range m.Dataset.Channels {
-			file := fmt.Sprintf("%s_%04d%s", c.ID, i, ending)
-			if !have[file] {
-				wrong = append(wrong, fmt.Errorf("case %s: channel %d (%s) is missing: %s", c.ID, i, name, filepath.Join(o.Input, file)))
-			}
-			delete(have, file)
-		}
-		for _, path := range c.Images {
-			if have[filepath.Base(path)] {
-				wrong = append(wrong, fmt.Errorf("case %s: the model has %d channels, so there is none for %s", c.ID,
-					len(m.Dataset.Channels), path))
-			}
-		}
-	}
-	if len(wrong) > 0 {
-		return nil, fmt.Errorf("predict: %s:\n%w", o.Input, errors.Join(wrong...))
-	}
-	var todo []dataset.Case
+// todo are the cases of the part that are to be done.
+func (o Options) todo(all []dataset.Case, ending string) (todo []dataset.Case) {
 	for i, c := range all {
-		if o.Parts > 0 && i%o.Parts != o.Part || o.Continue && o.finished(c.ID, ending) {
-			continue
+		if o.Part.Has(i) && !(o.Continue && o.finished(c.ID, ending)) {
+			todo = append(todo, c)
 		}
-		todo = append(todo, c)
 	}
-	return todo, nil
+	return todo
 }
 
 // finished tells whether a case's files are there; they appear whole or not at all.
 func (o Options) finished(id, ending string) bool {
-	_, err := os.Stat(filepath.Join(o.Output, id+ending))
-	if err == nil && o.SaveProbabilities {
-		_, err = os.Stat(filepath.Join(o.Output, id+".npz"))
-	}
-	return err == nil
+	place := o.place(id, ending)
+	return atomicfile.Exists(place+ending) && (!o.SaveProbabilities || atomicfile.Exists(place+".npz"))
 }
 
 // removeOld removes what an earlier run left of the cases to be done, so that one that fails, or is not reached, has
@@ -140,7 +120,12 @@ func (o Options) finished(id, ending string) bool {
 func (m *Model) removeOld(cases []dataset.Case, o Options) error {
 	for _, c := range cases {
 		for _, ending := range []string{m.Dataset.FileEnding, ".npz"} {
-			if err := os.Remove(filepath.Join(o.Output, c.ID+ending)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			path := o.place(c.ID, m.Dataset.FileEnding) + ending
+			err := os.Remove(path)
+			if err == nil || errors.Is(err, fs.ErrNotExist) {
+				err = atomicfile.RemovePartialOf(path)
+			}
+			if err != nil {
 				return fmt.Errorf("predict: remove the earlier output of case %s: %w", c.ID, err)
 			}
 		}
@@ -149,34 +134,68 @@ func (m *Model) removeOld(cases []dataset.Case, o Options) error {
 }
 
 // describe makes the output folder with the files that say what its labels are.
-func (m *Model) describe(o Options) error {
-	if err := os.MkdirAll(o.Output, 0o777); err != nil {
-		return fmt.Errorf("predict: make the output folder: %w", err)
+func (m *Model) describe(cases []dataset.Case, o Options) error {
+	folder := o.Output
+	one := o.oneFile(m.Dataset.FileEnding)
+	if one {
+		folder = filepath.Dir(o.Output)
+	}
+	if err := os.MkdirAll(folder, 0o777); err != nil || one {
+		return wrap("predict: make the output folder", err)
+	}
+	write := func(name string, text []byte) error {
+		path := filepath.Join(o.Output, name)
+		if o.Part.Whole() { // else another part may be writing it
+			if err := atomicfile.RemovePartialOf(path); err != nil {
+				return err
+			}
+		}
+		return atomicfile.WriteBytes(path, text)
 	}
 	for _, name := range []string{dataset.FileName, model.PlansName} {
 		raw, err := os.ReadFile(filepath.Join(m.Dir, name))
 		if err == nil {
-			err = atomicfile.WriteBytes(filepath.Join(o.Output, name), raw)
+			err = write(name, raw)
 		}
 		if err != nil {
 			return fmt.Errorf("predict: copy %s to the output folder: %w", name, err)
 		}
 	}
+	var input any = o.Input
+	if !dataset.IsDir(o.Input) {
+		lists := make([]any, len(cases))
+		for i, c := range cases {
+			lists[i] = c.Images
+		}
+		input = lists
+	}
+	var previous any
+	if o.Previous != "" {
+		previous = o.Previous
+	}
 	text, err := pyjson.Marshal(map[string]any{
-		"list_of_lists_or_source_folder":                  o.Input,
+		"list_of_lists_or_source_folder":                  input,
 		"output_folder_or_list_of_truncated_output_files": o.Output,
 		"save_probabilities":                              o.SaveProbabilities,
 		"overwrite":                                       !o.Continue,
-		"num_processes_preprocessing":                     1,
+		"num_processes_preprocessing":                     max(o.Readers, 1),
 		"num_processes_segmentation_export":               1,
-		"folder_with_segs_from_prev_stage":                nil,
-		"num_parts":                                       max(o.Parts, 1),
-		"part_id":                                         o.Part,
+		"folder_with_segs_from_prev_stage":                previous,
+		"num_parts":                                       max(o.Part.Of, 1),
+		"part_id":                                         o.Part.Index,
 	})
 	if err != nil {
 		return err
 	}
-	return atomicfile.WriteBytes(filepath.Join(o.Output, "predict_from_raw_data_args.json"), text)
+	return write(argumentsName, text)
+}
+
+// wrap says what failed, if it did.
+func wrap(what string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%s: %w", what, err)
 }
 
 // write exports one case. The label map comes last: a case that has it is done.
@@ -192,11 +211,11 @@ func (m *Model) write(id string, scores []float32, p *pending, o Options) error 
 		}
 		n := p.properties.Meta.Grid.Size
 		shape := []int{len(shares) / len(labels), n[0], n[1], n[2]}
-		if err := writeNPZ(filepath.Join(o.Output, id+".npz"), "probabilities", shares, shape); err != nil {
+		if err := writeNPZ(o.place(id, m.Dataset.FileEnding)+".npz", "probabilities", shares, shape); err != nil {
 			return err
 		}
 	}
-	return imageio.WriteLabel(filepath.Join(o.Output, id+m.Dataset.FileEnding), labels, p.properties.Meta)
+	return imageio.WriteLabel(o.place(id, m.Dataset.FileEnding)+m.Dataset.FileEnding, labels, p.properties.Meta)
 }
 
 // writeNPZ writes one float32 array as NumPy's savez_compressed does.

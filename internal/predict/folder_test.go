@@ -12,6 +12,7 @@ import (
 	"masksam/internal/dataset"
 	"masksam/internal/model"
 	"masksam/internal/pyjson"
+	"masksam/internal/work"
 )
 
 func touch(t *testing.T, dir string, names ...string) {
@@ -33,7 +34,7 @@ func TestCasesAreCheckedTogether(t *testing.T) {
 	dir := t.TempDir()
 	touch(t, dir, "a_0000.nii.gz", "a_0001.nii.gz", "b_0000.nii.gz", "c_0001.nii.gz", "d_0000.nii.gz", "d_0001.nii.gz",
 		"d_0002.nii.gz", "notes.txt")
-	_, err := modelOf(t, "T1", "T2").cases(Options{Input: dir})
+	_, err := Options{Input: dir}.inputs(modelOf(t, "T1", "T2").Dataset)
 	if err == nil {
 		t.Fatal("missing and surplus channels pass")
 	}
@@ -54,13 +55,15 @@ func TestCasesOfAPart(t *testing.T) {
 	touch(t, dir, "a_0000.nii.gz", "b_0000.nii.gz", "c_0000.nii.gz", "d_0000.nii.gz")
 	touch(t, out, "d.nii.gz", ".c.nii.gz.12.0.partial")
 	for want, o := range map[string]Options{
-		"abcd": {}, "ac": {Parts: 2}, "bd": {Parts: 2, Part: 1}, "abc": {Continue: true}, "b": {Continue: true, Parts: 2, Part: 1},
+		"abcd": {}, "ac": {Part: work.Part{Of: 2}}, "bd": {Part: work.Part{Index: 1, Of: 2}}, "abc": {Continue: true},
+		"b": {Continue: true, Part: work.Part{Index: 1, Of: 2}},
 	} {
 		o.Input, o.Output = dir, out
-		cases, err := modelOf(t, "T1").cases(o)
+		all, err := o.inputs(modelOf(t, "T1").Dataset)
 		if err != nil {
 			t.Fatal(err)
 		}
+		cases := o.todo(all, ".nii.gz")
 		got := ""
 		for _, c := range cases {
 			got += c.ID
@@ -90,7 +93,7 @@ func TestOptionsAreChecked(t *testing.T) {
 	for name, o := range map[string]Options{
 		"step":      {Output: dir, Input: "in", Tiling: Tiling{Step: 1.5}},
 		"precision": {Output: dir, Input: "in", Tiling: Tiling{Precision: "half"}},
-		"part":      {Output: dir, Input: "in", Parts: 2, Part: 2},
+		"part":      {Output: dir, Input: "in", Part: work.Part{Index: 2, Of: 2}},
 		"folder":    {Output: dir, Input: dir + "/"},
 	} {
 		if err := o.check(); err == nil {
