@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"math"
 	"os"
 	"path/filepath"
@@ -50,6 +51,9 @@ func (m *Model) Folder(ctx context.Context, o Options) error {
 	if err := o.check(); err != nil {
 		return err
 	}
+	if err := m.flips(o.Tiling); err != nil {
+		return fmt.Errorf("predict: %w", err)
+	}
 	all, err := o.inputs(m.Dataset)
 	if err == nil {
 		err = o.clash(all, m.Dataset.FileEnding)
@@ -65,12 +69,17 @@ func (m *Model) Folder(ctx context.Context, o Options) error {
 		return err
 	}
 	l := labelling{what: "predicting"}
+	total, usual := 0, 0
 	for _, c := range cases {
 		passes := 1 // of a case that cannot be read
 		if size, err := m.prepare.Size(c); err == nil {
 			passes = m.passes(size, o.Tiling)
+			total, usual = total+passes, usual+m.passes(size, Tiling{Mirror: true})
 		}
 		l.jobs = append(l.jobs, job{c.ID, passes, func() (*pending, error) { return m.read(c) }})
+	}
+	if total != usual {
+		slog.Info("the network sees other tiles and flips than by default", "patches", total, "by default", usual)
 	}
 	switch err := m.label(ctx, l, o); {
 	case err == nil:

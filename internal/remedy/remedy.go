@@ -102,6 +102,9 @@ var (
 	Dir           = Option{Name: "dir"}     // of the demo
 	Weights       = Option{Name: "weights"} // a file, or none
 	To            = Option{Name: "to"}      // the folder of fetched weights
+	NumParts      = Option{Name: "num-parts"}
+	Part          = Option{Name: "part"}
+	Previous      = Option{Name: "previous"} // the folder of the predictions of the stage before
 )
 
 // Command is a command line of masksam: its name ("plan", "convert dicom"), its arguments in order, its options.
