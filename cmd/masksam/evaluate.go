@@ -21,9 +21,14 @@ type evaluateCmd struct {
 	Chill       bool          `help:"Pass over references without a prediction." name:"skip-missing"`
 	Workers     workers       `help:"Cases at a time; 0: one per core." placeholder:"N"`
 	Memory      machine.Bytes `help:"Memory for the program with all cases at a time: 8GB, 512MiB, or 80% of what is free, the default." placeholder:"SIZE"`
+	parts       `embed:""`
 }
 
 func (c *evaluateCmd) Run(a *app) error {
+	part, err := c.part()
+	if err != nil {
+		return err
+	}
 	if c.DatasetJSON == "" {
 		if !atomicfile.Exists(c.Prediction) {
 			return fmt.Errorf("there is no folder %s of predicted label maps", c.Prediction)
@@ -40,7 +45,7 @@ func (c *evaluateCmd) Run(a *app) error {
 		}
 	}
 	return a.evaluate(steps.EvaluateOptions{Reference: c.Reference, Prediction: c.Prediction, Dataset: c.DatasetJSON,
-		Plans: c.PlansJSON, Out: c.Output, Chill: c.Chill, Work: a.work(c.Workers, c.Memory)})
+		Plans: c.PlansJSON, Out: c.Output, Chill: c.Chill, Part: part, Work: a.work(c.Workers, c.Memory)})
 }
 
 func (a *app) evaluate(o steps.EvaluateOptions) error {
@@ -59,9 +64,14 @@ type nnunetEvaluate struct {
 	Output     string  `option:"output" name:"o" help:"The summary; by default summary.json in the prediction folder."`
 	Workers    workers `option:"workers" name:"np" help:"Processes; 0: one per core." default:"8"`
 	Chill      bool    `name:"chill" option:"skip-missing" help:"Pass over references without a prediction."`
+	ownParts   `embed:""`
 }
 
 func (c *nnunetEvaluate) Run(a *app) error {
+	part, err := c.part()
+	if err != nil {
+		return err
+	}
 	return a.evaluate(steps.EvaluateOptions{Reference: c.Reference, Prediction: c.Prediction, Dataset: c.Dataset,
-		Plans: c.Plans, Out: c.Output, Chill: c.Chill, Work: a.work(c.Workers, 0)})
+		Plans: c.Plans, Out: c.Output, Chill: c.Chill, Part: part, Work: a.work(c.Workers, 0)})
 }

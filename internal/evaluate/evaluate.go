@@ -76,6 +76,7 @@ type Options struct {
 	Ending  string  // of the files, such as ".nii.gz"
 	Reader  string  // the dataset's reader class; empty or unknown: chosen by Ending and the first reference, as nnU-Net does
 	Chill   bool    // references without a prediction are passed over; else they are an error
+	Part    work.Part
 }
 
 // Metrics are the figures of one class. Counts are of voxels: whole numbers in a case, fractions in a mean. Dice and IoU
@@ -120,6 +121,7 @@ func Folder(ctx context.Context, gtDir, predDir string, opt Options) (*Summary, 
 	if err != nil {
 		return nil, err
 	}
+	names = share(names, opt.Part)
 	ids := make([]string, len(names))
 	for i, name := range names {
 		ids[i] = strings.TrimSuffix(name, opt.Ending)
@@ -193,6 +195,16 @@ func pairs(gtDir, predDir string, opt Options) ([]string, error) {
 		return nil, remedy.Add(err, "score the others with ", remedy.SkipMissing)
 	}
 	return predictions, nil
+}
+
+// share are the names of a part.
+func share(names []string, p work.Part) (of []string) {
+	for i, name := range names {
+		if p.Has(i) {
+			of = append(of, name)
+		}
+	}
+	return of
 }
 
 // list gives the names of a folder's files that have the ending, sorted.

@@ -5,6 +5,7 @@ package steps
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 
@@ -22,6 +23,8 @@ type EvaluateOptions struct {
 	Plans                 string // plans.json, whose reader class is taken where dataset.json names none; empty: no such file
 	Out                   string // summary.json; empty: in the prediction folder
 	Chill                 bool   // references without a prediction are passed over
+	// Part of the cases is scored: its summary is named by it, and that of all cases is written with the last part.
+	Part work.Part
 }
 
 // Evaluate scores a folder of label maps against their references and writes summary.json. names gives a class's name
@@ -54,11 +57,18 @@ func Evaluate(ctx context.Context, o EvaluateOptions) (s *evaluate.Summary, name
 			opt.Reader, _ = name.(string)
 		}
 	}
-	if s, err = evaluate.Folder(ctx, o.Reference, o.Prediction, opt); err != nil {
-		return nil, nil, err
-	}
 	if o.Out == "" {
 		o.Out = filepath.Join(o.Prediction, "summary.json")
+	}
+	if opt.Part = o.Part; !o.Part.Whole() {
+		s, waits, err := evaluate.FolderPart(ctx, o.Reference, o.Prediction, opt, o.Out)
+		if err == nil && waits != nil {
+			slog.Info("the scores are of this part alone: other parts are not scored yet", "part", o.Part.Index, "parts to come", waits)
+		}
+		return s, names, err
+	}
+	if s, err = evaluate.Folder(ctx, o.Reference, o.Prediction, opt); err != nil {
+		return nil, nil, err
 	}
 	return s, names, s.WriteJSON(o.Out)
 }
