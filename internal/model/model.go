@@ -237,13 +237,22 @@ func Open(dir string, folds []string, name, frozen string) (_ *Model, err error)
 		m.Folds = append(m.Folds, f)
 	}
 	n := m.Meta.Recipe.Network
-	if heads := m.Dataset.Labels.Heads(); n.Classes != heads || n.Channels != len(m.Dataset.Channels) {
+	c, err := m.Plans.Configuration(m.Meta.Configuration)
+	if err != nil {
 		m.Close()
-		return nil, fmt.Errorf("open model %s: its network has %d channels and %d classes, its dataset.json %d and %d",
-			dir, n.Channels, n.Classes, len(m.Dataset.Channels), heads)
+		return nil, fmt.Errorf("open model %s: %w", dir, err)
+	}
+	if heads, channels := m.Dataset.Labels.Heads(), c.Channels(m.Dataset); n.Classes != heads || n.Channels != channels {
+		m.Close()
+		return nil, fmt.Errorf("open model %s: its network has %d channels and %d classes, its dataset.json asks for %d and %d",
+			dir, n.Channels, n.Classes, channels, heads)
 	}
 	return m, nil
 }
+
+// NextStageDir is the folder of a model in which its final validation leaves the labels of a later configuration's cases,
+// which continues it (nnU-Net's predicted_next_stage).
+func NextStageDir(dir, next string) string { return filepath.Join(dir, "predicted_next_stage", next) }
 
 // fold opens a checkpoint and reads what it says into meta.
 func (m *Model) fold(path string, meta *Meta, frozen string) (c *Checkpoint, err error) {

@@ -22,6 +22,7 @@ import (
 	"masksam/internal/preprocess"
 	"masksam/internal/progress"
 	"masksam/internal/pyjson"
+	"masksam/internal/store"
 	"masksam/internal/work"
 )
 
@@ -34,9 +35,11 @@ type Options struct {
 	SaveProbabilities bool // also CASE.npz: the averaged scores as shares of their sum, (K, z, y, x) under the key "probabilities"
 	Continue          bool // cases whose output exists are skipped
 	Part              work.Part
-	Readers           int    // cases that are prepared at a time at most, while the network works on another; 0: 1
-	Sequential        bool   // a case is read when the one before is written
-	Previous          string // folder of the label maps CASE.ending of the stage before, which a cascade continues
+	Readers           int          // cases that are prepared at a time at most, while the network works on another; 0: 1
+	Sequential        bool         // a case is read when the one before is written
+	Previous          string       // folder of the label maps CASE.ending of the stage before, which a cascade continues
+	Before            *store.Store // of stored cases, in place of Previous
+	Next              []Stage      // that get the labels of stored cases
 	Progress          progress.Reporter
 }
 
@@ -56,7 +59,7 @@ func (m *Model) Folder(ctx context.Context, o Options) error {
 	}
 	all, err := o.inputs(m.Dataset)
 	if err == nil {
-		err = o.clash(all, m.Dataset.FileEnding)
+		err = errors.Join(o.clash(all, m.Dataset.FileEnding), m.follow(all, o))
 	}
 	if err != nil {
 		return fmt.Errorf("predict: %w", err)
@@ -222,6 +225,11 @@ func (m *Model) write(id string, scores []float32, p *pending, o Options) error 
 		shape := []int{len(shares) / len(labels), n[0], n[1], n[2]}
 		if err := writeNPZ(o.place(id, m.Dataset.FileEnding)+".npz", "probabilities", shares, shape); err != nil {
 			return err
+		}
+	}
+	for _, stage := range o.Next {
+		if err := stage.put(m, id, scores, p); err != nil {
+			return fmt.Errorf("for the next stage, %s: %w", stage.Name, err)
 		}
 	}
 	return imageio.WriteLabel(o.place(id, m.Dataset.FileEnding)+m.Dataset.FileEnding, labels, p.properties.Meta)

@@ -163,10 +163,7 @@ func (m *Model) Stored(ctx context.Context, what string, cases []*store.Case, o 
 	l := labelling{what: what, strict: true, begun: func(i int) { begun(cases[i]) }}
 	for _, c := range cases {
 		l.jobs = append(l.jobs, job{c.ID(), m.passes(c.Size(), o.Tiling), func() (*pending, error) {
-			p := &pending{properties: c.Properties(), image: Image{Channels: c.Channels(), Size: c.Size()}}
-			n := p.image.Size
-			p.image.Data = make([]float32, p.image.Channels*n[0]*n[1]*n[2])
-			return p, c.Image([3]int{}, n, p.image.Data)
+			return m.stored(c, o.Before)
 		}})
 	}
 	return m.label(ctx, l, o)

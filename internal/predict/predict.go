@@ -280,19 +280,23 @@ func (m *Model) read(c dataset.Case) (*pending, error) {
 	}
 	m.memory.begin(need)
 	defer m.memory.end(need)
-	im, _, warnings, err := m.prepare.Load(c)
+	im, before, warnings, err := m.prepare.Load(c)
 	if err != nil {
 		return nil, err
 	}
 	for _, w := range warnings {
 		slog.Warn(w)
 	}
-	r, err := m.prepare.Prepare(im)
+	r, err := m.prepare.Prepare(im, before)
 	if err != nil {
 		return nil, err
 	}
 	if text := m.Meta.Orientations.Unusual(r.Properties.Meta.Orientation(), "training images"); text != "" {
 		slog.Warn(fmt.Sprintf("case %s: %s; its labels may be wrong", c.ID, text))
 	}
-	return &pending{Image{r.Channels, r.Size, r.Image}, r.Properties}, nil
+	image := Image{Channels: r.Channels, Size: r.Size, Data: r.Image}
+	if before != nil {
+		image = m.under(image, r.Seg)
+	}
+	return &pending{image, r.Properties}, nil
 }

@@ -14,10 +14,11 @@ import (
 	"masksam/internal/volume"
 )
 
-// Prepare preprocesses, for prediction, an image that Load read and thereby checked. It overwrites the image's channels.
-// The record's labels are 0 inside the nonzero mask and −1 outside; its ID and Digest are for the caller to fill.
-func (c *Config) Prepare(im *imageio.Image) (*store.Record, error) {
-	return c.run(im, nil, []string{im.Path})
+// Prepare preprocesses, for prediction, an image that Load read and thereby checked, of a cascade with the label map of the
+// stage before. It overwrites the image's channels. The record's labels are those of that map, 0 without one, and −1
+// outside the nonzero mask; its ID and Digest are for the caller to fill.
+func (c *Config) Prepare(im *imageio.Image, before *imageio.Label) (*store.Record, error) {
+	return c.run(im, before, []string{im.Path})
 }
 
 // Bytes predicts the live memory that a case of the dataset takes at its peak, from its files to its record, by the

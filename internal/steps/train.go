@@ -131,6 +131,9 @@ func (o TrainOptions) train(ctx context.Context, group *ranks.Group) (_ *Trained
 	if err != nil {
 		return nil, err
 	}
+	if t.Previous, err = previousStage(t, results); err != nil {
+		return nil, err
+	}
 	// One OS thread for training and validation: OpenMP keeps a pool of workers for each thread that computes.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -279,7 +282,15 @@ func (v *validation) predict(ctx context.Context, open func() (*predict.Model, f
 		stored = append(stored, c)
 	}
 	opt := predict.Options{Output: out, Tiling: predict.Tiling{Mirror: true}, SaveProbabilities: v.SaveProbabilities,
-		Progress: v.Progress}
+		Before: v.fold.Previous, Progress: v.Progress}
+	if v.checkpoint == model.Final { // the best checkpoint's labels are for comparison
+		if opt.Next, err = nextStages(v.fold); err != nil {
+			return fmt.Errorf("validate: %w", err)
+		}
+		for _, stage := range opt.Next {
+			defer stage.Labels.Close()
+		}
+	}
 	err = m.Stored(ctx, "validating", stored, opt, func(c *store.Case) {
 		v.fold.Print("predicting", c.ID())
 		shape := c.Shape()

@@ -44,7 +44,7 @@ type Record struct {
 	// Chunk is the extent of a block along z, y, x; an entry of 0 takes 8, 64, 64. Larger chunks compress
 	// better, smaller ones read less around a patch.
 	Chunk      [3]int
-	Image      []float32 // (channel, z, y, x)
+	Image      []float32 // (channel, z, y, x); none, with Channels 0, where labels alone are kept
 	Seg        []int16   // (z, y, x), −1 outside the nonzero mask; nil: the case has no labels
 	Classes    []ClassVoxels
 	Properties Properties
