@@ -44,7 +44,7 @@ func plain(t failer, cfg *Config, scores []float32, size [3]int, p store.Propert
 		best := 0
 		for k := range heads {
 			if l.HasRegions() {
-				if 1/(1+math.Exp(-float64(heads[k][i]))) > 0.5 {
+				if float32(1/(1+math.Exp(-float64(heads[k][i])))) > 0.5 {
 					part[i] = uint16(l.ClassOrder()[k])
 				}
 			} else if heads[k][i] > heads[best][i] {
