@@ -1,24 +1,16 @@
 package predict
 
 import (
-	"archive/zip"
-	"bytes"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
-	"math"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"masksam/internal/atomicfile"
 	"masksam/internal/dataset"
-	"masksam/internal/imageio"
 	"masksam/internal/model"
-	"masksam/internal/preprocess"
 	"masksam/internal/progress"
 	"masksam/internal/pyjson"
 )
@@ -57,7 +49,7 @@ func (m *Model) Folder(ctx context.Context, o Options) error {
 		if size, err := m.prepare.Size(c); err == nil {
 			passes = m.passes(size, o.Tiling)
 		}
-		l.jobs = append(l.jobs, job{c.ID, passes, func() (*pending, error) { return m.read(c) }})
+		l.jobs = append(l.jobs, job{c.ID, passes, func(ctx context.Context) (*pending, error) { return m.read(ctx, c) }})
 	}
 	switch err := m.label(ctx, l, o); {
 	case err == nil:
@@ -177,55 +169,4 @@ func (m *Model) describe(o Options) error {
 		return err
 	}
 	return atomicfile.WriteBytes(filepath.Join(o.Output, "predict_from_raw_data_args.json"), text)
-}
-
-// write exports one case. The label map comes last: a case that has it is done.
-func (m *Model) write(id string, scores []float32, p *pending, o Options) error {
-	labels, err := preprocess.Labels(m.prepare, scores, p.image.Size, p.properties, false)
-	if err != nil {
-		return err
-	}
-	if o.SaveProbabilities {
-		shares, err := preprocess.Probabilities(m.prepare, scores, p.image.Size, p.properties, false)
-		if err != nil {
-			return err
-		}
-		n := p.properties.Meta.Grid.Size
-		shape := []int{len(shares) / len(labels), n[0], n[1], n[2]}
-		if err := writeNPZ(filepath.Join(o.Output, id+".npz"), "probabilities", shares, shape); err != nil {
-			return err
-		}
-	}
-	return imageio.WriteLabel(filepath.Join(o.Output, id+m.Dataset.FileEnding), labels, p.properties.Meta)
-}
-
-// writeNPZ writes one float32 array as NumPy's savez_compressed does.
-func writeNPZ(path, key string, data []float32, shape []int) error {
-	return atomicfile.Write(path, func(w io.Writer) error {
-		z := zip.NewWriter(w)
-		f, err := z.Create(key + ".npy")
-		if err != nil {
-			return err
-		}
-		dims := strings.Trim(strings.ReplaceAll(fmt.Sprint(shape), " ", ", "), "[]")
-		header := fmt.Sprintf("{'descr': '<f4', 'fortran_order': False, 'shape': (%s,), }", dims)
-		const prefix = 10 // magic, version and length of the header, which pads all to a multiple of 64
-		header += strings.Repeat(" ", 63-(prefix+len(header))%64) + "\n"
-		var b bytes.Buffer
-		b.WriteString("\x93NUMPY\x01\x00")
-		binary.Write(&b, binary.LittleEndian, uint16(len(header)))
-		b.WriteString(header)
-		for _, v := range data {
-			if b.Len() >= 1<<16 {
-				if _, err := b.WriteTo(f); err != nil {
-					return err
-				}
-			}
-			b.Write(binary.LittleEndian.AppendUint32(b.AvailableBuffer(), math.Float32bits(v)))
-		}
-		if _, err := b.WriteTo(f); err != nil {
-			return err
-		}
-		return z.Close()
-	})
 }

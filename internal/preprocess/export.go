@@ -89,8 +89,11 @@ func (e *Export) Bytes() int {
 	if e.Shares != nil {
 		outs = e.heads
 	}
-	some := to[0] * to[1] * to[2]
-	return 2*e.p.Meta.Grid.Len() + 4*from[0]*from[1]*from[2] + (4*outs+6)*some + ndimage.ResizeBytes(from, to, e.method)
+	some, label := to[0]*to[1]*to[2], 2
+	if e.p.Meta.Reorientation != nil { // WriteLabel turns it
+		label = 4
+	}
+	return label*e.p.Meta.Grid.Len() + 4*from[0]*from[1]*from[2] + (4*outs+6)*some + ndimage.ResizeBytes(from, to, e.method)
 }
 
 // Add takes the slices of the network's grid as far as they are complete. read gives slices lo to hi−1 of a head's scores;
@@ -165,17 +168,28 @@ func (e *Export) make(lo, hi int, read func(dst []float32, head, lo, hi int) err
 // Labels is the label map on the grid that the case was read from, (z, y, x) in file array order, when all slices were added.
 func (e *Export) Labels() []uint16 { return e.labels }
 
-// Whole puts a head's probabilities on the cropped grid, in transposed order, onto the grid that the case was read from,
-// (z, y, x) in file array order. Outside the part that the network saw it is background for sure.
-func (e *Export) Whole(head int, part []float32) []float32 {
+// Whole puts a head's probabilities on the cropped grid, of which read gives slices lo to hi−1 in transposed order, onto the
+// grid that the case was read from, (z, y, x) in file array order. Outside the part that the network saw it is background for
+// sure.
+func (e *Export) Whole(head int, read func(dst []float32, lo, hi int) error) ([]float32, error) {
 	whole := make([]float32, e.p.Meta.Grid.Len())
 	if head == 0 && !e.cfg.dataset.Labels.HasRegions() && e.p.BBox.Len() < len(whole) {
 		for i := range whole {
 			whole[i] = 1
 		}
 	}
-	paste(e.cfg, e.p, whole, part, 0)
-	return whole
+	n := e.p.ShapeAfterCropping
+	step := max(1, e.few/(n[1]*n[2]))
+	var part []float32
+	for lo := 0; lo < n[0]; lo += step {
+		hi := min(lo+step, n[0])
+		part = grow(part, (hi-lo)*n[1]*n[2])
+		if err := read(part, lo, hi); err != nil {
+			return nil, err
+		}
+		paste(e.cfg, e.p, whole, part, lo)
+	}
+	return whole, nil
 }
 
 // Labels converts scores on the network's grid to the label map on the grid that the case was read from, (z, y, x) in
@@ -208,8 +222,16 @@ func Probabilities(cfg *Config, scores []float32, size [3]int, p store.Propertie
 		return nil, err
 	}
 	var out []float32
+	plane := p.ShapeAfterCropping[1] * p.ShapeAfterCropping[2]
 	for k := range heads {
-		out = append(out, e.Whole(k, heads[k])...)
+		whole, err := e.Whole(k, func(dst []float32, lo, hi int) error {
+			copy(dst, heads[k][lo*plane:hi*plane])
+			return nil
+		})
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, whole...)
 		heads[k] = nil
 	}
 	return out, nil

@@ -160,7 +160,10 @@ func TestExportSliceBySlice(t *testing.T) {
 			if read.HasRegions() || k > 0 {
 				outside = 0
 			}
-			whole := e.Whole(k, make([]float32, len(head)))
+			whole, err := e.Whole(k, func(dst []float32, lo, hi int) error { clear(dst); return nil })
+			if err != nil {
+				t.Fatal(err)
+			}
 			sum := float32(0)
 			for _, v := range whole {
 				sum += v
