@@ -79,6 +79,8 @@ func inside(size [3]int, p pass, i [3]int) (at int, ok bool) {
 // late scores each patch by its own values and comes back after a time of its own choice.
 type late struct {
 	channels, heads, size int
+	plus                  float32
+	prompt                bool // comes back at once
 	busy                  *atomic.Int64
 	most                  *atomic.Int64 // at a time
 }
@@ -88,11 +90,13 @@ func (l late) Scores(patches []float32, n int) ([]float32, error) {
 		l.most.Store(now)
 	}
 	defer l.busy.Add(-1)
-	time.Sleep(time.Duration(rand.IntN(200)) * time.Microsecond)
+	if !l.prompt {
+		time.Sleep(time.Duration(rand.IntN(200)) * time.Microsecond)
+	}
 	out := make([]float32, n*l.heads*l.size)
 	for i := range out {
 		patch, head, voxel := i/(l.heads*l.size), i/l.size%l.heads, i%l.size
-		out[i] = patches[(patch*l.channels+head%l.channels)*l.size+voxel]*float32(head+1)/3 + float32(voxel)*1e-3
+		out[i] = patches[(patch*l.channels+head%l.channels)*l.size+voxel]*float32(head+1)/3 + float32(voxel)*1e-3 + l.plus
 	}
 	return out, nil
 }
@@ -118,7 +122,7 @@ func TestAccumulateInAnyOrder(t *testing.T) {
 			image.Data = append(image.Data, rand.Float32())
 		}
 		heads := rapid.IntRange(1, 3).Draw(t, "heads")
-		net := late{image.Channels, heads, w.Patch[0] * w.Patch[1] * w.Patch[2], new(atomic.Int64), most}
+		net := late{image.Channels, heads, w.Patch[0] * w.Patch[1] * w.Patch[2], 0, false, new(atomic.Int64), most}
 		networks := make([]Network, rapid.IntRange(1, 4).Draw(t, "networks"))
 		for i := range networks {
 			networks[i] = net
@@ -178,7 +182,7 @@ func TestAccumulateFails(t *testing.T) {
 	w := Window{Patch: [3]int{2, 2, 2}, Step: 0.5}
 	image := Image{Channels: 1, Size: [3]int{8, 8, 8}, Data: make([]float32, 512)}
 	for networks := range 3 {
-		net := broken{late{1, 1, 8, new(atomic.Int64), new(atomic.Int64)}, new(atomic.Int64)}
+		net := broken{late{1, 1, 8, 0, false, new(atomic.Int64), new(atomic.Int64)}, new(atomic.Int64)}
 		nets := slices.Repeat([]Network{net}, networks+1)
 		ticks := 0
 		if err := w.Accumulate(t.Context(), nets, image, make([]float32, 512), func(int) { ticks++ }); err != errBroken {

@@ -54,12 +54,12 @@ func (e *Export) ready(complete int) int {
 	return sort.Search(len(e.sources), func(k int) bool { return e.sources[k][1] > complete })
 }
 
-// Keeps is the first slice of the network's grid that is still needed after Add(complete).
+// Keeps is the first slice of the network's grid, of those that are complete, that is still needed after Add(complete).
 func (e *Export) Keeps(complete int) int {
 	if k := e.ready(complete); k < len(e.sources) {
-		return e.sources[k][0]
+		return min(e.sources[k][0], complete)
 	}
-	return e.size[0]
+	return complete
 }
 
 // step is how many slices of the cropped grid are made at a time: as many as have few voxels, on both grids.
