@@ -83,16 +83,32 @@ type Stage struct {
 	Labels *store.Store // where it gets the labels that are predicted here, on the grids of its cases
 }
 
-// put leaves the labels of a case for the stage.
-func (s Stage) put(m *Model, id string, scores []float32, p *pending) error {
-	c, err := s.Cases.Case(id)
-	if err != nil {
-		slog.Warn("a case of the next stage is not preprocessed: it gets no labels", "configuration", s.Name, "case", id, "why", err)
-		return nil
+// nextExport is the way of a case's scores to the labels for a later stage.
+type nextExport struct {
+	*preprocess.Export
+	stage Stage
+	id    string
+	size  [3]int // of the case there
+}
+
+// nextExports begin the exports of a case for the stages for which it is preprocessed.
+func (m *Model) nextExports(id string, p *pending, stages []Stage) (all []nextExport, err error) {
+	for _, s := range stages {
+		c, err := s.Cases.Case(id)
+		if err != nil {
+			slog.Warn("a case of the next stage is not preprocessed: it gets no labels", "configuration", s.Name, "case", id, "why", err)
+			continue
+		}
+		x, err := m.prepare.NewNextExport(p.image.Size, p.properties, c.Size())
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, nextExport{x, s, id, c.Size()})
 	}
-	labels, err := preprocess.NextLabels(m.prepare, scores, p.image.Size, p.properties, c.Size())
-	if err != nil {
-		return err
-	}
-	return s.Labels.Put(&store.Record{ID: id, Size: c.Size(), Seg: labels})
+	return all, nil
+}
+
+func (x nextExport) write() error {
+	err := x.stage.Labels.Put(&store.Record{ID: x.id, Size: x.size, Seg: x.NextLabels()})
+	return wrap("for the next stage, "+x.stage.Name, err)
 }

@@ -122,7 +122,7 @@ func TestStoredFollows(t *testing.T) {
 		t.Fatal(err)
 	}
 	m := open(t, c, "0")
-	files, err := m.read(dataset.Case{ID: "a", Images: []string{filepath.Join(in, "a_0000.nii.gz")}, Label: filepath.Join(before, "a.nii.gz")})
+	files, err := m.read(t.Context(), dataset.Case{ID: "a", Images: []string{filepath.Join(in, "a_0000.nii.gz")}, Label: filepath.Join(before, "a.nii.gz")})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -170,7 +170,7 @@ func TestNextStageGetsLabels(t *testing.T) {
 	if err := cases.Put(r); err != nil {
 		t.Fatal(err)
 	}
-	p, err := m.read(dataset.Case{ID: "a", Images: []string{image(t, folder, "a")}})
+	p, err := m.read(t.Context(), dataset.Case{ID: "a", Images: []string{image(t, folder, "a")}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,25 +1,17 @@
 package predict
 
 import (
-	"archive/zip"
-	"bytes"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"log/slog"
-	"math"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"masksam/internal/atomicfile"
 	"masksam/internal/dataset"
-	"masksam/internal/imageio"
 	"masksam/internal/model"
-	"masksam/internal/preprocess"
 	"masksam/internal/progress"
 	"masksam/internal/pyjson"
 	"masksam/internal/store"
@@ -79,7 +71,7 @@ func (m *Model) Folder(ctx context.Context, o Options) error {
 			passes = m.passes(size, o.Tiling)
 			total, usual = total+passes, usual+m.passes(size, Tiling{Mirror: true})
 		}
-		l.jobs = append(l.jobs, job{c.ID, passes, func() (*pending, error) { return m.read(c) }})
+		l.jobs = append(l.jobs, job{c.ID, passes, func(ctx context.Context) (*pending, error) { return m.read(ctx, c) }})
 	}
 	if total != usual {
 		slog.Info("the network sees other tiles and flips than by default", "patches", total, "by default", usual)
@@ -208,60 +200,4 @@ func wrap(what string, err error) error {
 		return nil
 	}
 	return fmt.Errorf("%s: %w", what, err)
-}
-
-// write exports one case. The label map comes last: a case that has it is done.
-func (m *Model) write(id string, scores []float32, p *pending, o Options) error {
-	labels, err := preprocess.Labels(m.prepare, scores, p.image.Size, p.properties, false)
-	if err != nil {
-		return err
-	}
-	if o.SaveProbabilities {
-		shares, err := preprocess.Probabilities(m.prepare, scores, p.image.Size, p.properties, false)
-		if err != nil {
-			return err
-		}
-		n := p.properties.Meta.Grid.Size
-		shape := []int{len(shares) / len(labels), n[0], n[1], n[2]}
-		if err := writeNPZ(o.place(id, m.Dataset.FileEnding)+".npz", "probabilities", shares, shape); err != nil {
-			return err
-		}
-	}
-	for _, stage := range o.Next {
-		if err := stage.put(m, id, scores, p); err != nil {
-			return fmt.Errorf("for the next stage, %s: %w", stage.Name, err)
-		}
-	}
-	return imageio.WriteLabel(o.place(id, m.Dataset.FileEnding)+m.Dataset.FileEnding, labels, p.properties.Meta)
-}
-
-// writeNPZ writes one float32 array as NumPy's savez_compressed does.
-func writeNPZ(path, key string, data []float32, shape []int) error {
-	return atomicfile.Write(path, func(w io.Writer) error {
-		z := zip.NewWriter(w)
-		f, err := z.Create(key + ".npy")
-		if err != nil {
-			return err
-		}
-		dims := strings.Trim(strings.ReplaceAll(fmt.Sprint(shape), " ", ", "), "[]")
-		header := fmt.Sprintf("{'descr': '<f4', 'fortran_order': False, 'shape': (%s,), }", dims)
-		const prefix = 10 // magic, version and length of the header, which pads all to a multiple of 64
-		header += strings.Repeat(" ", 63-(prefix+len(header))%64) + "\n"
-		var b bytes.Buffer
-		b.WriteString("\x93NUMPY\x01\x00")
-		binary.Write(&b, binary.LittleEndian, uint16(len(header)))
-		b.WriteString(header)
-		for _, v := range data {
-			if b.Len() >= 1<<16 {
-				if _, err := b.WriteTo(f); err != nil {
-					return err
-				}
-			}
-			b.Write(binary.LittleEndian.AppendUint32(b.AvailableBuffer(), math.Float32bits(v)))
-		}
-		if _, err := b.WriteTo(f); err != nil {
-			return err
-		}
-		return z.Close()
-	})
 }

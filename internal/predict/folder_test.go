@@ -108,7 +108,8 @@ func TestOptionsAreChecked(t *testing.T) {
 // The archive is one that NumPy reads: a .npy of version 1 whose header is padded to 64 bytes.
 func TestNPZ(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "x.npz")
-	if err := writeNPZ(path, "probabilities", []float32{1, -2, 0.5, 3, 4, 5}, []int{1, 2, 3}); err != nil {
+	parts := [][]float32{{1, -2, 0.5}, {3, 4, 5}}
+	if err := writeNPZ(path, "probabilities", [4]int{2, 1, 1, 3}, func(i int) ([]float32, error) { return parts[i], nil }); err != nil {
 		t.Fatal(err)
 	}
 	z, err := zip.OpenReader(path)
@@ -129,7 +130,7 @@ func TestNPZ(t *testing.T) {
 	}
 	header, data := raw[:len(raw)-24], raw[len(raw)-24:]
 	if len(header)%64 != 0 || !bytes.HasPrefix(header, []byte("\x93NUMPY\x01\x00")) || header[len(header)-1] != '\n' ||
-		!strings.Contains(string(header), "'shape': (1, 2, 3,)") {
+		!strings.Contains(string(header), "'shape': (2, 1, 1, 3,)") {
 		t.Errorf("header %q", header)
 	}
 	if !bytes.Equal(data[4:12], []byte{0, 0, 0, 0xc0, 0, 0, 0, 0x3f}) {

@@ -21,6 +21,7 @@ import (
 	"masksam/internal/recipe"
 	"masksam/internal/store"
 	"masksam/internal/torch"
+	"masksam/internal/work"
 )
 
 // Model is a trained network, of one fold or of several whose scores are averaged, with the plan and the dataset that
@@ -34,7 +35,7 @@ type Model struct {
 	kept    torch.DType  // of the weights that an autocast casts
 	told    bool         // that the device lacks the precision
 	most    atomic.Int64 // patches of a pass that memory admits, as a want of it has shown; 0: nothing has shown
-	memory  ledger
+	memory  work.Admission
 
 	// held are weights of the folds by name, of more than one fold as far as they fit into spare bytes of memory: each case
 	// needs those of all.
@@ -53,7 +54,7 @@ func Open(folder string, folds []string, checkpoint, frozen string, dev torch.De
 	if err != nil {
 		return nil, err
 	}
-	m := &Model{Model: opened, device: dev, held: make([]map[string]weights, len(opened.Folds))}
+	m := &Model{Model: opened, device: dev, memory: admission(), held: make([]map[string]weights, len(opened.Folds))}
 	if free, err := machine.Free(); err == nil && len(m.Folds) > 1 {
 		m.spare = int64(free) / 4
 	}
@@ -70,7 +71,7 @@ func Open(folder string, folds []string, checkpoint, frozen string, dev torch.De
 // FromNetwork is the model of a network whose weights are set. The network stays the caller's: Close is not to be called.
 // Without plans it scores images, and labels no cases.
 func FromNetwork(m *model.Model, net *masksam.Net, dev torch.Device) (_ *Model, err error) {
-	f := &Model{Model: m, device: dev, net: net}
+	f := &Model{Model: m, device: dev, memory: admission(), net: net}
 	if m.Plans != nil {
 		if f.prepare, err = preprocess.NewConfig(m.Plans, m.Meta.Configuration, m.Dataset); err != nil {
 			return nil, fmt.Errorf("open model %s: %w", m.Dir, err)
@@ -203,47 +204,56 @@ func (m *Model) Scores(ctx context.Context, image Image, t Tiling, tick func(pas
 	if err := errors.Join(t.check(), m.flips(t)); err != nil {
 		return nil, err
 	}
-	return m.scores(ctx, image, t, m.divide(t, image.Size, m.memory.left()), tick)
+	heads := float64(m.Meta.Recipe.Network.Classes)
+	return m.scores(ctx, image, t, m.divide(t, image.Size, m.memory.Left(), 4*heads*voxels(image.Size)), tick)
 }
 
-// scores slides the network of every fold over a preprocessed image and returns the mean, (K, Size). tick is called with
-// the number of passes that are done; there are m.passes of them.
+// scores are Scores, shared out as d says.
 func (m *Model) scores(ctx context.Context, image Image, t Tiling, d division, tick func(passes int)) ([]float32, error) {
+	w := m.window(t)
+	w.Batch = d.batch
+	sums := newSums(w.order(image.Size).whole(m.networks()), m.Meta.Recipe.Network.Classes, image.Size)
+	err := m.score(ctx, w, image, t.Precision, d, sums, tick)
+	if err == nil {
+		err = mean(sums.data, sums.data, m.networks())
+	}
+	if err != nil {
+		return nil, err
+	}
+	return sums.data, nil
+}
+
+// score moves the networks of all folds over a preprocessed image, as the sweep of sums says, and adds up their scores. tick
+// is called with the number of passes that are done; there are m.passes of them.
+func (m *Model) score(ctx context.Context, w Window, image Image, precision string, d division, sums *sums,
+	tick func(passes int)) error {
 	n := m.Meta.Recipe.Network
-	if image.Channels != n.Channels {
-		return nil, fmt.Errorf("the case has %d channels, the network %d", image.Channels, n.Channels)
+	if voxels := image.Size[0] * image.Size[1] * image.Size[2]; image.Channels != n.Channels || voxels == 0 ||
+		len(image.Data) != image.Channels*voxels {
+		return fmt.Errorf("the case has %d channels of %v with %d values, the network %d channels", image.Channels, image.Size,
+			len(image.Data), n.Channels)
 	}
 	// OpenMP keeps a pool of workers for each OS thread that computes: stay on one.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	sum := make([]float32, n.Classes*len(image.Data)/image.Channels)
-	w := m.window(t)
-	w.Batch = d.batch
-	autocast := recipe.Autocast[m.precision(t.Precision)]
+	autocast := recipe.Autocast[m.precision(precision)]
 	networks := make([]Network, d.networks)
 	for i := range networks {
 		networks[i] = &sparing{forward{m, torch.Mode{Autocast: autocast, Threads: d.threads}}, &m.most}
 	}
-	for fold := range m.networks() {
-		err := m.use(fold)
+	for _, leg := range sums.legs {
+		err := m.use(leg.fold)
 		if err == nil {
 			err = m.narrow(autocast)
 		}
 		if err == nil {
-			err = w.Accumulate(ctx, networks, image, sum, tick)
+			err = w.accumulate(ctx, networks, image, sums, leg, tick)
 		}
 		if err != nil {
-			return nil, err
+			return err
 		}
 	}
-	for i := range sum {
-		sum[i] /= float32(m.networks())
-		if math.IsNaN(float64(sum[i])) || math.IsInf(float64(sum[i]), 0) {
-			return nil, errors.New("the network's scores are not finite: the weights or the image are broken; with bf16, try " +
-				"float32")
-		}
-	}
-	return sum, nil
+	return nil
 }
 
 // passes is the number of patches that all folds score for an image of the given size.
@@ -273,13 +283,15 @@ type pending struct {
 
 // read reads, checks and preprocesses a case as training did. It warns of an image that lies otherwise than those of
 // training: the network sees voxels as they are stored.
-func (m *Model) read(c dataset.Case) (*pending, error) {
+func (m *Model) read(ctx context.Context, c dataset.Case) (*pending, error) {
 	need, err := m.readable(c)
 	if err != nil {
 		return nil, err
 	}
-	m.memory.begin(need)
-	defer m.memory.end(need)
+	if _, err := m.begin(ctx, need); err != nil {
+		return nil, err
+	}
+	defer m.memory.End(need)
 	im, before, warnings, err := m.prepare.Load(c)
 	if err != nil {
 		return nil, err

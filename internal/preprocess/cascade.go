@@ -1,30 +1,29 @@
 package preprocess
 
 import (
+	"masksam/internal/imageio"
 	"masksam/internal/ndimage"
 	"masksam/internal/store"
+	"masksam/internal/volume"
 )
 
-// NextLabels converts scores on the network's grid to the labels on the grid, of size to, that the same case has in a
-// configuration that continues this one (nnU-Net's resample_and_save).
-func NextLabels(cfg *Config, scores []float32, size [3]int, p store.Properties, to [3]int) ([]int16, error) {
-	g, err := cfg.geometry(scores, size, p)
+// NewNextExport begins the export of a case's scores to the grid, of size to, that the case has in a configuration that
+// continues this one (nnU-Net's resample_and_save, which resamples as between equal spacings).
+func (c *Config) NewNextExport(size [3]int, p store.Properties, to [3]int) (*Export, error) {
+	whole := store.Properties{Meta: imageio.Meta{Path: p.Meta.Path, Grid: volume.Grid{Size: permute(to, c.backward)}},
+		Spacing: p.Spacing, ShapeBeforeCropping: to, BBox: volume.Box{Hi: to}, ShapeAfterCropping: to}
+	e, err := c.NewExport(size, whole, false)
 	if err != nil {
 		return nil, err
 	}
-	n, from := to[0]*to[1]*to[2], size[0]*size[1]*size[2]
-	spacing := cfg.plan.Target(permute(p.Spacing, cfg.forward))
-	method := cfg.method(cfg.plan.Probabilities, spacing, spacing)
-	labels := make([]uint16, n)
-	decoder := cfg.dataset.Labels.Decode(labels, false)
-	head := make([]float32, n)
-	for k := range g.heads {
-		ndimage.Resize(head, scores[k*from:(k+1)*from], size, to, method)
-		decoder.Add(head)
-	}
-	out := make([]int16, n)
-	for i, v := range labels {
-		out[i] = int16(v)
-	}
-	return out, nil
+	spacing := c.plan.Target(permute(p.Spacing, c.forward))
+	e.method = c.method(c.plan.Probabilities, spacing, spacing)
+	e.sources = ndimage.Sources(size, to, e.method)
+	return e, nil
+}
+
+// NextLabels are the labels on the later configuration's grid, in transposed order, when all slices were added.
+func (e *Export) NextLabels() []int16 {
+	size := e.p.Meta.Grid.Size
+	return volume.Extract[int16](e.labels, size, volume.Box{Hi: size}, volume.Reorientation{Axes: e.cfg.forward})
 }

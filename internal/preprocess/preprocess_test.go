@@ -490,3 +490,54 @@ func BenchmarkCase(b *testing.B) {
 		}
 	}
 }
+
+// Labels for a configuration that continues this one lie on its grid: where that is the case's own and nothing is
+// resampled, they are the labels that the scores stand for, in the plan's order of axes.
+func TestNextLabels(t *testing.T) {
+	dir := t.TempDir()
+	ds := newDataset(t, dir, 1)
+	rapid.Check(t, func(rt *rapid.T) {
+		spacings := []float64{1, 1, 1}
+		spacings[rapid.IntRange(0, 2).Draw(rt, "coarse axis")] = 2
+		cfg, err := NewConfig(newPlans(t, ds, [3]float64(spacings)), "3d_fullres", ds)
+		if err != nil {
+			rt.Fatal(err)
+		}
+		edge := rapid.IntRange(5, 12)
+		im, label := newCase([3]int{edge.Draw(rt, "z"), edge.Draw(rt, "y"), edge.Draw(rt, "x")}, [3]float64(spacings), rapid.Uint64().Draw(rt, "seed"))
+		r, err := prepareCase(cfg, im, label)
+		if err != nil {
+			rt.Fatal(err)
+		}
+		n := len(r.Seg)
+		scores := make([]float32, 3*n)
+		for i, v := range r.Seg {
+			scores[max(int(v), 0)*n+i] = 1
+		}
+		to := r.Size
+		double := rapid.IntRange(-1, 2).Draw(rt, "axis of twice the size")
+		if double >= 0 {
+			to[double] *= 2
+		}
+		e, err := cfg.NewNextExport(r.Size, r.Properties, to)
+		if err == nil {
+			err = e.all(scores)
+		}
+		if err != nil {
+			rt.Fatal(err)
+		}
+		got := e.NextLabels()
+		if len(got) != to[0]*to[1]*to[2] {
+			rt.Fatalf("%d labels on a grid of %v", len(got), to)
+		}
+		for i, v := range got {
+			at := [3]int{i / (to[1] * to[2]), i / to[2] % to[1], i % to[2]}
+			if double >= 0 { // linear interpolation halfway between two voxels leaves each its own half
+				at[double] /= 2
+			}
+			if want := max(r.Seg[(at[0]*r.Size[1]+at[1])*r.Size[2]+at[2]], 0); v != want {
+				rt.Fatalf("voxel %d of %v is %d, want %d", i, to, v, want)
+			}
+		}
+	})
+}

@@ -36,8 +36,8 @@ type Training struct {
 	Recipe        Recipe // resolved
 	Store         *store.Store
 	Previous      *store.Store // of a cascade: the labels of the stage before, for the caller to open; else nil
-	Cases         []string // all that are preprocessed
-	Notes         []string // what is to be known of the recipe, for the log
+	Cases         []string     // all that are preprocessed
+	Notes         []string     // what is to be known of the recipe, for the log
 }
 
 // Open reads what a training needs and refuses what cannot be trained: plans without a recipe or of another trainer,
