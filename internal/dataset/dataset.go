@@ -157,38 +157,6 @@ func ListImages(dir, ending string) ([]Case, error) {
 	return cases, nil
 }
 
-// GroupImages groups image files by case, as ListImages does those of a folder, in the order in which the cases first
-// appear. A case with one file may do without the channel's number, its id is then all of the name but the ending.
-func GroupImages(paths []string, ending string) ([]Case, error) {
-	var cases []Case
-	at := map[string]int{}
-	from := map[[2]string]string{}
-	for _, path := range paths {
-		id, ok := strings.CutSuffix(filepath.Base(path), ending)
-		if !ok || id == "" {
-			return nil, fmt.Errorf("%s does not end in %q, as the training images do: convert it", path, ending)
-		}
-		channel := "0000"
-		if m := suffix.FindStringSubmatch(id); m != nil {
-			id, channel = m[1], m[2]
-		}
-		if other, double := from[[2]string{id, channel}]; double {
-			return nil, fmt.Errorf("%s and %s are both channel %s of a case %s: rename one of them", other, path, channel, id)
-		}
-		from[[2]string{id, channel}] = path
-		i, known := at[id]
-		if !known {
-			i = len(cases)
-			at[id], cases = i, append(cases, Case{ID: id})
-		}
-		cases[i].Images = append(cases[i].Images, path)
-	}
-	for _, c := range cases {
-		slices.SortFunc(c.Images, func(a, b string) int { return strings.Compare(filepath.Base(a), filepath.Base(b)) })
-	}
-	return cases, nil
-}
-
 var (
 	suffix = regexp.MustCompile(`^(.+)_([0-9]{4})$`)
 	number = regexp.MustCompile(`^(.+)_([0-9]{1,3})$`)

@@ -250,10 +250,6 @@ func Open(dir string, folds []string, name, frozen string) (_ *Model, err error)
 	return m, nil
 }
 
-// NextStageDir is the folder of a model in which its final validation leaves the labels of a later configuration's cases,
-// which continues it (nnU-Net's predicted_next_stage).
-func NextStageDir(dir, next string) string { return filepath.Join(dir, "predicted_next_stage", next) }
-
 // fold opens a checkpoint and reads what it says into meta.
 func (m *Model) fold(path string, meta *Meta, frozen string) (c *Checkpoint, err error) {
 	if c, *meta, err = openWeights(path, frozen, m.Folds...); err != nil {

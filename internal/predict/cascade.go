@@ -4,9 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"path/filepath"
 
 	"masksam/internal/atomicfile"
 	"masksam/internal/dataset"
+	"masksam/internal/model"
 	"masksam/internal/preprocess"
 	"masksam/internal/remedy"
 	"masksam/internal/store"
@@ -81,6 +83,36 @@ type Stage struct {
 	Name   string
 	Cases  *store.Store // preprocessed for it
 	Labels *store.Store // where it gets the labels that are predicted here, on the grids of its cases
+}
+
+// NextStages are the configurations that continue the model's own, as far as the dataset is preprocessed for them, below
+// dir. Their labels go into the model's folder (model.NextStageDir).
+func (m *Model) NextStages(dir string) (stages []Stage, err error) {
+	own, err := m.Plans.Configuration(m.Meta.Configuration)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range own.NextStages {
+		next, err := m.Plans.Configuration(name)
+		if err != nil {
+			return nil, err
+		}
+		cases, err := store.Open(filepath.Join(dir, next.DataIdentifier))
+		if err != nil {
+			slog.Warn("the next stage is not preprocessed: the final validation leaves it no labels", "configuration", name)
+			continue
+		}
+		labels, err := store.Join(model.NextStageDir(m.Dir, name))
+		if err != nil {
+			return nil, err
+		}
+		// Each label map is whole or absent, so the folder need not be held.
+		if err := labels.Close(); err != nil {
+			return nil, err
+		}
+		stages = append(stages, Stage{Name: name, Cases: cases, Labels: labels})
+	}
+	return stages, nil
 }
 
 // nextExport is the way of a case's scores to the labels for a later stage.

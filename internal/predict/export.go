@@ -1,17 +1,15 @@
 package predict
 
 import (
-	"archive/zip"
-	"bytes"
 	"encoding/binary"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"masksam/internal/atomicfile"
 	"masksam/internal/imageio"
+	"masksam/internal/npz"
 	"masksam/internal/preprocess"
 	"masksam/internal/store"
 )
@@ -22,6 +20,7 @@ type export struct {
 	*preprocess.Export
 	place      string // of the case's files, without their endings
 	ending     string // of the label map
+	reader     string // class that read the image
 	properties store.Properties
 	shares     *os.File // (K, cropped grid); nil: not wanted
 	buf        []byte
@@ -37,7 +36,8 @@ func (m *Model) export(id string, p *pending, o Options) (*export, error) {
 	if n := m.Meta.Recipe.Network.Classes; back.Heads() != n {
 		return nil, fmt.Errorf("the network scores %d classes, the labels of dataset.json want %d", n, back.Heads())
 	}
-	x := &export{Export: back, place: o.place(id, m.Dataset.FileEnding), ending: m.Dataset.FileEnding, properties: p.properties}
+	x := &export{Export: back, place: o.place(id, m.Dataset.FileEnding), ending: m.Dataset.FileEnding, reader: m.Plans.Reader,
+		properties: p.properties}
 	if x.next, err = m.nextExports(id, p, o.Next); err != nil || !o.SaveProbabilities {
 		return x, err
 	}
@@ -114,7 +114,10 @@ func (x *export) Keeps(complete int) int {
 func (x *export) write() error {
 	if x.shares != nil {
 		n := x.properties.Meta.Grid.Size
-		err := writeNPZ(x.place+".npz", "probabilities", [4]int{x.Heads(), n[0], n[1], n[2]}, x.whole)
+		err := npz.Write(x.place+".npz", npz.Probabilities, []int{x.Heads(), n[0], n[1], n[2]}, x.probabilities)
+		if err == nil {
+			err = npz.WriteProperties(x.place+".pkl", x.reader, x.properties)
+		}
 		if err != nil {
 			return err
 		}
@@ -125,6 +128,20 @@ func (x *export) write() error {
 		}
 	}
 	return imageio.WriteLabel(x.place+x.ending, x.Labels(), x.properties.Meta)
+}
+
+// probabilities puts those of one head after the other.
+func (x *export) probabilities(put func(part []float32) error) error {
+	for head := range x.Heads() {
+		part, err := x.whole(head)
+		if err == nil {
+			err = put(part)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // whole is a head's probabilities on the whole grid.
@@ -142,39 +159,6 @@ func (x *export) whole(head int) ([]float32, error) {
 			}
 		}
 		return nil
-	})
-}
-
-// writeNPZ writes an array of float32, of which part gives the parts along the first axis, as NumPy's savez_compressed does.
-func writeNPZ(path, key string, shape [4]int, part func(i int) ([]float32, error)) error {
-	return atomicfile.Write(path, func(w io.Writer) error {
-		z := zip.NewWriter(w)
-		f, err := z.Create(key + ".npy")
-		if err != nil {
-			return err
-		}
-		dims := strings.Trim(strings.ReplaceAll(fmt.Sprint(shape), " ", ", "), "[]")
-		header := fmt.Sprintf("{'descr': '<f4', 'fortran_order': False, 'shape': (%s,), }", dims)
-		const prefix = 10 // magic, version and length of the header, which pads all to a multiple of 64
-		header += strings.Repeat(" ", 63-(prefix+len(header))%64) + "\n"
-		var b bytes.Buffer
-		b.WriteString("\x93NUMPY\x01\x00")
-		binary.Write(&b, binary.LittleEndian, uint16(len(header)))
-		b.WriteString(header)
-		if _, err := b.WriteTo(f); err != nil {
-			return err
-		}
-		var buf []byte
-		for i := range shape[0] {
-			values, err := part(i)
-			if err != nil {
-				return err
-			}
-			if buf, err = writeFloats(f, values, buf); err != nil {
-				return err
-			}
-		}
-		return z.Close()
 	})
 }
 

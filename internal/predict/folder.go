@@ -24,7 +24,9 @@ type Options struct {
 	Files  []string // images, in place of Input
 	Output string   // a folder or, of one case, the label map's file
 	Tiling
-	SaveProbabilities bool // also CASE.npz: the averaged scores as shares of their sum, (K, z, y, x) under the key "probabilities"
+	// SaveProbabilities also writes CASE.npz, the averaged scores as shares of their sum, (K, z, y, x) under the key
+	// "probabilities", and CASE.pkl, where they belong, as nnU-Net keeps them.
+	SaveProbabilities bool
 	Continue          bool // cases whose output exists are skipped
 	Part              work.Part
 	Readers           int          // cases that are prepared at a time at most, while the network works on another; 0: 1
@@ -49,7 +51,7 @@ func (m *Model) Folder(ctx context.Context, o Options) error {
 	if err := m.flips(o.Tiling); err != nil {
 		return fmt.Errorf("predict: %w", err)
 	}
-	all, err := o.inputs(m.Dataset)
+	all, err := m.Dataset.Inputs(o.Input, o.Files)
 	if err == nil {
 		err = errors.Join(o.clash(all, m.Dataset.FileEnding), m.follow(all, o))
 	}
@@ -116,14 +118,14 @@ func (o Options) todo(all []dataset.Case, ending string) (todo []dataset.Case) {
 // finished tells whether a case's files are there; they appear whole or not at all.
 func (o Options) finished(id, ending string) bool {
 	place := o.place(id, ending)
-	return atomicfile.Exists(place+ending) && (!o.SaveProbabilities || atomicfile.Exists(place+".npz"))
+	return atomicfile.Exists(place+ending) && (!o.SaveProbabilities || atomicfile.Exists(place+".npz") && atomicfile.Exists(place+".pkl"))
 }
 
 // removeOld removes what an earlier run left of the cases to be done, so that one that fails, or is not reached, has
 // nothing that counts as done.
 func (m *Model) removeOld(cases []dataset.Case, o Options) error {
 	for _, c := range cases {
-		for _, ending := range []string{m.Dataset.FileEnding, ".npz"} {
+		for _, ending := range []string{m.Dataset.FileEnding, ".npz", ".pkl"} {
 			path := o.place(c.ID, m.Dataset.FileEnding) + ending
 			err := os.Remove(path)
 			if err == nil || errors.Is(err, fs.ErrNotExist) {

@@ -1,12 +1,8 @@
 package predict
 
 import (
-	"archive/zip"
-	"bytes"
-	"io"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 
 	"masksam/internal/dataset"
@@ -29,27 +25,6 @@ func modelOf(t *testing.T, channels ...string) *Model {
 	return &Model{Model: &model.Model{Dataset: &dataset.Dataset{Channels: channels, FileEnding: ".nii.gz", Doc: pyjson.NewObject()}}}
 }
 
-// All faults of an input folder are told at once, each with its case and file.
-func TestCasesAreCheckedTogether(t *testing.T) {
-	dir := t.TempDir()
-	touch(t, dir, "a_0000.nii.gz", "a_0001.nii.gz", "b_0000.nii.gz", "c_0001.nii.gz", "d_0000.nii.gz", "d_0001.nii.gz",
-		"d_0002.nii.gz", "notes.txt")
-	_, err := Options{Input: dir}.inputs(modelOf(t, "T1", "T2").Dataset)
-	if err == nil {
-		t.Fatal("missing and surplus channels pass")
-	}
-	for _, want := range []string{"case b: channel 1 (T2) is missing: " + filepath.Join(dir, "b_0001.nii.gz"),
-		"case c: channel 0 (T1) is missing", "case d: the model has 2 channels, so there is none for " +
-			filepath.Join(dir, "d_0002.nii.gz")} {
-		if !strings.Contains(err.Error(), want) {
-			t.Errorf("%v\nlacks %q", err, want)
-		}
-	}
-	if strings.Contains(err.Error(), "case a") || strings.Contains(err.Error(), "notes") {
-		t.Errorf("%v\nblames a sound case", err)
-	}
-}
-
 func TestCasesOfAPart(t *testing.T) {
 	dir, out := t.TempDir(), t.TempDir()
 	touch(t, dir, "a_0000.nii.gz", "b_0000.nii.gz", "c_0000.nii.gz", "d_0000.nii.gz")
@@ -59,7 +34,7 @@ func TestCasesOfAPart(t *testing.T) {
 		"b": {Continue: true, Part: work.Part{Index: 1, Of: 2}},
 	} {
 		o.Input, o.Output = dir, out
-		all, err := o.inputs(modelOf(t, "T1").Dataset)
+		all, err := modelOf(t, "T1").Dataset.Inputs(o.Input, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -77,13 +52,13 @@ func TestCasesOfAPart(t *testing.T) {
 // Old output of the cases to be done goes before any work, that of others stays: a failed case must not look done.
 func TestOldOutputIsRemoved(t *testing.T) {
 	out := t.TempDir()
-	touch(t, out, "a.nii.gz", "a.npz", "b.npz", "c.nii.gz", "c.npz")
+	touch(t, out, "a.nii.gz", "a.npz", "a.pkl", "b.npz", "c.nii.gz", "c.npz", "c.pkl")
 	o := Options{Output: out, SaveProbabilities: true, Continue: true}
 	if err := modelOf(t, "T1").removeOld([]dataset.Case{{ID: "a"}, {ID: "b"}}, o); err != nil {
 		t.Fatal(err)
 	}
 	left, err := filepath.Glob(filepath.Join(out, "*"))
-	if err != nil || len(left) != 2 || !o.finished("c", ".nii.gz") {
+	if err != nil || len(left) != 3 || !o.finished("c", ".nii.gz") {
 		t.Errorf("left: %v, %v; want case c alone", left, err)
 	}
 }
@@ -102,38 +77,5 @@ func TestOptionsAreChecked(t *testing.T) {
 	}
 	if err := (Options{Output: dir, Input: "in"}).check(); err != nil {
 		t.Error(err)
-	}
-}
-
-// The archive is one that NumPy reads: a .npy of version 1 whose header is padded to 64 bytes.
-func TestNPZ(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "x.npz")
-	parts := [][]float32{{1, -2, 0.5}, {3, 4, 5}}
-	if err := writeNPZ(path, "probabilities", [4]int{2, 1, 1, 3}, func(i int) ([]float32, error) { return parts[i], nil }); err != nil {
-		t.Fatal(err)
-	}
-	z, err := zip.OpenReader(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer z.Close()
-	if len(z.File) != 1 || z.File[0].Name != "probabilities.npy" {
-		t.Fatalf("files %v", z.File)
-	}
-	f, err := z.File[0].Open()
-	if err != nil {
-		t.Fatal(err)
-	}
-	raw, err := io.ReadAll(f)
-	if err != nil {
-		t.Fatal(err)
-	}
-	header, data := raw[:len(raw)-24], raw[len(raw)-24:]
-	if len(header)%64 != 0 || !bytes.HasPrefix(header, []byte("\x93NUMPY\x01\x00")) || header[len(header)-1] != '\n' ||
-		!strings.Contains(string(header), "'shape': (2, 1, 1, 3,)") {
-		t.Errorf("header %q", header)
-	}
-	if !bytes.Equal(data[4:12], []byte{0, 0, 0, 0xc0, 0, 0, 0, 0x3f}) {
-		t.Errorf("data %x", data)
 	}
 }

@@ -105,6 +105,8 @@ var (
 	NumParts      = Option{Name: "num-parts"}
 	Part          = Option{Name: "part"}
 	Previous      = Option{Name: "previous"} // the folder of the predictions of the stage before
+	Probabilities = Option{Name: "probabilities"}
+	NoEnsembles   = Option{Name: "no-ensembles"}
 )
 
 // Command is a command line of masksam: its name ("plan", "convert dicom"), its arguments in order, its options.

@@ -6,12 +6,10 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"os"
 	"path/filepath"
 
 	"masksam/internal/dataset"
 	"masksam/internal/evaluate"
-	"masksam/internal/pyjson"
 	"masksam/internal/work"
 )
 
@@ -45,16 +43,12 @@ func Evaluate(ctx context.Context, o EvaluateOptions) (s *evaluate.Summary, name
 		opt.Ignore = &v
 	}
 	if o.Plans != "" {
-		text, err := os.ReadFile(o.Plans)
+		plans, err := readPlans(o.Plans)
 		if err != nil {
 			return nil, nil, err
 		}
-		plans, err := pyjson.ParseObject(text) // whatever version wrote them: one key matters
-		if err != nil {
-			return nil, nil, fmt.Errorf("%s: %w", o.Plans, err)
-		}
-		if name, _ := plans.Get("image_reader_writer"); opt.Reader == "" {
-			opt.Reader, _ = name.(string)
+		if opt.Reader == "" {
+			opt.Reader = text(plans, "image_reader_writer")
 		}
 	}
 	if o.Out == "" {

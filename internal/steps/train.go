@@ -131,7 +131,7 @@ func (o TrainOptions) train(ctx context.Context, group *ranks.Group) (_ *Trained
 	if err != nil {
 		return nil, err
 	}
-	if t.Previous, err = previousStage(t, results); err != nil {
+	if t.Previous, err = model.OpenBefore(t, results); err != nil {
 		return nil, err
 	}
 	// One OS thread for training and validation: OpenMP keeps a pool of workers for each thread that computes.
@@ -284,11 +284,8 @@ func (v *validation) predict(ctx context.Context, open func() (*predict.Model, f
 	opt := predict.Options{Output: out, Tiling: predict.Tiling{Mirror: true}, SaveProbabilities: v.SaveProbabilities,
 		Before: v.fold.Previous, Progress: v.Progress}
 	if v.checkpoint == model.Final { // the best checkpoint's labels are for comparison
-		if opt.Next, err = nextStages(v.fold); err != nil {
+		if opt.Next, err = m.NextStages(v.fold.Dir); err != nil {
 			return fmt.Errorf("validate: %w", err)
-		}
-		for _, stage := range opt.Next {
-			defer stage.Labels.Close()
 		}
 	}
 	err = m.Stored(ctx, "validating", stored, opt, func(c *store.Case) {
