@@ -1,9 +1,13 @@
 package predict
 
 import (
+	"context"
+	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
+	"time"
 
 	"masksam/internal/dataset"
 	"masksam/internal/model"
@@ -77,5 +81,67 @@ func TestOptionsAreChecked(t *testing.T) {
 	}
 	if err := (Options{Output: dir, Input: "in"}).check(); err != nil {
 		t.Error(err)
+	}
+}
+
+// Several cases are read at a time, no more than allowed, and each job gets its own.
+func TestReadTogether(t *testing.T) {
+	var mu sync.Mutex
+	reading, most := 0, 0
+	var jobs []job
+	for i := range 7 {
+		jobs = append(jobs, job{id: fmt.Sprint(i), read: func(context.Context) (*pending, error) {
+			mu.Lock()
+			reading++
+			most = max(most, reading)
+			mu.Unlock()
+			time.Sleep(5 * time.Millisecond)
+			mu.Lock()
+			reading--
+			mu.Unlock()
+			return &pending{image: Image{Channels: i}}, nil
+		}})
+	}
+	jobs, end := readTogether(jobs, 3)
+	for i, j := range jobs {
+		p, err := j.read(t.Context())
+		if err != nil || p.image.Channels != i || j.id != fmt.Sprint(i) {
+			t.Errorf("job %d gets case %d, %v", i, p.image.Channels, err)
+		}
+		time.Sleep(time.Millisecond)
+	}
+	end()
+	if most < 2 || most > 3 {
+		t.Errorf("%d cases were read at a time, want 2 or 3", most)
+	}
+}
+
+// Where nothing may overlap a case is written before the next is read.
+func TestSequential(t *testing.T) {
+	c := newConstant(t)
+	c.fold(t, "0", 0.2, 0.5, 0.1, 0.2)
+	in, out := t.TempDir(), t.TempDir()
+	for _, id := range []string{"a", "b", "c"} {
+		image(t, in, id)
+	}
+	m := open(t, c, "0")
+	all, err := m.Dataset.Inputs(in, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := Options{Input: in, Output: out, Sequential: true, Tiling: Tiling{Step: 1}}
+	l := labelling{what: "predicting"}
+	for i, k := range all {
+		l.jobs = append(l.jobs, job{k.ID, 1, func(ctx context.Context) (*pending, error) {
+			for _, before := range all[:i] {
+				if !o.finished(before.ID, ".nii.gz") {
+					t.Errorf("case %s is read before %s is written", k.ID, before.ID)
+				}
+			}
+			return m.read(ctx, k)
+		}})
+	}
+	if err := m.label(t.Context(), l, o); err != nil {
+		t.Fatal(err)
 	}
 }

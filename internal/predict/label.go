@@ -51,12 +51,20 @@ func (m *Model) label(ctx context.Context, l labelling, o Options) error {
 	}
 	read := make(chan ready)
 	var reader, exports sync.WaitGroup
+	written := make(chan struct{}, 1) // where nothing overlaps: a case is done
 	writers := make(chan struct{}, 2) // cases at a time that are exported; the one that is scored is
 	defer reader.Wait()
 	defer cancel()
 	reader.Go(func() {
 		defer close(read)
 		for i, j := range l.jobs {
+			if i > 0 && o.Sequential {
+				select {
+				case <-written:
+				case <-ctx.Done():
+					return
+				}
+			}
 			p, err := j.read(ctx)
 			select {
 			case read <- ready{j, i, p, err}:
@@ -91,6 +99,10 @@ func (m *Model) label(ctx context.Context, l labelling, o Options) error {
 		if err != nil {
 			failures.add(c.id, err)
 			report.Advance(c.passes-told, c.id+" failed")
+		}
+		if o.Sequential {
+			exports.Wait()
+			written <- struct{}{}
 		}
 		if failures.end(l.strict) {
 			break
