@@ -41,7 +41,7 @@ func (m *Model) export(id string, p *pending, o Options) (*export, error) {
 	if x.next, err = m.nextExports(id, p, o.Next); err != nil || !o.SaveProbabilities {
 		return x, err
 	}
-	if x.shares, err = os.CreateTemp(filepath.Dir(x.place), ".probabilities-*"+atomicfile.Suffix); err != nil {
+	if x.shares, err = os.CreateTemp(filepath.Dir(x.place), "."+filepath.Base(x.place)+".npz.*"+atomicfile.Suffix); err != nil {
 		return nil, err
 	}
 	if err := os.Remove(x.shares.Name()); err != nil {

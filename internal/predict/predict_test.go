@@ -93,6 +93,12 @@ func (c *constant) fold(t *testing.T, fold string, probabilities ...float64) {
 	t.Helper()
 	net := c.network(t, probabilities...)
 	defer net.Free()
+	c.save(t, fold, net)
+}
+
+// save writes the checkpoint of a network.
+func (c *constant) save(t *testing.T, fold string, net *masksam.Net) {
+	t.Helper()
 	meta := c.meta
 	meta.Fold = fold
 	text, err := json.Marshal(meta)
