@@ -15,6 +15,7 @@ import (
 
 	"masksam/internal/atomicfile"
 	"masksam/internal/imageio"
+	"masksam/internal/machine"
 	"masksam/internal/masksam"
 	"masksam/internal/model"
 	"masksam/internal/torch"
@@ -227,4 +228,43 @@ func TestKilled(t *testing.T) {
 		out = ""
 	}
 	t.Logf("%d kills of %d predictions; found after them: %v", times, runs, left)
+}
+
+// Many cases in one process take no more memory than a few: what a case took comes back. So many as the variable says, as
+// it takes minutes.
+func TestManyCases(t *testing.T) {
+	n, err := strconv.Atoi(os.Getenv(manyCases))
+	if err != nil {
+		t.Skip(manyCases + " is not set")
+	}
+	c := newConstant(t)
+	c.random(t, "0")
+	m := open(t, c, "0")
+	in, out := cases(t, n), t.TempDir()
+	bar := &residents{}
+	o := Options{Input: in, Output: out, SaveProbabilities: true, Tiling: Tiling{Step: 1, Mirror: true}, Progress: bar}
+	if err := m.Folder(t.Context(), o); err != nil {
+		t.Fatal(err)
+	}
+	if left, _ := filepath.Glob(filepath.Join(out, "*.nii.gz")); len(left) != n {
+		t.Fatalf("%d of %d cases", len(left), n)
+	}
+	t.Logf("resident MiB after each tenth of %d cases: %v", n, bar.mib)
+	early, late := bar.mib[2], bar.mib[len(bar.mib)-1]
+	if late > early+early/20+8 {
+		t.Errorf("the process grew from %d to %d MiB", early, late)
+	}
+}
+
+// residents reads the process's size with each tenth of the cases.
+type residents struct {
+	steps
+	mib []int
+}
+
+func (r *residents) Advance(n int, note string) {
+	r.steps.Advance(n, note)
+	if r.done*10/r.total > len(r.mib) {
+		r.mib = append(r.mib, int(machine.Resident()>>20))
+	}
 }
