@@ -17,6 +17,8 @@ type cli struct {
 	Replay     replayCmd     `cmd:"" help:"Repeat one training step that was skipped, and tell what in it is not finite."`
 	Predict    predictCmd    `cmd:"" help:"Label a folder of images with a trained model."`
 	Evaluate   evaluateCmd   `cmd:"" help:"Score label maps against references; writes summary.json."`
+	Compare    compareCmd    `cmd:"" help:"Compare two folders of predictions with the references, case by case, and test the difference."`
+	Model      modelCmd      `cmd:"" help:"Describe, export and install trained models."`
 	Info       infoCmd       `cmd:"" help:"Tell what an image file holds, or what there is of a dataset."`
 	Overlay    overlayCmd    `cmd:"" help:"Draw cases with their labels, one by one or as a montage."`
 	Verify     verifyCmd     `cmd:"" help:"Compute golden folders again and compare tensor by tensor."`

@@ -21,6 +21,7 @@ import (
 
 	"masksam/internal/atomicfile"
 	"masksam/internal/imageio"
+	"masksam/internal/model/modeltest"
 	"masksam/internal/store"
 	"masksam/internal/volume"
 )
@@ -62,6 +63,7 @@ func TestScripts(t *testing.T) {
 	commands := map[string]func(ts *testscript.TestScript, neg bool, args []string){
 		"mkdata":      helper(mkdata),
 		"mkpublished": helper(mkpublished),
+		"mkmodel":     helper(mkmodel),
 		"spoil":       helper(spoil),
 		"appears":     helper(appears),
 		"whole":       helper(whole),
@@ -99,6 +101,12 @@ func TestScripts(t *testing.T) {
 			return true, unix.Unmount(dir, 0)
 		},
 	})
+}
+
+// mkmodel DIR makes a small model of two folds below a folder of results.
+func mkmodel(args []string) error {
+	_, err := modeltest.Write(args[0], "0", "1")
+	return err
 }
 
 // clone DIR makes a folder as a clone of the repository at root is after make build: the scripts, and the program.

@@ -107,6 +107,9 @@ var (
 	Previous      = Option{Name: "previous"} // the folder of the predictions of the stage before
 	Probabilities = Option{Name: "probabilities"}
 	NoEnsembles   = Option{Name: "no-ensembles"}
+	Incomplete    = Option{Name: "incomplete"}
+	Replace       = Option{Name: "replace"}
+	MaxSize       = Option{Name: "max-size"}
 )
 
 // Command is a command line of masksam: its name ("plan", "convert dicom"), its arguments in order, its options.
