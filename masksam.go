@@ -12,12 +12,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 
+	"masksam/internal/dataset"
 	"masksam/internal/imageio"
 	"masksam/internal/model"
 	"masksam/internal/predict"
@@ -173,16 +175,24 @@ func (m *Model) labels() (out []Label) {
 }
 
 // Read reads an image from its files, one for each channel in the order of Channels, as the model's plans say. Formats
-// are NIfTI, NRRD, MetaImage, TIFF, PNG and BMP, by the ending.
+// are NIfTI, NRRD, MetaImage, TIFF, PNG and BMP, by the ending. Channels that lie at different places, and an image that is
+// stored in another orientation than those of the training, are warnings of log/slog.
 func (m *Model) Read(paths ...string) (*Volume, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.model == nil {
 		return nil, errClosed
 	}
-	im, err := m.model.Load(paths...)
+	const id = "the image"
+	im, _, warnings, err := m.model.Dataset.WithReader(m.model.Plans.Reader).Load(dataset.Case{ID: id, Images: paths})
 	if err != nil {
 		return nil, err
+	}
+	if text := m.model.Meta.Orientations.Unusual(im.Orientation(), "training images"); text != "" {
+		warnings = append(warnings, text+"; its labels may be wrong")
+	}
+	for _, w := range warnings {
+		slog.Warn(w)
 	}
 	return &Volume{Data: slices.Concat(im.Channels...), Shape: im.Grid.Size, Spacing: im.Grid.Spacing, meta: &im.Meta}, nil
 }
@@ -199,6 +209,12 @@ func (m *Model) Predict(ctx context.Context, v *Volume, progress func(done, of i
 	im, err := v.image()
 	if err != nil {
 		return nil, err
+	}
+	if found := m.model.Dataset.CheckImage(dataset.Case{ID: im.Path, Images: []string{im.Path}}, im); len(found) > 0 {
+		return nil, found[0]
+	}
+	if progress == nil {
+		progress = func(int, int) {}
 	}
 	meta := im.Meta
 	data, err := m.model.Volume(ctx, im, m.tiling, progress)

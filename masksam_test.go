@@ -150,7 +150,9 @@ func TestPredict(t *testing.T) {
 	if _, err := m.Predict(ctx, &v, nil); !errors.Is(err, context.Canceled) {
 		t.Errorf("stopped: %v", err)
 	}
-	if _, err := m.Read("a.nii.gz", "b.nii.gz"); err == nil || !strings.Contains(err.Error(), "2 files") {
-		t.Errorf("two files of one channel: %v", err)
+	for _, paths := range [][]string{nil, {"a.nii.gz", "b.nii.gz"}} {
+		if _, err := m.Read(paths...); err == nil || !strings.Contains(err.Error(), "channels, but dataset.json names 1") {
+			t.Errorf("%d files of one channel: %v", len(paths), err)
+		}
 	}
 }

@@ -17,6 +17,8 @@ import (
 type scoring struct {
 	DatasetJSON string        `help:"The dataset.json; by default the prediction folder's." name:"dataset-json" placeholder:"FILE"`
 	PlansJSON   string        `help:"The plans.json, whose reader reads the files where dataset.json names none; by default the prediction folder's, if it has one." name:"plans-json" placeholder:"FILE"`
+	Label       []int         `help:"Score these labels, by number, instead of dataset.json's, which then need not be there." placeholder:"N"`
+	IgnoreLabel *int          `help:"With --label: voxels whose reference is this label do not count." placeholder:"N"`
 	Chill       bool          `help:"Pass over references without a prediction." name:"skip-missing"`
 	Surface     bool          `help:"Measure distances between surfaces too: HD95, ASSD, surface Dice, Hausdorff distance."`
 	Tolerance   string        `help:"Measure them with this tolerance of the surface Dice in mm, by default 1, of all classes or of single ones by name: 2, or 1,liver=3." placeholder:"MM"`
@@ -32,7 +34,7 @@ func (c *scoring) options(a *app, reference, prediction string, tables ...string
 			return o, err
 		}
 	}
-	if c.DatasetJSON == "" {
+	if c.DatasetJSON == "" && len(c.Label) == 0 {
 		if !atomicfile.Exists(prediction) {
 			return o, fmt.Errorf("there is no folder %s of predicted label maps", prediction)
 		}
@@ -46,7 +48,7 @@ func (c *scoring) options(a *app, reference, prediction string, tables ...string
 		c.PlansJSON = path
 	}
 	return steps.EvaluateOptions{Reference: reference, Prediction: prediction, Dataset: c.DatasetJSON, Plans: c.PlansJSON,
-		Chill: c.Chill, Surfaces: c.Surface || c.Tolerance != "", Tolerance: c.Tolerance, Work: a.work(c.Workers, c.Memory)}, nil
+		Labels: c.Label, Ignore: c.IgnoreLabel, Chill: c.Chill, Surfaces: c.Surface || c.Tolerance != "", Tolerance: c.Tolerance, Work: a.work(c.Workers, c.Memory)}, nil
 }
 
 // writeTable writes a table in the format that its file's ending says; an empty path none.

@@ -91,3 +91,18 @@ func (c *nnunetEvaluate) Run(a *app) error {
 	return a.evaluate(steps.EvaluateOptions{Reference: c.Reference, Prediction: c.Prediction, Dataset: c.Dataset,
 		Plans: c.Plans, Out: c.Output, Chill: c.Chill, Part: part, Work: a.work(c.Workers, 0)})
 }
+
+type nnunetSimple struct {
+	Reference  string  `arg:"" help:"Folder of reference label maps."`
+	Prediction string  `arg:"" help:"Folder of predicted label maps."`
+	Labels     []int   `option:"label" name:"l" help:"Labels." required:""`
+	Ignore     *int    `option:"ignore-label" name:"il" help:"Voxels whose reference is this label do not count."`
+	Output     string  `option:"output" name:"o" help:"The summary; by default summary.json in the prediction folder."`
+	Workers    workers `option:"workers" name:"np" help:"Processes; 0: one per core." default:"8" env:"nnUNet_def_n_proc"`
+	Chill      bool    `name:"chill" option:"skip-missing" help:"Pass over references without a prediction."`
+}
+
+func (c *nnunetSimple) Run(a *app) error {
+	return a.evaluate(steps.EvaluateOptions{Reference: c.Reference, Prediction: c.Prediction, Labels: c.Labels, Ignore: c.Ignore,
+		Out: c.Output, Chill: c.Chill, Work: a.work(c.Workers, 0)})
+}

@@ -29,9 +29,15 @@ var nnunetCommands = map[string]nnunetCommand{
 	"nnUNetv2_predict":                           {twin: "predict", help: "Label a folder of images with a trained model.", new: empty[nnunetPredict]},
 	"nnUNetv2_predict_from_modelfolder":          {twin: "predict", help: "Label a folder of images with the model of a folder.", new: empty[nnunetModelFolder]},
 	"nnUNetv2_evaluate_folder":                   {twin: "evaluate", help: "Score label maps against references.", new: empty[nnunetEvaluate]},
+	"nnUNetv2_evaluate_simple":                   {twin: "evaluate", help: "Score labels, given by number, against references.", new: empty[nnunetSimple]},
+	"nnUNetv2_ensemble":                          {twin: "ensemble", help: "Average the probabilities of several predictions.", new: empty[nnunetEnsemble]},
+	"nnUNetv2_find_best_configuration":           {twin: "find-best", help: "Find the best model or pair of models by cross-validation.", new: empty[nnunetBest]},
+	"nnUNetv2_accumulate_crossval_results":       {twin: "accumulate", help: "Join the validation cases of folds in one folder, and score them.", new: empty[nnunetAccumulate]},
+	"nnUNetv2_determine_postprocessing":          {twin: "postprocess determine", help: "Find which removals of small components raise the Dice.", new: empty[nnunetDetermine]},
+	"nnUNetv2_apply_postprocessing":              {twin: "postprocess apply", help: "Remove small components from predictions.", new: empty[nnunetApply]},
+	"nnUNetv2_plot_overlay_pngs":                 {twin: "overlay", help: "Draw every case's slice with most labels.", new: empty[nnunetOverlay]},
 	"nnUNetv2_export_model_to_zip":               {twin: "model export", help: "Write trained models as one zip.", new: empty[nnunetExport]},
 	"nnUNetv2_install_pretrained_model_from_zip": {twin: "model install", help: "Install the models of a zip.", new: empty[nnunetInstall]},
-	"nnUNetv2_plot_overlay_pngs":                 {twin: "overlay", help: "Draw every case's slice with most labels.", new: empty[nnunetOverlay]},
 }
 
 // The three steps of nnUNetv2_plan_and_preprocess have commands of their own; the flags that they share are these.

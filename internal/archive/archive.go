@@ -140,13 +140,16 @@ func (b *bounded) ReadAt(p []byte, at int64) (int, error) {
 // Bits of an entry's flags (APPNOTE 4.4.4).
 const encrypted = 1<<0 | 1<<6 | 1<<13
 
-var methods = map[uint16]string{1: "shrink", 6: "implode", 9: "deflate64", 12: "bzip2", 14: "LZMA", 93: "zstd", 95: "xz", 98: "PPMd", 99: "AES"}
+// methods are those of compression (APPNOTE 4.4.5) that programs write and this one does not read.
+var methods = map[uint16]string{1: "shrink", 6: "implode", 9: "deflate64", 12: "bzip2", 14: "LZMA", 93: "zstd", 95: "xz", 98: "PPMd",
+	99: "AES"}
 
 // check refuses an entry by what the directory says of it. Its error goes on after the entry's name.
 func check(f *zip.File) error {
 	name, folder := strings.CutSuffix(f.Name, "/")
 	switch mode := f.Mode(); {
-	case name == "" || name == "." || len(name) > maxName || !utf8.ValidString(name) || strings.ContainsFunc(name, unicode.IsControl):
+	case name == "" || name == "." || len(name) > maxName || !utf8.ValidString(name) ||
+		strings.ContainsFunc(name, unicode.IsControl):
 		return errors.New("is no name of a file")
 	case strings.HasPrefix(name, "/") || strings.ContainsAny(name, `\:`) || !fs.ValidPath(name):
 		return errors.New("has a name that leads out of a folder, or may do so on some system")
@@ -157,7 +160,8 @@ func check(f *zip.File) error {
 	case mode.Type() != 0 && !(folder && mode.IsDir()):
 		return errors.New("is a device or another special file")
 	case f.Method != zip.Store && f.Method != zip.Deflate:
-		return fmt.Errorf("is compressed by %s; deflate and stored are read", cmp.Or(methods[f.Method], fmt.Sprintf("method %d", f.Method)))
+		return fmt.Errorf("is compressed by %s; deflate and stored are read",
+			cmp.Or(methods[f.Method], fmt.Sprintf("method %d", f.Method)))
 	case folder && f.UncompressedSize64 > 0:
 		return errors.New("is a folder with content")
 	case f.Method == zip.Store && f.CompressedSize64 != f.UncompressedSize64:

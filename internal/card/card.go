@@ -326,7 +326,8 @@ func (m *Model) digest(ctx context.Context, name string, report progress.Reporte
 // Write writes a card's text. One that is there is an error unless it may be replaced: its author may have completed it.
 func Write(path string, text []byte, replace bool) error {
 	if atomicfile.Exists(path) && !replace {
-		return remedy.Add(fmt.Errorf("%s is there already, perhaps completed by its author", path), "write over it with ", remedy.Replace)
+		err := fmt.Errorf("%s is there already, perhaps completed by its author", path)
+		return remedy.Add(err, "write over it with ", remedy.Replace)
 	}
 	return atomicfile.WriteBytes(path, text)
 }

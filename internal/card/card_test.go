@@ -110,8 +110,9 @@ func TestScores(t *testing.T) {
 		}
 	}
 	const rest = `], "mean": {}, "foreground_mean": {}}`
-	summary("1", `{"metric_per_case": [{"metrics": {"1": {"Dice": 0.5}, "2": {"Dice": NaN}}, "prediction_file": "", "reference_file": "r/case_0.nii.gz"}`+rest)
-	summary("2", `{"metric_per_case": [{"metrics": {"1": {"Dice": 0.1}, "2": {"Dice": NaN}}, "prediction_file": "", "reference_file": "r/case_2.nii.gz"}`+rest)
+	const first = `{"metric_per_case": [{"prediction_file": "", "metrics": {"2": {"Dice": NaN}, "1": {"Dice": `
+	summary("1", first+`0.5}}, "reference_file": "r/case_0.nii.gz"}`+rest)
+	summary("2", first+`0.1}}, "reference_file": "r/case_2.nii.gz"}`+rest)
 	m = read(t, dir)
 	if box := m.Scores[0]; box.Cases != 2 || !near(box.Dice, (0.7+0.1)/2) {
 		t.Errorf("box %v, want the mean of 0.9 and 0.5, and of 0.1", box)

@@ -97,7 +97,7 @@ func (e Export) entries() ([]archive.Entry, error) {
 		return nil, fmt.Errorf("there is nothing to export; missing: %s", strings.Join(p.missing, ", "))
 	}
 	if len(p.missing) > 0 && !e.Incomplete {
-		err := fmt.Errorf("the export would lack %d parts:\n%s", len(p.missing), strings.Join(p.missing, "\n"))
+		err := fmt.Errorf("the export would lack:\n%s", strings.Join(p.missing, "\n"))
 		return nil, remedy.Add(err, "make them, or export without them with ", remedy.Incomplete)
 	}
 	for _, m := range p.missing {
@@ -136,8 +136,8 @@ func (e *Export) choose(dir string) error {
 	e.Trainer, e.Plans = matches[0].Trainer, matches[0].Plans
 	for _, n := range matches {
 		if n.Trainer != e.Trainer || n.Plans != e.Plans {
-			return remedy.Add(fmt.Errorf("models of several trainers or plans in %s: %s; a zip holds those of one", dir, listed(matches)),
-				"choose by ", remedy.Trainer.With("TRAINER"), " and ", remedy.Plans.With("PLANS"))
+			err := fmt.Errorf("models of several trainers or plans in %s: %s; a zip holds those of one", dir, listed(matches))
+			return remedy.Add(err, "choose by ", remedy.Trainer.With("TRAINER"), " and ", remedy.Plans.With("PLANS"))
 		}
 	}
 	if len(e.Configurations) == 0 {
@@ -228,13 +228,14 @@ func (e Export) checkpoint(p *parts, path string) {
 	if _, _, whole := f.Info(positions); whole || meta.Frozen == nil || e.final(filepath.Dir(path), meta.Frozen) {
 		return
 	}
-	p.lack(fmt.Sprintf("the weights of %s, to which %s refers by the SHA-256 %s: export %s of this fold with it, which has them",
-		cmp.Or(meta.Frozen.Encoder, "another file"), path, meta.Frozen.SHA256, Final))
+	p.lack(fmt.Sprintf("the weights of %s, to which %s refers by the SHA-256 %s: export %s of this fold with it, which has "+
+		"them", cmp.Or(meta.Frozen.Encoder, "another file"), path, meta.Frozen.SHA256, Final))
 }
 
 // final tells whether the export has the fold's checkpoint_final with the weights that z names.
 func (e Export) final(fold string, z *Frozen) bool {
-	if !slices.ContainsFunc(e.Checkpoints, func(name string) bool { return CheckpointPath("", name) == CheckpointPath("", Final) }) {
+	isFinal := func(name string) bool { return CheckpointPath("", name) == CheckpointPath("", Final) }
+	if !slices.ContainsFunc(e.Checkpoints, isFinal) {
 		return false
 	}
 	f, err := z.try(CheckpointPath(fold, Final))

@@ -114,7 +114,8 @@ func unitOf(file string) (u unit, err error) {
 	case depth > 3 && parts[1] == ensembles:
 		return unit{path.Join(parts[:3]...), false}, nil
 	}
-	return u, fmt.Errorf("%q lies neither in the folder of a model, TRAINER__PLANS__CONFIGURATION, nor in that of an ensemble", file)
+	return u, fmt.Errorf("%q lies neither in the folder of a model, TRAINER__PLANS__CONFIGURATION, nor in that of an ensemble",
+		file)
 }
 
 // open opens a zip and says what is in it, models first.
@@ -153,7 +154,8 @@ func rank(u unit) int {
 }
 
 // unpack writes all files below a folder and looks at the models.
-func unpack(ctx context.Context, z *archive.Reader, units []unit, folder string, report progress.Reporter) (models []Unpacked, err error) {
+func unpack(ctx context.Context, z *archive.Reader, units []unit, folder string, report progress.Reporter) ([]Unpacked, error) {
+	var models []Unpacked
 	if err := z.Extract(ctx, folder, report); err != nil {
 		return nil, err
 	}

@@ -99,7 +99,8 @@ func TestInstall(t *testing.T) {
 	if d := cmp.Diff(tree(t, filepath.Join(from, modeltest.Name)), tree(t, dir)); d != "" {
 		t.Error("the model is a mixture")
 	}
-	if !atomicfile.Exists(filepath.Join(to, "Dataset005_Shapes", "earlier_1", filepath.Base(modeltest.Name), "fold_4", filepath.Base(other))) {
+	first := filepath.Join(to, "Dataset005_Shapes", "earlier_1", filepath.Base(modeltest.Name))
+	if !atomicfile.Exists(filepath.Join(first, "fold_4", filepath.Base(other))) {
 		t.Error("what gave way is lost")
 	}
 	if names, err := model.List(filepath.Dir(dir)); err != nil || len(names) != 1 {
@@ -165,8 +166,8 @@ func TestInstallIsWholeOrAbsent(t *testing.T) {
 
 // A zip holds models of nnU-Net's layout, and nothing else.
 func TestInstallRefuses(t *testing.T) {
-	const name = "nnUNetTrainer__nnUNetPlans__2d"
-	parts := []string{"Dataset001_A/" + name + "/plans.json", "Dataset001_A/" + name + "/dataset.json", "Dataset001_A/" + name + "/fold_0/checkpoint_final.pth"}
+	const dir = "Dataset001_A/nnUNetTrainer__nnUNetPlans__2d"
+	parts := []string{dir + "/plans.json", dir + "/dataset.json", dir + "/fold_0/checkpoint_final.pth"}
 	for want, names := range map[string][]string{
 		"holds no trained model":      {},
 		"folder of a dataset":         append([]string{"a.txt"}, parts...),

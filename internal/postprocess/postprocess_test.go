@@ -54,12 +54,12 @@ func TestReadsNNUNet(t *testing.T) {
 func TestReadRefuses(t *testing.T) {
 	const f = "cnnunetv2.postprocessing.remove_connected_components\nremove_all_but_largest_component_from_segmentation\n"
 	for text, want := range map[string]string{
-		"cos\nsystem\n(X\x04\x00\x00\x00exittR.":        "os.system",
-		f + "(K\x01tR.":                                 "is no function",
+		"cos\nsystem\n(X\x04\x00\x00\x00exittR.":       "os.system",
+		f + "(K\x01tR.":                                "is no function",
 		"(](" + f + "e](}(X\x01\x00\x00\x00aK\x01uet.": "labels_or_regions",
-		"(](" + f + "e]t.":                              "1 functions have 0",
-		"(](K\x01e]t.":                                  "in place of a function",
-		"K\x01.":                                        "(functions, arguments)",
+		"(](" + f + "e]t.":                             "1 functions have 0",
+		"(](K\x01e]t.":                                 "in place of a function",
+		"K\x01.":                                       "(functions, arguments)",
 		"(](" + f + "e](}(X\x11\x00\x00\x00labels_or_regionsNuet.": "neither a label nor labels",
 		"":   "cut off",
 		"{}": "postprocessing_fns",

@@ -55,8 +55,8 @@ func facts(m *card.Model) []string {
 	}
 	training := ""
 	if r := m.Recipe; r != nil {
-		training = fmt.Sprintf("recipe %s: %d epochs at most of %d steps, %s, learning rate %g", r.Short, r.Train.Epochs, r.Train.Iterations,
-			r.Train.Optimizer, r.Train.LR)
+		training = fmt.Sprintf("recipe %s: %d epochs at most of %d steps, %s, learning rate %g", r.Short, r.Train.Epochs,
+			r.Train.Iterations, r.Train.Optimizer, r.Train.LR)
 	}
 	patch := ""
 	if n := len(m.Plan.Patch); n > 0 {
@@ -64,8 +64,8 @@ func facts(m *card.Model) []string {
 		for _, axis := range m.Plan.Transpose {
 			axes = append(axes, "zyx"[axis:axis+1])
 		}
-		patch = fmt.Sprintf("%s voxels of %s mm along %s of the file's array", times("%d", m.Plan.Patch...), times("%.4g", m.Plan.Spacing...),
-			strings.Join(axes[3-n:], ", "))
+		patch = fmt.Sprintf("%s voxels of %s mm along %s of the file's array", times("%d", m.Plan.Patch...),
+			times("%.4g", m.Plan.Spacing...), strings.Join(axes[3-n:], ", "))
 	}
 	versions := fmt.Sprintf("described by masksam %s with libtorch %s", m.Versions.Program, m.Versions.Engine)
 	if len(m.Versions.Training) > 0 {
@@ -77,7 +77,8 @@ func facts(m *card.Model) []string {
 	}
 	return []string{"dataset", m.Dataset, "trainer", m.Trainer, "plans", m.Plans, "config", m.Configuration,
 		"network", network, "problem", m.Problem, "training", training, "patch", patch, "channels", strings.Join(m.Channels, ", "),
-		"normalised", strings.Join(m.Plan.Normalization, ", "), "labels", strings.Join(labels, ", "), "orientation", orientations(m), "versions", versions}
+		"normalised", strings.Join(m.Plan.Normalization, ", "), "labels", strings.Join(labels, ", "),
+		"orientation", orientations(m), "versions", versions}
 }
 
 func orientations(m *card.Model) string {
@@ -93,7 +94,8 @@ func (p *page) sections(m *card.Model, title func(text string), render func(t ta
 	if d := m.Data; d.Cases > 0 {
 		title(fmt.Sprintf("Training data: %s", plural(d.Cases, "case")))
 		t := p.table(1, "along z, y, x", "min", "median", "max")
-		t.AppendRow([]any{"voxels, cropped", times("%g", d.Shapes.Min[:]...), times("%g", d.Shapes.Median[:]...), times("%g", d.Shapes.Max[:]...)})
+		t.AppendRow([]any{"voxels, cropped", times("%g", d.Shapes.Min[:]...), times("%g", d.Shapes.Median[:]...),
+			times("%g", d.Shapes.Max[:]...)})
 		t.AppendRow([]any{"spacing in mm", times("%.4g", d.Spacings.Min[:]...), times("%.4g", d.Spacings.Median[:]...),
 			times("%.4g", d.Spacings.Max[:]...)})
 		render(t)
@@ -122,7 +124,8 @@ func (p *page) sections(m *card.Model, title func(text string), render func(t ta
 		if f.Frozen != "" {
 			began = weights.SAMName(f.Frozen) + ", kept"
 		}
-		t.AppendRow([]any{f.Fold, count(len(f.Train)), count(len(f.Val)), count(f.Epochs), count(int(f.Minutes + 0.5)), cmp.Or(f.Precision, "–"), began})
+		t.AppendRow([]any{f.Fold, count(len(f.Train)), count(len(f.Val)), count(f.Epochs), count(int(f.Minutes + 0.5)),
+			cmp.Or(f.Precision, "–"), began})
 	}
 	render(t)
 	if m.Mean != nil {
@@ -165,14 +168,17 @@ func Card(m *card.Model, use ...string) []byte {
 	todo := func(what string) string { return open + ": " + what }
 
 	p.printf("# %s, trained on %s\n\n", cmp.Or(m.Trainer, "A model"), cmp.Or(m.Dataset, "an unnamed dataset"))
-	p.line("This card was made from the files of the model. The program has filled in what they tell; its author completes the rest.")
-	section("Intended use", todo("which images it is for (modality, body part, protocol, patients), what its labels are used for, and by whom."))
+	p.line("This card was made from the files of the model. The program has filled in what they tell; its author completes the " +
+		"rest.")
+	section("Intended use", todo("which images it is for (modality, body part, protocol, patients), "+
+		"what its labels are used for, and by whom."))
 	limits := "- It gives the labels of this card, and no others. It knows nothing of what it was not trained on.\n" +
 		"- Images should resemble the training data below in modality, spacing, intensities and extent."
 	if text := orientations(m); text != "" {
 		limits += "\n- The network sees voxels as they are stored, and " + text + ". Prediction warns of others."
 	}
-	section("Limits", limits+"\n- "+todo("where it is known to fail, what it was not tested on, and whether it may be used for diagnosis."))
+	section("Limits", limits+"\n- "+todo("where it is known to fail, what it was not tested on, and whether it may be used for "+
+		"diagnosis."))
 
 	rows := "| | |\n|---|---|"
 	for pair := range slices.Chunk(facts(m), 2) {
@@ -186,13 +192,17 @@ func Card(m *card.Model, use ...string) []byte {
 	}
 	p.sections(m, func(title string) {
 		text := map[string]string{
-			"Validation": fmt.Sprintf("The mean Dice over the validation cases of all folds, each of which was predicted by the network of a fold that was not "+
-				"trained on it. Intervals are percentiles of %d bootstrap resamples of the cases; they tell nothing of data from elsewhere.\n\n", card.Resamples),
+			"Validation": fmt.Sprintf("The mean Dice over the validation cases of all folds, each of which was predicted by the network of "+
+				"a fold that was not trained on it. Intervals are percentiles of %d bootstrap resamples of the cases; they tell nothing of "+
+				"data from elsewhere.\n\n", card.Resamples),
 			"Files": "`sha256sum` gives the same digests of unchanged files.\n\n",
 		}[title]
 		p.printf("\n## %s\n\n%s", title, text)
 	}, func(t table.Writer) { t.RenderMarkdown() })
-	licences := "| what | licence |\n|---|---|\n| the model's weights | " + open + " |\n| training images | " + open + " |\n| training labels | " + open + " |"
+	licences := "| what | licence |\n|---|---|"
+	for _, what := range []string{"the model's weights", "training images", "training labels"} {
+		licences += fmt.Sprintf("\n| %s | %s |", what, open)
+	}
 	for _, f := range m.Folds {
 		if f.Frozen != "" {
 			licences += "\n| the weights of " + weights.SAMName(f.Frozen) + " that it holds | Apache 2.0 (segment-anything, Meta) |"

@@ -26,38 +26,43 @@ var patience = 8
 
 // elements are the points that carry the mark from, by the exact Euclidean distance of each to the nearest point that
 // carries the mark to. Planes are searched at once for all points (across). In its plane each point looks around, which
-// is quick where surfaces lie close to each other. Once that has taken as long as the lower envelope of parabolas would
-// (Felzenszwalb and Huttenlocher, Distance Transforms of Sampled Functions, 2012), the rows of the plane are searched by
-// it.
+// is quick where surfaces lie close to each other. Once that has taken as long as lower envelopes of parabolas would
+// (Felzenszwalb and Huttenlocher, Distance Transforms of Sampled Functions, 2012), columns and rows are searched by them.
 func (f field) elements(from, to uint8, area func(i int, mark uint8) float64) []Elements {
 	rows, columns := f.size[1], f.size[2]
 	plane := rows * columns
 	across := f.across(to)
-	square := make([]float64, plane) // of the distance to the nearest point of the same column, in one plane
-	e := newEnvelope(rows, f.spacing[1])
+	square := make([]float64, plane) // of the distance, first in the column, then in the plane
+	inColumn, inRow := newEnvelope(rows, f.spacing[1]), newEnvelope(columns, f.spacing[2])
 	var out []Elements
 	place := map[float64]int{} // in out, by the square of the distance
 	for z := range f.size[0] {
 		marks, steps := f.marks[z*plane:][:plane], across[z*plane:][:plane]
-		looks, filled := patience*plane, false
+		looks, row := patience*plane, -1 // the row that was searched last; −1: not even the columns were
 		for i, m := range marks {
 			if m&from == 0 {
 				continue
 			}
 			best := 0.0
 			if m&to == 0 {
-				y, x := i/columns, i%columns
+				y := i / columns
 				if looks > 0 {
-					best = f.around(steps, e.squares, y, x, &looks)
+					best = f.around(steps, inColumn.squares, y, i%columns, &looks)
 				}
 				if looks <= 0 {
-					if !filled {
-						filled = true
+					if row < 0 {
+						for k, n := range steps {
+							square[k] = f.height(n)
+						}
 						for x := range columns {
-							e.column(square[x:], steps[x:], columns, f.spacing[0])
+							inColumn.search(square[x:], columns)
 						}
 					}
-					best = nearest(square[y*columns:][:columns], x, f.spacing[2])
+					if row != y {
+						row = y
+						inRow.search(square[y*columns:], 1)
+					}
+					best = square[i]
 				}
 			}
 			k, known := place[best]
@@ -74,6 +79,15 @@ func (f field) elements(from, to uint8, area func(i int, mark uint8) float64) []
 	return out
 }
 
+// height is the square of the length of so many steps between planes.
+func (f field) height(planes uint16) float64 {
+	if planes == nowhere {
+		return math.Inf(1)
+	}
+	h := float64(planes) * f.spacing[0]
+	return h * h
+}
+
 // around is the square of the distance of (y, x) to the nearest point, by looking at the points of the plane that can be
 // nearer than the best so far. It takes what it looks at from looks, and gives up where those are spent.
 func (f field) around(steps []uint16, squares []float64, y, x int, looks *int) float64 {
@@ -81,8 +95,7 @@ func (f field) around(steps []uint16, squares []float64, y, x int, looks *int) f
 	best := math.Inf(1)
 	look := func(i int, dy, dx float64) {
 		if n := steps[i]; n != nowhere {
-			h := float64(n) * f.spacing[0]
-			best = min(best, h*h+dy+dx)
+			best = min(best, f.height(n)+dy+dx)
 		}
 	}
 	for k := 0; *looks > 0 && k < columns; k++ {
@@ -104,26 +117,6 @@ func (f field) around(steps []uint16, squares []float64, y, x int, looks *int) f
 				}
 			}
 			*looks -= j + 1
-		}
-	}
-	return best
-}
-
-// nearest is the square of the distance of the point at x to the nearest one, from the squares of a row: it looks ever
-// further away, until a step alone is longer than the best.
-func nearest(row []float64, x int, spacing float64) float64 {
-	best := row[x]
-	for k := 1; k < len(row); k++ {
-		step := float64(k) * spacing
-		step *= step
-		if step >= best {
-			break
-		}
-		if x-k >= 0 {
-			best = min(best, row[x-k]+step)
-		}
-		if x+k < len(row) {
-			best = min(best, row[x+k]+step)
 		}
 	}
 	return best
@@ -158,19 +151,19 @@ func (f field) across(mark uint8) []uint16 {
 	return out
 }
 
-// envelope finds in a column of n points the nearest one, where each is so far away from its own place as the planes
-// tell.
+// envelope adds an axis to squares of distances: of n points in a line each has the square of its distance to the nearest
+// point without a step along the line.
 type envelope struct {
 	spacing float64
-	squares []float64 // of the steps along y
+	squares []float64 // of the steps along the line
 	tops    []int     // places of the parabolas that form the envelope
-	begins  []float64 // from where on each of them is the lowest
 	heights []float64 // at their places
+	begins  []float64 // from where on each of them is the lowest
 }
 
 func newEnvelope(n int, spacing float64) *envelope {
-	e := &envelope{spacing: spacing, squares: make([]float64, n), tops: make([]int, n), begins: make([]float64, n+1),
-		heights: make([]float64, n)}
+	e := &envelope{spacing: spacing, squares: make([]float64, n), tops: make([]int, n), heights: make([]float64, n),
+		begins: make([]float64, n+1)}
 	for i := range e.squares {
 		d := float64(i) * spacing
 		e.squares[i] = d * d
@@ -178,21 +171,19 @@ func newEnvelope(n int, spacing float64) *envelope {
 	return e
 }
 
-// column fills every stride-th value of dst with the square of the distance to the nearest point of the column, +Inf
-// where it has none; planes is laid out alike.
-func (e *envelope) column(dst []float64, planes []uint16, stride int, spacing float64) {
+// search puts in the place of every stride-th value the smallest sum of one of them and the square of the steps to it.
+func (e *envelope) search(values []float64, stride int) {
 	n, k := len(e.squares), -1
 	unit := e.spacing * e.spacing
 	for y := range n {
-		if planes[y*stride] == nowhere {
+		h := values[y*stride]
+		if math.IsInf(h, 1) {
 			continue
 		}
-		h := float64(planes[y*stride]) * spacing
-		h *= h
 		begin := math.Inf(-1)
 		for ; k >= 0; k-- {
 			v := e.tops[k]
-			// Where the parabolas of v and y meet, in points.
+			// Where the parabolas of v and y meet, in steps.
 			begin = (h - e.heights[k] + unit*float64((y-v)*(y+v))) / (2 * unit * float64(y-v))
 			if begin > e.begins[k] {
 				break
@@ -203,10 +194,7 @@ func (e *envelope) column(dst []float64, planes []uint16, stride int, spacing fl
 		e.tops[k], e.heights[k], e.begins[k] = y, h, begin
 	}
 	if k < 0 {
-		for y := range n {
-			dst[y*stride] = math.Inf(1)
-		}
-		return
+		return // all are infinite
 	}
 	e.begins[k+1] = math.Inf(1)
 	j := 0
@@ -218,6 +206,6 @@ func (e *envelope) column(dst []float64, planes []uint16, stride int, spacing fl
 		if d < 0 {
 			d = -d
 		}
-		dst[y*stride] = e.heights[j] + e.squares[d]
+		values[y*stride] = e.heights[j] + e.squares[d]
 	}
 }

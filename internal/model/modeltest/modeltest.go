@@ -22,7 +22,8 @@ import (
 // Name is the model's folder below that of results.
 const Name = "Dataset005_Shapes/MaskSAM_Small__nnUNetPlans_small__3d_fullres"
 
-const datasetJSON = `{"channel_names": {"0": "MR"}, "labels": {"background": 0, "box": 1, "ball": 2}, "numTraining": 4, "file_ending": ".nii.gz"}`
+const datasetJSON = `{"channel_names": {"0": "MR"}, "labels": {"background": 0, "box": 1, "ball": 2}, "numTraining": 4,
+	"file_ending": ".nii.gz"}`
 
 // Write makes a model of one channel below a folder of results, and gives its folder. Its network is small and gives every
 // voxel of any image the label 2, ball. Fold "0", "1", … has the validation case case_0, case_1, …, with a Dice of 0.9 and
@@ -37,7 +38,8 @@ func Write(results string, folds ...string) (dir string, err error) {
 		return "", err
 	}
 	fp := &plan.Fingerprint{Intensity: []plan.Intensity{{Max: 900, Mean: 310.5, Median: 300, Min: 2, Low: 20, High: 800, Std: 99.25}},
-		RelativeSize: 1, Shapes: [][3]int{{7, 20, 22}, {8, 20, 22}, {9, 24, 24}}, Spacings: [][3]float64{{3, 1.1, 1.1}, {3, 1.1, 1.1}, {4, 1, 1}}}
+		RelativeSize: 1, Shapes: [][3]int{{7, 20, 22}, {8, 20, 22}, {9, 24, 24}},
+		Spacings: [][3]float64{{3, 1.1, 1.1}, {3, 1.1, 1.1}, {4, 1, 1}}}
 	plans, err := plan.Make(ds, filepath.Dir(filepath.FromSlash(Name)), fp, plan.Options{})
 	if err != nil {
 		return "", err
@@ -124,7 +126,8 @@ func fold(dir string, folds []string, i int, r recipe.Recipe, tensors []checkpoi
 			return err
 		}
 	}
-	return checkpoint.Write(model.CheckpointPath(f, model.Final), slices.Clone(tensors), map[string]string{model.MetaKey: string(meta)})
+	return checkpoint.Write(model.CheckpointPath(f, model.Final), slices.Clone(tensors), map[string]string{
+		model.MetaKey: string(meta)})
 }
 
 func put(path, text string) error {

@@ -1,4 +1,4 @@
-package steps
+package combine
 
 import (
 	"context"
@@ -107,24 +107,27 @@ func groundTruth(roots dataset.Roots, name string) (string, error) {
 	return filepath.Join(dir, dataset.GroundTruth), err
 }
 
-// validations are the folders of the folds' validation cases. Folds that lack one are an error that names all of them.
+// validations are the folders of the folds' validation cases. Missing ones are an error that names all of them.
 func (v CrossValidation) validations() (dirs []string, err error) {
 	if len(v.Folds) == 0 {
 		return nil, errors.New("no folds are named")
 	}
-	var errs []error
+	var missing []string
 	for _, f := range v.Folds {
 		if err := model.CheckFold(f); err != nil {
 			return nil, err
 		}
 		dir := filepath.Join(model.FoldDir(v.Model, f), "validation")
 		if !dataset.IsDir(dir) {
-			errs = append(errs, fmt.Errorf("fold %s of model %s has no validation cases: there is no folder %s; train it, or name other folds",
-				f, v.Model, dir))
+			missing = append(missing, dir)
 		}
 		dirs = append(dirs, dir)
 	}
-	return dirs, errors.Join(errs...)
+	if len(missing) > 0 {
+		return nil, fmt.Errorf("folds have no validation cases: there is no folder %s; train them, or name other folds",
+			strings.Join(missing, ", "))
+	}
+	return dirs, nil
 }
 
 // files are the label maps of the folds' validation cases, and what says where their voxels lie. A case of two folds is an

@@ -1,4 +1,7 @@
-package steps
+// Package combine makes one result of several predictions: it joins the folds of a cross-validation, averages models, finds
+// the best of them and the post-processing that helps, and applies that. Its functions are steps that a person takes, as
+// those of package steps are.
+package combine
 
 import (
 	"errors"

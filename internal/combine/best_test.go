@@ -1,4 +1,4 @@
-package steps_test
+package combine_test
 
 import (
 	"os"
@@ -7,10 +7,10 @@ import (
 	"strings"
 	"testing"
 
+	"masksam/internal/combine"
 	"masksam/internal/dataset"
 	"masksam/internal/goldentest"
 	"masksam/internal/imageio"
-	"masksam/internal/steps"
 )
 
 // What nnU-Net's find_best_configuration writes of its own models' predictions: scores, ensembles, post-processing,
@@ -26,13 +26,13 @@ func TestFindBestLikeNNUNet(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	o := steps.BestOptions{Roots: dataset.Roots{Preprocessed: filepath.Join(root, "preprocessed"), Results: filepath.Join(root, "results")},
+	o := combine.BestOptions{Roots: dataset.Roots{Preprocessed: filepath.Join(root, "preprocessed"), Results: filepath.Join(root, "results")},
 		Dataset: "920", Trainers: []string{"nnUNetTrainer"}, Configurations: []string{"2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres"},
 		Plans: []string{"nnUNetPlans"}, Folds: []string{"0", "1", "2", "3", "4"}, Ensembles: true, Processes: 1}
 	results := filepath.Join(root, "results/Dataset920_Eval")
 	run := func() {
 		t.Helper()
-		if _, err := steps.FindBest(t.Context(), o); err != nil {
+		if _, err := combine.FindBest(t.Context(), o); err != nil {
 			t.Fatal(err)
 		}
 	}

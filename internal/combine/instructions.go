@@ -1,4 +1,4 @@
-package steps
+package combine
 
 import (
 	"fmt"
@@ -7,8 +7,8 @@ import (
 	"strings"
 
 	"masksam/internal/model"
-	"masksam/internal/plan"
 	"masksam/internal/postprocess"
+	"masksam/internal/pyjson"
 )
 
 // information is the content of inference_information.json.
@@ -64,18 +64,14 @@ func (o BestOptions) instructions(name, results string, best Compared) (string, 
 			folder, more = fmt.Sprintf("OUTPUT_FOLDER_MODEL_%d", i+1), []string{"--save_probabilities"}
 		}
 		folders = append(folders, folder)
-		plans, err := plan.Read(filepath.Join(results, n.String(), model.PlansName))
-		if err != nil {
-			return "", err
-		}
-		c, err := plans.Configuration(n.Configuration)
+		plans, err := readPlans(filepath.Join(results, n.String(), model.PlansName))
 		if err != nil {
 			return "", err
 		}
 		command := "nnUNetv2_predict -d %s -i INPUT_FOLDER -o %s -f  %s -tr %s -c %s -p %s"
 		folds := strings.Join(o.Folds, " ")
-		if c.PreviousStage != "" {
-			say(command, name, "OUTPUT_FOLDER_PREV_STAGE", folds, n.Trainer, c.PreviousStage, n.Plans)
+		if first := previousStage(plans, n.Configuration); first != "" {
+			say(command, name, "OUTPUT_FOLDER_PREV_STAGE", folds, n.Trainer, first, n.Plans)
 			more = append([]string{"-prev_stage_predictions", "OUTPUT_FOLDER_PREV_STAGE"}, more...)
 		}
 		say("%s", strings.Join(append([]string{fmt.Sprintf(command, name, folder, folds, n.Trainer, n.Configuration, n.Plans)}, more...), " "))
@@ -88,4 +84,19 @@ func (o BestOptions) instructions(name, results string, best Compared) (string, 
 	say("nnUNetv2_apply_postprocessing -i OUTPUT_FOLDER -o OUTPUT_FOLDER_PP -pp_pkl_file %s -np %d -plans_json %s",
 		filepath.Join(best.folder, postprocess.PickleName), o.Processes, filepath.Join(best.folder, model.PlansName))
 	return b.String(), nil
+}
+
+// previousStage is the configuration whose predictions another one continues; empty: none.
+func previousStage(plans *pyjson.Object, configuration string) string {
+	configurations, _ := plans.Get("configurations")
+	all, _ := configurations.(*pyjson.Object)
+	for range all.Keys() { // no way of inheritance is longer
+		v, _ := all.Get(configuration)
+		c, _ := v.(*pyjson.Object)
+		if c.Has("previous_stage") {
+			return text(c, "previous_stage")
+		}
+		configuration = text(c, "inherits_from")
+	}
+	return ""
 }
