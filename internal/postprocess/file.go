@@ -10,6 +10,7 @@ import (
 	"masksam/internal/atomicfile"
 	"masksam/internal/evaluate"
 	"masksam/internal/pickle"
+	"masksam/internal/pth"
 	"masksam/internal/pyjson"
 )
 
@@ -100,7 +101,7 @@ func plain(v any) any {
 
 // fromPickle is fromJSON for the pickle of (functions, arguments).
 func fromPickle(text []byte) (names, arguments []any, err error) {
-	table := pickle.Plain()
+	table := pth.NumPy() // labels may be numbers of NumPy
 	table.Add(function, pickle.Global{}, module)
 	m := pickle.Machine{Text: string(text), Globals: table}
 	v, err := m.Load()

@@ -24,6 +24,12 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // byNNUNet is what nnU-Net 2.8.1 writes for ([f, f, f], [{'labels_or_regions': [1, 2]}, {… (2, 3)}, {… 4}]).
 const byNNUNet = "gASVrQAAAAAAAABdlCiMM25udW5ldHYyLnBvc3Rwcm9jZXNzaW5nLnJlbW92ZV9jb25uZWN0ZWRfY29tcG9uZW50c5SMMnJlbW92ZV9hbGxfYnV0X2xhcmdlc3RfY29tcG9uZW50X2Zyb21fc2VnbWVudGF0aW9ulJOUaANoA2VdlCh9lIwRbGFiZWxzX29yX3JlZ2lvbnOUXZQoSwFLAmVzfZRoBksCSwOGlHN9lGgGSwRzZYaULg=="
 
+// byFindBest is what its find_best_configuration writes, whose labels are numbers of NumPy: ([f, f], [{… [1, 2]}, {… 2}]).
+const byFindBest = "gASVGAEAAAAAAABdlCiMM25udW5ldHYyLnBvc3Rwcm9jZXNzaW5nLnJlbW92ZV9jb25uZWN0ZWRfY29tcG9uZW50c5SMMnJlbW92ZV9hbGxfYnV0" +
+	"X2xhcmdlc3RfY29tcG9uZW50X2Zyb21fc2VnbWVudGF0aW9ulJOUaANlXZQofZSMEWxhYmVsc19vcl9yZWdpb25zlF2UKIwWbnVtcHkuX2NvcmUu" +
+	"bXVsdGlhcnJheZSMBnNjYWxhcpSTlIwFbnVtcHmUjAVkdHlwZZSTlIwCaTiUiYiHlFKUKEsDjAE8lE5OTkr/////Sv////9LAHSUYkMIAQAAAAAA" +
+	"AACUhpRSlGgKaBBDCAIAAAAAAAAAlIaUUpRlc32UaAZLAnNlhpQu"
+
 var three = []postprocess.Operation{{Labels: []int{1, 2}, Form: postprocess.List}, {Labels: []int{2, 3}, Form: postprocess.Tuple}, {Labels: []int{4}}}
 
 func file(t *testing.T, name, text string) string {
@@ -36,15 +42,18 @@ func file(t *testing.T, name, text string) string {
 }
 
 func TestReadsNNUNet(t *testing.T) {
-	text, err := base64.StdEncoding.DecodeString(byNNUNet)
-	if err != nil {
-		t.Fatal(err)
+	for coded, want := range map[string][]postprocess.Operation{byNNUNet: three,
+		byFindBest: {{Labels: []int{1, 2}, Form: postprocess.List}, {Labels: []int{2}}}} {
+		text, err := base64.StdEncoding.DecodeString(coded)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := postprocess.Read(file(t, "postprocessing.pkl", string(text)))
+		if err != nil || !reflect.DeepEqual(got, want) {
+			t.Errorf("%v, want %v, error %v", got, want, err)
+		}
 	}
-	got, err := postprocess.Read(file(t, "postprocessing.pkl", string(text)))
-	if err != nil || !reflect.DeepEqual(got, three) {
-		t.Errorf("%v, error %v", got, err)
-	}
-	got, err = postprocess.Read(file(t, "any.json", `{"postprocessing_fns": ["remove_all_but_largest_component_from_segmentation"],
+	got, err := postprocess.Read(file(t, "any.json", `{"postprocessing_fns": ["remove_all_but_largest_component_from_segmentation"],
 		"postprocessing_kwargs": [{"labels_or_regions": [1, [2, 3]]}]}`))
 	if want := []postprocess.Operation{{Labels: []int{1, 2, 3}, Form: postprocess.List}}; err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("%v, error %v", got, err)
