@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -143,5 +145,49 @@ func TestSequential(t *testing.T) {
 	}
 	if err := m.label(t.Context(), l, o); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// A full disk fails the case that meets it, ends the prediction, and leaves neither half a file nor a temporary one; with
+// room, the rest is done.
+func TestFullDisk(t *testing.T) {
+	c := newConstant(t)
+	c.fold(t, "0", 0.2, 0.5, 0.1, 0.2)
+	in, out := t.TempDir(), t.TempDir()
+	ids := []string{"a", "b", "c", "d", "e"}
+	for _, id := range ids {
+		image(t, in, id)
+	}
+	if err := syscall.Mount("tmpfs", out, "tmpfs", 0, "size=48k"); err != nil {
+		t.Skip("mounting a small tmpfs needs root: ", err)
+	}
+	defer syscall.Unmount(out, 0)
+	m := open(t, c, "0")
+	o := Options{Input: in, Output: out, Tiling: Tiling{Step: 1}, SaveProbabilities: true}
+	err := m.Folder(t.Context(), o)
+	if !work.DiskFull(err) || !strings.Contains(err.Error(), "case a: ") || strings.Contains(err.Error(), "case e") {
+		t.Errorf("error %v, want a full disk at case a and an end", err)
+	}
+	left, err := os.ReadDir(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range left {
+		if !strings.HasSuffix(f.Name(), ".json") {
+			t.Errorf("left behind: %s", f.Name())
+		}
+	}
+	if err := syscall.Mount("tmpfs", out, "tmpfs", syscall.MS_REMOUNT, "size=16m"); err != nil {
+		t.Fatal(err)
+	}
+	o.Continue = true
+	if err := m.Folder(t.Context(), o); err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range ids {
+		all(t, filepath.Join(out, id+".nii.gz"), 1)
+	}
+	if left, err := filepath.Glob(filepath.Join(out, ".*")); err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v, %v", left, err)
 	}
 }

@@ -32,6 +32,7 @@ type labelling struct {
 // network works on one, as far as memory admits; the slices of one that are scored are brought back to its grid meanwhile.
 // The progress counts the passes of all cases. The error names each case that failed. A full disk ends it.
 func (m *Model) label(ctx context.Context, l labelling, o Options) error {
+	defer lean()()
 	report := progress.OrNop(o.Progress)
 	total := 0
 	for _, j := range l.jobs {

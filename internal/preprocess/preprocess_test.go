@@ -35,7 +35,10 @@ func prepareCase(cfg *Config, im *imageio.Image, label *imageio.Label) (*store.R
 		return nil, err
 	}
 	given := *im
-	given.Channels = slices.Clone(im.Channels)
+	given.Channels = nil
+	for _, data := range im.Channels {
+		given.Channels = append(given.Channels, slices.Clone(data))
+	}
 	return cfg.run(&given, label, files)
 }
 
