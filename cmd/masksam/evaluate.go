@@ -17,6 +17,7 @@ type evaluateCmd struct {
 	Prediction string `arg:"" help:"Folder of predicted label maps."`
 	Output     string `help:"Where to write the summary; by default summary.json in the prediction folder." short:"o" placeholder:"FILE"`
 	scoring    `embed:""`
+	parts      `embed:""`
 	Cases      string `help:"Write every measure of every case and class, as --table does." placeholder:"FILE"`
 	HTML       string `help:"Write a page for people: --surface's measures, box plots, pictures of the worst cases." name:"html" placeholder:"FILE"`
 	Images     string `help:"With --html: folder of the images that its pictures show, named as for prediction." placeholder:"DIR"`
@@ -32,7 +33,13 @@ func (c *evaluateCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
+	if o.Part, err = c.part(); err != nil {
+		return err
+	}
 	o.Out = c.Output
+	if !o.Part.Whole() && (o.Surfaces || c.Table != "" || c.Cases != "") {
+		return errors.New("a part of the cases gets its part of summary.json: tables, surfaces and the page are of all cases")
+	}
 	if !o.Surfaces && c.Table == "" && c.Cases == "" {
 		return a.evaluate(o)
 	}
@@ -73,11 +80,16 @@ type nnunetEvaluate struct {
 	Output     string  `option:"output" name:"o" help:"The summary; by default summary.json in the prediction folder."`
 	Workers    workers `option:"workers" name:"np" help:"Processes; 0: one per core." default:"8"`
 	Chill      bool    `name:"chill" option:"skip-missing" help:"Pass over references without a prediction."`
+	ownParts   `embed:""`
 }
 
 func (c *nnunetEvaluate) Run(a *app) error {
+	part, err := c.part()
+	if err != nil {
+		return err
+	}
 	return a.evaluate(steps.EvaluateOptions{Reference: c.Reference, Prediction: c.Prediction, Dataset: c.Dataset,
-		Plans: c.Plans, Out: c.Output, Chill: c.Chill, Work: a.work(c.Workers, 0)})
+		Plans: c.Plans, Out: c.Output, Chill: c.Chill, Part: part, Work: a.work(c.Workers, 0)})
 }
 
 type nnunetSimple struct {

@@ -27,6 +27,7 @@ var nnunetCommands = map[string]nnunetCommand{
 	"nnUNetv2_convert_old_nnUNet_dataset":        {twin: "convert nnunet-v1", help: "Convert a raw dataset of nnU-Net's first version.", new: empty[nnunetConvertOld]},
 	"nnUNetv2_train":                             {twin: "train", help: "Train one fold of a configuration.", new: empty[nnunetTrain]},
 	"nnUNetv2_predict":                           {twin: "predict", help: "Label a folder of images with a trained model.", new: empty[nnunetPredict]},
+	"nnUNetv2_predict_from_modelfolder":          {twin: "predict", help: "Label a folder of images with the model of a folder.", new: empty[nnunetModelFolder]},
 	"nnUNetv2_evaluate_folder":                   {twin: "evaluate", help: "Score label maps against references.", new: empty[nnunetEvaluate]},
 	"nnUNetv2_evaluate_simple":                   {twin: "evaluate", help: "Score labels, given by number, against references.", new: empty[nnunetSimple]},
 	"nnUNetv2_ensemble":                          {twin: "ensemble", help: "Average the probabilities of several predictions.", new: empty[nnunetEnsemble]},

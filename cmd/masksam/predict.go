@@ -7,14 +7,17 @@ import (
 	"masksam/internal/dataset"
 	"masksam/internal/model"
 	"masksam/internal/predict"
+	"masksam/internal/remedy"
+	"masksam/internal/report"
 	"masksam/internal/steps"
 	"masksam/internal/torch"
+	"masksam/internal/work"
 )
 
 type predictCmd struct {
 	Dataset       string   `arg:"" optional:"" help:"Number or name of the dataset that the model was trained on; or name the model by --model."`
-	Input         string   `help:"Folder of images CASE_0000.nii.gz …" short:"i" required:"" placeholder:"DIR"`
-	Output        string   `help:"Folder for the label maps." short:"o" required:"" placeholder:"DIR"`
+	Input         []string `help:"Folder of images CASE_0000.nii.gz …; or an image, or several; or a list of images, .txt or .json." short:"i" required:"" sep:"none" placeholder:"PATH"`
+	Output        string   `help:"Folder for the label maps; or, of one case, the label map." short:"o" required:"" placeholder:"PATH"`
 	Model         string   `help:"Instead of a dataset: folder of the model, TRAINER__PLANS__CONFIGURATION." short:"m" placeholder:"DIR"`
 	Recipe        string   `help:"With a dataset: recipe or trainer of the model." short:"r"`
 	Plans         string   `help:"With a dataset: plans of the model." short:"p"`
@@ -22,29 +25,76 @@ type predictCmd struct {
 	Fold          []string `help:"Folds to average; none: all that are trained." short:"f"`
 	Checkpoint    string   `help:"Checkpoint of each fold." default:"checkpoint_final"`
 	Weights       string   `help:"File of SAM's weights that checkpoint_latest or checkpoint_best refers to, where it lies elsewhere now." placeholder:"FILE"`
-	Step          float64  `help:"Distance of tiles as a share of the patch." default:"0.5"`
-	Mirror        bool     `help:"Average over flips along the axes that training mirrored." default:"true" negatable:""`
+	Fast          bool     `help:"For --step 0.75 --no-mirror: a fourth to a thirtieth of the time, and less exact borders."`
+	Accurate      bool     `help:"For --step 0.25 --mirror --precision float32: up to eight times the time, for smoother borders."`
+	Step          *float64 `help:"Distance of tiles as a share of the patch; none: 0.5." placeholder:"X"`
+	Mirror        *bool    `help:"Average over flips along the axes that training mirrored, which is the default." negatable:""`
+	MirrorAxes    []int    `help:"Flip along these axes alone, of 0, 1 and 2 in the plan's order." placeholder:"AXIS,…"`
 	Batch         int      `help:"Patches in one pass; none: up to 4, as memory admits." placeholder:"N"`
 	Precision     string   `help:"float32, bf16 or float16; none: that of the training." placeholder:"NAME"`
-	Probabilities bool     `help:"Also save the scores as CASE.npz."`
+	Probabilities bool     `help:"Also save the scores as CASE.npz, and where they belong as CASE.pkl."`
+	Previous      string   `help:"Of a cascade: folder of the label maps of the stage before." placeholder:"DIR"`
 	Continue      bool     `help:"Skip the cases whose output exists."`
+	Missing       bool     `help:"Predict nothing: name the cases without output, and their parts. The exit code is 1 if there are any."`
 	Device        string   `help:"cpu, cuda, cuda:1 …; auto takes a GPU if there is one." default:"auto"`
+	parts         `embed:""`
 	arithmetic    `embed:""`
 	roots         `embed:""`
 }
 
 func (c *predictCmd) Run(a *app) error {
-	if (c.Model == "") == (c.Dataset == "") {
+	o := steps.PredictOptions{Model: c.Model, Folds: c.Fold, Checkpoint: c.Checkpoint, Weights: c.Weights,
+		Query: model.Query{Roots: c.roots.roots(), Dataset: c.Dataset, Trainer: c.Recipe, Plans: c.Plans, Configuration: c.Config},
+		Options: predict.Options{Output: c.Output, Tiling: c.tiling(), SaveProbabilities: c.Probabilities, Previous: c.Previous,
+			Continue: c.Continue}}
+	if c.Missing {
+		if c.NumParts != nil {
+			o.Part.Of = *c.NumParts
+		}
+		return a.missing(named(o.Options, c.Input))
+	}
+	switch {
+	case c.Fast && c.Accurate:
+		return errors.New("--fast and --accurate exclude each other")
+	case (c.Model == "") == (c.Dataset == ""):
 		return errors.New("name the dataset of the model, or the model's folder by --model, one of the two")
 	}
-	return a.predict(c.Device, c.arithmetic, steps.PredictOptions{Model: c.Model, Folds: c.Fold, Checkpoint: c.Checkpoint, Weights: c.Weights,
-		Query: model.Query{Roots: c.roots.roots(), Dataset: c.Dataset, Trainer: c.Recipe, Plans: c.Plans, Configuration: c.Config},
-		Options: predict.Options{Input: c.Input, Output: c.Output,
-			Tiling:            predict.Tiling{Step: c.Step, Mirror: c.Mirror, Batch: c.Batch, Precision: c.Precision},
-			SaveProbabilities: c.Probabilities, Continue: c.Continue}})
+	return a.predict(c.Device, c.arithmetic, c.Input, c.parts, o)
 }
 
-func (a *app) predict(device string, how arithmetic, o steps.PredictOptions) (err error) {
+// tiling is the default, or --fast or --accurate, with what else is given.
+func (c *predictCmd) tiling() predict.Tiling {
+	t := predict.Tiling{Step: 0.5, Mirror: true}
+	switch {
+	case c.Fast:
+		t = predict.Fast()
+	case c.Accurate:
+		t = predict.Accurate()
+	}
+	if c.Step != nil {
+		t.Step = *c.Step
+	}
+	if c.Mirror != nil {
+		t.Mirror = *c.Mirror
+	}
+	if c.Precision != "" {
+		t.Precision = c.Precision
+	}
+	t.Axes, t.Batch = c.MirrorAxes, c.Batch
+	return t
+}
+
+// named names what is to be labelled: several paths are images.
+func named(o predict.Options, input []string) predict.Options {
+	if len(input) == 1 {
+		o.Input = input[0]
+	} else {
+		o.Files = input
+	}
+	return o
+}
+
+func (a *app) predict(device string, how arithmetic, input []string, share interface{ part() (work.Part, error) }, o steps.PredictOptions) (err error) {
 	how.set()
 	if !(o.Tiling.Step > 0) { // in the package 0 stands for the default
 		return fmt.Errorf("a step of %g: the distance of tiles must be above 0 and at most 1", o.Tiling.Step)
@@ -52,7 +102,10 @@ func (a *app) predict(device string, how arithmetic, o steps.PredictOptions) (er
 	if o.Device, err = torch.ParseDevice(device); err != nil {
 		return err
 	}
-	o.Progress = a.progress
+	if o.Part, err = share.part(); err != nil {
+		return err
+	}
+	o.Progress, o.Options = a.progress, named(o.Options, input)
 	if _, err := steps.Predict(a.ctx, o); err != nil {
 		return err
 	}
@@ -60,40 +113,70 @@ func (a *app) predict(device string, how arithmetic, o steps.PredictOptions) (er
 	return nil
 }
 
-type nnunetPredict struct {
-	Input         string   `option:"input" name:"i" help:"Folder of images." required:""`
-	Output        string   `option:"output" name:"o" help:"Folder for the label maps." required:""`
-	Dataset       string   `option:"dataset" name:"d" help:"Dataset of the model." required:""`
-	Config        string   `option:"config" name:"c" help:"Configuration of the model." required:""`
-	Plans         string   `option:"plans" name:"p" help:"Plans of the model; by default nnUNetPlans, else the only ones trained."`
-	Trainer       string   `option:"recipe" name:"tr" help:"Trainer of the model." default:"nnUNetTrainer"`
-	Folds         []string `option:"fold" name:"f" help:"Folds; by default all that are trained."`
-	Step          float64  `option:"step" name:"step_size" help:"Distance of tiles as a share of the patch." default:"0.5"`
-	NoMirror      bool     `name:"disable_tta" help:"No averaging over flips."`
-	Verbose       bool     `name:"verbose" help:"Say more."`
-	Probabilities bool     `option:"probabilities" name:"save_probabilities" help:"Also save the scores."`
-	Continue      bool     `option:"continue" name:"continue_prediction" help:"Skip the cases whose output exists."`
-	Checkpoint    string   `option:"checkpoint" name:"chk" help:"Checkpoint of each fold." default:"checkpoint_final.pth"`
-	Weights       string   `own:"" option:"weights" name:"weights" help:"File of SAM's weights that checkpoint_latest or checkpoint_best refers to (not nnU-Net's)."`
-	NPP           workers  `name:"npp" help:"Processes for preprocessing." default:"3" unused:"one process prepares the cases"`
-	NPS           workers  `name:"nps" help:"Processes for export." default:"3" unused:"one process writes the label maps"`
-	PrevStage     string   `name:"prev_stage_predictions" help:"Predictions of the stage before." refused:"cascades are not built"`
-	Parts         int      `name:"num_parts" help:"Number of parts." default:"1"`
-	Part          int      `name:"part_id" help:"This part, from 0." default:"0"`
-	Device        string   `name:"device" help:"cuda or cpu; auto takes a GPU if there is one." default:"auto"`
-	NoBar         bool     `name:"disable_progress_bar" help:"No progress bar."`
-	Precision     string   `own:"" name:"precision" help:"float32, bf16 or float16; by default that of the training (not nnU-Net's)."`
-	NotOnDevice   bool     `name:"not_on_device" help:"Keep the scores in main memory." unused:"the scores are always in main memory"`
+// missing names the cases that a prediction left undone.
+func (a *app) missing(o predict.Options) error {
+	undone, of, err := predict.Missing(o)
+	if err != nil || len(undone) == 0 {
+		return err
+	}
+	if err := report.Undone(a.out, undone); err != nil {
+		return err
+	}
+	err = fmt.Errorf("%d of %d cases are missing in %s", len(undone), of, o.Output)
+	return remedy.Add(err, "predict them with ", remedy.Continue)
 }
 
-func (c *nnunetPredict) Run(a *app) error {
-	a.say(c.Verbose, c.NoBar)
-	if c.Parts < 1 || c.Part < 0 || c.Part >= c.Parts {
-		return fmt.Errorf("-part_id %d is not below -num_parts %d", c.Part, c.Parts)
+type (
+	nnunetPredict struct {
+		Dataset          string `option:"dataset" name:"d" help:"Dataset of the model." required:""`
+		Config           string `option:"config" name:"c" help:"Configuration of the model." required:""`
+		Plans            string `option:"plans" name:"p" help:"Plans of the model; by default nnUNetPlans, else the only ones trained."`
+		Trainer          string `option:"recipe" name:"tr" help:"Trainer of the model." default:"nnUNetTrainer"`
+		Continue         bool   `option:"continue" name:"continue_prediction" help:"Skip the cases whose output exists."`
+		nnunetPrediction `embed:""`
+		nnunetParts      `embed:""`
 	}
-	return a.predict(c.Device, published, steps.PredictOptions{Folds: c.Folds, Checkpoint: c.Checkpoint, Weights: c.Weights,
-		Query: model.Query{Roots: dataset.Env(), Dataset: c.Dataset, Trainer: c.Trainer, Plans: c.Plans,
-			Prefer: "nnUNetPlans", Configuration: c.Config},
-		Options: predict.Options{Input: c.Input, Output: c.Output, Tiling: predict.Tiling{Step: c.Step, Mirror: !c.NoMirror, Precision: c.Precision},
-			SaveProbabilities: c.Probabilities, Continue: c.Continue, Parts: c.Parts, Part: c.Part}})
+	nnunetModelFolder struct {
+		Model            string `option:"model" name:"m" help:"Folder of the model, TRAINER__PLANS__CONFIGURATION." required:""`
+		Continue         bool   `option:"continue" name:"continue_prediction" aliases:"c" help:"Skip the cases whose output exists; also --c."`
+		nnunetPrediction `embed:""`
+	}
+	// nnunetPrediction are the flags that both of nnU-Net's commands have.
+	nnunetPrediction struct {
+		Input         string   `option:"input" name:"i" help:"Folder of images; or an image; or a list of images, .txt or .json." required:""`
+		Output        string   `option:"output" name:"o" help:"Folder for the label maps; or, of one case, the label map." required:""`
+		Folds         []string `option:"fold" name:"f" help:"Folds; by default all that are trained."`
+		Step          float64  `option:"step" name:"step_size" help:"Distance of tiles as a share of the patch." default:"0.5"`
+		NoMirror      bool     `name:"disable_tta" help:"No averaging over flips."`
+		Verbose       bool     `name:"verbose" help:"Say more."`
+		Probabilities bool     `option:"probabilities" name:"save_probabilities" help:"Also save the scores, and where they belong."`
+		Checkpoint    string   `option:"checkpoint" name:"chk" help:"Checkpoint of each fold." default:"checkpoint_final.pth"`
+		Weights       string   `own:"" option:"weights" name:"weights" help:"File of SAM's weights that checkpoint_latest or checkpoint_best refers to (not nnU-Net's)."`
+		NPP           workers  `name:"npp" help:"Cases to prepare at a time at most, one on a CPU; 0 with -nps 0: nothing overlaps." default:"3"`
+		NPS           workers  `name:"nps" help:"Cases to write at a time at most, which is one; 0 with -npp 0: nothing overlaps." default:"3"`
+		Previous      string   `option:"previous" name:"prev_stage_predictions" help:"Of a cascade: folder of the label maps of the stage before."`
+		Device        string   `name:"device" help:"cuda or cpu; auto takes a GPU if there is one." default:"auto"`
+		NoBar         bool     `name:"disable_progress_bar" help:"No progress bar."`
+		Precision     string   `own:"" name:"precision" help:"float32, bf16 or float16; by default that of the training (not nnU-Net's)."`
+		NotOnDevice   bool     `name:"not_on_device" help:"Keep the scores in main memory." unused:"the scores are always in main memory"`
+	}
+)
+
+func (c *nnunetPredict) Run(a *app) error {
+	q := model.Query{Roots: dataset.Env(), Dataset: c.Dataset, Trainer: c.Trainer, Plans: c.Plans, Prefer: "nnUNetPlans", Configuration: c.Config}
+	return c.run(a, c.nnunetParts, steps.PredictOptions{Query: q, Options: predict.Options{Continue: c.Continue}})
+}
+
+func (c *nnunetModelFolder) Run(a *app) error {
+	one := 1
+	return c.run(a, nnunetParts{Parts: &one}, steps.PredictOptions{Model: c.Model, Options: predict.Options{Continue: c.Continue}})
+}
+
+func (c *nnunetPrediction) run(a *app, parts nnunetParts, o steps.PredictOptions) error {
+	a.say(c.Verbose, c.NoBar)
+	o.Folds, o.Checkpoint, o.Weights = c.Folds, c.Checkpoint, c.Weights
+	o.Output, o.SaveProbabilities, o.Previous = c.Output, c.Probabilities, c.Previous
+	o.Tiling = predict.Tiling{Step: c.Step, Mirror: !c.NoMirror, Precision: c.Precision}
+	o.Readers, o.Sequential = int(c.NPP), c.NPP == 0 && c.NPS == 0
+	return a.predict(c.Device, published, []string{c.Input}, parts, o)
 }

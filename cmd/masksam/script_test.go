@@ -148,7 +148,7 @@ func inProcess(ts *testscript.TestScript, name string, args []string) int {
 	defer os.Chdir(before)
 	ts.Check(os.Chdir(ts.MkAbs(".")))
 	for _, v := range []string{"nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results", "nnUNet_def_n_proc", "nnUNet_n_proc_DA", "PATH",
-		"MLFLOW_TRACKING_URI", "TERM", "OMP_NUM_THREADS", "MASKSAM_PROFILE"} {
+		"MLFLOW_TRACKING_URI", "TERM", "OMP_NUM_THREADS", "MASKSAM_PROFILE", "JOB_COMPLETION_INDEX", "JOB_COMPLETIONS"} {
 		if before, set := os.LookupEnv(v); set {
 			defer os.Setenv(v, before)
 		} else {

@@ -155,7 +155,11 @@ func spellings(f *kong.Flag) []string {
 	if f.Name == "help" {
 		return []string{"-h", "--help"}
 	}
-	return []string{Dashed(f)}
+	all := []string{Dashed(f)}
+	for _, other := range f.Aliases {
+		all = append(all, Dashed(f)[:len(Dashed(f))-len(f.Name)]+other)
+	}
+	return all
 }
 
 // Dashed is a flag as nnU-Net's users type it: flags with a value have one dash, switches have two.

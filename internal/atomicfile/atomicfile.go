@@ -60,8 +60,16 @@ func Rename(from, to string) error {
 
 // RemovePartial removes the temporary files that killed processes left in a folder. Only whoever alone writes there (Lock)
 // may call it.
-func RemovePartial(folder string) error {
-	old, err := Glob(folder, ".*"+Suffix)
+func RemovePartial(folder string) error { return removePartial(folder, ".*"+Suffix) }
+
+// RemovePartialOf removes the temporary files that killed writers of one file left. Only whoever alone writes that file
+// may call it.
+func RemovePartialOf(path string) error {
+	return removePartial(filepath.Dir(path), "."+escape(filepath.Base(path))+".[0-9]*"+Suffix)
+}
+
+func removePartial(folder, pattern string) error {
+	old, err := Glob(folder, pattern)
 	if err != nil {
 		return err
 	}
@@ -146,6 +154,10 @@ func Exists(path string) bool {
 
 // Glob is filepath.Glob of a pattern below a folder, whose own name stands for itself.
 func Glob(folder, pattern string) ([]string, error) {
-	folder = strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`).Replace(folder)
-	return filepath.Glob(filepath.Join(folder, pattern))
+	return filepath.Glob(filepath.Join(escape(folder), pattern))
+}
+
+// escape makes a name stand for itself in a pattern.
+func escape(name string) string {
+	return strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`).Replace(name)
 }

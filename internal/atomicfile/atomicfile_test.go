@@ -5,6 +5,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 
@@ -134,5 +136,29 @@ func TestSweep(t *testing.T) {
 	}
 	if len(left) != 2 || left[0].Name() != ".hidden" || left[1].Name() != "checkpoint.safetensors" {
 		t.Errorf("left: %v", left)
+	}
+}
+
+// What killed writers of one file left goes; that of files whose names begin alike may be being written.
+func TestSweepOfOneFile(t *testing.T) {
+	dir := t.TempDir()
+	for _, name := range []string{".a[1].nii.gz.77.0", ".a[1].nii.gz.78.3", ".a1.nii.gz.77.0", ".a[1].nii.gz.b.nii.gz.77.0", ".a[1].npz.77.0"} {
+		if err := os.WriteFile(filepath.Join(dir, name+atomicfile.Suffix), nil, 0o666); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := atomicfile.RemovePartialOf(filepath.Join(dir, "a[1].nii.gz")); err != nil {
+		t.Fatal(err)
+	}
+	left, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, e := range left {
+		names = append(names, strings.TrimSuffix(e.Name(), atomicfile.Suffix))
+	}
+	if want := []string{".a1.nii.gz.77.0", ".a[1].nii.gz.b.nii.gz.77.0", ".a[1].npz.77.0"}; !slices.Equal(names, want) {
+		t.Errorf("left: %v, want %v", names, want)
 	}
 }

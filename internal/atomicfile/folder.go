@@ -82,7 +82,7 @@ func claim(folder string) (*os.File, error) {
 		if err != nil {
 			return nil, err
 		}
-		if !take(f, false) {
+		if !take(f, syscall.LOCK_EX, false) {
 			f.Close()
 			return nil, errors.New("another process is making it")
 		}
@@ -103,12 +103,18 @@ var ErrLocked = errors.New("another process holds it")
 
 // Lock takes a folder for the caller alone until the file returned is closed, or the process ends; wait is for one that
 // another has, which else is ErrLocked. It binds only those that call Lock. The lock is on a hidden file that stays.
-func Lock(folder string, wait bool) (io.Closer, error) {
+func Lock(folder string, wait bool) (io.Closer, error) { return lock(folder, syscall.LOCK_EX, wait) }
+
+// Share takes a folder for the caller and all others that share it, as Lock takes it for one alone. A folder that someone
+// has alone is ErrLocked.
+func Share(folder string) (io.Closer, error) { return lock(folder, syscall.LOCK_SH, false) }
+
+func lock(folder string, how int, wait bool) (io.Closer, error) {
 	f, err := os.OpenFile(filepath.Join(folder, ".lock"), os.O_RDWR|os.O_CREATE, 0o666)
 	if err != nil {
 		return nil, fmt.Errorf("lock: %w", err)
 	}
-	if !take(f, wait) {
+	if !take(f, how, wait) {
 		f.Close()
 		return nil, fmt.Errorf("lock %s: %w", folder, ErrLocked)
 	}
@@ -126,8 +132,7 @@ func LockWithin(folder string, d time.Duration) (io.Closer, error) {
 
 // take locks an open file, and is false where another has it. A file system without locks answers with another error;
 // there two processes at once go unnoticed.
-func take(f *os.File, wait bool) bool {
-	how := syscall.LOCK_EX
+func take(f *os.File, how int, wait bool) bool {
 	if !wait {
 		how |= syscall.LOCK_NB
 	}

@@ -2,6 +2,7 @@ package atomicfile_test
 
 import (
 	"errors"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -114,5 +115,34 @@ func TestLock(t *testing.T) {
 	}
 	if _, err := atomicfile.Lock(filepath.Join(dir, "absent"), false); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("a folder that is not there: %v", err)
+	}
+}
+
+// Those that share a folder do so beside each other, and nobody has it alone meanwhile.
+func TestShare(t *testing.T) {
+	dir := t.TempDir()
+	var held []io.Closer
+	for range 2 {
+		l, err := atomicfile.Share(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		held = append(held, l)
+	}
+	if _, err := atomicfile.Lock(dir, false); !errors.Is(err, atomicfile.ErrLocked) {
+		t.Errorf("alone beside two that share: %v", err)
+	}
+	for _, l := range held {
+		if err := l.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	alone, err := atomicfile.Lock(dir, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer alone.Close()
+	if _, err := atomicfile.Share(dir); !errors.Is(err, atomicfile.ErrLocked) {
+		t.Errorf("shared with one that has it alone: %v", err)
 	}
 }

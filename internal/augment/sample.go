@@ -7,13 +7,14 @@ import (
 	"masksam/internal/volume"
 )
 
-// Sample is one patch on the host: Image is (Channels, Shape) float32 and Seg is (Shape) labels, both row-major.
+// Sample is one patch on the host: Image is (Channels, Shape) float32, Seg and Previous are (Shape) labels, all row-major.
 // Label -1 marks voxels outside the case's non-zero region or outside the case.
 type Sample struct {
 	Channels int
 	Shape    [3]int
 	Image    []float32
 	Seg      []int16
+	Previous []int16 // labels of the stage before, of a cascade; else nil
 }
 
 // NewSample returns a zero image with label 0 everywhere.

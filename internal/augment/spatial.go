@@ -63,8 +63,14 @@ func CropBox(in Sample, box volume.Box) Sample {
 		to[d] = min(box.Hi[d], in.Shape[d])
 	}
 	out := NewSample(in.Channels, size)
+	if in.Previous != nil {
+		out.Previous = make([]int16, len(out.Seg))
+	}
 	for i := range out.Seg {
 		out.Seg[i] = -1
+	}
+	for i := range out.Previous {
+		out.Previous[i] = -1
 	}
 	if from[2] >= to[2] {
 		return out
@@ -75,6 +81,9 @@ func CropBox(in Sample, box volume.Box) Sample {
 			dst := ((z-box.Lo[0])*size[1]+y-box.Lo[1])*size[2] + from[2] - box.Lo[2]
 			n := to[2] - from[2]
 			copy(out.Seg[dst:dst+n], in.Seg[src:])
+			if in.Previous != nil {
+				copy(out.Previous[dst:dst+n], in.Previous[src:])
+			}
 			for c := range in.Channels {
 				copy(out.Channel(c)[dst:dst+n], in.Channel(c)[src:src+n])
 			}
@@ -88,6 +97,9 @@ func CropBox(in Sample, box volume.Box) Sample {
 // indicator, interpolated likewise, is largest, ties going to the lowest label; positions outside in are -1.
 func Transform(in Sample, patch [3]int, a [3][3]float64) Sample {
 	out := NewSample(in.Channels, patch)
+	if in.Previous != nil {
+		out.Previous = make([]int16, len(out.Seg)) // 0 where nothing is
+	}
 	var half, centre, last [3]float64
 	for d := range 3 {
 		half[d] = float64(patch[d]-1) / 2
@@ -114,6 +126,9 @@ func Transform(in Sample, patch [3]int, a [3][3]float64) Sample {
 					inside := p0 >= 0 && p1 >= 0 && p2 >= 0 && p0 <= last[0] && p1 <= last[1] && p2 <= last[2]
 					if inside {
 						out.Seg[o] = g.vote(in.Seg)
+						if in.Previous != nil {
+							out.Previous[o] = g.vote(in.Previous)
+						}
 					} else {
 						out.Seg[o] = -1
 					}
@@ -221,6 +236,9 @@ func (s Sample) Flip(axes [3]bool) {
 		flip(s.Channel(c), s.Shape, axes)
 	}
 	flip(s.Seg, s.Shape, axes)
+	if s.Previous != nil {
+		flip(s.Previous, s.Shape, axes)
+	}
 }
 
 func flip[T any](x []T, shape [3]int, axes [3]bool) {

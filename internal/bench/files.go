@@ -153,7 +153,7 @@ func (m *made) export(classes int) (func() error, error) {
 	if err != nil {
 		return nil, err
 	}
-	record, err := m.cfg.Prepare(image)
+	record, err := m.cfg.Prepare(image, nil)
 	if err != nil {
 		return nil, err
 	}

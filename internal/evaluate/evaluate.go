@@ -76,6 +76,7 @@ type Options struct {
 	Ending  string  // of the files, such as ".nii.gz"
 	Reader  string  // the dataset's reader class; empty or unknown: chosen by Ending and the first reference, as nnU-Net does
 	Chill   bool    // references without a prediction are passed over; else they are an error
+	Part    work.Part
 	// Tolerance of the surface Dice in mm, by Class.Key. nil: surfaces are not measured.
 	Tolerance map[string]float64
 }
@@ -123,6 +124,7 @@ func Folder(ctx context.Context, gtDir, predDir string, opt Options) (*Summary, 
 	if err != nil {
 		return nil, err
 	}
+	names = share(names, opt.Part)
 	ids := make([]string, len(names))
 	for i, name := range names {
 		ids[i] = strings.TrimSuffix(name, opt.Ending)
@@ -200,6 +202,16 @@ func pairs(gtDir, predDir string, opt Options) ([]string, error) {
 		return nil, remedy.Add(err, "score the others with ", remedy.SkipMissing)
 	}
 	return predictions, nil
+}
+
+// share are the names of a part.
+func share(names []string, p work.Part) (of []string) {
+	for i, name := range names {
+		if p.Has(i) {
+			of = append(of, name)
+		}
+	}
+	return of
 }
 
 // list gives the names of a folder's files that have the ending, sorted.

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 	"pgregory.net/rapid"
@@ -19,6 +20,7 @@ import (
 	"masksam/internal/goldentest"
 	"masksam/internal/imageio"
 	"masksam/internal/volume"
+	"masksam/internal/work"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -344,6 +346,60 @@ func TestRefusedFolders(t *testing.T) {
 	write(t, gt, "b.nii.gz", 1, 1)
 	if _, err := evaluate.Folder(cancelled, gt, pred, opt); err == nil {
 		t.Error("cancelled: no error")
+	}
+}
+
+// Parts together give the summary of the whole, with the last of them; a label map that has changed since makes its part
+// wait again. A part may have no case.
+func TestParts(t *testing.T) {
+	gt, pred := t.TempDir(), t.TempDir()
+	for i, name := range []string{"a", "b", "c"} {
+		write(t, gt, name+".nii.gz", 1, 1, 1, 0, i%2)
+		write(t, pred, name+".nii.gz", 1, 1, i%2, 1, 1)
+	}
+	opt := evaluate.Options{Classes: []evaluate.Class{evaluate.Label(1)}, Ending: ".nii.gz"}
+	whole, err := evaluate.Folder(t.Context(), gt, pred, opt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := filepath.Join(t.TempDir(), "whole.json")
+	if err := whole.WriteJSON(want); err != nil {
+		t.Fatal(err)
+	}
+	for _, of := range []int{2, 4} {
+		path := filepath.Join(t.TempDir(), "summary.json")
+		score := func(part int, waits ...int) {
+			t.Helper()
+			opt.Part = work.Part{Index: part, Of: of}
+			s, still, err := evaluate.FolderPart(t.Context(), gt, pred, opt, path)
+			if err != nil || !slices.Equal(still, waits) {
+				t.Fatalf("part %d of %d waits for %v, %v; want %v", part, of, still, err, waits)
+			}
+			if _, err := os.Stat(path); (err == nil) != (waits == nil) {
+				t.Fatalf("part %d of %d: the whole summary: %v", part, of, err)
+			}
+			if waits == nil && (len(s.Cases) != 3 || read(t, path) != read(t, want)) {
+				t.Errorf("in %d parts:\n%s\nwant\n%s", of, read(t, path), read(t, want))
+			}
+		}
+		rest := []int{0, 1, 2, 3}[:of]
+		for part := of - 1; part > 0; part-- {
+			score(part, rest[:part]...)
+		}
+		score(0)
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
+		}
+		later := time.Now().Add(time.Hour)
+		if err := os.Chtimes(filepath.Join(pred, "b.nii.gz"), later, later); err != nil {
+			t.Fatal(err)
+		}
+		score(0, 1)
+		now := time.Now().Add(-time.Hour)
+		if err := os.Chtimes(filepath.Join(pred, "b.nii.gz"), now, now); err != nil {
+			t.Fatal(err)
+		}
+		score(0)
 	}
 }
 

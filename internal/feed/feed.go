@@ -30,8 +30,12 @@ type Loader struct {
 	Augment    augment.Config
 	Foreground float64 // share of samples forced onto foreground
 	Classes    int
-	Mask       []int     // channels that are 0 outside the case's mask
-	Seed       [2]uint64 // of the run, and which of its loaders this is
+	Mask       []int // channels that are 0 outside the case's mask
+	// Previous are the labels of the stage before that become a channel each behind the image's own, of a cascade; else
+	// nil. Vary varies them (augment.VaryMasks), as training does.
+	Previous []int16
+	Vary     bool
+	Seed     [2]uint64 // of the run, and which of its loaders this is
 }
 
 // Batch makes batch n, or the range of it: cases drawn uniformly with replacement, patches placed by nnU-Net's rules,
@@ -39,7 +43,7 @@ type Loader struct {
 func (l *Loader) Batch(n int) (*Batch, error) {
 	voxels := l.Patch[0] * l.Patch[1] * l.Patch[2]
 	channels := l.Cases[0].channels()
-	b := &Batch{Image: make([]float32, 0, l.Size*channels*voxels), Seg: make([]uint8, 0, l.Size*voxels)}
+	b := &Batch{Image: make([]float32, 0, l.Size*(channels+len(l.Previous))*voxels), Seg: make([]uint8, 0, l.Size*voxels)}
 	rng := rand.New(rand.NewPCG(l.Seed[0], l.Seed[1]+uint64(n)<<1))
 	for i, forced := range augment.ForceForeground(l.Size, l.Foreground) {
 		c := l.Cases[rng.IntN(len(l.Cases))]
@@ -48,6 +52,10 @@ func (l *Loader) Batch(n int) (*Batch, error) {
 			return nil, err
 		}
 		p := l.Augment.Draw(rng, channels)
+		var seed uint64
+		if l.Vary {
+			seed = rng.Uint64()
+		}
 		if l.Range[1] > 0 && (i < l.Range[0] || i >= l.Range[1]) {
 			continue
 		}
@@ -58,6 +66,7 @@ func (l *Loader) Batch(n int) (*Batch, error) {
 		s = p.Apply(s, l.Patch)
 		s.Finish(l.Mask)
 		b.Image = append(b.Image, s.Image...)
+		b.Image = append(b.Image, l.previous(seed, s)...)
 		for _, label := range s.Seg {
 			if label < 0 || int(label) >= l.Classes {
 				return nil, fmt.Errorf("case %s: label %d, but dataset.json has labels 0 to %d; preprocess the "+
@@ -68,6 +77,30 @@ func (l *Loader) Batch(n int) (*Batch, error) {
 		b.Cases = append(b.Cases, c.Case.ID())
 	}
 	return b, nil
+}
+
+// previous are the channels that tell where the stage before saw each label, 1 there and 0 elsewhere.
+func (l *Loader) previous(seed uint64, s augment.Sample) (channels []float32) {
+	if len(l.Previous) == 0 {
+		return nil
+	}
+	sets := make([][]int16, len(l.Previous))
+	for i, label := range l.Previous {
+		sets[i] = []int16{label}
+	}
+	masks := augment.Masks(s.Previous, sets)
+	if l.Vary {
+		augment.VaryMasks(rand.New(rand.NewPCG(seed, 0)), masks, s.Shape)
+	}
+	for _, mask := range masks {
+		for _, set := range mask {
+			channels = append(channels, 0)
+			if set {
+				channels[len(channels)-1] = 1
+			}
+		}
+	}
+	return channels
 }
 
 // place chooses the region of a case that a sample is cut from.
@@ -91,12 +124,28 @@ func (l *Loader) place(rng *rand.Rand, c *Source, forced bool) (volume.Box, erro
 
 // Source is a case to draw patches from: in memory, or read box by box from the store.
 type Source struct {
-	Case *store.Case
-	Keep bool // read the case once and hold it
+	Case     *store.Case
+	Previous *store.Case // the labels of the stage before, of the same size; nil: none
+	Keep     bool        // read the case once and hold it
 
 	once    sync.Once
 	held    augment.Sample
 	heldErr error
+}
+
+// Follow gives the case the labels that the stage before saw, which are stored under its id; a nil store holds none.
+func (c *Source) Follow(before *store.Store) (err error) {
+	if before == nil {
+		return nil
+	}
+	if c.Previous, err = before.Case(c.Case.ID()); err != nil {
+		return err
+	}
+	if a, b := c.Previous.Size(), c.size(); a != b {
+		return fmt.Errorf("case %s has %v voxels, but its labels of the stage before in %s have %v: validate that stage again",
+			c.Case.ID(), b, before.Dir(), a)
+	}
+	return nil
 }
 
 func (c *Source) size() [3]int  { return c.Case.Size() }
@@ -105,7 +154,11 @@ func (c *Source) channels() int { return c.Case.Channels() }
 // Bytes is what the case takes in memory.
 func (c *Source) Bytes() int64 {
 	n := c.size()
-	return int64(n[0]) * int64(n[1]) * int64(n[2]) * int64(4*c.channels()+2)
+	each := int64(4*c.channels() + 2)
+	if c.Previous != nil {
+		each += 2
+	}
+	return int64(n[0]) * int64(n[1]) * int64(n[2]) * each
 }
 
 // read copies the region box, which may reach beyond the case.
@@ -138,5 +191,9 @@ func (c *Source) load(box volume.Box) (augment.Sample, error) {
 	if err := c.Case.Image(box.Lo, box.Hi, s.Image); err != nil {
 		return s, err
 	}
-	return s, c.Case.Seg(box.Lo, box.Hi, s.Seg)
+	if err := c.Case.Seg(box.Lo, box.Hi, s.Seg); err != nil || c.Previous == nil {
+		return s, err
+	}
+	s.Previous = make([]int16, len(s.Seg))
+	return s, c.Previous.Seg(box.Lo, box.Hi, s.Previous)
 }

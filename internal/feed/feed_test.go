@@ -84,6 +84,67 @@ func TestSources(t *testing.T) {
 	}
 }
 
+// The labels of the stage before become channels behind the image's: where they are the reference's, so are the channels,
+// and varying them changes those channels alone, whichever samples of the batch are made here.
+func TestPreviousStage(t *testing.T) {
+	plain := loader(t, true)
+	l := *plain
+	l.Cases, l.Previous = nil, []int16{1, 7}
+	for _, c := range plain.Cases {
+		l.Cases = append(l.Cases, &Source{Case: c.Case, Previous: c.Case})
+	}
+	varied := l
+	varied.Vary = true
+	last := varied
+	last.Range = [2]int{2, 3}
+	const voxels = 4 * 16 * 16
+	changed := 0
+	for n := range 20 {
+		want, err := plain.Batch(n)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := l.Batch(n)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !slices.Equal(got.Seg, want.Seg) || len(got.Image) != 3*len(want.Image) {
+			t.Fatalf("batch %d: other labels, or %d values in place of %d", n, len(got.Image), 3*len(want.Image))
+		}
+		for sample := range 3 {
+			at := got.Image[3*sample*voxels:][:3*voxels]
+			if !slices.Equal(at[:voxels], want.Image[sample*voxels:][:voxels]) {
+				t.Fatalf("batch %d: the image differs", n)
+			}
+			for i, label := range want.Seg[sample*voxels:][:voxels] {
+				if at[voxels+i] != float32(label) || at[2*voxels+i] != 0 {
+					t.Fatalf("batch %d, voxel %d of label %d: channels %v, %v", n, i, label, at[voxels+i], at[2*voxels+i])
+				}
+			}
+		}
+		a, err := varied.Batch(n)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := last.Batch(n)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !slices.Equal(b.Image, a.Image[6*voxels:]) {
+			t.Fatalf("batch %d: its last sample alone differs", n)
+		}
+		if !slices.Equal(a.Image[:voxels], got.Image[:voxels]) {
+			t.Fatalf("batch %d: varying the channels changes the first sample's image", n)
+		}
+		if !slices.Equal(a.Image[voxels:3*voxels], got.Image[voxels:3*voxels]) {
+			changed++
+		}
+	}
+	if changed == 0 {
+		t.Error("nothing was varied")
+	}
+}
+
 // A stream gives the batches in order, whatever is made ahead, and its goroutines end.
 func TestStream(t *testing.T) {
 	l := loader(t, true)

@@ -237,10 +237,15 @@ func Open(dir string, folds []string, name, frozen string) (_ *Model, err error)
 		m.Folds = append(m.Folds, f)
 	}
 	n := m.Meta.Recipe.Network
-	if heads := m.Dataset.Labels.Heads(); n.Classes != heads || n.Channels != len(m.Dataset.Channels) {
+	c, err := m.Plans.Configuration(m.Meta.Configuration)
+	if err != nil {
 		m.Close()
-		return nil, fmt.Errorf("open model %s: its network has %d channels and %d classes, its dataset.json %d and %d",
-			dir, n.Channels, n.Classes, len(m.Dataset.Channels), heads)
+		return nil, fmt.Errorf("open model %s: %w", dir, err)
+	}
+	if heads, channels := m.Dataset.Labels.Heads(), c.Channels(m.Dataset); n.Classes != heads || n.Channels != channels {
+		m.Close()
+		return nil, fmt.Errorf("open model %s: its network has %d channels and %d classes, its dataset.json asks for %d and %d",
+			dir, n.Channels, n.Classes, channels, heads)
 	}
 	return m, nil
 }

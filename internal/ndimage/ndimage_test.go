@@ -212,6 +212,40 @@ func TestResizeProperties(t *testing.T) {
 	})
 }
 
+// Slices made some at a time, of their sources alone, are those of the whole, to the last bit, for every method; where no
+// spline is involved, a slice has two sources at most.
+func TestSlices(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		from, to, m := drawSize(t, "from"), drawSize(t, "to"), drawMethod(t)
+		if rapid.Bool().Draw(t, "same slices") {
+			to[0] = from[0]
+		}
+		src := noise(voxels(from), rapid.Uint64().Draw(t, "seed"))
+		want, got := make([]float32, voxels(to)), make([]float32, 0, voxels(to))
+		Resize(want, src, from, to, m)
+		sources := Sources(from, to, m)
+		if len(sources) != to[0] || sources[to[0]-1][1] > from[0] {
+			t.Fatalf("sources %v of %v for %v", sources, from, to)
+		}
+		plane := voxels(from) / from[0]
+		for lo := 0; lo < to[0]; {
+			hi := rapid.IntRange(lo+1, to[0]).Draw(t, "hi")
+			first, end := sources[lo][0], sources[hi-1][1]
+			if m.Order < 3 && m.OrderZ < 3 && hi == lo+1 && end-first > 2 {
+				t.Fatalf("slice %d is made of %d slices", lo, end-first)
+			}
+			part := make([]float32, voxels(to)/to[0]*(hi-lo))
+			ResizeSlices(part, slices.Clone(src[first*plane:end*plane]), from, to, m, lo, hi)
+			got, lo = append(got, part...), hi
+		}
+		for i, v := range got {
+			if math.Float32bits(v) != math.Float32bits(want[i]) {
+				t.Fatalf("%+v from %v to %v: voxel %d is %v, in the whole %v", m, from, to, i, v, want[i])
+			}
+		}
+	})
+}
+
 // Sizes are doubled or kept, so that ties are many and the weights exact, in whatever order they are added.
 func TestLabelProperties(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {

@@ -22,28 +22,81 @@ type Method struct {
 // Resize resizes src of size from into dst of size to. Values are clipped to the range of src, with Separate of each
 // slice (but not along the axis). All sizes must be at least 1. Arithmetic is float64, rounded once, into dst.
 func Resize(dst, src []float32, from, to [3]int, m Method) {
+	sources := Sources(from, to, m)
+	plane := from[1] * from[2]
+	ResizeSlices(dst, src[sources[0][0]*plane:sources[to[0]-1][1]*plane], from, to, m, 0, to[0])
+}
+
+// ResizeSlices makes slices lo to hi−1 along the first axis of what Resize makes, to the last bit. dst and src hold slices
+// alone: src those from the first source of slice lo to the last one of slice hi−1 (Sources).
+func ResizeSlices(dst, src []float32, from, to [3]int, m Method, lo, hi int) {
 	if from == to {
 		copy(dst, src)
 		return
 	}
+	z := m.first(from, to)
+	first, _ := m.sources(&z, from, lo)
+	_, end := m.sources(&z, from, hi-1)
+	z = z.part(lo, hi, first, end)
+	n, k := from[m.Axis], to[m.Axis]
+	from[0], to[0] = end-first, hi-lo
 	axes := newAxes(from, to, m.Order)
+	axes[0] = z
 	if !m.Separate {
-		lo, hi := bounds(src)
-		resize(dst, src, axes, m.Workers, &clip{axis: -1, lo: []float32{lo}, hi: []float32{hi}})
+		least, most := bounds(src)
+		resize(dst, src, axes, m.Workers, &clip{axis: -1, lo: []float32{least}, hi: []float32{most}})
 		return
 	}
-	n, k := from[m.Axis], to[m.Axis]
 	if m.OrderZ > 0 && n != k {
 		mid := to
-		mid[m.Axis] = n
+		mid[m.Axis] = from[m.Axis]
 		slices := make([]float64, mid[0]*mid[1]*mid[2])
-		axes[m.Axis] = newTaps(n, n, 0)
+		axes[m.Axis] = newTaps(mid[m.Axis], mid[m.Axis], 0)
 		resize(slices, src, axes, m.Workers, sliceBounds(src, from, m.Axis, axes[m.Axis].first))
-		resize(dst, slices, newAxes(mid, to, m.OrderZ), m.Workers, nil)
+		axes = newAxes(mid, to, m.OrderZ)
+		if m.Axis == 0 {
+			axes[0] = z
+		}
+		resize(dst, slices, axes, m.Workers, nil)
 		return
 	}
-	axes[m.Axis] = newTaps(n, k, 0)
+	if m.Axis > 0 {
+		axes[m.Axis] = newTaps(n, k, 0)
+	}
 	resize(dst, src, axes, m.Workers, sliceBounds(src, from, m.Axis, axes[m.Axis].first))
+}
+
+// Sources gives, for every slice along the first axis of what Resize makes, the first of the source's slices that it is made
+// of and the one after the last; neither descends. Where a slice depends on all of the source, they are all of it.
+func Sources(from, to [3]int, m Method) [][2]int {
+	z := m.first(from, to)
+	out := make([][2]int, to[0])
+	for k := range out {
+		if out[k] = [2]int{k, k + 1}; from != to {
+			out[k][0], out[k][1] = m.sources(&z, from, k)
+		}
+	}
+	return out
+}
+
+// first are the taps along the first axis.
+func (m Method) first(from, to [3]int) taps {
+	order := m.Order
+	if m.Separate && m.Axis == 0 {
+		order = m.OrderZ
+	}
+	return newTaps(from[0], to[0], order)
+}
+
+// sources are the slices that slice k of the result is made of, by the taps along the first axis. Splines depend on all
+// elements of a line, and their results, which go beyond the elements', are clipped to the range of the whole source, with
+// Separate to that of a slice across Axis. Means of two never leave that range.
+func (m Method) sources(z *taps, from [3]int, k int) (first, end int) {
+	if z.spline || m.Order == 3 && !(m.Separate && m.Axis == 0) {
+		return 0, from[0]
+	}
+	first = min(max(z.first[k], 0), z.n-1)
+	return first, max(min(z.first[k]+z.count, z.n), first+1)
 }
 
 // ResizeBytes is the memory that Resize takes beside its arguments, at most. That of src is not needed to the end.

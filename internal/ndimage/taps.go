@@ -51,6 +51,17 @@ func newAxes(from, to [3]int, order int) (axes [3]taps) {
 	return axes
 }
 
+// part are the taps of results lo to hi−1 on elements first to end−1, which hold all that they need.
+func (t taps) part(lo, hi, first, end int) taps {
+	p := t
+	p.n, p.m, p.weights = end-first, hi-lo, t.weights[lo*t.count:hi*t.count]
+	p.first = make([]int, p.m)
+	for k := range p.first {
+		p.first[k] = t.first[lo+k] - first
+	}
+	return p
+}
+
 // identity tells that results and elements are the same.
 func (t *taps) identity() bool { return t.n == t.m }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 
+	"masksam/internal/dataset"
 	"masksam/internal/pyjson"
 )
 
@@ -223,6 +224,16 @@ func (c *Configuration) Stages() (kernels [][3]int, convs []int, err error) {
 		convs = filled(len(kernels), 2)
 	}
 	return kernels, convs, nil
+}
+
+// Channels is the number of channels of a network's input: those of the dataset's images and, in a cascade, one for each
+// foreground label, which says where the stage before saw it.
+func (c *Configuration) Channels(ds *dataset.Dataset) int {
+	n := len(ds.Channels)
+	if c.PreviousStage != "" {
+		n += len(ds.Labels.Foreground())
+	}
+	return n
 }
 
 // Target is the spacing to resample a case of the given spacing (transposed order) to: a 2-D configuration keeps the

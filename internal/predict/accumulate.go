@@ -19,21 +19,17 @@ type batch struct {
 // wait to be added, and one that is added.
 func ahead(networks int) int { return 2*networks + 1 }
 
-// Accumulate adds the mean over tiles and flips of the scores of image to sum (K, Size). Each of the networks works on
-// batches of its own, the first one in the caller's thread; meanwhile the next patches are cut and the last scores added.
-// Scores are added in the order of the tiles, so that the sums depend neither on the number of networks nor on timing.
-// tick, if not nil, is called with the number of passes that were added, by one goroutine. It ends early when ctx does.
-func (w Window) Accumulate(ctx context.Context, networks []Network, image Image, sum []float32,
+// accumulate adds the batches of a leg to the sums: the mean over tiles and flips of the scores of image. Each of the
+// networks works on batches of its own, the first one in the caller's thread; meanwhile the next patches are cut and the
+// last scores added. Scores are added in the order of the tiles, so that the sums depend neither on the number of networks
+// nor on timing. tick, if not nil, is called with the number of passes that were added, by one goroutine. It ends early
+// when ctx does.
+func (w Window) accumulate(ctx context.Context, networks []Network, image Image, sum *sums, l leg,
 	tick func(passes int)) error {
-	voxels := image.Size[0] * image.Size[1] * image.Size[2]
-	if voxels == 0 || len(image.Data) != image.Channels*voxels || len(sum)%voxels != 0 {
-		return fmt.Errorf("slide a window: %d values and %d sums for %d channels of %v", len(image.Data), len(sum),
-			image.Channels, image.Size)
-	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	size := w.Patch[0] * w.Patch[1] * w.Patch[2]
-	heads := len(sum) / voxels
+	heads := sum.heads
 
 	idle := make(chan *batch, ahead(len(networks)))
 	for range cap(idle) {
@@ -43,8 +39,7 @@ func (w Window) Accumulate(ctx context.Context, networks []Network, image Image,
 	var cutter, others, adder sync.WaitGroup
 	cutter.Go(func() {
 		defer close(cut)
-		at := 0
-		for passes := range w.batches(image.Size) {
+		for at := l.from; at < l.to; at++ {
 			var b *batch
 			select {
 			case b = <-idle:
@@ -54,12 +49,11 @@ func (w Window) Accumulate(ctx context.Context, networks []Network, image Image,
 			if b.patches == nil {
 				b.patches = make([]float32, max(w.Batch, 1)*image.Channels*size)
 			}
-			b.at, b.passes = at, passes
-			for i, p := range passes {
+			b.at, b.passes = at, sum.of(at)
+			for i, p := range b.passes {
 				w.cut(b.patches[i*image.Channels*size:], image, p)
 			}
 			cut <- b
-			at++
 		}
 	})
 	score := func(net Network) {
@@ -84,14 +78,15 @@ func (w Window) Accumulate(ctx context.Context, networks []Network, image Image,
 	adder.Go(func() {
 		shares := w.shares(image.Size)
 		early := map[int]*batch{}
-		next := 0
+		next := l.from
 		for b := range scored {
 			early[b.at] = b
-			for ; early[next] != nil && ctx.Err() == nil; next++ {
+			for ; early[next] != nil && sum.room(ctx, next); next++ {
 				b := early[next]
 				delete(early, next)
 				w.addBatch(sum, b, heads*size, image.Size, shares)
 				b.scores = nil
+				sum.added(l.fold, next)
 				if tick != nil {
 					tick(len(b.passes))
 				}
@@ -116,7 +111,7 @@ func (w Window) Accumulate(ctx context.Context, networks []Network, image Image,
 }
 
 // addBatch adds a batch's scores, of which a patch has so many, in the order of its passes.
-func (w Window) addBatch(sum []float32, b *batch, perPatch int, size [3]int, s *shares) {
+func (w Window) addBatch(sum *sums, b *batch, perPatch int, size [3]int, s *shares) {
 	const little = 1 << 18 // scores that one goroutine adds in less time than it takes to begin others
 	parts := max(1, min(runtime.GOMAXPROCS(0), len(b.scores)/little))
 	var work sync.WaitGroup

@@ -79,6 +79,8 @@ func inside(size [3]int, p pass, i [3]int) (at int, ok bool) {
 // late scores each patch by its own values and comes back after a time of its own choice.
 type late struct {
 	channels, heads, size int
+	plus                  float32
+	prompt                bool // comes back at once
 	busy                  *atomic.Int64
 	most                  *atomic.Int64 // at a time
 }
@@ -88,11 +90,13 @@ func (l late) Scores(patches []float32, n int) ([]float32, error) {
 		l.most.Store(now)
 	}
 	defer l.busy.Add(-1)
-	time.Sleep(time.Duration(rand.IntN(200)) * time.Microsecond)
+	if !l.prompt {
+		time.Sleep(time.Duration(rand.IntN(200)) * time.Microsecond)
+	}
 	out := make([]float32, n*l.heads*l.size)
 	for i := range out {
 		patch, head, voxel := i/(l.heads*l.size), i/l.size%l.heads, i%l.size
-		out[i] = patches[(patch*l.channels+head%l.channels)*l.size+voxel]*float32(head+1)/3 + float32(voxel)*1e-3
+		out[i] = patches[(patch*l.channels+head%l.channels)*l.size+voxel]*float32(head+1)/3 + float32(voxel)*1e-3 + l.plus
 	}
 	return out, nil
 }
@@ -118,7 +122,7 @@ func TestAccumulateInAnyOrder(t *testing.T) {
 			image.Data = append(image.Data, rand.Float32())
 		}
 		heads := rapid.IntRange(1, 3).Draw(t, "heads")
-		net := late{image.Channels, heads, w.Patch[0] * w.Patch[1] * w.Patch[2], new(atomic.Int64), most}
+		net := late{image.Channels, heads, w.Patch[0] * w.Patch[1] * w.Patch[2], 0, false, new(atomic.Int64), most}
 		networks := make([]Network, rapid.IntRange(1, 4).Draw(t, "networks"))
 		for i := range networks {
 			networks[i] = net
@@ -145,9 +149,9 @@ func TestAccumulateInAnyOrder(t *testing.T) {
 		scores, _ := net.Scores(make([]float32, image.Channels*net.size), 1)
 		s := w.shares(image.Size)
 		clear(want)
-		w.add(want, scores, image.Size, p, s, 0, 1)
+		w.add(whole(w, image.Size, want), scores, image.Size, p, s, 0, 1)
 		for part := range parts {
-			w.add(again, scores, image.Size, p, s, part, parts)
+			w.add(whole(w, image.Size, again), scores, image.Size, p, s, part, parts)
 		}
 		if !slices.Equal(again, want) {
 			t.Fatalf("in %d parts %v, as a whole %v", parts, again, want)
@@ -178,7 +182,7 @@ func TestAccumulateFails(t *testing.T) {
 	w := Window{Patch: [3]int{2, 2, 2}, Step: 0.5}
 	image := Image{Channels: 1, Size: [3]int{8, 8, 8}, Data: make([]float32, 512)}
 	for networks := range 3 {
-		net := broken{late{1, 1, 8, new(atomic.Int64), new(atomic.Int64)}, new(atomic.Int64)}
+		net := broken{late{1, 1, 8, 0, false, new(atomic.Int64), new(atomic.Int64)}, new(atomic.Int64)}
 		nets := slices.Repeat([]Network{net}, networks+1)
 		ticks := 0
 		if err := w.Accumulate(t.Context(), nets, image, make([]float32, 512), func(int) { ticks++ }); err != errBroken {
@@ -196,7 +200,7 @@ func TestNetworksDoNotMatter(t *testing.T) {
 	c.fold(t, "0", 0.2, 0.5, 0.1, 0.2)
 	c.fold(t, "1", 0.1, 0.2, 0.3, 0.4)
 	m := open(t, c)
-	p, err := m.read(dataset.Case{Images: []string{image(t, t.TempDir(), "a")}})
+	p, err := m.read(t.Context(), dataset.Case{Images: []string{image(t, t.TempDir(), "a")}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -215,46 +219,6 @@ func TestNetworksDoNotMatter(t *testing.T) {
 	}
 }
 
-// What is begun fits into what is free together, or is alone; what waits begins when there is room.
-func TestLedger(t *testing.T) {
-	l := ledger{free: func() (machine.Bytes, error) { return 10, nil }}
-	if left := l.begin(6); left != 10 {
-		t.Errorf("%d left for the first, want all 10", left)
-	}
-	if left := l.begin(4); left != 4 {
-		t.Errorf("%d left for the second, want 4", left)
-	}
-	begun := make(chan machine.Bytes)
-	go func() { begun <- l.begin(5) }()
-	select {
-	case <-begun:
-		t.Error("6 + 4 + 5 were begun at a time in 10")
-	case <-time.After(20 * time.Millisecond):
-	}
-	l.end(4)
-	select {
-	case <-begun:
-		t.Error("6 + 5 were begun at a time in 10")
-	case <-time.After(20 * time.Millisecond):
-	}
-	l.end(6)
-	if left := <-begun; left != 10 {
-		t.Errorf("%d left for the third, want 10", left)
-	}
-	l.end(5)
-	if left := l.begin(100); left != 10 {
-		t.Errorf("more than there is, alone: %d left, want 10", left)
-	}
-	l.end(100)
-	l.divide(2)
-	for need, want := range map[machine.Bytes]machine.Bytes{4: 5, 7: 10} { // a case that needs more than the share may have it
-		if left := l.begin(need); left != want {
-			t.Errorf("%d of a share of 5: %d left, want %d", need, left, want)
-		}
-		l.end(need)
-	}
-}
-
 // Where memory is short, reading, scoring and export of a folder's cases do not overlap, and all are labelled.
 func TestFolderInLittleMemory(t *testing.T) {
 	c := newConstant(t)
@@ -265,24 +229,36 @@ func TestFolderInLittleMemory(t *testing.T) {
 		image(t, in, id)
 	}
 	m := open(t, c, "0")
-	p, err := m.read(dataset.Case{Images: []string{filepath.Join(in, "a_0000.nii.gz")}})
+	p, err := m.read(t.Context(), dataset.Case{Images: []string{filepath.Join(in, "a_0000.nii.gz")}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	little, looks := m.scoring(p, Options{}), 0
-	m.memory.free = func() (machine.Bytes, error) { // is called while the ledger is locked
-		if looks++; m.memory.running > 1 && m.memory.taken > little {
-			t.Errorf("%d at a time take %v of %v", m.memory.running, m.memory.taken, little)
-		}
-		return little, nil
-	}
-	if err := m.Folder(t.Context(), Options{Input: in, Output: out, Tiling: Tiling{Step: 1}}); err != nil {
+	x, err := m.export("a", p, Options{Output: t.TempDir()})
+	if err != nil {
 		t.Fatal(err)
+	}
+	o := Options{Input: in, Output: out, Tiling: Tiling{Step: 1}}
+	m.memory.Limit = func() machine.Bytes { return 1e9 }
+	plan, err := m.plan(t.Context(), p, x, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.memory.End(plan.need)
+	little, looks := bytesOf(float64(plan.beside)+m.certain(o)), 0
+	m.memory.Limit = func() machine.Bytes { // is asked while the admission is locked
+		looks++
+		return little
+	}
+	if err := m.Folder(t.Context(), o); err != nil {
+		t.Fatal(err)
+	}
+	if left := m.memory.Left(); left != little {
+		t.Errorf("after all %v are left of %v", left, little)
 	}
 	for _, id := range ids {
 		all(t, filepath.Join(out, id+".nii.gz"), 1)
 	}
-	if looks < 3*len(ids) {
-		t.Errorf("%d looks at the memory, want one for each part of each case", looks)
+	if looks < 2*len(ids) {
+		t.Errorf("%d looks at the memory, want one for the reading and one for the scoring of each case", looks)
 	}
 }

@@ -45,14 +45,15 @@ type division struct {
 	networks int           // that score at a time, with the same weights
 	threads  int           // of each of them; 0: as many as operations use
 	batch    int           // patches of a pass
-	need     machine.Bytes // of main memory, with the case's scores
+	need     machine.Bytes // of main memory, with what is beside the passes
 }
 
-// divide chooses how the passes over an image are shared out where so many bytes of main memory are free. Each core of
+// divide chooses how the passes over an image are shared out where so many bytes of main memory are free, of which sums and
+// export, beside them, take some. Each core of
 // a CPU gets a network of its own, where there are passes for all: that keeps the cores busier than operations which
 // share them, and scores do not depend on the number of cores, as they do by rounding where threads share an operation.
 // A pass has t.Batch patches or, where that is 0, as many as usual, fewer where memory is short.
-func (m *Model) divide(t Tiling, size [3]int, free machine.Bytes) division {
+func (m *Model) divide(t Tiling, size [3]int, free machine.Bytes, beside float64) division {
 	r := m.Meta.Recipe
 	precision, passes := m.precision(t.Precision), m.window(t).Passes(size)
 	pass := func(patches int) recipe.Peak {
@@ -67,7 +68,7 @@ func (m *Model) divide(t Tiling, size [3]int, free machine.Bytes) division {
 	need := func() (host, device float64) {
 		ready := float64(ahead(d.networks)-d.networks) * float64(d.batch*(r.Network.Channels+r.Network.Classes))
 		host, device = pass(d.batch).Total()
-		host = float64(d.networks)*host + 4*float64(r.Network.Classes)*voxels(size) + 4*ready*voxels(r.Patch)
+		host = float64(d.networks)*host + beside + 4*ready*voxels(r.Patch)
 		if m.device == torch.CPU {
 			return host + float64(d.networks)*device, 0
 		}

@@ -127,7 +127,7 @@ func TestDivide(t *testing.T) {
 	size := [3]int{7, 20, 22}
 	want := func(t *testing.T, tiling Tiling, size [3]int, free machine.Bytes, want division) {
 		t.Helper()
-		got := m.divide(tiling, size, free)
+		got := m.divide(tiling, size, free, 12*voxels(size))
 		if got.need <= 0 {
 			t.Errorf("it takes %v of memory", got.need)
 		}
@@ -143,9 +143,9 @@ func TestDivide(t *testing.T) {
 	if one != 1 || two != 2 || more != 4 {
 		t.Errorf("%d, %d and %d patches of a pass, want 1 of a large patch, 2 of a small one, 4 on a GPU", one, two, more)
 	}
-	all := m.divide(Tiling{Mirror: true}, size, math.MaxInt64).need
+	all := m.divide(Tiling{Mirror: true}, size, math.MaxInt64, 12*voxels(size)).need
 	want(t, Tiling{Mirror: true}, size, all, division{networks: 4, threads: 1, batch: 1})
-	half := m.divide(Tiling{Mirror: true}, size, all*9/20)
+	half := m.divide(Tiling{Mirror: true}, size, all*9/20, 12*voxels(size))
 	if half.networks != 2 || half.threads != 2 || half.batch != 1 {
 		t.Errorf("in less than half of the memory: %+v, want two networks", half)
 	}
@@ -156,7 +156,7 @@ func TestBatchDoesNotMatter(t *testing.T) {
 	c := newConstant(t)
 	c.fold(t, "0", 0.2, 0.5, 0.1, 0.2)
 	m := open(t, c, "0")
-	p, err := m.read(dataset.Case{Images: []string{image(t, t.TempDir(), "a")}})
+	p, err := m.read(t.Context(), dataset.Case{Images: []string{image(t, t.TempDir(), "a")}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -111,7 +111,7 @@ func benchParts(b *testing.B, r recipe.Recipe, image Image) {
 	for i := range scores {
 		scores[i] = rand.Float32()
 	}
-	shares := w.shares(image.Size)
+	shares, sums := w.shares(image.Size), whole(w, image.Size, sum)
 	cfg, properties := benchGrid(b, image.Size)
 	var cut, add, export float64
 	for b.Loop() {
@@ -122,7 +122,7 @@ func benchParts(b *testing.B, r recipe.Recipe, image Image) {
 		cut += cpu() - start
 		start = cpu()
 		for passes := range w.batches(image.Size) {
-			w.add(sum, scores, image.Size, passes[0], shares, 0, 1)
+			w.add(sums, scores, image.Size, passes[0], shares, 0, 1)
 		}
 		add += cpu() - start
 		start = cpu()

@@ -1,64 +1,90 @@
 package predict
 
 import (
-	"archive/zip"
-	"bytes"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
-	"math"
+	"log/slog"
 	"os"
 	"path/filepath"
-	"strings"
+	"sync"
 
 	"masksam/internal/atomicfile"
 	"masksam/internal/dataset"
-	"masksam/internal/imageio"
 	"masksam/internal/model"
-	"masksam/internal/preprocess"
 	"masksam/internal/progress"
 	"masksam/internal/pyjson"
+	"masksam/internal/store"
+	"masksam/internal/torch"
+	"masksam/internal/work"
 )
 
 // Options say what Folder predicts.
 type Options struct {
-	Input, Output string
+	Input  string   // a folder of images CASE_CCCC.ending, one image, or a file that lists images
+	Files  []string // images, in place of Input
+	Output string   // a folder or, of one case, the label map's file
 	Tiling
-	SaveProbabilities bool // also CASE.npz: the averaged scores as shares of their sum, (K, z, y, x) under the key "probabilities"
+	// SaveProbabilities also writes CASE.npz, the averaged scores as shares of their sum, (K, z, y, x) under the key
+	// "probabilities", and CASE.pkl, where they belong, as nnU-Net keeps them.
+	SaveProbabilities bool
 	Continue          bool // cases whose output exists are skipped
-	Parts, Part       int  // only cases Part, Part+Parts, … of the sorted list; Parts 0: all
 	Processes         int  // that predict on this machine at the same time, each with a part of its memory; 0: 1
+	Part              work.Part
+	Readers           int          // cases that are prepared at a time at most, while the network works on another; 0: 1
+	Sequential        bool         // a case is read when the one before is written
+	Previous          string       // folder of the label maps CASE.ending of the stage before, which a cascade continues
+	Before            *store.Store // of stored cases, in place of Previous
+	Next              []Stage      // that get the labels of stored cases
 	Progress          progress.Reporter
 }
 
-// Folder labels every case of a folder: files CASE_CCCC.ending of the dataset's channels and file ending. Before any
-// work all missing and surplus channels are reported in one error. The output folder gets dataset.json, plans.json,
-// predict_from_raw_data_args.json and CASE.ending, each whole or not at all. A case that fails does not stop the
-// others; the error, after all, names each. What an earlier run left of the cases to be done is removed first.
+// argumentsName is the file in which a prediction says what it was asked for, as nnU-Net's does.
+const argumentsName = "predict_from_raw_data_args.json"
+
+// Folder labels every case of a folder, or of a list. Before any work all missing and surplus channels are reported in one
+// error. The output folder gets dataset.json, plans.json, predict_from_raw_data_args.json and CASE.ending, each whole or
+// not at all. A case that fails does not stop the others; the error, after all, names each. What an earlier run left of the
+// cases to be done is removed first.
 func (m *Model) Folder(ctx context.Context, o Options) error {
 	if err := o.check(); err != nil {
 		return err
 	}
-	cases, err := m.cases(o)
+	if err := m.flips(o.Tiling); err != nil {
+		return fmt.Errorf("predict: %w", err)
+	}
+	all, err := m.Dataset.Inputs(o.Input, o.Files)
+	if err == nil {
+		err = errors.Join(o.clash(all, m.Dataset.FileEnding), m.follow(all, o))
+	}
 	if err != nil {
+		return fmt.Errorf("predict: %w", err)
+	}
+	if err := m.describe(all, o); err != nil {
 		return err
 	}
-	if err := m.describe(o); err != nil {
-		return err
-	}
+	cases := o.todo(all, m.Dataset.FileEnding)
 	if err := m.removeOld(cases, o); err != nil {
 		return err
 	}
 	l := labelling{what: "predicting"}
+	total, usual := 0, 0
 	for _, c := range cases {
 		passes := 1 // of a case that cannot be read
 		if size, err := m.prepare.Size(c); err == nil {
 			passes = m.passes(size, o.Tiling)
+			total, usual = total+passes, usual+m.passes(size, Tiling{Mirror: true})
 		}
-		l.jobs = append(l.jobs, job{c.ID, passes, func() (*pending, error) { return m.read(c) }})
+		l.jobs = append(l.jobs, job{c.ID, passes, func(ctx context.Context) (*pending, error) { return m.read(ctx, c) }})
+	}
+	if total != usual {
+		slog.Info("the network sees other tiles and flips than by default", "patches", total, "by default", usual)
+	}
+	if m.device != torch.CPU { // on a CPU the network needs all cores
+		var end func()
+		l.jobs, end = readTogether(l.jobs, o.Readers)
+		defer end()
 	}
 	switch err := m.label(ctx, l, o); {
 	case err == nil:
@@ -70,78 +96,80 @@ func (m *Model) Folder(ctx context.Context, o Options) error {
 	}
 }
 
+// readTogether lets n cases be read at a time at most, that of a job and the next ones. end waits for those under way.
+func readTogether(jobs []job, n int) (out []job, end func()) {
+	if n < 2 {
+		return jobs, func() {}
+	}
+	type result struct {
+		p   *pending
+		err error
+	}
+	var reads sync.WaitGroup
+	begun := 0
+	results := make([]chan result, len(jobs))
+	for i, j := range jobs {
+		j.read = func(ctx context.Context) (*pending, error) {
+			for ; begun < min(i+n, len(jobs)); begun++ {
+				read, to := jobs[begun].read, make(chan result, 1)
+				results[begun] = to
+				reads.Go(func() {
+					p, err := read(ctx)
+					to <- result{p, err}
+				})
+			}
+			r := <-results[i]
+			return r.p, r.err
+		}
+		out = append(out, j)
+	}
+	return out, reads.Wait
+}
+
 func (o Options) check() error {
 	if err := o.Tiling.check(); err != nil {
 		return fmt.Errorf("predict: %w", err)
 	}
-	if o.Parts < 0 || o.Part < 0 || o.Parts > 0 && o.Part >= o.Parts || o.Parts == 0 && o.Part > 0 {
-		return fmt.Errorf("predict: part %d of %d: parts count from 0", o.Part, o.Parts)
+	if err := o.Part.Check(); err != nil {
+		return fmt.Errorf("predict: %w", err)
 	}
-	same, err := filepath.Abs(o.Input)
-	if err != nil {
+	in, err := filepath.Abs(o.Input)
+	if err != nil || o.Input == "" {
 		return err
 	}
-	if out, err := filepath.Abs(o.Output); err != nil || out == same {
-		return errors.Join(err, fmt.Errorf("predict: input and output are both %s; choose another output folder", o.Input))
+	if out, err := filepath.Abs(o.Output); err != nil || out == in {
+		return errors.Join(err, fmt.Errorf("predict: input and output are both %s; choose another output", o.Input))
 	}
 	return nil
 }
 
-// cases lists what is to be done, after checking the channels of every case of the folder.
-func (m *Model) cases(o Options) ([]dataset.Case, error) {
-	ending := m.Dataset.FileEnding
-	all, err := dataset.ListImages(o.Input, ending)
-	if err != nil {
-		return nil, err
-	}
-	var wrong []error
-	for _, c := range all {
-		have := map[string]bool{}
-		for _, path := range c.Images {
-			have[filepath.Base(path)] = true
-		}
-		for i, name := range m.Dataset.Channels {
-			file := fmt.Sprintf("%s_%04d%s", c.ID, i, ending)
-			if !have[file] {
-				wrong = append(wrong, fmt.Errorf("case %s: channel %d (%s) is missing: %s", c.ID, i, name, filepath.Join(o.Input, file)))
-			}
-			delete(have, file)
-		}
-		for _, path := range c.Images {
-			if have[filepath.Base(path)] {
-				wrong = append(wrong, fmt.Errorf("case %s: the model has %d channels, so there is none for %s", c.ID,
-					len(m.Dataset.Channels), path))
-			}
-		}
-	}
-	if len(wrong) > 0 {
-		return nil, fmt.Errorf("predict: %s:\n%w", o.Input, errors.Join(wrong...))
-	}
-	var todo []dataset.Case
+// todo are the cases of the part that are to be done.
+func (o Options) todo(all []dataset.Case, ending string) (todo []dataset.Case) {
 	for i, c := range all {
-		if o.Parts > 0 && i%o.Parts != o.Part || o.Continue && o.finished(c.ID, ending) {
-			continue
+		if o.Part.Has(i) && !(o.Continue && o.finished(c.ID, ending)) {
+			todo = append(todo, c)
 		}
-		todo = append(todo, c)
 	}
-	return todo, nil
+	return todo
 }
 
 // finished tells whether a case's files are there; they appear whole or not at all.
 func (o Options) finished(id, ending string) bool {
-	_, err := os.Stat(filepath.Join(o.Output, id+ending))
-	if err == nil && o.SaveProbabilities {
-		_, err = os.Stat(filepath.Join(o.Output, id+".npz"))
-	}
-	return err == nil
+	place := o.place(id, ending)
+	return atomicfile.Exists(place+ending) && (!o.SaveProbabilities || atomicfile.Exists(place+".npz") && atomicfile.Exists(place+".pkl"))
 }
 
 // removeOld removes what an earlier run left of the cases to be done, so that one that fails, or is not reached, has
 // nothing that counts as done.
 func (m *Model) removeOld(cases []dataset.Case, o Options) error {
 	for _, c := range cases {
-		for _, ending := range []string{m.Dataset.FileEnding, ".npz"} {
-			if err := os.Remove(filepath.Join(o.Output, c.ID+ending)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		for _, ending := range []string{m.Dataset.FileEnding, ".npz", ".pkl"} {
+			path := o.place(c.ID, m.Dataset.FileEnding) + ending
+			err := os.Remove(path)
+			if err == nil || errors.Is(err, fs.ErrNotExist) {
+				err = atomicfile.RemovePartialOf(path)
+			}
+			if err != nil {
 				return fmt.Errorf("predict: remove the earlier output of case %s: %w", c.ID, err)
 			}
 		}
@@ -150,83 +178,66 @@ func (m *Model) removeOld(cases []dataset.Case, o Options) error {
 }
 
 // describe makes the output folder with the files that say what its labels are.
-func (m *Model) describe(o Options) error {
-	if err := os.MkdirAll(o.Output, 0o777); err != nil {
-		return fmt.Errorf("predict: make the output folder: %w", err)
+func (m *Model) describe(cases []dataset.Case, o Options) error {
+	folder := o.Output
+	one := o.oneFile(m.Dataset.FileEnding)
+	if one {
+		folder = filepath.Dir(o.Output)
+	}
+	if err := os.MkdirAll(folder, 0o777); err != nil || one {
+		return wrap("predict: make the output folder", err)
+	}
+	write := func(name string, text []byte) error {
+		path := filepath.Join(o.Output, name)
+		if o.Part.Whole() { // else another part may be writing it
+			if err := atomicfile.RemovePartialOf(path); err != nil {
+				return err
+			}
+		}
+		return atomicfile.WriteBytes(path, text)
 	}
 	for _, name := range []string{dataset.FileName, model.PlansName} {
 		raw, err := os.ReadFile(filepath.Join(m.Dir, name))
 		if err == nil {
-			err = atomicfile.WriteBytes(filepath.Join(o.Output, name), raw)
+			err = write(name, raw)
 		}
 		if err != nil {
 			return fmt.Errorf("predict: copy %s to the output folder: %w", name, err)
 		}
 	}
+	var input any = o.Input
+	if !dataset.IsDir(o.Input) {
+		lists := make([]any, len(cases))
+		for i, c := range cases {
+			lists[i] = c.Images
+		}
+		input = lists
+	}
+	var previous any
+	if o.Previous != "" {
+		previous = o.Previous
+	}
 	text, err := pyjson.Marshal(map[string]any{
-		"list_of_lists_or_source_folder":                  o.Input,
+		"list_of_lists_or_source_folder":                  input,
 		"output_folder_or_list_of_truncated_output_files": o.Output,
 		"save_probabilities":                              o.SaveProbabilities,
 		"overwrite":                                       !o.Continue,
-		"num_processes_preprocessing":                     1,
+		"num_processes_preprocessing":                     max(o.Readers, 1),
 		"num_processes_segmentation_export":               1,
-		"folder_with_segs_from_prev_stage":                nil,
-		"num_parts":                                       max(o.Parts, 1),
-		"part_id":                                         o.Part,
+		"folder_with_segs_from_prev_stage":                previous,
+		"num_parts":                                       max(o.Part.Of, 1),
+		"part_id":                                         o.Part.Index,
 	})
 	if err != nil {
 		return err
 	}
-	return atomicfile.WriteBytes(filepath.Join(o.Output, "predict_from_raw_data_args.json"), text)
+	return write(argumentsName, text)
 }
 
-// write exports one case. The label map comes last: a case that has it is done.
-func (m *Model) write(id string, scores []float32, p *pending, o Options) error {
-	labels, err := preprocess.Labels(m.prepare, scores, p.image.Size, p.properties, false)
-	if err != nil {
-		return err
+// wrap says what failed, if it did.
+func wrap(what string, err error) error {
+	if err == nil {
+		return nil
 	}
-	if o.SaveProbabilities {
-		shares, err := preprocess.Probabilities(m.prepare, scores, p.image.Size, p.properties, false)
-		if err != nil {
-			return err
-		}
-		n := p.properties.Meta.Grid.Size
-		shape := []int{len(shares) / len(labels), n[0], n[1], n[2]}
-		if err := writeNPZ(filepath.Join(o.Output, id+".npz"), "probabilities", shares, shape); err != nil {
-			return err
-		}
-	}
-	return imageio.WriteLabel(filepath.Join(o.Output, id+m.Dataset.FileEnding), labels, p.properties.Meta)
-}
-
-// writeNPZ writes one float32 array as NumPy's savez_compressed does.
-func writeNPZ(path, key string, data []float32, shape []int) error {
-	return atomicfile.Write(path, func(w io.Writer) error {
-		z := zip.NewWriter(w)
-		f, err := z.Create(key + ".npy")
-		if err != nil {
-			return err
-		}
-		dims := strings.Trim(strings.ReplaceAll(fmt.Sprint(shape), " ", ", "), "[]")
-		header := fmt.Sprintf("{'descr': '<f4', 'fortran_order': False, 'shape': (%s,), }", dims)
-		const prefix = 10 // magic, version and length of the header, which pads all to a multiple of 64
-		header += strings.Repeat(" ", 63-(prefix+len(header))%64) + "\n"
-		var b bytes.Buffer
-		b.WriteString("\x93NUMPY\x01\x00")
-		binary.Write(&b, binary.LittleEndian, uint16(len(header)))
-		b.WriteString(header)
-		for _, v := range data {
-			if b.Len() >= 1<<16 {
-				if _, err := b.WriteTo(f); err != nil {
-					return err
-				}
-			}
-			b.Write(binary.LittleEndian.AppendUint32(b.AvailableBuffer(), math.Float32bits(v)))
-		}
-		if _, err := b.WriteTo(f); err != nil {
-			return err
-		}
-		return z.Close()
-	})
+	return fmt.Errorf("%s: %w", what, err)
 }

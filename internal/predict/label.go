@@ -5,17 +5,19 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"sync"
 
 	"masksam/internal/progress"
 	"masksam/internal/store"
+	"masksam/internal/work"
 )
 
 // job is a case to be labelled.
 type job struct {
 	id     string
 	passes int // of all folds, by what is known before it is read
-	read   func() (*pending, error)
+	read   func(ctx context.Context) (*pending, error)
 }
 
 // labelling is the way of many cases.
@@ -26,11 +28,12 @@ type labelling struct {
 	strict bool        // a failure ends it
 }
 
-// label reads, scores and writes every case. The next one is read and preprocessed, and the last one brought back to its
-// grid and written, while the network works on one, as far as memory admits. The progress counts the passes of all cases.
-// The error names each case that failed.
+// label reads, scores and writes every case. The next one is read and preprocessed, and the last one written, while the
+// network works on one, as far as memory admits; the slices of one that are scored are brought back to its grid meanwhile.
+// The progress counts the passes of all cases. The error names each case that failed. A full disk ends it.
 func (m *Model) label(ctx context.Context, l labelling, o Options) error {
-	m.memory.divide(o.Processes)
+	m.memory.Divide(o.Processes)
+	defer lean()()
 	report := progress.OrNop(o.Progress)
 	total := 0
 	for _, j := range l.jobs {
@@ -50,12 +53,21 @@ func (m *Model) label(ctx context.Context, l labelling, o Options) error {
 	}
 	read := make(chan ready)
 	var reader, exports sync.WaitGroup
+	written := make(chan struct{}, 1) // where nothing overlaps: a case is done
+	writers := make(chan struct{}, 2) // cases at a time that are exported; the one that is scored is
 	defer reader.Wait()
 	defer cancel()
 	reader.Go(func() {
 		defer close(read)
 		for i, j := range l.jobs {
-			p, err := j.read()
+			if i > 0 && o.Sequential {
+				select {
+				case <-written:
+				case <-ctx.Done():
+					return
+				}
+			}
+			p, err := j.read(ctx)
 			select {
 			case read <- ready{j, i, p, err}:
 			case <-ctx.Done():
@@ -76,7 +88,7 @@ func (m *Model) label(ctx context.Context, l labelling, o Options) error {
 				l.begun(c.i)
 			}
 			done, passes := 0, m.passes(c.image.Size, o.Tiling)
-			err = m.work(ctx, c.id, c.pending, o, &exports, &failures, func(n int) {
+			err = m.work(ctx, c.id, c.pending, o, writers, &exports, &failures, func(n int) {
 				done += n
 				share := c.passes * done / passes // the crop leaves fewer than were expected
 				report.Advance(share-told, fmt.Sprintf("%s: %d of %d patches", c.id, done, passes))
@@ -90,7 +102,11 @@ func (m *Model) label(ctx context.Context, l labelling, o Options) error {
 			failures.add(c.id, err)
 			report.Advance(c.passes-told, c.id+" failed")
 		}
-		if l.strict && failures.any() {
+		if o.Sequential {
+			exports.Wait()
+			written <- struct{}{}
+		}
+		if failures.end(l.strict) {
 			break
 		}
 	}
@@ -98,53 +114,84 @@ func (m *Model) label(ctx context.Context, l labelling, o Options) error {
 	return errors.Join(outer.Err(), failures.join(len(l.jobs)))
 }
 
-// work scores a case and begins its export.
-func (m *Model) work(ctx context.Context, id string, p *pending, o Options, exports *sync.WaitGroup, failures *failures,
-	tick func(passes int)) error {
-	need := m.scoring(p, o)
-	left := m.memory.begin(need)
-	err := m.fits(p, need, left)
-	var scores []float32
-	if err == nil {
-		d := m.divide(o.Tiling, p.image.Size, left)
-		more := max(d.need-need, 0)
-		m.memory.take(more)
-		need += more
-		scores, err = m.scores(ctx, p.image, o.Tiling, d, tick)
+// work scores a case and begins its export, which ends by itself and tells of its own failures.
+func (m *Model) work(ctx context.Context, id string, p *pending, o Options, writers chan struct{}, exports *sync.WaitGroup,
+	failures *failures, tick func(passes int)) error {
+	select {
+	case writers <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
 	}
-	m.memory.end(need)
+	x, err := m.export(id, p, o)
+	var plan scoring
+	if err == nil {
+		plan, err = m.plan(ctx, p, x, o)
+	}
 	if err != nil {
+		x.close()
+		<-writers
 		return err
 	}
-	p.image.Data = nil
-	exports.Wait() // one case may wait for its export: each holds all its scores
-	need = bytesOf(m.export(p, o))
-	m.memory.begin(need)
-	exports.Go(func() {
-		defer m.memory.end(need)
-		if err := m.write(id, scores, p, o); err != nil {
+	return m.pass(ctx, p, x, plan, o, exports, func(all bool, err error) error {
+		defer func() { <-writers }()
+		defer x.close()
+		if all {
+			err = x.write()
+		}
+		if err != nil {
 			failures.add(id, err)
 		}
-	})
-	return nil
+		return err
+	}, tick)
 }
 
-// failures collects the cases that went wrong.
+// pass scores a case as planned, and brings the slices that are scored back to its grid meanwhile, in a goroutine of exports.
+// That calls finish at its end, with whether all slices are there, else why not.
+func (m *Model) pass(ctx context.Context, p *pending, x *export, plan scoring, o Options, exports *sync.WaitGroup,
+	finish func(all bool, err error) error, tick func(passes int)) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	ready, free := make(chan int, p.image.Size[0]), make(chan int, p.image.Size[0])
+	sums := newSums(plan.sweep, x.Heads(), p.image.Size)
+	sums.ready, sums.free = ready, free
+	exports.Go(func() {
+		all, err := x.run(sums, ready, free)
+		if all {
+			sums.data = nil
+		}
+		err = finish(all, err)
+		m.memory.End(plan.beside)
+		if err != nil {
+			cancel(err)
+		}
+	})
+	err := m.score(ctx, plan.window, p.image, o.Precision, plan.division, sums, tick)
+	close(ready)
+	p.image.Data = nil
+	m.memory.Take(plan.beside - plan.need)
+	return err
+}
+
+// failures collects the cases that went wrong, each with its first error.
 type failures struct {
 	mu   sync.Mutex
+	ids  []string
 	errs []error
 }
 
 func (f *failures) add(id string, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.errs = append(f.errs, fmt.Errorf("case %s: %w", id, err))
+	if !slices.Contains(f.ids, id) {
+		f.ids, f.errs = append(f.ids, id), append(f.errs, fmt.Errorf("case %s: %w", id, err))
+	}
 }
 
-func (f *failures) any() bool {
+// end tells that no further case is to begin: after any failure where none is allowed, else on a full disk.
+func (f *failures) end(strict bool) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return len(f.errs) > 0
+	return strict && len(f.errs) > 0 || slices.ContainsFunc(f.errs, work.DiskFull)
 }
 
 func (f *failures) join(of int) error {
@@ -163,11 +210,8 @@ func (m *Model) Stored(ctx context.Context, what string, cases []*store.Case, o 
 	}
 	l := labelling{what: what, strict: true, begun: func(i int) { begun(cases[i]) }}
 	for _, c := range cases {
-		l.jobs = append(l.jobs, job{c.ID(), m.passes(c.Size(), o.Tiling), func() (*pending, error) {
-			p := &pending{properties: c.Properties(), image: Image{Channels: c.Channels(), Size: c.Size()}}
-			n := p.image.Size
-			p.image.Data = make([]float32, p.image.Channels*n[0]*n[1]*n[2])
-			return p, c.Image([3]int{}, n, p.image.Data)
+		l.jobs = append(l.jobs, job{c.ID(), m.passes(c.Size(), o.Tiling), func(context.Context) (*pending, error) {
+			return m.stored(c, o.Before)
 		}})
 	}
 	return m.label(ctx, l, o)

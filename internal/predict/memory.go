@@ -1,88 +1,48 @@
 package predict
 
 import (
+	"cmp"
+	"context"
 	"fmt"
 	"math"
-	"sync"
+	"runtime/debug"
 
 	"masksam/internal/dataset"
 	"masksam/internal/machine"
 	"masksam/internal/recipe"
 	"masksam/internal/torch"
+	"masksam/internal/work"
 )
 
-// ledger is the main memory that reading, scoring and export of cases, which overlap, are predicted to take.
-type ledger struct {
-	mu      sync.Mutex
-	ended   sync.Cond
-	running int
-	taken   machine.Bytes
-	share   machine.Bytes                 // of the free memory, where other processes predict on this machine, too; 0: all of it
-	free    func() (machine.Bytes, error) // machine.Free where nil
+// admission admits reading, scoring and export of cases, which overlap, by the main memory that they are predicted to take.
+func admission() work.Admission {
+	return work.Admission{Limit: func() machine.Bytes {
+		n, err := machine.Free()
+		if err != nil { // an unknown amount refuses nothing
+			return math.MaxInt64 / 2
+		}
+		return n
+	}}
 }
 
-// begin waits until work that needs so many bytes fits beside what is running, or until nothing is; end is to follow with
-// the same need. left is what is free beside what the others may take yet: all of their need, though some of it is taken.
-func (l *ledger) begin(need machine.Bytes) (left machine.Bytes) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.ended.L = &l.mu
-	for left = l.left(); l.running > 0 && need > left; left = l.left() {
-		l.ended.Wait()
+// lean lets garbage take a quarter of what lives, not as much again, until the function that it gives is called. It costs
+// little: cases are few large arrays, into which the collector does not look.
+func lean() (end func()) {
+	old := debug.SetGCPercent(25)
+	if old >= 0 && old < 25 {
+		debug.SetGCPercent(old)
 	}
-	if need > left { // what earlier work took may come back, and other processes may leave of their shares
+	return func() { debug.SetGCPercent(old) }
+}
+
+// begin is Begin of the admission. What earlier work took may come back.
+func (m *Model) begin(ctx context.Context, need machine.Bytes) (left machine.Bytes, err error) {
+	left, err = m.memory.Begin(ctx, need)
+	if err == nil && need > left {
 		torch.ReleaseMemory()
-		left = l.all() - l.taken
+		left = m.memory.Left() + need
 	}
-	l.running++
-	l.taken += need
-	return left
-}
-
-// take adds to the need of work that has begun.
-func (l *ledger) take(more machine.Bytes) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.taken += more
-}
-
-// divide leaves a part of what is free now to each of so many processes that predict on this machine.
-func (l *ledger) divide(processes int) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.share = 0; processes > 1 {
-		l.share = max(l.all()/machine.Bytes(processes), 1)
-	}
-}
-
-func (l *ledger) left() machine.Bytes {
-	n := l.all()
-	if l.share > 0 {
-		n = min(n, l.share)
-	}
-	return n - l.taken
-}
-
-// all is what is free on this machine.
-func (l *ledger) all() machine.Bytes {
-	free := machine.Free
-	if l.free != nil {
-		free = l.free
-	}
-	n, err := free()
-	if err != nil { // an unknown amount refuses nothing
-		return math.MaxInt64
-	}
-	return n
-}
-
-func (l *ledger) end(need machine.Bytes) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.running--
-	l.taken -= need
-	l.ended.L = &l.mu
-	l.ended.Broadcast()
+	return left, err
 }
 
 // readable is what it takes to read and preprocess a case. More than this machine, or this process, may have at all is an
@@ -95,35 +55,52 @@ func (m *Model) readable(c dataset.Case) (need machine.Bytes, err error) {
 	return need, nil
 }
 
-// scoring is what the prediction of a case takes at least: its scores, and beside them either one patch's pass of the
-// network or what it takes to bring them back to the case's grid. Of the pass it counts what is certain.
-func (m *Model) scoring(p *pending, o Options) machine.Bytes {
-	pass := 0.
-	if m.device == torch.CPU {
-		peak := m.Meta.Recipe.PassPeak(m.precision(o.Precision), m.device, 1)
-		pass = recipe.Certain * peak.Without(recipe.Program, recipe.Weights).Need(m.device)
-	}
-	scores := 4 * float64(m.Meta.Recipe.Network.Classes) * voxels(p.image.Size)
-	return bytesOf(scores + max(pass, m.export(p, o)))
+// scoring is how a case is scored.
+type scoring struct {
+	window Window
+	sweep
+	division               // its need is that of main memory, with all below
+	beside   machine.Bytes // of it, what sums and export take
 }
 
-// export is what it takes to bring a case's scores back to its grid, beside them.
-func (m *Model) export(p *pending, o Options) float64 {
-	whole := voxels(p.properties.Meta.Grid.Size)
-	if o.SaveProbabilities {
-		return 4 * float64(m.Meta.Recipe.Network.Classes) * whole
+// plan waits until there is memory for a case and chooses how to score it: by its sums, which take more than a usual size
+// only where the slices of one row of tiles do, and by as many networks and patches at a time as fit beside them. A case
+// whose prediction takes more memory than there is, is refused. What it needs is taken from m.memory.
+func (m *Model) plan(ctx context.Context, p *pending, x *export, o Options) (scoring, error) {
+	const usual = 512e6 // bytes of sums
+	s := scoring{window: m.window(o.Tiling)}
+	s.window.Batch = cmp.Or(o.Batch, 4)
+	size, folds := p.image.Size, m.networks()
+	slice := 4 * float64(x.Heads()*size[1]*size[2])
+	order := s.window.order(size)
+	least := slice * float64(order.sweep(folds, 1, x.Keeps).depth)
+	need := bytesOf(least + x.bytes() + m.certain(o))
+	left, err := m.begin(ctx, need)
+	if err != nil {
+		return s, err
 	}
-	return 6*float64(p.properties.BBox.Len()) + 4*whole
+	if need > left {
+		m.memory.End(need)
+		return s, fmt.Errorf("%v voxels × %d classes with patch %v take at least %v of memory, of which %v is free", size,
+			x.Heads(), s.window.Patch, need, left)
+	}
+	sums := max(least, min(usual, float64(left-need)/4, slice*float64(size[0])))
+	s.division = m.divide(o.Tiling, size, left, sums+x.bytes())
+	s.window.Batch = s.batch
+	s.sweep = s.window.order(size).fit(folds, slice, sums, x.Keeps)
+	s.beside = bytesOf(sums + x.bytes())
+	s.need = max(s.need, need)
+	m.memory.Take(s.need - need)
+	return s, nil
 }
 
-// fits refuses a case whose prediction takes more memory than is left.
-func (m *Model) fits(p *pending, need, left machine.Bytes) error {
-	if need <= left {
-		return nil
+// certain are the bytes that one patch's pass of the network takes of main memory, as far as that is certain.
+func (m *Model) certain(o Options) float64 {
+	if m.device != torch.CPU {
+		return 0
 	}
-	r := m.Meta.Recipe
-	return fmt.Errorf("%v voxels × %d classes with patch %v take at least %v of memory, of which %v is free", p.image.Size,
-		r.Network.Classes, r.Patch, need, left)
+	peak := m.Meta.Recipe.PassPeak(m.precision(o.Precision), m.device, 1)
+	return recipe.Certain * peak.Without(recipe.Program, recipe.Weights).Need(m.device)
 }
 
 func voxels(size [3]int) float64 { return float64(size[0]) * float64(size[1]) * float64(size[2]) }

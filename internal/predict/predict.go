@@ -21,6 +21,7 @@ import (
 	"masksam/internal/recipe"
 	"masksam/internal/store"
 	"masksam/internal/torch"
+	"masksam/internal/work"
 )
 
 // Model is a trained network, of one fold or of several whose scores are averaged, with the plan and the dataset that
@@ -34,7 +35,7 @@ type Model struct {
 	kept    torch.DType  // of the weights that an autocast casts
 	told    bool         // that the device lacks the precision
 	most    atomic.Int64 // patches of a pass that memory admits, as a want of it has shown; 0: nothing has shown
-	memory  ledger
+	memory  work.Admission
 
 	// held are weights of the folds by name, of more than one fold as far as they fit into spare bytes of memory: each case
 	// needs those of all.
@@ -53,7 +54,7 @@ func Open(folder string, folds []string, checkpoint, frozen string, dev torch.De
 	if err != nil {
 		return nil, err
 	}
-	m := &Model{Model: opened, device: dev, held: make([]map[string]weights, len(opened.Folds))}
+	m := &Model{Model: opened, device: dev, memory: admission(), held: make([]map[string]weights, len(opened.Folds))}
 	if free, err := machine.Free(); err == nil && len(m.Folds) > 1 {
 		m.spare = int64(free) / 4
 	}
@@ -70,7 +71,7 @@ func Open(folder string, folds []string, checkpoint, frozen string, dev torch.De
 // FromNetwork is the model of a network whose weights are set. The network stays the caller's: Close is not to be called.
 // Without plans it scores images, and labels no cases.
 func FromNetwork(m *model.Model, net *masksam.Net, dev torch.Device) (_ *Model, err error) {
-	f := &Model{Model: m, device: dev, net: net}
+	f := &Model{Model: m, device: dev, memory: admission(), net: net}
 	if m.Plans != nil {
 		if f.prepare, err = preprocess.NewConfig(m.Plans, m.Meta.Configuration, m.Dataset); err != nil {
 			return nil, fmt.Errorf("open model %s: %w", m.Dir, err)
@@ -145,9 +146,15 @@ func (m *Model) weights(fold int, name string) ([]float32, []int, error) {
 type Tiling struct {
 	Step      float64 // share of the patch between tiles; 0: 0.5
 	Mirror    bool    // average over flips along the axes that training mirrored
+	Axes      []int   // those of them to flip along; none: all
 	Batch     int     // patches per forward pass at most; 0: 4, or fewer where memory is short
 	Precision string  // a key of recipe.Autocast; empty: the training's
 }
+
+// Fast takes a small part of the time of the default: fewer tiles see a voxel, and no flips do. Accurate takes a
+// multiple: more tiles, all flips, and no rounding to 16 bits.
+func Fast() Tiling     { return Tiling{Step: 0.75} }
+func Accurate() Tiling { return Tiling{Step: 0.25, Mirror: true, Precision: "float32"} }
 
 func (t Tiling) check() error {
 	if t.Step < 0 || t.Step > 1 || math.IsNaN(t.Step) {
@@ -170,57 +177,83 @@ func (m *Model) window(t Tiling) Window {
 	}
 	if t.Mirror {
 		w.Mirror = m.Meta.Recipe.Train.Augment.Mirror
+		if len(t.Axes) > 0 {
+			w.Mirror = t.Axes
+		}
 	}
 	return w
+}
+
+// flips refuses axes that training did not mirror.
+func (m *Model) flips(t Tiling) error {
+	trained := m.Meta.Recipe.Train.Augment.Mirror
+	for i, axis := range t.Axes {
+		if !slices.Contains(trained, axis) {
+			return fmt.Errorf("axis %d: the model was trained on flips along the axes %v alone", axis, trained)
+		}
+		if slices.Contains(t.Axes[:i], axis) {
+			return fmt.Errorf("axis %d is to be flipped twice", axis)
+		}
+	}
+	return nil
 }
 
 // Scores is the mean of the scores of a preprocessed image over tiles, flips and folds, (K, Size), as Folder labels by them.
 // tick, if not nil, is called with the number of passes that were added.
 func (m *Model) Scores(ctx context.Context, image Image, t Tiling, tick func(passes int)) ([]float32, error) {
-	if err := t.check(); err != nil {
+	if err := errors.Join(t.check(), m.flips(t)); err != nil {
 		return nil, err
 	}
-	return m.scores(ctx, image, t, m.divide(t, image.Size, m.memory.left()), tick)
+	heads := float64(m.Meta.Recipe.Network.Classes)
+	return m.scores(ctx, image, t, m.divide(t, image.Size, m.memory.Left(), 4*heads*voxels(image.Size)), tick)
 }
 
-// scores slides the network of every fold over a preprocessed image and returns the mean, (K, Size). tick is called with
-// the number of passes that are done; there are m.passes of them.
+// scores are Scores, shared out as d says.
 func (m *Model) scores(ctx context.Context, image Image, t Tiling, d division, tick func(passes int)) ([]float32, error) {
+	w := m.window(t)
+	w.Batch = d.batch
+	sums := newSums(w.order(image.Size).whole(m.networks()), m.Meta.Recipe.Network.Classes, image.Size)
+	err := m.score(ctx, w, image, t.Precision, d, sums, tick)
+	if err == nil {
+		err = mean(sums.data, sums.data, m.networks())
+	}
+	if err != nil {
+		return nil, err
+	}
+	return sums.data, nil
+}
+
+// score moves the networks of all folds over a preprocessed image, as the sweep of sums says, and adds up their scores. tick
+// is called with the number of passes that are done; there are m.passes of them.
+func (m *Model) score(ctx context.Context, w Window, image Image, precision string, d division, sums *sums,
+	tick func(passes int)) error {
 	n := m.Meta.Recipe.Network
-	if image.Channels != n.Channels {
-		return nil, fmt.Errorf("the case has %d channels, the network %d", image.Channels, n.Channels)
+	if voxels := image.Size[0] * image.Size[1] * image.Size[2]; image.Channels != n.Channels || voxels == 0 ||
+		len(image.Data) != image.Channels*voxels {
+		return fmt.Errorf("the case has %d channels of %v with %d values, the network %d channels", image.Channels, image.Size,
+			len(image.Data), n.Channels)
 	}
 	// OpenMP keeps a pool of workers for each OS thread that computes: stay on one.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	sum := make([]float32, n.Classes*len(image.Data)/image.Channels)
-	w := m.window(t)
-	w.Batch = d.batch
-	autocast := recipe.Autocast[m.precision(t.Precision)]
+	autocast := recipe.Autocast[m.precision(precision)]
 	networks := make([]Network, d.networks)
 	for i := range networks {
 		networks[i] = &sparing{forward{m, torch.Mode{Autocast: autocast, Threads: d.threads}}, &m.most}
 	}
-	for fold := range m.networks() {
-		err := m.use(fold)
+	for _, leg := range sums.legs {
+		err := m.use(leg.fold)
 		if err == nil {
 			err = m.narrow(autocast)
 		}
 		if err == nil {
-			err = w.Accumulate(ctx, networks, image, sum, tick)
+			err = w.accumulate(ctx, networks, image, sums, leg, tick)
 		}
 		if err != nil {
-			return nil, err
+			return err
 		}
 	}
-	for i := range sum {
-		sum[i] /= float32(m.networks())
-		if math.IsNaN(float64(sum[i])) || math.IsInf(float64(sum[i]), 0) {
-			return nil, errors.New("the network's scores are not finite: the weights or the image are broken; with bf16, try " +
-				"float32")
-		}
-	}
-	return sum, nil
+	return nil
 }
 
 // passes is the number of patches that all folds score for an image of the given size.
@@ -250,26 +283,32 @@ type pending struct {
 
 // read reads, checks and preprocesses a case as training did. It warns of an image that lies otherwise than those of
 // training: the network sees voxels as they are stored.
-func (m *Model) read(c dataset.Case) (*pending, error) {
+func (m *Model) read(ctx context.Context, c dataset.Case) (*pending, error) {
 	need, err := m.readable(c)
 	if err != nil {
 		return nil, err
 	}
-	m.memory.begin(need)
-	defer m.memory.end(need)
-	im, _, warnings, err := m.prepare.Load(c)
+	if _, err := m.begin(ctx, need); err != nil {
+		return nil, err
+	}
+	defer m.memory.End(need)
+	im, before, warnings, err := m.prepare.Load(c)
 	if err != nil {
 		return nil, err
 	}
 	for _, w := range warnings {
 		slog.Warn(w)
 	}
-	r, err := m.prepare.Prepare(im)
+	r, err := m.prepare.Prepare(im, before)
 	if err != nil {
 		return nil, err
 	}
 	if text := m.Meta.Orientations.Unusual(r.Properties.Meta.Orientation(), "training images"); text != "" {
 		slog.Warn(fmt.Sprintf("case %s: %s; its labels may be wrong", c.ID, text))
 	}
-	return &pending{Image{r.Channels, r.Size, r.Image}, r.Properties}, nil
+	image := Image{Channels: r.Channels, Size: r.Size, Data: r.Image}
+	if before != nil {
+		image = m.under(image, r.Seg)
+	}
+	return &pending{image, r.Properties}, nil
 }

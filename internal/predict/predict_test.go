@@ -93,6 +93,12 @@ func (c *constant) fold(t *testing.T, fold string, probabilities ...float64) {
 	t.Helper()
 	net := c.network(t, probabilities...)
 	defer net.Free()
+	c.save(t, fold, net)
+}
+
+// save writes the checkpoint of a network.
+func (c *constant) save(t *testing.T, fold string, net *masksam.Net) {
+	t.Helper()
 	meta := c.meta
 	meta.Fold = fold
 	text, err := json.Marshal(meta)
@@ -210,11 +216,11 @@ func TestFolderAveragesFolds(t *testing.T) {
 		t.Errorf("labels on %v, want the image's %v", label.Grid, meta.Grid)
 	}
 	// Both networks have the same masks, so a class's share is that of the summed probabilities, without "no object".
-	p, err := m.read(dataset.Case{Images: []string{path}})
+	p, err := m.read(t.Context(), dataset.Case{Images: []string{path}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	scores, err := m.scores(t.Context(), p.image, o.Tiling, m.divide(o.Tiling, p.image.Size, math.MaxInt64), nil)
+	scores, err := m.Scores(t.Context(), p.image, o.Tiling, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -447,9 +453,16 @@ func TestCaseBeyondMemory(t *testing.T) {
 		t.Errorf("error %v, want one about the case's memory", err)
 	}
 	all(t, filepath.Join(out, "small.nii.gz"), 1)
-	p := &pending{image: Image{Channels: 1, Size: [3]int{1 << 15, 1 << 15, 1 << 15}}}
-	if err := m.fits(p, m.scoring(p, Options{}), m.memory.left()); err == nil || !strings.Contains(err.Error(), "3 classes") {
-		t.Errorf("scores of 2^45 voxels: %v", err)
+	size := [3]int{1 << 10, 1 << 15, 1 << 15}
+	p := &pending{image: Image{Channels: 1, Size: size}, properties: store.Properties{Spacing: [3]float64{1, 1, 1},
+		Meta: imageio.Meta{Grid: volume.NewGrid([3]int{1 << 15, 1 << 15, 1 << 10}, [3]float64{1, 1, 1})}, ShapeBeforeCropping: size,
+		ShapeAfterCropping: size, BBox: volume.Box{Hi: size}}}
+	x, err := m.export("a", p, Options{Output: out})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := m.plan(t.Context(), p, x, Options{}); err == nil || !strings.Contains(err.Error(), "3 classes") {
+		t.Errorf("scores of 2^40 voxels: %v", err)
 	}
 }
 

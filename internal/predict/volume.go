@@ -1,10 +1,11 @@
 package predict
 
 import (
+	"cmp"
 	"context"
+	"sync"
 
 	"masksam/internal/imageio"
-	"masksam/internal/preprocess"
 )
 
 // Volume labels one image that lies in memory and was checked (dataset.CheckImage), whose channels it gives up: labels
@@ -13,18 +14,32 @@ func (m *Model) Volume(ctx context.Context, im *imageio.Image, t Tiling, tick fu
 	if err := t.check(); err != nil {
 		return nil, err
 	}
-	r, err := m.prepare.Prepare(im)
+	r, err := m.prepare.Prepare(im, nil)
 	if err != nil {
 		return nil, err
 	}
-	image := Image{r.Channels, r.Size, r.Image}
-	done, passes := 0, m.passes(image.Size, t)
-	scores, err := m.Scores(ctx, image, t, func(n int) {
+	p, o := &pending{Image{r.Channels, r.Size, r.Image}, r.Properties}, Options{Tiling: t}
+	x, err := m.export("", p, o)
+	if err != nil {
+		return nil, err
+	}
+	plan, err := m.plan(ctx, p, x, o)
+	if err != nil {
+		return nil, err
+	}
+	var export sync.WaitGroup
+	var failed error
+	done, passes := 0, m.passes(p.image.Size, t)
+	err = m.pass(ctx, p, x, plan, o, &export, func(_ bool, err error) error {
+		failed = err
+		return err
+	}, func(n int) {
 		done += n
 		tick(done, passes)
 	})
-	if err != nil {
+	export.Wait()
+	if err = cmp.Or(failed, err); err != nil {
 		return nil, err
 	}
-	return preprocess.Labels(m.prepare, scores, image.Size, r.Properties, false)
+	return x.Labels(), nil
 }

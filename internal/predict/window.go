@@ -1,7 +1,6 @@
 package predict
 
 import (
-	"iter"
 	"math"
 
 	"masksam/internal/volume"
@@ -31,13 +30,10 @@ type Image struct {
 	Data     []float32
 }
 
-// Passes is the number of patches that Accumulate scores for an image of the given size.
+// Passes is the number of patches that one fold scores for an image of the given size.
 func (w Window) Passes(size [3]int) int {
-	n := len(w.flips())
-	for _, axis := range w.starts(size) {
-		n *= len(axis)
-	}
-	return n
+	o := w.order(size)
+	return o.passes()
 }
 
 // Starts are the first voxels of the tiles along an axis of size voxels, for size >= patch (nnU-Net's
@@ -100,32 +96,6 @@ func (w Window) importance(axis int) []float64 {
 type pass struct {
 	from [3]int // its first voxel in the image's frame
 	flip [3]bool
-}
-
-// batches gives the passes of an image in order, w.Batch at a time: tile after tile, and each tile's flips.
-func (w Window) batches(size [3]int) iter.Seq[[]pass] {
-	starts, flips := w.starts(size), w.flips()
-	return func(yield func([]pass) bool) {
-		var next []pass
-		for _, z := range starts[0] {
-			for _, y := range starts[1] {
-				for _, x := range starts[2] {
-					for _, flip := range flips {
-						next = append(next, pass{[3]int{z, y, x}, flip})
-						if len(next) == max(w.Batch, 1) {
-							if !yield(next) {
-								return
-							}
-							next = nil
-						}
-					}
-				}
-			}
-		}
-		if len(next) > 0 {
-			yield(next)
-		}
-	}
 }
 
 // shares are what the scores of a tile's voxels count, per axis. Weights are products over the axes and the tiles a grid, so
@@ -198,12 +168,11 @@ func (w Window) cut(patch []float32, image Image, p pass) {
 	}
 }
 
-// add gives a tile's scores (K, patch), flipped back, to the sums (K, size) with their share of each voxel. It does so for
+// add gives a tile's scores (K, patch), flipped back, to the sums with their share of each voxel. It does so for
 // one of so many parts of the image's rows, so that goroutines with different parts meet nowhere and every voxel gets its
 // tiles in the order of the calls.
-func (w Window) add(sum, scores []float32, size [3]int, p pass, s *shares, part, parts int) {
+func (w Window) add(sum *sums, scores []float32, size [3]int, p pass, s *shares, part, parts int) {
 	n := w.Patch[0] * w.Patch[1] * w.Patch[2]
-	voxels := size[0] * size[1] * size[2]
 	b := w.inside(size, p)
 	lo, hi := b.Lo[2], b.Hi[2]
 	weights := make([]float32, hi-lo)
@@ -219,9 +188,10 @@ func (w Window) add(sum, scores []float32, size [3]int, p pass, s *shares, part,
 				weights[k] = float32(weight * s.tile[2][lo+k] * s.norm[2][p.from[2]+lo+k])
 			}
 			src := (w.flipped(p, 0, i)*w.Patch[1] + w.flipped(p, 1, j)) * w.Patch[2]
-			dst := (z*size[1]+y)*size[2] + p.from[2] + lo
+			dst := sum.at(0, z) + y*size[2] + p.from[2] + lo
+			next := sum.depth * sum.plane // head
 			for head := 0; head*n < len(scores); head++ {
-				to := sum[head*voxels+dst:][:len(weights)]
+				to := sum.data[head*next+dst:][:len(weights)]
 				row := scores[head*n+src:][:w.Patch[2]]
 				if p.flip[2] {
 					row = row[w.Patch[2]-hi:][:len(weights)]

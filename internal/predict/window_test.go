@@ -3,6 +3,7 @@ package predict
 import (
 	"context"
 	"errors"
+	"iter"
 	"math"
 	"path/filepath"
 	"slices"
@@ -116,6 +117,30 @@ func (c *convolution) add(sum []float64, in []float32, weight float64, tap [3]in
 			row := (z*c.patch[1] + y) * c.patch[2]
 			for i := row + lo[2]; i < row+hi[2]; i++ {
 				sum[i] += weight * float64(in[i+shift])
+			}
+		}
+	}
+}
+
+// Accumulate adds the mean over tiles and flips of the scores of a whole image to its sums (K, Size).
+func (w Window) Accumulate(ctx context.Context, networks []Network, image Image, sum []float32, tick func(passes int)) error {
+	s := whole(w, image.Size, sum)
+	return w.accumulate(ctx, networks, image, s, s.legs[0], tick)
+}
+
+// whole are sums (K, size) of which all stay.
+func whole(w Window, size [3]int, data []float32) *sums {
+	o := w.order(size)
+	return &sums{sweep: o.whole(1), heads: len(data) / (size[0] * size[1] * size[2]), plane: size[1] * size[2], data: data}
+}
+
+// batches gives the passes of an image in order, w.Batch at a time.
+func (w Window) batches(size [3]int) iter.Seq[[]pass] {
+	return func(yield func([]pass) bool) {
+		o := w.order(size)
+		for b := range o.batches() {
+			if !yield(o.of(b)) {
+				return
 			}
 		}
 	}

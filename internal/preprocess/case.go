@@ -14,10 +14,11 @@ import (
 	"masksam/internal/volume"
 )
 
-// Prepare preprocesses, for prediction, an image that Load read and thereby checked. It overwrites the image's channels.
-// The record's labels are 0 inside the nonzero mask and −1 outside; its ID and Digest are for the caller to fill.
-func (c *Config) Prepare(im *imageio.Image) (*store.Record, error) {
-	return c.run(im, nil, []string{im.Path})
+// Prepare preprocesses, for prediction, an image that Load read and thereby checked, of a cascade with the label map of the
+// stage before. It overwrites the image's channels. The record's labels are those of that map, 0 without one, and −1
+// outside the nonzero mask; its ID and Digest are for the caller to fill.
+func (c *Config) Prepare(im *imageio.Image, before *imageio.Label) (*store.Record, error) {
+	return c.run(im, before, []string{im.Path})
 }
 
 // Bytes predicts the live memory that a case of the dataset takes at its peak, from its files to its record, by the
@@ -82,7 +83,7 @@ func resampled(size [3]int, spacing, target [3]float64, channels int) ([3]int, e
 	return n, nil
 }
 
-// run gives up the image's channels one after the other.
+// run gives up the image's channels one after the other, and may keep and overwrite their memory.
 func (c *Config) run(im *imageio.Image, label *imageio.Label, files []string) (*store.Record, error) {
 	size := im.Grid.Size
 	box := ndimage.NonzeroBox(im.Channels, size)
@@ -109,7 +110,11 @@ func (c *Config) run(im *imageio.Image, label *imageio.Label, files []string) (*
 	channels := make([][]float32, len(im.Channels))
 	for ch, data := range im.Channels {
 		im.Channels[ch] = nil
-		channels[ch] = volume.Extract[float32](data, size, box, volume.Reorientation{Axes: c.forward})
+		if turn := (volume.Reorientation{Axes: c.forward}); cropped == size {
+			channels[ch] = volume.Reorient(turn, data, size)
+		} else {
+			channels[ch] = volume.Extract[float32](data, size, box, turn)
+		}
 	}
 	mask := ndimage.Nonzero(channels, n)
 	var seg []int16
@@ -127,7 +132,10 @@ func (c *Config) run(im *imageio.Image, label *imageio.Label, files []string) (*
 	}
 
 	voxels := r.Size[0] * r.Size[1] * r.Size[2]
-	r.Image = make([]float32, r.Channels*voxels)
+	same := n == r.Size // nothing is resampled
+	if !same || r.Channels > 1 {
+		r.Image = make([]float32, r.Channels*voxels)
+	}
 	data := c.method(c.plan.Data, spacing, target)
 	for ch, x := range channels {
 		channels[ch] = nil
@@ -138,10 +146,16 @@ func (c *Config) run(im *imageio.Image, label *imageio.Label, files []string) (*
 		if err := normalizers[c.plan.Normalization[ch]](x, inside, c.intensity[ch]); err != nil {
 			return nil, fmt.Errorf("%s: channel %s: %w", files[min(ch, len(files)-1)], c.dataset.Channels[ch], err)
 		}
+		if same && r.Channels == 1 {
+			r.Image = x
+			continue
+		}
 		ndimage.Resize(r.Image[ch*voxels:(ch+1)*voxels], x, n, r.Size, data)
 	}
-	r.Seg = make([]int16, voxels)
-	ndimage.ResizeLabels(r.Seg, seg, n, r.Size, c.method(c.plan.Seg, spacing, target))
+	if r.Seg = seg; !same {
+		r.Seg = make([]int16, voxels)
+		ndimage.ResizeLabels(r.Seg, seg, n, r.Size, c.method(c.plan.Seg, spacing, target))
+	}
 	if labelled {
 		r.Classes = c.locate(r.Seg, r.Size)
 	}

@@ -20,7 +20,8 @@ type Options struct {
 	Configuration string
 	Out           string // folder of the store; its parent must be writable
 	work.Work
-	Force bool // do again what is done
+	Part  work.Part // of the cases; several processes may do one each at the same time
+	Force bool      // do again what is done
 }
 
 // Report says what became of the cases.
@@ -48,7 +49,11 @@ func Dataset(ctx context.Context, o Options) (Report, error) {
 	if err != nil {
 		return report, err
 	}
-	out, err := store.Create(o.Out)
+	begin := store.Create
+	if !o.Part.Whole() {
+		begin = store.Join
+	}
+	out, err := begin(o.Out)
 	if err != nil {
 		return report, err
 	}
@@ -57,7 +62,10 @@ func Dataset(ctx context.Context, o Options) (Report, error) {
 		return report, err
 	}
 	var todo []job
-	for _, c := range cases {
+	for i, c := range cases {
+		if !o.Part.Has(i) {
+			continue
+		}
 		identity, err := c.FilesDigest()
 		digest := settings + "." + identity
 		if old, ok := out.Digest(c.ID); ok && err == nil && old == digest && !o.Force {
@@ -92,7 +100,7 @@ func Dataset(ctx context.Context, o Options) (Report, error) {
 	}
 	switch {
 	case len(failed) > 0:
-		err = fmt.Errorf("preprocess %s: %d of %d cases failed:\n%w", o.Configuration, len(failed), len(cases), err)
+		err = fmt.Errorf("preprocess %s: %d of %d cases failed:\n%w", o.Configuration, len(failed), len(report.Kept)+len(todo), err)
 		if work.DiskFull(err) {
 			err = fmt.Errorf("%w\nfree some space and run it again to go on", err)
 		}

@@ -272,7 +272,8 @@ func TestExportLikeNNUNet(t *testing.T) {
 				differ++
 			}
 		}
-		if !slices.Equal(rounded(t, cfg, logits, rec.Properties), segmentation) {
+		if rounded, _ := plain(t, cfg, logits.Float32(), logits.Size(), rec.Properties, goldentest.Half); !slices.Equal(rounded,
+			segmentation) {
 			t.Errorf("%s: labels differ", r.Name)
 		}
 		t.Logf("%s: %d of %d labels differ by the rounding to float16", r.Name, differ, len(labels))
@@ -295,25 +296,6 @@ func TestExportLikeNNUNet(t *testing.T) {
 			t.Errorf("%s: written grid %v, want %v", r.Name, got.Grid, ref.Grid)
 		}
 	}
-}
-
-// rounded are the labels of scores that are rounded to float16 after resampling.
-func rounded(t *testing.T, cfg *Config, logits goldentest.Array, p store.Properties) []uint16 {
-	t.Helper()
-	g, err := cfg.geometry(logits.Float32(), logits.Size(), p)
-	if err != nil {
-		t.Fatal(err)
-	}
-	part, head := make([]uint16, g.voxels()), make([]float32, g.voxels())
-	decoder := cfg.dataset.Labels.Decode(part, true)
-	for k := range g.heads {
-		g.resample(head, k)
-		for i, v := range head {
-			head[i] = goldentest.Half(v)
-		}
-		decoder.Add(head)
-	}
-	return restore(g, part, 0)
 }
 
 // TestDatasetStore runs a golden dataset through files and back.

@@ -35,7 +35,10 @@ func prepareCase(cfg *Config, im *imageio.Image, label *imageio.Label) (*store.R
 		return nil, err
 	}
 	given := *im
-	given.Channels = slices.Clone(im.Channels)
+	given.Channels = nil
+	for _, data := range im.Channels {
+		given.Channels = append(given.Channels, slices.Clone(data))
+	}
 	return cfg.run(&given, label, files)
 }
 
@@ -407,6 +410,51 @@ func TestDatasetIsMadeOnce(t *testing.T) {
 	}
 }
 
+// Parts preprocess their cases into one store beside each other, leave each other's unfinished cases alone, and together
+// do what one process does.
+func TestDatasetInParts(t *testing.T) {
+	dir := t.TempDir()
+	for i, id := range []string{"a", "b", "c"} {
+		writeCase(t, dir, id, uint64(i))
+	}
+	ds := newDataset(t, dir, 3)
+	o := Options{Dataset: ds, Plans: newPlans(t, ds, [3]float64{2, 1, 1}), Configuration: "3d_fullres", Out: filepath.Join(dir, "out")}
+	other, err := store.Join(o.Out) // a part that is under way
+	if err != nil {
+		t.Fatal(err)
+	}
+	theirs, ours := filepath.Join(o.Out, ".b.case.7.0"+atomicfile.Suffix), filepath.Join(o.Out, ".c.case.7.0"+atomicfile.Suffix)
+	for _, path := range []string{theirs, ours} {
+		if err := os.WriteFile(path, nil, 0o666); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := Dataset(t.Context(), o); err == nil || !strings.Contains(err.Error(), "another process is preprocessing it") {
+		t.Errorf("the whole beside a part: %v", err)
+	}
+	o.Part = work.Part{Index: 0, Of: 2}
+	if report, err := Dataset(t.Context(), o); err != nil || !slices.Equal(report.Done, []string{"a", "c"}) {
+		t.Error(report, err)
+	}
+	if _, err := os.Stat(ours); err == nil {
+		t.Error("what a killed process left of the part's own case stays")
+	}
+	if _, err := os.Stat(theirs); err != nil {
+		t.Error(err)
+	}
+	o.Part.Index = 1
+	if report, err := Dataset(t.Context(), o); err != nil || !slices.Equal(report.Done, []string{"b"}) {
+		t.Error(report, err)
+	}
+	if err := other.Close(); err != nil {
+		t.Fatal(err)
+	}
+	o.Part = work.Part{}
+	if report, err := Dataset(t.Context(), o); err != nil || len(report.Kept) != 3 {
+		t.Errorf("after its parts the whole has something to do: %+v, %v", report, err)
+	}
+}
+
 func TestRegionsAndIgnore(t *testing.T) {
 	doc, err := pyjson.ParseObject([]byte(`{"channel_names": {"0": "T1", "1": "T2"}, "labels": {"background": 0, "w": [1, 2], "c": 2, "ignore": 3}, "regions_class_order": [1, 2], "numTraining": 1, "file_ending": ".nii.gz"}`))
 	if err != nil {
@@ -444,4 +492,55 @@ func BenchmarkCase(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
+}
+
+// Labels for a configuration that continues this one lie on its grid: where that is the case's own and nothing is
+// resampled, they are the labels that the scores stand for, in the plan's order of axes.
+func TestNextLabels(t *testing.T) {
+	dir := t.TempDir()
+	ds := newDataset(t, dir, 1)
+	rapid.Check(t, func(rt *rapid.T) {
+		spacings := []float64{1, 1, 1}
+		spacings[rapid.IntRange(0, 2).Draw(rt, "coarse axis")] = 2
+		cfg, err := NewConfig(newPlans(t, ds, [3]float64(spacings)), "3d_fullres", ds)
+		if err != nil {
+			rt.Fatal(err)
+		}
+		edge := rapid.IntRange(5, 12)
+		im, label := newCase([3]int{edge.Draw(rt, "z"), edge.Draw(rt, "y"), edge.Draw(rt, "x")}, [3]float64(spacings), rapid.Uint64().Draw(rt, "seed"))
+		r, err := prepareCase(cfg, im, label)
+		if err != nil {
+			rt.Fatal(err)
+		}
+		n := len(r.Seg)
+		scores := make([]float32, 3*n)
+		for i, v := range r.Seg {
+			scores[max(int(v), 0)*n+i] = 1
+		}
+		to := r.Size
+		double := rapid.IntRange(-1, 2).Draw(rt, "axis of twice the size")
+		if double >= 0 {
+			to[double] *= 2
+		}
+		e, err := cfg.NewNextExport(r.Size, r.Properties, to)
+		if err == nil {
+			err = e.all(scores)
+		}
+		if err != nil {
+			rt.Fatal(err)
+		}
+		got := e.NextLabels()
+		if len(got) != to[0]*to[1]*to[2] {
+			rt.Fatalf("%d labels on a grid of %v", len(got), to)
+		}
+		for i, v := range got {
+			at := [3]int{i / (to[1] * to[2]), i / to[2] % to[1], i % to[2]}
+			if double >= 0 { // linear interpolation halfway between two voxels leaves each its own half
+				at[double] /= 2
+			}
+			if want := max(r.Seg[(at[0]*r.Size[1]+at[1])*r.Size[2]+at[2]], 0); v != want {
+				rt.Fatalf("voxel %d of %v is %d, want %d", i, to, v, want)
+			}
+		}
+	})
 }

@@ -202,7 +202,7 @@ func Trained(trainer string, p *plan.Plans, c *plan.Configuration, ds *dataset.D
 		return r, fmt.Errorf("recipe %s: %w", r.Name, err)
 	}
 	r.Batch = c.BatchSize
-	return r.Resolve(Data{[3]int(c.PatchSize), len(ds.Channels), ds.Labels.Heads(), kernels, convs})
+	return r.Resolve(Data{[3]int(c.PatchSize), c.Channels(ds), ds.Labels.Heads(), kernels, convs})
 }
 
 // fixed is what a plan fixes of a recipe, as text.

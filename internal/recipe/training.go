@@ -35,8 +35,9 @@ type Training struct {
 	Configuration *plan.Configuration
 	Recipe        Recipe // resolved
 	Store         *store.Store
-	Cases         []string // all that are preprocessed
-	Notes         []string // what is to be known of the recipe, for the log
+	Previous      *store.Store // of a cascade: the labels of the stage before, for the caller to open; else nil
+	Cases         []string     // all that are preprocessed
+	Notes         []string     // what is to be known of the recipe, for the log
 }
 
 // Open reads what a training needs and refuses what cannot be trained: plans without a recipe or of another trainer,
@@ -74,9 +75,16 @@ func Open(o Options) (*Training, error) {
 		return nil, err
 	}
 	n := &t.Recipe.Network
-	if heads := t.Dataset.Labels.Heads(); n.Classes != heads || n.Channels != len(t.Dataset.Channels) {
+	channels := t.Configuration.Channels(t.Dataset)
+	if before := t.Configuration.PreviousStage; before != "" && n.Channels != channels {
+		err := fmt.Errorf("plans %s: configuration %s is a cascade, whose images of %d channels get one more for each of the %d labels "+
+			"that %s saw; the network of recipe %s takes %d", t.Plans.PlansName, t.Configuration.Name, len(t.Dataset.Channels),
+			channels-len(t.Dataset.Channels), before, t.Recipe.Short, n.Channels)
+		return nil, remedy.Add(err, "train one that is none with ", remedy.Configuration.With(configuration))
+	}
+	if heads := t.Dataset.Labels.Heads(); n.Classes != heads || n.Channels != channels {
 		err := fmt.Errorf("plans %s are for %d channels and %d classes, dataset.json has %d and %d", t.Plans.PlansName,
-			n.Channels, n.Classes, len(t.Dataset.Channels), heads)
+			n.Channels, n.Classes, channels, heads)
 		return nil, remedy.Add(err, "plan the dataset again with ", howToPlan(name, o.Plans).With(remedy.Clean))
 	}
 	if err := n.Validate(); err != nil {
@@ -108,6 +116,16 @@ func (t *Training) override(o Options) error {
 			remedy.Run("plan", t.Name).With(remedy.Trainer.With(r.Short), remedy.Set.With("KEY=VALUE")))
 	}
 	return nil
+}
+
+// PreviousLabels are the labels of a cascade's stage before that become channels of its images, nil where it is none.
+func (t *Training) PreviousLabels() (labels []int16) {
+	if t.Configuration.PreviousStage != "" {
+		for _, label := range t.Dataset.Labels.Foreground() {
+			labels = append(labels, int16(label))
+		}
+	}
+	return labels
 }
 
 // open opens the preprocessed cases. It is an error where preprocessing has not finished all of them: training must not

@@ -102,6 +102,9 @@ var (
 	Dir           = Option{Name: "dir"}     // of the demo
 	Weights       = Option{Name: "weights"} // a file, or none
 	To            = Option{Name: "to"}      // the folder of fetched weights
+	NumParts      = Option{Name: "num-parts"}
+	Part          = Option{Name: "part"}
+	Previous      = Option{Name: "previous"} // the folder of the predictions of the stage before
 	Probabilities = Option{Name: "probabilities"}
 	NoEnsembles   = Option{Name: "no-ensembles"}
 	Incomplete    = Option{Name: "incomplete"}

@@ -5,6 +5,7 @@ package steps
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -28,6 +29,8 @@ type EvaluateOptions struct {
 	Chill                 bool   // references without a prediction are passed over
 	Surfaces              bool   // distances between surfaces are measured
 	Tolerance             string // of the surface Dice, see tolerances
+	// Part of the cases is scored: its summary is named by it, and that of all cases is written with the last part.
+	Part work.Part
 }
 
 // Evaluate scores a folder of label maps against their references and writes summary.json. names gives a class's name
@@ -41,14 +44,20 @@ func Evaluate(ctx context.Context, o EvaluateOptions) (s *evaluate.Summary, name
 	return s, names, err
 }
 
-// score scores the folder and writes summary.json.
-func (o EvaluateOptions) score(ctx context.Context, opt evaluate.Options) (*evaluate.Summary, error) {
-	s, err := evaluate.Folder(ctx, o.Reference, o.Prediction, opt)
-	if err != nil {
-		return nil, err
-	}
+// score scores the folder, or its part, and writes summary.json.
+func (o EvaluateOptions) score(ctx context.Context, opt evaluate.Options) (s *evaluate.Summary, err error) {
 	if o.Out == "" {
 		o.Out = filepath.Join(o.Prediction, "summary.json")
+	}
+	if !o.Part.Whole() {
+		s, waits, err := evaluate.FolderPart(ctx, o.Reference, o.Prediction, opt, o.Out)
+		if err == nil && waits != nil {
+			slog.Info("the scores are of this part alone: other parts are not scored yet", "part", o.Part.Index, "parts to come", waits)
+		}
+		return s, err
+	}
+	if s, err = evaluate.Folder(ctx, o.Reference, o.Prediction, opt); err != nil {
+		return nil, err
 	}
 	return s, s.WriteJSON(o.Out)
 }
@@ -80,6 +89,7 @@ func (o EvaluateOptions) prepare() (opt evaluate.Options, names map[string]strin
 	if o.Surfaces {
 		opt.Tolerance, err = tolerances(o.Tolerance, opt.Classes, names)
 	}
+	opt.Part = o.Part
 	return opt, names, err
 }
 

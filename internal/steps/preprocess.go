@@ -24,7 +24,8 @@ type PreprocessOptions struct {
 	Configurations []string // those that the plans lack are passed over, as nnU-Net does; at least one must be there
 	Processes      []int    // Workers of each configuration; none: Workers for all
 	work.Work
-	Force bool // also the cases that are done
+	Part  work.Part // of the cases of each configuration
+	Force bool      // also the cases that are done
 }
 
 // Preprocess prepares the dataset's cases for the configurations of a plan, missing and stale ones only, and copies the
@@ -72,7 +73,7 @@ func Preprocess(ctx context.Context, o PreprocessOptions) error {
 			w.Workers = o.Processes[min(i, len(o.Processes)-1)]
 		}
 		report, err := preprocess.Dataset(ctx, preprocess.Options{Dataset: ds, Plans: plans, Configuration: configuration,
-			Out: filepath.Join(dir, c.DataIdentifier), Work: w, Force: o.Force})
+			Out: filepath.Join(dir, c.DataIdentifier), Work: w, Part: o.Part, Force: o.Force})
 		for _, w := range report.Warnings {
 			slog.Warn(w)
 		}

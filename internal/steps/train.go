@@ -135,6 +135,9 @@ func (o TrainOptions) train(ctx context.Context, group *ranks.Group) (_ *Trained
 	if err != nil {
 		return nil, err
 	}
+	if t.Previous, err = model.OpenBefore(t, results); err != nil {
+		return nil, err
+	}
 	// One OS thread for training and validation: OpenMP keeps a pool of workers for each thread that computes.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -281,7 +284,12 @@ func (v *validation) predict(ctx context.Context, open func() (*predict.Model, f
 		here = 1
 	}
 	opt := predict.Options{Output: out, Tiling: predict.Tiling{Mirror: true}, SaveProbabilities: v.SaveProbabilities,
-		Processes: here, Progress: v.Progress}
+		Before: v.fold.Previous, Processes: here, Progress: v.Progress}
+	if v.checkpoint == model.Final { // the best checkpoint's labels are for comparison
+		if opt.Next, err = m.NextStages(v.fold.Dir); err != nil {
+			return fmt.Errorf("validate: %w", err)
+		}
+	}
 	err = m.Stored(ctx, "validating", stored, opt, func(c *store.Case) {
 		v.fold.Print("predicting", c.ID())
 		shape := c.Shape()

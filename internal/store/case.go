@@ -121,7 +121,7 @@ func (h *head) check() error {
 	if n := h.Chunk[0] * h.Chunk[1] * h.Chunk[2]; n > maxBlock {
 		return fmt.Errorf("chunks of %v have %d voxels, %d are allowed", h.Chunk, n, maxBlock)
 	}
-	if h.Channels < 1 || h.Channels > maxElements/total {
+	if h.Channels < 0 || h.Channels > maxElements/total || h.Channels == 0 && !h.HasSeg {
 		return fmt.Errorf("%d channels", h.Channels)
 	}
 	for _, cl := range h.Classes {

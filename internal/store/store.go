@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -43,7 +44,7 @@ type Record struct {
 	// Chunk is the extent of a block along z, y, x; an entry of 0 takes 8, 64, 64. Larger chunks compress
 	// better, smaller ones read less around a patch.
 	Chunk      [3]int
-	Image      []float32 // (channel, z, y, x)
+	Image      []float32 // (channel, z, y, x); none, with Channels 0, where labels alone are kept
 	Seg        []int16   // (z, y, x), −1 outside the nonzero mask; nil: the case has no labels
 	Classes    []ClassVoxels
 	Properties Properties
@@ -78,6 +79,7 @@ type Properties struct {
 type Store struct {
 	dir   string
 	lock  io.Closer // nil: opened
+	joint bool      // others put their own cases into it
 	mu    sync.Mutex
 	cases map[string]*Case
 }
@@ -100,6 +102,22 @@ func Create(dir string) (*Store, error) {
 		return nil, fmt.Errorf("create store: %w", err)
 	}
 	return &Store{dir: dir, lock: lock, cases: map[string]*Case{}}, nil
+}
+
+// Join is Create for one of several processes, each of which puts cases of its own into the store. While any of them has
+// it, none can create it.
+func Join(dir string) (*Store, error) {
+	if err := os.MkdirAll(dir, 0o777); err != nil {
+		return nil, fmt.Errorf("join store: %w", err)
+	}
+	lock, err := atomicfile.Share(dir)
+	if errors.Is(err, atomicfile.ErrLocked) {
+		return nil, fmt.Errorf("join store %s: another process is preprocessing all of it: wait until it is done", dir)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("join store: %w", err)
+	}
+	return &Store{dir: dir, lock: lock, joint: true, cases: map[string]*Case{}}, nil
 }
 
 // Close lets others create a store that was created; it can still be read.
@@ -206,6 +224,11 @@ func (s *Store) Put(r *Record) error {
 	if err := r.check(); err != nil {
 		return fmt.Errorf("store case %s: %w", r.ID, err)
 	}
+	if s.joint {
+		if err := atomicfile.RemovePartialOf(path); err != nil {
+			return fmt.Errorf("store case %s: %w", r.ID, err)
+		}
+	}
 	if err := atomicfile.Write(path, r.encode); err != nil {
 		return fmt.Errorf("store case %s: %w", r.ID, err)
 	}
@@ -215,13 +238,13 @@ func (s *Store) Put(r *Record) error {
 	return nil
 }
 
-// Remove deletes a case.
+// Remove deletes a case; that another process has done so is no error.
 func (s *Store) Remove(id string) error {
 	path, err := s.path(id)
 	if err != nil {
 		return err
 	}
-	if err := os.Remove(path); err != nil {
+	if err := os.Remove(path); err != nil && !(s.joint && errors.Is(err, fs.ErrNotExist)) {
 		return fmt.Errorf("remove case %s: %w", id, err)
 	}
 	s.mu.Lock()

@@ -99,6 +99,9 @@ func (f *Fold) sources(ids []string, budget *int64) ([]*feed.Source, error) {
 			return nil, remedy.Add(err, again...)
 		}
 		s := &feed.Source{Case: c}
+		if err := s.Follow(f.Previous); err != nil {
+			return nil, err
+		}
 		if n := s.Bytes(); n <= *budget {
 			s.Keep = true
 			*budget -= n
@@ -135,9 +138,11 @@ func (f *Fold) loaders(samples [2]int) (train, val *feed.Loader, err error) {
 			mask = append(mask, c)
 		}
 	}
+	previous := f.PreviousLabels()
 	make := func(cases []*feed.Source, a augment.Config, kind uint64) *feed.Loader {
 		return &feed.Loader{Cases: cases, Size: f.Recipe.Batch, Range: samples, Patch: f.Recipe.Patch, Augment: a, Foreground: f.Recipe.Train.Foreground,
-			Classes: f.Recipe.Network.Classes, Mask: mask, Seed: [2]uint64{f.options.Seed, kind}}
+			Classes: f.Recipe.Network.Classes, Mask: mask, Previous: previous, Vary: kind == 0 && previous != nil,
+			Seed: [2]uint64{f.options.Seed, kind}}
 	}
 	return make(trainCases, f.Recipe.Train.Augment, 0), make(valCases, augment.Config{}, 1), nil
 }

@@ -143,14 +143,26 @@ func AppendCrop[T any](dst, data []T, size [3]int, b Box) []T {
 	return dst
 }
 
-// Paste is the inverse of Crop: it copies part, which has the box's size, into data at the box.
-func Paste[T any](data []T, size [3]int, b Box, part []T) {
-	n := b.Size()
-	for z := b.Lo[0]; z < b.Hi[0]; z++ {
-		for y := b.Lo[1]; y < b.Hi[1]; y++ {
-			at := (z*size[1]+y)*size[2] + b.Lo[2]
-			copy(data[at:at+n[2]], part)
-			part = part[n[2]:]
+// Paste puts a part of size n into an array of the given size (z, y, x). The part's first element goes to the place first,
+// and its axis a lies along axis axes[a] of the array.
+func Paste[T any](data []T, size, first [3]int, part []T, n, axes [3]int) {
+	stride, step := [3]int{size[1] * size[2], size[2], 1}, [3]int{n[1] * n[2], n[2], 1}
+	var of [3]int // the part's axes, in the order of the array's, so that the last one steps least in the array
+	at := 0
+	for a, axis := range axes {
+		of[axis] = a
+		at += first[a] * stride[a]
+	}
+	for i := range n[of[0]] {
+		for j := range n[of[1]] {
+			from, line := part[i*step[of[0]]+j*step[of[1]]:], data[at+i*stride[0]+j*stride[1]:][:n[of[2]]]
+			if of[2] == 2 {
+				copy(line, from)
+				continue
+			}
+			for k := range line {
+				line[k] = from[k*step[of[2]]]
+			}
 		}
 	}
 }

@@ -67,7 +67,7 @@ func TestCropPaste(t *testing.T) {
 			}
 		}
 		empty := make([]float32, len(data))
-		volume.Paste(empty, g.Size, b, c.Data)
+		volume.Paste(empty, g.Size, b.Lo, c.Data, b.Size(), [3]int{0, 1, 2})
 		if !slices.Equal(volume.Crop(empty, g.Size, b), c.Data) {
 			t.Fatal("Crop after Paste differs")
 		}

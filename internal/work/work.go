@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"math"
 	"runtime/debug"
+	"sync"
 	"syscall"
 
 	"masksam/internal/machine"
@@ -71,7 +72,7 @@ type Cases struct {
 //
 // failed are the cases that the error names, both in their order. It wraps the error of ctx unless all cases had begun.
 func Each(ctx context.Context, w Work, c Cases, do func(i int) error) (failed []int, err error) {
-	workers, limit, report := w.Threads(), w.Memory.Limit(), w.Reporter()
+	limit, report := w.Memory.Limit(), w.Reporter()
 	if c.What != "" {
 		report.Start(c.What, len(c.IDs))
 		defer report.Done()
@@ -81,8 +82,11 @@ func Each(ctx context.Context, w Work, c Cases, do func(i int) error) (failed []
 		total = math.MaxInt64
 	}
 	errs := make([]error, len(c.IDs))
+	var mu sync.Mutex // of what ended changes
 	full := false
 	ended := func(i int, err error) {
+		mu.Lock()
+		defer mu.Unlock()
 		note := c.IDs[i]
 		if err != nil {
 			errs[i] = fmt.Errorf("case %s: %w", note, err)
@@ -91,55 +95,45 @@ func Each(ctx context.Context, w Work, c Cases, do func(i int) error) (failed []
 		}
 		report.Advance(1, note)
 	}
-	type end struct {
-		i    int
-		need machine.Bytes
-		err  error
+	stop := func() bool {
+		mu.Lock()
+		defer mu.Unlock()
+		return full || ctx.Err() != nil
 	}
-	done := make(chan end)
-	running, used := 0, machine.Bytes(0)
-	finish := func(e end) {
-		running--
-		used -= e.need
-		if e.err == nil && c.Kept != nil {
-			used += c.Kept(e.i)
-		}
-		ended(e.i, e.err)
-	}
+	admission := Admission{Limit: func() machine.Bytes { return limit }, Most: w.Threads()}
+	var cases sync.WaitGroup
 	begun := 0
-feed:
-	for ; begun < len(c.IDs) && ctx.Err() == nil && !full; begun++ {
-		var need machine.Bytes
+	for ; begun < len(c.IDs) && !stop(); begun++ {
+		i, need := begun, machine.Bytes(0)
 		if c.Need != nil {
-			need = max(c.Need(begun), 0)
+			need = max(c.Need(i), 0)
 		}
 		if need > max(limit, total) {
 			err := fmt.Errorf("needs about %v of memory, this machine has %v", need, total)
-			ended(begun, remedy.Add(err, "give it more swap space and try it with ", remedy.Memory.With(above(need))))
+			ended(i, remedy.Add(err, "give it more swap space and try it with ", remedy.Memory.With(above(need))))
 			continue
 		}
 		if need > limit {
-			slog.Warn("a case needs more memory than the limit leaves: it runs alone", "case", c.IDs[begun],
+			slog.Warn("a case needs more memory than the limit leaves: it runs alone", "case", c.IDs[i],
 				"predicted", need, "left", limit)
 		}
-		for running == workers || running > 0 && need > limit-used {
-			select {
-			case e := <-done:
-				finish(e)
-			case <-ctx.Done():
-				break feed
-			}
-			if full {
-				break feed
-			}
+		if _, err := admission.Begin(ctx, need); err != nil {
+			break
 		}
-		running++
-		used += need
-		go func(i int) { done <- end{i, need, do(i)} }(begun)
+		if stop() { // while it waited
+			admission.End(need)
+			break
+		}
+		cases.Go(func() {
+			err := do(i)
+			ended(i, err)
+			if err == nil && c.Kept != nil {
+				need -= c.Kept(i)
+			}
+			admission.End(need)
+		})
 	}
-	for running > 0 {
-		finish(<-done)
-	}
+	cases.Wait()
 	for i, err := range errs {
 		if err != nil {
 			failed = append(failed, i)

@@ -1,0 +1,140 @@
+package steps
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"masksam/internal/imageio"
+	"masksam/internal/model"
+	"masksam/internal/predict"
+	"masksam/internal/recipe"
+	"masksam/internal/store"
+)
+
+// cascade adds a first stage of coarser voxels and a cascade that continues it to the plans of boxes; wide is whether the
+// cascade's network takes the labels of the first stage, too.
+func cascade(t *testing.T, o TrainOptions, wide bool) {
+	t.Helper()
+	_, dir, err := recipe.ReadPlans(o.Roots, "Dataset778_RawBoxes", o.Plans)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, o.Plans+".json")
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var plans map[string]any
+	if err := json.Unmarshal(text, &plans); err != nil {
+		t.Fatal(err)
+	}
+	all := plans["configurations"].(map[string]any)
+	full := all["3d_fullres"].(map[string]any)
+	lowres := map[string]any{"inherits_from": "3d_fullres", "data_identifier": o.Plans + "_3d_lowres", "next_stage": "3d_cascade_fullres"}
+	var spacing []float64
+	for _, v := range full["spacing"].([]any) {
+		spacing = append(spacing, 1.3*v.(float64))
+	}
+	lowres["spacing"] = spacing
+	continued := map[string]any{"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"}
+	if wide {
+		how := clone(t, full["masksam"])
+		how["network"].(map[string]any)["channels"] = 3
+		continued["masksam"] = how
+	}
+	all["3d_lowres"], all["3d_cascade_fullres"] = lowres, continued
+	if text, err = json.Marshal(plans); err == nil {
+		err = os.WriteFile(path, text, 0o666)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func clone(t *testing.T, v any) (out map[string]any) {
+	t.Helper()
+	text, err := json.Marshal(v)
+	if err == nil {
+		err = json.Unmarshal(text, &out)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+// Two stages: the first one's final validations leave labels on the second one's grids, the second is trained with them,
+// and predicts new images from the first one's predictions.
+func TestTwoStages(t *testing.T) {
+	o := boxes(t, 3, "epochs=1", "iterations=2", "val_iterations=1", "mirror=[2]")
+	o.Fold, o.Configuration = "all", "3d_cascade_fullres"
+	cascade(t, o, false)
+	_, err := Train(t.Context(), o)
+	if err == nil || !strings.Contains(err.Error(), "its network") && !strings.Contains(err.Error(), "the network of recipe small takes 1") {
+		t.Errorf("a network that takes no labels: %v", err)
+	}
+	cascade(t, o, true)
+	if _, err := Train(t.Context(), o); err == nil || !strings.Contains(err.Error(), "continues 3d_lowres") ||
+		!strings.Contains(err.Error(), "holds the labels of 0 of 3 cases") {
+		t.Errorf("without a first stage: %v", err)
+	}
+
+	o.Configuration = "3d_lowres"
+	if err := Preprocess(t.Context(), PreprocessOptions{Roots: o.Roots, Dataset: "778", Plans: o.Plans,
+		Configurations: []string{"3d_lowres"}}); err != nil {
+		t.Fatal(err)
+	}
+	low, err := Train(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	left, err := store.Open(model.NextStageDir(low.Model, "3d_cascade_fullres"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	cases, err := store.Open(filepath.Join(o.Roots.Preprocessed, "Dataset778_RawBoxes", "nnUNetPlans_3d_fullres"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ids, err := cases.Cases()
+	if err != nil || len(ids) != 3 {
+		t.Fatal(ids, err)
+	}
+	for _, id := range ids {
+		a, err := cases.Case(id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := left.Case(id)
+		if err != nil || b.Size() != a.Size() || !b.HasSeg() {
+			t.Fatalf("case %s: labels of %v for %v voxels, %v", id, b.Size(), a.Size(), err)
+		}
+	}
+
+	o.Configuration = "3d_cascade_fullres"
+	high, err := Train(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	in := filepath.Join(o.Roots.Raw, "Dataset778_RawBoxes", "imagesTr")
+	first, second := filepath.Join(t.TempDir(), "low"), filepath.Join(t.TempDir(), "high")
+	q := PredictOptions{Model: low.Model, Folds: []string{"all"}, Device: o.Device,
+		Options: predict.Options{Input: in, Output: first, Tiling: predict.Tiling{Step: 1}}}
+	if _, err := Predict(t.Context(), q); err != nil {
+		t.Fatal(err)
+	}
+	q.Model, q.Output, q.Previous = high.Model, second, first
+	if _, err := Predict(t.Context(), q); err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range ids {
+		l, err := imageio.ReadLabel(filepath.Join(second, id+".nii.gz"))
+		if err != nil || slices.Max(l.Data) > 2 {
+			t.Errorf("case %s: %v", id, err)
+		}
+	}
+}
