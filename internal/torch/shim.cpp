@@ -1300,7 +1300,10 @@ extern "C" {
 
 void shim_use_own_kernels(int when) { own_kernels = when; }
 
-void shim_keep_memory(int keep) { keep_memory(keep != 0); }
+void shim_keep_memory(int keep) {
+  keep_memory(keep != 0);
+  shim_keep_pages(keep);
+}
 
 void shim_profile(int on) {
   if (profile.on.exchange(on != 0)) at::removeCallback(profile.callback);
@@ -1495,6 +1498,7 @@ void shim_release_memory(void) {
     if (shim_cuda_count() > 0 && c10::GetAllocator(accelerator)) c10::getDeviceAllocator(accelerator)->emptyCache();
   }));
 #endif
+  shim_release_pages();
 #ifdef __GLIBC__
   malloc_trim(0);
 #endif
