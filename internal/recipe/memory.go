@@ -10,7 +10,6 @@ import (
 
 	"masksam/internal/dataset"
 	"masksam/internal/machine"
-	"masksam/internal/masksam"
 	"masksam/internal/remedy"
 	"masksam/internal/torch"
 )
@@ -160,11 +159,11 @@ func (r Recipe) StepPeak(precision string, dev torch.Device, batches int, split 
 	if narrow {
 		p = append(p, PeakPart{Name: "trained weights in " + precision, Device: here * gradients / 2})
 	}
-	pass := masksam.Pass{Batch: share, Train: true, Recompute: max(r.Train.Recompute, 0), Narrow: narrow, CPU: dev == torch.CPU}
-	p = p.add(here-smaller, n.Memory(r.Loss, pass))
+	of := pass{Batch: share, Train: true, Recompute: max(r.Train.Recompute, 0), Narrow: narrow, CPU: dev == torch.CPU}
+	p = p.add(here-smaller, memory(n, r.Loss, of))
 	if smaller > 0 {
-		pass.Batch--
-		p = p.add(smaller, n.Memory(r.Loss, pass))
+		of.Batch--
+		p = p.add(smaller, memory(n, r.Loss, of))
 	}
 	return p
 }
@@ -184,7 +183,7 @@ func (r *Recipe) Spare(precision string, dev torch.Device, batches int, split Sp
 	least := split
 	least.Replicas = max(split.Devices, split.Replicas, 1)
 	if r.Train.Recompute < 0 {
-		r.Train.Recompute = sort.Search(r.Network.Encoder.Depth, func(n int) bool {
+		r.Train.Recompute = sort.Search(r.Network.Encoder.Depth+1, func(n int) bool {
 			r.Train.Recompute = n
 			return fits(least)
 		})
@@ -247,13 +246,13 @@ func (r Recipe) PassPeak(precision string, dev torch.Device, patches int) Peak {
 		{Name: "patches and their scores", Host: single * voxels * float64(n.Channels+n.Classes)},
 		{Name: Weights, Device: single * float64(all)},
 	}
-	return p.add(1, n.Memory(r.Loss, masksam.Pass{Batch: patches, Narrow: narrows(precision, dev), CPU: dev == torch.CPU}))
+	return p.add(1, memory(n, r.Loss, pass{Batch: patches, Narrow: narrows(precision, dev), CPU: dev == torch.CPU}))
 }
 
 const single = 4 // bytes of a float32
 
 // add adds what so many passes take at the same time.
-func (p Peak) add(passes float64, parts []masksam.Amount) Peak {
+func (p Peak) add(passes float64, parts []share) Peak {
 	for _, part := range parts {
 		i := slices.IndexFunc(p, func(q PeakPart) bool { return q.Name == part.Name })
 		if i < 0 {

@@ -1112,7 +1112,11 @@ OP(CrossEntropy) { c.ret(at::cross_entropy_loss(c.wide(0), c[1], c.maybe(2), at:
 // ---- autograd ---------------------------------------------------------------------------------
 
 // in: tensors' end of the graph, incoming gradient or 0.
-OP(Backward) { torch::autograd::backward({c[0]}, {c[1]}); }
+OP(Backward) {
+  variable_list roots, grads;
+  for (int i = 0; i < c.nin; i += 2) roots.push_back(c[i]), grads.push_back(c[i + 1]);
+  torch::autograd::backward(roots, grads);
+}
 
 // ---- in place, without gradients ---------------------------------------------------------------
 

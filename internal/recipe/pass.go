@@ -1,9 +1,14 @@
-package masksam
+package recipe
 
-import "slices"
+import (
+	"math"
+	"slices"
 
-// Pass is a run of the network whose memory is to be predicted.
-type Pass struct {
+	"masksam/internal/masksam"
+)
+
+// pass is a run of the network whose memory is to be predicted.
+type pass struct {
 	Batch     int  // patches
 	Train     bool // with losses and gradients; else a prediction
 	Narrow    bool // matrix products and convolutions in a type of two bytes (autocast)
@@ -11,18 +16,18 @@ type Pass struct {
 	CPU       bool // with this project's own operations, which keep less
 }
 
-// Amount is an amount of memory and what it is for.
-type Amount struct {
+// share is an amount of memory and what it is for.
+type share struct {
 	Name  string
 	Bytes float64
 }
 
-// Memory predicts what a pass takes on its device at its peak, beside the weights: in training what is kept for the
+// memory predicts what a pass takes on its device at its peak, beside the weights: in training what is kept for the
 // gradients when the backward pass begins, and the maps on which it works then; in prediction what the pass holds when it
 // holds most. It follows the operations of Forward and Criterion.Losses, each with the results that its scope holds and
 // the values that its gradient needs. They are floats because a patch from a file may be beyond any int.
-func (c Config) Memory(loss Loss, p Pass) []Amount {
-	m := &meter{Config: c, Pass: p, value: 4, frames: float64(p.Batch) * float64(c.Frames)}
+func memory(c masksam.Config, loss masksam.Loss, p pass) []share {
+	m := &meter{Config: c, pass: p, value: 4, frames: float64(p.Batch) * float64(c.Frames)}
 	if p.Narrow {
 		m.value = 2
 	}
@@ -37,29 +42,27 @@ func (c Config) Memory(loss Loss, p Pass) []Amount {
 		m.part("matching and losses", func() { m.losses(loss) })
 	}
 	m.peak = max(m.peak, m.held+m.copies())
-	return append(m.parts, Amount{"maps at work", m.peak - m.held})
+	return append(m.parts, share{"maps at work", m.peak - m.held})
 }
 
 // meter adds up the bytes of a pass.
 type meter struct {
-	Config
-	Pass
+	masksam.Config
+	pass
 	value         float64 // bytes of what autocast computes
 	frames        float64 // B·T
 	rows, columns float64 // tokens of a frame
 	pixels        float64 // of all frames
 
 	held, peak float64
-	parts      []Amount
+	parts      []share
 	largest    float64 // values of the largest map
 }
-
-const single = 4 // bytes of a float32
 
 func (m *meter) part(name string, count func()) {
 	before := m.held
 	count()
-	m.parts = append(m.parts, Amount{name, m.held - before})
+	m.parts = append(m.parts, share{name, m.held - before})
 }
 
 // hold counts a group of operations whose results live in a scope of their own: results are all of them, kept those that
@@ -90,7 +93,7 @@ func (m *meter) copies() float64 {
 }
 
 // layers counts a sequence of 3-D layers over so many pixels, which is one scope.
-func (m *meter) layers(list []Layer, pixels float64) {
+func (m *meter) layers(list []masksam.Layer, pixels float64) {
 	var all, kept, out float64
 	for _, l := range list {
 		channels := float64(l.Out)
@@ -168,7 +171,7 @@ func (m *meter) encoder() {
 		windowed := !slices.Contains(e.Global, i)
 		if windowed {
 			k := float64(e.Window)
-			groups *= ceil(h/k) * ceil(w/k)
+			groups *= roundUp(h/k) * roundUp(w/k)
 			h, w = k, k
 		}
 		nw := groups * h * w * width
@@ -178,7 +181,7 @@ func (m *meter) encoder() {
 		work := v * relative                         // relative positions in another order
 		if !m.CPU {
 			// Queries and keys as one with the relative positions, in a width that libtorch's fused kernels take.
-			joined := 2 * v * tall * 8 * ceil((width/heads+h+w)/8)
+			joined := 2 * v * tall * 8 * roundUp((width/heads+h+w)/8)
 			attention, work = attention+joined-2*v*nw-v*relative, work+joined
 		}
 		kept := attention +
@@ -200,14 +203,14 @@ func (m *meter) encoder() {
 	m.peak = max(m.peak, m.held+again)
 }
 
-func ceil(v float64) float64 { return float64(int(v + 0.999999)) }
+func roundUp(v float64) float64 { return float64(int(v + 0.999999)) }
 
 func (m *meter) generator() {
 	v := m.value
 	pooled, last := 0., 0.
 	tokens := m.frames * m.rows * m.columns
-	values := func(i int, st Stage) float64 { return float64(st.Width) * tokens * float64(int(1)<<(2*i)) }
-	branch := func(i int, st Stage) {
+	values := func(i int, st masksam.Stage) float64 { return float64(st.Width) * tokens * float64(int(1)<<(2*i)) }
+	branch := func(i int, st masksam.Stage) {
 		for j := 1; j <= i; j++ {
 			m.up(values(j, st))
 			m.block(st.Convs-1, values(j, st))
@@ -239,7 +242,7 @@ func (m *meter) generator() {
 		m.keep(v * last)
 		pooled += float64(st.Width)
 	}
-	edge := float64(m.pool())
+	edge := math.Sqrt(float64(m.Encoder.Out))
 	m.keep(v * m.frames * edge * edge * (2*pooled + 3*float64(m.Queries)))
 	masks := float64(m.Queries) * m.pixels
 	m.keep(2 * v * masks)          // logits
@@ -298,7 +301,7 @@ func (m *meter) head() {
 	}
 }
 
-func (m *meter) losses(l Loss) {
+func (m *meter) losses(l masksam.Loss) {
 	masks, classes := float64(m.Queries)*m.pixels, float64(m.Classes)
 	pairs := min(float64(m.Queries), classes) * m.pixels
 	if m.Narrow {
