@@ -121,14 +121,16 @@ func (g *generator) forward(s *torch.Scope, tape *torch.Tape, maps []*torch.Tens
 	}
 	p := g.cfg.pool()
 	var small, large []*torch.Tensor
+	pool := func(m *torch.Tensor, edge int) *torch.Tensor { // frames take the place of channels, so that nothing is copied
+		flat := s.Reshape(m, -1, t, m.Dim(3), m.Dim(4))
+		return s.Reshape(s.AdaptiveAvgPool2d(flat, edge, edge), -1, m.Dim(1), t, edge, edge)
+	}
 	for i, m := range fused {
 		probe.See(fmt.Sprintf("image_decoder.%d", i), m)
-		flat := slices(m)
-		small = append(small, s.AdaptiveAvgPool2d(flat, 2, 2))
-		large = append(large, s.AdaptiveAvgPool2d(flat, p, p))
+		small, large = append(small, pool(m, 2)), append(large, pool(m, p))
 	}
-	boxes := g.box.Forward(s, volume(s, s.Cat(1, small...)))
-	tokens := g.token.Forward(s, volume(s, s.Cat(1, large...)))
+	boxes := g.box.Forward(s, s.Cat(1, small...))
+	tokens := g.token.Forward(s, s.Cat(1, large...))
 	probe.See("bbox_conv", boxes)
 	probe.See("residual_classifier", tokens)
 	return generated{

@@ -8,6 +8,7 @@ import "slices"
 type Tape struct {
 	parts  []part
 	leaves map[*Tensor]*Tensor // in place of a tensor of the graph, and of themselves
+	inner  map[*Tensor]bool    // leaves that another part takes
 }
 
 type part struct {
@@ -25,7 +26,7 @@ func (t *Tape) Part(s *Scope, x *Tensor, trains bool, fn func(c *Scope, x *Tenso
 // PartN runs fn on xs and gives its results, which belong to s as xs must. fn's tensors are freed; those that it uses besides
 // xs must be leaves, such as parameters, and trains tells whether one of them requires a gradient. Of xs, those that the graph
 // computes are cut off (Cut). Where neither xs nor the others require a gradient, and where s records none, nothing is
-// recorded.
+// recorded. A result that another part takes is free after Backward.
 func (t *Tape) PartN(s *Scope, xs []*Tensor, trains bool, fn func(c *Scope, xs []*Tensor) []*Tensor) []*Tensor {
 	for _, x := range xs {
 		trains = trains || x.RequiresGrad()
@@ -35,6 +36,11 @@ func (t *Tape) PartN(s *Scope, xs []*Tensor, trains bool, fn func(c *Scope, xs [
 	}
 	xs = t.Cut(s, xs...)
 	ys := s.NoGrad().InnerN(func(c *Scope) []*Tensor { return fn(c, xs) })
+	for _, x := range xs {
+		if t.leaves[x] != nil {
+			t.inner[x] = true
+		}
+	}
 	t.add(part{in: xs, out: ys, fn: fn, mode: s.m})
 	return ys
 }
@@ -68,7 +74,7 @@ func (t *Tape) Cut(s *Scope, xs ...*Tensor) []*Tensor {
 
 func (t *Tape) add(p part) {
 	if t.leaves == nil {
-		t.leaves = map[*Tensor]*Tensor{}
+		t.leaves, t.inner = map[*Tensor]*Tensor{}, map[*Tensor]bool{}
 	}
 	for _, y := range p.out {
 		y.SetRequiresGrad(true)
@@ -107,6 +113,9 @@ func (t *Tape) Backward(s *Scope, loss *Tensor) {
 		})
 		for _, y := range p.out {
 			y.ZeroGrad()
+			if t.inner[y] {
+				y.Free()
+			}
 		}
 	}
 	*t = Tape{}
