@@ -66,7 +66,7 @@ type Memory struct {
 	Named     string
 	Free      machine.Bytes // of the device
 	Host      machine.Bytes // free main memory; 0: unknown
-	Step      recipe.Peak   // a training step; blocks are computed twice if the recipe leaves that to memory
+	Step      recipe.Peak   // a training step; as little is computed twice as memory asks for if the recipe leaves it open
 	Pass      recipe.Peak   // of prediction, of one patch
 	Ways      []Way         // where the step does not fit: what may help, the least costly first
 }
@@ -127,7 +127,7 @@ func PredictMemory(o MemoryOptions) (*Memory, error) {
 		r.Train.Accumulate = r.Batch
 		try(fmt.Sprintf("accumulate=%d", r.Batch))
 	}
-	if n := r.Network.Encoder.Depth; !auto && r.Train.Recompute < n {
+	if n := r.Network.Encoder.Depth + 1; !auto && r.Train.Recompute < n {
 		r.Train.Recompute = n
 		try(fmt.Sprintf("recompute=%d", n))
 	}

@@ -166,7 +166,11 @@ func (c *Criterion) losses(s *torch.Scope, o *Output, seg []uint8, batch *Norm, 
 	classes := s.To(o.Classes, torch.Float32)
 	labels := s.Uint8s(masks.Device(), seg, frames, h, w)
 
-	m := c.match(s.NoGrad(), masks, aux, classes, o.AuxBoxes, labels, tg, u)
+	var m *Matching
+	s.NoGrad().Inner(func(s *torch.Scope) *torch.Tensor {
+		m = c.match(s, masks, aux, classes, o.AuxBoxes, labels, tg, u)
+		return nil
+	})
 
 	// Cross-entropy over all queries, "no object" for the unmatched.
 	dev := masks.Device()
@@ -202,14 +206,23 @@ func (c *Criterion) losses(s *torch.Scope, o *Output, seg []uint8, batch *Norm, 
 
 	norm := 1 / batch.Masks
 	rowsT := ints[1]
-	pick := func(x *torch.Tensor) *torch.Tensor {
+	pick := func(s *torch.Scope, x *torch.Tensor) *torch.Tensor {
 		return s.IndexSelect(s.Reshape(x, frames*queries, h, w), 0, rowsT)
 	}
-	truth := s.IndexSelect(labels, 0, ints[2])
-	truth = s.To(s.Eq(s.To(truth, torch.Int64), s.Reshape(ints[3], n, 1, 1)), torch.Float32)
+	truth := s.Inner(func(s *torch.Scope) *torch.Tensor {
+		y := s.IndexSelect(labels, 0, ints[2])
+		return s.To(s.Eq(s.To(y, torch.Int64), s.Reshape(ints[3], n, 1, 1)), torch.Float32)
+	})
 
-	lossMask, lossDice := c.maskLosses(s, pick(masks), truth, of, norm, u)
-	auxMask, auxDice := c.maskLosses(s, pick(aux), truth, of, norm, u)
+	maskLosses := func(x *torch.Tensor) (bce, dice *torch.Tensor) {
+		l := s.InnerN(func(s *torch.Scope) []*torch.Tensor {
+			bce, dice := c.maskLosses(s, pick(s, x), truth, of, norm, u)
+			return []*torch.Tensor{bce, dice}
+		})
+		return l[0], l[1]
+	}
+	lossMask, lossDice := maskLosses(masks)
+	auxMask, auxDice := maskLosses(aux)
 	box := s.IndexSelect(s.Reshape(s.To(o.AuxBoxes, torch.Float32), frames*queries, 4), 0, rowsT)
 	tb := s.Reshape(floats[1], n, 4)
 	lossBox := s.MulScalar(s.Sum(s.Abs(s.Sub(box, tb))), norm)
@@ -371,7 +384,7 @@ func (c *Criterion) maskLosses(s *torch.Scope, x, t *torch.Tensor, frames []int,
 	x, t = s.Unsqueeze(x, 1), s.Unsqueeze(t, 1)
 	var grid *torch.Tensor
 	if c.loss.Points > 0 {
-		grid = c.uncertain(s.NoGrad(), s.Detach(x), frames, u)
+		grid = s.NoGrad().Inner(func(s *torch.Scope) *torch.Tensor { return c.uncertain(s, x, frames, u) })
 	}
 	x, t = s.Squeeze(sample(s, x, grid), 1), s.Squeeze(sample(s.NoGrad(), t, grid), 1)
 	bce = s.MulScalar(s.Sum(s.MeanDim(s.BCEWithLogits(x, t), false, -1)), norm)

@@ -88,38 +88,49 @@ type generated struct {
 	tokens *torch.Tensor // (B·T·Q, 1, Out) auxiliary classifier tokens
 }
 
-// forward decodes the encoder's list: global maps (B·T, D, h, w), then the neck map (B·T, Out, h, w).
-func (g *generator) forward(s *torch.Scope, maps []*torch.Tensor, probe sam.Probe) generated {
+// forward decodes the encoder's list: global maps (B·T, D, h, w), then the neck map (B·T, Out, h, w). Every stage and fusion
+// goes onto the tape, with its branch.
+func (g *generator) forward(s *torch.Scope, tape *torch.Tape, maps []*torch.Tensor, probe sam.Probe) generated {
 	t := g.cfg.Frames
-	volume := func(m *torch.Tensor) *torch.Tensor { // (B·T, C, h, w) to (B, C, T, h, w)
+	volume := func(s *torch.Scope, m *torch.Tensor) *torch.Tensor { // (B·T, C, h, w) to (B, C, T, h, w)
 		return s.Permute(s.Reshape(m, -1, t, m.Dim(1), m.Dim(2), m.Dim(3)), 0, 2, 1, 3, 4)
 	}
 	slices := func(v *torch.Tensor) *torch.Tensor { // and back
 		return s.Reshape(s.Permute(v, 0, 2, 1, 3, 4), -1, v.Dim(1), v.Dim(3), v.Dim(4))
 	}
 	global := maps[:len(maps)-1]
-	x := g.stages[0].Forward(s, volume(maps[len(maps)-1]))
+	x := tape.Part(s, maps[len(maps)-1], true, func(s *torch.Scope, m *torch.Tensor) *torch.Tensor {
+		return g.stages[0].Forward(s, volume(s, m))
+	})
 	fused := []*torch.Tensor{x}
-	for i := range g.skips {
-		skip := g.skips[i].forward(s, volume(global[len(global)-1-i]))
-		x = g.stages[i+1].Forward(s, g.ups[i].Forward(s, x), skip)
+	join := func(b nn.Block, up *nn.Conv, skip branch, m *torch.Tensor) {
+		x = tape.PartN(s, []*torch.Tensor{x, m}, true, func(s *torch.Scope, of []*torch.Tensor) []*torch.Tensor {
+			x := of[0]
+			if up != nil {
+				x = up.Forward(s, x)
+			}
+			return []*torch.Tensor{b.Forward(s, x, skip.forward(s, volume(s, of[1])))}
+		})[0]
 		fused = append(fused, x)
 	}
+	for i, skip := range g.skips {
+		join(g.stages[i+1], &g.ups[i], skip, global[len(global)-1-i])
+	}
 	for i, f := range g.cfg.Generator.Fusions {
-		skip := g.skips[len(g.skips)-1].forward(s, volume(global[f.Map]))
-		x = g.fusions[i].Forward(s, x, skip)
-		fused = append(fused, x)
+		join(g.fusions[i], nil, g.skips[len(g.skips)-1], global[f.Map])
 	}
 	p := g.cfg.pool()
 	var small, large []*torch.Tensor
+	pool := func(m *torch.Tensor, edge int) *torch.Tensor { // frames take the place of channels, so that nothing is copied
+		flat := s.Reshape(m, -1, t, m.Dim(3), m.Dim(4))
+		return s.Reshape(s.AdaptiveAvgPool2d(flat, edge, edge), -1, m.Dim(1), t, edge, edge)
+	}
 	for i, m := range fused {
 		probe.See(fmt.Sprintf("image_decoder.%d", i), m)
-		flat := slices(m)
-		small = append(small, s.AdaptiveAvgPool2d(flat, 2, 2))
-		large = append(large, s.AdaptiveAvgPool2d(flat, p, p))
+		small, large = append(small, pool(m, 2)), append(large, pool(m, p))
 	}
-	boxes := g.box.Forward(s, volume(s.Cat(1, small...)))
-	tokens := g.token.Forward(s, volume(s.Cat(1, large...)))
+	boxes := g.box.Forward(s, s.Cat(1, small...))
+	tokens := g.token.Forward(s, s.Cat(1, large...))
 	probe.See("bbox_conv", boxes)
 	probe.See("residual_classifier", tokens)
 	return generated{

@@ -15,9 +15,10 @@ import (
 type Net struct {
 	Config Config
 	Params *nn.Params
-	// Recompute is how many of the encoder's blocks, from the first on, Output.Backward computes a second time, so that a
-	// training step keeps their inputs alone. They are the first because their gradients come last, when all else that
-	// the step has kept is freed.
+	// Recompute says what Output.Backward computes a second time, so that a training step keeps little more than what goes
+	// into it. 0: nothing. From 1 on: the stem, the layers of the mask decoder and the head, which take little time, and as
+	// many of the encoder's blocks, from the first on: their gradients come last, when all else that the step has kept is
+	// freed. Beyond the number of blocks: the prompt generator's stages as well.
 	Recompute int
 
 	stem    layers
@@ -129,6 +130,7 @@ type Output struct {
 	AuxBoxes  *torch.Tensor // (B·T, Q, 4) x1 y1 x2 y2 in [0,1]
 
 	tape *torch.Tape
+	once bool // a backward pass adds to each parameter's gradient once
 }
 
 // Backward adds the gradients of a loss of this output to the network's parameters. It takes the place of s.Backward,
@@ -172,6 +174,7 @@ type features struct {
 	boxes   *torch.Tensor // (B·T, Q, 4)
 	prompts Prompts
 	tape    *torch.Tape
+	once    bool
 }
 
 // features runs stem, image encoder and prompt generator.
@@ -181,25 +184,35 @@ func (n *Net) features(s *torch.Scope, x *torch.Tensor, probe sam.Probe) feature
 		panic(&torch.Error{Op: "Forward", Shapes: [][]int{x.Shape()},
 			Msg: fmt.Sprintf("the network takes (B, C, T, H, W) with (C, T, H, W) = %v", want)})
 	}
+	var tape, again *torch.Tape
+	if n.Recompute > 0 {
+		tape = new(torch.Tape)
+	}
+	if n.Recompute > c.Encoder.Depth {
+		again = tape
+	}
 	end := s.Part("stem")
-	x = n.stem.forward(s, x)
+	if len(n.stem.list) > 0 {
+		x = tape.Part(s, x, true, n.stem.forward)
+	}
 	end()
 	probe.See("first_conv", x)
 	frames := s.Permute(x, 0, 2, 1, 3, 4)
 	frames = s.Reshape(frames, -1, x.Dim(1), x.Dim(3), x.Dim(4))
-	tape := new(torch.Tape)
 	end = s.Part("encoder")
 	maps := n.encoder.Forward(s, frames, tape, n.Recompute, probe)
 	end()
 	for i, m := range maps {
 		probe.See(fmt.Sprintf("encoder.%d", i), m)
 	}
+	maps = tape.Cut(s, maps...)
 	defer s.Part("generator")()
-	g := n.gen.forward(s, maps, probe)
-	f := features{tape: tape, neck: maps[len(maps)-1], tokens: g.tokens, logits: g.logits,
-		masks: s.Sigmoid(s.To(g.logits, torch.Float32))}
+	g := n.gen.forward(s, again, maps, probe)
+	of := tape.Cut(s, g.logits, g.boxes, g.tokens)
+	f := features{tape: tape, neck: maps[len(maps)-1], logits: of[0], tokens: of[2],
+		masks: s.Sigmoid(s.To(of[0], torch.Float32)), once: again == nil || len(c.Generator.Fusions) == 0}
 	var hard *torch.Tensor
-	f.boxes, hard = auxBoxes(s, g.boxes, f.masks)
+	f.boxes, hard = auxBoxes(s, of[1], f.masks)
 	f.prompts = Prompts{s.Reshape(hard, -1, c.Height, c.Width), f.boxes}
 	return f
 }
@@ -211,28 +224,34 @@ func (n *Net) decode(s *torch.Scope, f features, p Prompts, probe sam.Probe) *Ou
 	end := s.Part("decoder")
 	sparse := n.prompts.Boxes(s, p.Boxes)
 	probe.See("prompt_encoder.sparse", sparse)
-	code, dense := n.prompts.Masks(s, p.Masks)
+	var dense nn.Conv
+	code := s.Inner(func(s *torch.Scope) (code *torch.Tensor) {
+		code, dense = n.prompts.Masks(s, p.Masks)
+		return code
+	})
 	if probe != nil {
 		probe("prompt_encoder.dense", dense.Forward(s, code))
 	}
-	low, classes := n.masks.Forward(s, f.neck, n.prompts.Grid(s), sam.Prompts{Sparse: sparse, Class: f.tokens, Code: code, Dense: dense}, probe)
+	low, classes := n.masks.Forward(s, f.tape, f.neck, n.prompts.Grid(s),
+		sam.Prompts{Sparse: sparse, Class: f.tokens, Code: code, Dense: dense}, probe)
 	end()
-	framesFirst := func(x *torch.Tensor, h, w int) *torch.Tensor { // (B, Q, T, h, w) to (B·T, Q, h, w)
+	framesFirst := func(s *torch.Scope, x *torch.Tensor, h, w int) *torch.Tensor { // (B, Q, T, h, w) to (B·T, Q, h, w)
 		return s.Reshape(s.Transpose(x, 1, 2), -1, c.Queries, h, w)
 	}
 	h, w := c.Tokens()
 	if probe != nil {
-		probe("mask_decoder.low_res_masks", s.Reshape(framesFirst(low, 4*h, 4*w), -1, 1, 4*h, 4*w))
+		probe("mask_decoder.low_res_masks", s.Reshape(framesFirst(s, low, 4*h, 4*w), -1, 1, 4*h, 4*w))
 	}
 	probe.See("mask_decoder.classes", classes)
 	defer s.Part("head")()
 	out.Classes = s.Reshape(classes, -1, c.Queries, c.Classes+1)
-	if len(n.head.list) == 0 {
-		up := s.Interpolate(framesFirst(low, 4*h, 4*w), torch.Bilinear, c.Encoder.Canvas[0], c.Encoder.Canvas[1])
-		out.Masks = s.Interpolate(up, torch.Bilinear, c.Height, c.Width)
-		return out
-	}
-	out.Masks = framesFirst(n.head.forward(s, low), c.Height, c.Width)
+	out.Masks = f.tape.Part(s, low, true, func(s *torch.Scope, low *torch.Tensor) *torch.Tensor {
+		if len(n.head.list) > 0 {
+			return framesFirst(s, n.head.forward(s, low), c.Height, c.Width)
+		}
+		up := s.Interpolate(framesFirst(s, low, 4*h, 4*w), torch.Bilinear, c.Encoder.Canvas[0], c.Encoder.Canvas[1])
+		return s.Interpolate(up, torch.Bilinear, c.Height, c.Width)
+	})
 	return out
 }
 
@@ -258,8 +277,8 @@ func auxBoxes(s *torch.Scope, g, masks *torch.Tensor) (boxes, hard *torch.Tensor
 	far := s.Add(l, s.Mul(s.AddScalar(s.MulScalar(l, -1), 1), p))
 	own := s.Cat(-1, l, far)
 	ng := s.NoGrad()
-	hard = ng.To(ng.GtScalar(masks, 0.5), torch.Float32)
-	tight := tightBoxes(ng, hard)
+	hard = ng.Inner(func(s *torch.Scope) *torch.Tensor { return s.To(s.GtScalar(masks, 0.5), torch.Float32) })
+	tight := ng.Inner(func(s *torch.Scope) *torch.Tensor { return tightBoxes(s, hard) })
 	return s.MulScalar(s.Add(own, tight), 0.5), hard
 }
 
@@ -316,9 +335,6 @@ func newLayers(b *nn.Builder, name string, spec []Layer, in int, cfg Config) lay
 }
 
 func (l layers) forward(s *torch.Scope, x *torch.Tensor) *torch.Tensor {
-	if len(l.list) == 0 {
-		return x
-	}
 	return s.Inner(func(c *torch.Scope) *torch.Tensor {
 		y := x
 		for _, f := range l.list {

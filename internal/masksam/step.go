@@ -102,7 +102,7 @@ func (st Step) Gradients(s *torch.Scope, images []float32, labels []uint8) (loss
 		if !Finite(p.loss) {
 			return nil
 		}
-		if st.Peers != nil && p.last {
+		if st.Peers != nil && p.last && p.out.once {
 			if err := st.Peers.Begin(params); err != nil {
 				return err
 			}

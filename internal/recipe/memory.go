@@ -10,7 +10,6 @@ import (
 
 	"masksam/internal/dataset"
 	"masksam/internal/machine"
-	"masksam/internal/masksam"
 	"masksam/internal/remedy"
 	"masksam/internal/torch"
 )
@@ -114,8 +113,8 @@ func (r Recipe) Splits(s Split) error {
 }
 
 // StepPeak predicts what a training step takes on dev, the first of split's devices: with weights, optimiser, average and
-// gradients, in a precision of Autocast, with so many batches made ahead of their use. The recipe must be resolved; an undecided number of encoder
-// blocks to be computed twice (-1) counts as none. Frozen weights are in no checkpoint on the way, and on the device only
+// gradients, in a precision of Autocast, with so many batches made ahead of their use. The recipe must be resolved; where it leaves open what is
+// computed twice (-1), that is nothing. Frozen weights are in no checkpoint on the way, and on the device only
 // in the type of the precision.
 func (r Recipe) StepPeak(precision string, dev torch.Device, batches int, split Split) Peak {
 	n, replicas := r.Network, max(split.Replicas, 1)
@@ -160,11 +159,11 @@ func (r Recipe) StepPeak(precision string, dev torch.Device, batches int, split 
 	if narrow {
 		p = append(p, PeakPart{Name: "trained weights in " + precision, Device: here * gradients / 2})
 	}
-	pass := masksam.Pass{Batch: share, Train: true, Recompute: max(r.Train.Recompute, 0), Narrow: narrow, CPU: dev == torch.CPU}
-	p = p.add(here-smaller, n.Memory(r.Loss, pass))
+	of := pass{Batch: share, Train: true, Recompute: max(r.Train.Recompute, 0), Narrow: narrow, CPU: dev == torch.CPU}
+	p = p.add(here-smaller, memory(n, r.Loss, of))
 	if smaller > 0 {
-		pass.Batch--
-		p = p.add(smaller, n.Memory(r.Loss, pass))
+		of.Batch--
+		p = p.add(smaller, memory(n, r.Loss, of))
 	}
 	return p
 }
@@ -176,15 +175,15 @@ func narrows(precision string, dev torch.Device) bool {
 	return Autocast[precision] != torch.Float32 && dev.FollowsAutocast()
 }
 
-// Spare decides what is left to memory, so that a step's peak fits into so many bytes of dev's: how many of the first
-// encoder blocks are computed twice, as few as one replica on each device needs, all where that is not enough; then how
+// Spare decides what is left to memory, so that a step's peak fits into so many bytes of dev's: what is
+// computed twice, as little as one replica on each device needs, all where that is not enough; then how
 // many replicas there are, as many as there are threads and samples at a time on a processor, else one on each device.
 func (r *Recipe) Spare(precision string, dev torch.Device, batches int, split Split, bytes float64) Split {
 	fits := func(s Split) bool { return r.StepPeak(precision, dev, batches, s).Without(Program).Need(dev) <= bytes }
 	least := split
 	least.Replicas = max(split.Devices, split.Replicas, 1)
 	if r.Train.Recompute < 0 {
-		r.Train.Recompute = sort.Search(r.Network.Encoder.Depth, func(n int) bool {
+		r.Train.Recompute = sort.Search(r.Network.Encoder.Depth+1, func(n int) bool {
 			r.Train.Recompute = n
 			return fits(least)
 		})
@@ -247,13 +246,13 @@ func (r Recipe) PassPeak(precision string, dev torch.Device, patches int) Peak {
 		{Name: "patches and their scores", Host: single * voxels * float64(n.Channels+n.Classes)},
 		{Name: Weights, Device: single * float64(all)},
 	}
-	return p.add(1, n.Memory(r.Loss, masksam.Pass{Batch: patches, Narrow: narrows(precision, dev), CPU: dev == torch.CPU}))
+	return p.add(1, memory(n, r.Loss, pass{Batch: patches, Narrow: narrows(precision, dev), CPU: dev == torch.CPU}))
 }
 
 const single = 4 // bytes of a float32
 
 // add adds what so many passes take at the same time.
-func (p Peak) add(passes float64, parts []masksam.Amount) Peak {
+func (p Peak) add(passes float64, parts []share) Peak {
 	for _, part := range parts {
 		i := slices.IndexFunc(p, func(q PeakPart) bool { return q.Name == part.Name })
 		if i < 0 {
@@ -264,6 +263,19 @@ func (p Peak) add(passes float64, parts []masksam.Amount) Peak {
 	return p
 }
 
+// Twice names what the recipe computes twice to save memory (masksam.Net.Recompute).
+func (r Recipe) Twice() string {
+	n, depth := r.Train.Recompute, r.Network.Encoder.Depth
+	switch {
+	case n <= 0:
+		return "nothing"
+	case n <= depth:
+		return fmt.Sprintf("stem, mask decoder, head and %d of %d encoder blocks", n, depth)
+	default:
+		return fmt.Sprintf("stem, prompt generator, mask decoder, head and all %d encoder blocks", depth)
+	}
+}
+
 // Sparing is advice on what takes less memory and is not done yet, to be followed by other advice.
 func (r Recipe) Sparing() (advice []any) {
 	add := func(set string) {
@@ -272,7 +284,7 @@ func (r Recipe) Sparing() (advice []any) {
 	if r.Train.Accumulate < r.Batch {
 		add(fmt.Sprintf("accumulate=%d", r.Batch))
 	}
-	if n := r.Network.Encoder.Depth; r.Train.Recompute < n {
+	if n := r.Network.Encoder.Depth + 1; r.Train.Recompute < n {
 		add(fmt.Sprintf("recompute=%d", n))
 	}
 	if advice != nil {

@@ -70,7 +70,7 @@ func TestStepPeak(t *testing.T) {
 	}
 }
 
-// As few blocks are computed twice as fit, none where there is room, all where there is none; a number that was asked for
+// As little is computed twice as fits: nothing where there is room, all where there is none; a number that was asked for
 // stays.
 func TestSpare(t *testing.T) {
 	gpu := torch.CUDA(0)
@@ -80,16 +80,21 @@ func TestSpare(t *testing.T) {
 		r.Train.Recompute = n
 		return r.StepPeak("bf16", gpu, 7, Split{}).Need(gpu)
 	}
-	for want, bytes := range map[int]float64{0: need(0), 1: need(0) - 1, 11: (need(10) + need(11)) / 2, 32: 1e9} {
+	for want, bytes := range map[int]float64{0: need(0), 1: need(0) - 1, 11: (need(10) + need(11)) / 2, 32: need(32), 33: 1e9} {
 		c := r
 		c.Spare("bf16", gpu, 7, Split{}, bytes)
 		if c.Train.Recompute != want {
-			t.Errorf("%.1f GB: %d blocks, want %d", bytes/1e9, c.Train.Recompute, want)
+			t.Errorf("%.1f GB: recompute %d, want %d", bytes/1e9, c.Train.Recompute, want)
+		}
+	}
+	for n := range 33 {
+		if need(n+1) > need(n) {
+			t.Errorf("recompute %d takes %.2f GB, %d %.2f", n+1, need(n+1)/1e9, n, need(n)/1e9)
 		}
 	}
 	r.Train.Recompute = 3
 	if r.Spare("bf16", gpu, 7, Split{}, 1); r.Train.Recompute != 3 {
-		t.Errorf("3 blocks were asked for, %d are computed twice", r.Train.Recompute)
+		t.Errorf("recompute 3 was asked for, not %d", r.Train.Recompute)
 	}
 }
 

@@ -52,7 +52,7 @@ type Train struct {
 	Foreground    float64        `json:"foreground"`    // share of patches forced onto foreground
 	Precision     string         `json:"precision"`     // auto, float32, bf16 or float16
 	Accumulate    int            `json:"accumulate"`    // parts that a batch is computed in, one after the other; 0: 1
-	Recompute     int            `json:"recompute"`     // first encoder blocks computed twice for memory; -1: as few as fit
+	Recompute     int            `json:"recompute"`     // what is computed twice for memory (masksam.Net); -1: as little as fits
 	MemoryBudget  float64        `json:"memory_budget"` // GB of the device that they have to fit into; 0: what is free
 	SaveEvery     int            `json:"save_every"`    // epochs between checkpoint_latest
 	Patience      int            `json:"patience"`      // epochs without a new best EMA Dice that end the run; 0: none do

@@ -44,14 +44,10 @@ func Memory(w io.Writer, m *doctor.Memory) error {
 	if n.TrainAll {
 		frozen = "all weights trained"
 	}
-	recompute := "no"
-	if k := min(r.Train.Recompute, n.Encoder.Depth); k > 0 {
-		recompute = fmt.Sprintf("%d of %d", k, n.Encoder.Depth)
-	}
 	p.fields("recipe", r.Name+", "+frozen, "patch", times("%d", r.Patch[0], r.Patch[1], r.Patch[2]),
 		"batch", fmt.Sprintf("%d, computed in %s", r.Batch, plural(max(r.Train.Accumulate, 1), "part")),
 		"classes", fmt.Sprint(n.Classes), "queries", fmt.Sprint(n.Queries), "precision", m.Precision,
-		"computed twice", recompute+" encoder blocks")
+		"computed twice", r.Twice())
 	p.line()
 	p.peak("a training step takes", m.Step)
 	p.line()

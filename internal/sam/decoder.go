@@ -104,6 +104,7 @@ type twoWay struct {
 // MaskDecoder is SAM's mask decoder with MaskSAM's adapters and classifier token (docs/network.md §5).
 type MaskDecoder struct {
 	width, frames, queries int
+	trains                 bool // at least one of its parameters
 	iou, masks, class      *torch.Tensor
 	layers                 []twoWay
 	final                  attention
@@ -176,6 +177,7 @@ func NewMaskDecoder(b *nn.Builder, cfg Decoder, width, frames, queries, classes 
 		}
 	}
 	newMLP3(b.At("iou_prediction_head"), width, width, maskTokens) // SAM's, unused here; its weights are kept
+	d.trains = b.Trains()
 	return d
 }
 
@@ -189,8 +191,9 @@ type Prompts struct {
 }
 
 // Forward decodes one mask and one class per frame and query. neck (B·T, C, h, w), grid (T, h·w, C) and prompts give mask
-// logits (B, Q, T, 4h, 4w) and class logits (B·T·Q, K+1).
-func (d *MaskDecoder) Forward(s *torch.Scope, neck, grid *torch.Tensor, p Prompts, probe Probe) (masks, classes *torch.Tensor) {
+// logits (B, Q, T, 4h, 4w) and class logits (B·T·Q, K+1). Layers, final attention and upscaling go onto the tape each.
+func (d *MaskDecoder) Forward(s *torch.Scope, tape *torch.Tape, neck, grid *torch.Tensor, p Prompts, probe Probe) (
+	masks, classes *torch.Tensor) {
 	n, c, h, w := p.Code.Dim(0), neck.Dim(1), neck.Dim(2), neck.Dim(3)
 	hw := h * w
 	// Inside, the order is (B, Q, T): then the frames of a query lie behind each other, as adapters want them.
@@ -204,47 +207,57 @@ func (d *MaskDecoder) Forward(s *torch.Scope, neck, grid *torch.Tensor, p Prompt
 	}
 	own := s.Expand(s.Unsqueeze(s.Cat(0, d.iou, d.masks), 0), n, -1, -1)
 	given := s.Reshape(queriesFirst(s.Cat(1, p.Sparse, s.Add(p.Class, d.class))), n, -1, c)
-	tokens := s.Cat(1, own, given)
-	im := image{
-		grid:  grid,
-		neck:  s.Reshape(s.Transpose(s.Reshape(neck, -1, d.frames, c, hw), 2, 3), -1, 1, d.frames, hw, c),
-		code:  queriesFirst(s.Transpose(s.Reshape(p.Code, n, -1, hw), 1, 2)),
-		dense: nn.Linear{W: s.Reshape(p.Dense.W, c, -1), B: p.Dense.B},
-	}
-	im.keys = s.Reshape(s.Add(im.dense.Forward(s, im.code), im.neck), n, hw, c)
-	q := tokens
+	of := tape.Cut(s, s.Cat(1, own, given), grid,
+		s.Reshape(s.Transpose(s.Reshape(neck, -1, d.frames, c, hw), 2, 3), -1, 1, d.frames, hw, c),
+		queriesFirst(s.Transpose(s.Reshape(p.Code, n, -1, hw), 1, 2)))
+	tokens, grid := of[0], of[1]
+	now := []*torch.Tensor{tokens, of[2], of[3]} // queries and keys, of the first layer neck and code
 	for i := range d.layers {
-		out := s.InnerN(func(c *torch.Scope) []*torch.Tensor {
-			q, keys := d.layers[i].forward(c, d, q, im, tokens, h, w, i == 0)
+		now = tape.PartN(s, append([]*torch.Tensor{tokens, grid}, now...), d.trains, func(s *torch.Scope, x []*torch.Tensor) []*torch.Tensor {
+			im := image{grid: x[1], keys: x[3]}
+			if i == 0 {
+				im = image{grid: x[1], neck: x[3], code: x[4], dense: nn.Linear{W: s.Reshape(p.Dense.W, c, -1), B: p.Dense.B}}
+				im.keys = s.Reshape(s.Add(im.dense.Forward(s, im.code), im.neck), n, hw, c)
+			}
+			q, keys := d.layers[i].forward(s, d, x[2], im, x[0], h, w, i == 0)
 			return []*torch.Tensor{q, keys}
 		})
-		q, im = out[0], image{keys: out[1], grid: grid}
 		if i == 0 {
-			d.see(s, probe, "transformer.layer0.queries", q)
+			d.see(s, probe, "transformer.layer0.queries", now[0])
 		}
 	}
+	keys := now[1]
 	// Of the tokens, the mask's and the class's are read from here on; whoever looks sees all.
 	mask := 1
 	if probe == nil {
-		two := func(x *torch.Tensor) *torch.Tensor {
-			return s.Cat(1, s.Slice(x, 1, 1, 2, 1), s.Slice(x, 1, -1, x.Dim(1), 1))
-		}
-		q, tokens, mask = two(q), two(tokens), 0
+		mask = 0
 	}
-	k, v := im.project(s, true, d.final.k), im.project(s, false, d.final.v)
-	a := d.final.attend(s, d.final.q.Forward(s, s.Add(q, tokens)), k[0], v[0])
-	q = d.finalNorm.Last(s, s.Add(q, d.finalAdapter.forward(s, a, d.frames)))
+	of = tape.PartN(s, []*torch.Tensor{tokens, grid, now[0], keys}, d.trains, func(s *torch.Scope, x []*torch.Tensor) []*torch.Tensor {
+		tokens, q, im := x[0], x[2], image{grid: x[1], keys: x[3]}
+		if probe == nil {
+			two := func(x *torch.Tensor) *torch.Tensor {
+				return s.Cat(1, s.Slice(x, 1, 1, 2, 1), s.Slice(x, 1, -1, x.Dim(1), 1))
+			}
+			q, tokens = two(q), two(tokens)
+		}
+		k, v := im.project(s, true, d.final.k), im.project(s, false, d.final.v)
+		a := d.final.attend(s, d.final.q.Forward(s, s.Add(q, tokens)), k[0], v[0])
+		q = d.finalNorm.Last(s, s.Add(q, d.finalAdapter.forward(s, a, d.frames)))
+		classes := d.classEmbed.Forward(s, s.Select(q, 1, -1))
+		classes = s.Reshape(s.Transpose(s.Reshape(classes, -1, d.queries, d.frames, classes.Dim(1)), 1, 2), n, -1)
+		return []*torch.Tensor{q, classes}
+	})
+	q, classes := of[0], of[1]
 	d.see(s, probe, "transformer.queries", q)
-
-	classes = d.classEmbed.Forward(s, s.Select(q, 1, -1))
-	classes = s.Reshape(s.Transpose(s.Reshape(classes, -1, d.queries, d.frames, classes.Dim(1)), 1, 2), n, -1)
-	masks = s.Inner(func(s *torch.Scope) *torch.Tensor {
-		up := s.Reshape(s.Transpose(im.keys, 1, 2), n, c, h, w)
+	masks = tape.PartN(s, []*torch.Tensor{q, keys}, d.trains, func(s *torch.Scope, x []*torch.Tensor) []*torch.Tensor {
+		q, keys := x[0], x[1]
+		up := s.Reshape(s.Transpose(keys, 1, 2), n, c, h, w)
 		up = s.GELU(d.upNorm.Channels(s, d.up1.Forward(s, up)))
 		up = s.GELU(d.up2.Forward(s, up))
 		hyper := s.Unsqueeze(d.hyper.forward(s, s.Select(q, 1, mask)), 1)
-		return s.Reshape(s.MatMul(hyper, s.Reshape(up, n, d.width/8, -1)), -1, d.queries, d.frames, 4*h, 4*w)
-	})
+		y := s.MatMul(hyper, s.Reshape(up, n, d.width/8, -1))
+		return []*torch.Tensor{s.Reshape(y, -1, d.queries, d.frames, 4*h, 4*w)}
+	})[0]
 	return masks, classes
 }
 

@@ -101,7 +101,7 @@ func TestRealWeights(t *testing.T) {
 			"mask": {Code: code, Dense: layer},
 		} {
 			prompts.Sparse, prompts.Class = sparse, padding
-			masks, _ := dec.Forward(s, neck, enc.Grid(s), prompts, nil)
+			masks, _ := dec.Forward(s, nil, neck, enc.Grid(s), prompts, nil)
 			got := masks.Float32s()
 			for i := range n {
 				w := want[fmt.Sprintf("box%d.%s", i, name)]

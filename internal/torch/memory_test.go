@@ -45,6 +45,30 @@ func resident(t *testing.T) int {
 	return kib << 10
 }
 
+// Memory of freed tensors is taken again by tensors of other sizes, and no more is held than tensors took at a time.
+func TestMemoryHeld(t *testing.T) {
+	do(t, Mode{}, func(s *Scope) {
+		one := ones(s, Float32, 1)
+		ReleaseMemory()
+		before, most := resident(t), 0
+		for i := range 60 {
+			s.Inner(func(c *Scope) *Tensor {
+				megabytes := 0
+				for j := range 4 {
+					n := 1 + (5*i+7*j)%23
+					c.AddScalar(c.Expand(one, n<<18), 1)
+					megabytes += n
+				}
+				most = max(most, megabytes)
+				return nil
+			})
+		}
+		if grown := (resident(t) - before) >> 20; grown > most+8 {
+			t.Errorf("%d MB are held, tensors took %d at a time", grown, most)
+		}
+	})
+}
+
 // 1,000 steps keep the resident size, the tensors alive, and learn.
 func TestTrainingKeepsMemoryFlat(t *testing.T) {
 	before := Live()

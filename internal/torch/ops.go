@@ -200,9 +200,12 @@ func (s *Scope) Clone(x *Tensor) *Tensor { return s.op(C.op_Clone, ts{x}, nil) }
 func (s *Scope) Backward(loss *Tensor) { s.BackwardWith(loss, nil) }
 
 // BackwardWith does it for Σ t·grad, where grad has t's shape; a nil grad is 1.
-func (s *Scope) BackwardWith(t, grad *Tensor) {
+func (s *Scope) BackwardWith(t, grad *Tensor) { s.backward(ts{t, grad}) }
+
+// backward is BackwardWith for the sum over several tensors, each of which its gradient follows.
+func (s *Scope) backward(roots ts) {
 	defer s.Part(Backward)()
-	s.Autocast(Float32).run(C.op_Backward, ts{t, grad}, nil, nil, nil)
+	s.Autocast(Float32).run(C.op_Backward, roots, nil, nil, nil)
 }
 
 func flag(on bool) int {

@@ -1112,7 +1112,11 @@ OP(CrossEntropy) { c.ret(at::cross_entropy_loss(c.wide(0), c[1], c.maybe(2), at:
 // ---- autograd ---------------------------------------------------------------------------------
 
 // in: tensors' end of the graph, incoming gradient or 0.
-OP(Backward) { torch::autograd::backward({c[0]}, {c[1]}); }
+OP(Backward) {
+  variable_list roots, grads;
+  for (int i = 0; i < c.nin; i += 2) roots.push_back(c[i]), grads.push_back(c[i + 1]);
+  torch::autograd::backward(roots, grads);
+}
 
 // ---- in place, without gradients ---------------------------------------------------------------
 
@@ -1308,7 +1312,10 @@ extern "C" {
 
 void shim_use_own_kernels(int when) { own_kernels = when; }
 
-void shim_keep_memory(int keep) { keep_memory(keep != 0); }
+void shim_keep_memory(int keep) {
+  keep_memory(keep != 0);
+  shim_keep_pages(keep);
+}
 
 void shim_profile(int on) {
   if (profile.on.exchange(on != 0)) at::removeCallback(profile.callback);
@@ -1502,6 +1509,7 @@ void shim_release_memory(void) {
     if (shim_cuda_count() > 0 && c10::GetAllocator(accelerator)) c10::getDeviceAllocator(accelerator)->emptyCache();
   }));
 #endif
+  shim_release_pages();
 #ifdef __GLIBC__
   malloc_trim(0);
 #endif

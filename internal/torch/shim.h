@@ -77,6 +77,10 @@ void shim_use_own_kernels(int when);
 // Whether freed memory stays with the program (as it does from the start) or goes back as glibc has it by default.
 void shim_keep_memory(int keep);
 
+// Of pages.cpp: whether large tensors of the CPU have blocks of memory of their own, and giving those back that nothing uses.
+void shim_keep_pages(int keep);
+void shim_release_pages(void);
+
 // Times what runs from now on, until it is switched off; what was timed before is forgotten. on: 1 the operations of the
 // table and the nodes of backward passes, 2 libtorch's own operations as well.
 void shim_profile(int on);

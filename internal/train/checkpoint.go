@@ -34,7 +34,7 @@ type state struct {
 
 	Scaler     *torch.Scaler `json:"scaler,omitempty"`     // with float16
 	Parts      int           `json:"parts,omitempty"`      // of a batch, where memory asked for more than the recipe has
-	Recomputed int           `json:"recomputed,omitempty"` // encoder blocks that memory had computed twice, where the recipe leaves it open
+	Recomputed int           `json:"recomputed,omitempty"` // what memory had computed twice, where the recipe leaves it open
 
 	BestEMA runlog.Number  `json:"best_ema"`
 	Stale   int            `json:"stale"` // epochs since the best one

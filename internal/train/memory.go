@@ -14,7 +14,7 @@ import (
 	"masksam/internal/torch"
 )
 
-// fits predicts the memory of a training step of the recipe, notes it, and decides how many encoder blocks are computed twice and how many
+// fits predicts the memory of a training step of the recipe, notes it, and decides what is computed twice and how many
 // replicas share a batch. On a processor it refuses what is certain not to fit. On a GPU the first step tells, before
 // anything of an earlier run is touched.
 func (f *Fold) fits(r recipe.Recipe) (recompute, replicas int, err error) {
@@ -50,8 +50,8 @@ func (f *Fold) fits(r recipe.Recipe) (recompute, replicas int, err error) {
 	need := peak.Need(dev)
 	text := fmt.Sprintf("A training step in %s is predicted to take %v on %v, of which %v is free: most of it %s.", names[0],
 		machine.Bytes(need), dev, free, peak.Largest(3))
-	if n := r.Train.Recompute; n > 0 {
-		text += fmt.Sprintf(" The first %d of %d encoder blocks are computed twice to save memory.", n, r.Network.Encoder.Depth)
+	if r.Train.Recompute > 0 {
+		text += fmt.Sprintf(" Computed twice to save memory: %s.", r.Twice())
 	}
 	if split.Replicas > 1 {
 		text += fmt.Sprintf(" %d replicas of the network share each batch.", split.Replicas)

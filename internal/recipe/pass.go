@@ -1,28 +1,34 @@
-package masksam
+package recipe
 
-import "slices"
+import (
+	"math"
+	"slices"
 
-// Pass is a run of the network whose memory is to be predicted.
-type Pass struct {
+	"masksam/internal/masksam"
+)
+
+// pass is a run of the network whose memory is to be predicted.
+type pass struct {
 	Batch     int  // patches
 	Train     bool // with losses and gradients; else a prediction
 	Narrow    bool // matrix products and convolutions in a type of two bytes (autocast)
-	Recompute int  // first blocks of the encoder of which only the input is kept, for Train
+	Recompute int  // as masksam.Net's, for Train
 	CPU       bool // with this project's own operations, which keep less
 }
 
-// Amount is an amount of memory and what it is for.
-type Amount struct {
+// share is an amount of memory and what it is for.
+type share struct {
 	Name  string
 	Bytes float64
 }
 
-// Memory predicts what a pass takes on its device at its peak, beside the weights: in training what is kept for the
-// gradients when the backward pass begins, and the maps on which it works then; in prediction what the pass holds when it
-// holds most. It follows the operations of Forward and Criterion.Losses, each with the results that its scope holds and
-// the values that its gradient needs. They are floats because a patch from a file may be beyond any int.
-func (c Config) Memory(loss Loss, p Pass) []Amount {
-	m := &meter{Config: c, Pass: p, value: 4, frames: float64(p.Batch) * float64(c.Frames)}
+// memory predicts what a pass takes on its device at its peak, beside the weights. It follows the operations of Forward and
+// Criterion.Losses, each with the results that its scope holds and the values that its gradient needs. A prediction is at its
+// peak where it holds most. A training step is so where the backward pass works on one of the network's segments: what the
+// segments behind it have kept for their gradients is freed by then. They are floats because a patch from a file may be
+// beyond any int.
+func memory(c masksam.Config, loss masksam.Loss, p pass) []share {
+	m := &meter{Config: c, pass: p, value: 4, frames: float64(p.Batch) * float64(c.Frames)}
 	if p.Narrow {
 		m.value = 2
 	}
@@ -34,32 +40,72 @@ func (c Config) Memory(loss Loss, p Pass) []Amount {
 	m.part("mask decoder", m.decoder)
 	m.part("full-resolution masks", m.head)
 	if p.Train {
-		m.part("matching and losses", func() { m.losses(loss) })
+		m.part("matching and losses", func() { m.segment(false, 0, func() { m.losses(loss) }) })
+		m.backward()
+	} else {
+		m.peak = max(m.peak, m.held+m.copies())
 	}
-	m.peak = max(m.peak, m.held+m.copies())
-	return append(m.parts, Amount{"maps at work", m.peak - m.held})
+	return append(m.parts, share{"maps at work", m.peak - m.held})
 }
 
 // meter adds up the bytes of a pass.
 type meter struct {
-	Config
-	Pass
+	masksam.Config
+	pass
 	value         float64 // bytes of what autocast computes
 	frames        float64 // B·T
 	rows, columns float64 // tokens of a frame
 	pixels        float64 // of all frames
 
 	held, peak float64
-	parts      []Amount
+	parts      []share
+	segments   []segment
 	largest    float64 // values of the largest map
 }
 
-const single = 4 // bytes of a float32
+// segment is a part of the network that the backward pass works on at a time.
+type segment struct {
+	part  int     // that it belongs to
+	kept  float64 // for its gradients
+	again float64 // … when it is computed a second time, beside what is kept
+	work  float64 // maps on which its gradients are computed
+}
 
 func (m *meter) part(name string, count func()) {
 	before := m.held
 	count()
-	m.parts = append(m.parts, Amount{name, m.held - before})
+	m.parts = append(m.parts, share{name, m.held - before})
+}
+
+// segment counts a segment, of which only results of so many bytes are kept where it is computed again.
+func (m *meter) segment(again bool, results float64, count func()) {
+	before, largest := m.held, m.largest
+	m.largest = 0
+	count()
+	s := segment{part: len(m.parts), kept: m.held - before, work: m.copies()}
+	if again && m.Train {
+		s.kept, s.again = results, s.kept-results
+		m.held = before + results
+	}
+	m.segments = append(m.segments, s)
+	m.largest = max(m.largest, largest)
+}
+
+// backward finds the segment at which the backward pass takes most, and what of all parts is kept then.
+func (m *meter) backward() {
+	held, at := m.held, -1
+	var most float64
+	for i, s := range slices.Backward(m.segments) {
+		if need := held + s.again + s.work; need > most {
+			most, at = need, i
+		}
+		held -= s.kept
+	}
+	for _, s := range m.segments[at+1:] {
+		m.parts[s.part].Bytes -= s.kept
+		m.held -= s.kept
+	}
+	m.peak = max(m.peak, most)
 }
 
 // hold counts a group of operations whose results live in a scope of their own: results are all of them, kept those that
@@ -82,15 +128,12 @@ func (m *meter) see(values float64) { m.largest = max(m.largest, values) }
 // order that it works in, under autocast half of them in float32. Their number was measured on a processor
 // (docs/benchmarks.md), and is a guess for GPUs.
 func (m *meter) copies() float64 {
-	n := 4.
-	if m.Train {
-		n = 5
-	}
+	const n = 4
 	return n * m.largest * (m.value + single) / 2
 }
 
 // layers counts a sequence of 3-D layers over so many pixels, which is one scope.
-func (m *meter) layers(list []Layer, pixels float64) {
+func (m *meter) layers(list []masksam.Layer, pixels float64) {
 	var all, kept, out float64
 	for _, l := range list {
 		channels := float64(l.Out)
@@ -122,6 +165,7 @@ func (m *meter) layers(list []Layer, pixels float64) {
 // block is what n convolutions, each with norm and activation, keep of a map of so many values: on a CPU their result
 // alone (torch.Scope.ConvBlock), in float32.
 func (m *meter) block(n int, values float64) {
+	m.see(values)
 	for range n {
 		if m.CPU {
 			m.keep(single * values)
@@ -155,20 +199,22 @@ func (m *meter) adapter(values float64) float64 { return values / 4 * (2*m.value
 func (m *meter) encoder() {
 	e, v := m.Encoder, m.value
 	scale := float64(m.StemScale())
-	m.layers(m.Stem, m.pixels)
-	m.keep(3 * v * m.pixels * scale * scale)
+	frames := 3 * v * m.pixels * scale * scale
+	m.segment(m.Recompute > 0, frames, func() {
+		m.layers(m.Stem, m.pixels)
+		m.keep(frames)
+	})
 	width, heads := float64(e.Width), float64(e.Heads)
 	tokens := m.frames * m.rows * m.columns
 	n := tokens * width // values of a map
-	m.keep((v + 2*single) * n)
-	again := 0. // of a block that is computed a second time
+	m.segment(false, 0, func() { m.keep((v + 2*single) * n) })
 	for i := range e.Depth {
 		// groups of attention, their tokens along an edge, and the values with the padding of windows
 		groups, h, w := m.frames, m.rows, m.columns
 		windowed := !slices.Contains(e.Global, i)
 		if windowed {
 			k := float64(e.Window)
-			groups *= ceil(h/k) * ceil(w/k)
+			groups *= roundUp(h/k) * roundUp(w/k)
 			h, w = k, k
 		}
 		nw := groups * h * w * width
@@ -178,7 +224,7 @@ func (m *meter) encoder() {
 		work := v * relative                         // relative positions in another order
 		if !m.CPU {
 			// Queries and keys as one with the relative positions, in a width that libtorch's fused kernels take.
-			joined := 2 * v * tall * 8 * ceil((width/heads+h+w)/8)
+			joined := 2 * v * tall * 8 * roundUp((width/heads+h+w)/8)
 			attention, work = attention+joined-2*v*nw-v*relative, work+joined
 		}
 		kept := attention +
@@ -191,23 +237,22 @@ func (m *meter) encoder() {
 			kept += single * nw
 			results += 3 * single * nw
 		}
-		if i < m.Recompute {
-			again, kept = max(again, kept), 0
-		}
-		m.hold(results, kept, single*n)
+		m.segment(i < m.Recompute, single*n, func() {
+			m.see(4 * n)
+			m.hold(results, kept, single*n)
+		})
 	}
-	m.keep(8 * single * tokens * float64(e.Out))
-	m.peak = max(m.peak, m.held+again)
+	m.segment(false, 0, func() { m.keep(8 * single * tokens * float64(e.Out)) })
 }
 
-func ceil(v float64) float64 { return float64(int(v + 0.999999)) }
+func roundUp(v float64) float64 { return float64(int(v + 0.999999)) }
 
 func (m *meter) generator() {
 	v := m.value
 	pooled, last := 0., 0.
 	tokens := m.frames * m.rows * m.columns
-	values := func(i int, st Stage) float64 { return float64(st.Width) * tokens * float64(int(1)<<(2*i)) }
-	branch := func(i int, st Stage) {
+	values := func(i int, st masksam.Stage) float64 { return float64(st.Width) * tokens * float64(int(1)<<(2*i)) }
+	branch := func(i int, st masksam.Stage) {
 		for j := 1; j <= i; j++ {
 			m.up(values(j, st))
 			m.block(st.Convs-1, values(j, st))
@@ -218,35 +263,44 @@ func (m *meter) generator() {
 			m.keep(2 * v * n)
 		}
 	}
+	again, kind := m.Recompute > m.Encoder.Depth, v
+	if m.CPU {
+		kind = single
+	}
 	for i, st := range m.Generator.Stages {
 		last = values(i, st)
-		if i == 0 {
-			m.block(st.Convs, last)
-		} else {
-			branch(i, st)
-			m.up(last)
-			joined(last)
-			m.block(st.Convs-1, last)
-		}
-		m.keep(v * last) // for pooling
+		m.segment(again, kind*last, func() {
+			if i == 0 {
+				m.block(st.Convs, last)
+			} else {
+				branch(i, st)
+				m.up(last)
+				joined(last)
+				m.block(st.Convs-1, last)
+			}
+		})
 		pooled += float64(st.Width)
 	}
 	for range m.Generator.Fusions {
 		st := m.Generator.Stages[len(m.Generator.Stages)-1]
-		branch(len(m.Generator.Stages)-1, st)
-		joined(last)
-		m.block(st.Convs-1, last)
-		m.keep(v * last)
+		m.segment(again, kind*last, func() {
+			branch(len(m.Generator.Stages)-1, st)
+			joined(last)
+			m.block(st.Convs-1, last)
+		})
 		pooled += float64(st.Width)
 	}
-	edge := float64(m.pool())
-	m.keep(v * m.frames * edge * edge * (2*pooled + 3*float64(m.Queries)))
-	masks := float64(m.Queries) * m.pixels
-	m.keep(2 * v * masks)          // logits
-	m.keep((1 + 2*single) * masks) // their sigmoid, and that as binary masks
-	if m.Narrow {
-		m.keep(single * masks)
-	}
+	edge := math.Sqrt(float64(m.Encoder.Out))
+	m.segment(false, 0, func() {
+		m.see(last)
+		m.keep(v * m.frames * edge * edge * (pooled + 3*float64(m.Queries)))
+		masks := float64(m.Queries) * m.pixels
+		m.keep(2 * v * masks)      // logits
+		m.keep(2 * single * masks) // their sigmoid, and that as binary masks
+		if m.Narrow {
+			m.keep(single * masks)
+		}
+	})
 }
 
 func (m *meter) decoder() {
@@ -255,23 +309,33 @@ func (m *meter) decoder() {
 	hw := m.rows * m.columns
 	low := n * 16 * hw
 	keys := n * hw * width
-	if m.Height != 4*int(m.rows) || m.Width != 4*int(m.columns) {
-		m.keep(single * low)
-	}
-	m.keep((2*v+4*single)*low + m.ifTrained(4*single*low)*flag(m.Train)) // of the mask prompts
-	m.keep((v + single) * keys)
+	m.segment(false, 0, func() {
+		if m.Height != 4*int(m.rows) || m.Width != 4*int(m.columns) {
+			m.keep(single * low)
+		}
+		m.keep(2*v*low + m.ifTrained(8*single*low)*flag(m.Train)) // of the mask prompts
+	})
 	const tokens = 8
 	sums := single * n * float64(m.Decoder.Heads) * hw // of attention from the image
 	small := n * tokens * (28*width + float64(m.Decoder.MLP)) * (v + single) / 2
-	for range m.Decoder.Depth {
+	again := m.Recompute > 0
+	for i := range m.Decoder.Depth {
 		kept := keys*(2*v+single) + sums + small + m.adapter(keys) + m.ifTrained(1.5*v*keys)
-		m.hold(keys*(2*single+6.25*v+5)+sums+small, kept, single*keys)
+		m.segment(again, single*keys, func() {
+			m.see(keys)
+			if i == 0 {
+				m.keep((v + single) * keys)
+			}
+			m.hold(keys*(2*single+6.25*v+5)+sums+small, kept, single*keys)
+		})
 	}
-	m.keep(v*keys + small/12)
+	m.segment(again, 0, func() { m.keep(v*keys + small/12) })
 	// Both transposed convolutions: a map of the keys' size, then one of twice that.
 	kept := keys*(2*single+2*2*v) + m.ifTrained((2*single)*keys)
-	m.hold(keys*(v+2*single+6*v), kept, v*low)
-	m.see(2 * keys)
+	m.segment(again, v*low, func() {
+		m.see(2 * keys)
+		m.hold(keys*(v+2*single+6*v), kept, v*low)
+	})
 }
 
 func flag(on bool) float64 {
@@ -285,34 +349,38 @@ func (m *meter) head() {
 	masks := float64(m.Queries) * m.pixels
 	hw := m.rows * m.columns
 	low := m.frames * float64(m.Queries) * 16 * hw
-	if len(m.Head) == 0 {
-		m.keep(single * m.frames * float64(m.Queries) * float64(m.Encoder.Canvas[0]) * float64(m.Encoder.Canvas[1]))
-		m.keep(single * masks)
-	} else {
-		m.keep(m.value * low)
-		m.layers(m.Head, m.frames*16*hw)
-		m.keep(m.value * masks)
-	}
+	m.segment(m.Recompute > 0, m.value*masks, func() {
+		if len(m.Head) == 0 {
+			m.hold(single*m.frames*float64(m.Queries)*float64(m.Encoder.Canvas[0])*float64(m.Encoder.Canvas[1]), 0, single*masks)
+		} else {
+			m.keep(m.value * low)
+			m.layers(m.Head, m.frames*16*hw)
+			m.keep(m.value * masks)
+		}
+	})
 	if !m.Train { // class scores
 		m.keep(2*single*masks + 2*single*float64(m.Classes)*m.pixels)
 	}
 }
 
-func (m *meter) losses(l Loss) {
+func (m *meter) losses(l masksam.Loss) {
 	masks, classes := float64(m.Queries)*m.pixels, float64(m.Classes)
 	pairs := min(float64(m.Queries), classes) * m.pixels
 	if m.Narrow {
 		m.keep(single * masks)
 	}
-	m.keep(m.pixels * (1 + 8 + 8 + 5*classes))
-	m.keep(pairs * (2*single + 1 + 8 + 1 + single))
+	matcher := m.pixels*(8+5*classes) + 8*single*masks
+	if l.Points > 0 {
+		matcher = m.pixels*(8+5*classes) + single*float64(l.Points)*m.frames*(classes+6*float64(m.Queries))
+	}
+	m.hold(matcher, 0, 0)
+	m.keep(m.pixels + 3*single*pairs) // the labels; of the pairs both kinds of masks and the truth
 	if l.Points == 0 {
-		m.keep(4 * single * masks)
-		m.keep(2 * 3 * single * pairs)
+		m.keep(2 * 4 * single * pairs)
 	} else {
-		points := float64(l.Points) * m.frames
-		m.keep(single * points * (classes + 6*float64(m.Queries)))
-		m.keep(single * points * min(float64(m.Queries), classes) * 2 * (8 + 4*l.Oversample))
+		points := single * float64(l.Points) * m.frames * min(float64(m.Queries), classes)
+		m.hold(points*8*l.Oversample, 0, 0) // candidates, of which the uncertain ones are taken
+		m.keep(2 * 7 * points)
 	}
 	m.see(masks)
 }
