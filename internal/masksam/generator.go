@@ -114,12 +114,14 @@ func (g *generator) forward(s *torch.Scope, maps []*torch.Tensor, probe sam.Prob
 	var small, large []*torch.Tensor
 	for i, m := range fused {
 		probe.See(fmt.Sprintf("image_decoder.%d", i), m)
-		flat := slices(m)
-		small = append(small, s.AdaptiveAvgPool2d(flat, 2, 2))
-		large = append(large, s.AdaptiveAvgPool2d(flat, p, p))
+		fine := means(s, m, p)
+		if p%2 == 0 && m.Dim(3)%p == 0 && m.Dim(4)%p == 0 {
+			m = fine // whose means are those of the map
+		}
+		small, large = append(small, means(s, m, 2)), append(large, fine)
 	}
-	boxes := g.box.Forward(s, volume(s.Cat(1, small...)))
-	tokens := g.token.Forward(s, volume(s.Cat(1, large...)))
+	boxes := g.box.Forward(s, s.Cat(1, small...))
+	tokens := g.token.Forward(s, s.Cat(1, large...))
 	probe.See("bbox_conv", boxes)
 	probe.See("residual_classifier", tokens)
 	return generated{
@@ -127,4 +129,10 @@ func (g *generator) forward(s *torch.Scope, maps []*torch.Tensor, probe sam.Prob
 		boxes:  slices(boxes),
 		tokens: s.Reshape(slices(tokens), -1, 1, p*p),
 	}
+}
+
+// means are those of n·n cells of every slice of a volume (B, C, T, H, W).
+func means(s *torch.Scope, v *torch.Tensor, n int) *torch.Tensor {
+	b, c, t := v.Dim(0), v.Dim(1), v.Dim(2)
+	return s.Reshape(s.AdaptiveAvgPool2d(s.Reshape(v, b, c*t, v.Dim(3), v.Dim(4)), n, n), b, c, t, n, n)
 }
