@@ -120,58 +120,30 @@ template <typename T, int VB> INLINE void pool_back_of(const Pool &k, const T *g
   }
 }
 
-#ifdef __clang__
-#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
-#else
-#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, I{__VA_ARGS__})
-#endif
-
 template <typename T, int VB> INLINE void weave_of(int64_t n, const T *even, const T *odd, T add, T *y) {
   typedef typename Vec<T, VB>::V V;
-  typedef typename Vec<T, VB>::I I;
   constexpr int L = Vec<T, VB>::n;
   int64_t i = 0;
   for (; i + L <= n; i += L) {
-    const V a = *(const V *)(even + i) + add, b = *(const V *)(odd + i) + add;
-    V low, high;
-    if constexpr (L == 2) {
-      low = SHUFFLE(a, b, 0, 2), high = SHUFFLE(a, b, 1, 3);
-    } else if constexpr (L == 4) {
-      low = SHUFFLE(a, b, 0, 4, 1, 5), high = SHUFFLE(a, b, 2, 6, 3, 7);
-    } else if constexpr (L == 8) {
-      low = SHUFFLE(a, b, 0, 8, 1, 9, 2, 10, 3, 11), high = SHUFFLE(a, b, 4, 12, 5, 13, 6, 14, 7, 15);
-    } else {
-      low = SHUFFLE(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
-      high = SHUFFLE(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
-    }
-    *(V *)(y + 2 * i) = low;
-    *(V *)(y + 2 * i + L) = high;
+    V a = *(const V *)(even + i) + add, b = *(const V *)(odd + i) + add;
+    zip<T, VB>(a, b);
+    *(V *)(y + 2 * i) = a;
+    *(V *)(y + 2 * i + L) = b;
   }
   for (; i < n; i++) y[2 * i] = even[i] + add, y[2 * i + 1] = odd[i] + add;
 }
 
 template <typename T, int VB> INLINE T unweave_of(int64_t n, const T *y, T *even, T *odd) {
   typedef typename Vec<T, VB>::V V;
-  typedef typename Vec<T, VB>::I I;
   constexpr int L = Vec<T, VB>::n;
   V all{};
   int64_t i = 0;
   for (; i + L <= n; i += L) {
-    const V a = *(const V *)(y + 2 * i), b = *(const V *)(y + 2 * i + L);
-    V low, high;
-    if constexpr (L == 2) {
-      low = SHUFFLE(a, b, 0, 2), high = SHUFFLE(a, b, 1, 3);
-    } else if constexpr (L == 4) {
-      low = SHUFFLE(a, b, 0, 2, 4, 6), high = SHUFFLE(a, b, 1, 3, 5, 7);
-    } else if constexpr (L == 8) {
-      low = SHUFFLE(a, b, 0, 2, 4, 6, 8, 10, 12, 14), high = SHUFFLE(a, b, 1, 3, 5, 7, 9, 11, 13, 15);
-    } else {
-      low = SHUFFLE(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
-      high = SHUFFLE(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
-    }
-    *(V *)(even + i) = low;
-    *(V *)(odd + i) = high;
-    all += low + high;
+    V a = *(const V *)(y + 2 * i), b = *(const V *)(y + 2 * i + L);
+    unzip<T, VB>(a, b);
+    *(V *)(even + i) = a;
+    *(V *)(odd + i) = b;
+    all += a + b;
   }
   T sum = total<T, VB>(all);
   for (; i < n; i++) {

@@ -67,6 +67,42 @@ template <typename T, int VB> INLINE T total(typename Vec<T, VB>::V v) {
   else return s[0] + s[1];
 }
 
+#ifdef __clang__
+#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, typename Vec<T, VB>::I{__VA_ARGS__})
+#endif
+
+// Two vectors behind each other, of which the values alternate in a and b, and the other way.
+template <typename T, int VB, typename V> INLINE void zip(V &a, V &b) {
+  const V x = a, y = b;
+  constexpr int n = Vec<T, VB>::n;
+  if constexpr (n == 2) {
+    a = SHUFFLE(x, y, 0, 2), b = SHUFFLE(x, y, 1, 3);
+  } else if constexpr (n == 4) {
+    a = SHUFFLE(x, y, 0, 4, 1, 5), b = SHUFFLE(x, y, 2, 6, 3, 7);
+  } else if constexpr (n == 8) {
+    a = SHUFFLE(x, y, 0, 8, 1, 9, 2, 10, 3, 11), b = SHUFFLE(x, y, 4, 12, 5, 13, 6, 14, 7, 15);
+  } else {
+    a = SHUFFLE(x, y, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    b = SHUFFLE(x, y, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+  }
+}
+template <typename T, int VB, typename V> INLINE void unzip(V &a, V &b) {
+  const V x = a, y = b;
+  constexpr int n = Vec<T, VB>::n;
+  if constexpr (n == 2) {
+    a = SHUFFLE(x, y, 0, 2), b = SHUFFLE(x, y, 1, 3);
+  } else if constexpr (n == 4) {
+    a = SHUFFLE(x, y, 0, 2, 4, 6), b = SHUFFLE(x, y, 1, 3, 5, 7);
+  } else if constexpr (n == 8) {
+    a = SHUFFLE(x, y, 0, 2, 4, 6, 8, 10, 12, 14), b = SHUFFLE(x, y, 1, 3, 5, 7, 9, 11, 13, 15);
+  } else {
+    a = SHUFFLE(x, y, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    b = SHUFFLE(x, y, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+  }
+}
+
 template <typename T, int VB, typename V> INLINE V root(V x) {
 #ifdef __x86_64__
   if constexpr (VB > 16) {
