@@ -1,6 +1,4 @@
-// Package floors tests the rules of the house that docs/architecture.md states: what a package may import, how large
-// files and packages may be, and that only cmd prints.
-package floors
+package masksam_test
 
 import (
 	"bytes"
@@ -25,6 +23,9 @@ func TestFloors(t *testing.T) {
 	listed := map[string]bool{}
 	for file, imports := range readImports(t) {
 		pkg := path.Dir(file)
+		if pkg == "." {
+			pkg = file
+		}
 		floor, ok := floors[pkg]
 		if !ok && !listed[pkg] {
 			t.Errorf("%s has no floor in docs/architecture.md", pkg)
@@ -45,7 +46,10 @@ func TestFloors(t *testing.T) {
 	}
 }
 
-// readImports gives what every file of cmd and internal imports, tests left out.
+// The tests of this file hold the rules that docs/architecture.md states: what a package may import, how large files and
+// packages may be, and that only cmd prints.
+
+// readImports gives what every file of the module imports, tests left out.
 func readImports(t *testing.T) map[string][]string {
 	imports := map[string][]string{}
 	for file, tree := range parse(t, parser.ImportsOnly) {
@@ -57,7 +61,7 @@ func readImports(t *testing.T) map[string][]string {
 	return imports
 }
 
-// parse reads the Go files of cmd and internal, tests left out.
+// parse reads the module's Go files, tests left out.
 func parse(t *testing.T, mode parser.Mode) map[string]*ast.File {
 	trees := map[string]*ast.File{}
 	for file, text := range sources(t) {
@@ -73,10 +77,10 @@ func parse(t *testing.T, mode parser.Mode) map[string]*ast.File {
 	return trees
 }
 
-// sources gives the text of every source file of cmd and internal, Go's, C's and C++'s.
+// sources gives the text of every source file of the module, Go's, C's and C++'s.
 func sources(t *testing.T) map[string][]byte {
 	texts := map[string][]byte{}
-	for _, root := range []string{"cmd", "internal"} {
+	for _, root := range []string{"masksam.go", "cmd", "internal"} {
 		err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
 			if err != nil || d.IsDir() || !slices.Contains([]string{".go", ".h", ".cpp"}, filepath.Ext(path)) {
 				return err
@@ -92,7 +96,8 @@ func sources(t *testing.T) map[string][]byte {
 }
 
 // TestSizes: nobody reads a file of more than 500 lines from end to end, and a package of more than 2,000 is two.
-// The binding is one C++ file by design; imageio is one package because every format meets the same reader classes.
+// The binding is one C++ file by design; imageio is one package because every format meets the same reader classes, and cmd
+// because all commands are in one grammar, each a file of flags and one call.
 func TestSizes(t *testing.T) {
 	const maxFile, maxPackage = 500, 2000
 	packages := map[string]int{}
@@ -109,7 +114,7 @@ func TestSizes(t *testing.T) {
 		}
 	}
 	for pkg, lines := range packages {
-		if lines > maxPackage && pkg != "internal/imageio" {
+		if lines > maxPackage && pkg != "internal/imageio" && pkg != "cmd/masksam" {
 			t.Errorf("%s has %d lines; %d are the most", pkg, lines, maxPackage)
 		}
 	}
@@ -123,7 +128,7 @@ func TestOnlyCmdPrints(t *testing.T) {
 		"log": regexp.MustCompile(`^[A-Z]`),
 	}
 	for file, tree := range parse(t, 0) {
-		if !strings.HasPrefix(file, "internal/") {
+		if strings.HasPrefix(file, "cmd/") {
 			continue
 		}
 		ast.Inspect(tree, func(n ast.Node) bool {
@@ -142,7 +147,7 @@ func TestOnlyCmdPrints(t *testing.T) {
 	}
 }
 
-var floorLine = regexp.MustCompile(`^    (?:floor (\d+)|(ground)|(tests))?\s+((?:cmd|internal)/[\w/]+)`)
+var floorLine = regexp.MustCompile(`^    (?:floor (\d+)|(ground)|(tests))?\s+(masksam\.go|(?:cmd|internal)/[\w/]+)`)
 
 // readFloors gives every package its floor; ground is 0, and −1 is what only tests import.
 func readFloors(t *testing.T) map[string]int {

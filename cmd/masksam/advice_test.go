@@ -13,6 +13,7 @@ import (
 	"github.com/alecthomas/kong"
 
 	"masksam/internal/advice"
+	"masksam/internal/interrupt"
 	"masksam/internal/machine"
 	"masksam/internal/remedy"
 	"masksam/internal/report"
@@ -209,7 +210,7 @@ func TestFail(t *testing.T) {
 		{context.Canceled, "stopped by a request to end (SIGTERM)"},
 		{fmt.Errorf("epoch 3 was stopped: %w", context.Canceled), "stopped by a request to end (SIGTERM): epoch 3 was stopped"},
 	} {
-		if got := report.Sentence(stopped{c.err, nil}); got != c.want {
+		if got := report.Sentence(interrupt.Stopped{Err: c.err}); got != c.want {
 			t.Errorf("%q, want %q", got, c.want)
 		}
 	}

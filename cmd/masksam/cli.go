@@ -17,6 +17,12 @@ type cli struct {
 	Replay     replayCmd     `cmd:"" help:"Repeat one training step that was skipped, and tell what in it is not finite."`
 	Predict    predictCmd    `cmd:"" help:"Label a folder of images with a trained model."`
 	Evaluate   evaluateCmd   `cmd:"" help:"Score label maps against references; writes summary.json."`
+	Compare    compareCmd    `cmd:"" help:"Compare two folders of predictions with the references, case by case, and test the difference."`
+	Ensemble   ensembleCmd   `cmd:"" help:"Average the probabilities of several predictions, of masksam or nnU-Net."`
+	Accumulate accumulateCmd `cmd:"" help:"Join the validation cases of a model's folds in one folder, and score them."`
+	FindBest   bestCmd       `cmd:"" help:"Compare the models of a dataset, and their pairs, by cross-validation; tells how to use the best."`
+	Post       postCmd       `cmd:"" name:"postprocess" help:"Keep largest components where cross-validation says that it helps."`
+	Model      modelCmd      `cmd:"" help:"Describe, export and install trained models."`
 	Info       infoCmd       `cmd:"" help:"Tell what an image file holds, or what there is of a dataset."`
 	Overlay    overlayCmd    `cmd:"" help:"Draw cases with their labels, one by one or as a montage."`
 	Verify     verifyCmd     `cmd:"" help:"Compute golden folders again and compare tensor by tensor."`

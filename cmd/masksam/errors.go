@@ -1,16 +1,11 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
-	"os"
-	"os/signal"
 	"regexp"
-	"sync/atomic"
-	"syscall"
 
 	"github.com/alecthomas/kong"
 
@@ -39,64 +34,6 @@ func withAdvice(a *advice.Adviser, attr slog.Attr) slog.Attr {
 		text += "; what to do: " + what
 	}
 	return slog.String(attr.Key, text)
-}
-
-// stopped is the error of a command that a signal stopped.
-type stopped struct {
-	error
-	signal os.Signal
-}
-
-func (s stopped) Unwrap() error { return s.error }
-
-func (s stopped) Error() string {
-	by := "stopped by a request to end (SIGTERM)"
-	if other := map[os.Signal]string{os.Interrupt: "Ctrl-C", syscall.SIGHUP: "a closed terminal"}[s.signal]; other != "" {
-		by = "stopped by " + other
-	}
-	if s.error == context.Canceled {
-		return by
-	}
-	return by + ": " + s.error.Error()
-}
-
-// signals remembers the signal that ended the context of untilSignal.
-type signals struct {
-	stop  func()
-	which atomic.Value
-}
-
-func (s *signals) got() os.Signal {
-	which, _ := s.which.Load().(os.Signal)
-	return which
-}
-
-// untilSignal is a context that Ctrl-C, SIGTERM or a closed terminal ends; a second signal then ends the program at once.
-func untilSignal() (context.Context, *signals) {
-	ctx, cancel := context.WithCancel(context.Background())
-	arrived := make(chan os.Signal, 1)
-	signal.Notify(arrived, os.Interrupt, syscall.SIGTERM)
-	if !signal.Ignored(syscall.SIGHUP) { // nohup has it ignored
-		signal.Notify(arrived, syscall.SIGHUP)
-	}
-	s := &signals{}
-	done := make(chan struct{})
-	go func() {
-		select {
-		case which := <-arrived:
-			signal.Stop(arrived)
-			s.which.Store(which)
-			slog.Warn("stopping: finishing what is under way; a second signal ends at once")
-			cancel()
-		case <-done:
-		}
-	}()
-	s.stop = func() {
-		signal.Stop(arrived)
-		close(done)
-		cancel()
-	}
-	return ctx, s
 }
 
 // wrongValue is how kong names one of nnU-Net's flags whose value is wrong.

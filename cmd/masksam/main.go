@@ -17,6 +17,7 @@ import (
 	"github.com/lmittmann/tint"
 
 	"masksam/internal/advice"
+	"masksam/internal/interrupt"
 	"masksam/internal/progress"
 	"masksam/internal/report"
 	"masksam/internal/torch"
@@ -67,8 +68,8 @@ func run(name string, args []string, stdout, stderr io.Writer) int {
 	if adviser.Context, err = g.read(args); err != nil {
 		return fail(adviser, stderr, err, exitUsage)
 	}
-	ctx, signals := untilSignal()
-	defer signals.stop()
+	ctx, signals := interrupt.Context()
+	defer signals.Stop()
 	torch.SetThreads(threads())
 	a := &app{ctx, out, bar, level}
 	if c, ok := g.root.(*cli); ok {
@@ -86,7 +87,7 @@ func run(name string, args []string, stdout, stderr io.Writer) int {
 	case err == nil:
 		return exitOK
 	case errors.Is(err, context.Canceled) && ctx.Err() != nil:
-		return fail(adviser, stderr, stopped{err, signals.got()}, exitInterrupted)
+		return fail(adviser, stderr, interrupt.Stopped{Err: err, Signal: signals.Got()}, exitInterrupted)
 	default:
 		return fail(adviser, stderr, err, exitFailed)
 	}

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -21,6 +22,8 @@ import (
 
 	"masksam/internal/atomicfile"
 	"masksam/internal/imageio"
+	"masksam/internal/model/modeltest"
+	"masksam/internal/npz"
 	"masksam/internal/store"
 	"masksam/internal/volume"
 )
@@ -62,6 +65,8 @@ func TestScripts(t *testing.T) {
 	commands := map[string]func(ts *testscript.TestScript, neg bool, args []string){
 		"mkdata":      helper(mkdata),
 		"mkpublished": helper(mkpublished),
+		"mkscores":    helper(mkscores),
+		"mkmodel":     helper(mkmodel),
 		"spoil":       helper(spoil),
 		"appears":     helper(appears),
 		"whole":       helper(whole),
@@ -99,6 +104,12 @@ func TestScripts(t *testing.T) {
 			return true, unix.Unmount(dir, 0)
 		},
 	})
+}
+
+// mkmodel DIR makes a small model of two folds below a folder of results.
+func mkmodel(args []string) error {
+	_, err := modeltest.Write(args[0], "0", "1")
+	return err
 }
 
 // clone DIR makes a folder as a clone of the repository at root is after make build: the scripts, and the program.
@@ -322,4 +333,39 @@ func spoil(args []string) error {
 		return fmt.Errorf("no such kind: %s", kind)
 	}
 	return imageio.WriteFloat(path, [][]float32{data}, meta)
+}
+
+// mkscores SEED HEADS FOLDER/CASE writes a prediction of 2×4×6 voxels, CASE.nii.gz, CASE.npz and CASE.pkl, as nnU-Net does.
+func mkscores(args []string) error {
+	seed, err := strconv.ParseUint(args[0], 10, 64)
+	if err != nil {
+		return err
+	}
+	heads, err := strconv.Atoi(args[1])
+	if err != nil {
+		return err
+	}
+	const voxels = 2 * 4 * 6
+	r := rand.New(rand.NewPCG(seed, 0))
+	scores, labels := make([]float32, heads*voxels), make([]uint8, voxels)
+	for i := range voxels {
+		sum := float32(0)
+		for k := range heads {
+			scores[k*voxels+i] = r.Float32()
+			sum += scores[k*voxels+i]
+		}
+		for k := range heads {
+			if scores[k*voxels+i] /= sum; scores[k*voxels+i] > scores[int(labels[i])*voxels+i] {
+				labels[i] = uint8(k)
+			}
+		}
+	}
+	if err := os.MkdirAll(filepath.Dir(args[2]), 0o777); err != nil {
+		return err
+	}
+	grid := volume.NewGrid([3]int{2, 4, 6}, [3]float64{3, 1, 1})
+	meta := imageio.Meta{Grid: grid, Dims: 3}
+	return errors.Join(imageio.WriteLabel(args[2]+".nii.gz", labels, meta),
+		npz.WriteProperties(args[2]+".pkl", "SimpleITKIO", store.Properties{Meta: meta}),
+		npz.Write(args[2]+".npz", npz.Probabilities, []int{heads, 2, 4, 6}, func(put func([]float32) error) error { return put(scores) }))
 }

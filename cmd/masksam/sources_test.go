@@ -178,13 +178,14 @@ func commandNames() string {
 
 // spelled are the files below internal whose texts may hold a flag or a command line, and why.
 var spelled = map[string]string{
-	"internal/argv/argv.go":        "argparse's own flags for help",
-	"internal/convert/programs.go": "flags of other programs",
-	"internal/convert/dicom.go":    "flags of other programs",
-	"internal/demo/source.go":      "flags of other programs",
-	"internal/convert/acdc.go":     "the record in dataset.json of what wrote it",
-	"internal/convert/amos.go":     "the record in dataset.json of what wrote it",
-	"internal/convert/synapse.go":  "the record in dataset.json of what wrote it",
+	"internal/argv/argv.go":            "argparse's own flags for help",
+	"internal/convert/programs.go":     "flags of other programs",
+	"internal/convert/dicom.go":        "flags of other programs",
+	"internal/demo/source.go":          "flags of other programs",
+	"internal/convert/acdc.go":         "the record in dataset.json of what wrote it",
+	"internal/convert/amos.go":         "the record in dataset.json of what wrote it",
+	"internal/combine/instructions.go": "the commands in nnU-Net's inference_instructions.txt",
+	"internal/convert/synapse.go":      "the record in dataset.json of what wrote it",
 }
 
 // No package but cmd spells a flag or a command line: the command that was called knows its own.

@@ -55,7 +55,7 @@ func Rename(from, to string) error {
 	if err := os.Rename(from, to); err != nil {
 		return err
 	}
-	return syncFolder(filepath.Dir(to))
+	return SyncFolder(filepath.Dir(to))
 }
 
 // RemovePartial removes the temporary files that killed processes left in a folder. Only whoever alone writes there (Lock)
@@ -127,9 +127,9 @@ func create(path string) (*os.File, error) {
 	}
 }
 
-// syncFolder makes a rename in the folder durable. File systems that cannot sync a folder (some network ones) refuse
+// SyncFolder makes the names in a folder durable. File systems that cannot sync a folder (some network ones) refuse
 // with an error that says nothing about the data, so only a folder that cannot be opened is reported.
-func syncFolder(folder string) error {
+func SyncFolder(folder string) error {
 	d, err := os.Open(folder)
 	if err != nil {
 		return err

@@ -24,7 +24,7 @@ func Folder(path string, build func(temp string) error) (err error) {
 		return fs.ErrExist
 	}
 	temp := filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+Suffix)
-	lock, err := claim(temp)
+	lock, err := stage(temp)
 	if err != nil {
 		return err
 	}
@@ -34,22 +34,37 @@ func Folder(path string, build func(temp string) error) (err error) {
 			os.RemoveAll(temp)
 		}
 	}()
-	left, err := os.ReadDir(temp)
-	if err != nil {
-		return err
-	}
-	for _, e := range left {
-		if err := os.RemoveAll(filepath.Join(temp, e.Name())); err != nil {
-			return fmt.Errorf("remove what an earlier run left: %w", err)
-		}
-	}
 	if err := build(temp); err != nil {
 		return err
 	}
-	if err := os.Rename(temp, path); err != nil {
-		return err
+	return Rename(temp, path)
+}
+
+// Stage lends use an empty folder, whose name must end in Suffix and whose parent must exist, and removes it with all
+// that use left in it. What a killed process left in it goes first. While one process has it, another is refused.
+func Stage(temp string, use func() error) error {
+	lock, err := stage(temp)
+	if err != nil {
+		return fmt.Errorf("make %s: %w", temp, err)
 	}
-	return syncFolder(filepath.Dir(path))
+	defer lock.Close()
+	return errors.Join(use(), os.RemoveAll(temp))
+}
+
+// stage claims a temporary folder and empties it.
+func stage(temp string) (lock *os.File, err error) {
+	if lock, err = claim(temp); err != nil {
+		return nil, err
+	}
+	left, err := os.ReadDir(temp)
+	for _, e := range left {
+		err = errors.Join(err, os.RemoveAll(filepath.Join(temp, e.Name())))
+	}
+	if err != nil {
+		lock.Close()
+		return nil, fmt.Errorf("remove what an earlier run left: %w", err)
+	}
+	return lock, nil
 }
 
 // claim makes the folder, or takes over one that a killed process left, and holds a lock on it that ends with the file

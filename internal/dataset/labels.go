@@ -240,6 +240,12 @@ func (l *Labels) Heads() int {
 	return len(l.all)
 }
 
+// SameHeads tells whether the heads of two networks stand for the same labels and are painted alike, whatever their names.
+func (l *Labels) SameHeads(m *Labels) bool {
+	same := func(a, b Region) bool { return slices.Equal(a.Labels, b.Labels) }
+	return slices.Equal(l.all, m.all) && slices.EqualFunc(l.Regions(), m.Regions(), same) && slices.Equal(l.classOrder, m.classOrder)
+}
+
 // Name is the name of a label value: of the entry that stands for it alone, else the value in digits.
 func (l *Labels) Name(value int) string {
 	for _, e := range l.entries {

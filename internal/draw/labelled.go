@@ -50,38 +50,14 @@ func (c *Labelled) Paint(path string, intensity float64) error {
 // at a patient; captions keep the places of the array as read. A case that does not say where up is is shown as it is
 // stored, the first row on top.
 func (s Style) Row(caption string, c *Labelled) (SheetRow, error) {
+	v, _, code, err := c.upright()
+	if err != nil {
+		return SheetRow{}, err
+	}
 	size, spacing := c.Grid.Size, c.Grid.Spacing
-	code := ""
-	if c.Oriented {
-		code = c.Grid.Orientation()
-	}
-	// Slices are drawn from the last row to the first, as the patient's axes want it.
-	upright := volume.Reorientation{Axes: [3]int{0, 1, 2}, Flip: [3]bool{true, true, false}}
-	if code != "" {
-		var err error
-		if upright, err = c.Grid.RAS(); err != nil {
-			return SheetRow{}, err
-		}
-		upright.Flip[2] = !upright.Flip[2]
-	}
 	caption = fmt.Sprintf("%s    %s    %d × %d × %d voxels (z, y, x)    %.4g × %.4g × %.4g mm", caption,
 		cmp.Or(code, "unknown orientation"), size[0], size[1], size[2], spacing[0], spacing[1], spacing[2])
-	grid := upright.Grid(c.Grid)
-	v := Case{Size: grid.Size, Spacing: grid.Spacing, Image: volume.Reorient(upright, c.Image, size),
-		Truth: volume.Reorient(upright, c.Labels, size)}
-	v.Name = func(axis, plane int) string {
-		from := upright.Axes[axis]
-		if upright.Flip[axis] {
-			plane = size[from] - 1 - plane
-		}
-		name := [3]string{"axial", "coronal", "sagittal"}[axis]
-		if code == "" {
-			name = "plane"
-		}
-		return fmt.Sprintf("%s, %c = %d", name, "zyx"[from], plane)
-	}
 	var cuts []Slice
-	var err error
 	if s.Slices > 0 {
 		thickest := 0
 		for axis, d := range v.Spacing {
@@ -94,4 +70,36 @@ func (s Style) Row(caption string, c *Labelled) (SheetRow, error) {
 		cuts, err = v.Planes()
 	}
 	return SheetRow{Caption: caption, Slices: cuts}, err
+}
+
+// upright is the case as Row shows it, how it was turned, and the orientation that it was stored in, empty for one that does
+// not say.
+func (c *Labelled) upright() (v Case, turn volume.Reorientation, code string, err error) {
+	size := c.Grid.Size
+	if c.Oriented {
+		code = c.Grid.Orientation()
+	}
+	// Slices are drawn from the last row to the first, as the patient's axes want it.
+	turn = volume.Reorientation{Axes: [3]int{0, 1, 2}, Flip: [3]bool{true, true, false}}
+	if code != "" {
+		if turn, err = c.Grid.RAS(); err != nil {
+			return v, turn, code, err
+		}
+		turn.Flip[2] = !turn.Flip[2]
+	}
+	grid := turn.Grid(c.Grid)
+	v = Case{Size: grid.Size, Spacing: grid.Spacing, Image: volume.Reorient(turn, c.Image, size),
+		Truth: volume.Reorient(turn, c.Labels, size)}
+	v.Name = func(axis, plane int) string {
+		from := turn.Axes[axis]
+		if turn.Flip[axis] {
+			plane = size[from] - 1 - plane
+		}
+		name := [3]string{"axial", "coronal", "sagittal"}[axis]
+		if code == "" {
+			name = "plane"
+		}
+		return fmt.Sprintf("%s, %c = %d", name, "zyx"[from], plane)
+	}
+	return v, turn, code, nil
 }

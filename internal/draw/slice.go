@@ -89,19 +89,23 @@ func (c Case) Planes() ([]Slice, error) {
 	if err := c.check(); err != nil {
 		return nil, err
 	}
+	return c.planes(c.labels()), nil
+}
+
+// planes cuts a sound case across each axis where labels show most.
+func (c Case) planes(labels []int32) (out []Slice) {
 	axes := []int{0, 1, 2}
 	if flat := slices.Index(c.Size[:], 1); flat >= 0 {
 		axes = []int{flat}
 	}
-	var out []Slice
 	for _, axis := range axes {
-		plane, ok := BestPlane(c.labels(), c.Size, axis)
+		plane, ok := BestPlane(labels, c.Size, axis)
 		if !ok {
 			plane = c.Size[axis] / 2
 		}
 		out = append(out, c.plane(axis, plane))
 	}
-	return out, nil
+	return out
 }
 
 func (c Case) check() error {

@@ -76,6 +76,8 @@ type Options struct {
 	Ending  string  // of the files, such as ".nii.gz"
 	Reader  string  // the dataset's reader class; empty or unknown: chosen by Ending and the first reference, as nnU-Net does
 	Chill   bool    // references without a prediction are passed over; else they are an error
+	// Tolerance of the surface Dice in mm, by Class.Key. nil: surfaces are not measured.
+	Tolerance map[string]float64
 }
 
 // Metrics are the figures of one class. Counts are of voxels: whole numbers in a case, fractions in a mean. Dice and IoU
@@ -89,7 +91,8 @@ type Metrics struct {
 type Score struct {
 	Prediction, Reference string // paths, as built from the folders that were given
 	Metrics               map[string]Metrics
-	Warnings              []Warning // not in summary.json
+	Extra                 map[string]Extra // not in summary.json, as what follows
+	Warnings              []Warning
 }
 
 // Warning is a reason to doubt a score.
@@ -126,9 +129,9 @@ func Folder(ctx context.Context, gtDir, predDir string, opt Options) (*Summary, 
 	}
 	scores := make([]Score, len(names))
 	_, err = work.Each(ctx, opt.Work, work.Cases{What: "scoring", IDs: ids, Need: func(i int) machine.Bytes {
-		return need(join(gtDir, names[i]), join(predDir, names[i]))
+		return need(join(gtDir, names[i]), join(predDir, names[i]), opt)
 	}}, func(i int) (err error) {
-		scores[i], err = Pair(reader, join(gtDir, names[i]), join(predDir, names[i]), opt.Classes, opt.Ignore)
+		scores[i], err = Pair(reader, join(gtDir, names[i]), join(predDir, names[i]), opt)
 		return err
 	})
 	if err != nil {
@@ -139,8 +142,8 @@ func Folder(ctx context.Context, gtDir, predDir string, opt Options) (*Summary, 
 }
 
 // need predicts the memory that a pair takes: two label maps, and a copy of the larger one while it is read or
-// reoriented.
-func need(reference, prediction string) machine.Bytes {
+// reoriented, or what the surfaces of a class take that fills the image.
+func need(reference, prediction string, opt Options) machine.Bytes {
 	var voxels [2]int
 	for i, path := range []string{reference, prediction} {
 		meta, _, err := imageio.ReadMeta(path)
@@ -149,7 +152,11 @@ func need(reference, prediction string) machine.Bytes {
 		}
 		voxels[i] = meta.Grid.Len()
 	}
-	return work.WithGarbage(4 * (voxels[0] + voxels[1] + max(voxels[0], voxels[1])))
+	more := 4
+	if opt.Tolerance != nil {
+		more = surfaceBytes
+	}
+	return work.WithGarbage(4*(voxels[0]+voxels[1]) + more*max(voxels[0], voxels[1]))
 }
 
 // tell logs every kind of warning once, with its cases.
@@ -235,8 +242,8 @@ func join(dir, name string) string {
 }
 
 // Pair scores one case from its two files, both read by a reader class. Sizes and spacings that differ are an error that
-// names both files.
-func Pair(reader *imageio.Reader, reference, prediction string, classes []Class, ignore *int) (Score, error) {
+// names both files. Of the options it takes Classes, Ignore and Tolerance.
+func Pair(reader *imageio.Reader, reference, prediction string, opt Options) (Score, error) {
 	s := Score{Prediction: prediction, Reference: reference}
 	ref, err := reader.ReadLabel(reference)
 	if err != nil {
@@ -253,9 +260,10 @@ func Pair(reader *imageio.Reader, reference, prediction string, classes []Class,
 		}
 		return s, fmt.Errorf("prediction and reference cannot be compared: %w", err)
 	}
-	s.Metrics = Count(ref.Data, pred.Data, classes, ignore)
-	s.Warnings = append(places(ref.Meta, pred.Meta, reader), strangers(ref, pred, classes, ignore, s.Metrics)...)
-	return s, nil
+	s.Metrics = Count(ref.Data, pred.Data, opt.Classes, opt.Ignore)
+	s.Warnings = append(places(ref.Meta, pred.Meta, reader), strangers(ref, pred, opt.Classes, opt.Ignore, s.Metrics)...)
+	s.Extra, err = measure(ref, pred, s.Metrics, opt)
+	return s, err
 }
 
 // places are the warnings about where two label maps of one size and spacing lie.

@@ -21,15 +21,18 @@ func (s *Summary) WriteJSON(path string) error {
 			"reference_file":  c.Reference,
 		}
 	}
-	b, err := pyjson.Marshal(map[string]any{
-		"foreground_mean": s.ForegroundMean.toJSON(false),
-		"mean":            toJSON(s.Mean, false),
-		"metric_per_case": cases,
-	})
+	file := s.Means()
+	file["metric_per_case"] = cases
+	b, err := pyjson.Marshal(file)
 	if err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
 	return atomicfile.WriteBytes(path, b)
+}
+
+// Means are the figures of summary.json without those of its cases, as a value for pyjson.Marshal.
+func (s *Summary) Means() map[string]any {
+	return map[string]any{"foreground_mean": s.ForegroundMean.toJSON(false), "mean": toJSON(s.Mean, false)}
 }
 
 func toJSON(classes map[string]Metrics, whole bool) map[string]any {

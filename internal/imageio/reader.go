@@ -165,6 +165,15 @@ func withSteps(g volume.Grid) volume.Grid {
 	return volume.FromITK(g.Size, spacing, origin, direction)
 }
 
+// ReadMeta reads a header only, as Read does.
+func (r *Reader) ReadMeta(path string) (Meta, error) {
+	m, _, err := readMeta(path, r.by)
+	if err != nil {
+		return m, err
+	}
+	return m, r.reorient(&m, func(volume.Reorientation, [3]int) {})
+}
+
 // Read reads an image. A 4-D file's fourth axis becomes channels.
 func (r *Reader) Read(path string) (*Image, error) {
 	im, err := read(path, r.by)

@@ -1,4 +1,4 @@
-// Package pickle reads Python's pickles without Python. A pickle is a program for a machine with a stack and without
+// Package pickle reads and writes Python's pickles without Python. A pickle is a program for a machine with a stack and without
 // jumps, which may call whatever Python can import. The machine here makes plain values, calls the functions of a given
 // table and refuses every other name. It allocates no more than a pickle of plain values needs.
 package pickle

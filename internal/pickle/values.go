@@ -36,6 +36,9 @@ func (d *Dict) Get(key string) (any, bool) {
 	return d.Values[i], true
 }
 
+// Set gives a text key a value; a later value replaces an earlier one, in its place.
+func (d *Dict) Set(key string, value any) { d.set(key, key, value) }
+
 // set gives a key of an identity a value; a later value replaces an earlier one, in its place.
 func (d *Dict) set(id, key, value any) {
 	if i, ok := d.index[id]; ok {

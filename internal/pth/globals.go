@@ -16,18 +16,25 @@ type storageClass struct{ dtype DType }
 // package.
 var globals = table()
 
-func table() pickle.Table {
+// NumPy is the table of Python's own values and of NumPy's numbers and arrays (Array).
+func NumPy() pickle.Table {
 	t := pickle.Plain()
 	multiarray := []string{"numpy.core.multiarray", "numpy._core.multiarray"}
+	t.Add("scalar", pickle.Global{Call: scalar}, multiarray...)
+	t.Add("_reconstruct", pickle.Global{Call: reconstruct}, append(multiarray, "numpy.multiarray")...)
+	t.Add("_frombuffer", pickle.Global{Call: fromBuffer}, "numpy._core.numeric", "numpy.core.numeric")
+	t.Add("ndarray", pickle.Global{}, "numpy")
+	t.Add("dtype", pickle.Global{Call: numpyDType}, "numpy")
+	return t
+}
+
+func table() pickle.Table {
+	t := NumPy()
 	t.Add("_rebuild_tensor_v2", pickle.Global{Call: rebuildTensor2}, "torch._utils")
 	t.Add("_rebuild_tensor_v3", pickle.Global{Call: rebuildTensor3}, "torch._utils")
 	t.Add("_rebuild_parameter", pickle.Global{Call: rebuildParameter}, "torch._utils")
 	t.Add("device", pickle.Global{Call: device}, "torch")
 	t.Add("Size", pickle.Global{Call: size}, "torch")
-	t.Add("scalar", pickle.Global{Call: scalar}, multiarray...)
-	t.Add("_reconstruct", pickle.Global{Call: reconstruct}, append(multiarray, "numpy.multiarray")...)
-	t.Add("ndarray", pickle.Global{}, "numpy")
-	t.Add("dtype", pickle.Global{Call: numpyDType}, "numpy")
 	for class, dtype := range map[string]DType{"Float": Float32, "Half": Float16, "BFloat16": BFloat16, "Double": Float64, "Long": Int64,
 		"Int": Int32, "Short": Int16, "Char": Int8, "Byte": Uint8, "Bool": Bool} {
 		t.Add(class+"Storage", pickle.Global{Data: storageClass{dtype}}, "torch")

@@ -191,6 +191,18 @@ func reconstruct(m *pickle.Machine, args pickle.Tuple) (any, error) {
 	return &Array{DType: Float32}, m.Charge(128 + 8*maxRank)
 }
 
+// fromBuffer is numpy._core.numeric._frombuffer(bytes, dtype, shape, order), which pickle's protocol 5 writes.
+func fromBuffer(m *pickle.Machine, args pickle.Tuple) (any, error) {
+	if len(args) != 4 {
+		return nil, pickle.ErrArguments
+	}
+	a := &Array{}
+	if err := a.Build(pickle.Tuple{int64(1), args[2], args[1], args[3] == "F", args[0]}); err != nil {
+		return nil, err
+	}
+	return a, m.Charge(128 + 8*maxRank)
+}
+
 // Build takes (version, shape, dtype, Fortran order, bytes).
 func (a *Array) Build(state any) error {
 	s, ok := state.(pickle.Tuple)

@@ -35,8 +35,13 @@ func NewObject(pairs ...any) *Object {
 	return o
 }
 
-// Keys are the keys in their order.
-func (o *Object) Keys() []string { return slices.Clone(o.keys) }
+// Keys are the keys in their order; a nil object has none.
+func (o *Object) Keys() []string {
+	if o == nil {
+		return nil
+	}
+	return slices.Clone(o.keys)
+}
 
 // Get is the value of a key; ok is false when the object is nil or lacks it.
 func (o *Object) Get(key string) (value any, ok bool) {

@@ -102,6 +102,11 @@ var (
 	Dir           = Option{Name: "dir"}     // of the demo
 	Weights       = Option{Name: "weights"} // a file, or none
 	To            = Option{Name: "to"}      // the folder of fetched weights
+	Probabilities = Option{Name: "probabilities"}
+	NoEnsembles   = Option{Name: "no-ensembles"}
+	Incomplete    = Option{Name: "incomplete"}
+	Replace       = Option{Name: "replace"}
+	MaxSize       = Option{Name: "max-size"}
 )
 
 // Command is a command line of masksam: its name ("plan", "convert dicom"), its arguments in order, its options.

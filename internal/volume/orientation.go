@@ -68,3 +68,20 @@ func (o Orientations) Unusual(code, what string) string {
 	}
 	return fmt.Sprintf("the image is stored %s, %d of %d %s %s: %s", code, n, of, what, usual, Differing(code, usual, "in those"))
 }
+
+// ToRAS is the reorientation to RAS of an array whose axes x, y, z point as an Orientation says.
+func ToRAS(orientation string) (Reorientation, error) {
+	var g Grid
+	for axis, letter := range orientation {
+		for row, ends := range []string{"RL", "AP", "SI"} {
+			if i := strings.IndexRune(ends, letter); i >= 0 && axis < 3 {
+				g.Affine[row][axis] = float64(1 - 2*i)
+			}
+		}
+	}
+	t, err := g.RAS()
+	if err != nil || len(orientation) != 3 {
+		err = fmt.Errorf("%q is no orientation: three letters of R or L, A or P, S or I", orientation)
+	}
+	return t, err
+}

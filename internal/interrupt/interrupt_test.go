@@ -1,4 +1,4 @@
-package main
+package interrupt_test
 
 import (
 	"bufio"
@@ -8,17 +8,19 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"masksam/internal/interrupt"
 )
 
 // The first signal ends the context of every command, the second one the program.
 func TestSecondSignalEndsAtOnce(t *testing.T) {
 	const stubborn = "MASKSAM_TEST_STUBBORN"
 	if os.Getenv(stubborn) != "" { // the program, with a command that does not end
-		ctx, signals := untilSignal()
-		defer signals.stop()
+		ctx, signals := interrupt.Context()
+		defer signals.Stop()
 		fmt.Println("ready")
 		<-ctx.Done()
-		fmt.Println(signals.got())
+		fmt.Println(signals.Got())
 		time.Sleep(time.Minute)
 		return
 	}

@@ -1,0 +1,4 @@
+package evaluate
+
+// Measured is what Pair measures of two label maps.
+var Measured = measure

@@ -1,0 +1,270 @@
+package model
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+
+	"masksam/internal/archive"
+	"masksam/internal/atomicfile"
+	"masksam/internal/dataset"
+	"masksam/internal/machine"
+	"masksam/internal/progress"
+	"masksam/internal/remedy"
+	"masksam/internal/weights"
+)
+
+// Unpacked is a model that came from a zip.
+type Unpacked struct {
+	Dir     string       `json:"dir"`
+	Dataset string       `json:"dataset"`
+	Kind    weights.Kind `json:"kind"`              // of its first checkpoint
+	Folds   []string     `json:"folds"`             // that have a checkpoint
+	Problem string       `json:"problem,omitempty"` // why it cannot be opened to predict with; empty: it can
+	Earlier string       `json:"earlier,omitempty"` // where the folder lies now that had its place; empty: there was none
+}
+
+// Install says which zip of trained models is installed where.
+type Install struct {
+	Zip      string
+	Roots    dataset.Roots
+	Replace  bool          // folders that are there give way; else they are an error
+	MaxSize  machine.Bytes // of all files together; 0: archive.MostBytes and archive.MostRatio
+	Progress progress.Reporter
+}
+
+// Run installs the models of a zip of this program or of nnU-Net below the folder of results. All files are unpacked into a
+// temporary folder there and looked at first; then each model takes its place in one rename: a process killed at any
+// moment leaves every model as it was, or whole. A folder or file that gives way is kept, whole, in the folder
+// earlier_1 (or the next number that is free) of its dataset; nnU-Net writes its files over those that are there.
+func (in Install) Run(ctx context.Context) (models []Unpacked, err error) {
+	z, units, err := open(in.Zip, in.MaxSize)
+	if err != nil {
+		return nil, err
+	}
+	defer z.Close()
+	if _, err := in.Roots.ResultsDir(path.Dir(units[0].name)); err != nil {
+		return nil, err
+	}
+	root := in.Roots.Results
+	var there []string
+	for _, u := range units {
+		if to := filepath.Join(root, u.name); atomicfile.Exists(to) && !in.Replace {
+			there = append(there, to)
+		}
+	}
+	if len(there) > 0 {
+		err := fmt.Errorf("install %s: there is already %s", in.Zip, strings.Join(there, ", "))
+		return nil, remedy.Add(err, "put the zip's in its place with ", remedy.Replace, ": what is there is kept beside it")
+	}
+	if err := os.MkdirAll(root, 0o777); err != nil {
+		return nil, err
+	}
+	temp := filepath.Join(root, ".install"+atomicfile.Suffix)
+	err = atomicfile.Stage(temp, func() error {
+		if models, err = unpack(ctx, z, units, temp, in.Progress); err != nil {
+			return err
+		}
+		return place(units, temp, root, models)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("install: %w", err)
+	}
+	return models, nil
+}
+
+// Unpack unpacks the models of a zip into a folder, which should be empty.
+func Unpack(ctx context.Context, zip, folder string, most machine.Bytes, report progress.Reporter) ([]Unpacked, error) {
+	z, units, err := open(zip, most)
+	if err != nil {
+		return nil, err
+	}
+	defer z.Close()
+	return unpack(ctx, z, units, folder, report)
+}
+
+// unit is what takes its place as a whole: the folder of a model or of an ensemble, or a file of a dataset's folder.
+type unit struct {
+	name  string // below the folder of results, with slashes
+	model bool
+}
+
+var datasetName = regexp.MustCompile(`^Dataset\d{3,}_[^.].*$`)
+
+// unitOf is the unit that a file of a zip belongs to.
+func unitOf(file string) (u unit, err error) {
+	parts := strings.Split(file, "/")
+	if !datasetName.MatchString(parts[0]) || len(parts) < 2 || strings.HasPrefix(parts[1], ".") {
+		return u, fmt.Errorf("%q does not lie in the folder of a dataset, DatasetNNN_NAME", file)
+	}
+	_, isModel := ParseName(parts[1])
+	switch depth := len(parts); {
+	case depth == 2 && !isModel && parts[1] != ensembles:
+		return unit{file, false}, nil
+	case depth > 2 && isModel:
+		return unit{path.Join(parts[:2]...), true}, nil
+	case depth > 3 && parts[1] == ensembles:
+		return unit{path.Join(parts[:3]...), false}, nil
+	}
+	return u, fmt.Errorf("%q lies neither in the folder of a model, TRAINER__PLANS__CONFIGURATION, nor in that of an ensemble",
+		file)
+}
+
+// open opens a zip and says what is in it, models first.
+func open(zip string, most machine.Bytes) (*archive.Reader, []unit, error) {
+	z, err := archive.Open(zip, most)
+	if errors.Is(err, archive.TooLarge) {
+		return nil, nil, remedy.Add(err, "if you trust where it comes from, allow more with ", remedy.MaxSize.With("SIZE"))
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	var units []unit
+	for _, name := range z.Names() {
+		u, err := unitOf(name)
+		if err != nil {
+			z.Close()
+			return nil, nil, fmt.Errorf("%s holds no trained models alone: %w", zip, err)
+		}
+		if !slices.Contains(units, u) {
+			units = append(units, u)
+		}
+	}
+	slices.SortStableFunc(units, func(a, b unit) int { return cmp.Compare(rank(a), rank(b)) })
+	if len(units) == 0 || !units[0].model {
+		z.Close()
+		return nil, nil, fmt.Errorf("%s holds no trained model", zip)
+	}
+	return z, units, nil
+}
+
+func rank(u unit) int {
+	if u.model {
+		return 0
+	}
+	return 1
+}
+
+// unpack writes all files below a folder and looks at the models.
+func unpack(ctx context.Context, z *archive.Reader, units []unit, folder string, report progress.Reporter) ([]Unpacked, error) {
+	var models []Unpacked
+	if err := z.Extract(ctx, folder, report); err != nil {
+		return nil, err
+	}
+	for _, u := range units {
+		if !u.model {
+			continue
+		}
+		m, err := look(filepath.Join(folder, filepath.FromSlash(u.name)))
+		if err != nil {
+			return nil, fmt.Errorf("%s is no trained model: %w", u.name, err)
+		}
+		m.Dataset = path.Dir(u.name)
+		models = append(models, m)
+	}
+	return models, nil
+}
+
+// look tells what a model's folder has. One that prediction cannot open, as of nnU-Net's own networks, is no error.
+func look(dir string) (m Unpacked, err error) {
+	for _, name := range []string{PlansName, dataset.FileName} {
+		if _, err := os.Stat(filepath.Join(dir, name)); err != nil {
+			return m, fmt.Errorf("it has no %s", name)
+		}
+	}
+	m.Dir = dir
+	names, err := CheckpointNames(dir)
+	if err != nil {
+		return m, err
+	}
+	m.Folds = TrainedFolds(dir, names[0])
+	m.Kind = weights.Unknown
+	if f, err := weights.Open(Existing(FoldDir(dir, m.Folds[0]), names[0])); err == nil {
+		m.Kind = f.Kind()
+		f.Close()
+	}
+	opened, err := Open(dir, m.Folds, names[0], "")
+	if err != nil {
+		m.Problem = strings.ReplaceAll(err.Error(), dir, filepath.Base(dir))
+		return m, nil
+	}
+	opened.Close()
+	return m, nil
+}
+
+// CheckpointNames are those of the checkpoints that some fold has, without endings, the ones to prefer first.
+func CheckpointNames(dir string) (names []string, err error) {
+	files, err := atomicfile.Glob(dir, "fold_*/checkpoint_*")
+	for _, f := range files {
+		if ext := filepath.Ext(f); ext == CheckpointExt || ext == PublishedExt {
+			names = append(names, strings.TrimSuffix(filepath.Base(f), ext))
+		}
+	}
+	if names = once(names); len(names) == 0 {
+		return nil, errors.Join(err, errors.New("no fold of it has a checkpoint"))
+	}
+	slices.SortStableFunc(names, func(a, b string) int {
+		place := func(name string) int {
+			if i := slices.Index(Checkpoints, name); i >= 0 {
+				return i
+			}
+			return len(Checkpoints)
+		}
+		return cmp.Compare(place(a), place(b))
+	})
+	return names, nil
+}
+
+// place moves the units to where they belong.
+func place(units []unit, temp, root string, models []Unpacked) error {
+	earlier := map[string]string{} // folder by dataset
+	for i, u := range units {
+		name := filepath.FromSlash(u.name)
+		to := filepath.Join(root, name)
+		if err := os.MkdirAll(filepath.Dir(to), 0o777); err != nil {
+			return err
+		}
+		aside := ""
+		if _, err := os.Lstat(to); err == nil {
+			set, inside, _ := strings.Cut(name, string(filepath.Separator))
+			if earlier[set] == "" {
+				earlier[set] = free(filepath.Join(root, set))
+			}
+			aside = filepath.Join(earlier[set], inside)
+			if err := os.MkdirAll(filepath.Dir(aside), 0o777); err != nil {
+				return err
+			}
+			if err := atomicfile.Rename(to, aside); err != nil {
+				return err
+			}
+		}
+		if err := atomicfile.Rename(filepath.Join(temp, name), to); err != nil {
+			if aside != "" {
+				err = errors.Join(err, os.Rename(aside, to))
+			}
+			return err
+		}
+		if u.model {
+			models[i].Dir, models[i].Earlier = to, aside
+		}
+	}
+	return nil
+}
+
+// free is a folder for what gives way.
+func free(dir string) string {
+	for n := 1; ; n++ {
+		name := filepath.Join(dir, fmt.Sprintf("earlier_%d", n))
+		if _, err := os.Lstat(name); errors.Is(err, fs.ErrNotExist) {
+			return name
+		}
+	}
+}
