@@ -127,7 +127,7 @@ template <typename F> void blocks(int64_t n, int64_t largest, F &&f) {
 
 } // namespace
 
-bool pays(const Conv &c) { return c.kh == 3 && c.kw == 3 && c.H * c.W >= 1024 && c.C >= 32 && c.O >= 32; }
+bool pays(const Conv &c) { return c.kh == 3 && c.kw == 3 && c.W >= 60 && c.H >= 16 && c.C >= 32 && c.O >= 32; }
 
 int64_t packed_size(const Conv &c) { return parts * parts * c.C * c.O * c.kd; }
 

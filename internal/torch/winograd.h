@@ -17,7 +17,7 @@ constexpr T lifted[parts][3] = {{T(1) / 4, 0, 0},
 
 namespace winograd {
 
-// Whether it is faster than a transform of rows alone.
+// Whether it is faster than a transform of rows alone: tiles must fill vectors.
 bool pays(const Conv &);
 // As the functions of these names in kernels.h.
 int64_t packed_size(const Conv &);
