@@ -121,13 +121,13 @@ func (g *generator) forward(s *torch.Scope, tape *torch.Tape, maps []*torch.Tens
 	}
 	p := g.cfg.pool()
 	var small, large []*torch.Tensor
-	pool := func(m *torch.Tensor, edge int) *torch.Tensor { // frames take the place of channels, so that nothing is copied
-		flat := s.Reshape(m, -1, t, m.Dim(3), m.Dim(4))
-		return s.Reshape(s.AdaptiveAvgPool2d(flat, edge, edge), -1, m.Dim(1), t, edge, edge)
-	}
 	for i, m := range fused {
 		probe.See(fmt.Sprintf("image_decoder.%d", i), m)
-		small, large = append(small, pool(m, 2)), append(large, pool(m, p))
+		fine := means(s, m, p)
+		if p%2 == 0 && m.Dim(3)%p == 0 && m.Dim(4)%p == 0 {
+			m = fine // whose means are those of the map
+		}
+		small, large = append(small, means(s, m, 2)), append(large, fine)
 	}
 	boxes := g.box.Forward(s, s.Cat(1, small...))
 	tokens := g.token.Forward(s, s.Cat(1, large...))
@@ -138,4 +138,10 @@ func (g *generator) forward(s *torch.Scope, tape *torch.Tape, maps []*torch.Tens
 		boxes:  slices(boxes),
 		tokens: s.Reshape(slices(tokens), -1, 1, p*p),
 	}
+}
+
+// means are those of n·n cells of every slice of a volume (B, C, T, H, W).
+func means(s *torch.Scope, v *torch.Tensor, n int) *torch.Tensor {
+	b, c, t := v.Dim(0), v.Dim(1), v.Dim(2)
+	return s.Reshape(s.AdaptiveAvgPool2d(s.Reshape(v, b, c*t, v.Dim(3), v.Dim(4)), n, n), b, c, t, n, n)
 }

@@ -65,4 +65,39 @@ func TestKernelsForBF16(t *testing.T) {
 	}
 }
 
+// OpenBLAS takes its kernels by the instructions that the processor has, not by its model, unless the environment says
+// otherwise.
+func TestKernelsOfBLAS(t *testing.T) {
+	flags := machine.Processor().Flags
+	want := "Haswell"
+	switch {
+	case flags["avx512f"] && flags["avx512bw"] && flags["avx512dq"] && flags["avx512vl"]:
+		want = "SkylakeX"
+	case !flags["avx2"] || !flags["fma"]:
+		t.Skip("this processor lacks AVX2")
+	}
+	for _, c := range []struct{ set, want string }{{"", want}, {"OPENBLAS_CORETYPE=Nehalem", "Nehalem"}} {
+		cmd := exec.Command(os.Args[0], "-test.run=^TestSayKernels$")
+		for _, v := range os.Environ() {
+			if !strings.HasPrefix(v, "OPENBLAS_") {
+				cmd.Env = append(cmd.Env, v)
+			}
+		}
+		cmd.Env = append(cmd.Env, "OPENBLAS_VERBOSE=2")
+		if c.set != "" {
+			cmd.Env = append(cmd.Env, c.set)
+		}
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Fatalf("with %q: %v\n%s", c.set, err, out)
+		}
+		if !strings.Contains(string(out), "Core: ") {
+			t.Skip("the matrix products are not of an OpenBLAS that has kernels to choose from")
+		}
+		if !strings.Contains(string(out), "Core: "+c.want) {
+			t.Errorf("with %q: want kernels of %s:\n%s", c.set, c.want, out)
+		}
+	}
+}
+
 func TestSayKernels(t *testing.T) { t.Log("kernels " + CPUCapability()) }

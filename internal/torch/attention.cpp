@@ -35,8 +35,6 @@ template <typename T> struct Tile {
 
 template <typename T, int VB> struct Body {
   typedef T V __attribute__((vector_size(VB), aligned(alignof(T)), may_alias));
-  typedef std::conditional_t<sizeof(T) == 4, int32_t, int64_t> Int;
-  typedef Int I __attribute__((vector_size(VB), aligned(alignof(T)), may_alias));
   static constexpr int n = VB / sizeof(T);
 
   static INLINE V load(const T *p) { return *(const V *)p; }
@@ -80,36 +78,6 @@ template <typename T, int VB> struct Body {
     if (j < p.lanes) columns<1>(p, j);
   }
 
-  // 2^x for x ≤ 0, 0 below the smallest normal number; NaN stays. The polynomial is Taylor's on [-½, ½].
-  static INLINE V exp2(V x) {
-    constexpr bool single = sizeof(T) == 4;
-    constexpr T least = single ? -126 : -1022, round = single ? 0x1.8p23 : 0x1.8p52;
-    const I tiny = x < least;
-    x = tiny ? V{} + least : x;
-    const V shifted = x + round, whole = shifted - round, f = x - whole;
-    constexpr int degree = single ? 7 : 13;
-    constexpr double c[14] = {1,
-                              0.69314718055994531,
-                              0.24022650695910072,
-                              0.055504108664821580,
-                              0.0096181291076284772,
-                              0.0013333558146428443,
-                              0.00015403530393381610,
-                              1.5252733804059841e-05,
-                              1.3215486790144309e-06,
-                              1.0178086009239699e-07,
-                              7.0549116208011233e-09,
-                              4.4455382718708114e-10,
-                              2.5678435993488200e-11,
-                              1.3691488853904128e-12};
-    V y = V{} + T(c[degree]);
-#pragma GCC unroll 13
-    for (int i = degree - 1; i >= 0; i--) y = y * f + T(c[i]);
-    const I exponent = ((I)shifted + (single ? Int(127) : Int(1023))) << (single ? 23 : 52);
-    y *= (V)exponent;
-    return tiny ? V{} : y;
-  }
-
   static INLINE V max(V a, V b) { return b > a ? b : a; }
 
   // Turns logits into exponentials of what they are below the greatest so far, and brings sums and the results o (rows,lanes)
@@ -125,7 +93,7 @@ template <typename T, int VB> struct Body {
       V total{};
       for (int64_t i = 0; i < t.keys; i++) {
         T *p = t.s + i * t.lanes + j;
-        const V e = exp2(load(p) - base);
+        const V e = exp2<T, VB>(load(p) - base);
         store(p, e);
         total += e;
       }
@@ -133,7 +101,7 @@ template <typename T, int VB> struct Body {
         store(sum + j, total);
         continue;
       }
-      const V shrink = exp2(before - base);
+      const V shrink = exp2<T, VB>(before - base);
       store(sum + j, load(sum + j) * shrink + total);
       for (int64_t i = 0; i < rows; i++) store(o + i * t.lanes + j, load(o + i * t.lanes + j) * shrink);
     }
@@ -146,7 +114,7 @@ template <typename T, int VB> struct Body {
       const V l = load(lse + j), d = load(mean + j);
       for (int64_t i = 0; i < t.keys; i++) {
         const int64_t at = i * t.lanes + j;
-        const V p = exp2(load(t.s + at) - l);
+        const V p = exp2<T, VB>(load(t.s + at) - l);
         store(t.s + at, p);
         store(ds + at, p * (load(ds + at) - d));
       }

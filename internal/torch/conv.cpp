@@ -1,6 +1,7 @@
 // Direct 3-D convolutions. Work goes slab by slab (conv_simd.h): a slab of the input fits into a core's own cache, and a
 // block of outputs is added up in registers over all channels and taps.
 #include "conv_simd.h"
+#include "winograd.h"
 
 #include <algorithm>
 #include <cstdlib>
@@ -89,17 +90,6 @@ CHOOSE(float)
 CHOOSE(double)
 
 // ---- slabs ------------------------------------------------------------------------------------------
-
-constexpr int group = 4, parts = 6; // rows of output, and what they are transformed to
-
-// The transform of a kernel's column.
-template <typename T>
-constexpr T lifted[parts][3] = {{T(1) / 4, 0, 0},
-                                {T(-1) / 6, T(-1) / 6, T(-1) / 6},
-                                {T(-1) / 6, T(1) / 6, T(-1) / 6},
-                                {T(1) / 24, T(1) / 12, T(1) / 6},
-                                {T(1) / 24, T(-1) / 12, T(1) / 6},
-                                {0, 0, 1}};
 
 // A convolution and whether its rows are transformed.
 struct Way : Conv {
@@ -223,11 +213,13 @@ int level() {
 }
 
 template <typename T> int64_t packed_size(const Conv &conv) {
+  if (winograd::pays(conv)) return winograd::packed_size(conv);
   const auto c = way<T>(conv);
   return c.C * c.O * c.taps_of() * c.parts_of();
 }
 
 template <typename T> void pack(const Conv &conv, const T *w, bool back, T *packed) {
+  if (winograd::pays(conv)) return winograd::pack(conv, w, back, packed);
   const auto c = way<T>(conv);
   const int taps = c.taps(), each = c.taps_of();
   blocks(c.O, entries<T>().outputs, [&](int64_t o, int size) {
@@ -252,10 +244,14 @@ template <typename T> void pack(const Conv &conv, const T *w, bool back, T *pack
   });
 }
 
-template <typename T> int64_t conv_tasks(const Conv &c) { return cut<T>(way<T>(c), slab_bytes / c.C).tasks(c); }
+template <typename T> int64_t conv_tasks(const Conv &c) {
+  if (winograd::pays(c)) return winograd::conv_tasks<T>(c);
+  return cut<T>(way<T>(c), slab_bytes / c.C).tasks(c);
+}
 
 template <typename T>
 void conv(const Conv &what, Maps<const T> x, const T *packed, const T *bias, Maps<T> y, int64_t from, int64_t to) {
+  if (winograd::pays(what)) return winograd::conv(what, x, packed, bias, y, from, to);
   const auto c = way<T>(what);
   const auto &e = entries<T>();
   const Cut k = cut<T>(c, slab_bytes / c.C);

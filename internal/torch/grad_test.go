@@ -157,6 +157,7 @@ var diffOps = []diffOp{
 	convOp("Conv2d/1x1", false, []int{2, 16, 5, 6}, []int{8, 16, 1, 1}, Conv{}),
 	convOp("Conv2d/depthwise", false, []int{2, 8, 7, 6}, []int{8, 1, 3, 3}, Conv{Pad: []int{1}, Groups: 8}),
 	convOp("Conv3d", false, []int{2, 3, 4, 6, 5}, []int{8, 3, 3, 3, 3}, Conv{Pad: []int{1}}),
+	convOp("Conv3d/tiles", false, []int{1, 32, 2, 17, 61}, []int{32, 32, 3, 3, 3}, Conv{Pad: []int{1}}),
 	convOp("Conv3d/1x3x3", false, []int{2, 3, 4, 6, 5}, []int{8, 3, 1, 3, 3}, Conv{Pad: []int{0, 1, 1}}),
 	convOp("Conv3d/1x1x1", false, []int{2, 16, 3, 4, 5}, []int{4, 16, 1, 1, 1}, Conv{}),
 	convOp("Conv3d/stride", false, []int{2, 3, 4, 6, 5}, []int{8, 3, 1, 2, 2}, Conv{Stride: []int{1, 2, 2}}),

@@ -44,4 +44,47 @@ template <typename T> void norm_back(const Norm<T> &, bool inverse, const T *sav
 // Whether norm_back can do with z: where beta is large beside gamma, or the activation is flat, rounding forbids it.
 template <typename T> bool invertible(T gamma, T beta, T slope);
 
+// GELU, x·Φ(x) with the normal distribution function Φ, and its gradient g·(Φ(x) + x·φ(x)), which may be written over g.
+template <typename T> void gelu(int64_t n, const T *x, T *y);
+template <typename T> void gelu_back(int64_t n, const T *x, const T *g, T *gx);
+
+// Layer norm of rows of n values; gamma and beta may be null. Each row's mean and 1/σ are kept for the gradient.
+template <typename T> struct RowNorm {
+  int64_t n;
+  const T *gamma, *beta;
+  T *mean, *rstd;
+};
+template <typename T> void row_norm(const RowNorm<T> &, double eps, const T *x, T *y, int64_t from, int64_t to);
+// Sets gx, which may be null, in rows [from, to), and adds to dgamma and dbeta.
+template <typename T>
+void row_norm_back(const RowNorm<T> &, const T *x, const T *g, T *gx, T *dgamma, T *dbeta, int64_t from, int64_t to);
+
+// Means of a map (H,W) over h·w cells, which overlap where they do not divide it, and what their gradient g gives the map.
+struct Pool {
+  int64_t H, W, h, w;
+};
+template <typename T> void pool(const Pool &, const T *x, T *y);
+template <typename T> void pool_back(const Pool &, const T *g, T *gx);
+
+// Two rows of n values alternating in one of 2n, plus add, and the other way, which gives the sum.
+template <typename T> void weave(int64_t n, const T *even, const T *odd, T add, T *y);
+template <typename T> T unweave(int64_t n, const T *y, T *even, T *odd);
+
+// Steps of optimisers for n values of a parameter p with gradient g: AdamW with moments m and v, SGD with its momentum's
+// buffer. rates are what the moments take of the new values, root is √(1-β₂ᵗ).
+template <typename T> struct AdamW {
+  T keep, beta1, rate1, beta2, rate2, root, eps, step; // keep: of p before step·m/σ is taken away
+};
+template <typename T> void adamw(const AdamW<T> &, int64_t n, T *p, const T *g, T *m, T *v);
+template <typename T> struct SGD {
+  T step, momentum, decay;
+  bool nesterov;
+};
+template <typename T> void sgd(const SGD<T> &, int64_t n, T *p, const T *g, T *buffer);
+
+template <typename T> void add(int64_t n, T *y, const T *x);
+template <typename T> void scale(int64_t n, T *y, T factor);
+template <typename T> void lerp(int64_t n, T *y, const T *x, T weight); // y += weight·(x - y)
+template <typename T> double squares(int64_t n, const T *x);            // their sum
+
 } // namespace kernels

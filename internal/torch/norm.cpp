@@ -1,5 +1,5 @@
-// Instance norm with the activation behind it, forward and backward, a map at a time: each reads its map from memory once,
-// the second time from a cache.
+// Instance norm with the activation behind it, and layer norm, forward and backward, a map or a row at a time: each reads its
+// map from memory once, the second time from a cache.
 #include "kernels.h"
 #include "simd.h"
 
@@ -115,9 +115,78 @@ INLINE void norm_back_of(const Norm<T> &k, const T *saved, const T *g, T *gy, T 
   }
 }
 
+template <typename T, int VB> INLINE void row_norm_of(const RowNorm<T> &k, double eps, const T *x, T *y, int64_t from, int64_t to) {
+  typedef typename Vec<T, VB>::V V;
+  constexpr int L = Vec<T, VB>::n;
+  for (int64_t r = from; r < to; r++) {
+    const T *p = x + r * k.n;
+    T *q = y + r * k.n;
+    V a{}, b{};
+    int64_t i = 0;
+    for (; i + L <= k.n; i += L) a += *(const V *)(p + i);
+    T sum = total<T, VB>(a), squares = 0;
+    for (; i < k.n; i++) sum += p[i];
+    const T mean = sum / k.n;
+    for (i = 0; i + L <= k.n; i += L) {
+      const V d = *(const V *)(p + i) - mean;
+      b += d * d;
+    }
+    squares = total<T, VB>(b);
+    for (; i < k.n; i++) squares += (p[i] - mean) * (p[i] - mean);
+    const T rstd = T(1 / std::sqrt(double(squares) / k.n + eps));
+    k.mean[r] = mean, k.rstd[r] = rstd;
+    for (i = 0; i + L <= k.n; i += L) {
+      V d = (*(const V *)(p + i) - mean) * rstd;
+      if (k.gamma) d *= *(const V *)(k.gamma + i);
+      if (k.beta) d += *(const V *)(k.beta + i);
+      *(V *)(q + i) = d;
+    }
+    for (; i < k.n; i++) q[i] = (p[i] - mean) * rstd * (k.gamma ? k.gamma[i] : 1) + (k.beta ? k.beta[i] : 0);
+  }
+}
+
+template <typename T, int VB>
+INLINE void row_norm_back_of(const RowNorm<T> &k, const T *x, const T *g, T *gx, T *dgamma, T *dbeta, int64_t from, int64_t to) {
+  typedef typename Vec<T, VB>::V V;
+  constexpr int L = Vec<T, VB>::n;
+  for (int64_t r = from; r < to; r++) {
+    const T *p = x + r * k.n, *q = g + r * k.n, mean = k.mean[r], rstd = k.rstd[r];
+    V a{}, b{};
+    int64_t i = 0;
+    for (; i + L <= k.n; i += L) {
+      const V d = *(const V *)(q + i), s = (*(const V *)(p + i) - mean) * rstd;
+      *(V *)(dgamma + i) = *(const V *)(dgamma + i) + d * s;
+      *(V *)(dbeta + i) = *(const V *)(dbeta + i) + d;
+      const V e = k.gamma ? d * *(const V *)(k.gamma + i) : d;
+      a += e;
+      b += e * s;
+    }
+    T sum = total<T, VB>(a), product = total<T, VB>(b);
+    for (; i < k.n; i++) {
+      const T s = (p[i] - mean) * rstd, e = k.gamma ? q[i] * k.gamma[i] : q[i];
+      dgamma[i] += q[i] * s;
+      dbeta[i] += q[i];
+      sum += e;
+      product += e * s;
+    }
+    if (!gx) continue;
+    const T first = sum / k.n, second = product / k.n;
+    T *to_row = gx + r * k.n;
+    for (i = 0; i + L <= k.n; i += L) {
+      const V s = (*(const V *)(p + i) - mean) * rstd;
+      V e = *(const V *)(q + i);
+      if (k.gamma) e *= *(const V *)(k.gamma + i);
+      *(V *)(to_row + i) = (e - first - s * second) * rstd;
+    }
+    for (; i < k.n; i++) to_row[i] = ((k.gamma ? q[i] * k.gamma[i] : q[i]) - first - (p[i] - mean) * rstd * second) * rstd;
+  }
+}
+
 template <typename T> struct Entries {
   void (*norm)(Norm<T> &, double, const T *, T *);
   void (*back[2])(const Norm<T> &, const T *, const T *, T *, T *, T *);
+  void (*rows)(const RowNorm<T> &, double, const T *, T *, int64_t, int64_t);
+  void (*rows_back)(const RowNorm<T> &, const T *, const T *, T *, T *, T *, int64_t, int64_t);
 };
 
 #define LEVEL(name, T, VB, target)                                                                                       \
@@ -128,7 +197,13 @@ template <typename T> struct Entries {
   target void back1_##name(const Norm<T> &k, const T *s, const T *g, T *gy, T *dgamma, T *dbeta) {                       \
     norm_back_of<T, VB, true>(k, s, g, gy, dgamma, dbeta);                                                               \
   }                                                                                                                      \
-  const Entries<T> name{norm_##name, {back0_##name, back1_##name}};
+  target void rows_##name(const RowNorm<T> &k, double eps, const T *x, T *y, int64_t from, int64_t to) {                 \
+    row_norm_of<T, VB>(k, eps, x, y, from, to);                                                                          \
+  }                                                                                                                      \
+  target void rows_back_##name(const RowNorm<T> &k, const T *x, const T *g, T *gx, T *dgamma, T *dbeta, int64_t from, int64_t to) { \
+    row_norm_back_of<T, VB>(k, x, g, gx, dgamma, dbeta, from, to);                                                       \
+  }                                                                                                                      \
+  const Entries<T> name{norm_##name, {back0_##name, back1_##name}, rows_##name, rows_back_##name};
 LEVELS(LEVEL)
 
 template <typename T> const Entries<T> &entries();
@@ -143,6 +218,15 @@ template <typename T> void norm_back(const Norm<T> &k, bool inverse, const T *sa
   entries<T>().back[inverse](k, saved, g, gy, dgamma, dbeta);
 }
 
+template <typename T> void row_norm(const RowNorm<T> &k, double eps, const T *x, T *y, int64_t from, int64_t to) {
+  entries<T>().rows(k, eps, x, y, from, to);
+}
+
+template <typename T>
+void row_norm_back(const RowNorm<T> &k, const T *x, const T *g, T *gx, T *dgamma, T *dbeta, int64_t from, int64_t to) {
+  entries<T>().rows_back(k, x, g, gx, dgamma, dbeta, from, to);
+}
+
 template <typename T> bool invertible(T gamma, T beta, T slope) {
   return slope > 0 && gamma != 0 && std::abs(gamma) >= std::abs(beta) / 64;
 }
@@ -150,6 +234,8 @@ template <typename T> bool invertible(T gamma, T beta, T slope) {
 #define INSTANCES(T)                                                                                                     \
   template void norm<T>(Norm<T> &, double, const T *, T *);                                                              \
   template void norm_back<T>(const Norm<T> &, bool, const T *, const T *, T *, T *, T *);                                \
+  template void row_norm<T>(const RowNorm<T> &, double, const T *, T *, int64_t, int64_t);                               \
+  template void row_norm_back<T>(const RowNorm<T> &, const T *, const T *, T *, T *, T *, int64_t, int64_t);             \
   template bool invertible<T>(T, T, T);
 INSTANCES(float)
 INSTANCES(double)

@@ -159,12 +159,14 @@ void keep_memory(bool keep) {
 const int kept_memory = (keep_memory(true), mallopt(M_ARENA_MAX, 1));
 #endif
 
-// Two settings that libraries read from the environment while they are loaded, so the program begins anew with them,
+// Settings that libraries read from the environment while they are loaded, so the program begins anew with them,
 // unless the environment has its own:
 //  - OpenMP's threads spin by default where they wait for each other; where other programs use the cores as well, the
 //    spinning thread takes the time that the one it waits for needs.
 //  - libtorch 1.13 takes its AVX2 kernels on every processor. Those for bfloat16 add up in bfloat16 itself; the ones for
 //    AVX-512 do not, and where the processor multiplies bfloat16 a training step takes half the time with them.
+//  - OpenBLAS takes its kernels by the processor's model and those of SSE3, a third as fast, for a model that is newer
+//    than itself.
 // This runs before any library's initialisation, which takes libtorch half a second; where the system does not let it,
 // nothing changes.
 #ifdef __linux__
@@ -190,14 +192,26 @@ bool multiplies_bf16() {
 #endif
 }
 
+const char* blas_kernels() {
+#ifdef __x86_64__
+  __builtin_cpu_init();
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+      __builtin_cpu_supports("avx512vl"))
+    return "OPENBLAS_CORETYPE=SkylakeX";
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return "OPENBLAS_CORETYPE=Haswell";
+#endif
+  return nullptr;
+}
+
 void begin_anew(int, char** argv, char** env) {
   size_t n = 0;
   while (env[n]) n++;
-  auto more = static_cast<char**>(alloca((n + 3) * sizeof(char*)));
+  auto more = static_cast<char**>(alloca((n + 4) * sizeof(char*)));
   memcpy(more, env, n * sizeof(char*));
   const size_t before = n;
   if (!has(env, {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"})) more[n++] = const_cast<char*>("OMP_WAIT_POLICY=passive");
   if (multiplies_bf16() && !has(env, {"ATEN_CPU_CAPABILITY"})) more[n++] = const_cast<char*>("ATEN_CPU_CAPABILITY=avx512");
+  if (blas_kernels() && !has(env, {"OPENBLAS_CORETYPE"})) more[n++] = const_cast<char*>(blas_kernels());
   if (n == before) return;
   more[n] = nullptr;
   execve("/proc/self/exe", argv, more);
@@ -372,18 +386,41 @@ OP(Clamp) {
   c.ret(at::clamp(x, c.scalar(x, 0), c.scalar(x, 1)));
 }
 
+// Whether a tensor is of the kind that kernels of our own read.
+bool plain_numbers(const Tensor &x) {
+  return own_kernels && x.is_cpu() && (x.scalar_type() == at::kFloat || x.scalar_type() == at::kDouble) && x.numel() > 0;
+}
+
 // Exact GELU x·Φ(x) with its own gradient g·(Φ(x) + x·φ(x)). libtorch 1.13.1's
 // node hands oneDNN an incoming gradient whose memory layout differs from the
 // input's and gets values of 1e12 or NaN back; this one brings both to the same
 // layout first.
 struct Gelu : torch::autograd::Function<Gelu> {
-  static Tensor forward(AutogradContext *ctx, const Tensor &x) {
+  static Tensor forward(AutogradContext *ctx, const Tensor &input) {
+    const auto x = input.unsafeGetTensorImpl()->is_non_overlapping_and_dense() ? input : input.contiguous();
     ctx->save_for_backward({x});
-    return at::gelu(x);
+    if (!plain_numbers(x)) return at::gelu(x);
+    auto y = at::empty_like(x);
+    AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "gelu", [&] {
+      const auto *xp = x.data_ptr<scalar_t>();
+      auto *yp = y.data_ptr<scalar_t>();
+      at::parallel_for(0, x.numel(), at::internal::GRAIN_SIZE, [&](int64_t from, int64_t to) { kernels::gelu(to - from, xp + from, yp + from); });
+    });
+    return y;
   }
-  static variable_list backward(AutogradContext *ctx, variable_list g) {
+  static variable_list backward(AutogradContext *ctx, variable_list grads) {
     const auto x = ctx->get_saved_variables()[0];
-    return {at::gelu_backward(g[0].to(x.scalar_type()).contiguous(), x.contiguous())};
+    auto g = grads[0].to(x.scalar_type());
+    if (!plain_numbers(x)) return {at::gelu_backward(g.contiguous(), x.contiguous())};
+    if (g.strides() != x.strides()) g = at::empty_like(x).copy_(g);
+    auto gx = at::empty_like(x);
+    AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "gelu", [&] {
+      const auto *xp = x.data_ptr<scalar_t>(), *gp = g.data_ptr<scalar_t>();
+      auto *to_x = gx.data_ptr<scalar_t>();
+      at::parallel_for(0, x.numel(), at::internal::GRAIN_SIZE,
+                       [&](int64_t from, int64_t to) { kernels::gelu_back(to - from, xp + from, gp + from, to_x + from); });
+    });
+    return {gx};
   }
 };
 OP(GELU) { c.ret(Gelu::apply(c[0])); }
@@ -434,7 +471,43 @@ OP(Clone) { c.ret(c[0].clone()); }
 // ---- linear algebra -----------------------------------------------------------------------
 
 BINARY(MatMul, at::matmul)
-OP(Linear) { c.ret(at::linear(c[0], c[1], c.maybe(2))); }
+
+// Whether v, if given, is a vector of n on the CPU, as the ways below read it unchecked.
+bool per_channel(const Tensor &v, int64_t n) { return !v.defined() || (v.is_cpu() && v.dim() == 1 && v.numel() == n); }
+bool of_type(const Tensor &v, at::ScalarType t) { return !v.defined() || v.scalar_type() == t; }
+
+// x·wᵀ + b over the last axis in one node of the graph, where libtorch's takes five.
+struct Linear : torch::autograd::Function<Linear> {
+  static bool fits(const Tensor &x, const Tensor &w, const Tensor &b) {
+    const auto t = x.scalar_type();
+    return plain_numbers(x) && plain_numbers(w) && x.dim() >= 2 && w.dim() == 2 && x.size(-1) == w.size(1) && of_type(w, t) &&
+           per_channel(b, w.size(0)) && of_type(b, t);
+  }
+  static Tensor with_last(const Tensor &rows, IntArrayRef like) {
+    auto shape = like.vec();
+    shape.back() = rows.size(1);
+    return rows.view(shape);
+  }
+  static Tensor forward(AutogradContext *ctx, const Tensor &x, const Tensor &w, const MaybeTensor &b) {
+    const auto rows = x.reshape({-1, x.size(-1)});
+    ctx->save_for_backward({rows, w});
+    ctx->saved_data["shape"] = x.sizes();
+    ctx->saved_data["bias"] = b.has_value();
+    return with_last(b ? at::addmm(*b, rows, w.t()) : at::mm(rows, w.t()), x.sizes());
+  }
+  static variable_list backward(AutogradContext *ctx, variable_list grads) {
+    const auto saved = ctx->get_saved_variables();
+    const auto &rows = saved[0], &w = saved[1];
+    const auto g = grads[0].reshape({-1, w.size(0)});
+    return {ctx->needs_input_grad(0) ? at::mm(g, w).view(ctx->saved_data["shape"].toIntVector()) : Tensor(),
+            ctx->needs_input_grad(1) ? at::mm(g.t(), rows) : Tensor(), ctx->saved_data["bias"].toBool() ? g.sum(0) : Tensor()};
+  }
+};
+OP(Linear) {
+  auto x = c[0], w = c[1];
+  if (!c.autocast && Linear::fits(x, w, c[2])) return c.ret(Linear::apply(x, w, c.maybe(2)));
+  c.ret(at::linear(x, w, c.maybe(2)));
+}
 
 // Softmax attention of heads (B,H,N,d) by attention.cpp's tiles. What it saves is linear in the tokens.
 struct TiledAttention : torch::autograd::Function<TiledAttention> {
@@ -577,9 +650,6 @@ bool all_are(IntArrayRef v, int64_t want) {
   return std::all_of(v.begin(), v.end(), [=](int64_t x) { return x == want; });
 }
 
-// Whether v, if given, is a vector of n on the CPU, as the ways below read it unchecked.
-bool per_channel(const Tensor &v, int64_t n) { return !v.defined() || (v.is_cpu() && v.dim() == 1 && v.numel() == n); }
-
 // w (R,C) times every position of x (B,C,…), plus b (R) if defined: (B,R,…).
 Tensor channel_product(const Tensor &x, const Tensor &w, const Tensor &b) {
   const int64_t rows = w.size(0);
@@ -604,6 +674,107 @@ Tensor upsampling_convolution(const Tensor &x, const Tensor &w, const Tensor &b)
   }
   return y.view(split).permute(order).reshape(shape);
 }
+
+// The same for windows of two rows and two columns, a chunk of positions at a time, whose results stay in a core's cache until
+// they are in their windows; of float or double on the CPU.
+struct Upsampling : torch::autograd::Function<Upsampling> {
+  static bool fits(const Tensor &x, const Tensor &w, const Tensor &b) {
+    const auto kernel = w.sizes().slice(2);
+    return plain_numbers(x) && plain_numbers(w) && of_type(w, x.scalar_type()) && kernel.size() >= 2 && all_are(kernel.slice(kernel.size() - 2), 2) &&
+           all_are(kernel.slice(0, kernel.size() - 2), 1) && per_channel(b, w.size(1)) && of_type(b, x.scalar_type());
+  }
+
+  // How positions, rows of W, are cut into chunks.
+  struct Chunks {
+    int64_t B, D, rows, W, each, per_sample;
+    Chunks(const Tensor &x, int64_t D) : B(x.size(0)), D(D), rows(c10::multiply_integers(x.sizes().slice(2, x.dim() - 3))), W(x.size(-1)) {
+      constexpr int64_t cache = 512 << 10; // of a core
+      each = std::clamp<int64_t>(cache / ((4 * D + x.size(1)) * W * int64_t(x.element_size())), 1, rows);
+      per_sample = (rows + each - 1) / each;
+    }
+    // f gets sample, first row and number of rows.
+    template <typename F> void operator()(int64_t from, int64_t to, F &&f) const {
+      for (; from < to; from++) f(from / per_sample, from % per_sample * each, std::min(each, rows - from % per_sample * each));
+    }
+    int64_t tasks() const { return B * per_sample; }
+  };
+
+  static Tensor forward(AutogradContext *ctx, const Tensor &x, const Tensor &w, const MaybeTensor &bias) {
+    const auto flat = x.flatten(2), taps = w.contiguous().view({w.size(0), -1}); // (B,C,N), (C,4D)
+    const Chunks cut(x, w.size(1));
+    ctx->save_for_backward({flat, taps});
+    ctx->saved_data["shape"] = x.sizes();
+    ctx->saved_data["bias"] = bias.has_value();
+    auto shape = x.sizes().vec();
+    shape[1] = cut.D;
+    for (size_t i : {1, 2}) shape[shape.size() - i] *= 2;
+    auto y = at::empty(shape, x.options());
+    const auto b = bias ? bias->contiguous() : Tensor();
+    AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "upsampling", [&] {
+      const auto *bp = b.defined() ? b.data_ptr<scalar_t>() : nullptr;
+      auto *yp = y.data_ptr<scalar_t>();
+      at::parallel_for(0, cut.tasks(), 1, [&](int64_t from, int64_t to) {
+        at::AutoDispatchBelowADInplaceOrView below;
+        const auto room = at::empty({4 * cut.D * cut.each * cut.W}, x.options());
+        cut(from, to, [&](int64_t i, int64_t row, int64_t rows) {
+          const int64_t n = rows * cut.W;
+          auto part = room.narrow(0, 0, 4 * cut.D * n).view({4 * cut.D, n});
+          at::mm_out(part, taps.t(), flat.select(0, i).narrow(1, row * cut.W, n));
+          const auto *p = part.template data_ptr<scalar_t>();
+          for (int64_t d = 0; d < cut.D; d++)
+            for (int64_t r = 0; r < rows; r++)
+              for (int64_t j = 0; j < 2; j++) {
+                const auto *even = p + (4 * d + 2 * j) * n + r * cut.W;
+                kernels::weave(cut.W, even, even + n, bp ? bp[d] : scalar_t(0), yp + (((i * cut.D + d) * cut.rows + row + r) * 2 + j) * 2 * cut.W);
+              }
+        });
+      });
+    });
+    return y;
+  }
+
+  static variable_list backward(AutogradContext *ctx, variable_list grads) {
+    const auto saved = ctx->get_saved_variables();
+    const auto flat = saved[0].detach(), taps = saved[1].detach(), g = grads[0].contiguous();
+    const auto shape = ctx->saved_data["shape"].toIntVector();
+    const Chunks cut(flat.view(shape), taps.size(1) / 4);
+    const bool wanted = ctx->needs_input_grad(0);
+    auto dx = wanted ? at::empty_like(flat) : Tensor();
+    const int64_t parts = at::get_num_threads(), share = (cut.tasks() + parts - 1) / parts;
+    auto dw = at::zeros({parts, taps.size(0), taps.size(1)}, taps.options()), db = at::zeros({parts, cut.D}, taps.options());
+    AT_DISPATCH_FLOATING_TYPES(flat.scalar_type(), "upsampling", [&] {
+      const auto *gp = g.data_ptr<scalar_t>();
+      at::parallel_for(0, parts, 1, [&](int64_t first, int64_t last) {
+        at::AutoDispatchBelowADInplaceOrView below;
+        const auto room = at::empty({4 * cut.D * cut.each * cut.W}, flat.options());
+        for (; first < last; first++) {
+          auto of_weights = dw.select(0, first);
+          auto *of_bias = db.select(0, first).template data_ptr<scalar_t>();
+          cut(std::min(first * share, cut.tasks()), std::min((first + 1) * share, cut.tasks()), [&](int64_t i, int64_t row, int64_t rows) {
+            const int64_t n = rows * cut.W;
+            const auto part = room.narrow(0, 0, 4 * cut.D * n).view({4 * cut.D, n});
+            auto *p = part.template data_ptr<scalar_t>();
+            for (int64_t d = 0; d < cut.D; d++)
+              for (int64_t r = 0; r < rows; r++)
+                for (int64_t j = 0; j < 2; j++) {
+                  auto *even = p + (4 * d + 2 * j) * n + r * cut.W;
+                  of_bias[d] += kernels::unweave(cut.W, gp + (((i * cut.D + d) * cut.rows + row + r) * 2 + j) * 2 * cut.W, even, even + n);
+                }
+            if (wanted) {
+              auto to = dx.select(0, i).narrow(1, row * cut.W, n);
+              at::mm_out(to, taps, part);
+            }
+            of_weights.addmm_(flat.select(0, i).narrow(1, row * cut.W, n), part.t());
+          });
+        }
+      });
+    });
+    auto kernel = std::vector<int64_t>(shape.size(), 1);
+    kernel[0] = taps.size(0), kernel[1] = cut.D, kernel[kernel.size() - 1] = kernel[kernel.size() - 2] = 2;
+    return {wanted ? dx.view(shape) : Tensor(), ctx->needs_input_grad(1) ? dw.sum(0).view(kernel) : Tensor(),
+            ctx->saved_data["bias"].toBool() ? db.sum(0) : Tensor()};
+  }
+};
 
 // Compiled for each level of the processor's vector instructions, chosen at start.
 #if defined(__x86_64__) && defined(__GNUC__) && __GNUC__ >= 12 && !defined(__clang__)
@@ -881,8 +1052,10 @@ template <typename F> void transposed(Call &c, int n, F &&libtorch) {
   const auto stride = c.part(0, n), pad = c.part(n, n);
   const int64_t groups = c.ints[2 * n];
   if (own_kernels && x.is_cpu() && x.dim() == n + 2 && w.dim() == n + 2 && x.size(1) == w.size(0) && groups == 1 && w.sizes().slice(2) == stride &&
-      all_are(pad, 0))
+      all_are(pad, 0)) {
+    if (!c.autocast && Upsampling::fits(x, w, c[2])) return c.ret(Upsampling::apply(x, w, c.maybe(2)));
     return c.ret(upsampling_convolution(x, w, c[2]));
+  }
   c.ret(libtorch(x, w, c.maybe(2), stride, pad, 0, groups));
 }
 OP(ConvTranspose2d) {
@@ -895,15 +1068,60 @@ OP(ConvTranspose3d) {
 // ---- normalisation, pooling, sampling, losses -------------------------------------------------------
 
 OP(Softmax) { c.ret(at::softmax(c.wide(0), c.ints[0])); }
-OP(LayerNorm) {
-  auto x = c.wide(0);
-  c.ret(at::layer_norm(x, {x.size(-1)}, c.maybe(1), c.maybe(2), c.nums[0]));
+
+struct LayerNorm : torch::autograd::Function<LayerNorm> {
+  template <typename T> static kernels::RowNorm<T> rows(const Tensor &w, const Tensor &b, const Tensor &moments, int64_t n) {
+    const auto pointer = [](const Tensor &x) { return x.defined() ? x.data_ptr<T>() : nullptr; };
+    auto *mean = moments.data_ptr<T>();
+    return {n, pointer(w), pointer(b), mean, mean + moments.size(1)};
+  }
+  static Tensor forward(AutogradContext *ctx, const Tensor &input, const MaybeTensor &weight, const MaybeTensor &bias, double eps) {
+    const auto x = input.contiguous(), w = weight ? weight->contiguous() : Tensor(), b = bias ? bias->contiguous() : Tensor();
+    const int64_t n = x.size(-1), rows = x.numel() / n;
+    const auto y = at::empty(x.sizes(), x.options()), moments = at::empty({2, rows}, x.options());
+    AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "layer norm", [&] {
+      const auto *xp = x.data_ptr<scalar_t>();
+      auto *yp = y.data_ptr<scalar_t>();
+      const auto k = LayerNorm::rows<scalar_t>(w, b, moments, n);
+      at::parallel_for(0, rows, at::internal::GRAIN_SIZE / n + 1, [&](int64_t from, int64_t to) { kernels::row_norm(k, eps, xp, yp, from, to); });
+    });
+    ctx->save_for_backward({x, w, moments});
+    ctx->saved_data["bias"] = b.defined();
+    return y;
+  }
+  static variable_list backward(AutogradContext *ctx, variable_list grads) {
+    const auto saved = ctx->get_saved_variables();
+    const auto &x = saved[0], &w = saved[1], &moments = saved[2];
+    const auto g = grads[0].contiguous();
+    // Sums are of so many rows, and then of these, whatever the threads.
+    const int64_t n = x.size(-1), rows = moments.size(1), each = at::internal::GRAIN_SIZE / n + 1, parts = (rows + each - 1) / each;
+    const auto gx = ctx->needs_input_grad(0) ? at::empty(x.sizes(), x.options()) : Tensor();
+    auto sums = at::zeros({parts, 2, n}, x.options());
+    AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "layer norm", [&] {
+      const auto *xp = x.data_ptr<scalar_t>(), *gp = g.data_ptr<scalar_t>();
+      auto *to_x = gx.defined() ? gx.data_ptr<scalar_t>() : nullptr, *sp = sums.data_ptr<scalar_t>();
+      const auto k = LayerNorm::rows<scalar_t>(w, {}, moments, n);
+      at::parallel_for(0, parts, 1, [&](int64_t from, int64_t to) {
+        for (; from < to; from++)
+          kernels::row_norm_back(k, xp, gp, to_x, sp + 2 * from * n, sp + (2 * from + 1) * n, from * each, std::min((from + 1) * each, rows));
+      });
+    });
+    sums = parts > 1 ? sums.sum(0) : sums.select(0, 0);
+    return {gx, w.defined() ? sums.select(0, 0) : Tensor(), ctx->saved_data["bias"].toBool() ? sums.select(0, 1) : Tensor(), Tensor()};
+  }
+};
+
+Tensor layer_norm(const Tensor &x, const MaybeTensor &w, const MaybeTensor &b, double eps) {
+  const auto of = [&](const MaybeTensor &v) { return !v || (per_channel(*v, x.size(-1)) && of_type(*v, x.scalar_type())); };
+  if (x.dim() > 0 && plain_numbers(x) && of(w) && of(b)) return LayerNorm::apply(x, w, b, eps);
+  return at::layer_norm(x, {x.size(-1)}, w, b, eps);
 }
+OP(LayerNorm) { c.ret(layer_norm(c.wide(0), c.maybe(1), c.maybe(2), c.nums[0])); }
 
 OP(ChannelNorm) {
   const auto x = c.wide(0), rows = x.movedim(1, -1);
   if (!own_kernels || !x.is_cpu() || x.dim() < 2 || rows.is_contiguous() || !per_channel(c[1], x.size(1)) || !per_channel(c[2], x.size(1)))
-    return c.ret(at::layer_norm(rows, {rows.size(-1)}, c.maybe(1), c.maybe(2), c.nums[0]).movedim(-1, 1));
+    return c.ret(layer_norm(rows, c.maybe(1), c.maybe(2), c.nums[0]).movedim(-1, 1));
   // layer_norm copies other layouts element by element, and forth and back.
   std::vector<int64_t> channel(x.dim(), 1);
   channel[1] = -1;
@@ -1081,7 +1299,42 @@ OP(ConvBlock) {
   y = instance_norm(y, c.maybe(n + 2), c.maybe(n + 3), c.nums[0]);
   c.ret(c.nums[1] == 1 ? y : at::leaky_relu(y, c.nums[1]));
 }
-OP(AdaptiveAvgPool2d) { c.ret(at::adaptive_avg_pool2d(c[0], c.rest())); }
+
+struct CellMeans : torch::autograd::Function<CellMeans> {
+  static Tensor forward(AutogradContext *ctx, const Tensor &input, int64_t h, int64_t w) {
+    const auto x = input.contiguous();
+    ctx->saved_data["shape"] = x.sizes();
+    auto y = at::empty({x.size(0), x.size(1), h, w}, x.options());
+    const kernels::Pool k{x.size(2), x.size(3), h, w};
+    AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "means", [&] {
+      const auto *xp = x.data_ptr<scalar_t>();
+      auto *yp = y.data_ptr<scalar_t>();
+      at::parallel_for(0, x.size(0) * x.size(1), at::internal::GRAIN_SIZE / (k.H * k.W) + 1, [&](int64_t from, int64_t to) {
+        for (; from < to; from++) kernels::pool(k, xp + from * k.H * k.W, yp + from * h * w);
+      });
+    });
+    return y;
+  }
+  static variable_list backward(AutogradContext *ctx, variable_list grads) {
+    const auto g = grads[0].contiguous();
+    const auto shape = ctx->saved_data["shape"].toIntVector();
+    const auto gx = at::empty(shape, g.options());
+    const kernels::Pool k{shape[2], shape[3], g.size(2), g.size(3)};
+    AT_DISPATCH_FLOATING_TYPES(g.scalar_type(), "means", [&] {
+      const auto *gp = g.data_ptr<scalar_t>();
+      auto *to_x = gx.data_ptr<scalar_t>();
+      at::parallel_for(0, shape[0] * shape[1], at::internal::GRAIN_SIZE / (k.H * k.W) + 1, [&](int64_t from, int64_t to) {
+        for (; from < to; from++) kernels::pool_back(k, gp + from * k.h * k.w, to_x + from * k.H * k.W);
+      });
+    });
+    return {gx, Tensor(), Tensor()};
+  }
+};
+OP(AdaptiveAvgPool2d) {
+  auto x = c[0];
+  if (plain_numbers(x) && x.dim() == 4 && c.nints == 2 && c.ints[0] > 0 && c.ints[1] > 0) return c.ret(CellMeans::apply(x, c.ints[0], c.ints[1]));
+  c.ret(at::adaptive_avg_pool2d(x, c.rest()));
+}
 
 OP(Interpolate) {
   const auto x = c.wide(0);
@@ -1122,29 +1375,84 @@ OP(Backward) {
 
 OP(Copy) { c[0].copy_(c[1]); }
 
+// What is done to each value of many tensors, in pieces that do not depend on the number of threads, so that sums do not.
+struct Pieces {
+  struct Piece {
+    const Tensor *x[4];
+    int64_t from, n, tensor;
+  };
+  std::vector<Piece> list;
+
+  // Whether tensors of equal shape are of the kind that this can do; then they are added.
+  bool add(std::initializer_list<const Tensor *> tensors, int64_t tensor = 0) {
+    const auto &first = **tensors.begin();
+    for (const auto *x : tensors)
+      if (!plain_numbers(*x) || !x->is_contiguous() || x->scalar_type() != first.scalar_type() || x->sizes() != first.sizes()) return false;
+    Piece piece{{}, 0, 0, tensor};
+    std::copy(tensors.begin(), tensors.end(), piece.x);
+    constexpr int64_t most = 1 << 14;
+    for (; piece.from < first.numel(); piece.from += most) {
+      piece.n = std::min(most, first.numel() - piece.from);
+      list.push_back(piece);
+    }
+    return true;
+  }
+
+  // f gets the number of the piece, the piece and pointers to its values.
+  template <typename F> void operator()(F &&f) const {
+    at::parallel_for(0, list.size(), 1, [&](int64_t begin, int64_t end) {
+      for (; begin < end; begin++) {
+        const auto &piece = list[begin];
+        AT_DISPATCH_FLOATING_TYPES(piece.x[0]->scalar_type(), "pieces", [&] {
+          scalar_t *p[4] = {};
+          for (int i = 0; i < 4 && piece.x[i]; i++) p[i] = piece.x[i]->data_ptr<scalar_t>() + piece.from;
+          f(begin, piece, p);
+        });
+      }
+    });
+  }
+};
+
 // in: dst, src, dst, src, …
 OP(LerpInto) {
-  for (int i = 0; i + 1 < c.nin; i += 2) {
-    auto dst = c[i];
-    dst.lerp_(c[i + 1].to(dst.options()), c.nums[0]);
-  }
+  const auto all = c.all();
+  Pieces pieces;
+  for (size_t i = 0; i + 1 < all.size(); i += 2)
+    if (!pieces.add({&all[i], &all[i + 1]})) all[i].lerp_(all[i + 1].to(all[i].options()), c.nums[0]);
+  pieces([&](int64_t, const auto &piece, auto **p) { kernels::lerp(piece.n, p[0], p[1], std::decay_t<decltype(**p)>(c.nums[0])); });
 }
 
-OP(ScaleGrads) {
+// The gradients of parameters that have one, in order.
+variable_list gradients(const Call &c) {
+  variable_list grads;
   for (int i = 0; i < c.nin; i++)
-    if (auto g = c[i].grad(); g.defined()) g.mul_(c.nums[0]);
+    if (auto g = c[i].grad(); g.defined()) grads.push_back(g);
+  return grads;
 }
+
+void scale_all(const variable_list &list, double factor) {
+  Pieces pieces;
+  for (const auto &g : list)
+    if (!pieces.add({&g})) g.mul_(factor);
+  pieces([&](int64_t, const auto &piece, auto **p) { kernels::scale(piece.n, p[0], std::decay_t<decltype(**p)>(factor)); });
+}
+
+OP(ScaleGrads) { scale_all(gradients(c), c.nums[0]); }
 
 // Total 2-norm of the gradients, which are scaled to at most nums[0].
 OP(ClipGradNorm) {
-  std::vector<Tensor> grads, norms;
-  for (int i = 0; i < c.nin; i++)
-    if (auto g = c[i].grad(); g.defined()) {
-      grads.push_back(g);
-      norms.push_back(at::linalg_vector_norm(g, 2));
-    }
+  const auto grads = gradients(c);
   if (grads.empty()) return c.ret(at::zeros({}, at::kDouble));
-  for (auto &n : norms) n = n.to(norms[0].device());
+  Pieces pieces;
+  if (std::all_of(grads.begin(), grads.end(), [&](const Tensor &g) { return pieces.add({&g}); })) {
+    std::vector<double> squares(pieces.list.size());
+    pieces([&](int64_t i, const auto &piece, auto **p) { squares[i] = kernels::squares(piece.n, p[0]); });
+    const double total = std::sqrt(std::accumulate(squares.begin(), squares.end(), 0.)), factor = c.nums[0] / (total + 1e-6);
+    if (!(factor >= 1)) scale_all(grads, factor); // also where it is NaN
+    return c.ret(at::full({}, total, at::kDouble));
+  }
+  std::vector<Tensor> norms;
+  for (const auto &g : grads) norms.push_back(at::linalg_vector_norm(g, 2).to(grads[0].device()));
   auto total = at::linalg_vector_norm(at::stack(norms), 2);
   auto coef = at::clamp(c.nums[0] / (total + 1e-6), c10::nullopt, 1.0);
   for (auto &g : grads) g.mul_(coef.to(g.device()));
@@ -1153,6 +1461,7 @@ OP(ClipGradNorm) {
 
 // in: a parameter and another one of its shape, …: the second's gradient is added to the first's, and the second has none.
 OP(MoveGrads) {
+  variable_list sums;
   for (int i = 0; i + 1 < c.nin; i += 2) {
     auto to = c[i], from = c[i + 1];
     auto g = from.grad();
@@ -1160,19 +1469,27 @@ OP(MoveGrads) {
     from.mutable_grad() = Tensor();
     if (g.device() != to.device()) g = g.to(to.device());
     if (to.grad().defined())
-      to.mutable_grad().add_(g);
+      sums.insert(sums.end(), {to.grad(), g});
     else
       to.mutable_grad() = g;
   }
+  Pieces pieces;
+  for (size_t i = 0; i < sums.size(); i += 2)
+    if (!pieces.add({&sums[i], &sums[i + 1]})) sums[i].add_(sums[i + 1]);
+  pieces([&](int64_t, const auto &piece, auto **p) { kernels::add(piece.n, p[0], p[1]); });
 }
 
 // in: parameter, momentum buffer, …; nums: lr, momentum, weight decay, nesterov.
 OP(SGDStep) {
   const double lr = c.nums[0], momentum = c.nums[1], decay = c.nums[2];
+  const auto all = c.all();
+  variable_list grads;
+  for (int i = 0; i + 1 < c.nin; i += 2) grads.push_back(all[i].grad());
+  Pieces pieces;
   for (int i = 0; i + 1 < c.nin; i += 2) {
-    auto p = c[i], buf = c[i + 1];
-    auto g = p.grad();
-    if (!g.defined()) continue;
+    const auto &p = all[i], &buf = all[i + 1];
+    auto g = grads[i / 2];
+    if (!g.defined() || pieces.add({&p, &grads[i / 2], &buf})) continue;
     if (decay != 0) g = at::add(g, p, decay);
     if (momentum != 0) {
       buf.mul_(momentum).add_(g);
@@ -1180,23 +1497,36 @@ OP(SGDStep) {
     }
     p.add_(g, -lr);
   }
+  pieces([&](int64_t, const auto &piece, auto **p) {
+    using T = std::decay_t<decltype(**p)>;
+    kernels::sgd<T>({T(lr), T(momentum), T(decay), c.nums[3] != 0}, piece.n, p[0], p[1], p[2]);
+  });
 }
 
 // in: parameter, first moment, second moment, …; ints: each parameter's step,
 // counted from 1; nums: lr, beta1, beta2, eps, weight decay.
 OP(AdamWStep) {
   const double lr = c.nums[0], b1 = c.nums[1], b2 = c.nums[2], eps = c.nums[3], decay = c.nums[4];
+  const auto all = c.all();
+  variable_list grads;
+  for (int i = 0; i + 2 < c.nin; i += 3) grads.push_back(all[i].grad());
+  const auto root = [&](int64_t i) { return std::sqrt(1 - std::pow(b2, double(c.ints[i]))); };
+  const auto rate = [&](int64_t i) { return lr / (1 - std::pow(b1, double(c.ints[i]))); };
+  Pieces pieces;
   for (int i = 0; i + 2 < c.nin; i += 3) {
-    auto p = c[i], m = c[i + 1], v = c[i + 2];
-    auto g = p.grad();
-    if (!g.defined()) continue;
-    const double t = double(c.ints[i / 3]);
+    const auto &p = all[i], &m = all[i + 1], &v = all[i + 2], &g = grads[i / 3];
+    if (!g.defined() || pieces.add({&p, &g, &m, &v}, i / 3)) continue;
     p.mul_(1 - lr * decay);
     m.mul_(b1).add_(g, 1 - b1);
     v.mul_(b2).addcmul_(g, g, 1 - b2);
-    auto denom = v.sqrt().div_(std::sqrt(1 - std::pow(b2, t))).add_(eps);
-    p.addcdiv_(m, denom, -lr / (1 - std::pow(b1, t)));
+    auto denom = v.sqrt().div_(root(i / 3)).add_(eps);
+    p.addcdiv_(m, denom, -rate(i / 3));
   }
+  pieces([&](int64_t, const auto &piece, auto **p) {
+    using T = std::decay_t<decltype(**p)>;
+    const int64_t i = piece.tensor;
+    kernels::adamw<T>({T(1 - lr * decay), T(b1), T(1 - b1), T(b2), T(1 - b2), T(root(i)), T(eps), T(rate(i))}, piece.n, p[0], p[1], p[2], p[3]);
+  });
 }
 
 const struct {

@@ -60,7 +60,7 @@ func TestScalerResumes(t *testing.T) {
 	store := tinyStore(t, 5)
 	start := func(folder string, set ...string) *run {
 		r := tinyRun(t, folder, tinyRecipe(t, append(set, "epochs=1", "val_iterations=0")...), tinySources(t, store, true))
-		r.learner.Scaler = &torch.Scaler{Scale: math.Exp2(127)}
+		r.learner.Scaler = &torch.Scaler{Scale: math.Exp2(128)} // infinite in float32
 		return r
 	}
 	step := func(r *run, from, to int) {
@@ -158,7 +158,7 @@ func TestOverflowIsTold(t *testing.T) {
 	defer slog.SetDefault(old)
 	r := tinyRun(t, filepath.Join(t.TempDir()), tinyRecipe(t, "epochs=1", "iterations=1", "val_iterations=0"),
 		tinySources(t, tinyStore(t, 5), true))
-	r.learner.Scaler = &torch.Scaler{Scale: math.Exp2(127)}
+	r.learner.Scaler = &torch.Scaler{Scale: math.Exp2(128)} // infinite in float32
 	if err := r.loop(context.Background()); err != nil {
 		t.Fatal(err)
 	}
