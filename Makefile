@@ -15,7 +15,7 @@ GO     ?= go
 
 NNUNET := $(addprefix nnUNetv2_,plan_and_preprocess extract_fingerprint plan_experiment preprocess \
 	move_plans_between_datasets plot_overlay_pngs convert_MSD_dataset convert_old_nnUNet_dataset \
-	train predict evaluate_folder evaluate_simple ensemble find_best_configuration accumulate_crossval_results \
+	train predict predict_from_modelfolder evaluate_folder evaluate_simple ensemble find_best_configuration accumulate_crossval_results \
 	determine_postprocessing apply_postprocessing export_model_to_zip install_pretrained_model_from_zip)
 
 ifdef LIBTORCH

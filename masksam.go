@@ -82,11 +82,11 @@ func Open(ctx context.Context, path string, o Options) (_ *Model, err error) {
 			os.RemoveAll(m.temp)
 		}
 	}()
-	device := torch.CPU
 	if o.Device == "" {
 		o.Device = "auto"
 	}
-	if device, err = torch.ParseDevice(o.Device); err != nil {
+	device, err := torch.ParseDevice(o.Device)
+	if err != nil {
 		return nil, err
 	}
 	if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() {

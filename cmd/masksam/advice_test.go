@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"masksam/cmd/masksam/nnunet"
 	"reflect"
 	"strings"
 	"testing"
@@ -44,7 +45,7 @@ func sample(v *kong.Value) string {
 
 // everyCommand is a call of every masksam and nnU-Net command with what it requires.
 func everyCommand() (calls []*advice.Adviser) {
-	for _, name := range append([]string{"masksam"}, nnunetNames()...) {
+	for _, name := range append([]string{"masksam"}, nnunet.Names()...) {
 		for i := range newGrammar(name, io.Discard, io.Discard).Commands() {
 			g := newGrammar(name, io.Discard, io.Discard)
 			n := g.Commands()[i]
@@ -111,7 +112,7 @@ func parses(t *testing.T, advice string) {
 	t.Helper()
 	words := shellWords(advice)
 	name := words[0]
-	if _, nnunet := nnunetCommands[name]; !nnunet && name != "masksam" {
+	if _, its := nnunet.Commands[name]; !its && name != "masksam" {
 		t.Errorf("%q is no command line", advice)
 		return
 	}

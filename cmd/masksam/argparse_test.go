@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"io"
+	"masksam/cmd/masksam/nnunet"
 	"os"
 	"reflect"
 	"strings"
@@ -42,7 +43,7 @@ func readArgparse(t *testing.T) (table argparseTable) {
 // Every flag of nnU-Net's is known, with its dashes and its number of values.
 func TestEveryNNUNetFlag(t *testing.T) {
 	table := readArgparse(t)
-	for _, name := range nnunetNames() {
+	for _, name := range nnunet.Names() {
 		want, ok := table.Commands[name]
 		if !ok {
 			t.Errorf("%s is not nnU-Net's", name)

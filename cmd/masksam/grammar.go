@@ -9,6 +9,8 @@ import (
 
 	"github.com/alecthomas/kong"
 
+	"masksam/cmd/masksam/commands"
+	"masksam/cmd/masksam/nnunet"
 	"masksam/internal/advice"
 	"masksam/internal/argv"
 	"masksam/internal/bench"
@@ -24,17 +26,17 @@ type grammar struct {
 }
 
 func newGrammar(name string, stdout, stderr io.Writer) *grammar {
-	g := &grammar{&advice.Grammar{}, &cli{}}
+	g := &grammar{&advice.Grammar{}, &commands.CLI{}}
 	description := "Trains MaskSAM on your own volumes, predicts with it and scores the result."
 	help := kong.DefaultHelpPrinter
-	command, isNNUNet := nnunetCommands[strings.TrimSuffix(name, ".exe")]
+	command, isNNUNet := nnunet.Commands[strings.TrimSuffix(name, ".exe")]
 	if isNNUNet {
-		g.root, g.Other, description, help = command.new(), true, command.help, argv.Help
+		g.root, g.Other, description, help = command.New(), true, command.Help, argv.Help
 	}
 	var err error
 	g.Kong, err = kong.New(g.root, kong.Name(name), kong.Description(description), kong.Writers(stdout, stderr),
 		kong.Help(help), kong.ConfigureHelp(kong.HelpOptions{Compact: true}), kong.Vars{
-			"recipes": recipeNames(), "logs": strings.Join(runlog.Kinds, ", "), "planners": strings.Join(plan.Planners(), ", "),
+			"recipes": commands.RecipeNames(), "logs": strings.Join(runlog.Kinds, ", "), "planners": strings.Join(plan.Planners(), ", "),
 			"benches":      strings.Join(bench.Kinds, ", "),
 			"demo_cases":   strconv.Itoa(demo.DefaultCases),
 			"demo_minutes": strconv.FormatFloat(demo.DefaultMinutes, 'g', -1, 64)})
@@ -70,8 +72,8 @@ func family() advice.Family {
 	f := advice.Family{Own: "masksam", Grammar: func(name string) *advice.Grammar {
 		return newGrammar(name, io.Discard, io.Discard).Grammar
 	}}
-	for _, name := range nnunetNames() {
-		f.Others = append(f.Others, advice.Other{Name: name, Twin: nnunetCommands[name].twin, Part: nnunetCommands[name].part})
+	for _, name := range nnunet.Names() {
+		f.Others = append(f.Others, advice.Other{Name: name, Twin: nnunet.Commands[name].Twin, Part: nnunet.Commands[name].Part})
 	}
 	return f
 }

@@ -16,6 +16,7 @@ import (
 
 	"github.com/lmittmann/tint"
 
+	"masksam/cmd/masksam/commands"
 	"masksam/internal/advice"
 	"masksam/internal/interrupt"
 	"masksam/internal/progress"
@@ -35,25 +36,6 @@ const (
 	exitInterrupted = 130
 )
 
-// app is what a command gets besides its own flags.
-type app struct {
-	ctx      context.Context
-	out      io.Writer
-	progress progress.Reporter
-	level    *slog.LevelVar
-}
-
-// say follows the flags that make a command say more, or show no bar.
-func (a *app) say(more, noBar bool) {
-	if more {
-		a.level.Set(slog.LevelDebug)
-	}
-	if noBar {
-		a.progress.Done()
-		a.progress = progress.Nop
-	}
-}
-
 // run is the whole program but for the exit itself: name is what it was called by.
 func run(name string, args []string, stdout, stderr io.Writer) int {
 	out := &output{Writer: stdout}
@@ -71,9 +53,9 @@ func run(name string, args []string, stdout, stderr io.Writer) int {
 	ctx, signals := interrupt.Context()
 	defer signals.Stop()
 	torch.SetThreads(threads())
-	a := &app{ctx, out, bar, level}
-	if c, ok := g.root.(*cli); ok {
-		a.say(c.Verbose, false)
+	a := &commands.App{Ctx: ctx, Out: out, Progress: bar, Level: level}
+	if c, ok := g.root.(*commands.CLI); ok {
+		a.Say(c.Verbose, false)
 	}
 	tellUnused(adviser.Context)
 	profiled := profile(stderr)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"maps"
+	"masksam/cmd/masksam/nnunet"
 	"os"
 	"os/exec"
 	"slices"
@@ -32,7 +33,7 @@ func TestInstalledNames(t *testing.T) {
 	}
 	linked := strings.Fields(string(text))
 	slices.Sort(linked)
-	if want := slices.Sorted(maps.Keys(nnunetCommands)); !slices.Equal(linked, want) {
+	if want := slices.Sorted(maps.Keys(nnunet.Commands)); !slices.Equal(linked, want) {
 		t.Errorf("linked %v, built %v", linked, want)
 	}
 }

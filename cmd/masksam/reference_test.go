@@ -5,6 +5,8 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"masksam/cmd/masksam/commands"
+	"masksam/cmd/masksam/nnunet"
 	"os"
 	"reflect"
 	"slices"
@@ -95,22 +97,22 @@ func reference(t *testing.T) []byte {
 
 	say("\n## nnU-Net's names\n")
 	say("`make install` links these names to the program; called by one of them it takes that command's flags. nnU-Net 2.8.1 has %d", len(nnunetAll))
-	say("commands; %d of them exist here.\n", len(nnunetCommands))
+	say("commands; %d of them exist here.\n", len(nnunet.Commands))
 	say("| nnU-Net's command | here | masksam's own command |\n|---|---|---|")
 	for _, short := range nnunetAll {
 		name := "nnUNetv2_" + short
-		c, built := nnunetCommands[name]
+		c, built := nnunet.Commands[name]
 		if !built {
 			say("| %s | not built | |", name)
 			continue
 		}
-		twin := "`masksam " + c.twin + c.part + "`"
-		if c.part != "" {
+		twin := "`masksam " + c.Twin + c.Part + "`"
+		if c.Part != "" {
 			twin = "a part of " + twin
 		}
 		say("| [%s](#%s) | yes | %s |", name, strings.ToLower(name), twin)
 	}
-	for name := range nnunetCommands {
+	for name := range nnunet.Commands {
 		if !slices.Contains(nnunetAll, strings.TrimPrefix(name, "nnUNetv2_")) {
 			t.Errorf("%s is not nnU-Net's", name)
 		}
@@ -122,10 +124,10 @@ func reference(t *testing.T) []byte {
 	say("- **upper bound**: this number is the most; memory decides how many cases are worked on at a time, and training takes the\nGPUs that there are;")
 	say("- **no effect**: it is taken, and a line of the log says why it changes nothing;")
 	say("- **refused**: another value than the default is an error that says why.")
-	for _, name := range nnunetNames() {
+	for _, name := range nnunet.Names() {
 		g := newGrammar(name, io.Discard, io.Discard)
 		n := g.Model.Node
-		say("\n### %s\n\n%s\n\n    %s %s\n", name, nnunetCommands[name].help, name, usage(g, n))
+		say("\n### %s\n\n%s\n\n    %s %s\n", name, nnunet.Commands[name].Help, name, usage(g, n))
 		say("| flag | meaning | default | taken |\n|---|---|---|---|")
 		for _, p := range n.Positional {
 			say("| `%s` | %s | | as is |", strings.ToUpper(p.Name), cell(p.Help))
@@ -154,7 +156,7 @@ func taken(f *kong.Flag) string {
 		return "refused: " + f.Tag.Get("refused")
 	case f.Tag.Has("unused"):
 		return "no effect: " + f.Tag.Get("unused")
-	case kind == reflect.TypeFor[workers](), kind == reflect.TypeFor[gpus]():
+	case kind == reflect.TypeFor[commands.Workers](), kind == reflect.TypeFor[commands.GPUs]():
 		return "upper bound"
 	}
 	return "as is"

@@ -5,6 +5,7 @@ import (
 	"flag"
 	"fmt"
 	"maps"
+	"masksam/cmd/masksam/nnunet"
 	"math"
 	"math/rand/v2"
 	"os"
@@ -38,7 +39,7 @@ func TestMain(m *testing.M) {
 
 // names are those that the program is called by.
 func names() []string {
-	return append(slices.Sorted(maps.Keys(nnunetCommands)), "masksam")
+	return append(slices.Sorted(maps.Keys(nnunet.Commands)), "masksam")
 }
 
 // helper makes a script command of f, whose last argument is a path.

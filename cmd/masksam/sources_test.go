@@ -7,6 +7,7 @@ import (
 	"go/token"
 	"io"
 	"io/fs"
+	"masksam/cmd/masksam/nnunet"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -242,8 +243,8 @@ func TestDocumentedCommands(t *testing.T) {
 			typed, _, _ := strings.Cut(strings.ReplaceAll(m[1]+m[2], "\n", " "), " #")
 			for _, one := range regexp.MustCompile(` && | \| |; `).Split(typed, -1) {
 				words := shellWords(strings.Join(strings.Fields(one), " "))
-				_, nnunet := nnunetCommands[words[0]]
-				if strings.ContainsAny(one, "…$<[") || !nnunet && words[0] != "masksam" ||
+				_, its := nnunet.Commands[words[0]]
+				if strings.ContainsAny(one, "…$<[") || !its && words[0] != "masksam" ||
 					slices.Contains(words, "--help") || slices.Contains(words, "COMMAND") {
 					continue
 				}

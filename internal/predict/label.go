@@ -8,6 +8,7 @@ import (
 	"slices"
 	"sync"
 
+	"masksam/internal/machine"
 	"masksam/internal/progress"
 	"masksam/internal/store"
 	"masksam/internal/work"
@@ -33,7 +34,7 @@ type labelling struct {
 // The progress counts the passes of all cases. The error names each case that failed. A full disk ends it.
 func (m *Model) label(ctx context.Context, l labelling, o Options) error {
 	m.memory.Divide(o.Processes)
-	defer lean()()
+	defer machine.Lean()()
 	report := progress.OrNop(o.Progress)
 	total := 0
 	for _, j := range l.jobs {

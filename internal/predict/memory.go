@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"math"
-	"runtime/debug"
 
 	"masksam/internal/dataset"
 	"masksam/internal/machine"
@@ -23,16 +22,6 @@ func admission() work.Admission {
 		}
 		return n
 	}}
-}
-
-// lean lets garbage take a quarter of what lives, not as much again, until the function that it gives is called. It costs
-// little: cases are few large arrays, into which the collector does not look.
-func lean() (end func()) {
-	old := debug.SetGCPercent(25)
-	if old >= 0 && old < 25 {
-		debug.SetGCPercent(old)
-	}
-	return func() { debug.SetGCPercent(old) }
 }
 
 // begin is Begin of the admission. What earlier work took may come back.
