@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"slices"
 	"strconv"
@@ -185,4 +186,40 @@ func (g *golden) prompts(s *torch.Scope, dev torch.Device, cfg masksam.Config) (
 		p.Masks = s.Float32s(dev, masks, shape[0]*shape[1], shape[2], shape[3])
 	}
 	return p, nil
+}
+
+// settled are the network's own binarised masks (B·T·Q, H, W), but that pixels within 1e-5 of the threshold, which rounding
+// puts on either side, lie where the folder's counts want them: at most so many as the counts differ by.
+func (g *golden) settled(s *torch.Scope, net *masksam.Net, x *torch.Tensor) (*torch.Tensor, error) {
+	want, _, err := g.float32s("out.pred_aux_masks_gt_half_count")
+	if err != nil {
+		return nil, err
+	}
+	aux := net.Forward(s.NoGrad(), x).AuxMasks
+	values, size := aux.Float32s(), aux.Dim(2)*aux.Dim(3)
+	if len(want)*size != len(values) {
+		return nil, fmt.Errorf("out.pred_aux_masks_gt_half_count: %d counts for %d masks", len(want), len(values)/size)
+	}
+	for i, n := range want {
+		mask := values[i*size : (i+1)*size]
+		var near []int
+		for j, v := range mask {
+			if math.Abs(float64(v)-0.5) < 1e-5 {
+				near = append(near, j)
+			}
+			mask[j] = 0
+			if v > 0.5 {
+				mask[j] = 1
+				n--
+			}
+		}
+		for _, j := range near { // n is what is missing, or below 0 too much
+			if on := mask[j] == 1; n > 0 && !on || n < 0 && on {
+				step := 1 - 2*mask[j]
+				mask[j] += step
+				n -= step
+			}
+		}
+	}
+	return s.Float32s(x.Device(), values, aux.Dim(0)*aux.Dim(1), aux.Dim(2), aux.Dim(3)), nil
 }
