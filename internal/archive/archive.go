@@ -34,8 +34,8 @@ const (
 	freeBytes    = 64 << 20
 )
 
-// TooLarge is the error of Open for files that together have more bytes than it was allowed.
-var TooLarge = errors.New("is too large")
+// ErrTooLarge is the error of Open for files that together have more bytes than it was allowed.
+var ErrTooLarge = errors.New("is too large")
 
 // Reader is an open zip archive whose directory is sound. Its methods must not be called at the same time.
 type Reader struct {
@@ -116,10 +116,10 @@ func (r *Reader) read(most machine.Bytes) error {
 	}
 	switch unlimited := most == 0; {
 	case r.bytes > int64(cmp.Or(most, MostBytes)):
-		return fmt.Errorf("%w: its files have %v, %v is the limit", TooLarge, r.Bytes(), cmp.Or(most, MostBytes))
+		return fmt.Errorf("%w: its files have %v, %v is the limit", ErrTooLarge, r.Bytes(), cmp.Or(most, MostBytes))
 	case unlimited && r.bytes > freeBytes && r.bytes/MostRatio > info.Size():
 		return fmt.Errorf("%w: it has %v and its files %v, more than %d times as much, as archives have that are made to fill "+
-			"a disk", TooLarge, machine.Bytes(info.Size()), r.Bytes(), MostRatio)
+			"a disk", ErrTooLarge, machine.Bytes(info.Size()), r.Bytes(), MostRatio)
 	}
 	return nil
 }

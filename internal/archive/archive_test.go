@@ -171,7 +171,7 @@ func TestLimit(t *testing.T) {
 	if r.Bytes() != 70<<20 {
 		t.Errorf("%v", r.Bytes())
 	}
-	if _, err := archive.Open(path, 60<<20); !errors.Is(err, archive.TooLarge) {
+	if _, err := archive.Open(path, 60<<20); !errors.Is(err, archive.ErrTooLarge) {
 		t.Errorf("over the limit: %v", err)
 	}
 }

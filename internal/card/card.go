@@ -134,7 +134,7 @@ func Read(ctx context.Context, dir, program string, report progress.Reporter) (*
 	m := &Model{Folder: dir, Dataset: p.DatasetName, Plans: p.PlansName, Channels: ds.Channels}
 	name, ok := model.ParseName(filepath.Base(filepath.Clean(dir)))
 	if abs, err := filepath.Abs(dir); err == nil && !ok {
-		name, ok = model.ParseName(filepath.Base(abs))
+		name, _ = model.ParseName(filepath.Base(abs))
 	}
 	m.Trainer, m.Configuration = name.Trainer, name.Configuration
 	m.Versions.Program, m.Versions.Engine = program, torch.Version()

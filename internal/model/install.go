@@ -121,7 +121,7 @@ func unitOf(file string) (u unit, err error) {
 // open opens a zip and says what is in it, models first.
 func open(zip string, most machine.Bytes) (*archive.Reader, []unit, error) {
 	z, err := archive.Open(zip, most)
-	if errors.Is(err, archive.TooLarge) {
+	if errors.Is(err, archive.ErrTooLarge) {
 		return nil, nil, remedy.Add(err, "if you trust where it comes from, allow more with ", remedy.MaxSize.With("SIZE"))
 	}
 	if err != nil {
