@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -226,12 +227,19 @@ func (m *Model) Predict(ctx context.Context, v *Volume, progress func(done, of i
 
 // image is a copy of the volume.
 func (v *Volume) image() (*imageio.Image, error) {
-	n := v.Shape[0] * v.Shape[1] * v.Shape[2]
+	n := 1
+	for _, size := range v.Shape {
+		if size < 1 || size > len(v.Data)/n {
+			n = 0
+			break
+		}
+		n *= size
+	}
 	switch {
-	case min(v.Shape[0], v.Shape[1], v.Shape[2]) < 1 || len(v.Data) == 0 || len(v.Data)%n != 0:
+	case n == 0 || len(v.Data)%n != 0:
 		return nil, fmt.Errorf("%d values are no channels of %v voxels (z, y, x)", len(v.Data), v.Shape)
-	case !(min(v.Spacing[0], v.Spacing[1], v.Spacing[2]) > 0):
-		return nil, fmt.Errorf("a spacing of %v mm (z, y, x): it must be above 0", v.Spacing)
+	case !(min(v.Spacing[0], v.Spacing[1], v.Spacing[2]) > 0), math.IsInf(max(v.Spacing[0], v.Spacing[1], v.Spacing[2]), 1):
+		return nil, fmt.Errorf("a spacing of %v mm (z, y, x): it must be above 0 and finite", v.Spacing)
 	}
 	im := &imageio.Image{Meta: imageio.Meta{Path: "the volume", Grid: volume.NewGrid(v.Shape, v.Spacing), Dims: 3}}
 	if m := v.meta; m != nil && m.Grid.Size == v.Shape && m.Grid.Spacing == v.Spacing {

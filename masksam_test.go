@@ -132,11 +132,13 @@ func TestPredict(t *testing.T) {
 	all.Wait()
 
 	for want, change := range map[string]func(v *masksam.Volume){
-		"no channels of":     func(v *masksam.Volume) { v.Data = v.Data[1:] },
-		"no channels of [0 ": func(v *masksam.Volume) { v.Shape[0] = 0 },
-		"a spacing of":       func(v *masksam.Volume) { v.Spacing[1] = math.NaN() },
-		"2 channels":         func(v *masksam.Volume) { v.Shape[0] = 2 },
-		"NaN":                func(v *masksam.Volume) { v.Data[5] = float32(math.NaN()) },
+		"no channels of":              func(v *masksam.Volume) { v.Data = v.Data[1:] },
+		"no channels of [0 ":          func(v *masksam.Volume) { v.Shape[0] = 0 },
+		"a spacing of":                func(v *masksam.Volume) { v.Spacing[1] = math.NaN() },
+		"no channels of [4294967296 ": func(v *masksam.Volume) { v.Shape = [3]int{1 << 32, 1 << 32, 1} },
+		"above 0 and finite":          func(v *masksam.Volume) { v.Spacing[2] = math.Inf(1) },
+		"2 channels":                  func(v *masksam.Volume) { v.Shape[0] = 2 },
+		"NaN":                         func(v *masksam.Volume) { v.Data[5] = float32(math.NaN()) },
 	} {
 		other := v
 		other.Data = slices.Clone(v.Data)

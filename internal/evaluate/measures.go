@@ -201,5 +201,5 @@ func (s *Summary) Worst(classes []Class, n int) []int {
 		}
 		return 0
 	})
-	return list[:min(n, len(list))]
+	return list[:max(0, min(n, len(list)))]
 }

@@ -185,7 +185,9 @@ func look(dir string) (m Unpacked, err error) {
 	if err != nil {
 		return m, err
 	}
-	m.Folds = TrainedFolds(dir, names[0])
+	if m.Folds = TrainedFolds(dir, names[0]); len(m.Folds) == 0 {
+		return m, fmt.Errorf("no fold of it has a checkpoint: %s is no name of one", names[0])
+	}
 	m.Kind = weights.Unknown
 	if f, err := weights.Open(Existing(FoldDir(dir, m.Folds[0]), names[0])); err == nil {
 		m.Kind = f.Kind()

@@ -175,6 +175,7 @@ func TestInstallRefuses(t *testing.T) {
 		"no plans.json":               parts[1:],
 		"no dataset.json":             {parts[0], parts[2]},
 		"no fold of it has a check":   parts[:2],
+		"is no name of one":           {parts[0], parts[1], dir + "/fold_0/checkpoint_x.pth.pth"},
 		"\"Dataset001_A\" does not":   {"Dataset001_A"},
 		"\"DatasetA/x\" does not lie": append([]string{"DatasetA/x"}, parts...),
 		"\"Dataset001_A/.x\" does":    append([]string{"Dataset001_A/.x"}, parts...),

@@ -56,7 +56,7 @@ func (m *Model) Folder(ctx context.Context, o Options) error {
 	}
 	all, err := m.Dataset.Inputs(o.Input, o.Files)
 	if err == nil {
-		err = errors.Join(o.clash(all, m.Dataset.FileEnding), m.follow(all, o))
+		err = errors.Join(m.follow(all, o), o.clash(all, m.Dataset.FileEnding))
 	}
 	if err != nil {
 		return fmt.Errorf("predict: %w", err)
@@ -133,12 +133,8 @@ func (o Options) check() error {
 	if err := o.Part.Check(); err != nil {
 		return fmt.Errorf("predict: %w", err)
 	}
-	in, err := filepath.Abs(o.Input)
-	if err != nil || o.Input == "" {
-		return err
-	}
-	if out, err := filepath.Abs(o.Output); err != nil || out == in {
-		return errors.Join(err, fmt.Errorf("predict: input and output are both %s; choose another output", o.Input))
+	if atomicfile.Same(o.Input, o.Output) {
+		return fmt.Errorf("predict: input and output are both %s; choose another output", o.Input)
 	}
 	return nil
 }

@@ -2,12 +2,13 @@ package predict
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
+	"masksam/internal/atomicfile"
 	"masksam/internal/dataset"
 )
 
@@ -24,19 +25,15 @@ func (o Options) oneFile(ending string) bool {
 	return strings.HasSuffix(o.Output, ending) && !dataset.IsDir(o.Output)
 }
 
-// clash refuses an output that is to hold several cases in one file, or would replace an image.
+// clash refuses an output that is to hold several cases in one file, or would replace an image or the stage before's labels.
 func (o Options) clash(cases []dataset.Case, ending string) error {
 	if o.oneFile(ending) && len(cases) > 1 {
 		return fmt.Errorf("%d cases cannot go into the one file %s: name a folder", len(cases), o.Output)
 	}
 	for _, c := range cases {
-		out, err := filepath.Abs(o.place(c.ID, ending) + ending)
-		if err != nil {
-			return err
-		}
-		for _, path := range c.Images {
-			if in, err := filepath.Abs(path); err != nil || in == out {
-				return errors.Join(err, fmt.Errorf("the labels of case %s would replace its image %s: choose another output", c.ID, path))
+		for _, path := range append(slices.Clone(c.Images), c.Label) {
+			if atomicfile.Same(path, o.place(c.ID, ending)+ending) {
+				return fmt.Errorf("the labels of case %s would replace its own input %s: choose another output", c.ID, path)
 			}
 		}
 	}

@@ -21,8 +21,9 @@ func TestClash(t *testing.T) {
 		cases  []dataset.Case
 		want   string
 	}{
-		"the image itself": {scan.Images[0], []dataset.Case{scan}, "would replace its image"},
-		"its folder":       {dir, []dataset.Case{scan}, "would replace its image"},
+		"the image itself": {scan.Images[0], []dataset.Case{scan}, "would replace its own input"},
+		"its folder":       {dir, []dataset.Case{scan}, "would replace its own input"},
+		"the stage before": {dir, []dataset.Case{{ID: "low", Label: filepath.Join(dir, "low.nii.gz")}}, "would replace its own input"},
 		"two into one":     {filepath.Join(dir, "out.nii.gz"), []dataset.Case{scan, {ID: "b"}}, "2 cases cannot go into the one file"},
 		"another file":     {filepath.Join(dir, "out.nii.gz"), []dataset.Case{scan}, ""},
 		"another folder":   {filepath.Join(dir, "out"), []dataset.Case{scan, {ID: "b"}}, ""},

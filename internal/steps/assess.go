@@ -174,6 +174,9 @@ func (a *Assessment) digests(o EvaluateOptions) error {
 		a.Inputs = append(a.Inputs, Input{in.what, in.dir, len(a.Summary.Cases), hex.EncodeToString(all.Sum(nil))})
 	}
 	path := o.Dataset
+	if path == "" { // the labels were given by number
+		return nil
+	}
 	if dataset.IsDir(path) {
 		path = filepath.Join(path, dataset.FileName)
 	}
