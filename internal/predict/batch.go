@@ -66,7 +66,7 @@ func (m *Model) divide(t Tiling, size [3]int, free machine.Bytes, beside float64
 	}
 	onDevice, err := recipe.Free(m.device)
 	need := func() (host, device float64) {
-		ready := float64(ahead(d.networks)-d.networks) * float64(d.batch*(r.Network.Channels+r.Network.Classes))
+		ready := float64(ahead(d.networks)-d.networks) * float64(d.batch*(r.Channels()+r.Heads()))
 		host, device = pass(d.batch).Total()
 		host = float64(d.networks)*host + beside + 4*ready*voxels(r.Patch)
 		if m.device == torch.CPU {

@@ -29,11 +29,11 @@ type export struct {
 
 // export begins the export of a case, of its probabilities where they are wanted, and of its labels for later stages.
 func (m *Model) export(id string, p *pending, o Options) (*export, error) {
-	back, err := m.prepare.NewExport(p.image.Size, p.properties, false)
+	back, err := m.prepare.NewExport(p.image.Size, p.properties, m.Meta.Recipe.Logits())
 	if err != nil {
 		return nil, err
 	}
-	if n := m.Meta.Recipe.Network.Classes; back.Heads() != n {
+	if n := m.Meta.Recipe.Heads(); back.Heads() != n {
 		return nil, fmt.Errorf("the network scores %d classes, the labels of dataset.json want %d", n, back.Heads())
 	}
 	x := &export{Export: back, place: o.place(id, m.Dataset.FileEnding), ending: m.Dataset.FileEnding, reader: m.Plans.Reader,

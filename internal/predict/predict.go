@@ -30,7 +30,7 @@ type Model struct {
 	*model.Model
 	prepare *preprocess.Config
 	device  torch.Device
-	net     *masksam.Net
+	net     nn.Network
 	loaded  int          // index of the fold whose weights net has
 	kept    torch.DType  // of the weights that an autocast casts
 	told    bool         // that the device lacks the precision
@@ -70,7 +70,7 @@ func Open(folder string, folds []string, checkpoint, frozen string, dev torch.De
 
 // FromNetwork is the model of a network whose weights are set. The network stays the caller's: Close is not to be called.
 // Without plans it scores images, and labels no cases.
-func FromNetwork(m *model.Model, net *masksam.Net, dev torch.Device) (_ *Model, err error) {
+func FromNetwork(m *model.Model, net nn.Network, dev torch.Device) (_ *Model, err error) {
 	f := &Model{Model: m, device: dev, memory: admission(), net: net}
 	if m.Plans != nil {
 		if f.prepare, err = preprocess.NewConfig(m.Plans, m.Meta.Configuration, m.Dataset); err != nil {
@@ -98,7 +98,7 @@ func (m *Model) use(fold int) error {
 	m.loaded = -1
 	changes := func(name string) bool { return was < 0 || !m.Folds[fold].Shares(m.Folds[was], name) }
 	err := torch.Do(torch.Mode{}, func(*torch.Scope) error {
-		return m.net.Params.LoadSome(changes, func(name string) ([]float32, []int, error) { return m.weights(fold, name) })
+		return m.net.Parameters().LoadSome(changes, func(name string) ([]float32, []int, error) { return m.weights(fold, name) })
 	})
 	if err != nil {
 		return fmt.Errorf("fold %d of the model: %w", fold, err)
@@ -114,9 +114,9 @@ func (m *Model) narrow(d torch.DType) error {
 		return nil
 	}
 	return torch.Do(torch.Mode{}, func(s *torch.Scope) error {
-		err := m.net.Params.Widen(s, func(name string) ([]float32, []int, error) { return m.weights(m.loaded, name) })
+		err := m.net.Parameters().Widen(s, func(name string) ([]float32, []int, error) { return m.weights(m.loaded, name) })
 		if err == nil {
-			m.net.Params.Narrow(s, d, func(*nn.Param) bool { return true })
+			m.net.Parameters().Narrow(s, d, func(*nn.Param) bool { return true })
 			m.kept = d
 		}
 		return err
@@ -204,7 +204,7 @@ func (m *Model) Scores(ctx context.Context, image Image, t Tiling, tick func(pas
 	if err := errors.Join(t.check(), m.flips(t)); err != nil {
 		return nil, err
 	}
-	heads := float64(m.Meta.Recipe.Network.Classes)
+	heads := float64(m.Meta.Recipe.Heads())
 	return m.scores(ctx, image, t, m.divide(t, image.Size, m.memory.Left(), 4*heads*voxels(image.Size)), tick)
 }
 
@@ -212,7 +212,7 @@ func (m *Model) Scores(ctx context.Context, image Image, t Tiling, tick func(pas
 func (m *Model) scores(ctx context.Context, image Image, t Tiling, d division, tick func(passes int)) ([]float32, error) {
 	w := m.window(t)
 	w.Batch = d.batch
-	sums := newSums(w.order(image.Size).whole(m.networks()), m.Meta.Recipe.Network.Classes, image.Size)
+	sums := newSums(w.order(image.Size).whole(m.networks()), m.Meta.Recipe.Heads(), image.Size)
 	err := m.score(ctx, w, image, t.Precision, d, sums, tick)
 	if err == nil {
 		err = mean(sums.data, sums.data, m.networks())
@@ -227,11 +227,11 @@ func (m *Model) scores(ctx context.Context, image Image, t Tiling, d division, t
 // is called with the number of passes that are done; there are m.passes of them.
 func (m *Model) score(ctx context.Context, w Window, image Image, precision string, d division, sums *sums,
 	tick func(passes int)) error {
-	n := m.Meta.Recipe.Network
-	if voxels := image.Size[0] * image.Size[1] * image.Size[2]; image.Channels != n.Channels || voxels == 0 ||
+	n := m.Meta.Recipe.Channels()
+	if voxels := image.Size[0] * image.Size[1] * image.Size[2]; image.Channels != n || voxels == 0 ||
 		len(image.Data) != image.Channels*voxels {
 		return fmt.Errorf("the case has %d channels of %v with %d values, the network %d channels", image.Channels, image.Size,
-			len(image.Data), n.Channels)
+			len(image.Data), n)
 	}
 	// OpenMP keeps a pool of workers for each OS thread that computes: stay on one.
 	runtime.LockOSThread()
@@ -266,10 +266,10 @@ type forward struct {
 }
 
 func (f forward) Scores(patches []float32, n int) (scores []float32, err error) {
-	c := f.m.net.Config
+	r := f.m.Meta.Recipe
 	err = torch.Do(f.mode, func(s *torch.Scope) error {
-		x := s.Float32s(f.m.device, patches, n, c.Channels, c.Frames, c.Height, c.Width)
-		scores = f.m.net.Forward(s, x).ClassScores(s, n).Float32s()
+		x := s.Float32s(f.m.device, patches, n, r.Channels(), r.Patch[0], r.Patch[1], r.Patch[2])
+		scores = f.m.net.Scores(s, x).Float32s()
 		return nil
 	})
 	return scores, err

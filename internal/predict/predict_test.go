@@ -260,14 +260,14 @@ func TestFoldsShareFrozenWeights(t *testing.T) {
 		if err := m.use(fold); err != nil {
 			t.Fatal(err)
 		}
-		for _, p := range m.net.Params.All() {
+		for _, p := range m.net.Parameters().All() {
 			want, _, err := m.Folds[fold].Float32s(p.Name)
 			if err != nil || !slices.Equal(p.Value.Float32s(), want) {
 				t.Errorf("fold %d: %s is not its own: %v", fold, p.Name, err)
 			}
 		}
 	}
-	for _, p := range m.net.Params.All() {
+	for _, p := range m.net.Parameters().All() {
 		if m.held[0][p.Name].data == nil || (m.held[1][p.Name].data == nil) != masksam.OfSAM(p.Name) {
 			t.Errorf("%s is held of fold 0: %v, of fold 1: %v", p.Name, m.held[0][p.Name].data != nil, m.held[1][p.Name].data != nil)
 		}

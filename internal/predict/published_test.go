@@ -110,7 +110,7 @@ func TestPublishedCheckpoint(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if n := m.net.Config; n.DepthAxis != sam.DepthReference || n.AuxLogits != masksam.AuxReference {
+		if n := m.net.(*masksam.Net).Config; n.DepthAxis != sam.DepthReference || n.AuxLogits != masksam.AuxReference {
 			t.Errorf("the network computes with depth axis %s and auxiliary logits %s", n.DepthAxis, n.AuxLogits)
 		}
 		return sum
@@ -157,7 +157,7 @@ func TestKeptWeights(t *testing.T) {
 			t.Errorf("in %s the scores differ from those of weights that are cast at every pass", precision)
 		}
 		kept := 0
-		for _, p := range m.net.Params.All() {
+		for _, p := range m.net.Parameters().All() {
 			if p.Value.DType() == torch.BFloat16 {
 				kept++
 			}

@@ -26,6 +26,7 @@ type Recipe struct {
 	SAM     string         `json:"sam"`
 	Network masksam.Config `json:"network"`
 	Loss    masksam.Loss   `json:"loss"`
+	UNet    *UNet          `json:"unet,omitempty"` // in place of Network and Loss; nil: MaskSAM
 	Train   Train          `json:"train"`
 	Split   *FixedSplit    `json:"split,omitempty"`
 }
