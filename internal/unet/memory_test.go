@@ -44,10 +44,10 @@ func TestBytes(t *testing.T) {
 		patch  [3]int
 		change func(args map[string]any)
 	}{
-		"PlainConvUNet":       {[3]int{32, 64, 64}, func(map[string]any) {}},
-		"ResidualEncoderUNet": {[3]int{32, 64, 64}, residual},
-		"ResidualUNet":        {[3]int{32, 64, 64}, residual},
-		"flat": {[3]int{1, 512, 512}, func(args map[string]any) {
+		"PlainConvUNet":       {[3]int{16, 64, 64}, func(map[string]any) {}},
+		"ResidualEncoderUNet": {[3]int{16, 64, 64}, residual},
+		"ResidualUNet":        {[3]int{16, 64, 64}, residual},
+		"flat": {[3]int{1, 256, 256}, func(args map[string]any) {
 			args["conv_op"], args["norm_op"] = "Conv2d", "InstanceNorm2d"
 			args["kernel_sizes"], args["strides"] = 3, []int{1, 2, 2}
 		}},
@@ -85,7 +85,11 @@ func TestBytes(t *testing.T) {
 				l := Pass{Channels: 1, Heads: 4, Patch: c.patch, Samples: 1, Train: i == 1, Deep: i == 1}
 				got, want := a.Bytes(l), mostHeld(t, fn)
 				what := fmt.Sprintf("%s, train %v: predicted %.1f MB, measured %.1f MB: %.2f", name, l.Train, got/1e6, want/1e6, got/want)
-				if t.Log(what); got < 0.9*want || got > 1.4*want {
+				most := 1.25
+				if a.Norm == "batch" { // of one sample, whose maps need not be put in another order
+					most = 1.45
+				}
+				if t.Log(what); got < 0.95*want || got > most*want {
 					t.Error(what)
 				}
 			}
