@@ -116,12 +116,15 @@ func (a *Architecture) read(k *arguments) {
 
 func (a *Architecture) norm(k *arguments) {
 	kwargs := struct {
-		Eps    float64 `json:"eps"`
-		Affine *bool   `json:"affine"`
-		Track  any     `json:"track_running_stats"`
-		Moment any     `json:"momentum"`
-	}{Eps: 1e-5}
+		Eps      float64 `json:"eps"`
+		Affine   *bool   `json:"affine"`
+		Track    *bool   `json:"track_running_stats"`
+		Momentum float64 `json:"momentum"`
+	}{Eps: 1e-5, Momentum: momentum}
 	k.get("norm_op_kwargs", &kwargs)
+	if kwargs.Momentum != momentum || kwargs.Track != nil && *kwargs.Track != strings.HasPrefix(k.name("norm_op"), "Batch") {
+		k.fail("norm_op_kwargs", "has another momentum or track_running_stats than PyTorch's, which nnU-Net's planners never set")
+	}
 	a.Eps = kwargs.Eps
 	switch name := k.name("norm_op"); name {
 	case "InstanceNorm2d", "InstanceNorm3d":

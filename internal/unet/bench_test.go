@@ -3,6 +3,7 @@ package unet
 import (
 	"math/rand/v2"
 	"runtime"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -14,18 +15,23 @@ import (
 const hippocampus = `{"network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet", "arch_kwargs": {
 	"n_stages": 4, "features_per_stage": [32, 64, 128, 256], "conv_op": "torch.nn.modules.conv.Conv3d",
 	"kernel_sizes": [[3, 3, 3], [3, 3, 3], [3, 3, 3], [3, 3, 3]], "strides": [[1, 1, 1], [2, 2, 2], [2, 2, 2], [2, 2, 2]],
-	"n_conv_per_stage": [2, 2, 2, 2], "n_conv_per_stage_decoder": [2, 2, 2], "conv_bias": true,
+	"n_conv_per_stage": 2, "n_conv_per_stage_decoder": 2, "conv_bias": true,
 	"norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d", "norm_op_kwargs": {"eps": 1e-05, "affine": true},
 	"dropout_op": null, "dropout_op_kwargs": null, "nonlin": "torch.nn.LeakyReLU", "nonlin_kwargs": {"inplace": true}},
 	"_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"]}`
 
 // BenchmarkStep times a training step: forward, loss, backward, clip, and step of the optimiser.
 func BenchmarkStep(b *testing.B) {
+	flat := strings.NewReplacer("Conv3d", "Conv2d", "Norm3d", "Norm2d", "[3, 3, 3]", "[3, 3]", "[2, 2, 2]", "[2, 2]", "[1, 1, 1]", "[1, 1]")
+	b.Run("3d", func(b *testing.B) { step(b, hippocampus, [3]int{40, 56, 40}, 9) })
+	b.Run("2d", func(b *testing.B) { step(b, flat.Replace(hippocampus), [3]int{1, 56, 40}, 64) })
+}
+
+func step(b *testing.B, architecture string, patch [3]int, batch int) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	torch.SetThreads(runtime.NumCPU())
-	patch, batch := [3]int{40, 56, 40}, 9
-	a, err := Parse([]byte(hippocampus))
+	a, err := Parse([]byte(architecture))
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -2,7 +2,6 @@ package unet
 
 import (
 	"fmt"
-	"math"
 	"slices"
 
 	"masksam/internal/torch"
@@ -400,18 +399,4 @@ func (c Criterion) byDice(s *torch.Scope, v *seen, a *sums, weight float64) (byC
 // constant is a tensor of like's type and device.
 func constant(s *torch.Scope, like *torch.Tensor, data []float64, shape ...int) *torch.Tensor {
 	return s.To(s.Float64s(like.Device(), data, shape...), like.DType())
-}
-
-// Value is the loss of logits (B, K, …) with labels (B, …), its cross-entropy and Dice parts, and the gradient by the logits.
-func (c Criterion) Value(s *torch.Scope, logits *torch.Tensor, labels []uint8) (loss, ce, dice float64, gradient *torch.Tensor, err error) {
-	a := c.newSums()
-	v, err := c.look(s, logits, labels, a)
-	if err != nil {
-		return 0, 0, 0, nil, err
-	}
-	loss, ce, dice = c.loss(a)
-	if math.IsNaN(loss) {
-		return loss, ce, dice, nil, nil
-	}
-	return loss, ce, dice, c.gradient(s, v, a, 1), nil
 }

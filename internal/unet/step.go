@@ -10,10 +10,10 @@ import (
 
 // Step computes the gradients of a training step of a network.
 //
-// A processor computes one sample after the other, which takes as long and keeps the memory of one, where the labels alone
-// tell what the loss is divided by. With a Dice of the whole batch the graphs of all samples wait for the batch's sums; in
-// Parts each part is run twice instead: for the sums, then for the gradients. A batch norm has its statistics, and TopK its
-// voxels, from the samples that are computed at once: those are a whole part.
+// A processor computes one sample after the other, or some small ones at once: that takes no longer and keeps their maps
+// alone. With a Dice of the whole batch the graphs of all samples wait for the batch's sums; in Parts each part is run twice
+// instead: for the sums, then for the gradients. A batch norm has its statistics, and TopK its voxels, from the samples that
+// are computed at once: those are a whole part.
 type Step struct {
 	Net       *Net
 	Device    torch.Device
@@ -44,6 +44,9 @@ type piece struct {
 	samples int
 }
 
+// together are the voxels of samples that a processor computes at once: fewer take longer, more take memory.
+const together = 1 << 14
+
 // batch divides images and labels (B, patch) into pieces and makes the labels of all outputs.
 func (st Step) batch(images []float32, labels []uint8, patch [3]int, parts int) *batch {
 	a := st.Net.Architecture
@@ -53,15 +56,16 @@ func (st Step) batch(images []float32, labels []uint8, patch [3]int, parts int) 
 	samples := len(labels) / voxels
 	each := samples / max(parts, 1)
 	if st.Device == torch.CPU && a.Norm != "batch" && st.Criterion.TopK == 0 {
-		each = 1
+		each = min(each, max(1, together/voxels))
 	}
 	values := len(images) / samples
-	for from := 0; from < samples; from += each {
-		p := piece{images: images[from*values:][:each*values], samples: each}
-		for _, to := range a.Scales(patch, outputs) {
+	for from, to := 0, 0; from < samples; from = to {
+		to = min(from+each, samples)
+		p := piece{images: images[from*values : to*values], samples: to - from}
+		for _, size := range a.Scales(patch, outputs) {
 			var seen []uint8
-			for one := range slices.Chunk(labels[from*voxels:][:each*voxels], voxels) {
-				seen = append(seen, downsample(one, patch, to)...)
+			for one := range slices.Chunk(labels[from*voxels:to*voxels], voxels) {
+				seen = append(seen, downsample(one, patch, size)...)
 			}
 			p.labels = append(p.labels, seen)
 		}
