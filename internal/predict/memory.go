@@ -9,6 +9,7 @@ import (
 	"masksam/internal/dataset"
 	"masksam/internal/machine"
 	"masksam/internal/recipe"
+	"masksam/internal/tiles"
 	"masksam/internal/torch"
 	"masksam/internal/work"
 )
@@ -46,8 +47,8 @@ func (m *Model) readable(c dataset.Case) (need machine.Bytes, err error) {
 
 // scoring is how a case is scored.
 type scoring struct {
-	window Window
-	sweep
+	window tiles.Window
+	tiles.Sweep
 	division               // its need is that of main memory, with all below
 	beside   machine.Bytes // of it, what sums and export take
 }
@@ -61,8 +62,8 @@ func (m *Model) plan(ctx context.Context, p *pending, x *export, o Options) (sco
 	s.window.Batch = cmp.Or(o.Batch, 4)
 	size, folds := p.image.Size, m.networks()
 	slice := 4 * float64(x.Heads()*size[1]*size[2])
-	order := s.window.order(size)
-	least := slice * float64(order.sweep(folds, 1, x.Keeps).depth)
+	order := s.window.Order(size)
+	least := slice * float64(order.Sweep(folds, 1, x.Keeps).Depth)
 	need := bytesOf(least + x.bytes() + m.certain(o))
 	left, err := m.begin(ctx, need)
 	if err != nil {
@@ -76,7 +77,7 @@ func (m *Model) plan(ctx context.Context, p *pending, x *export, o Options) (sco
 	sums := max(least, min(usual, float64(left-need)/4, slice*float64(size[0])))
 	s.division = m.divide(o.Tiling, size, left, sums+x.bytes())
 	s.window.Batch = s.batch
-	s.sweep = s.window.order(size).fit(folds, slice, sums, x.Keeps)
+	s.Sweep = s.window.Order(size).Fit(folds, slice, sums, x.Keeps)
 	s.beside = bytesOf(sums + x.bytes())
 	s.need = max(s.need, need)
 	m.memory.Take(s.need - need)
