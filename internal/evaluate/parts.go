@@ -27,6 +27,11 @@ func FolderPart(ctx context.Context, gtDir, predDir string, opt Options, path st
 	if err != nil {
 		return nil, nil, err
 	}
+	reader, err := imageio.ChooseReader(opt.Reader, opt.Ending, join(gtDir, names[0]))
+	if err != nil {
+		return nil, nil, err
+	}
+	opt.Reader = reader.Name // parts that chose the same one, named or not, are alike
 	made, err := madeOf(gtDir, predDir, share(names, opt.Part), opt) // before they are read: what changes meanwhile is scored again
 	if err != nil {
 		return nil, nil, err
