@@ -31,8 +31,8 @@ func FolderPart(ctx context.Context, gtDir, predDir string, opt Options, path st
 	if err != nil {
 		return nil, nil, err
 	}
-	opt.Reader = reader.Name // parts that chose the same one, named or not, are alike
-	made, err := madeOf(gtDir, predDir, share(names, opt.Part), opt) // before they are read: what changes meanwhile is scored again
+	opt.Reader = reader.Name                                         // parts that chose the same one, named or not, are alike
+	made, err := madeOf(gtDir, predDir, share(names, opt.Part), opt) // now: what changes while it is scored is scored again
 	if err != nil {
 		return nil, nil, err
 	}
@@ -67,7 +67,8 @@ func FolderPart(ctx context.Context, gtDir, predDir string, opt Options, path st
 		}
 	}
 	if others != nil {
-		slog.Warn("parts were scored of other label maps, of other folders or of other classes than this one: score them again", "files", others)
+		slog.Warn("parts were scored of other label maps, of other folders or of other classes than this one: score them again",
+			"files", others)
 	}
 	if waits != nil {
 		return s, waits, nil
