@@ -54,7 +54,8 @@ type scoring struct {
 
 // plan waits until there is memory for a case and chooses how to score it: by its sums, which take more than a usual size
 // only where the slices of one row of tiles do, and by as many networks and patches at a time as fit beside them. A case
-// whose prediction takes more memory than there is, even when no other case is read ahead, is refused. What it needs is taken from m.memory.
+// whose prediction takes more memory than there is, even when no other case is read ahead, is refused. What it needs is
+// taken from m.memory.
 func (m *Model) plan(ctx context.Context, p *pending, x *export, o Options) (scoring, error) {
 	const usual = 512e6 // bytes of sums
 	s := scoring{window: m.window(o.Tiling)}
