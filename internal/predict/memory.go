@@ -56,7 +56,8 @@ type scoring struct {
 
 // plan waits until there is memory for a case and chooses how to score it: by its sums, which take more than a usual size
 // only where the slices of one row of tiles do, and by as many networks and patches at a time as fit beside them. A case
-// whose prediction takes more memory than there is, is refused. What it needs is taken from m.memory.
+// whose prediction takes more memory than there is, even when no other case is read ahead, is refused. What it needs is
+// taken from m.memory.
 func (m *Model) plan(ctx context.Context, p *pending, x *export, o Options) (scoring, error) {
 	const usual = 512e6 // bytes of sums
 	s := scoring{window: m.window(o.Tiling)}
@@ -69,6 +70,10 @@ func (m *Model) plan(ctx context.Context, p *pending, x *export, o Options) (sco
 	left, err := m.begin(ctx, need)
 	if err != nil {
 		return s, err
+	}
+	if need > left && m.drop != nil && m.drop() { // the admission does not know of their images
+		torch.ReleaseMemory()
+		left = m.memory.Left() + need
 	}
 	if need > left {
 		m.memory.End(need)

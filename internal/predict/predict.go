@@ -38,6 +38,7 @@ type Model struct {
 	told    bool         // that the device lacks the precision
 	most    atomic.Int64 // patches of a pass that memory admits, as a want of it has shown; 0: nothing has shown
 	memory  work.Admission
+	drop    func() bool // lets go of the cases that were read ahead, and tells whether there were any; nil: nobody reads ahead
 
 	// held are weights of the folds by name, of more than one fold as far as they fit into spare bytes of memory: each case
 	// needs those of all.
