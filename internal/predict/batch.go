@@ -56,10 +56,8 @@ type division struct {
 // A pass has t.Batch patches or, where that is 0, as many as usual, fewer where memory is short.
 func (m *Model) divide(t Tiling, size [3]int, free machine.Bytes, beside float64) division {
 	r := m.Meta.Recipe
-	precision, passes := m.precision(t.Precision), m.window(t).Passes(size)
-	pass := func(patches int) recipe.Peak {
-		return r.PassPeak(precision, m.device, patches).Without(recipe.Program, recipe.Weights)
-	}
+	passes := m.window(t).Passes(size)
+	pass := func(patches int) recipe.Peak { return m.passPeak(t.Precision, patches) }
 	d := division{networks: 1, batch: cmp.Or(t.Batch, usual(m.device, pass(1).Need(m.device)))}
 	if m.device == torch.CPU {
 		d.threads = torch.Threads()

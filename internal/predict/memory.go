@@ -11,6 +11,7 @@ import (
 	"masksam/internal/recipe"
 	"masksam/internal/tiles"
 	"masksam/internal/torch"
+	"masksam/internal/unet"
 	"masksam/internal/work"
 )
 
@@ -89,8 +90,30 @@ func (m *Model) certain(o Options) float64 {
 	if m.device != torch.CPU {
 		return 0
 	}
-	peak := m.Meta.Recipe.PassPeak(m.precision(o.Precision), m.device, 1)
-	return recipe.Certain * peak.Without(recipe.Program, recipe.Weights).Need(m.device)
+	return recipe.Certain * m.passPeak(o.Precision, 1).Need(m.device)
+}
+
+// passPeak predicts what a pass over so many patches takes beside the weights.
+func (m *Model) passPeak(precision string, patches int) recipe.Peak {
+	if u := m.Meta.Recipe.UNet; u != nil {
+		return recipe.Peak{{Name: "maps at work", Device: float64(patches) * unetBytes(u, m.Meta.Recipe.Patch)}}
+	}
+	return m.Meta.Recipe.PassPeak(m.precision(precision), m.device, patches).Without(recipe.Program, recipe.Weights)
+}
+
+// unetBytes bounds what a U-Net's pass over one patch takes: its input and scores, the maps that the decoder waits for, and at
+// the largest stage the maps on both sides of a convolution.
+func unetBytes(u *recipe.UNet, patch [3]int) float64 {
+	a, err := unet.Parse(u.Architecture)
+	if err != nil {
+		return 0 // the network is never made
+	}
+	sum, largest := voxels(patch)*float64(u.Channels+u.Heads), 0.
+	for s, size := range a.Scales(patch, len(a.Features)) {
+		values := voxels(size) * float64(a.Features[s])
+		sum, largest = sum+values, max(largest, 3*values)
+	}
+	return 4 * (sum + largest)
 }
 
 func voxels(size [3]int) float64 { return float64(size[0]) * float64(size[1]) * float64(size[2]) }

@@ -22,6 +22,7 @@ import (
 	"masksam/internal/store"
 	"masksam/internal/tiles"
 	"masksam/internal/torch"
+	"masksam/internal/unet"
 	"masksam/internal/work"
 )
 
@@ -60,13 +61,40 @@ func Open(folder string, folds []string, checkpoint, frozen string, dev torch.De
 		m.spare = int64(free) / 4
 	}
 	if m.prepare, err = preprocess.NewConfig(m.Plans, m.Meta.Configuration, m.Dataset); err == nil {
-		m.net, err = masksam.Load(m.Meta.Recipe.Network, dev, func(name string) ([]float32, []int, error) { return m.weights(0, name) })
+		m.net, err = m.network(dev)
 	}
 	if err != nil {
 		opened.Close()
 		return nil, fmt.Errorf("open model %s: %w", folder, err)
 	}
 	return m, nil
+}
+
+// network makes the network of the model's recipe with the weights of its first fold.
+func (m *Model) network(dev torch.Device) (nn.Network, error) {
+	first := func(name string) ([]float32, []int, error) { return m.weights(0, name) }
+	u := m.Meta.Recipe.UNet
+	if u == nil {
+		return masksam.Load(m.Meta.Recipe.Network, dev, first)
+	}
+	a, err := unet.Parse(u.Architecture)
+	if err != nil {
+		return nil, err
+	}
+	if u.Norm == "batch" {
+		a = a.Batch()
+	}
+	if err := a.Fits(m.Meta.Recipe.Patch); err != nil {
+		return nil, err
+	}
+	return unet.From(a, u.Channels, u.Heads, dev, 0, func(string) bool { return true }, func(p *nn.Params) error {
+		for _, fold := range m.Folds {
+			if err := fold.Fits(p); err != nil {
+				return err
+			}
+		}
+		return p.Load(first)
+	})
 }
 
 // FromNetwork is the model of a network whose weights are set. The network stays the caller's: Close is not to be called.

@@ -15,7 +15,7 @@ import (
 type Net struct {
 	Architecture Architecture
 	Params       *nn.Params
-	// Training lets batch norms use, and remember, the statistics of their batch.
+	// Training lets batch norms use, and remember, the statistics of their batch; Step.Gradients sets it.
 	Training bool
 
 	channels, heads int
