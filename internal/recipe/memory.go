@@ -10,6 +10,7 @@ import (
 
 	"masksam/internal/dataset"
 	"masksam/internal/machine"
+	"masksam/internal/masksam"
 	"masksam/internal/remedy"
 	"masksam/internal/torch"
 )
@@ -159,11 +160,11 @@ func (r Recipe) StepPeak(precision string, dev torch.Device, batches int, split 
 	if narrow {
 		p = append(p, PeakPart{Name: "trained weights in " + precision, Device: here * gradients / 2})
 	}
-	of := pass{Batch: share, Train: true, Recompute: max(r.Train.Recompute, 0), Narrow: narrow, CPU: dev == torch.CPU}
-	p = p.add(here-smaller, memory(n, r.Loss, of))
+	of := masksam.Pass{Batch: share, Train: true, Recompute: max(r.Train.Recompute, 0), Narrow: narrow, CPU: dev == torch.CPU}
+	p = p.add(here-smaller, masksam.Memory(n, r.Loss, of))
 	if smaller > 0 {
 		of.Batch--
-		p = p.add(smaller, memory(n, r.Loss, of))
+		p = p.add(smaller, masksam.Memory(n, r.Loss, of))
 	}
 	return p
 }
@@ -246,13 +247,13 @@ func (r Recipe) PassPeak(precision string, dev torch.Device, patches int) Peak {
 		{Name: "patches and their scores", Host: single * voxels * float64(n.Channels+n.Classes)},
 		{Name: Weights, Device: single * float64(all)},
 	}
-	return p.add(1, memory(n, r.Loss, pass{Batch: patches, Narrow: narrows(precision, dev), CPU: dev == torch.CPU}))
+	return p.add(1, masksam.Memory(n, r.Loss, masksam.Pass{Batch: patches, Narrow: narrows(precision, dev), CPU: dev == torch.CPU}))
 }
 
 const single = 4 // bytes of a float32
 
 // add adds what so many passes take at the same time.
-func (p Peak) add(passes float64, parts []share) Peak {
+func (p Peak) add(passes float64, parts []masksam.Share) Peak {
 	for _, part := range parts {
 		i := slices.IndexFunc(p, func(q PeakPart) bool { return q.Name == part.Name })
 		if i < 0 {

@@ -1,6 +1,11 @@
 package recipe
 
-import "encoding/json"
+import (
+	"encoding/json"
+	"fmt"
+
+	"masksam/internal/unet"
+)
 
 // UNet says which of nnU-Net's own networks is built, and what its outputs mean.
 type UNet struct {
@@ -12,10 +17,46 @@ type UNet struct {
 	Heads    int     `json:"heads"`             // classes with background, or regions
 	Regions  [][]int `json:"regions,omitempty"` // labels of each region; none: the labels are plain
 	Ignore   int     `json:"ignore"`            // label that tells nothing; -1: there is none
-	// BatchDice takes the Dice of the whole batch, not of each sample.
-	BatchDice bool `json:"batch_dice"`
 	// DeepSupervision trains the coarser outputs as well.
-	DeepSupervision bool `json:"deep_supervision"`
+	DeepSupervision bool      `json:"deep_supervision"`
+	Loss            unet.Loss `json:"loss"` // of each output
+	// Features are the channels of each stage, from which plans make the architecture; none: they have one.
+	Features []int `json:"features,omitempty"`
+}
+
+// Plan is the network as its package builds it.
+func (u *UNet) Plan() (a unet.Architecture, err error) {
+	if a, err = unet.Parse(u.Architecture); err == nil && u.Norm == "batch" {
+		a = a.Batch()
+	}
+	return a, err
+}
+
+// Criterion is the loss for the network's outputs.
+func (u *UNet) Criterion() unet.Criterion {
+	return unet.Criterion{Loss: u.Loss, Heads: u.Heads, Regions: u.Regions, Ignore: u.Ignore}
+}
+
+// check names what of a U-Net for a patch makes no sense.
+func (u *UNet) check(patch [3]int) error {
+	if u.Norm != "" && u.Norm != "batch" {
+		return fmt.Errorf("norm is %s: it is empty, for the plan's, or batch", u.Norm)
+	}
+	if l := u.Loss; !(l.CE >= 0 && l.Dice >= 0 && l.CE+l.Dice > 0 && l.Smooth >= 0 && l.TopK >= 0 && l.TopK <= 100 && l.Smoothing >= 0 &&
+		l.Smoothing <= 1) {
+		return fmt.Errorf("loss is %+v: weights are at least 0 and not both 0, top_k is at most 100, label_smoothing at most 1", l)
+	}
+	if u.Architecture == nil {
+		return nil // the plans have it
+	}
+	a, err := u.Plan()
+	if err == nil {
+		err = a.Fits(patch)
+	}
+	if err == nil {
+		err = u.Criterion().Check()
+	}
+	return err
 }
 
 // Channels is the number of channels that the recipe's network takes.

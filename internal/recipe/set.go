@@ -16,8 +16,14 @@ import (
 	"masksam/internal/remedy"
 )
 
-// resolved are the network's fields that Resolve fills.
-var resolved = []string{"frames", "height", "width", "channels", "classes"}
+// resolved tells whether a path is that of a field of the network that Resolve fills, or that the plans have.
+func resolved(path string) bool {
+	for _, of := range []string{"network.", "unet."} {
+		path = strings.TrimPrefix(path, of)
+	}
+	path, _, _ = strings.Cut(path, ".")
+	return slices.Contains([]string{"frames", "height", "width", "channels", "classes", "architecture", "heads", "regions", "ignore"}, path)
+}
 
 // Override sets hyper-parameters, each given as KEY=VALUE (Set), and checks the whole.
 func (r *Recipe) Override(set []string) error {
@@ -35,10 +41,10 @@ func (r *Recipe) Override(set []string) error {
 }
 
 // Set overrides one hyper-parameter by its JSON path, e.g. "train.epochs" or "network.encoder.width"; the leading
-// "network", "train", "loss" or "train.augment" may be left out. The value is JSON; a text needs no quotes. Unknown keys
+// "network", "train", "loss", "train.augment", "unet" or "unet.loss" may be left out. The value is JSON; a text needs no quotes. Unknown keys
 // are an error that lists the ones that exist.
 func (r *Recipe) Set(key, value string) error {
-	if slices.Contains(resolved, strings.TrimPrefix(key, "network.")) {
+	if resolved(key) {
 		return remedy.Add(fmt.Errorf("%s is decided by the dataset and the patch, it cannot be set", key),
 			"set the patch with ", remedy.Run("plan").With(remedy.Set.With("patch=[T,H,W]")))
 	}
@@ -50,7 +56,7 @@ func (r *Recipe) Set(key, value string) error {
 	if err != nil {
 		val = value
 	}
-	for _, prefix := range []string{"", "train.", "network.", "loss.", "train.augment."} {
+	for _, prefix := range []string{"", "train.", "network.", "loss.", "train.augment.", "unet.", "unet.loss."} {
 		path := strings.Split(prefix+key, ".")
 		if !assign(tree, path, val) {
 			continue
@@ -74,7 +80,7 @@ var ourNames = map[string]string{
 	"oversample_foreground_percent": "foreground",
 }
 
-// tree is the JSON of a recipe as maps, lists, texts and json.Numbers.
+// tree is the JSON of a recipe as maps, lists, texts and json.Numbers, of its own network alone.
 func tree(r *Recipe) (map[string]any, error) {
 	text, err := json.Marshal(r)
 	if err != nil {
@@ -84,7 +90,12 @@ func tree(r *Recipe) (map[string]any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return v.(map[string]any), nil
+	all := v.(map[string]any)
+	if r.UNet != nil {
+		delete(all, "network")
+		delete(all, "loss")
+	}
+	return all, nil
 }
 
 // decode makes a recipe from a tree whose values fit.
@@ -251,7 +262,7 @@ func assign(node any, path []string, val any) bool {
 func keys(prefix string, node map[string]any) []string {
 	var out []string
 	for k, v := range node {
-		if slices.Contains(resolved, strings.TrimPrefix(prefix+k, "network.")) {
+		if resolved(prefix + k) {
 			continue
 		}
 		if sub, ok := v.(map[string]any); ok && k != "split" {
