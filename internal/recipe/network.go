@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 
+	"masksam/internal/masksam"
 	"masksam/internal/unet"
 )
 
@@ -35,6 +36,28 @@ func (u *UNet) Plan() (a unet.Architecture, err error) {
 // Criterion is the loss for the network's outputs.
 func (u *UNet) Criterion() unet.Criterion {
 	return unet.Criterion{Loss: u.Loss, Heads: u.Heads, Regions: u.Regions, Ignore: u.Ignore}
+}
+
+// count is the number of values of the network's parameters, and of those that train.
+func (u *UNet) count() (all, trained int) {
+	a, err := u.Plan()
+	if err != nil {
+		return 0, 0 // it is never made
+	}
+	return a.Count(u.Channels, u.Heads)
+}
+
+// waits tells whether a step keeps what it has computed of all samples until the last one.
+func (u *UNet) waits() bool { return u.Loss.BatchDice || u.Loss.TopK > 0 || u.Norm == "batch" }
+
+// pass predicts the memory of a pass over patches.
+func (u *UNet) pass(patch [3]int, of masksam.Pass) []masksam.Share {
+	a, err := u.Plan()
+	if err != nil {
+		return nil // it is never made
+	}
+	return []masksam.Share{{Name: "feature maps", Bytes: a.Bytes(unet.Pass{Channels: u.Channels, Heads: u.Heads, Patch: patch, Samples: of.Batch,
+		Train: of.Train, Deep: u.DeepSupervision, Narrow: of.Narrow, Separate: !of.CPU})}}
 }
 
 // check names what of a U-Net for a patch makes no sense.

@@ -13,6 +13,7 @@ import (
 
 	"masksam/internal/atomicfile"
 	"masksam/internal/dataset"
+	"masksam/internal/jsonpath"
 	"masksam/internal/masksam"
 	"masksam/internal/plan"
 	"masksam/internal/remedy"
@@ -73,9 +74,9 @@ func Of(p *plan.Plans, c *plan.Configuration, dir string) (r Recipe, note string
 	if !held {
 		return r, "", noRecipe(p, c, dir)
 	}
-	tree, err := parse(text)
+	tree, err := jsonpath.Parse(text)
 	if err == nil {
-		err = misfit(plansKey, reflect.TypeFor[Recipe](), tree)
+		err = jsonpath.Misfit(plansKey, reflect.TypeFor[Recipe](), tree)
 	}
 	if err == nil {
 		err = decode(tree, &r)

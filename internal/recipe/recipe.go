@@ -4,6 +4,7 @@
 package recipe
 
 import (
+	"cmp"
 	"fmt"
 	"regexp"
 	"slices"
@@ -11,6 +12,7 @@ import (
 
 	"masksam/internal/augment"
 	"masksam/internal/masksam"
+	"masksam/internal/plan"
 	"masksam/internal/torch"
 )
 
@@ -132,6 +134,22 @@ func (f *FixedSplit) Match(cases []string) (train, val []string, ok bool) {
 
 // All lists all recipes, the published ones first.
 func All() []Recipe { return []Recipe{ACDC(), Synapse(), AMOS(), Small(), UNetSmall()} }
+
+// Choose names trainer and plans for a recipe, a trainer of nnU-Net, or neither, and plans, or none: a recipe has its own, a
+// trainer nnU-Net's. With neither they are those of small; with plans alone any trainer, which is empty, will do.
+func Choose(name, plans string) (trainer, its string, err error) {
+	if name == "" && plans != "" {
+		return "", plans, nil
+	}
+	r, err := Find(cmp.Or(name, Small().Short))
+	if err == nil {
+		return r.Name, cmp.Or(plans, r.Plans), nil
+	}
+	if strings.HasPrefix(name, "nnUNet") {
+		return name, cmp.Or(plans, plan.DefaultPlans), CheckTrainer(name)
+	}
+	return "", "", fmt.Errorf("%w, and nnU-Net's trainers", err)
+}
 
 // Find finds a recipe by trainer name (MaskSAM_ACDC) or short name (acdc).
 func Find(name string) (Recipe, error) {
