@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"masksam/internal/nn"
 	"masksam/internal/torch"
 	"masksam/internal/torch/torchtest"
 )
@@ -19,7 +20,7 @@ type job struct {
 	batch, parts int
 	mode         torch.Mode
 	scaler       *torch.Scaler
-	peers        Peers
+	peers        nn.Peers
 }
 
 // run gives loss, terms and gradients.
@@ -299,7 +300,7 @@ func TestPeers(t *testing.T) {
 		t.Errorf("gradients of %d parameters differ by %.1e of their norm", peer.params, d)
 	}
 	j.peers = &alone{t: t, fails: true}
-	if _, _, _, err := j.run(t, replicas); !errors.Is(err, ErrPeer) {
+	if _, _, _, err := j.run(t, replicas); !errors.Is(err, nn.ErrPeer) {
 		t.Errorf("the other process failed: error %v", err)
 	}
 }

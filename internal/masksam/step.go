@@ -1,10 +1,10 @@
 package masksam
 
 import (
-	"errors"
 	"math"
 	"sync/atomic"
 
+	"masksam/internal/nn"
 	"masksam/internal/ranks"
 	"masksam/internal/torch"
 )
@@ -16,48 +16,16 @@ type Step struct {
 	Points    *Points       // sampled points of each sample
 	Scaler    *torch.Scaler // of the loss; nil: none
 	Parts     int           // that the batch is computed in, one after the other; they divide it; 0: 1
-	Peers     Peers         // nil: the batch is whole
+	Peers     nn.Peers      // nil: the batch is whole
 	Agreed    func()        // called when all peers have computed their samples; may be nil
 }
-
-// Peers are programs that compute a step together, each with samples of its own. All of them call the same methods in the
-// same order, with as many values and the same parameters. A peer that is lost is an error.
-type Peers interface {
-	// Sum replaces every value by its sum over the peers.
-	Sum(values []float64) error
-	// Begin tells that the next backward pass completes the gradients of the parameters: their sums may begin meanwhile. Not
-	// every peer needs to call it.
-	Begin(params []*torch.Tensor) error
-	// Gradients replaces the gradient of every parameter by its sum over the peers; a parameter without one counts as zeros.
-	Gradients(params []*torch.Tensor) error
-}
-
-// ErrPeer is the error of a step that another of the Peers could not compute.
-var ErrPeer = errors.New("another process failed in this step")
 
 // agree adds up values over the peers, if there are any. failed is this program's own error, which the peers get to know.
 func (st Step) agree(failed error, values ...*float64) error {
 	if st.Peers == nil {
 		return failed
 	}
-	sums := make([]float64, 1+len(values))
-	if failed != nil {
-		sums[0] = 1
-	}
-	for i, v := range values {
-		sums[1+i] = *v
-	}
-	err := st.Peers.Sum(sums)
-	switch {
-	case failed != nil:
-		return failed
-	case err == nil && sums[0] > 0:
-		err = ErrPeer
-	}
-	for i, v := range values {
-		*v = sums[1+i]
-	}
-	return err
+	return nn.Agree(st.Peers, failed, values...)
 }
 
 // sum is what a replica adds to the loss.

@@ -200,10 +200,15 @@ func (e Export) model(p *parts, dir string) (any bool) {
 	return any
 }
 
-// Existing is the file of a checkpoint, empty where there is none: ours, else one of PyTorch.
-func Existing(fold, name string) string {
+// files are those that a name of a checkpoint may mean: ours, else one of PyTorch, else one that has another ending.
+func files(fold, name string) []string {
 	ours := CheckpointPath(fold, name)
-	for _, path := range []string{ours, strings.TrimSuffix(ours, CheckpointExt) + PublishedExt} {
+	return []string{ours, strings.TrimSuffix(ours, CheckpointExt) + PublishedExt, filepath.Join(fold, name)}
+}
+
+// Existing is the file of a checkpoint, empty where there is none.
+func Existing(fold, name string) string {
+	for _, path := range files(fold, name) {
 		if atomicfile.Exists(path) {
 			return path
 		}

@@ -10,6 +10,7 @@ import (
 	"masksam/internal/machine"
 	"masksam/internal/recipe"
 	"masksam/internal/remedy"
+	"masksam/internal/tiles"
 	"masksam/internal/torch"
 )
 
@@ -55,10 +56,8 @@ type division struct {
 // A pass has t.Batch patches or, where that is 0, as many as usual, fewer where memory is short.
 func (m *Model) divide(t Tiling, size [3]int, free machine.Bytes, beside float64) division {
 	r := m.Meta.Recipe
-	precision, passes := m.precision(t.Precision), m.window(t).Passes(size)
-	pass := func(patches int) recipe.Peak {
-		return r.PassPeak(precision, m.device, patches).Without(recipe.Program, recipe.Weights)
-	}
+	passes := m.window(t).Passes(size)
+	pass := func(patches int) recipe.Peak { return m.passPeak(t.Precision, patches) }
 	d := division{networks: 1, batch: cmp.Or(t.Batch, usual(m.device, pass(1).Need(m.device)))}
 	if m.device == torch.CPU {
 		d.threads = torch.Threads()
@@ -66,7 +65,7 @@ func (m *Model) divide(t Tiling, size [3]int, free machine.Bytes, beside float64
 	}
 	onDevice, err := recipe.Free(m.device)
 	need := func() (host, device float64) {
-		ready := float64(ahead(d.networks)-d.networks) * float64(d.batch*(r.Channels()+r.Heads()))
+		ready := float64(tiles.Ahead(d.networks)-d.networks) * float64(d.batch*(r.Channels()+r.Heads()))
 		host, device = pass(d.batch).Total()
 		host = float64(d.networks)*host + beside + 4*ready*voxels(r.Patch)
 		if m.device == torch.CPU {
@@ -92,7 +91,7 @@ func (m *Model) divide(t Tiling, size [3]int, free machine.Bytes, beside float64
 
 // sparing is a network that scores fewer patches at a time when those of a pass take more memory than there is.
 type sparing struct {
-	Network
+	tiles.Network
 	most *atomic.Int64 // patches at a time, halved with every failure; 0: all
 }
 

@@ -14,6 +14,7 @@ import (
 	"masksam/internal/dataset"
 	"masksam/internal/model"
 	"masksam/internal/pyjson"
+	"masksam/internal/tiles"
 	"masksam/internal/work"
 )
 
@@ -101,7 +102,7 @@ func TestReadTogether(t *testing.T) {
 			mu.Lock()
 			reading--
 			mu.Unlock()
-			return &pending{image: Image{Channels: i}}, nil
+			return &pending{image: tiles.Image{Channels: i}}, nil
 		}})
 	}
 	jobs, end := readTogether(jobs, 3)

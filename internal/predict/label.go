@@ -11,6 +11,7 @@ import (
 	"masksam/internal/machine"
 	"masksam/internal/progress"
 	"masksam/internal/store"
+	"masksam/internal/tiles"
 	"masksam/internal/work"
 )
 
@@ -153,12 +154,12 @@ func (m *Model) pass(ctx context.Context, p *pending, x *export, plan scoring, o
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	ready, free := make(chan int, p.image.Size[0]), make(chan int, p.image.Size[0])
-	sums := newSums(plan.sweep, x.Heads(), p.image.Size)
-	sums.ready, sums.free = ready, free
+	sums := tiles.NewSums(plan.Sweep, x.Heads(), p.image.Size)
+	sums.Ready, sums.Free = ready, free
 	exports.Go(func() {
 		all, err := x.run(sums, ready, free)
 		if all {
-			sums.data = nil
+			sums.Data = nil
 		}
 		err = finish(all, err)
 		m.memory.End(plan.beside)

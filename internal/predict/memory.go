@@ -9,7 +9,9 @@ import (
 	"masksam/internal/dataset"
 	"masksam/internal/machine"
 	"masksam/internal/recipe"
+	"masksam/internal/tiles"
 	"masksam/internal/torch"
+	"masksam/internal/unet"
 	"masksam/internal/work"
 )
 
@@ -46,8 +48,8 @@ func (m *Model) readable(c dataset.Case) (need machine.Bytes, err error) {
 
 // scoring is how a case is scored.
 type scoring struct {
-	window Window
-	sweep
+	window tiles.Window
+	tiles.Sweep
 	division               // its need is that of main memory, with all below
 	beside   machine.Bytes // of it, what sums and export take
 }
@@ -61,8 +63,8 @@ func (m *Model) plan(ctx context.Context, p *pending, x *export, o Options) (sco
 	s.window.Batch = cmp.Or(o.Batch, 4)
 	size, folds := p.image.Size, m.networks()
 	slice := 4 * float64(x.Heads()*size[1]*size[2])
-	order := s.window.order(size)
-	least := slice * float64(order.sweep(folds, 1, x.Keeps).depth)
+	order := s.window.Order(size)
+	least := slice * float64(order.Sweep(folds, 1, x.Keeps).Depth)
 	need := bytesOf(least + x.bytes() + m.certain(o))
 	left, err := m.begin(ctx, need)
 	if err != nil {
@@ -76,7 +78,7 @@ func (m *Model) plan(ctx context.Context, p *pending, x *export, o Options) (sco
 	sums := max(least, min(usual, float64(left-need)/4, slice*float64(size[0])))
 	s.division = m.divide(o.Tiling, size, left, sums+x.bytes())
 	s.window.Batch = s.batch
-	s.sweep = s.window.order(size).fit(folds, slice, sums, x.Keeps)
+	s.Sweep = s.window.Order(size).Fit(folds, slice, sums, x.Keeps)
 	s.beside = bytesOf(sums + x.bytes())
 	s.need = max(s.need, need)
 	m.memory.Take(s.need - need)
@@ -88,8 +90,30 @@ func (m *Model) certain(o Options) float64 {
 	if m.device != torch.CPU {
 		return 0
 	}
-	peak := m.Meta.Recipe.PassPeak(m.precision(o.Precision), m.device, 1)
-	return recipe.Certain * peak.Without(recipe.Program, recipe.Weights).Need(m.device)
+	return recipe.Certain * m.passPeak(o.Precision, 1).Need(m.device)
+}
+
+// passPeak predicts what a pass over so many patches takes beside the weights.
+func (m *Model) passPeak(precision string, patches int) recipe.Peak {
+	if u := m.Meta.Recipe.UNet; u != nil {
+		return recipe.Peak{{Name: "maps at work", Device: float64(patches) * unetBytes(u, m.Meta.Recipe.Patch)}}
+	}
+	return m.Meta.Recipe.PassPeak(m.precision(precision), m.device, patches).Without(recipe.Program, recipe.Weights)
+}
+
+// unetBytes bounds what a U-Net's pass over one patch takes: its input and scores, the maps that the decoder waits for, and at
+// the largest stage the maps on both sides of a convolution.
+func unetBytes(u *recipe.UNet, patch [3]int) float64 {
+	a, err := unet.Parse(u.Architecture)
+	if err != nil {
+		return 0 // the network is never made
+	}
+	sum, largest := voxels(patch)*float64(u.Channels+u.Heads), 0.
+	for s, size := range a.Scales(patch, len(a.Features)) {
+		values := voxels(size) * float64(a.Features[s])
+		sum, largest = sum+values, max(largest, 3*values)
+	}
+	return 4 * (sum + largest)
 }
 
 func voxels(size [3]int) float64 { return float64(size[0]) * float64(size[1]) * float64(size[2]) }

@@ -13,6 +13,7 @@ import (
 	"masksam/internal/model"
 	"masksam/internal/pth/pthtest"
 	"masksam/internal/sam"
+	"masksam/internal/tiles"
 	"masksam/internal/torch"
 	"masksam/internal/torch/torchtest"
 )
@@ -99,7 +100,7 @@ func TestPublishedCheckpoint(t *testing.T) {
 		t.Fatal(err)
 	}
 	size := [3]int{5, 20, 18}
-	image := Image{Channels: 1, Size: size, Data: make([]float32, size[0]*size[1]*size[2])}
+	image := tiles.Image{Channels: 1, Size: size, Data: make([]float32, size[0]*size[1]*size[2])}
 	for i := range image.Data {
 		image.Data[i] = float32(i%17)/8 - 1
 	}
@@ -133,7 +134,7 @@ func TestKeptWeights(t *testing.T) {
 	c := newConstant(t)
 	c.fold(t, "0", 0.2, 0.5, 0.1, 0.2)
 	size := [3]int{4, 16, 16}
-	image := Image{Channels: 1, Size: size, Data: make([]float32, size[0]*size[1]*size[2])}
+	image := tiles.Image{Channels: 1, Size: size, Data: make([]float32, size[0]*size[1]*size[2])}
 	for i := range image.Data {
 		image.Data[i] = float32(i%17)/8 - 1
 	}

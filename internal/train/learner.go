@@ -23,7 +23,7 @@ type learner struct {
 	seed      uint64
 	net       *masksam.Net
 	replicas  *masksam.Replicas // of net
-	peers     masksam.Peers     // other processes that compute the rest of each batch; nil: none
+	peers     nn.Peers          // other processes that compute the rest of each batch; nil: none
 	first     int               // sample of each batch that this process computes
 	criterion *masksam.Criterion
 	*solver.Solver

@@ -14,6 +14,7 @@ import (
 	"masksam/internal/feed"
 	"masksam/internal/masksam"
 	"masksam/internal/model"
+	"masksam/internal/nn"
 	"masksam/internal/progress"
 	"masksam/internal/ranks"
 	"masksam/internal/recipe"
@@ -228,7 +229,7 @@ func (r *run) validate(ctx context.Context, s *feed.Stream) (loss float64, c run
 				return err
 			}
 			loss, err := r.learner.validate(b, r.state.Epoch*t.ValIterations+i, c)
-			if errors.Is(err, masksam.ErrPeer) { // it tells why on leaving
+			if errors.Is(err, nn.ErrPeer) { // it tells why on leaving
 				err = cmp.Or(r.group.Barrier(), err)
 			}
 			if err != nil {

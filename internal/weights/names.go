@@ -176,13 +176,13 @@ func (f *File) settle(found []named) error {
 	}
 	f.restore()
 	if wrapped > 0 {
-		f.note("%d names begin with module. or _orig_mod., which wrappers of PyTorch add; these parts are left out", wrapped)
+		f.warn("%d names begin with module. or _orig_mod., which wrappers of PyTorch add; these parts are left out", wrapped)
 	}
 	if same > 0 {
 		f.note("%d names mean a tensor that has another name; each tensor is taken once", same)
 	}
 	if len(differ) > 0 {
-		f.note("%d tensors differ between their names (%q …); the last one in the file is taken, as PyTorch does", len(differ), differ[0])
+		f.warn("%d tensors differ between their names (%q …); the last one in the file is taken, as PyTorch does", len(differ), differ[0])
 	}
 	return nil
 }
