@@ -199,7 +199,8 @@ func TestConvert(t *testing.T) {
 	f := open(t, out)
 	expect(t, f, "w", []float32{1, 2, 3, 4}, 2, 2)
 	expect(t, f, "s", []float32{7})
-	want := map[string]any{"source": "w.pth", "source_sha256": sum, "kind": "unknown", "other": "{\n    \"trainer_name\": \"T\"\n}"}
+	want := map[string]any{"source": "w.pth", "source_sha256": sum, "kind": "unknown", "other": "{\n    \"trainer_name\": \"T\"\n}",
+		"trainer_name": "T"}
 	if !reflect.DeepEqual(f.Metadata(), want) {
 		t.Errorf("metadata %v, want %v", f.Metadata(), want)
 	}
