@@ -101,19 +101,24 @@ func (m *Model) passPeak(precision string, patches int) recipe.Peak {
 	return m.Meta.Recipe.PassPeak(m.precision(precision), m.device, patches).Without(recipe.Program, recipe.Weights)
 }
 
-// unetBytes bounds what a U-Net's pass over one patch takes: its input and scores, the maps that the decoder waits for, and at
-// the largest stage the maps on both sides of a convolution.
+// unetBytes predicts what a U-Net's pass over one patch takes: its input and scores, and at the stage that takes most the
+// finer maps that wait for the decoder and what is on the way: of a convolution both sides, the input from two maps; more
+// where the steps of a block are operations of their own.
 func unetBytes(u *recipe.UNet, patch [3]int) float64 {
 	a, err := unet.Parse(u.Architecture)
 	if err != nil {
 		return 0 // the network is never made
 	}
-	sum, largest := voxels(patch)*float64(u.Channels+u.Heads), 0.
+	waiting, most, maps := 0., 0., 3.
+	if a.Class != "PlainConvUNet" || a.Norm != "instance" || u.Norm != "" {
+		maps = 5
+	}
 	for s, size := range a.Scales(patch, len(a.Features)) {
 		values := voxels(size) * float64(a.Features[s])
-		sum, largest = sum+values, max(largest, 3*values)
+		most = max(most, waiting+maps*values)
+		waiting += values
 	}
-	return 4 * (sum + largest)
+	return 4 * (voxels(patch)*float64(u.Channels+u.Heads) + most)
 }
 
 func voxels(size [3]int) float64 { return float64(size[0]) * float64(size[1]) * float64(size[2]) }

@@ -54,7 +54,7 @@ func facts(m *card.Model) []string {
 		network += fmt.Sprintf(", %s of them trained", millions(m.Network.Trained))
 	}
 	training := ""
-	if r := m.Recipe; r != nil {
+	if r := m.Recipe; r != nil && r.Train.Epochs > 0 {
 		training = fmt.Sprintf("recipe %s: %d epochs at most of %d steps, %s, learning rate %g", r.Short, r.Train.Epochs,
 			r.Train.Iterations, r.Train.Optimizer, r.Train.LR)
 	}

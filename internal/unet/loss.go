@@ -45,66 +45,94 @@ func (c Criterion) first() int {
 	return 1
 }
 
-// target is the truth of one output as the loss needs it.
+// target is the truth of one output of some samples.
 type target struct {
-	truth *torch.Tensor // (B, K, N), 0 or 1, 0 where ignored
-	mask  *torch.Tensor // (B, 1, N), 1 where a voxel counts; nil: all do
-	// kept are, without regions, the voxels that count, as places in (B·N), and their classes; kept is nil where all do.
-	kept, classes *torch.Tensor
-	size          [][]float64 // (B, K): voxels of each class or region
-	voxels        float64     // that count
+	labels *torch.Tensor // (B, 1, N), uint8
+	truth  *torch.Tensor // (B, K, N), 0 or 1, 0 where ignored
+	mask   *torch.Tensor // (B, 1, N), 1 where a voxel counts; nil: all do
+	size   [][]float64   // (B, K): voxels of each class or region
+	voxels float64       // that count
 }
 
-// target makes the truth of labels (B, N).
-func (c Criterion) target(s *torch.Scope, dev torch.Device, labels []uint8, batch int) (*target, error) {
+// measure counts, of the labels (B, N) of some samples, the voxels of each head and all that are not ignored.
+func (c Criterion) measure(labels []uint8, batch int) (size [][]float64, voxels float64, err error) {
 	n := len(labels) / batch
-	belongs := make([][]bool, 256) // of each label: to which heads
-	for l := range belongs {
-		belongs[l] = make([]bool, c.Heads)
-		for k := range c.Heads {
-			belongs[l][k] = l == k
-			if len(c.Regions) > 0 {
-				belongs[l][k] = slices.Contains(c.Regions[k], l)
-			}
+	for one := range slices.Chunk(labels, n) {
+		var seen [256]int
+		for _, l := range one {
+			seen[l]++
 		}
-	}
-	truth, mask := make([]float32, len(labels)*c.Heads), make([]float32, len(labels))
-	var kept, classes []int64
-	t := &target{}
-	for b := range batch {
-		size := make([]float64, c.Heads)
-		for i, l := range labels[b*n : (b+1)*n] {
-			if int(l) == c.Ignore {
-				continue
-			}
-			if len(c.Regions) == 0 && int(l) >= c.Heads {
-				return nil, fmt.Errorf("target: label %d, the network has %d classes", l, c.Heads)
-			}
-			mask[b*n+i] = 1
-			t.voxels++
-			if len(c.Regions) == 0 {
-				kept, classes = append(kept, int64(b*n+i)), append(classes, int64(l))
-			}
-			for k, in := range belongs[l] {
-				if in {
-					truth[(b*c.Heads+k)*n+i] = 1
-					size[k]++
+		if c.Ignore >= 0 {
+			seen[c.Ignore] = 0
+		}
+		of := make([]float64, c.Heads)
+		for l, n := range seen {
+			voxels += float64(n)
+			switch {
+			case n == 0:
+			case len(c.Regions) > 0:
+				for k, region := range c.Regions {
+					if slices.Contains(region, l) {
+						of[k] += float64(n)
+					}
 				}
+			case l >= c.Heads:
+				return nil, 0, fmt.Errorf("target: label %d, the network has %d classes", l, c.Heads)
+			default:
+				of[l] = float64(n)
 			}
 		}
-		t.size = append(t.size, size)
+		size = append(size, of)
 	}
-	t.truth = s.Float32s(dev, truth, batch, c.Heads, n)
-	if t.voxels < float64(len(labels)) {
-		t.mask = s.Float32s(dev, mask, batch, 1, n)
+	return size, voxels, nil
+}
+
+// target makes the truth of labels (B, N), in like's type and on its device.
+func (c Criterion) target(s *torch.Scope, like *torch.Tensor, labels []uint8, batch int) (*target, error) {
+	size, voxels, err := c.measure(labels, batch)
+	if err != nil {
+		return nil, err
 	}
-	if len(c.Regions) == 0 && len(kept) > 0 {
-		t.classes = s.Int64s(dev, classes, len(classes))
-		if t.mask != nil {
-			t.kept = s.Int64s(dev, kept, len(kept))
-		}
+	n, dev, d := len(labels)/batch, like.Device(), like.DType()
+	t := &target{labels: s.Uint8s(dev, labels, batch, 1, n), size: size, voxels: voxels}
+	if len(c.Regions) == 0 {
+		t.truth = s.Inner(func(s *torch.Scope) *torch.Tensor {
+			classes := make([]uint8, c.Heads)
+			for k := range classes {
+				classes[k] = uint8(k)
+			}
+			return s.To(s.Eq(t.labels, s.Uint8s(dev, classes, 1, c.Heads, 1)), d)
+		})
+	} else {
+		t.truth = s.Inner(func(s *torch.Scope) *torch.Tensor { return c.belong(s, t.labels, d) })
+	}
+	if voxels < float64(len(labels)) {
+		t.mask = s.Inner(func(s *torch.Scope) *torch.Tensor {
+			off := s.To(s.Eq(t.labels, s.Uint8s(dev, []uint8{uint8(c.Ignore)}, 1)), d)
+			return s.AddScalar(s.Neg(off), 1)
+		})
 	}
 	return t, nil
+}
+
+// belong tells which voxels of labels (B, 1, N) are in which region, (B, K, N).
+func (c Criterion) belong(s *torch.Scope, labels *torch.Tensor, d torch.DType) (in *torch.Tensor) {
+	dev := labels.Device()
+	for _, l := range slices.Compact(slices.Sorted(slices.Values(slices.Concat(c.Regions...)))) {
+		of := make([]float32, c.Heads)
+		for k, region := range c.Regions {
+			if slices.Contains(region, l) {
+				of[k] = 1
+			}
+		}
+		here := s.To(s.Eq(labels, s.Uint8s(dev, []uint8{uint8(l)}, 1)), d)
+		one := s.Mul(here, s.To(s.Float32s(dev, of, 1, c.Heads, 1), d))
+		if in != nil {
+			one = s.Add(in, one)
+		}
+		in = one
+	}
+	return in
 }
 
 // sums are what the loss of one output is made of. They can be added up over the parts of a batch.
@@ -159,24 +187,57 @@ func (c Criterion) loss(a *sums) (total, ce, dice float64) {
 	return c.CE*ce + c.Dice*dice, ce, dice
 }
 
-// seen is one output of some samples with what its loss needs.
+// norm is what sums of an output are divided by, which the labels (B, N) tell.
+func (c Criterion) norm(labels []uint8, batch int) (*sums, error) {
+	a := c.newSums()
+	_, voxels, err := c.measure(labels, batch)
+	if !c.BatchDice {
+		a.fields = float64(batch * (c.Heads - c.first()))
+	}
+	a.terms = c.terms(voxels, len(labels))
+	return a, err
+}
+
+// terms are the summands of the cross-entropy of an output with so many voxels, of which some count.
+func (c Criterion) terms(voxels float64, all int) float64 {
+	switch {
+	case c.CE == 0 || voxels == 0:
+		return 0
+	case c.TopK > 0:
+		return float64(int(float64(all) * c.TopK / 100)) // of all voxels, ignored ones included
+	case len(c.Regions) > 0 && c.Ignore < 0:
+		return voxels * float64(c.Heads)
+	}
+	return voxels // also with regions and an ignore label, where nnU-Net does not divide by the number of regions
+}
+
+// seen is one output of some samples with what its gradient needs.
 type seen struct {
 	logits *torch.Tensor // (B, K, …), on the graph
 	p      *torch.Tensor // (B, K, N), probabilities
 	target *target
-	common [][]float64 // (B, K): sum of p where the truth is set
-	chance [][]float64 // (B, K): sum of p
-	hard   *torch.Tensor
+	common [][]float64   // (B, K): sum of p where the truth is set
+	chance [][]float64   // (B, K): sum of p
+	hard   *torch.Tensor // the voxels whose cross-entropy counts, as places in (B·N); nil: all
 }
 
-// look adds what the loss of an output is made of to a.
+// free releases all that v holds.
+func (v *seen) free() {
+	for _, t := range []*torch.Tensor{v.logits, v.p, v.target.labels, v.target.truth, v.target.mask, v.hard} {
+		if t != nil {
+			t.Free()
+		}
+	}
+}
+
+// look adds what the loss of an output is made of to a. Sums are in the type of the logits.
 func (c Criterion) look(s *torch.Scope, logits *torch.Tensor, labels []uint8, a *sums) (*seen, error) {
 	batch := logits.Dim(0)
-	t, err := c.target(s, logits.Device(), labels, batch)
+	s = s.NoGrad().Autocast(torch.Float32)
+	t, err := c.target(s, logits, labels, batch)
 	if err != nil {
 		return nil, err
 	}
-	s = s.NoGrad().Autocast(torch.Float32)
 	z := s.Reshape(s.Detach(logits), batch, c.Heads, -1)
 	v := &seen{logits: logits, target: t}
 	if len(c.Regions) > 0 {
@@ -184,13 +245,23 @@ func (c Criterion) look(s *torch.Scope, logits *torch.Tensor, labels []uint8, a 
 	} else {
 		v.p = s.Softmax(z, 1)
 	}
-	masked := v.p
-	if t.mask != nil {
-		masked = s.Mul(v.p, t.mask)
+	s.Inner(func(s *torch.Scope) *torch.Tensor {
+		masked := v.p
+		if t.mask != nil {
+			masked = s.Mul(v.p, t.mask)
+		}
+		v.chance = rows(s.SumDim(masked, false, 2), batch)
+		v.common = rows(s.SumDim(s.Mul(masked, t.truth), false, 2), batch)
+		return nil
+	})
+	a.terms += c.terms(t.voxels, len(labels))
+	if c.CE != 0 && t.voxels > 0 {
+		v.hard = s.Inner(func(s *torch.Scope) *torch.Tensor {
+			e, hard := c.entropy(s, t, z)
+			a.ce += s.Sum(e).Item()
+			return hard
+		})
 	}
-	v.chance = rows(s.SumDim(masked, false, 2), batch)
-	v.common = rows(s.SumDim(s.Mul(masked, t.truth), false, 2), batch)
-	c.entropy(s, v, z, a)
 	for b := range batch {
 		for k := c.first(); k < c.Heads; k++ {
 			if c.BatchDice {
@@ -219,61 +290,42 @@ func rows(t *torch.Tensor, n int) (list [][]float64) {
 	return slices.Collect(slices.Chunk(all, len(all)/n))
 }
 
-// entropy adds the cross-entropy.
-func (c Criterion) entropy(s *torch.Scope, v *seen, z *torch.Tensor, a *sums) {
-	t := v.target
-	switch {
-	case len(c.Regions) > 0:
-		e := s.BCEWithLogits(z, s.To(t.truth, z.DType()))
-		// With an ignore label nnU-Net divides by the voxels, not by the voxels of all regions.
-		a.terms += t.voxels
-		if c.Ignore < 0 {
-			a.terms += t.voxels * float64(c.Heads-1)
-		}
+// entropy is the cross-entropy of the voxels of logits z (B, K, N), 0 where one is ignored, and with TopK that of the
+// hardest ones and their places in (B·N).
+func (c Criterion) entropy(s *torch.Scope, t *target, z *torch.Tensor) (e, hard *torch.Tensor) {
+	if len(c.Regions) > 0 {
+		e = s.BCEWithLogits(z, t.truth)
 		if t.mask != nil {
 			e = s.Mul(e, t.mask)
 		}
-		a.ce += s.Sum(e).Item()
-	case t.classes != nil:
-		e := c.perVoxel(s, t, z)
-		a.terms += float64(c.counted(z, t))
-		if c.TopK > 0 {
-			e, v.hard = s.TopK(e, int(c.counted(z, t)), 0, true)
-		}
-		a.ce += s.Sum(e).Item()
+		return e, nil
 	}
-}
-
-// counted is the number of voxels whose cross-entropy counts. The share of TopK is one of all voxels, ignored ones included,
-// as nnU-Net has it.
-func (c Criterion) counted(z *torch.Tensor, t *target) int {
-	if c.TopK == 0 {
-		return int(t.voxels)
+	classes := s.To(s.Reshape(t.labels, -1), torch.Int64)
+	var mask *torch.Tensor
+	if t.mask != nil {
+		mask = s.Reshape(t.mask, -1)
+		classes = s.Mul(classes, s.To(mask, torch.Int64))
 	}
-	return min(int(float64(z.Dim(0)*z.Dim(2))*c.TopK/100), int(t.voxels))
-}
-
-// perVoxel is the cross-entropy of every voxel that counts.
-func (c Criterion) perVoxel(s *torch.Scope, t *target, z *torch.Tensor) *torch.Tensor {
-	z = s.Reshape(s.Transpose(z, 1, 2), -1, c.Heads)
-	if t.kept != nil {
-		z = s.IndexSelect(z, 0, t.kept)
+	each := s.Reshape(s.Transpose(z, 1, 2), -1, c.Heads)
+	e = s.CrossEntropy(each, classes, nil)
+	if c.Smoothing != 0 {
+		// The mean over classes of the cross-entropy is that of the voxel's own class plus its logit less the mean logit.
+		own := s.Reshape(s.Gather(each, 1, s.Unsqueeze(classes, 1)), -1)
+		e = s.Add(e, s.MulScalar(s.Sub(own, s.MeanDim(each, false, 1)), c.Smoothing))
 	}
-	e := s.CrossEntropy(z, t.classes, nil)
-	if c.Smoothing == 0 {
-		return e
+	if mask != nil {
+		e = s.Mul(e, mask)
 	}
-	// The mean over classes of the cross-entropy is that of the voxel's own class plus its logit less the mean logit.
-	own := s.Reshape(s.Gather(z, 1, s.Unsqueeze(t.classes, 1)), -1)
-	more := s.Sub(own, s.MeanDim(z, false, 1))
-	return s.Add(e, s.MulScalar(more, c.Smoothing))
+	if c.TopK > 0 {
+		return s.AnyTopK(e, int(c.terms(t.voxels, e.Numel())), 0, true)
+	}
+	return e, nil
 }
 
 // gradient is weight times the gradient of the whole batch's loss by the logits, whose sums a are. It has their shape.
 func (c Criterion) gradient(s *torch.Scope, v *seen, a *sums, weight float64) *torch.Tensor {
 	s = s.NoGrad().Autocast(torch.Float32)
-	t, d := v.target, v.p.DType()
-	truth := s.To(t.truth, d)
+	t, truth := v.target, v.target.truth
 	byCommon, byChance := c.byDice(s, v, a, weight)
 	// By the probabilities: the Dice; then through softmax or sigmoid.
 	g := s.Add(s.Mul(truth, byCommon), byChance)
@@ -310,24 +362,15 @@ func (c Criterion) weighed(s *torch.Scope, v *seen) *torch.Tensor {
 		return v.target.mask
 	}
 	batch, n := v.p.Dim(0), v.p.Dim(2)
-	counts := make([]float32, batch*n)
-	for _, at := range v.places() {
+	counts := make([]float64, batch*n)
+	for _, at := range v.hard.Int64s() {
 		counts[at] = 1
 	}
-	return s.Float32s(v.p.Device(), counts, batch, 1, n)
-}
-
-// places are the voxels with the largest cross-entropy, as places in (B·N).
-func (v *seen) places() []int64 {
-	hard := v.hard.Int64s()
-	if v.target.kept == nil {
-		return hard
+	w := constant(s, v.p, counts, batch, 1, n)
+	if v.target.mask != nil {
+		w = s.Mul(w, v.target.mask)
 	}
-	kept := v.target.kept.Int64s()
-	for i, at := range hard {
-		hard[i] = kept[at]
-	}
-	return hard
+	return w
 }
 
 // byDice is weight times the derivative of the Dice part by intersection and sum of probabilities, (B or 1, K, 1) each.

@@ -15,7 +15,7 @@ import (
 type Net struct {
 	Architecture Architecture
 	Params       *nn.Params
-	// Training lets batch norms use, and remember, the statistics of their batch.
+	// Training lets batch norms use, and remember, the statistics of their batch; Step.Gradients sets it.
 	Training bool
 
 	channels, heads int
@@ -264,8 +264,12 @@ type stack = []block
 
 func (n *Net) run(s *torch.Scope, blocks stack, xs ...*torch.Tensor) *torch.Tensor {
 	return s.Inner(func(s *torch.Scope) *torch.Tensor {
-		for _, b := range blocks {
-			xs = []*torch.Tensor{b.forward(n, s, xs...)}
+		for i, b := range blocks {
+			y := b.forward(n, s, xs...)
+			if i > 0 {
+				xs[0].Free()
+			}
+			xs = []*torch.Tensor{y}
 		}
 		return xs[0]
 	})
@@ -374,10 +378,13 @@ func (n *Net) trace(s *torch.Scope, x *torch.Tensor, outputs int, see func(name 
 			at := len(skips) - 1
 			skip, below := skips[at], x
 			x = s.Inner(func(s *torch.Scope) *torch.Tensor {
-				return n.run(s, stage, n.lift(s, j, below), skip)
+				up := n.lift(s, j, below)
+				below.Free()
+				y := n.run(s, stage[:1], up, skip)
+				up.Free()
+				skip.Free()
+				return n.run(s, stage[1:], y)
 			})
-			below.Free()
-			skip.Free()
 			skips = skips[:at]
 			see(fmt.Sprintf("decoder.stages.%d", j), x)
 			if i := len(n.decoder) - 1 - j; i < len(heads) {

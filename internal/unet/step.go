@@ -9,6 +9,11 @@ import (
 )
 
 // Step computes the gradients of a training step of a network.
+//
+// A processor computes one sample after the other, which takes as long and keeps the memory of one, where the labels alone
+// tell what the loss is divided by. With a Dice of the whole batch the graphs of all samples wait for the batch's sums; in
+// Parts each part is run twice instead: for the sums, then for the gradients. A batch norm has its statistics, and TopK its
+// voxels, from the samples that are computed at once: those are a whole part.
 type Step struct {
 	Net       *Net
 	Device    torch.Device
@@ -23,29 +28,52 @@ type Step struct {
 // Terms are the two parts of a loss, the sums over the outputs with their weights.
 type Terms struct{ CE, Dice float64 }
 
-// part are some samples of a batch.
-type part struct {
-	images []float32
-	labels [][]uint8 // of each output
-	batch  int
+// batch are the samples of a step.
+type batch struct {
+	Step
+	patch   [3]int
+	weights []float64 // of the outputs
+	pieces  []piece   // that are computed one after the other
+	total   []*sums   // of each output
 }
 
-// split divides a batch, whose labels are (B, patch), into parts and makes the labels of all outputs.
-func (st Step) split(images []float32, labels []uint8, patch [3]int, parts int) (list []part) {
+// piece are some samples of a batch.
+type piece struct {
+	images  []float32
+	labels  [][]uint8 // of each output
+	samples int
+}
+
+// batch divides images and labels (B, patch) into pieces and makes the labels of all outputs.
+func (st Step) batch(images []float32, labels []uint8, patch [3]int, parts int) *batch {
 	a := st.Net.Architecture
-	scales := a.Scales(patch, a.Outputs(st.Deep))
+	outputs := a.Outputs(st.Deep)
+	b := &batch{Step: st, patch: patch, weights: Weights(outputs), total: st.Criterion.sums(outputs)}
 	voxels := patch[0] * patch[1] * patch[2]
-	batch := len(labels) / voxels / parts
-	for i := range parts {
-		p := part{images: images[i*len(images)/parts:][:len(images)/parts], batch: batch}
-		for _, to := range scales {
+	samples := len(labels) / voxels
+	each := samples / max(parts, 1)
+	if st.Device == torch.CPU && a.Norm != "batch" && st.Criterion.TopK == 0 {
+		each = 1
+	}
+	values := len(images) / samples
+	for from := 0; from < samples; from += each {
+		p := piece{images: images[from*values:][:each*values], samples: each}
+		for _, to := range a.Scales(patch, outputs) {
 			var seen []uint8
-			for b := range batch {
-				seen = append(seen, downsample(labels[(i*batch+b)*voxels:][:voxels], patch, to)...)
+			for one := range slices.Chunk(labels[from*voxels:][:each*voxels], voxels) {
+				seen = append(seen, downsample(one, patch, to)...)
 			}
 			p.labels = append(p.labels, seen)
 		}
-		list = append(list, p)
+		b.pieces = append(b.pieces, p)
+	}
+	return b
+}
+
+// sums are those of so many outputs.
+func (c Criterion) sums(outputs int) (list []*sums) {
+	for range outputs {
+		list = append(list, c.newSums())
 	}
 	return list
 }
@@ -69,14 +97,15 @@ func downsample(labels []uint8, from, to [3]int) []uint8 {
 	return out
 }
 
-// forward gives what the loss of each output of some samples is made of, and adds it to sums.
-func (st Step) forward(s *torch.Scope, p part, patch [3]int, sums []*sums) ([]*seen, error) {
-	x := s.Float32s(st.Device, p.images, p.batch, st.Net.channels, patch[0], patch[1], patch[2])
-	heads := st.Net.Forward(s, x, len(sums))
-	var all []*seen
+// forward gives what the loss of each output of a piece is made of, and adds it to sums.
+func (b *batch) forward(s *torch.Scope, p piece, sums []*sums) (all []*seen, err error) {
+	heads := s.InnerN(func(s *torch.Scope) []*torch.Tensor {
+		x := s.Float32s(b.Device, p.images, p.samples, b.Net.channels, b.patch[0], b.patch[1], b.patch[2])
+		return b.Net.Forward(s, x, len(sums))
+	})
 	defer s.Part("losses")()
 	for i, z := range heads {
-		v, err := st.Criterion.look(s, z, p.labels[i], sums[i])
+		v, err := b.Criterion.look(s, z, p.labels[i], sums[i])
 		if err != nil {
 			return nil, err
 		}
@@ -85,34 +114,43 @@ func (st Step) forward(s *torch.Scope, p part, patch [3]int, sums []*sums) ([]*s
 	return all, nil
 }
 
+// backward adds the gradients of a piece, of which norms hold what the loss of the batch is divided by.
+func (b *batch) backward(s *torch.Scope, all []*seen, norms []*sums, last bool) error {
+	if last && b.Peers != nil {
+		if err := b.Peers.Begin(b.Net.Params.Trainable()); err != nil {
+			return err
+		}
+	}
+	scale := 1.
+	if b.Scaler != nil {
+		scale = b.Scaler.Scale
+	}
+	var roots []*torch.Tensor
+	end := s.Part("losses")
+	for i, v := range all {
+		g := s.Inner(func(s *torch.Scope) *torch.Tensor { return b.Criterion.gradient(s, v, norms[i], b.weights[i]*scale) })
+		roots = append(roots, v.logits, g)
+	}
+	end()
+	s.BackwardFrom(roots...)
+	return nil
+}
+
 // Gradients adds up the gradients of a batch's loss, times the scale, in the parameters of the network. images are (B, C, Z,
-// Y, X), labels (B, Z, Y, X), row-major, of a patch. It gives the loss and its terms. A loss that is not finite has no
-// gradients. With a Dice of the whole batch, or with peers, the sums that the loss is made of are added up before anything of
-// its gradient is computed, so that it is that of the whole batch; parts of a batch are then run twice.
+// Y, X), labels (B, Z, Y, X), row-major, of a patch. It gives the loss and its terms. Gradients of a loss that is not finite
+// are of no use. With peers all is that of the whole batch: they get to know each other's sums.
 func (st Step) Gradients(s *torch.Scope, images []float32, labels []uint8, patch [3]int) (loss float64, terms Terms, err error) {
-	a := st.Net.Architecture
-	weights := Weights(a.Outputs(st.Deep))
-	total := make([]*sums, len(weights))
-	for i := range total {
-		total[i] = st.Criterion.newSums()
+	b := st.batch(images, labels, patch, st.Parts)
+	st.Net.Training = true
+	defer func() { st.Net.Training = false }()
+	compute := b.once
+	switch {
+	case st.Criterion.BatchDice && st.Parts > 1:
+		compute = b.twice
+	case st.Criterion.BatchDice:
+		compute = b.kept
 	}
-	parts := st.split(images, labels, patch, max(st.Parts, 1))
-	compute := st.inParts
-	if len(parts) == 1 {
-		compute = st.whole
-	}
-	err = attempt(s, func() error {
-		return compute(s, parts, patch, total, func() bool {
-			loss, terms = st.total(total, weights)
-			return finite(loss)
-		}, func(s *torch.Scope, all []*seen) {
-			var roots []*torch.Tensor
-			for i, v := range all {
-				roots = append(roots, v.logits, st.Criterion.gradient(s, v, total[i], weights[i]*st.scale()))
-			}
-			s.BackwardFrom(roots...)
-		})
-	})
+	err = compute(s)
 	if err == nil && st.Agreed != nil {
 		st.Agreed()
 	}
@@ -121,6 +159,7 @@ func (st Step) Gradients(s *torch.Scope, images []float32, labels []uint8, patch
 			err = failed
 		}
 	}
+	loss, terms = b.loss()
 	return loss, terms, err
 }
 
@@ -129,36 +168,12 @@ func attempt(s *torch.Scope, fn func() error) error {
 	return torch.Do(s.Mode(), func(*torch.Scope) error { return fn() })
 }
 
-// whole computes a batch at once.
-func (st Step) whole(s *torch.Scope, parts []part, patch [3]int, total []*sums, learn func() bool,
-	backward func(*torch.Scope, []*seen)) error {
-	var all []*seen
-	err := attempt(s, func() (err error) {
-		all, err = st.forward(s, parts[0], patch, total)
-		return err
-	})
-	if err = st.agree(err, total); err != nil || !learn() {
-		return err
-	}
-	if st.Peers != nil {
-		if err := st.Peers.Begin(st.Net.Params.Trainable()); err != nil {
-			return err
-		}
-	}
-	backward(s, all)
-	return nil
-}
-
-// inParts computes a batch in parts, all of them twice: what the loss is made of, then the gradients.
-func (st Step) inParts(s *torch.Scope, parts []part, patch [3]int, total []*sums, learn func() bool,
-	backward func(*torch.Scope, []*seen)) error {
-	run := func(s *torch.Scope, sums []*sums, then func(*torch.Scope, []*seen)) (err error) {
-		for _, p := range parts {
+// each calls fn with each piece, in a scope of its own.
+func (b *batch) each(s *torch.Scope, fn func(s *torch.Scope, i int, p piece) error) error {
+	return attempt(s, func() (err error) {
+		for i, p := range b.pieces {
 			s.Inner(func(s *torch.Scope) *torch.Tensor {
-				var all []*seen
-				if all, err = st.forward(s, p, patch, sums); err == nil {
-					then(s, all)
-				}
+				err = fn(s, i, p)
 				return nil
 			})
 			if err != nil {
@@ -166,32 +181,94 @@ func (st Step) inParts(s *torch.Scope, parts []part, patch [3]int, total []*sums
 			}
 		}
 		return nil
-	}
-	err := attempt(s, func() error { return run(s.NoGrad(), total, func(*torch.Scope, []*seen) {}) })
-	if err = st.agree(err, total); err != nil || !learn() {
-		return err
-	}
-	again := make([]*sums, len(total))
-	for i := range again {
-		again[i] = st.Criterion.newSums()
-	}
-	return run(s, again, backward)
+	})
 }
 
-func (st Step) scale() float64 {
-	if st.Scaler == nil {
-		return 1
+// once computes each piece alone: labels tell what the loss is divided by.
+func (b *batch) once(s *torch.Scope) error {
+	norms := b.Criterion.sums(len(b.weights))
+	err := func() error {
+		for _, p := range b.pieces {
+			for i, labels := range p.labels {
+				n, err := b.Criterion.norm(labels, p.samples)
+				if err != nil {
+					return err
+				}
+				norms[i].terms, norms[i].fields = norms[i].terms+n.terms, norms[i].fields+n.fields
+			}
+		}
+		return nil
+	}()
+	if err = b.agree(err, norms); err != nil {
+		return err
 	}
-	return st.Scaler.Scale
+	err = b.each(s, func(s *torch.Scope, i int, p piece) error {
+		all, err := b.forward(s, p, b.total)
+		if loss, _ := b.loss(); err != nil || !finite(loss) {
+			return err
+		}
+		return b.backward(s, all, norms, i == len(b.pieces)-1)
+	})
+	return b.agree(err, b.total)
+}
+
+// kept keeps the graphs of all pieces until the sums of the batch are known.
+func (b *batch) kept(s *torch.Scope) error {
+	var graphs [][]*seen
+	err := attempt(s, func() error {
+		for _, p := range b.pieces {
+			all, err := b.forward(s, p, b.total)
+			if err != nil {
+				return err
+			}
+			graphs = append(graphs, all)
+		}
+		return nil
+	})
+	if err = b.agree(err, b.total); err != nil {
+		return err
+	}
+	if loss, _ := b.loss(); !finite(loss) {
+		return nil
+	}
+	return b.each(s, func(s *torch.Scope, i int, _ piece) error {
+		defer func() { // the graph is gone: what the loss has kept goes, too
+			for _, v := range graphs[i] {
+				v.free()
+			}
+		}()
+		return b.backward(s, graphs[i], b.total, i == len(graphs)-1)
+	})
+}
+
+// twice computes each piece for the sums of the batch, then again for its gradients.
+func (b *batch) twice(s *torch.Scope) error {
+	err := b.each(s.NoGrad(), func(s *torch.Scope, _ int, p piece) error {
+		_, err := b.forward(s, p, b.total)
+		return err
+	})
+	if err = b.agree(err, b.total); err != nil {
+		return err
+	}
+	if loss, _ := b.loss(); !finite(loss) {
+		return nil
+	}
+	return b.each(s, func(s *torch.Scope, i int, p piece) error {
+		all, err := b.forward(s, p, b.Criterion.sums(len(b.weights)))
+		if err != nil {
+			return err
+		}
+		return b.backward(s, all, b.total, i == len(b.pieces)-1)
+	})
 }
 
 func finite(v float64) bool { return !math.IsNaN(v) && !math.IsInf(v, 0) }
 
-// total is the loss of all outputs.
-func (st Step) total(of []*sums, weights []float64) (loss float64, t Terms) {
-	for i, a := range of {
-		one, ce, dice := st.Criterion.loss(a)
-		loss, t.CE, t.Dice = loss+weights[i]*one, t.CE+weights[i]*ce, t.Dice+weights[i]*dice
+// loss is that of all outputs, as far as they have been added up.
+func (b *batch) loss() (loss float64, t Terms) {
+	for i, a := range b.total {
+		one, ce, dice := b.Criterion.loss(a)
+		loss, t.CE, t.Dice = loss+b.weights[i]*one, t.CE+b.weights[i]*ce, t.Dice+b.weights[i]*dice
 	}
 	return loss, t
 }
@@ -211,29 +288,25 @@ func (st Step) agree(failed error, total []*sums) error {
 // Counts are the voxels of each class but background, or of each region, that are found, found in vain, and missed.
 type Counts struct{ TP, FP, FN []int }
 
-// Validate gives the loss of a batch, as Gradients does, and counts of its finest output. labels are its classes, or of
-// regions the number, from 1, of the last one that a voxel is in; nil where the loss is not finite.
+// Validate gives the loss of a batch, as Gradients does, and counts of its finest output over this program's samples. Of
+// each voxel found is its class, or of regions the number, from 1, of the last one that it is in; nil where the loss is not
+// finite.
 func (st Step) Validate(s *torch.Scope, images []float32, labels []uint8, patch [3]int) (loss float64, found []int64, c Counts,
 	err error) {
-	weights := Weights(st.Net.Architecture.Outputs(st.Deep))
-	total := make([]*sums, len(weights))
-	for i := range total {
-		total[i] = st.Criterion.newSums()
-	}
+	b := st.batch(images, labels, patch, 1)
 	n := st.Criterion.Heads - st.Criterion.first()
 	c = Counts{make([]int, n), make([]int, n), make([]int, n)}
-	s = s.NoGrad()
-	err = attempt(s, func() error {
-		all, err := st.forward(s, st.split(images, labels, patch, 1)[0], patch, total)
+	err = b.each(s.NoGrad(), func(s *torch.Scope, _ int, p piece) error {
+		all, err := b.forward(s, p, b.total)
 		if err == nil {
-			found = st.Criterion.count(s, all[0].logits, labels, c)
+			found = append(found, st.Criterion.count(s, all[0].logits, p.labels[0], c)...)
 		}
 		return err
 	})
-	if err = st.agree(err, total); err != nil {
+	if err = st.agree(err, b.total); err != nil {
 		return 0, nil, c, err
 	}
-	if loss, _ = st.total(total, weights); !finite(loss) {
+	if loss, _ = b.loss(); !finite(loss) {
 		found = nil
 	}
 	return loss, found, c, nil
