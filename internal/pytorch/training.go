@@ -2,7 +2,6 @@ package pytorch
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -18,15 +17,14 @@ const noMomentum = "it holds no momentum that belongs to its weights: a training
 
 // said is what a checkpoint says of its training.
 type said struct {
-	optimizer, logging, best any
-	epoch                    int
-	seen                     int64
+	optimizer, logging, best, epoch any
+	seen                            int64
 }
 
 func (e *export) said() (s said, err error) {
 	text, ours := e.file.Metadata()[model.MetaKey].(string)
 	if !ours {
-		return e.converted()
+		return e.converted(), nil
 	}
 	var run struct {
 		Epoch   int            `json:"epoch"`
@@ -101,17 +99,19 @@ func (e *export) optimizer(rate float64) (any, error) {
 		"initial_lr", t.LR, "params", pickle.NewList(params...)))), nil
 }
 
-// converted is what nnU-Net's program said in the file that the checkpoint was converted from.
-func (e *export) converted() (s said, err error) {
+// converted is what nnU-Net's program said in the file that the checkpoint was converted from. What it did not say is None:
+// that program then predicts with the file and cannot train on.
+func (e *export) converted() said {
 	meta := e.file.Metadata()
+	s := said{logging: fromPlain(meta["logging"]), best: fromPlain(meta["_best_ema"]), epoch: fromPlain(meta["current_epoch"])}
 	state, _ := meta["optimizer_state"].(map[string]any)
-	epoch, ok := meta["current_epoch"].(int64)
-	if state["param_groups"] == nil || meta["logging"] == nil || !ok {
-		return s, errors.New("it does not say how it was trained")
+	if groups := state["param_groups"]; groups != nil && s.logging != nil && s.epoch != nil {
+		s.optimizer = pickle.NewDict("state", pickle.NewDict(), "param_groups", fromPlain(groups))
+		e.note(noMomentum)
+	} else {
+		e.note("it does not say how it was trained: nnU-Net's program predicts with it, and cannot train it on")
 	}
-	e.note(noMomentum)
-	return said{optimizer: pickle.NewDict("state", pickle.NewDict(), "param_groups", fromPlain(state["param_groups"])),
-		logging: fromPlain(meta["logging"]), best: fromPlain(meta["_best_ema"]), epoch: int(epoch)}, nil
+	return s
 }
 
 // fromJSON makes Python's values of JSON.
