@@ -114,6 +114,11 @@ func (e *Export) choose(dir string) error {
 	if len(e.Checkpoints) == 0 {
 		e.Checkpoints = []string{Final}
 	}
+	var checkpoints []string
+	for _, name := range e.Checkpoints { // one may be named with an ending or without
+		checkpoints = append(checkpoints, strings.TrimSuffix(CheckpointPath("", name), CheckpointExt))
+	}
+	e.Checkpoints = checkpoints
 	for _, list := range []*[]string{&e.Configurations, &e.Folds, &e.Checkpoints} {
 		*list = once(*list)
 	}
@@ -239,8 +244,7 @@ func (e Export) checkpoint(p *parts, path string) {
 
 // final tells whether the export has the fold's checkpoint_final with the weights that z names.
 func (e Export) final(fold string, z *Frozen) bool {
-	isFinal := func(name string) bool { return CheckpointPath("", name) == CheckpointPath("", Final) }
-	if !slices.ContainsFunc(e.Checkpoints, isFinal) {
+	if !slices.Contains(e.Checkpoints, Final) {
 		return false
 	}
 	f, err := z.try(CheckpointPath(fold, Final))

@@ -97,6 +97,7 @@ func (m *Model) published(f *weights.File) (meta Meta, err error) {
 	if err != nil {
 		return meta, err
 	}
+	r.Train.Augment.Mirror = nil
 	flat := 3 - len(c.PatchSize) // axes that a patch has in front of the plan's
 	for i, axis := range s.Mirror {
 		if axis < 0 || axis >= len(c.PatchSize) || slices.Contains(s.Mirror[:i], axis) {

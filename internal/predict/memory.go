@@ -56,7 +56,8 @@ type scoring struct {
 
 // plan waits until there is memory for a case and chooses how to score it: by its sums, which take more than a usual size
 // only where the slices of one row of tiles do, and by as many networks and patches at a time as fit beside them. A case
-// whose prediction takes more memory than there is, is refused. What it needs is taken from m.memory.
+// whose prediction takes more memory than there is, even when no other case is read ahead, is refused. What it needs is
+// taken from m.memory.
 func (m *Model) plan(ctx context.Context, p *pending, x *export, o Options) (scoring, error) {
 	const usual = 512e6 // bytes of sums
 	s := scoring{window: m.window(o.Tiling)}
@@ -69,6 +70,10 @@ func (m *Model) plan(ctx context.Context, p *pending, x *export, o Options) (sco
 	left, err := m.begin(ctx, need)
 	if err != nil {
 		return s, err
+	}
+	if need > left && m.drop != nil && m.drop() { // the admission does not know of their images
+		torch.ReleaseMemory()
+		left = m.memory.Left() + need
 	}
 	if need > left {
 		m.memory.End(need)
@@ -95,30 +100,18 @@ func (m *Model) certain(o Options) float64 {
 
 // passPeak predicts what a pass over so many patches takes beside the weights.
 func (m *Model) passPeak(precision string, patches int) recipe.Peak {
-	if u := m.Meta.Recipe.UNet; u != nil {
-		return recipe.Peak{{Name: "maps at work", Device: float64(patches) * unetBytes(u, m.Meta.Recipe.Patch)}}
+	u := m.Meta.Recipe.UNet
+	if u == nil {
+		return m.Meta.Recipe.PassPeak(m.precision(precision), m.device, patches).Without(recipe.Program, recipe.Weights)
 	}
-	return m.Meta.Recipe.PassPeak(m.precision(precision), m.device, patches).Without(recipe.Program, recipe.Weights)
-}
-
-// unetBytes predicts what a U-Net's pass over one patch takes: its input and scores, and at the stage that takes most the
-// finer maps that wait for the decoder and what is on the way: of a convolution both sides, the input from two maps; more
-// where the steps of a block are operations of their own.
-func unetBytes(u *recipe.UNet, patch [3]int) float64 {
-	a, err := unet.Parse(u.Architecture)
+	a, err := architecture(u)
 	if err != nil {
-		return 0 // the network is never made
+		return nil // it is never made
 	}
-	waiting, most, maps := 0., 0., 3.
-	if a.Class != "PlainConvUNet" || a.Norm != "instance" || u.Norm != "" {
-		maps = 5
-	}
-	for s, size := range a.Scales(patch, len(a.Features)) {
-		values := voxels(size) * float64(a.Features[s])
-		most = max(most, waiting+maps*values)
-		waiting += values
-	}
-	return 4 * (voxels(patch)*float64(u.Channels+u.Heads) + most)
+	narrow := recipe.Autocast[m.precision(precision)] != torch.Float32 && m.device.FollowsAutocast()
+	maps := a.Bytes(unet.Pass{Channels: u.Channels, Heads: u.Heads, Patch: m.Meta.Recipe.Patch, Samples: patches,
+		Narrow: narrow, Separate: m.device != torch.CPU})
+	return recipe.Peak{{Name: "maps at work", Device: maps}}
 }
 
 func voxels(size [3]int) float64 { return float64(size[0]) * float64(size[1]) * float64(size[2]) }

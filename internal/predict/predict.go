@@ -38,6 +38,7 @@ type Model struct {
 	told    bool         // that the device lacks the precision
 	most    atomic.Int64 // patches of a pass that memory admits, as a want of it has shown; 0: nothing has shown
 	memory  work.Admission
+	drop    func() bool // lets go of the cases that were read ahead, and tells whether there were any; nil: nobody reads ahead
 
 	// held are weights of the folds by name, of more than one fold as far as they fit into spare bytes of memory: each case
 	// needs those of all.
@@ -77,14 +78,11 @@ func (m *Model) network(dev torch.Device) (nn.Network, error) {
 	if u == nil {
 		return masksam.Load(m.Meta.Recipe.Network, dev, first)
 	}
-	a, err := unet.Parse(u.Architecture)
+	a, err := architecture(u)
+	if err == nil {
+		err = a.Fits(m.Meta.Recipe.Patch)
+	}
 	if err != nil {
-		return nil, err
-	}
-	if u.Norm == "batch" {
-		a = a.Batch()
-	}
-	if err := a.Fits(m.Meta.Recipe.Patch); err != nil {
 		return nil, err
 	}
 	return unet.From(a, u.Channels, u.Heads, dev, 0, func(string) bool { return true }, func(p *nn.Params) error {
@@ -95,6 +93,14 @@ func (m *Model) network(dev torch.Device) (nn.Network, error) {
 		}
 		return p.Load(first)
 	})
+}
+
+// architecture is the network of a U-Net's recipe.
+func architecture(u *recipe.UNet) (a unet.Architecture, err error) {
+	if a, err = unet.Parse(u.Architecture); err == nil && u.Norm == "batch" {
+		a = a.Batch()
+	}
+	return a, err
 }
 
 // FromNetwork is the model of a network whose weights are set. The network stays the caller's: Close is not to be called.

@@ -1206,9 +1206,9 @@ struct InstanceNorm : torch::autograd::Function<InstanceNorm> {
     return {end[-3], end[-2], end[-1], ctx->saved_data["slope"].toDouble(), ctx->saved_data["inverse"].toBool()};
   }
 
-  static Tensor forward(AutogradContext *ctx, const Tensor &input, const MaybeTensor &w, const MaybeTensor &b, double eps) {
+  static Tensor forward(AutogradContext *ctx, const Tensor &input, const MaybeTensor &w, const MaybeTensor &b, double eps, double slope) {
     const auto x = input.contiguous();
-    const auto s = state(x, w.value_or(Tensor()), b.value_or(Tensor()), 1);
+    const auto s = state(x, w.value_or(Tensor()), b.value_or(Tensor()), slope);
     const auto z = at::empty(x.sizes(), x.options());
     norm(s, x, z, eps);
     save(ctx, s, {s.inverse ? z : x});
@@ -1217,7 +1217,7 @@ struct InstanceNorm : torch::autograd::Function<InstanceNorm> {
   static variable_list backward(AutogradContext *ctx, variable_list grads) {
     const auto v = ctx->get_saved_variables();
     auto g = back(saved(ctx, v), v[0], grads[0].contiguous());
-    g.push_back(Tensor());
+    g.resize(5);
     return g;
   }
 };
@@ -1260,11 +1260,13 @@ struct ConvBlock : torch::autograd::Function<ConvBlock> {
   }
 };
 
-Tensor instance_norm(const Tensor &x, const MaybeTensor &w, const MaybeTensor &b, double eps) {
-  if (own_kernels && InstanceNorm::fits(x, w.value_or(Tensor()), b.value_or(Tensor()))) return InstanceNorm::apply(x, w, b, eps);
-  return at::instance_norm(x, w, b, {}, {}, true, 0.1, eps, true);
+// Instance norm and leaky ReLU with slope, of which 1 is none. A graph keeps one map of ours, two of libtorch's.
+Tensor instance_norm(const Tensor &x, const MaybeTensor &w, const MaybeTensor &b, double eps, double slope) {
+  if (own_kernels && InstanceNorm::fits(x, w.value_or(Tensor()), b.value_or(Tensor()))) return InstanceNorm::apply(x, w, b, eps, slope);
+  auto y = at::instance_norm(x, w, b, {}, {}, true, 0.1, eps, true);
+  return slope == 1 ? y : at::leaky_relu_(y, slope);
 }
-OP(InstanceNorm) { c.ret(instance_norm(c[0], c.maybe(1), c.maybe(2), c.nums[0])); }
+OP(InstanceNorm) { c.ret(instance_norm(c[0], c.maybe(1), c.maybe(2), c.nums[0], c.nums[1])); }
 
 // in: maps to be joined along the channels, weight and bias of the convolution and of the norm; nums: eps, slope.
 OP(ConvBlock) {
@@ -1296,8 +1298,7 @@ OP(ConvBlock) {
   for (int i = 0; i < n; i++) in[i] = c[i];
   in.resize(n);
   auto y = convolution3d(c, n == 1 ? in[0] : at::cat(in, 1), w, c[n + 1], {1, 1, 1}, pad, 1);
-  y = instance_norm(y, c.maybe(n + 2), c.maybe(n + 3), c.nums[0]);
-  c.ret(c.nums[1] == 1 ? y : at::leaky_relu(y, c.nums[1]));
+  c.ret(instance_norm(y, c.maybe(n + 2), c.maybe(n + 3), c.nums[0], c.nums[1]));
 }
 
 struct CellMeans : torch::autograd::Function<CellMeans> {

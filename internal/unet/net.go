@@ -148,6 +148,9 @@ func (u *unit) forward(n *Net, s *torch.Scope, xs ...*torch.Tensor) *torch.Tenso
 		if u.last {
 			return u.normal(n, s, activate(s, y, u.slope))
 		}
+		if u.instance {
+			return s.InstanceNormReLU(y, u.norm.W, u.norm.B, u.norm.Eps, u.slope)
+		}
 		return activate(s, u.normal(n, s, y), u.slope)
 	})
 }
@@ -243,7 +246,11 @@ func (r *residual) forward(n *Net, s *torch.Scope, xs ...*torch.Tensor) *torch.T
 		if r.project != nil {
 			x = r.project.forward(n, s, xs...)
 		}
-		return activate(s, s.Add(y, x), r.slope)
+		y = s.Add(y, x)
+		if r.slope == 1 {
+			return y
+		}
+		return s.LeakyReLUInPlace(y, r.slope)
 	})
 }
 

@@ -1,0 +1,94 @@
+package unet
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"testing"
+
+	"masksam/internal/torch"
+)
+
+// mostHeld is how much more memory the program has had at a time while fn ran.
+func mostHeld(t *testing.T, fn func()) float64 {
+	t.Helper()
+	torch.ReleaseMemory()
+	read := func(key string) int {
+		text, err := os.ReadFile("/proc/self/status")
+		if err != nil {
+			t.Skip(err)
+		}
+		_, rest, _ := strings.Cut(string(text), key)
+		kib, err := strconv.Atoi(strings.Fields(rest)[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		return kib << 10
+	}
+	before := read("VmRSS:")
+	if err := os.WriteFile("/proc/self/clear_refs", []byte("5"), 0); err != nil {
+		t.Skipf("the largest resident size cannot be reset: %v", err)
+	}
+	fn()
+	return float64(read("VmHWM:") - before)
+}
+
+// TestBytes: what is predicted is little more than what a step and a pass take.
+func TestBytes(t *testing.T) {
+	residual := func(args map[string]any) {
+		args["n_blocks_per_stage"] = []int{1, 2, 2}
+		delete(args, "n_conv_per_stage")
+	}
+	for name, c := range map[string]struct {
+		patch  [3]int
+		change func(args map[string]any)
+	}{
+		"PlainConvUNet":       {[3]int{32, 64, 64}, func(map[string]any) {}},
+		"ResidualEncoderUNet": {[3]int{32, 64, 64}, residual},
+		"ResidualUNet":        {[3]int{32, 64, 64}, residual},
+		"flat": {[3]int{1, 512, 512}, func(args map[string]any) {
+			args["conv_op"], args["norm_op"] = "Conv2d", "InstanceNorm2d"
+			args["kernel_sizes"], args["strides"] = 3, []int{1, 2, 2}
+		}},
+		"batch norm": {[3]int{16, 64, 64}, func(args map[string]any) { args["norm_op"] = "BatchNorm3d" }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a, err := small(t, func(args map[string]any) {
+				args["class"], args["features_per_stage"] = name, []int{16, 32, 64}
+				if !strings.HasSuffix(name, "UNet") {
+					args["class"] = "PlainConvUNet"
+				}
+				c.change(args)
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			net, err := New(a, 1, 4, torch.CPU, 1)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer net.Free()
+			images, labels := noise(1, 1, 4, c.patch)
+			st := Step{Net: net, Deep: true, Criterion: Criterion{Loss: losses["nnUNetTrainer"], Heads: 4, Ignore: -1}}
+			step := func() {
+				do(t, true, func(s *torch.Scope) error { _, _, err := st.Gradients(s, images, labels, c.patch); return err })
+			}
+			pass := func() {
+				do(t, false, func(s *torch.Scope) error {
+					net.Scores(s, s.Float32s(torch.CPU, images, 1, 1, c.patch[0], c.patch[1], c.patch[2]))
+					return nil
+				})
+			}
+			step() // makes the gradients
+			for i, fn := range []func(){pass, step} {
+				l := Pass{Channels: 1, Heads: 4, Patch: c.patch, Samples: 1, Train: i == 1, Deep: i == 1}
+				got, want := a.Bytes(l), mostHeld(t, fn)
+				what := fmt.Sprintf("%s, train %v: predicted %.1f MB, measured %.1f MB: %.2f", name, l.Train, got/1e6, want/1e6, got/want)
+				if t.Log(what); got < 0.9*want || got > 1.4*want {
+					t.Error(what)
+				}
+			}
+		})
+	}
+}
