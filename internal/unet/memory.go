@@ -46,7 +46,7 @@ func (a Architecture) Bytes(l Pass) float64 {
 	}
 	for j, s := 0, len(a.Features)-2; s >= 0; j, s = j+1, s-1 {
 		f := a.Features[s]
-		if m.keep(f, sizes[s]); l.Separate {
+		if m.keep(f, sizes[s]); l.Separate || a.Class == "ResidualUNet" {
 			m.keep(2*f, sizes[s]) // both maps joined
 		}
 		for i := range a.Decoder[j] {
@@ -110,6 +110,12 @@ func (m *tally) unit(in, out int, size [3]int) {
 		m.keep(out, size)
 		m.work(out, size)
 	}
+	switch {
+	case m.Train:
+		out *= 2 // their gradients
+	case m.Separate:
+		in, out = 2*in, 2*out // maps joined
+	}
 	m.work(in+2*out, size)
 }
 
@@ -121,6 +127,13 @@ func (m *tally) residual(in, out int, size [3]int) {
 		m.unit(in, out, size)
 	}
 	m.keep(out, size)
+	switch {
+	case m.Train:
+	case in != out:
+		m.work(2*in+2*out, size)
+	default:
+		m.work(in+3*out, size)
+	}
 }
 
 // outputs are the logits of an output with what their loss needs: probabilities, truth and, for a moment, gradients.

@@ -37,7 +37,7 @@ func mostHeld(t *testing.T, fn func()) float64 {
 // TestBytes: what is predicted is little more than what a step and a pass take.
 func TestBytes(t *testing.T) {
 	residual := func(args map[string]any) {
-		args["n_blocks_per_stage"] = []int{1, 2, 2}
+		args["n_blocks_per_stage"], args["n_conv_per_stage_decoder"] = 1, 1
 		delete(args, "n_conv_per_stage")
 	}
 	for name, c := range map[string]struct {
@@ -47,7 +47,7 @@ func TestBytes(t *testing.T) {
 		"PlainConvUNet":       {[3]int{32, 64, 64}, func(map[string]any) {}},
 		"ResidualEncoderUNet": {[3]int{32, 64, 64}, residual},
 		"ResidualUNet":        {[3]int{32, 64, 64}, residual},
-		"flat": {[3]int{1, 512, 512}, func(args map[string]any) {
+		"flat": {[3]int{1, 512, 256}, func(args map[string]any) {
 			args["conv_op"], args["norm_op"] = "Conv2d", "InstanceNorm2d"
 			args["kernel_sizes"], args["strides"] = 3, []int{1, 2, 2}
 		}},
@@ -69,10 +69,12 @@ func TestBytes(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer net.Free()
-			images, labels := noise(1, 1, 4, c.patch)
 			st := Step{Net: net, Deep: true, Criterion: Criterion{Loss: losses["nnUNetTrainer"], Heads: 4, Ignore: -1}}
+			patch := [3]int{c.patch[0], 16, 16}
+			images, labels := noise(1, 1, 4, c.patch)
 			step := func() {
-				do(t, true, func(s *torch.Scope) error { _, _, err := st.Gradients(s, images, labels, c.patch); return err })
+				n := patch[0] * patch[1] * patch[2]
+				do(t, true, func(s *torch.Scope) error { _, _, err := st.Gradients(s, images[:n], labels[:n], patch); return err })
 			}
 			pass := func() {
 				do(t, false, func(s *torch.Scope) error {
@@ -80,12 +82,17 @@ func TestBytes(t *testing.T) {
 					return nil
 				})
 			}
-			step() // makes the gradients
+			step() // of a small patch: makes the gradients and all that a first step makes
+			patch = c.patch
 			for i, fn := range []func(){pass, step} {
 				l := Pass{Channels: 1, Heads: 4, Patch: c.patch, Samples: 1, Train: i == 1, Deep: i == 1}
 				got, want := a.Bytes(l), mostHeld(t, fn)
 				what := fmt.Sprintf("%s, train %v: predicted %.1f MB, measured %.1f MB: %.2f", name, l.Train, got/1e6, want/1e6, got/want)
-				if t.Log(what); got < 0.9*want || got > 1.4*want {
+				most := 1.25
+				if a.Norm == "batch" { // of one sample, whose maps need not be put in another order
+					most = 1.45
+				}
+				if t.Log(what); got < 0.95*want || got > most*want {
 					t.Error(what)
 				}
 			}

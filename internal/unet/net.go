@@ -140,18 +140,22 @@ func (u *unit) forward(n *Net, s *torch.Scope, xs ...*torch.Tensor) *torch.Tenso
 		return s.ConvBlock(xs, [2]*torch.Tensor{w, u.b}, [2]*torch.Tensor{u.norm.W, u.norm.B}, u.norm.Eps, u.slope)
 	}
 	return s.Inner(func(s *torch.Scope) *torch.Tensor {
-		x := xs[0]
+		x, bias := xs[0], u.b
 		if len(xs) > 1 {
 			x = s.Cat(1, xs...)
 		}
-		y := s.Conv3d(x, w, u.b, torch.Conv{Stride: u.stride, Pad: []int{u.kernel[0] / 2, u.kernel[1] / 2, u.kernel[2] / 2}})
-		if u.last {
-			return u.normal(n, s, activate(s, y, u.slope))
+		known := u.batch && !n.Training && !u.last // the norm is a part of the convolution
+		if known {
+			w, bias = u.folded(s, w)
 		}
-		if u.instance {
-			return s.InstanceNormReLU(y, u.norm.W, u.norm.B, u.norm.Eps, u.slope)
+		x = s.Conv3d(x, w, bias, torch.Conv{Stride: u.stride, Pad: []int{u.kernel[0] / 2, u.kernel[1] / 2, u.kernel[2] / 2}})
+		switch {
+		case u.last:
+			return u.normal(n, s, activate(s, x, u.slope), 1)
+		case known:
+			return activate(s, x, u.slope)
 		}
-		return activate(s, u.normal(n, s, y), u.slope)
+		return u.normal(n, s, x, u.slope)
 	})
 }
 
@@ -163,54 +167,73 @@ func (u *unit) weight(s *torch.Scope) *torch.Tensor {
 	return s.Unsqueeze(u.w, 2)
 }
 
-func (u *unit) normal(n *Net, s *torch.Scope, x *torch.Tensor) *torch.Tensor {
+// normal is norm and activation.
+func (u *unit) normal(n *Net, s *torch.Scope, x *torch.Tensor, slope float64) *torch.Tensor {
 	switch {
 	case u.instance:
-		return u.norm.Instance(s, x)
+		return s.InstanceNormReLU(x, u.norm.W, u.norm.B, u.norm.Eps, slope)
+	case u.batch && n.Training:
+		return u.overBatch(s, x, slope)
 	case u.batch:
-		return u.overBatch(n, s, x)
+		scale, shift := u.remembered(s)
+		each := func(v *torch.Tensor) *torch.Tensor { return s.Reshape(v, 1, -1, 1, 1, 1) }
+		x = s.Add(s.Mul(x, each(scale)), each(shift))
 	}
-	return x
+	return activate(s, x, slope)
 }
 
 // momentum is the share of a batch in the running statistics of a batch norm.
 const momentum = 0.1
 
-// overBatch is a batch norm, in float32.
-func (u *unit) overBatch(n *Net, s *torch.Scope, x *torch.Tensor) *torch.Tensor {
-	each := func(v *torch.Tensor) *torch.Tensor { return s.Reshape(v, 1, -1, 1, 1, 1) }
-	s = s.Autocast(torch.Float32)
-	if x.DType() != torch.Float64 {
-		x = s.To(x, torch.Float32)
+// overBatch is a batch norm by the statistics of the batch, which it remembers: the instance norm of one map of all samples.
+func (u *unit) overBatch(s *torch.Scope, x *torch.Tensor, slope float64) *torch.Tensor {
+	shape := x.Shape()
+	shape[0], shape[1] = shape[1], shape[0]
+	x = s.Reshape(s.Transpose(x, 0, 1), 1, shape[0], -1)
+	s.NoGrad().Inner(func(s *torch.Scope) *torch.Tensor {
+		s = s.Autocast(torch.Float32)
+		x := s.To(s.Detach(x), wide(x.DType()))
+		mean := s.MeanDim(x, true, 2)
+		apart := s.Sub(x, mean)
+		values := float64(x.Dim(2))
+		remember(s, u.mean, s.Reshape(mean, -1), 1)
+		remember(s, u.vary, s.Reshape(s.MeanDim(s.Mul(apart, apart), false, 2), -1), values/max(values-1, 1))
+		return nil
+	})
+	x = s.InstanceNormReLU(x, u.norm.W, u.norm.B, u.norm.Eps, slope)
+	return s.Transpose(s.Reshape(x, shape...), 0, 1)
+}
+
+// remembered is the batch norm by running statistics: a factor and a summand for each channel.
+func (u *unit) remembered(s *torch.Scope) (scale, shift *torch.Tensor) {
+	root := s.Sqrt(s.AddScalar(u.vary, u.norm.Eps))
+	if u.norm.W == nil {
+		scale = s.Div(s.AddScalar(s.MulScalar(root, 0), 1), root)
+		return scale, s.Neg(s.Mul(u.mean, scale))
 	}
-	mean, vary := u.mean, u.vary
-	if n.Training {
-		mean = s.MeanDim(x, false, 0, 2, 3, 4)
-		apart := s.Sub(x, each(mean))
-		vary = s.MeanDim(s.Mul(apart, apart), false, 0, 2, 3, 4)
-		values := float64(x.Numel() / x.Dim(1))
-		remember(s.NoGrad(), u.mean, mean, 1)
-		remember(s.NoGrad(), u.vary, vary, values/max(values-1, 1))
+	scale = s.Div(u.norm.W, root)
+	return scale, s.Sub(u.norm.B, s.Mul(u.mean, scale))
+}
+
+// folded are weight and bias of a convolution with the batch norm that follows it.
+func (u *unit) folded(s *torch.Scope, w *torch.Tensor) (weight, bias *torch.Tensor) {
+	scale, shift := u.remembered(s)
+	if u.b != nil {
+		shift = s.Add(shift, s.Mul(u.b, scale))
 	}
-	y := s.Div(s.Sub(x, each(mean)), each(s.Sqrt(s.AddScalar(vary, u.norm.Eps))))
-	if u.norm.W != nil {
-		y = s.Add(s.Mul(y, each(u.norm.W)), each(u.norm.B))
-	}
-	return y
+	return s.Mul(w, s.Reshape(scale, -1, 1, 1, 1, 1)), shift
 }
 
 func remember(s *torch.Scope, running, now *torch.Tensor, factor float64) {
 	torch.Copy(running, s.Add(s.MulScalar(running, 1-momentum), s.MulScalar(s.Detach(now), momentum*factor)))
 }
 
+// activate takes the place of x, which no gradient needs.
 func activate(s *torch.Scope, x *torch.Tensor, slope float64) *torch.Tensor {
-	switch slope {
-	case 1:
+	if slope == 1 {
 		return x
-	case 0:
-		return s.ReLU(x)
 	}
-	return s.LeakyReLU(x, slope)
+	return s.LeakyReLUInPlace(x, slope)
 }
 
 // residual is a BasicBlockD.
@@ -237,8 +260,7 @@ func (n *Net) residual(b *nn.Builder, in, out int, kernel, stride []int) *residu
 
 func (r *residual) forward(n *Net, s *torch.Scope, xs ...*torch.Tensor) *torch.Tensor {
 	return s.Inner(func(s *torch.Scope) *torch.Tensor {
-		y := r.conv1.forward(n, s, xs...)
-		y = r.conv2.forward(n, s, y)
+		y := s.Inner(func(s *torch.Scope) *torch.Tensor { return r.conv2.forward(n, s, r.conv1.forward(n, s, xs...)) })
 		for i, x := range xs {
 			xs[i] = pool(s, x, r.stride)
 		}
@@ -246,11 +268,7 @@ func (r *residual) forward(n *Net, s *torch.Scope, xs ...*torch.Tensor) *torch.T
 		if r.project != nil {
 			x = r.project.forward(n, s, xs...)
 		}
-		y = s.Add(y, x)
-		if r.slope == 1 {
-			return y
-		}
-		return s.LeakyReLUInPlace(y, r.slope)
+		return activate(s, s.Add(y, x), r.slope)
 	})
 }
 
@@ -269,14 +287,15 @@ func pool(s *torch.Scope, x *torch.Tensor, stride []int) *torch.Tensor {
 // stack are blocks, one after the other.
 type stack = []block
 
+// run runs a stage on maps that are joined along their channels.
 func (n *Net) run(s *torch.Scope, blocks stack, xs ...*torch.Tensor) *torch.Tensor {
 	return s.Inner(func(s *torch.Scope) *torch.Tensor {
 		for i, b := range blocks {
-			y := b.forward(n, s, xs...)
+			below := xs[0]
+			xs = []*torch.Tensor{b.forward(n, s, xs...)}
 			if i > 0 {
-				xs[0].Free()
+				below.Free()
 			}
-			xs = []*torch.Tensor{y}
 		}
 		return xs[0]
 	})
@@ -373,7 +392,10 @@ func (n *Net) trace(s *torch.Scope, x *torch.Tensor, outputs int, see func(name 
 		}
 		var skips []*torch.Tensor
 		for i, stage := range n.stages {
-			x = n.run(s, stage, x)
+			below := x
+			if x = n.run(s, stage, x); i == 0 && n.stem != nil {
+				below.Free()
+			}
 			see(fmt.Sprintf("encoder.stages.%d", i), x)
 			skips = append(skips, x)
 		}
@@ -387,11 +409,9 @@ func (n *Net) trace(s *torch.Scope, x *torch.Tensor, outputs int, see func(name 
 			x = s.Inner(func(s *torch.Scope) *torch.Tensor {
 				up := n.lift(s, j, below)
 				below.Free()
-				y := n.run(s, stage[:1], up, skip)
-				up.Free()
-				skip.Free()
-				return n.run(s, stage[1:], y)
+				return n.run(s, stage, up, skip)
 			})
+			skip.Free()
 			skips = skips[:at]
 			see(fmt.Sprintf("decoder.stages.%d", j), x)
 			if i := len(n.decoder) - 1 - j; i < len(heads) {

@@ -451,3 +451,68 @@ func TestReplica(t *testing.T) {
 		return nil
 	})
 }
+
+// TestAutocast: a step in a type of two bytes has nearly the loss and the direction of one in float32, with any norm.
+func TestAutocast(t *testing.T) {
+	patch := [3]int{4, 16, 16}
+	images, labels := noise(2, 1, 3, patch)
+	for name, change := range map[string]func(args map[string]any){
+		"instance": nil,
+		"batch":    func(args map[string]any) { args["norm_op"] = "BatchNorm3d" },
+		"residual": func(args map[string]any) {
+			args["class"], args["n_blocks_per_stage"] = "ResidualEncoderUNet", 1
+			delete(args, "n_conv_per_stage")
+		},
+		"last": func(args map[string]any) { args["nonlin_first"] = true },
+		"none": func(args map[string]any) { args["norm_op"], args["conv_bias"] = nil, false },
+	} {
+		a, err := small(t, change)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var losses []float64
+		var grads [][]float32
+		for _, d := range []torch.DType{torch.Float32, torch.BFloat16} {
+			n, err := New(a, 1, 3, torch.CPU, 1)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer n.Free()
+			st := Step{Net: n, Deep: true, Criterion: Criterion{Loss: Loss{CE: 1, Dice: 1, Smooth: 1e-5}, Heads: 3, Ignore: -1}}
+			err = torch.Do(torch.Mode{Grad: true, Autocast: d}, func(s *torch.Scope) error {
+				loss, _, err := st.Gradients(s, images, labels, patch)
+				var all []float32
+				for _, w := range n.Params.Trainable() {
+					if g := w.Grad(); g != nil {
+						all = append(all, g.Float32s()...)
+					}
+				}
+				losses, grads = append(losses, loss), append(grads, all)
+				return err
+			})
+			if err != nil {
+				t.Fatalf("%s, %v: %v", name, d, err)
+			}
+			err = torch.Do(torch.Mode{Autocast: d}, func(s *torch.Scope) error {
+				_, found, _, err := st.Validate(s, images, labels, patch)
+				if len(found) != len(labels) {
+					t.Errorf("%s, %v: %d labels, want %d", name, d, len(found), len(labels))
+				}
+				return err
+			})
+			if err != nil {
+				t.Fatalf("%s, %v: %v", name, d, err)
+			}
+		}
+		if math.Abs(losses[0]-losses[1]) > 0.02 {
+			t.Errorf("%s: losses %v", name, losses)
+		}
+		dot := 0.0
+		for i, g := range grads[0] {
+			dot += float64(g) * float64(grads[1][i])
+		}
+		if c := dot / norm(grads[0]) / norm(grads[1]); c < 0.97 {
+			t.Errorf("%s: the gradients' directions have the cosine %v", name, c)
+		}
+	}
+}
