@@ -244,7 +244,7 @@ func TestNewWorkers(t *testing.T) {
 
 func TestLabelOutsideClasses(t *testing.T) {
 	l := loader(t, true)
-	l.Classes, l.Foreground = 1, 1
+	l.Labels, l.Foreground = 1, 1
 	if _, err := l.Batch(0); err == nil {
 		t.Error("label 1 passes where the dataset has label 0 alone")
 	}

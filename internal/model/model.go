@@ -258,7 +258,7 @@ func (m *Model) fold(path string, meta *Meta, frozen string) (c *Checkpoint, err
 	switch {
 	case meta.Version > 0:
 		return c, nil
-	case filepath.Ext(path) == CheckpointExt:
+	case filepath.Ext(path) == CheckpointExt && c.own.Metadata()["trainer_name"] == nil: // nor was it converted
 		err = errForeign
 	default:
 		*meta, err = m.published(c.own)

@@ -53,7 +53,7 @@ func TestPretrained(t *testing.T) {
 		tensors = append(tensors, pthtest.Tensor{Name: name, Shape: []int{1}, Data: func() []float32 { return []float32{0} }})
 	}
 	path := filepath.Join(t.TempDir(), "checkpoint_final.pth")
-	if err := pthtest.Write(path, tensors, "network_weights", "trainer_name", pthtest.Text("MaskSAM_ACDC")); err != nil {
+	if err := pthtest.Write(path, tensors, "network_weights", "trainer_name", "MaskSAM_ACDC"); err != nil {
 		t.Fatal(err)
 	}
 	r := tiny(t, 3, "train_all=true")

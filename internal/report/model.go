@@ -23,10 +23,7 @@ func Installed(w io.Writer, models []model.Unpacked, predict func(m model.Unpack
 	for _, m := range models {
 		p.line(m.Dir)
 		next := predict(m)
-		switch {
-		case m.Kind == weights.NNUNet:
-			next = "none yet: it is a network of nnU-Net's own, which this program keeps and exports, and does not run"
-		case m.Problem != "":
+		if m.Problem != "" {
 			next = "none: " + m.Problem
 		}
 		p.fields("kind", kinds[m.Kind], "folds", strings.Join(m.Folds, " "), "use", next, "earlier",

@@ -40,7 +40,8 @@ type File struct {
 	tensors  map[string]*tensor
 	aliases  map[string]string // names that were dropped, to the names that were kept
 	kind     Kind
-	meta     map[string]any
+	meta     map[string]any // of a safetensors file: texts
+	said     map[string]any // meta, with what the file that was converted said; nil: meta
 	notes    []string
 	warnings []string // those of the notes that tell of an unusual file
 	raw      *os.File // the same file, for its digest
@@ -246,11 +247,17 @@ func (f *File) Notes() []string { return slices.Clone(f.notes) }
 // Warnings are those of the notes that tell of an unusual file.
 func (f *File) Warnings() []string { return slices.Clone(f.warnings) }
 
-// Metadata is what the file holds beside tensors. Of a safetensors file: its metadata, texts. Of a PyTorch file: the
+// Metadata is what the file holds beside tensors. Of a safetensors file: its metadata, texts, and of a converted one also
+// what follows. Of a PyTorch file: the
 // other entries of its dictionary, such as trainer_name, init_args and inference_allowed_mirroring_axes, as
 // map[string]any, []any (lists and tuples), string, bool, int64, *big.Int, float64 and nil; tensors are left out. The
 // caller must not change it.
-func (f *File) Metadata() map[string]any { return f.meta }
+func (f *File) Metadata() map[string]any {
+	if f.said != nil {
+		return f.said
+	}
+	return f.meta
+}
 
 // Digest is the SHA-256 of the file, in hexadecimal; the first call reads the file.
 func (f *File) Digest() (string, error) { return f.digest() }

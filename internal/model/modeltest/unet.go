@@ -7,6 +7,7 @@ import (
 
 	"masksam/internal/dataset"
 	"masksam/internal/model"
+	"masksam/internal/pickle"
 	"masksam/internal/plan"
 	"masksam/internal/pth/pthtest"
 	"masksam/internal/torch"
@@ -68,8 +69,8 @@ func WriteUNet(results, trainer string, change Change) (dir string, err error) {
 		return "", err
 	}
 	return dir, pthtest.Write(path, tensors, "network_weights",
-		"init_args", pthtest.Dict("configuration", pthtest.Text("3d_fullres")),
-		"trainer_name", pthtest.Text(trainer), "inference_allowed_mirroring_axes", pthtest.Tuple(0, 1, 2))
+		"init_args", pickle.NewDict("configuration", "3d_fullres"), "trainer_name", trainer, "inference_allowed_mirroring_axes",
+		pickle.NewTuple(0, 1, 2))
 }
 
 // unetTensors are the names of the network's state_dict, each tensor stored once.
