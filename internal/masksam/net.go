@@ -118,6 +118,14 @@ func OfSAM(name string) bool {
 	return true
 }
 
+// Parameters are the network's, as nn.Network has them.
+func (n *Net) Parameters() *nn.Params { return n.Params }
+
+// Scores are the class scores of patches x (B, C, T, H, W): see Output.ClassScores.
+func (n *Net) Scores(s *torch.Scope, x *torch.Tensor) *torch.Tensor {
+	return n.Forward(s, x).ClassScores(s, x.Dim(0))
+}
+
 // Free releases the parameters.
 func (n *Net) Free() { n.Params.Free() }
 

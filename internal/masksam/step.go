@@ -1,11 +1,12 @@
 package masksam
 
 import (
-	"errors"
 	"math"
 	"sync/atomic"
 
+	"masksam/internal/nn"
 	"masksam/internal/ranks"
+	"masksam/internal/replicas"
 	"masksam/internal/torch"
 )
 
@@ -16,48 +17,16 @@ type Step struct {
 	Points    *Points       // sampled points of each sample
 	Scaler    *torch.Scaler // of the loss; nil: none
 	Parts     int           // that the batch is computed in, one after the other; they divide it; 0: 1
-	Peers     Peers         // nil: the batch is whole
+	Peers     nn.Peers      // nil: the batch is whole
 	Agreed    func()        // called when all peers have computed their samples; may be nil
 }
-
-// Peers are programs that compute a step together, each with samples of its own. All of them call the same methods in the
-// same order, with as many values and the same parameters. A peer that is lost is an error.
-type Peers interface {
-	// Sum replaces every value by its sum over the peers.
-	Sum(values []float64) error
-	// Begin tells that the next backward pass completes the gradients of the parameters: their sums may begin meanwhile. Not
-	// every peer needs to call it.
-	Begin(params []*torch.Tensor) error
-	// Gradients replaces the gradient of every parameter by its sum over the peers; a parameter without one counts as zeros.
-	Gradients(params []*torch.Tensor) error
-}
-
-// ErrPeer is the error of a step that another of the Peers could not compute.
-var ErrPeer = errors.New("another process failed in this step")
 
 // agree adds up values over the peers, if there are any. failed is this program's own error, which the peers get to know.
 func (st Step) agree(failed error, values ...*float64) error {
 	if st.Peers == nil {
 		return failed
 	}
-	sums := make([]float64, 1+len(values))
-	if failed != nil {
-		sums[0] = 1
-	}
-	for i, v := range values {
-		sums[1+i] = *v
-	}
-	err := st.Peers.Sum(sums)
-	switch {
-	case failed != nil:
-		return failed
-	case err == nil && sums[0] > 0:
-		err = ErrPeer
-	}
-	for i, v := range values {
-		*v = sums[1+i]
-	}
-	return err
+	return nn.Agree(st.Peers, failed, values...)
 }
 
 // sum is what a replica adds to the loss.
@@ -96,8 +65,8 @@ func (a *sum) values() []*float64 {
 // part whose scores are not finite, since nothing can be matched. Sums are in the order of the replicas, so that nothing
 // depends on when each of them ends; their number changes the order of sums, and with it the last digits.
 func (st Step) Gradients(s *torch.Scope, images []float32, labels []uint8) (loss float64, terms []Part, err error) {
-	defer st.Replicas.drop()
-	params := st.Replicas.list[0].params
+	defer st.Replicas.Drop()
+	params := st.Replicas.List[0].Params
 	all, err := st.compute(s, images, labels, max(st.Parts, 1), func(s *torch.Scope, p piece) error {
 		if !Finite(p.loss) {
 			return nil
@@ -114,7 +83,7 @@ func (st Step) Gradients(s *torch.Scope, images []float32, labels []uint8) (loss
 		st.Agreed()
 	}
 	if err == nil && Finite(all.loss) {
-		st.Replicas.gather()
+		st.Replicas.Gather()
 	}
 	if st.Peers != nil { // also after an error: the others may have begun
 		if failed := st.Peers.Gradients(params); err == nil || failed != nil {
@@ -128,7 +97,7 @@ func (st Step) Gradients(s *torch.Scope, images []float32, labels []uint8) (loss
 // are not finite the loss is not either and there are no labels.
 func (st Step) Validate(s *torch.Scope, images []float32, labels []uint8) (loss float64, predicted []int64, err error) {
 	predicted = make([]int64, len(labels))
-	n := st.Replicas.list[0].net.Config
+	n := st.Replicas.List[0].Net.Config
 	pixels := n.Frames * n.Height * n.Width
 	var seen atomic.Int64
 	all, err := st.compute(s, images, labels, 1, func(s *torch.Scope, p piece) error {
@@ -140,6 +109,14 @@ func (st Step) Validate(s *torch.Scope, images []float32, labels []uint8) (loss 
 		predicted = nil
 	}
 	return all.loss, predicted, err
+}
+
+// refresh gives the other replicas what the first one has by now.
+func (st Step) refresh() {
+	st.Replicas.Refresh()
+	for _, p := range st.Replicas.List[1:] {
+		p.Net.Recompute = st.Replicas.List[0].Net.Recompute
+	}
 }
 
 // piece is what a replica finds in some samples of a batch.
@@ -154,7 +131,7 @@ type piece struct {
 // compute runs the replicas over the batch in parts and adds up what they find. see gets what has finite scores.
 func (st Step) compute(s *torch.Scope, images []float32, labels []uint8, parts int, see func(*torch.Scope, piece) error) (
 	all sum, err error) {
-	n := st.Replicas.list[0].net.Config
+	n := st.Replicas.List[0].Net.Config
 	frames := len(labels) / (n.Height * n.Width)
 	norm, err := st.Criterion.Norm(labels, frames, n.Height, n.Width, n.Queries)
 	if err = st.agree(err, &norm.Weights, &norm.Masks); err != nil {
@@ -162,11 +139,11 @@ func (st Step) compute(s *torch.Scope, images []float32, labels []uint8, parts i
 	}
 	batch := frames / n.Frames
 	image, seg, part := len(images)/batch, len(labels)/batch, batch/parts
-	st.Replicas.refresh()
-	use := min(len(st.Replicas.list), part)
+	st.refresh()
+	use := min(len(st.Replicas.List), part)
 	sums := make([]sum, use)
 	var failed atomic.Bool
-	err = st.Replicas.each(s, use, func(s *torch.Scope, i int, r *replica) (err error) {
+	err = st.Replicas.Run(s, use, func(s *torch.Scope, i int, r *replicas.Replica[*Net]) (err error) {
 		ended := false
 		defer func() { failed.CompareAndSwap(false, !ended) }()
 		going := func() bool { return err == nil && Finite(sums[i].loss) && !failed.Load() }
@@ -178,15 +155,15 @@ func (st Step) compute(s *torch.Scope, images []float32, labels []uint8, parts i
 					to = min(from+st.Replicas.Each, end)
 				}
 				s.Inner(func(s *torch.Scope) *torch.Tensor {
-					x := s.Float32s(r.device, images[from*image:to*image], to-from, n.Channels, n.Frames, n.Height, n.Width)
-					out := st.Replicas.Forward(r.net, s, x)
+					x := s.Float32s(r.Device, images[from*image:to*image], to-from, n.Channels, n.Frames, n.Height, n.Width)
+					out := st.Replicas.Forward(r.Net, s, x)
 					if score := out.Score(s); !Finite(score) {
 						sums[i].loss += score
 						return nil
 					}
 					p := piece{first: from, samples: to - from, out: out, last: use == 1 && to == batch}
 					var terms []Part
-					p.total, terms, err = st.Criterion.Share(s, out, labels[from*seg:to*seg], norm, st.Points.From(r.device, from))
+					p.total, terms, err = st.Criterion.Share(s, out, labels[from*seg:to*seg], norm, st.Points.From(r.Device, from))
 					if err != nil {
 						return nil
 					}

@@ -114,6 +114,11 @@ func (e *Export) choose(dir string) error {
 	if len(e.Checkpoints) == 0 {
 		e.Checkpoints = []string{Final}
 	}
+	var checkpoints []string
+	for _, name := range e.Checkpoints { // one may be named with an ending or without
+		checkpoints = append(checkpoints, strings.TrimSuffix(CheckpointPath("", name), CheckpointExt))
+	}
+	e.Checkpoints = checkpoints
 	for _, list := range []*[]string{&e.Configurations, &e.Folds, &e.Checkpoints} {
 		*list = once(*list)
 	}
@@ -200,10 +205,15 @@ func (e Export) model(p *parts, dir string) (any bool) {
 	return any
 }
 
-// Existing is the file of a checkpoint, empty where there is none: ours, else one of PyTorch.
-func Existing(fold, name string) string {
+// files are those that a name of a checkpoint may mean: ours, else one of PyTorch, else one that has another ending.
+func files(fold, name string) []string {
 	ours := CheckpointPath(fold, name)
-	for _, path := range []string{ours, strings.TrimSuffix(ours, CheckpointExt) + PublishedExt} {
+	return []string{ours, strings.TrimSuffix(ours, CheckpointExt) + PublishedExt, filepath.Join(fold, name)}
+}
+
+// Existing is the file of a checkpoint, empty where there is none.
+func Existing(fold, name string) string {
+	for _, path := range files(fold, name) {
 		if atomicfile.Exists(path) {
 			return path
 		}
@@ -234,8 +244,7 @@ func (e Export) checkpoint(p *parts, path string) {
 
 // final tells whether the export has the fold's checkpoint_final with the weights that z names.
 func (e Export) final(fold string, z *Frozen) bool {
-	isFinal := func(name string) bool { return CheckpointPath("", name) == CheckpointPath("", Final) }
-	if !slices.ContainsFunc(e.Checkpoints, isFinal) {
+	if !slices.Contains(e.Checkpoints, Final) {
 		return false
 	}
 	f, err := z.try(CheckpointPath(fold, Final))

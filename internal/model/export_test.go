@@ -94,8 +94,13 @@ func TestExportLikeNNUNet(t *testing.T) {
 		}
 	}
 	e := Export{Roots: dataset.Roots{Results: results}, Dataset: "920", Predictions: true}
-	if names, err := e.entries(); err != nil || len(names) == 0 {
-		t.Errorf("what is trained: %d files, error %v", len(names), err)
+	trained, err := e.entries()
+	if err != nil || len(trained) == 0 {
+		t.Errorf("what is trained: %d files, error %v", len(trained), err)
+	}
+	e.Checkpoints = []string{"checkpoint_final", "checkpoint_final.pth", "checkpoint_final.safetensors"} // one file by three names
+	if same, err := e.entries(); err != nil || !slices.Equal(same, trained) {
+		t.Errorf("a checkpoint by several names: %d files, want %d; error %v", len(same), len(trained), err)
 	}
 }
 

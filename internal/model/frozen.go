@@ -151,6 +151,9 @@ func (c *Checkpoint) holder(name string) *weights.File {
 // Has tells whether there are values of a parameter.
 func (c *Checkpoint) Has(name string) bool { return c.holder(name).HasParameter(name) }
 
+// File is the checkpoint's own file.
+func (c *Checkpoint) File() *weights.File { return c.own }
+
 // Float32s reads the values of a parameter; it is an nn.Source.
 func (c *Checkpoint) Float32s(name string) ([]float32, []int, error) {
 	return c.holder(name).Parameter(name)

@@ -4,8 +4,12 @@ import (
 	"archive/zip"
 	"context"
 	"errors"
+	"fmt"
+	"io"
 	"io/fs"
+	"maps"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -161,6 +165,111 @@ func TestInstallIsWholeOrAbsent(t *testing.T) {
 	}
 	if entries, err := os.ReadDir(to); err != nil || len(entries) != 1 || entries[0].Name() != "Dataset005_Shapes" {
 		t.Errorf("the results hold %v, error %v", entries, err)
+	}
+}
+
+// Zips of nnU-Net's models begin some folders higher or lower than its own command writes them, and lack what prediction does
+// not need.
+func TestInstallLayouts(t *testing.T) {
+	t.Parallel()
+	from := t.TempDir()
+	if _, err := modeltest.WriteUNet(from, "nnUNetTrainer", nil); err != nil {
+		t.Fatal(err)
+	}
+	const set, name = "Dataset005_Shapes", "nnUNetTrainer__nnUNetPlans__3d_fullres"
+	files := tree(t, filepath.Join(from, modeltest.UNet))
+	if len(files) != 3 {
+		t.Fatalf("%d files", len(files))
+	}
+	for what, c := range map[string]struct {
+		folders []string
+		more    []string
+		want    string
+	}{
+		"as written":  {[]string{modeltest.UNet}, []string{set + "/inference_information.json"}, ""},
+		"higher":      {[]string{"my/results/" + modeltest.UNet}, []string{"__MACOSX/my/._results", "my/.DS_Store", "my/results/" + set + "/x.json"}, ""},
+		"lower":       {[]string{name}, nil, ""},
+		"lowest":      {[]string{"."}, nil, ""},
+		"other names": {[]string{"for download/the model"}, nil, ""},
+		"twice":       {[]string{"a", "b"}, nil, "two folders are of the model " + modeltest.UNet},
+		"more":        {[]string{"a"}, []string{"b/notes.txt"}, "folder of a dataset"},
+	} {
+		t.Run(what, func(t *testing.T) {
+			zip := filepath.Join(t.TempDir(), "a.zip")
+			content := map[string]string{}
+			for _, folder := range c.folders {
+				for file, text := range files {
+					content[path.Join(folder, file)] = text
+				}
+			}
+			for _, file := range c.more {
+				content[file] = "{}"
+			}
+			zipped(t, zip, content)
+			to := t.TempDir()
+			in := model.Install{Zip: zip, Roots: dataset.Roots{Results: to}}
+			got, err := in.Run(t.Context())
+			if c.want != "" {
+				if err == nil || !strings.Contains(err.Error(), c.want) || len(tree(t, to)) > 0 {
+					t.Errorf("%v, error %v, want %q", got, err, c.want)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			dir := filepath.Join(to, modeltest.UNet)
+			want := []model.Unpacked{{Dir: dir, Dataset: set, Kind: weights.NNUNet, Folds: []string{"0"}}}
+			if d := cmp.Diff(want, got); d != "" {
+				t.Error(d)
+			}
+			if d := cmp.Diff(files, tree(t, dir)); d != "" {
+				t.Error("not what was in the zip")
+			}
+			if _, err := in.Run(t.Context()); err == nil || !strings.Contains(err.Error(), "there is already "+dir) {
+				t.Errorf("installed again: %v", err)
+			}
+		})
+	}
+}
+
+// What a zip's plans say cannot lead out of the folder of results.
+func TestInstallNamesStayWithin(t *testing.T) {
+	t.Parallel()
+	from := t.TempDir()
+	if _, err := modeltest.WriteUNet(from, "nnUNetTrainer", nil); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"../../out", "Dataset001_a/../../..", "Dataset001_a/b", "Shapes", "Dataset001_\x1b[31m", ""} {
+		content := tree(t, filepath.Join(from, modeltest.UNet))
+		content["plans.json"] = strings.Replace(content["plans.json"], `"dataset_name": "Dataset005_Shapes"`, fmt.Sprintf(`"dataset_name": %q`, name), 1)
+		zip, to := filepath.Join(t.TempDir(), "a.zip"), t.TempDir()
+		zipped(t, zip, content)
+		if got, err := (model.Install{Zip: zip, Roots: dataset.Roots{Results: to}}).Run(t.Context()); err == nil || len(tree(t, to)) > 0 {
+			t.Errorf("%q is installed as %v", name, got)
+		}
+	}
+}
+
+// zipped writes a zip of files.
+func zipped(t *testing.T, path string, files map[string]string) {
+	t.Helper()
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := zip.NewWriter(f)
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		to, err := w.Create(name)
+		if err == nil {
+			_, err = io.WriteString(to, files[name])
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := errors.Join(w.Close(), f.Close()); err != nil {
+		t.Fatal(err)
 	}
 }
 

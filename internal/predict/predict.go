@@ -20,7 +20,9 @@ import (
 	"masksam/internal/preprocess"
 	"masksam/internal/recipe"
 	"masksam/internal/store"
+	"masksam/internal/tiles"
 	"masksam/internal/torch"
+	"masksam/internal/unet"
 	"masksam/internal/work"
 )
 
@@ -30,12 +32,13 @@ type Model struct {
 	*model.Model
 	prepare *preprocess.Config
 	device  torch.Device
-	net     *masksam.Net
+	net     nn.Network
 	loaded  int          // index of the fold whose weights net has
 	kept    torch.DType  // of the weights that an autocast casts
 	told    bool         // that the device lacks the precision
 	most    atomic.Int64 // patches of a pass that memory admits, as a want of it has shown; 0: nothing has shown
 	memory  work.Admission
+	drop    func() bool // lets go of the cases that were read ahead, and tells whether there were any; nil: nobody reads ahead
 
 	// held are weights of the folds by name, of more than one fold as far as they fit into spare bytes of memory: each case
 	// needs those of all.
@@ -59,7 +62,7 @@ func Open(folder string, folds []string, checkpoint, frozen string, dev torch.De
 		m.spare = int64(free) / 4
 	}
 	if m.prepare, err = preprocess.NewConfig(m.Plans, m.Meta.Configuration, m.Dataset); err == nil {
-		m.net, err = masksam.Load(m.Meta.Recipe.Network, dev, func(name string) ([]float32, []int, error) { return m.weights(0, name) })
+		m.net, err = m.network(dev)
 	}
 	if err != nil {
 		opened.Close()
@@ -68,9 +71,33 @@ func Open(folder string, folds []string, checkpoint, frozen string, dev torch.De
 	return m, nil
 }
 
+// network makes the network of the model's recipe with the weights of its first fold.
+func (m *Model) network(dev torch.Device) (nn.Network, error) {
+	first := func(name string) ([]float32, []int, error) { return m.weights(0, name) }
+	u := m.Meta.Recipe.UNet
+	if u == nil {
+		return masksam.Load(m.Meta.Recipe.Network, dev, first)
+	}
+	a, err := u.Plan()
+	if err == nil {
+		err = a.Fits(m.Meta.Recipe.Patch)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return unet.From(a, u.Channels, u.Heads, dev, 0, func(string) bool { return true }, func(p *nn.Params) error {
+		for _, fold := range m.Folds {
+			if err := fold.Fits(p); err != nil {
+				return err
+			}
+		}
+		return p.Load(first)
+	})
+}
+
 // FromNetwork is the model of a network whose weights are set. The network stays the caller's: Close is not to be called.
 // Without plans it scores images, and labels no cases.
-func FromNetwork(m *model.Model, net *masksam.Net, dev torch.Device) (_ *Model, err error) {
+func FromNetwork(m *model.Model, net nn.Network, dev torch.Device) (_ *Model, err error) {
 	f := &Model{Model: m, device: dev, memory: admission(), net: net}
 	if m.Plans != nil {
 		if f.prepare, err = preprocess.NewConfig(m.Plans, m.Meta.Configuration, m.Dataset); err != nil {
@@ -98,7 +125,7 @@ func (m *Model) use(fold int) error {
 	m.loaded = -1
 	changes := func(name string) bool { return was < 0 || !m.Folds[fold].Shares(m.Folds[was], name) }
 	err := torch.Do(torch.Mode{}, func(*torch.Scope) error {
-		return m.net.Params.LoadSome(changes, func(name string) ([]float32, []int, error) { return m.weights(fold, name) })
+		return m.net.Parameters().LoadSome(changes, func(name string) ([]float32, []int, error) { return m.weights(fold, name) })
 	})
 	if err != nil {
 		return fmt.Errorf("fold %d of the model: %w", fold, err)
@@ -114,9 +141,9 @@ func (m *Model) narrow(d torch.DType) error {
 		return nil
 	}
 	return torch.Do(torch.Mode{}, func(s *torch.Scope) error {
-		err := m.net.Params.Widen(s, func(name string) ([]float32, []int, error) { return m.weights(m.loaded, name) })
+		err := m.net.Parameters().Widen(s, func(name string) ([]float32, []int, error) { return m.weights(m.loaded, name) })
 		if err == nil {
-			m.net.Params.Narrow(s, d, func(*nn.Param) bool { return true })
+			m.net.Parameters().Narrow(s, d, func(*nn.Param) bool { return true })
 			m.kept = d
 		}
 		return err
@@ -170,8 +197,8 @@ func (t Tiling) check() error {
 }
 
 // window is how the model slides over a case, but for its batch.
-func (m *Model) window(t Tiling) Window {
-	w := Window{Patch: m.Meta.Recipe.Patch, Step: t.Step}
+func (m *Model) window(t Tiling) tiles.Window {
+	w := tiles.Window{Patch: m.Meta.Recipe.Patch, Step: t.Step}
 	if w.Step == 0 {
 		w.Step = 0.5
 	}
@@ -200,54 +227,54 @@ func (m *Model) flips(t Tiling) error {
 
 // Scores is the mean of the scores of a preprocessed image over tiles, flips and folds, (K, Size), as Folder labels by them.
 // tick, if not nil, is called with the number of passes that were added.
-func (m *Model) Scores(ctx context.Context, image Image, t Tiling, tick func(passes int)) ([]float32, error) {
+func (m *Model) Scores(ctx context.Context, image tiles.Image, t Tiling, tick func(passes int)) ([]float32, error) {
 	if err := errors.Join(t.check(), m.flips(t)); err != nil {
 		return nil, err
 	}
-	heads := float64(m.Meta.Recipe.Network.Classes)
+	heads := float64(m.Meta.Recipe.Heads())
 	return m.scores(ctx, image, t, m.divide(t, image.Size, m.memory.Left(), 4*heads*voxels(image.Size)), tick)
 }
 
 // scores are Scores, shared out as d says.
-func (m *Model) scores(ctx context.Context, image Image, t Tiling, d division, tick func(passes int)) ([]float32, error) {
+func (m *Model) scores(ctx context.Context, image tiles.Image, t Tiling, d division, tick func(passes int)) ([]float32, error) {
 	w := m.window(t)
 	w.Batch = d.batch
-	sums := newSums(w.order(image.Size).whole(m.networks()), m.Meta.Recipe.Network.Classes, image.Size)
+	sums := tiles.NewSums(w.Order(image.Size).Whole(m.networks()), m.Meta.Recipe.Heads(), image.Size)
 	err := m.score(ctx, w, image, t.Precision, d, sums, tick)
 	if err == nil {
-		err = mean(sums.data, sums.data, m.networks())
+		err = tiles.Mean(sums.Data, sums.Data, m.networks())
 	}
 	if err != nil {
 		return nil, err
 	}
-	return sums.data, nil
+	return sums.Data, nil
 }
 
 // score moves the networks of all folds over a preprocessed image, as the sweep of sums says, and adds up their scores. tick
 // is called with the number of passes that are done; there are m.passes of them.
-func (m *Model) score(ctx context.Context, w Window, image Image, precision string, d division, sums *sums,
+func (m *Model) score(ctx context.Context, w tiles.Window, image tiles.Image, precision string, d division, sums *tiles.Sums,
 	tick func(passes int)) error {
-	n := m.Meta.Recipe.Network
-	if voxels := image.Size[0] * image.Size[1] * image.Size[2]; image.Channels != n.Channels || voxels == 0 ||
+	n := m.Meta.Recipe.Channels()
+	if voxels := image.Size[0] * image.Size[1] * image.Size[2]; image.Channels != n || voxels == 0 ||
 		len(image.Data) != image.Channels*voxels {
 		return fmt.Errorf("the case has %d channels of %v with %d values, the network %d channels", image.Channels, image.Size,
-			len(image.Data), n.Channels)
+			len(image.Data), n)
 	}
 	// OpenMP keeps a pool of workers for each OS thread that computes: stay on one.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	autocast := recipe.Autocast[m.precision(precision)]
-	networks := make([]Network, d.networks)
+	networks := make([]tiles.Network, d.networks)
 	for i := range networks {
 		networks[i] = &sparing{forward{m, torch.Mode{Autocast: autocast, Threads: d.threads}}, &m.most}
 	}
-	for _, leg := range sums.legs {
-		err := m.use(leg.fold)
+	for _, leg := range sums.Legs {
+		err := m.use(leg.Fold)
 		if err == nil {
 			err = m.narrow(autocast)
 		}
 		if err == nil {
-			err = w.accumulate(ctx, networks, image, sums, leg, tick)
+			err = w.Accumulate(ctx, networks, image, sums, leg, tick)
 		}
 		if err != nil {
 			return err
@@ -266,10 +293,10 @@ type forward struct {
 }
 
 func (f forward) Scores(patches []float32, n int) (scores []float32, err error) {
-	c := f.m.net.Config
+	r := f.m.Meta.Recipe
 	err = torch.Do(f.mode, func(s *torch.Scope) error {
-		x := s.Float32s(f.m.device, patches, n, c.Channels, c.Frames, c.Height, c.Width)
-		scores = f.m.net.Forward(s, x).ClassScores(s, n).Float32s()
+		x := s.Float32s(f.m.device, patches, n, r.Channels(), r.Patch[0], r.Patch[1], r.Patch[2])
+		scores = f.m.net.Scores(s, x).Float32s()
 		return nil
 	})
 	return scores, err
@@ -277,7 +304,7 @@ func (f forward) Scores(patches []float32, n int) (scores []float32, err error) 
 
 // pending is a case between preprocessing and export.
 type pending struct {
-	image      Image
+	image      tiles.Image
 	properties store.Properties
 }
 
@@ -306,7 +333,7 @@ func (m *Model) read(ctx context.Context, c dataset.Case) (*pending, error) {
 	if text := m.Meta.Orientations.Unusual(r.Properties.Meta.Orientation(), "training images"); text != "" {
 		slog.Warn(fmt.Sprintf("case %s: %s; its labels may be wrong", c.ID, text))
 	}
-	image := Image{Channels: r.Channels, Size: r.Size, Data: r.Image}
+	image := tiles.Image{Channels: r.Channels, Size: r.Size, Data: r.Image}
 	if before != nil {
 		image = m.under(image, r.Seg)
 	}

@@ -13,6 +13,7 @@ import (
 	"masksam/internal/model"
 	"masksam/internal/pth/pthtest"
 	"masksam/internal/sam"
+	"masksam/internal/tiles"
 	"masksam/internal/torch"
 	"masksam/internal/torch/torchtest"
 )
@@ -99,7 +100,7 @@ func TestPublishedCheckpoint(t *testing.T) {
 		t.Fatal(err)
 	}
 	size := [3]int{5, 20, 18}
-	image := Image{Channels: 1, Size: size, Data: make([]float32, size[0]*size[1]*size[2])}
+	image := tiles.Image{Channels: 1, Size: size, Data: make([]float32, size[0]*size[1]*size[2])}
 	for i := range image.Data {
 		image.Data[i] = float32(i%17)/8 - 1
 	}
@@ -110,7 +111,7 @@ func TestPublishedCheckpoint(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if n := m.net.Config; n.DepthAxis != sam.DepthReference || n.AuxLogits != masksam.AuxReference {
+		if n := m.net.(*masksam.Net).Config; n.DepthAxis != sam.DepthReference || n.AuxLogits != masksam.AuxReference {
 			t.Errorf("the network computes with depth axis %s and auxiliary logits %s", n.DepthAxis, n.AuxLogits)
 		}
 		return sum
@@ -133,7 +134,7 @@ func TestKeptWeights(t *testing.T) {
 	c := newConstant(t)
 	c.fold(t, "0", 0.2, 0.5, 0.1, 0.2)
 	size := [3]int{4, 16, 16}
-	image := Image{Channels: 1, Size: size, Data: make([]float32, size[0]*size[1]*size[2])}
+	image := tiles.Image{Channels: 1, Size: size, Data: make([]float32, size[0]*size[1]*size[2])}
 	for i := range image.Data {
 		image.Data[i] = float32(i%17)/8 - 1
 	}
@@ -157,7 +158,7 @@ func TestKeptWeights(t *testing.T) {
 			t.Errorf("in %s the scores differ from those of weights that are cast at every pass", precision)
 		}
 		kept := 0
-		for _, p := range m.net.Params.All() {
+		for _, p := range m.net.Parameters().All() {
 			if p.Value.DType() == torch.BFloat16 {
 				kept++
 			}

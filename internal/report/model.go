@@ -23,10 +23,7 @@ func Installed(w io.Writer, models []model.Unpacked, predict func(m model.Unpack
 	for _, m := range models {
 		p.line(m.Dir)
 		next := predict(m)
-		switch {
-		case m.Kind == weights.NNUNet:
-			next = "none yet: it is a network of nnU-Net's own, which this program keeps and exports, and does not run"
-		case m.Problem != "":
+		if m.Problem != "" {
 			next = "none: " + m.Problem
 		}
 		p.fields("kind", kinds[m.Kind], "folds", strings.Join(m.Folds, " "), "use", next, "earlier",
@@ -54,7 +51,7 @@ func facts(m *card.Model) []string {
 		network += fmt.Sprintf(", %s of them trained", millions(m.Network.Trained))
 	}
 	training := ""
-	if r := m.Recipe; r != nil {
+	if r := m.Recipe; r != nil && r.Train.Epochs > 0 {
 		training = fmt.Sprintf("recipe %s: %d epochs at most of %d steps, %s, learning rate %g", r.Short, r.Train.Epochs,
 			r.Train.Iterations, r.Train.Optimizer, r.Train.LR)
 	}

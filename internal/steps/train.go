@@ -15,8 +15,8 @@ import (
 
 	"masksam/internal/dataset"
 	"masksam/internal/evaluate"
-	"masksam/internal/masksam"
 	"masksam/internal/model"
+	"masksam/internal/nn"
 	"masksam/internal/predict"
 	"masksam/internal/progress"
 	"masksam/internal/ranks"
@@ -154,9 +154,9 @@ func (o TrainOptions) train(ctx context.Context, group *ranks.Group) (_ *Trained
 		v.checkpoint = model.Best
 	}
 	if !o.ValidateOnly {
-		var inMemory func(model.Meta, *masksam.Net) error
+		var inMemory func(model.Meta, nn.Network) error
 		if o.NoCheckpoints && !o.SkipValidation {
-			inMemory = func(meta model.Meta, net *masksam.Net) error {
+			inMemory = func(meta model.Meta, net nn.Network) error {
 				out.Dice, err = v.run(ctx, func() (*predict.Model, func(), error) {
 					of := &model.Model{Dir: fold.Model, Meta: meta, Plans: t.Plans, Dataset: t.Dataset}
 					m, err := predict.FromNetwork(of, net, o.Device)

@@ -91,7 +91,12 @@ func (s *Scope) ChannelNorm(x, w, b *Tensor, eps float64) *Tensor {
 // InstanceNorm normalises each channel of each map (B,C,…) by its own mean and
 // variance, then scales by w (C) and adds b (C), each of which may be nil.
 func (s *Scope) InstanceNorm(x, w, b *Tensor, eps float64) *Tensor {
-	return s.op(C.op_InstanceNorm, ts{x, w, b}, nil, eps)
+	return s.InstanceNormReLU(x, w, b, eps, 1)
+}
+
+// InstanceNormReLU is LeakyReLU(InstanceNorm(x, w, b, eps), slope), of which a graph keeps less.
+func (s *Scope) InstanceNormReLU(x, w, b *Tensor, eps, slope float64) *Tensor {
+	return s.op(C.op_InstanceNorm, ts{x, w, b}, nil, eps, slope)
 }
 
 // ConvBlock is LeakyReLU(InstanceNorm(Conv3d(x, conv), norm, eps), slope) of the maps xs (B,·,T,H,W) joined along their

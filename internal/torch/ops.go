@@ -202,6 +202,9 @@ func (s *Scope) Backward(loss *Tensor) { s.BackwardWith(loss, nil) }
 // BackwardWith does it for Σ t·grad, where grad has t's shape; a nil grad is 1.
 func (s *Scope) BackwardWith(t, grad *Tensor) { s.backward(ts{t, grad}) }
 
+// BackwardFrom does it for the sum over several tensors, each of which its gradient follows.
+func (s *Scope) BackwardFrom(roots ...*Tensor) { s.backward(roots) }
+
 // backward is BackwardWith for the sum over several tensors, each of which its gradient follows.
 func (s *Scope) backward(roots ts) {
 	defer s.Part(Backward)()

@@ -1206,9 +1206,9 @@ struct InstanceNorm : torch::autograd::Function<InstanceNorm> {
     return {end[-3], end[-2], end[-1], ctx->saved_data["slope"].toDouble(), ctx->saved_data["inverse"].toBool()};
   }
 
-  static Tensor forward(AutogradContext *ctx, const Tensor &input, const MaybeTensor &w, const MaybeTensor &b, double eps) {
+  static Tensor forward(AutogradContext *ctx, const Tensor &input, const MaybeTensor &w, const MaybeTensor &b, double eps, double slope) {
     const auto x = input.contiguous();
-    const auto s = state(x, w.value_or(Tensor()), b.value_or(Tensor()), 1);
+    const auto s = state(x, w.value_or(Tensor()), b.value_or(Tensor()), slope);
     const auto z = at::empty(x.sizes(), x.options());
     norm(s, x, z, eps);
     save(ctx, s, {s.inverse ? z : x});
@@ -1217,7 +1217,7 @@ struct InstanceNorm : torch::autograd::Function<InstanceNorm> {
   static variable_list backward(AutogradContext *ctx, variable_list grads) {
     const auto v = ctx->get_saved_variables();
     auto g = back(saved(ctx, v), v[0], grads[0].contiguous());
-    g.push_back(Tensor());
+    g.resize(5);
     return g;
   }
 };
@@ -1260,11 +1260,13 @@ struct ConvBlock : torch::autograd::Function<ConvBlock> {
   }
 };
 
-Tensor instance_norm(const Tensor &x, const MaybeTensor &w, const MaybeTensor &b, double eps) {
-  if (own_kernels && InstanceNorm::fits(x, w.value_or(Tensor()), b.value_or(Tensor()))) return InstanceNorm::apply(x, w, b, eps);
-  return at::instance_norm(x, w, b, {}, {}, true, 0.1, eps, true);
+// Instance norm and leaky ReLU with slope, of which 1 is none. A graph keeps one map of ours, two of libtorch's.
+Tensor instance_norm(const Tensor &x, const MaybeTensor &w, const MaybeTensor &b, double eps, double slope) {
+  if (own_kernels && InstanceNorm::fits(x, w.value_or(Tensor()), b.value_or(Tensor()))) return InstanceNorm::apply(x, w, b, eps, slope);
+  auto y = at::instance_norm(x, w, b, {}, {}, true, 0.1, eps, true);
+  return slope == 1 ? y : at::leaky_relu_(y, slope);
 }
-OP(InstanceNorm) { c.ret(instance_norm(c[0], c.maybe(1), c.maybe(2), c.nums[0])); }
+OP(InstanceNorm) { c.ret(instance_norm(c[0], c.maybe(1), c.maybe(2), c.nums[0], c.nums[1])); }
 
 // in: maps to be joined along the channels, weight and bias of the convolution and of the norm; nums: eps, slope.
 OP(ConvBlock) {
@@ -1296,8 +1298,7 @@ OP(ConvBlock) {
   for (int i = 0; i < n; i++) in[i] = c[i];
   in.resize(n);
   auto y = convolution3d(c, n == 1 ? in[0] : at::cat(in, 1), w, c[n + 1], {1, 1, 1}, pad, 1);
-  y = instance_norm(y, c.maybe(n + 2), c.maybe(n + 3), c.nums[0]);
-  c.ret(c.nums[1] == 1 ? y : at::leaky_relu(y, c.nums[1]));
+  c.ret(instance_norm(y, c.maybe(n + 2), c.maybe(n + 3), c.nums[0], c.nums[1]));
 }
 
 struct CellMeans : torch::autograd::Function<CellMeans> {
@@ -1503,24 +1504,32 @@ OP(SGDStep) {
   });
 }
 
-// in: parameter, first moment, second moment, …; ints: each parameter's step,
-// counted from 1; nums: lr, beta1, beta2, eps, weight decay.
+// in: parameter, first moment, second moment and, with AMSGrad, the largest second moment, …; ints: each parameter's step,
+// counted from 1; nums: lr, beta1, beta2, eps, weight decay, whether it is added to the gradient (Adam), AMSGrad.
 OP(AdamWStep) {
   const double lr = c.nums[0], b1 = c.nums[1], b2 = c.nums[2], eps = c.nums[3], decay = c.nums[4];
+  const bool coupled = c.nums[5] != 0, largest = c.nums[6] != 0;
+  const int each = largest ? 4 : 3;
   const auto all = c.all();
   variable_list grads;
-  for (int i = 0; i + 2 < c.nin; i += 3) grads.push_back(all[i].grad());
+  for (int i = 0; i + each <= c.nin; i += each) grads.push_back(all[i].grad());
   const auto root = [&](int64_t i) { return std::sqrt(1 - std::pow(b2, double(c.ints[i]))); };
   const auto rate = [&](int64_t i) { return lr / (1 - std::pow(b1, double(c.ints[i]))); };
   Pieces pieces;
-  for (int i = 0; i + 2 < c.nin; i += 3) {
-    const auto &p = all[i], &m = all[i + 1], &v = all[i + 2], &g = grads[i / 3];
-    if (!g.defined() || pieces.add({&p, &g, &m, &v}, i / 3)) continue;
-    p.mul_(1 - lr * decay);
+  for (int i = 0; i + each <= c.nin; i += each) {
+    const auto &p = all[i], &m = all[i + 1], &v = all[i + 2];
+    const int k = i / each;
+    auto g = grads[k];
+    if (!g.defined() || (!coupled && !largest && pieces.add({&p, &grads[k], &m, &v}, k))) continue;
+    if (coupled)
+      g = at::add(g, p, decay);
+    else
+      p.mul_(1 - lr * decay);
     m.mul_(b1).add_(g, 1 - b1);
     v.mul_(b2).addcmul_(g, g, 1 - b2);
-    auto denom = v.sqrt().div_(root(i / 3)).add_(eps);
-    p.addcdiv_(m, denom, -rate(i / 3));
+    if (largest) all[i + 3].copy_(at::max(all[i + 3], v));
+    auto denom = all[i + each - 1].sqrt().div_(root(k)).add_(eps);
+    p.addcdiv_(m, denom, -rate(k));
   }
   pieces([&](int64_t, const auto &piece, auto **p) {
     using T = std::decay_t<decltype(**p)>;

@@ -8,7 +8,7 @@ import (
 
 	"masksam/internal/feed"
 	"masksam/internal/machine"
-	"masksam/internal/masksam"
+	"masksam/internal/nn"
 	"masksam/internal/recipe"
 	"masksam/internal/remedy"
 	"masksam/internal/torch"
@@ -74,7 +74,7 @@ func (l *learner) divide() bool {
 	for parts <= batch && batch%parts != 0 {
 		parts++
 	}
-	if parts > batch || l.replicas.Each == 1 {
+	if parts > batch || l.objective.Single() {
 		return false
 	}
 	slog.Warn("a step takes more memory than there is: batches are computed in parts from here on, with the same result",
@@ -88,7 +88,7 @@ func (l *learner) divide() bool {
 func (l *learner) stepWithin(b *feed.Batch, step int, lr float64) (loss float64, ok bool, err error) {
 	for {
 		loss, ok, err = l.step(b, step, lr)
-		if errors.Is(err, masksam.ErrPeer) { // which divides the batch, or ends all
+		if errors.Is(err, nn.ErrPeer) { // which divides the batch, or ends all
 			continue
 		}
 		var short *torch.OutOfMemory

@@ -12,8 +12,8 @@ import (
 
 	"masksam/internal/dataset"
 	"masksam/internal/feed"
-	"masksam/internal/masksam"
 	"masksam/internal/model"
+	"masksam/internal/nn"
 	"masksam/internal/progress"
 	"masksam/internal/ranks"
 	"masksam/internal/recipe"
@@ -102,7 +102,7 @@ func (f *Fold) Close(failed error) {
 //
 // Files appear in Model, as of nnU-Net 2.8.1, but checkpoints are safetensors. last, unless nil, is called in the end with
 // the weights to predict with (averaged ones, if the recipe averages) in the network, which is freed afterwards.
-func (f *Fold) Train(ctx context.Context, last func(meta model.Meta, net *masksam.Net) error) (steps int, err error) {
+func (f *Fold) Train(ctx context.Context, last func(meta model.Meta, net nn.Network) error) (steps int, err error) {
 	// One OS thread for good: OpenMP keeps a pool of workers for each thread that computes.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -142,7 +142,8 @@ func (f *Fold) Train(ctx context.Context, last func(meta model.Meta, net *masksa
 		return 0, err
 	}
 	defer l.free()
-	l.net.Recompute, l.first = recompute, first
+	l.objective.Recompute(recompute)
+	l.first = first
 	r := &run{recipe: f.Recipe, dataset: f.Name, folder: f.Folder, checkpoints: !f.options.NoCheckpoints && g.Writes(), learner: l, group: g,
 		log: f.log, workers: workers, report: f.options.Progress, saveAfter: saveAfter}
 	if r.train, r.val, err = f.loaders([2]int{first, first + own.Batch}); err != nil {
