@@ -1,50 +1,96 @@
 package recipe
 
 import (
+	"errors"
 	"fmt"
-	"regexp"
-	"strings"
 
 	"masksam/internal/dataset"
 	"masksam/internal/plan"
 )
 
-// trainers matches the classes of nnU-Net 2.8.1 that train the network of the plans.
-var trainers = regexp.MustCompile(`^nnUNetTrainer(_\d+epochs?(_NoMirroring)?|_?(NoMirroring|onlyMirror01(_1500ep|_DASegOrd0|_DA5)?|` +
-	`NoDA|noDummy2DDA|DASegOrd0(_NoMirroring)?|DA5(ord0|Segord0|_10epochs)?|DiceLoss|CELoss(_5epochs)?|DiceCELoss_noSmooth|` +
-	`Topk10Loss(LS01)?|DiceTopK10Loss|(Vanilla)?Adam(1en3|3en4)?|Adan(1en3|3en4|1en1|CosAnneal)?|CosAnneal|warmup|` +
-	`probabilisticOversampling(_033|_010)?|NoDeepSupervision|BN|Benchmark_5epochs(_noDataLoading)?))?$|^nnUNet_Trainer_BS8$`)
-
-// KnownTrainer tells whether a class of nnU-Net is known to train the network of the plans.
-func KnownTrainer(name string) bool { return trainers.MatchString(name) }
-
-// OfUNet is the recipe of the network that nnU-Net's plans describe in a configuration, as a trainer of nnU-Net builds it. A
-// trainer that brings a network of its own is an error that names it; an unknown one is taken to change only the training.
+// OfUNet is the recipe of the network that nnU-Net's plans describe in a configuration, as a trainer of nnU-Net builds and
+// trains it. A trainer that brings a network of its own is an error that names it; an unknown one is taken to change only the
+// training, which is then nnUNetTrainer's.
 func OfUNet(trainer string, p *plan.Plans, c *plan.Configuration, ds *dataset.Dataset) (r Recipe, err error) {
 	wrong := func(format string, values ...any) (Recipe, error) {
 		return r, fmt.Errorf("plans %s, configuration %s: %w", p.PlansName, c.Name, fmt.Errorf(format, values...))
 	}
-	if strings.Contains(trainer, "Primus") || strings.HasPrefix(trainer, "PretrainedTrainer") {
-		return wrong("trainer %s has a network of its own, which this program does not build", trainer)
+	for _, other := range refused {
+		if other.foreign && other.names.MatchString(trainer) {
+			return wrong("trainer %s: %s", trainer, other.why)
+		}
 	}
 	if c.Architecture == nil {
 		return wrong("they describe no network: the key architecture is missing")
 	}
-	u := &UNet{Channels: c.Channels(ds), Heads: ds.Labels.Heads(), Ignore: -1, BatchDice: c.BatchDice,
-		DeepSupervision: trainer != "nnUNetTrainerNoDeepSupervision"}
-	if u.Architecture, err = c.Architecture.MarshalJSON(); err != nil {
+	r = Recipe{Name: trainer, Short: trainer, Plans: p.PlansName, Patch: [3]int{1}, Batch: c.BatchSize, UNet: &UNet{}}
+	copy(r.Patch[3-len(c.PatchSize):], c.PatchSize)
+	r.nnunet()
+	r.change(trainer)
+	if err = r.UNet.of(c, ds); err != nil {
 		return wrong("architecture: %w", err)
 	}
-	if trainer == "nnUNetTrainerBN" {
-		u.Norm = "batch"
-	}
+	return r, nil
+}
+
+// of sets what configuration and dataset say of the network.
+func (u *UNet) of(c *plan.Configuration, ds *dataset.Dataset) (err error) {
+	u.Channels, u.Heads, u.Ignore, u.Regions, u.Loss.BatchDice = c.Channels(ds), ds.Labels.Heads(), -1, nil, c.BatchDice
 	if label, ok := ds.Labels.Ignore(); ok {
 		u.Ignore = label
 	}
 	for _, region := range ds.Labels.Regions() {
 		u.Regions = append(u.Regions, region.Labels)
 	}
-	r = Recipe{Name: trainer, Short: trainer, Plans: p.PlansName, Patch: [3]int{1}, Batch: c.BatchSize, UNet: u}
-	copy(r.Patch[3-len(c.PatchSize):], c.PatchSize)
-	return r, nil
+	u.Architecture, err = c.Architecture.MarshalJSON()
+	return err
+}
+
+// patchVoxels are those of a patch that is chosen from the dataset.
+const patchVoxels = 90_000
+
+// unetInto is Into of a U-Net: the plans get an architecture of the recipe's widths, which nnU-Net could train as well, and
+// a patch that it fits.
+func (r Recipe) unetInto(p *plan.Plans, c *plan.Configuration, ds *dataset.Dataset) (*plan.Plans, *Recipe, error) {
+	if len(c.MedianSize) != 3 {
+		return nil, nil, fmt.Errorf("recipe %s: plans %s: median_image_size_in_voxels is missing", r.Name, p.PlansName)
+	}
+	u := *r.UNet
+	r.UNet = &u
+	patch, architecture := plan.UNet([3]float64(c.MedianSize), [3]float64(c.Spacing), u.Features, patchVoxels)
+	if r.Patch == [3]int{} {
+		r.Patch = patch
+	}
+	if r.Train.Augment.Rotate == nil {
+		r.Train.Augment.Rotate = rotation(r.Patch)
+	}
+	out := p.Clone(r.Plans)
+	err := put(out, entry{"architecture", architecture}, entry{"batch_size", r.Batch}, entry{"patch_size", r.Patch})
+	if err == nil {
+		c, err = out.Configuration(configuration)
+	}
+	if err == nil {
+		err = u.of(c, ds)
+	}
+	if err == nil {
+		err = r.check()
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("recipe %s: %w", r.Name, err)
+	}
+	held, without := r, u
+	without.Architecture = nil // the configuration has it
+	held.UNet = &without
+	return out, &r, put(out, entry{plansKey, held})
+}
+
+// follow takes the architecture that a configuration has.
+func (u *UNet) follow(c *plan.Configuration, patch [3]int) (err error) {
+	if c.Architecture == nil {
+		return errors.New("it describes no network: the key architecture is missing")
+	}
+	if u.Architecture, err = c.Architecture.MarshalJSON(); err != nil {
+		return err
+	}
+	return u.check(patch)
 }

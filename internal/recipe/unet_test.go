@@ -11,6 +11,7 @@ import (
 	"masksam/internal/dataset"
 	"masksam/internal/plan"
 	"masksam/internal/recipe"
+	"masksam/internal/unet"
 )
 
 func TestKnownTrainer(t *testing.T) {
@@ -67,8 +68,8 @@ func TestOfUNet(t *testing.T) {
 		t.Errorf("architecture %s", r.UNet.Architecture)
 	}
 	r.UNet.Architecture = nil
-	want := recipe.UNet{Norm: "batch", Channels: 2, Heads: 2, Regions: [][]int{{1, 2}, {2}}, Ignore: 3, BatchDice: true,
-		DeepSupervision: true}
+	want := recipe.UNet{Norm: "batch", Channels: 2, Heads: 2, Regions: [][]int{{1, 2}, {2}}, Ignore: 3, DeepSupervision: true,
+		Loss: unet.Loss{CE: 1, Dice: 1, Smooth: 1e-5, BatchDice: true}}
 	if !reflect.DeepEqual(*r.UNet, want) || r.Patch != [3]int{1, 32, 48} || r.Batch != 5 || r.Name != "nnUNetTrainerBN" {
 		t.Errorf("recipe %+v of %+v, want %+v", r, *r.UNet, want)
 	}
