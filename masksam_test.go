@@ -109,6 +109,23 @@ func TestZipAndFiles(t *testing.T) {
 	}
 }
 
+// A model that nnU-Net trained is opened and predicts as one of this program.
+func TestModelOfNNUNet(t *testing.T) {
+	folder, err := modeltest.WriteUNet(t.TempDir(), "nnUNetTrainer", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	v := masksam.Volume{Data: make([]float32, 5*20*18), Shape: [3]int{5, 20, 18}, Spacing: [3]float64{3, 1.1, 1.1}}
+	for i := range v.Data {
+		v.Data[i] = float32(i % 7)
+	}
+	m := open(t, folder, quick)
+	s, err := m.Predict(t.Context(), &v, nil)
+	if err != nil || s.Voxels(s.Labels[1]) != len(v.Data) {
+		t.Errorf("labels %v, error %v", s, err)
+	}
+}
+
 // Predictions of several goroutines are those of one; what cannot be predicted is told.
 func TestPredict(t *testing.T) {
 	folder, err := modeltest.Write(t.TempDir(), "0")

@@ -14,6 +14,8 @@ import (
 
 	"masksam/internal/dataset"
 	"masksam/internal/machine"
+	"masksam/internal/model"
+	"masksam/internal/model/modeltest"
 	"masksam/internal/remedy"
 	"masksam/internal/tiles"
 	"masksam/internal/torch"
@@ -159,6 +161,30 @@ func TestDivide(t *testing.T) {
 	half := m.divide(Tiling{Mirror: true}, size, all*9/20, 12*voxels(size))
 	if half.networks != 2 || half.threads != 2 || half.batch != 1 {
 		t.Errorf("in less than half of the memory: %+v, want two networks", half)
+	}
+}
+
+// A U-Net's small patches are shared out as MaskSAM's; large ones go one after the other, each over all cores.
+func TestDivideUNet(t *testing.T) {
+	dir, err := modeltest.WriteUNet(t.TempDir(), "nnUNetTrainer", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := Open(dir, nil, model.Final, "", torch.CPU)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	torch.SetThreads(4)
+	defer torch.SetThreads(1)
+	for _, c := range []struct {
+		patch    [3]int
+		networks int
+	}{{[3]int{4, 16, 16}, 4}, {[3]int{96, 256, 256}, 1}} {
+		m.Meta.Recipe.Patch = c.patch
+		if d := m.divide(Tiling{}, [3]int{300, 400, 400}, math.MaxInt64, 0); d.networks != c.networks || d.threads*d.networks != 4 {
+			t.Errorf("patch %v: %+v, want %d networks", c.patch, d, c.networks)
+		}
 	}
 }
 

@@ -11,7 +11,6 @@ import (
 	"masksam/internal/recipe"
 	"masksam/internal/tiles"
 	"masksam/internal/torch"
-	"masksam/internal/unet"
 	"masksam/internal/work"
 )
 
@@ -100,18 +99,7 @@ func (m *Model) certain(o Options) float64 {
 
 // passPeak predicts what a pass over so many patches takes beside the weights.
 func (m *Model) passPeak(precision string, patches int) recipe.Peak {
-	u := m.Meta.Recipe.UNet
-	if u == nil {
-		return m.Meta.Recipe.PassPeak(m.precision(precision), m.device, patches).Without(recipe.Program, recipe.Weights)
-	}
-	a, err := architecture(u)
-	if err != nil {
-		return nil // it is never made
-	}
-	narrow := recipe.Autocast[m.precision(precision)] != torch.Float32 && m.device.FollowsAutocast()
-	maps := a.Bytes(unet.Pass{Channels: u.Channels, Heads: u.Heads, Patch: m.Meta.Recipe.Patch, Samples: patches,
-		Narrow: narrow, Separate: m.device != torch.CPU})
-	return recipe.Peak{{Name: "maps at work", Device: maps}}
+	return m.Meta.Recipe.PassPeak(m.precision(precision), m.device, patches).Without(recipe.Program, recipe.Weights)
 }
 
 func voxels(size [3]int) float64 { return float64(size[0]) * float64(size[1]) * float64(size[2]) }

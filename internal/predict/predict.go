@@ -78,7 +78,7 @@ func (m *Model) network(dev torch.Device) (nn.Network, error) {
 	if u == nil {
 		return masksam.Load(m.Meta.Recipe.Network, dev, first)
 	}
-	a, err := architecture(u)
+	a, err := u.Plan()
 	if err == nil {
 		err = a.Fits(m.Meta.Recipe.Patch)
 	}
@@ -93,14 +93,6 @@ func (m *Model) network(dev torch.Device) (nn.Network, error) {
 		}
 		return p.Load(first)
 	})
-}
-
-// architecture is the network of a U-Net's recipe.
-func architecture(u *recipe.UNet) (a unet.Architecture, err error) {
-	if a, err = unet.Parse(u.Architecture); err == nil && u.Norm == "batch" {
-		a = a.Batch()
-	}
-	return a, err
 }
 
 // FromNetwork is the model of a network whose weights are set. The network stays the caller's: Close is not to be called.
