@@ -99,6 +99,7 @@ func (m *Model) published(f *weights.File) (meta Meta, err error) {
 	}
 	r.Train.Augment.Mirror = nil
 	flat := 3 - len(c.PatchSize) // axes that a patch has in front of the plan's
+	r.Train.Augment.Mirror = nil
 	for i, axis := range s.Mirror {
 		if axis < 0 || axis >= len(c.PatchSize) || slices.Contains(s.Mirror[:i], axis) {
 			return meta, fmt.Errorf("inference_allowed_mirroring_axes are %v, the patch has %d axes", s.Mirror, len(c.PatchSize))

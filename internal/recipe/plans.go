@@ -82,7 +82,7 @@ func Of(p *plan.Plans, c *plan.Configuration, dir string) (r Recipe, note string
 		err = decode(tree, &r)
 	}
 	if err == nil {
-		if n := &r.Network; n.Start == "" && !n.TrainAll { // plans of an earlier version
+		if n := &r.Network; r.UNet == nil && n.Start == "" && !n.TrainAll { // plans of an earlier version
 			n.Start = masksam.StartReference
 			if named, err := Find(r.Name); err == nil {
 				r.SAM = named.SAM
