@@ -23,6 +23,7 @@ import (
 	"masksam/internal/dataset"
 	"masksam/internal/imageio"
 	"masksam/internal/model"
+	"masksam/internal/modelzip"
 	"masksam/internal/predict"
 	"masksam/internal/torch"
 	"masksam/internal/volume"
@@ -109,7 +110,7 @@ func Open(ctx context.Context, path string, o Options) (_ *Model, err error) {
 
 // unpack gives the folder of the model of a zip that has the name, or of its only one.
 func unpack(ctx context.Context, zip, to, name string) (string, error) {
-	models, err := model.Unpack(ctx, zip, to, 0, nil)
+	models, err := modelzip.Unpack(ctx, zip, to, 0, nil)
 	if err != nil {
 		return "", err
 	}

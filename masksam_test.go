@@ -16,8 +16,8 @@ import (
 	"masksam"
 	"masksam/internal/dataset"
 	"masksam/internal/imageio"
-	"masksam/internal/model"
 	"masksam/internal/model/modeltest"
+	"masksam/internal/modelzip"
 	"masksam/internal/volume"
 )
 
@@ -41,7 +41,7 @@ func TestZipAndFiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	zip := filepath.Join(t.TempDir(), "model.zip")
-	if _, err := (model.Export{Roots: dataset.Roots{Results: results}, Dataset: "5"}).Zip(t.Context(), zip); err != nil {
+	if _, err := (modelzip.Export{Roots: dataset.Roots{Results: results}, Dataset: "5"}).Zip(t.Context(), zip); err != nil {
 		t.Fatal(err)
 	}
 	temp := t.TempDir()

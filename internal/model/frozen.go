@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"masksam/internal/checkpoint"
 	"masksam/internal/masksam"
 	"masksam/internal/nn"
 	"masksam/internal/remedy"
@@ -173,4 +174,20 @@ func (c *Checkpoint) Close() error {
 		err = errors.Join(err, c.frozen.Close())
 	}
 	return err
+}
+
+// Whole tells whether a checkpoint has all weights of its network.
+func (m Meta) Whole(f *checkpoint.File) bool {
+	_, _, whole := f.Info(positions)
+	return whole || m.Frozen == nil
+}
+
+// In tells whether a checkpoint has the weights that z names.
+func (z *Frozen) In(path string) bool {
+	f, err := z.try(path)
+	if err != nil {
+		return false
+	}
+	f.Close()
+	return true
 }

@@ -173,30 +173,24 @@ func Find(q Query) (string, error) {
 		only := func(n Name) bool { return n.Plans != q.Prefer }
 		matches = slices.DeleteFunc(matches, only)
 	}
-	wanted := fmt.Sprintf("trainer %s, plans %s, configuration %s", orAny(q.Trainer), orAny(q.Plans), q.Configuration)
+	wanted := fmt.Sprintf("trainer %s, plans %s, configuration %s", cmp.Or(q.Trainer, "any"), cmp.Or(q.Plans, "any"), q.Configuration)
 	switch len(matches) {
 	case 0:
-		return "", fmt.Errorf("no trained model in %s for %s; there are: %s", dir, wanted, listed(all))
+		return "", fmt.Errorf("no trained model in %s for %s; there are: %s", dir, wanted, Listed(all))
 	case 1:
 		return filepath.Join(dir, matches[0].String()), nil
 	}
-	err = fmt.Errorf("several trained models in %s for %s: %s", dir, wanted, listed(matches))
+	err = fmt.Errorf("several trained models in %s for %s: %s", dir, wanted, Listed(matches))
 	return "", remedy.Add(err, "choose one by ", remedy.Trainer.With("TRAINER"), " and ", remedy.Plans.With("PLANS"))
 }
 
-func listed(names []Name) string {
+// Listed are the folders' names as text.
+func Listed(names []Name) string {
 	var texts []string
 	for _, n := range names {
 		texts = append(texts, n.String())
 	}
 	return strings.Join(texts, ", ")
-}
-
-func orAny(s string) string {
-	if s == "" {
-		return "any"
-	}
-	return s
 }
 
 // Model is a trained model: its folder, what that says of it, and the checkpoints of its folds.

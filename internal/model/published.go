@@ -136,3 +136,25 @@ func (c *Checkpoint) Fits(params *nn.Params) error {
 	return fmt.Errorf("%s does not fit the network that %s describes: %s; take the plans.json and dataset.json that it was trained with",
 		c.own.Path(), filepath.Join(filepath.Dir(filepath.Dir(c.own.Path())), PlansName), why)
 }
+
+// NameOf is the name of the model whose folder has a fold, as its checkpoint tells; the zero Name where that does not.
+func NameOf(dir, fold, plans string) (n Name, err error) {
+	names, err := CheckpointNames(dir)
+	if err != nil {
+		return n, err
+	}
+	f, err := weights.Open(Existing(FoldDir(dir, fold), names[0]))
+	if err != nil {
+		return n, err
+	}
+	defer f.Close()
+	var meta Meta
+	text, _ := f.Metadata()[MetaKey].(string)
+	if readMeta(text, &meta) == nil {
+		return Name{meta.Recipe.Name, plans, meta.Configuration}, nil
+	}
+	if s, err := (&Model{Dir: dir}).said(f); err == nil {
+		n = Name{s.Trainer, plans, s.Init.Configuration}
+	}
+	return n, nil
+}

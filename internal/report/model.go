@@ -12,13 +12,13 @@ import (
 
 	"masksam/internal/card"
 	"masksam/internal/machine"
-	"masksam/internal/model"
+	"masksam/internal/modelzip"
 	"masksam/internal/weights"
 )
 
 // Installed tells which models came from a zip, and what can be done with them; predict is the command line that predicts
 // with one.
-func Installed(w io.Writer, models []model.Unpacked, predict func(m model.Unpacked) string) error {
+func Installed(w io.Writer, models []modelzip.Unpacked, predict func(m modelzip.Unpacked) string) error {
 	p := newPage(w)
 	for _, m := range models {
 		p.line(m.Dir)

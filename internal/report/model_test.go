@@ -7,7 +7,7 @@ import (
 	"testing"
 
 	"masksam/internal/card"
-	"masksam/internal/model"
+	"masksam/internal/modelzip"
 	"masksam/internal/plan"
 	"masksam/internal/weights"
 )
@@ -57,9 +57,9 @@ func TestCard(t *testing.T) {
 // What came from a zip is told with what can be done with it.
 func TestInstalled(t *testing.T) {
 	var page bytes.Buffer
-	err := Installed(&page, []model.Unpacked{{Dir: "a", Kind: weights.MaskSAM, Folds: []string{"0", "all"}, Earlier: "old/a"},
+	err := Installed(&page, []modelzip.Unpacked{{Dir: "a", Kind: weights.MaskSAM, Folds: []string{"0", "all"}, Earlier: "old/a"},
 		{Dir: "b", Kind: weights.NNUNet}, {Dir: "c", Kind: weights.MaskSAM, Problem: "its plans are of a later version"}},
-		func(m model.Unpacked) string { return "use " + m.Dir })
+		func(m modelzip.Unpacked) string { return "use " + m.Dir })
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"masksam/internal/model"
+	"masksam/internal/modelzip"
 	"masksam/internal/predict"
 	"masksam/internal/remedy"
 	"masksam/internal/torch"
@@ -54,7 +55,7 @@ func Predict(ctx context.Context, o PredictOptions) (folder string, err error) {
 
 // unzip unpacks a zip into a folder and gives the folder of its model; of several the only one that fits the query.
 func unzip(ctx context.Context, zip, to string, q model.Query) (string, error) {
-	models, err := model.Unpack(ctx, zip, to, 0, nil)
+	models, err := modelzip.Unpack(ctx, zip, to, 0, nil)
 	if err != nil {
 		return zip, err
 	}

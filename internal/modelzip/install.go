@@ -1,4 +1,4 @@
-package model
+package modelzip
 
 import (
 	"cmp"
@@ -16,6 +16,7 @@ import (
 	"masksam/internal/atomicfile"
 	"masksam/internal/dataset"
 	"masksam/internal/machine"
+	"masksam/internal/model"
 	"masksam/internal/progress"
 	"masksam/internal/remedy"
 	"masksam/internal/weights"
@@ -151,54 +152,31 @@ func unpack(ctx context.Context, z *archive.Reader, units []unit, folder string,
 
 // look tells what a model's folder has. One that prediction cannot open is no error.
 func look(dir string) (m Unpacked, err error) {
-	for _, name := range []string{PlansName, dataset.FileName} {
+	for _, name := range []string{model.PlansName, dataset.FileName} {
 		if _, err := os.Stat(filepath.Join(dir, name)); err != nil {
 			return m, fmt.Errorf("it has no %s", name)
 		}
 	}
 	m.Dir = dir
-	names, err := CheckpointNames(dir)
+	names, err := model.CheckpointNames(dir)
 	if err != nil {
 		return m, err
 	}
-	if m.Folds = TrainedFolds(dir, names[0]); len(m.Folds) == 0 {
+	if m.Folds = model.TrainedFolds(dir, names[0]); len(m.Folds) == 0 {
 		return m, fmt.Errorf("no fold of it has a checkpoint: %s is no name of one", names[0])
 	}
 	m.Kind = weights.Unknown
-	if f, err := weights.Open(Existing(FoldDir(dir, m.Folds[0]), names[0])); err == nil {
+	if f, err := weights.Open(model.Existing(model.FoldDir(dir, m.Folds[0]), names[0])); err == nil {
 		m.Kind = f.Kind()
 		f.Close()
 	}
-	opened, err := Open(dir, m.Folds, names[0], "")
+	opened, err := model.Open(dir, m.Folds, names[0], "")
 	if err != nil {
 		m.Problem = strings.ReplaceAll(err.Error(), dir, filepath.Base(dir))
 		return m, nil
 	}
 	opened.Close()
 	return m, nil
-}
-
-// CheckpointNames are those of the checkpoints that some fold has, without endings, the ones to prefer first.
-func CheckpointNames(dir string) (names []string, err error) {
-	files, err := atomicfile.Glob(dir, "fold_*/checkpoint_*")
-	for _, f := range files {
-		if ext := filepath.Ext(f); ext == CheckpointExt || ext == PublishedExt {
-			names = append(names, strings.TrimSuffix(filepath.Base(f), ext))
-		}
-	}
-	if names = once(names); len(names) == 0 {
-		return nil, errors.Join(err, errors.New("no fold of it has a checkpoint"))
-	}
-	slices.SortStableFunc(names, func(a, b string) int {
-		place := func(name string) int {
-			if i := slices.Index(Checkpoints, name); i >= 0 {
-				return i
-			}
-			return len(Checkpoints)
-		}
-		return cmp.Compare(place(a), place(b))
-	})
-	return names, nil
 }
 
 // place moves the units to where they belong.

@@ -1,4 +1,4 @@
-package model
+package modelzip
 
 import (
 	"cmp"
@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"masksam/internal/dataset"
+	"masksam/internal/model"
 	"masksam/internal/plan"
 	"masksam/internal/weights"
 )
@@ -31,7 +32,7 @@ func unitOf(file string) (u unit, err error) {
 	if !datasetName.MatchString(parts[0]) || len(parts) < 2 || strings.HasPrefix(parts[1], ".") {
 		return u, fmt.Errorf("%q does not lie in the folder of a dataset, DatasetNNN_NAME", file)
 	}
-	_, isModel := ParseName(parts[1])
+	_, isModel := model.ParseName(parts[1])
 	name := ""
 	switch depth := len(parts); {
 	case depth == 2 && !isModel && parts[1] != ensembles:
@@ -96,7 +97,7 @@ func inLayout(files []string, above string) (units []unit, err error) {
 // folders are the folders of models that hold all files; nil where some lie elsewhere.
 func folders(files []string) (units []unit) {
 	for _, f := range files {
-		if dir := path.Dir(f); path.Base(f) == PlansName && slices.Contains(files, path.Join(dir, dataset.FileName)) &&
+		if dir := path.Dir(f); path.Base(f) == model.PlansName && slices.Contains(files, path.Join(dir, dataset.FileName)) &&
 			slices.ContainsFunc(files, func(f string) bool { return strings.HasPrefix(f, path.Join(dir, "fold_")) }) {
 			units = append(units, unit{from: dir, model: true})
 		}
@@ -114,31 +115,18 @@ func (u *unit) resolve(m Unpacked) error {
 	if u.name != "" {
 		return nil
 	}
-	p, err := plan.Read(filepath.Join(m.Dir, PlansName))
+	p, err := plan.Read(filepath.Join(m.Dir, model.PlansName))
 	if err != nil {
 		return err
 	}
-	n, ok := ParseName(path.Base(u.from))
+	n, ok := model.ParseName(path.Base(u.from))
 	if !ok {
-		names, err := CheckpointNames(m.Dir)
-		if err != nil {
+		if n, err = model.NameOf(m.Dir, m.Folds[0], p.PlansName); err != nil {
 			return err
-		}
-		f, err := weights.Open(Existing(FoldDir(m.Dir, m.Folds[0]), names[0]))
-		if err != nil {
-			return err
-		}
-		defer f.Close()
-		var meta Meta
-		text, _ := f.Metadata()[MetaKey].(string)
-		if readMeta(text, &meta) == nil {
-			n = Name{meta.Recipe.Name, p.PlansName, meta.Configuration}
-		} else if s, err := (&Model{Dir: m.Dir}).said(f); err == nil {
-			n = Name{s.Trainer, p.PlansName, s.Init.Configuration}
 		}
 	}
 	name := path.Join(p.DatasetName, n.String())
-	if is, err := unitOf(name + "/" + PlansName); err != nil || is.name != name || !fs.ValidPath(name) || weights.Printable(name) != name ||
+	if is, err := unitOf(name + "/" + model.PlansName); err != nil || is.name != name || !fs.ValidPath(name) || weights.Printable(name) != name ||
 		strings.ContainsAny(name, `\:`) {
 		return errors.New("neither its folder's name nor its files tell its dataset, trainer and configuration")
 	}

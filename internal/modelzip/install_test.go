@@ -1,4 +1,4 @@
-package model_test
+package modelzip_test
 
 import (
 	"archive/zip"
@@ -22,6 +22,7 @@ import (
 	"masksam/internal/dataset"
 	"masksam/internal/model"
 	"masksam/internal/model/modeltest"
+	"masksam/internal/modelzip"
 	"masksam/internal/remedy"
 	"masksam/internal/weights"
 )
@@ -34,7 +35,7 @@ func results(t *testing.T) (root, zip string) {
 		t.Fatal(err)
 	}
 	zip = filepath.Join(t.TempDir(), "model.zip")
-	if _, err := (model.Export{Roots: dataset.Roots{Results: root}, Dataset: "5"}).Zip(t.Context(), zip); err != nil {
+	if _, err := (modelzip.Export{Roots: dataset.Roots{Results: root}, Dataset: "5"}).Zip(t.Context(), zip); err != nil {
 		t.Fatal(err)
 	}
 	return root, zip
@@ -62,13 +63,13 @@ func tree(t *testing.T, dir string) map[string]string {
 func TestInstall(t *testing.T) {
 	from, zip := results(t)
 	to := filepath.Join(t.TempDir(), "results") // made by Run
-	in := model.Install{Zip: zip, Roots: dataset.Roots{Results: to}}
+	in := modelzip.Install{Zip: zip, Roots: dataset.Roots{Results: to}}
 	got, err := in.Run(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
 	dir := filepath.Join(to, modeltest.Name)
-	want := []model.Unpacked{{Dir: dir, Dataset: "Dataset005_Shapes", Kind: weights.MaskSAM, Folds: []string{"0", "1"}}}
+	want := []modelzip.Unpacked{{Dir: dir, Dataset: "Dataset005_Shapes", Kind: weights.MaskSAM, Folds: []string{"0", "1"}}}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)
 	}
@@ -120,7 +121,7 @@ func TestInstallIsWholeOrAbsent(t *testing.T) {
 		t.Fatal(err)
 	}
 	to := t.TempDir()
-	in := model.Install{Roots: dataset.Roots{Results: to}, Replace: true}
+	in := modelzip.Install{Roots: dataset.Roots{Results: to}, Replace: true}
 	empty := func(what string) {
 		t.Helper()
 		if left := tree(t, to); len(left) > 0 {
@@ -207,7 +208,7 @@ func TestInstallLayouts(t *testing.T) {
 			}
 			zipped(t, zip, content)
 			to := t.TempDir()
-			in := model.Install{Zip: zip, Roots: dataset.Roots{Results: to}}
+			in := modelzip.Install{Zip: zip, Roots: dataset.Roots{Results: to}}
 			got, err := in.Run(t.Context())
 			if c.want != "" {
 				if err == nil || !strings.Contains(err.Error(), c.want) || len(tree(t, to)) > 0 {
@@ -219,7 +220,7 @@ func TestInstallLayouts(t *testing.T) {
 				t.Fatal(err)
 			}
 			dir := filepath.Join(to, modeltest.UNet)
-			want := []model.Unpacked{{Dir: dir, Dataset: set, Kind: weights.NNUNet, Folds: []string{"0"}}}
+			want := []modelzip.Unpacked{{Dir: dir, Dataset: set, Kind: weights.NNUNet, Folds: []string{"0"}}}
 			if d := cmp.Diff(want, got); d != "" {
 				t.Error(d)
 			}
@@ -245,7 +246,7 @@ func TestInstallNamesStayWithin(t *testing.T) {
 		content["plans.json"] = strings.Replace(content["plans.json"], `"dataset_name": "Dataset005_Shapes"`, fmt.Sprintf(`"dataset_name": %q`, name), 1)
 		zip, to := filepath.Join(t.TempDir(), "a.zip"), t.TempDir()
 		zipped(t, zip, content)
-		if got, err := (model.Install{Zip: zip, Roots: dataset.Roots{Results: to}}).Run(t.Context()); err == nil || len(tree(t, to)) > 0 {
+		if got, err := (modelzip.Install{Zip: zip, Roots: dataset.Roots{Results: to}}).Run(t.Context()); err == nil || len(tree(t, to)) > 0 {
 			t.Errorf("%q is installed as %v", name, got)
 		}
 	}
@@ -305,7 +306,7 @@ func TestInstallRefuses(t *testing.T) {
 				t.Fatal(err)
 			}
 			to := t.TempDir()
-			_, err = model.Install{Zip: path, Roots: dataset.Roots{Results: to}}.Run(t.Context())
+			_, err = modelzip.Install{Zip: path, Roots: dataset.Roots{Results: to}}.Run(t.Context())
 			if err == nil || !strings.Contains(err.Error(), want) {
 				t.Errorf("error %v, want one about %s", err, want)
 			}
@@ -337,11 +338,11 @@ func TestInstallOfNNUNet(t *testing.T) {
 		}
 	}
 	path := filepath.Join(t.TempDir(), "a.zip")
-	e := model.Export{Roots: dataset.Roots{Results: root}, Dataset: "1", Incomplete: true}
+	e := modelzip.Export{Roots: dataset.Roots{Results: root}, Dataset: "1", Incomplete: true}
 	if _, err := e.Zip(t.Context(), path); err != nil {
 		t.Fatal(err)
 	}
-	got, err := model.Install{Zip: path, Roots: dataset.Roots{Results: t.TempDir()}}.Run(t.Context())
+	got, err := modelzip.Install{Zip: path, Roots: dataset.Roots{Results: t.TempDir()}}.Run(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -360,7 +361,7 @@ func TestExportOfReferences(t *testing.T) {
 	if err := checkpoint.Write(best, []checkpoint.Tensor{tensor}, map[string]string{model.MetaKey: meta}); err != nil {
 		t.Fatal(err)
 	}
-	e := model.Export{Roots: dataset.Roots{Results: root}, Dataset: "5", Folds: []string{"0"}, Checkpoints: []string{model.Best}}
+	e := modelzip.Export{Roots: dataset.Roots{Results: root}, Dataset: "5", Folds: []string{"0"}, Checkpoints: []string{model.Best}}
 	path := filepath.Join(t.TempDir(), "a.zip")
 	_, err := e.Zip(t.Context(), path)
 	if err == nil || !strings.Contains(err.Error(), "vit_b") || !strings.Contains(err.Error(), "checkpoint_final") {

@@ -1,4 +1,4 @@
-package model
+package modelzip
 
 import (
 	"archive/zip"
@@ -13,6 +13,7 @@ import (
 	"masksam/internal/atomicfile"
 	"masksam/internal/dataset"
 	"masksam/internal/goldentest"
+	"masksam/internal/model"
 )
 
 // put writes small files below a folder.
@@ -65,13 +66,13 @@ func TestExportLikeNNUNet(t *testing.T) {
 	// The second run of the golden values, without ensembles, found what to do after the best model alone.
 	put(t, filepath.Join(dir, "nnUNetTrainer__nnUNetPlans__3d_fullres", "crossval_results_folds_0_1_2_3_4"),
 		"postprocessing.json", "postprocessing.pkl")
-	models, err := List(dir)
+	models, err := model.List(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, m := range models {
 		for _, f := range []string{"0", "1", "2", "3", "4"} {
-			put(t, FoldDir(filepath.Join(dir, m.String()), f), "debug.json", "checkpoint_final.pth", "progress.png")
+			put(t, model.FoldDir(filepath.Join(dir, m.String()), f), "debug.json", "checkpoint_final.pth", "progress.png")
 		}
 	}
 	all := []string{"0", "1", "2", "3", "4"}
