@@ -97,7 +97,8 @@ var drawnOps = map[string]func(t *rapid.T) (o drawn){
 		return o
 	},
 	"Attention": func(t *rapid.T) (o drawn) {
-		lead, n, d, e := sizes(t, "lead", rapid.IntRange(0, 3).Draw(t, "axes"), 3), size(t, "N", 80), size(t, "d", 20), size(t, "e", 20)
+		lead, n, d, e := sizes(t, "lead", rapid.IntRange(0, 3).Draw(t, "axes"), 3), size(t, "N", 80),
+			size(t, "d", 20), size(t, "e", 20)
 		rows, columns := size(t, "rows", 9), size(t, "columns", 9)
 		o.shapes = dims(shape(lead, n, d), shape(lead, rows*columns, d), shape(lead, rows*columns, e))
 		if rapid.Bool().Draw(t, "positions") {
@@ -215,7 +216,9 @@ func drawOp(t *rapid.T) drawn {
 	o.layout = rapid.SliceOfN(rapid.IntRange(0, len(drawnLayouts)-1).Filter(func(i int) bool {
 		return !drawnLayouts[i].expanded || !strings.HasSuffix(name, "Norm") && name != "ConvBlock" // constant maps
 	}), n+1, n+1).Draw(t, "layouts")
-	o.trains = rapid.SliceOfN(rapid.Bool(), n, n).Filter(func(v []bool) bool { return slices.Contains(v, true) }).Draw(t, "trains")
+	o.trains = rapid.SliceOfN(rapid.Bool(), n, n).Filter(func(v []bool) bool {
+		return slices.Contains(v, true)
+	}).Draw(t, "trains")
 	return o
 }
 
@@ -259,8 +262,8 @@ func (o drawn) bends(y []float64) bool {
 	return o.slope > 0 && o.slope < 1 && slices.ContainsFunc(y, func(v float64) bool { return v < 1e-4 && v > -1e-4*o.slope })
 }
 
-// Values and gradients of drawn sizes, memory layouts and choices of what trains are, in float32 and in float64 and with any
-// number of threads, those of libtorch in float64 on contiguous memory.
+// Values and gradients of drawn sizes, memory layouts and choices of what trains are, in float32 and in float64 and
+// with any number of threads, those of libtorch in float64 on contiguous memory.
 func TestDrawnOperations(t *testing.T) {
 	defer SetThreads(1)
 	defer useOwnKernels(1)
@@ -311,7 +314,8 @@ func greatest(v []float64) (m float64) {
 	return m
 }
 
-// Steps of optimisers, clipping and averages of drawn parameters, some without gradient or values, are those of libtorch.
+// Steps of optimisers, clipping and averages of drawn parameters, some without gradient or values, are those of
+// libtorch.
 func TestDrawnSteps(t *testing.T) {
 	defer SetThreads(1)
 	defer useOwnKernels(1)
@@ -323,7 +327,8 @@ func TestDrawnSteps(t *testing.T) {
 			layout int
 		}
 		params := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) param {
-			return param{rapid.SliceOfN(rapid.IntRange(0, 9), 0, 3).Draw(t, "shape"), rapid.SampledFrom([]DType{Float32, Float64}).Draw(t, "kind"),
+			return param{rapid.SliceOfN(rapid.IntRange(0, 9), 0, 3).Draw(t, "shape"),
+				rapid.SampledFrom([]DType{Float32, Float64}).Draw(t, "kind"),
 				rapid.Bool().Draw(t, "trains"), rapid.SampledFrom([]int{0, 1, 3, len(drawnLayouts) - 1}).Draw(t, "layout")}
 		}), 1, 5).Draw(t, "parameters")
 		if rapid.IntRange(0, 9).Draw(t, "large") == 9 { // more than one piece
