@@ -11,6 +11,7 @@ import (
 	"masksam/internal/dataset"
 	"masksam/internal/goldentest"
 	"masksam/internal/imageio"
+	"masksam/internal/npz"
 	"masksam/internal/plan"
 	"masksam/internal/recipe"
 )
@@ -179,4 +180,62 @@ func TestFindBestOfMaskSAMAndUNet(t *testing.T) {
 	if s := all.Results[0].Dice; named != nil && named.Results[1].Dice != s {
 		t.Errorf("%v of the same model, before %v", named.Results[1].Dice, s)
 	}
+}
+
+// What nnU-Net's ensemble makes of the probabilities of a 2-D and a 3-D U-Net: labels and means to the last bit.
+func TestEnsembleLikeNNUNet(t *testing.T) {
+	golden := goldentest.Path(t, "nnunet-networks/models")
+	out := filepath.Join(t.TempDir(), "out")
+	var inputs []string
+	for run, model := range map[string]string{"a_fold0_probabilities": "3d_fullres", "c_fold0_probabilities": "2d"} {
+		dir := filepath.Join(t.TempDir(), run)
+		if err := os.CopyFS(dir, os.DirFS(filepath.Join(golden, "outputs", run))); err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range []string{"dataset.json", "plans.json"} {
+			text, err := os.ReadFile(filepath.Join(golden, "results/Dataset701_NetLabels/nnUNetTrainer__nnUNetPlans__"+model, name))
+			if err == nil {
+				err = os.WriteFile(filepath.Join(dir, name), text, 0o666)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		inputs = append(inputs, dir)
+	}
+	slices.SortFunc(inputs, func(a, b string) int { return strings.Compare(filepath.Base(b), filepath.Base(a)) }) // c, then a
+	if n, err := combine.Ensemble(t.Context(), combine.EnsembleOptions{Inputs: inputs, Output: out, Probabilities: true}); n != 2 || err != nil {
+		t.Fatal(n, err)
+	}
+	for _, id := range []string{"tst_00", "tst_01"} {
+		want, err := imageio.ReadLabel(filepath.Join(golden, "outputs/ensemble_c_a", id+".nii.gz"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := imageio.ReadLabel(filepath.Join(out, id+".nii.gz"))
+		if err != nil || !slices.Equal(got.Data, want.Data) {
+			t.Errorf("%s: labels differ, error %v", id, err)
+		}
+		if a, b := probabilities(t, filepath.Join(golden, "outputs/ensemble_c_a", id+".npz")), probabilities(t, filepath.Join(out, id+".npz")); !slices.Equal(a, b) {
+			t.Errorf("%s: means differ", id)
+		}
+	}
+}
+
+func probabilities(t *testing.T, path string) []float32 {
+	t.Helper()
+	a, err := npz.Open(path, npz.Probabilities)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	n := 1
+	for _, d := range a.Shape {
+		n *= d
+	}
+	data := make([]float32, n)
+	if err := a.Read(data); err != nil {
+		t.Fatal(err)
+	}
+	return data
 }

@@ -18,6 +18,8 @@ import (
 	"masksam/internal/pickle"
 	"masksam/internal/pth"
 	"masksam/internal/pytorch"
+	"masksam/internal/torch"
+	"masksam/internal/unet"
 	"masksam/internal/weights"
 )
 
@@ -284,5 +286,86 @@ func TestExportRefuses(t *testing.T) {
 	}
 	if left, err := atomicfile.Glob(dir, "fold_*/*.pth"); err != nil || len(left) > 0 {
 		t.Errorf("left %v, error %v", left, err)
+	}
+}
+
+// Of a network with batch norms the running statistics are written, which no optimiser moves, and how many batches they have seen.
+func TestBatchNorm(t *testing.T) {
+	t.Parallel()
+	from, dir := golden(t, plain)
+	m, err := model.Open(from, []string{"0"}, model.Final, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	meta := m.Meta
+	m.Close()
+	meta.Version, meta.Recipe.Name, meta.Recipe.UNet.Norm = model.MetaVersion, "nnUNetTrainerBN", "batch"
+	a, err := unet.Parse(meta.Recipe.UNet.Architecture)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a = a.Batch()
+	net, err := unet.New(a, 1, 3, torch.CPU, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer net.Free()
+	var tensors []checkpoint.Tensor
+	trained := 0
+	for _, p := range net.Params.All() {
+		tensors = append(tensors, checkpoint.Float32Tensor(p.Name, p.Value.Float32s(), p.Value.Shape()...))
+		if p.Trainable {
+			trained++
+		}
+	}
+	text, err := json.Marshal(meta)
+	if err != nil {
+		t.Fatal(err)
+	}
+	said := strings.TrimSuffix(string(text), "}") + `, "step": 77, "epoch": 0}`
+	path := model.CheckpointPath(model.FoldDir(dir, "0"), model.Final)
+	if err := checkpoint.Write(path, tensors, map[string]string{model.MetaKey: said}); err != nil {
+		t.Fatal(err)
+	}
+	all, err := pytorch.Export(path, "", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []any
+	counters := 0
+	f, err := pth.Open(all[0].Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	state, _ := f.Root().(*pickle.Dict).Get("network_weights")
+	for _, e := range a.StateDict(1, 3) {
+		names = append(names, e.Name)
+		v, _ := state.(*pickle.Dict).Get(e.Name)
+		x, ok := v.(*pth.Tensor)
+		if !ok {
+			t.Fatalf("%s is missing", e.Name)
+		}
+		data, err := x.Float32s()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if e.Of == "" {
+			counters++
+			if x.DType != pth.Int64 || len(x.Shape) > 0 || data[0] != 77 {
+				t.Errorf("%s is %s%v %v", e.Name, x.DType, x.Shape, data)
+			}
+		} else if !slices.Equal(data, net.Params.Lookup(e.Of).Value.Float32s()) {
+			t.Errorf("%s has other values", e.Name)
+		}
+	}
+	if !reflect.DeepEqual(names, state.(*pickle.Dict).Keys) || counters == 0 {
+		t.Errorf("names %v with %d counters, want %v", state.(*pickle.Dict).Keys, counters, names)
+	}
+	is := content(t, all[0].Path)
+	if n := len(names); is["trainer_name"] != "nnUNetTrainerBN" || n < 2*trained ||
+		is[fmt.Sprintf("optimizer_state/param_groups/0/params/%d", trained-1)] == nil ||
+		is[fmt.Sprintf("optimizer_state/param_groups/0/params/%d", trained)] != nil {
+		t.Errorf("%v of %d parameters", is["trainer_name"], trained)
 	}
 }
