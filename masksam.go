@@ -1,6 +1,6 @@
 // Package masksam labels medical images with trained models: Open a model, give it a Volume, take the Segmentation.
 //
-// A model is a folder that `masksam train` or nnU-Net's MaskSAM trainers wrote, RESULTS/DATASET/TRAINER__PLANS__CONFIGURATION,
+// A model is a folder that `masksam train`, nnU-Net or its MaskSAM trainers wrote, RESULTS/DATASET/TRAINER__PLANS__CONFIGURATION,
 // or a zip of it (`masksam model export`). Everything else, training above all, is done by the command. The package needs
 // cgo and libtorch, as the command does (docs/embedding.md).
 //
@@ -23,6 +23,7 @@ import (
 	"masksam/internal/dataset"
 	"masksam/internal/imageio"
 	"masksam/internal/model"
+	"masksam/internal/modelzip"
 	"masksam/internal/predict"
 	"masksam/internal/torch"
 	"masksam/internal/volume"
@@ -32,7 +33,7 @@ import (
 type Options struct {
 	Name       string   // of a zip with several models: TRAINER__PLANS__CONFIGURATION
 	Folds      []string // whose scores are averaged, "0", "1", …, "all"; none: all numbered ones that are trained
-	Checkpoint string   // of each fold: checkpoint_final (the default), checkpoint_best, checkpoint_latest
+	Checkpoint string   // of each fold: checkpoint_final (the default), checkpoint_best, or another file of the fold's folder
 	Device     string   // cpu, cuda, cuda:1 …; empty: a GPU if there is one
 	Precision  string   // float32, bf16 or float16; empty: that of the training
 	Step       float64  // distance of tiles as a share of the patch, above 0 and at most 1; 0: 0.5
@@ -109,7 +110,7 @@ func Open(ctx context.Context, path string, o Options) (_ *Model, err error) {
 
 // unpack gives the folder of the model of a zip that has the name, or of its only one.
 func unpack(ctx context.Context, zip, to, name string) (string, error) {
-	models, err := model.Unpack(ctx, zip, to, 0, nil)
+	models, err := modelzip.Unpack(ctx, zip, to, 0, nil)
 	if err != nil {
 		return "", err
 	}

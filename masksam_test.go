@@ -16,8 +16,8 @@ import (
 	"masksam"
 	"masksam/internal/dataset"
 	"masksam/internal/imageio"
-	"masksam/internal/model"
 	"masksam/internal/model/modeltest"
+	"masksam/internal/modelzip"
 	"masksam/internal/volume"
 )
 
@@ -41,7 +41,7 @@ func TestZipAndFiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	zip := filepath.Join(t.TempDir(), "model.zip")
-	if _, err := (model.Export{Roots: dataset.Roots{Results: results}, Dataset: "5"}).Zip(t.Context(), zip); err != nil {
+	if _, err := (modelzip.Export{Roots: dataset.Roots{Results: results}, Dataset: "5"}).Zip(t.Context(), zip); err != nil {
 		t.Fatal(err)
 	}
 	temp := t.TempDir()
@@ -106,6 +106,23 @@ func TestZipAndFiles(t *testing.T) {
 	}
 	if left, err := os.ReadDir(temp); err != nil || len(left) > 0 {
 		t.Errorf("failures left %v, error %v", left, err)
+	}
+}
+
+// A model that nnU-Net trained is opened and predicts as one of this program.
+func TestModelOfNNUNet(t *testing.T) {
+	folder, err := modeltest.WriteUNet(t.TempDir(), "nnUNetTrainer", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	v := masksam.Volume{Data: make([]float32, 5*20*18), Shape: [3]int{5, 20, 18}, Spacing: [3]float64{3, 1.1, 1.1}}
+	for i := range v.Data {
+		v.Data[i] = float32(i % 7)
+	}
+	m := open(t, folder, quick)
+	s, err := m.Predict(t.Context(), &v, nil)
+	if err != nil || s.Voxels(s.Labels[1]) != len(v.Data) {
+		t.Errorf("labels %v, error %v", s, err)
 	}
 }
 

@@ -36,7 +36,7 @@ func newGrammar(name string, stdout, stderr io.Writer) *grammar {
 	var err error
 	g.Kong, err = kong.New(g.root, kong.Name(name), kong.Description(description), kong.Writers(stdout, stderr),
 		kong.Help(help), kong.ConfigureHelp(kong.HelpOptions{Compact: true}), kong.Vars{
-			"recipes": commands.RecipeNames(), "logs": strings.Join(runlog.Kinds, ", "), "planners": strings.Join(plan.Planners(), ", "),
+			"recipes": commands.RecipeNames(), "trainers": commands.TrainerNames(), "logs": strings.Join(runlog.Kinds, ", "), "planners": strings.Join(plan.Planners(), ", "),
 			"benches":      strings.Join(bench.Kinds, ", "),
 			"demo_cases":   strconv.Itoa(demo.DefaultCases),
 			"demo_minutes": strconv.FormatFloat(demo.DefaultMinutes, 'g', -1, 64)})

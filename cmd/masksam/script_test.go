@@ -68,6 +68,7 @@ func TestScripts(t *testing.T) {
 		"mkpublished": helper(mkpublished),
 		"mkscores":    helper(mkscores),
 		"mkmodel":     helper(mkmodel),
+		"mkunet":      helper(mkunet),
 		"spoil":       helper(spoil),
 		"appears":     helper(appears),
 		"whole":       helper(whole),
@@ -110,6 +111,12 @@ func TestScripts(t *testing.T) {
 // mkmodel DIR makes a small model of two folds below a folder of results.
 func mkmodel(args []string) error {
 	_, err := modeltest.Write(args[0], "0", "1")
+	return err
+}
+
+// mkunet DIR makes a small model of nnU-Net's own below a folder of results.
+func mkunet(args []string) error {
+	_, err := modeltest.WriteUNet(args[0], "nnUNetTrainer", nil)
 	return err
 }
 

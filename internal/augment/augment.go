@@ -25,8 +25,10 @@ type Config struct {
 	Rotate *[3]float64 `json:"rotate"`
 	PScale float64     `json:"p_scale"` // probability of scaling, one factor for all axes
 	Scale  [2]float64  `json:"scale"`   // bounds of the factor; above 1 shows more of the case, so objects shrink
-	PNoise float64     `json:"p_noise"`
-	Noise  float64     `json:"noise"` // largest standard deviation of the Gaussian noise
+	// NearestLabels takes the label of the nearest voxel when it rotates or scales; else the one with the largest share.
+	NearestLabels bool    `json:"nearest_labels"`
+	PNoise        float64 `json:"p_noise"`
+	Noise         float64 `json:"noise"` // largest standard deviation of the Gaussian noise
 	// PBlur and PLowResolution are of the sample; each channel then takes part with probability 1/2.
 	PBlur          float64    `json:"p_blur"`
 	Blur           [2]float64 `json:"blur"` // bounds of the Gaussian's standard deviation in voxels, drawn per channel and axis
@@ -137,6 +139,7 @@ func (c Config) InitialPatch(patch [3]int) [3]int {
 // Params is what was drawn for one sample. A nil or zero field leaves the sample as it is.
 type Params struct {
 	Affine     *[3][3]float64 // output voxel x reads input position Affine·x, both relative to their centres
+	Nearest    bool           // labels of the nearest voxels, under Affine
 	NoiseSigma float64
 	NoiseSeed  uint64
 	Blur       [][3]float64 // standard deviations per channel and axis; zeros leave a channel as it is
@@ -177,7 +180,7 @@ func (c Config) Draw(rng *rand.Rand, channels int) Params {
 		}
 		return values
 	}
-	p.Affine = c.drawAffine(rng)
+	p.Affine, p.Nearest = c.drawAffine(rng), c.NearestLabels
 	if coin(c.PNoise) {
 		p.NoiseSigma = c.Noise * rng.Float64()
 		p.NoiseSeed = rng.Uint64()
@@ -253,7 +256,7 @@ func (p Params) Apply(in Sample, patch [3]int) Sample {
 	s := in
 	switch {
 	case p.Affine != nil:
-		s = Transform(in, patch, *p.Affine)
+		s = Transform(in, patch, *p.Affine, p.Nearest)
 	case in.Shape != patch:
 		s = Crop(in, patch)
 	}

@@ -41,7 +41,7 @@ func drawShape(t *rapid.T, name string, hi int) (shape [3]int) {
 func TestTransformIdentity(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		s := noiseSample(rapid.Uint64().Draw(t, "seed"), 2, drawShape(t, "shape", 6))
-		out := Transform(s, s.Shape, Affine(false, [3]float64{}, 1))
+		out := Transform(s, s.Shape, Affine(false, [3]float64{}, 1), false)
 		if !slices.Equal(out.Image, s.Image) || !slices.Equal(out.Seg, s.Seg) {
 			t.Fatal("the identity changes the sample")
 		}
@@ -51,7 +51,7 @@ func TestTransformIdentity(t *testing.T) {
 // A quarter turn in plane moves voxels without interpolation: both ways of stating it agree.
 func TestTransformQuarterTurn(t *testing.T) {
 	s := noiseSample(1, 1, [3]int{3, 6, 6})
-	out := Transform(s, s.Shape, Affine(true, [3]float64{math.Pi / 2}, 1))
+	out := Transform(s, s.Shape, Affine(true, [3]float64{math.Pi / 2}, 1), false)
 	for z := range 3 {
 		for y := range 6 {
 			for x := range 6 {
@@ -77,7 +77,7 @@ func TestTransformLabelsExist(t *testing.T) {
 			angles[d] = rapid.Float64Range(-4, 4).Draw(t, "angle")
 		}
 		out := Transform(s, drawShape(t, "patch", 8), Affine(rapid.Bool().Draw(t, "2d"), angles,
-			rapid.Float64Range(0.5, 2).Draw(t, "scale")))
+			rapid.Float64Range(0.5, 2).Draw(t, "scale")), rapid.Bool().Draw(t, "nearest"))
 		for _, label := range out.Seg {
 			if label != -1 && !slices.Contains(s.Seg, label) {
 				t.Fatalf("label %d is not among the sample's", label)
@@ -338,7 +338,7 @@ func TestOrder(t *testing.T) {
 	p := Params{Affine: &a, NoiseSigma: 0.1, NoiseSeed: 7, Blur: [][3]float64{{0.5, 0.7, 1}, {}}, Brightness: []float64{0.8, 1.2},
 		Contrast: []float64{1.25, 0.8}, LowResolution: [][3]float64{{}, {1, 0.5, 0.5}}, GammaInv: []float64{0.7, 1.4}, Gamma: []float64{1.5, 0.8},
 		Flip: [3]bool{true, false, true}}
-	moved := Transform(in, patch, a)
+	moved := Transform(in, patch, a, false)
 	channel := func(s Sample, transform func(x []float32, c int)) {
 		for c := range s.Channels {
 			transform(s.Channel(c), c)
@@ -525,7 +525,7 @@ func BenchmarkTransforms(b *testing.B) {
 			name string
 			run  func()
 		}{
-			{"spatial", func() { Transform(in, patch, a) }},
+			{"spatial", func() { Transform(in, patch, a, false) }},
 			{"noise", func() { AddNoise(x, generator(1), 0.05) }},
 			{"blur sigma 0.5", func() { Blur(x, patch, [3]float64{0.5, 0.5, 0.5}) }},
 			{"blur sigma 0.75", func() { Blur(x, patch, [3]float64{0.75, 0.75, 0.75}) }},

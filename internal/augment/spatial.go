@@ -94,8 +94,9 @@ func CropBox(in Sample, box volume.Box) Sample {
 
 // Transform samples in under an affine map about the centres: output voxel i reads position
 // a·(i − (patch−1)/2) + (S−1)/2. The image is interpolated linearly with zeros outside. The label is the one whose
-// indicator, interpolated likewise, is largest, ties going to the lowest label; positions outside in are -1.
-func Transform(in Sample, patch [3]int, a [3][3]float64) Sample {
+// indicator, interpolated likewise, is largest, ties going to the lowest label, or that of the nearest voxel; positions outside in
+// are -1.
+func Transform(in Sample, patch [3]int, a [3][3]float64, nearest bool) Sample {
 	out := NewSample(in.Channels, patch)
 	if in.Previous != nil {
 		out.Previous = make([]int16, len(out.Seg)) // 0 where nothing is
@@ -123,14 +124,20 @@ func Transform(in Sample, patch [3]int, a [3][3]float64) Sample {
 					for c := range in.Channels {
 						out.Image[c*len(out.Seg)+o] = g.interpolate(in.Channel(c))
 					}
-					inside := p0 >= 0 && p1 >= 0 && p2 >= 0 && p0 <= last[0] && p1 <= last[1] && p2 <= last[2]
-					if inside {
+					switch inside := p0 >= 0 && p1 >= 0 && p2 >= 0 && p0 <= last[0] && p1 <= last[1] && p2 <= last[2]; {
+					case !inside:
+						out.Seg[o] = -1
+					case nearest:
+						at := g.nearest(p0, p1, p2)
+						out.Seg[o] = in.Seg[at]
+						if in.Previous != nil {
+							out.Previous[o] = in.Previous[at]
+						}
+					default:
 						out.Seg[o] = g.vote(in.Seg)
 						if in.Previous != nil {
 							out.Previous[o] = g.vote(in.Previous)
 						}
-					} else {
-						out.Seg[o] = -1
 					}
 				default:
 					out.Seg[o] = -1
@@ -176,6 +183,14 @@ func (g *grid) locate(p0, p1, p2 float64) {
 	i, j := lo[0]+lo[1], lo[0]+hi[1]
 	k, l := hi[0]+lo[1], hi[0]+hi[1]
 	g.index = [8]int{i + lo[2], i + hi[2], j + lo[2], j + hi[2], k + lo[2], k + hi[2], l + lo[2], l + hi[2]}
+}
+
+// nearest is the index of the voxel that is nearest to a position inside; halves go to the even one (PyTorch's grid_sample).
+func (g *grid) nearest(p0, p1, p2 float64) (at int) {
+	for d, p := range [3]float64{p0, p1, p2} {
+		at += int(math.RoundToEven(p)) * g.stride[d]
+	}
+	return at
 }
 
 func (g *grid) interpolate(x []float32) float32 {

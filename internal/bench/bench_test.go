@@ -10,6 +10,7 @@ import (
 	"masksam/internal/masksam"
 	"masksam/internal/plain"
 	"masksam/internal/predict"
+	"masksam/internal/tiles"
 	"masksam/internal/torch"
 )
 
@@ -149,7 +150,7 @@ func TestPlainPrediction(t *testing.T) {
 	}
 	voxels := o.Size[0] * o.Size[1] * o.Size[2]
 	image := noise(voxels)
-	want, err := m.Scores(t.Context(), predict.Image{Channels: 1, Size: o.Size, Data: image}, predict.Tiling{Mirror: true}, nil)
+	want, err := m.Scores(t.Context(), tiles.Image{Channels: 1, Size: o.Size, Data: image}, predict.Tiling{Mirror: true}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -178,7 +178,7 @@ func (o *Options) load(dir string) (func() error, error) {
 		return nil, err
 	}
 	l := &feed.Loader{Cases: []*feed.Source{{Case: c}}, Size: o.Recipe.Batch, Patch: o.Recipe.Patch, Augment: o.Recipe.Train.Augment,
-		Foreground: o.Recipe.Train.Foreground, Classes: o.Recipe.Network.Classes, Seed: [2]uint64{seed, 0}}
+		Foreground: o.Recipe.Train.Foreground, Labels: o.Recipe.Network.Classes, Seed: [2]uint64{seed, 0}}
 	n := 0
 	return func() error {
 		n++

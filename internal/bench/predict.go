@@ -8,6 +8,7 @@ import (
 	"masksam/internal/nn"
 	"masksam/internal/plain"
 	"masksam/internal/predict"
+	"masksam/internal/tiles"
 	"masksam/internal/torch"
 )
 
@@ -33,7 +34,7 @@ func (o *Options) predict(ctx context.Context, r *Result) ([]way, func(), error)
 		net.Free()
 		return nil, nil, err
 	}
-	image := predict.Image{Channels: n.Channels, Size: o.Size, Data: noise(n.Channels * voxels)}
+	image := tiles.Image{Channels: n.Channels, Size: o.Size, Data: noise(n.Channels * voxels)}
 	ways := []way{{ownName, voxels, func() error {
 		_, err := m.Scores(ctx, image, predict.Tiling{Mirror: o.Mirror, Batch: o.Batch, Precision: r.Precision}, nil)
 		return err

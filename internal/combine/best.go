@@ -16,6 +16,7 @@ import (
 	"masksam/internal/ensemble"
 	"masksam/internal/evaluate"
 	"masksam/internal/model"
+	"masksam/internal/plan"
 	"masksam/internal/postprocess"
 	"masksam/internal/pyjson"
 	"masksam/internal/recipe"
@@ -167,8 +168,8 @@ func (o BestOptions) trained(results string) (out []model.Name, err error) {
 	return out, err
 }
 
-// product are all models of the named trainers, configurations and plans. Configurations that the plans lack are passed over;
-// a model that is not trained is an error.
+// product are all models of the named trainers, configurations and plans. Configurations that the plans lack are passed over, and
+// so are a trainer and plans that do not go together; another model that is not trained is an error.
 func (o BestOptions) product(name, results string) (out []model.Name, err error) {
 	preprocessed, err := o.Roots.PreprocessedDir(name)
 	if err != nil {
@@ -183,12 +184,17 @@ func (o BestOptions) product(name, results string) (out []model.Name, err error)
 					return nil, err
 				}
 				configurations, _ := doc.Get("configurations")
-				if known, _ := configurations.(*pyjson.Object); !known.Has(c) {
+				known, _ := configurations.(*pyjson.Object)
+				if !known.Has(c) {
 					slog.Info("a configuration is passed over: the plans lack it", "configuration", c, "plans", path)
 					continue
 				}
 				n := model.Name{Trainer: t, Plans: p, Configuration: c}
 				if dir := filepath.Join(results, n.String()); !dataset.IsDir(dir) {
+					if apart(t, path, known.Keys()) {
+						slog.Info("a trainer is passed over: these plans are not for it", "trainer", t, "plans", path, "configuration", c)
+						continue
+					}
 					return nil, fmt.Errorf("%s is not trained: there is no folder %s; train it, or name other configurations", n, dir)
 				}
 				out = append(out, n)
@@ -196,6 +202,26 @@ func (o BestOptions) product(name, results string) (out []model.Name, err error)
 		}
 	}
 	return out, nil
+}
+
+// apart tells whether a trainer does not train by plans: those that hold a recipe are for its trainer, and other plans for none
+// that has a recipe.
+func apart(trainer, plans string, configurations []string) bool {
+	p, err := plan.Read(plans)
+	if err != nil {
+		return false
+	}
+	for _, name := range configurations {
+		c, err := p.Configuration(name)
+		if err != nil {
+			continue
+		}
+		if held, _, err := recipe.Of(p, c, ""); err == nil {
+			return held.Name != trainer
+		}
+	}
+	_, err = recipe.Find(trainer)
+	return err == nil
 }
 
 // ensembleName is the name of the folder of two models' ensemble.

@@ -72,22 +72,27 @@ func text(o *pyjson.Object, key string) string {
 	return s
 }
 
-// newFolder makes an output folder that is whole or absent (atomicfile.Folder). One that exists must be empty.
+// newFolder makes an output folder that is whole or absent (atomicfile.Folder). One that exists must be empty, and is filled.
 func newFolder(path string, build func(temp string) error) error {
 	path = filepath.Clean(path)
-	if entries, err := os.ReadDir(path); err == nil && len(entries) > 0 {
+	place := atomicfile.Fill
+	if !atomicfile.Exists(path) {
+		if err := os.MkdirAll(filepath.Dir(path), 0o777); err != nil {
+			return err
+		}
+		place = atomicfile.Folder
+	}
+	err := place(path, build)
+	if errors.Is(err, atomicfile.ErrNotEmpty) {
 		return fmt.Errorf("the output folder %s exists and is not empty: name another one, or remove it", path)
 	}
-	return replaceFolder(path, build)
+	return err
 }
 
-// replaceFolder is newFolder in place of whatever is there.
+// replaceFolder is newFolder in place of whatever is there, which stays until the new one is whole.
 func replaceFolder(path string, build func(temp string) error) error {
-	if err := os.RemoveAll(path); err != nil {
-		return err
-	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o777); err != nil {
 		return err
 	}
-	return atomicfile.Folder(path, build)
+	return atomicfile.Replace(path, build)
 }

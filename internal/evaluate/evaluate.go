@@ -107,6 +107,8 @@ type Summary struct {
 	ForegroundMean Metrics            // plain mean over the classes except label 0; NaN if one of them is
 	Mean           map[string]Metrics // of each figure, over the cases in which it is a number
 	Cases          []Score            // by file name
+
+	madeOf string // of a part: madeOf
 }
 
 // Folder is nnU-Net's evaluate_folder: it scores every file with opt.Ending in predDir against the file of the same name

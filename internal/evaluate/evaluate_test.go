@@ -395,11 +395,58 @@ func TestParts(t *testing.T) {
 			t.Fatal(err)
 		}
 		score(0, 1)
-		now := time.Now().Add(-time.Hour)
-		if err := os.Chtimes(filepath.Join(pred, "b.nii.gz"), now, now); err != nil {
+		score(1)
+	}
+}
+
+// Parts are joined only with those that were made of the same: earlier label maps, other ones, other classes and other labels
+// to ignore are not.
+func TestPartsOfOthers(t *testing.T) {
+	gt, pred, other := t.TempDir(), t.TempDir(), t.TempDir()
+	old := time.Now().Add(-time.Hour)
+	for _, dir := range []string{gt, pred, other} {
+		for _, name := range []string{"a", "b"} {
+			write(t, dir, name+".nii.gz", 1, 1, 1, 0, 2)
+			if err := os.Chtimes(filepath.Join(dir, name+".nii.gz"), old, old); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	path := filepath.Join(t.TempDir(), "summary.json")
+	score := func(part int, predictions string, ignore *int, classes ...evaluate.Class) []int {
+		t.Helper()
+		opt := evaluate.Options{Classes: classes, Ignore: ignore, Ending: ".nii.gz", Part: work.Part{Index: part, Of: 2}}
+		_, waits, err := evaluate.FolderPart(t.Context(), gt, predictions, opt, path)
+		if err != nil {
 			t.Fatal(err)
 		}
-		score(0)
+		return waits
+	}
+	one, two, ignore := evaluate.Label(1), evaluate.Label(2), 2
+	list := evaluate.Class{Values: []int{1}, Region: true}
+	first := func() { score(0, pred, nil, one) }
+	for what, waits := range map[string]func() []int{
+		"other predictions": func() []int { first(); return score(1, other, nil, one) },
+		"other classes":     func() []int { first(); return score(1, pred, nil, one, two) },
+		"a region":          func() []int { first(); return score(1, pred, nil, list) },
+		"an ignore label":   func() []int { first(); return score(1, pred, &ignore, one) },
+		"an earlier version": func() []int {
+			first()
+			write(t, pred, "a.nii.gz", 1, 1, 2, 0, 2)
+			earlier := old.Add(-time.Hour)
+			if err := os.Chtimes(filepath.Join(pred, "a.nii.gz"), earlier, earlier); err != nil {
+				t.Fatal(err)
+			}
+			return score(1, pred, nil, one)
+		},
+	} {
+		if got := waits(); !slices.Equal(got, []int{0}) {
+			t.Errorf("%s: the parts to come are %v, want 0", what, got)
+		}
+	}
+	first()
+	if got := score(1, pred+"/", nil, one); got != nil {
+		t.Errorf("the same folder by another name: the parts to come are %v", got)
 	}
 }
 

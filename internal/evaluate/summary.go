@@ -23,6 +23,9 @@ func (s *Summary) WriteJSON(path string) error {
 	}
 	file := s.Means()
 	file["metric_per_case"] = cases
+	if s.madeOf != "" {
+		file["made_of"] = s.madeOf
+	}
 	b, err := pyjson.Marshal(file)
 	if err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
@@ -100,6 +103,8 @@ func parseSummary(text []byte) (*Summary, error) {
 		}
 		return nil
 	})
+	made, _ := file.Get("made_of")
+	s.madeOf, _ = made.(string)
 	return s, err
 }
 

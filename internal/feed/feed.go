@@ -16,7 +16,7 @@ import (
 // Batch is what one step sees.
 type Batch struct {
 	Image []float32 // (B, C, T, H, W)
-	Seg   []uint8   // (B·T, H, W), labels 0 … K−1
+	Seg   []uint8   // (B·T, H, W), labels
 	Cases []string  // the case of each sample
 }
 
@@ -28,9 +28,11 @@ type Loader struct {
 	Range      [2]int // samples that are made of each batch, from and to; zero: all
 	Patch      [3]int
 	Augment    augment.Config
-	Foreground float64 // share of samples forced onto foreground
-	Classes    int
-	Mask       []int // channels that are 0 outside the case's mask
+	Foreground float64 // share of samples forced onto foreground: the last ones of a batch, …
+	ByChance   bool    // … or each with that probability
+	Labels     int     // that there are, from 0 on, of regions their parts, with the ignore label
+	Ignore     bool    // there is one: samples that are not forced show what is annotated
+	Mask       []int   // channels that are 0 outside the case's mask
 	// Previous are the labels of the stage before that become a channel each behind the image's own, of a cascade; else
 	// nil. Vary varies them (augment.VaryMasks), as training does.
 	Previous []int16
@@ -46,6 +48,9 @@ func (l *Loader) Batch(n int) (*Batch, error) {
 	b := &Batch{Image: make([]float32, 0, l.Size*(channels+len(l.Previous))*voxels), Seg: make([]uint8, 0, l.Size*voxels)}
 	rng := rand.New(rand.NewPCG(l.Seed[0], l.Seed[1]+uint64(n)<<1))
 	for i, forced := range augment.ForceForeground(l.Size, l.Foreground) {
+		if l.ByChance {
+			forced = rng.Float64() < l.Foreground
+		}
 		c := l.Cases[rng.IntN(len(l.Cases))]
 		box, err := l.place(rng, c, forced)
 		if err != nil {
@@ -68,9 +73,9 @@ func (l *Loader) Batch(n int) (*Batch, error) {
 		b.Image = append(b.Image, s.Image...)
 		b.Image = append(b.Image, l.previous(seed, s)...)
 		for _, label := range s.Seg {
-			if label < 0 || int(label) >= l.Classes {
+			if label < 0 || int(label) >= l.Labels {
 				return nil, fmt.Errorf("case %s: label %d, but dataset.json has labels 0 to %d; preprocess the "+
-					"dataset again", c.Case.ID(), label, l.Classes-1)
+					"dataset again", c.Case.ID(), label, l.Labels-1)
 			}
 			b.Seg = append(b.Seg, uint8(label))
 		}
@@ -110,7 +115,7 @@ func (l *Loader) place(rng *rand.Rand, c *Source, forced bool) (volume.Box, erro
 		classes = append(classes, augment.Class{Annotated: slices.Contains(class.Labels, -1), Voxels: class.Count})
 	}
 	initial := l.Augment.InitialPatch(l.Patch)
-	i, j, ok := augment.ChooseVoxel(rng, classes, forced, false)
+	i, j, ok := augment.ChooseVoxel(rng, classes, forced, l.Ignore)
 	if !ok {
 		return augment.RandomBox(rng.IntN, c.size(), initial, l.Patch), nil
 	}

@@ -56,7 +56,7 @@ func cases(t testing.TB, size [3]int, keep bool, ids ...string) (list []*Source)
 
 func loader(t testing.TB, keep bool) *Loader {
 	return &Loader{Cases: cases(t, [3]int{5, 18, 14}, keep, "a", "b", "c"), Size: 3, Patch: [3]int{4, 16, 16},
-		Augment: recipe.Small().Train.Augment, Foreground: 0.33, Classes: 2, Seed: [2]uint64{3, 0}}
+		Augment: recipe.Small().Train.Augment, Foreground: 0.33, Labels: 2, Seed: [2]uint64{3, 0}}
 }
 
 // Reading patches from the store gives the batches that cases in memory give.
@@ -244,7 +244,7 @@ func TestNewWorkers(t *testing.T) {
 
 func TestLabelOutsideClasses(t *testing.T) {
 	l := loader(t, true)
-	l.Classes, l.Foreground = 1, 1
+	l.Labels, l.Foreground = 1, 1
 	if _, err := l.Batch(0); err == nil {
 		t.Error("label 1 passes where the dataset has label 0 alone")
 	}

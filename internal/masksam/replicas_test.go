@@ -32,7 +32,7 @@ func (j job) run(t *testing.T, replicas *Replicas) (loss float64, terms []Part, 
 	points := NewPoints(5, 0, j.batch, c.Frames)
 	defer points.Free()
 	j.mode.Grad = true
-	net := replicas.list[0].net
+	net := replicas.List[0].Net
 	err = torch.Do(j.mode, func(s *torch.Scope) error {
 		st := Step{Criterion: NewCriterion(j.Loss, c), Replicas: replicas, Points: points, Scaler: j.scaler, Parts: j.parts, Peers: j.peers}
 		loss, terms, err = st.Gradients(s, x, seg)
@@ -46,8 +46,8 @@ func (j job) run(t *testing.T, replicas *Replicas) (loss float64, terms []Part, 
 		}
 		return err
 	})
-	for i, p := range replicas.list[1:] {
-		for _, w := range p.params {
+	for i, p := range replicas.List[1:] {
+		for _, w := range p.Params {
 			if w.Grad() != nil {
 				t.Fatalf("replica %d keeps a gradient", i+1)
 			}
@@ -161,7 +161,7 @@ func TestReplicasTiming(t *testing.T) {
 	}
 	var changed *torch.Tensor
 	err := torch.Do(torch.Mode{}, func(s *torch.Scope) error {
-		changed = replicas.list[0].params[0]
+		changed = replicas.List[0].Params[0]
 		torch.Copy(changed, s.MulScalar(s.Detach(changed), 2))
 		return nil
 	})
@@ -171,8 +171,8 @@ func TestReplicasTiming(t *testing.T) {
 	if _, _, _, err = j.run(t, replicas); err != nil {
 		t.Fatal(err)
 	}
-	for i, p := range replicas.list {
-		if !slices.Equal(p.params[0].Float32s(), changed.Float32s()) {
+	for i, p := range replicas.List {
+		if !slices.Equal(p.Params[0].Float32s(), changed.Float32s()) {
 			t.Errorf("replica %d computes with old weights", i)
 		}
 	}
@@ -183,7 +183,7 @@ func TestReplicasTiming(t *testing.T) {
 func TestReplicasFail(t *testing.T) {
 	j := job{small: pointed(), batch: 4, parts: 2}
 	replicas := replicasOf(t, j.small, 2, torchtest.Device(t))
-	second := replicas.list[1].net
+	second := replicas.List[1].Net
 	before := torch.Live()
 	replicas.Forward = func(n *Net, s *torch.Scope, x *torch.Tensor) *Output {
 		if n == second {
@@ -296,7 +296,7 @@ func TestPeers(t *testing.T) {
 	if err != nil || math.Abs(got-want) > 1e-6*want || len(terms) != lossTerms {
 		t.Errorf("loss %v, want %v, %d terms, error %v", got, want, len(terms), err)
 	}
-	if d := differ(t, all, gradients); d > 1e-6 || peer.params != len(replicas.list[0].params) {
+	if d := differ(t, all, gradients); d > 1e-6 || peer.params != len(replicas.List[0].Params) {
 		t.Errorf("gradients of %d parameters differ by %.1e of their norm", peer.params, d)
 	}
 	j.peers = &alone{t: t, fails: true}

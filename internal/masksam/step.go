@@ -6,6 +6,7 @@ import (
 
 	"masksam/internal/nn"
 	"masksam/internal/ranks"
+	"masksam/internal/replicas"
 	"masksam/internal/torch"
 )
 
@@ -64,8 +65,8 @@ func (a *sum) values() []*float64 {
 // part whose scores are not finite, since nothing can be matched. Sums are in the order of the replicas, so that nothing
 // depends on when each of them ends; their number changes the order of sums, and with it the last digits.
 func (st Step) Gradients(s *torch.Scope, images []float32, labels []uint8) (loss float64, terms []Part, err error) {
-	defer st.Replicas.drop()
-	params := st.Replicas.list[0].params
+	defer st.Replicas.Drop()
+	params := st.Replicas.List[0].Params
 	all, err := st.compute(s, images, labels, max(st.Parts, 1), func(s *torch.Scope, p piece) error {
 		if !Finite(p.loss) {
 			return nil
@@ -82,7 +83,7 @@ func (st Step) Gradients(s *torch.Scope, images []float32, labels []uint8) (loss
 		st.Agreed()
 	}
 	if err == nil && Finite(all.loss) {
-		st.Replicas.gather()
+		st.Replicas.Gather()
 	}
 	if st.Peers != nil { // also after an error: the others may have begun
 		if failed := st.Peers.Gradients(params); err == nil || failed != nil {
@@ -96,7 +97,7 @@ func (st Step) Gradients(s *torch.Scope, images []float32, labels []uint8) (loss
 // are not finite the loss is not either and there are no labels.
 func (st Step) Validate(s *torch.Scope, images []float32, labels []uint8) (loss float64, predicted []int64, err error) {
 	predicted = make([]int64, len(labels))
-	n := st.Replicas.list[0].net.Config
+	n := st.Replicas.List[0].Net.Config
 	pixels := n.Frames * n.Height * n.Width
 	var seen atomic.Int64
 	all, err := st.compute(s, images, labels, 1, func(s *torch.Scope, p piece) error {
@@ -108,6 +109,14 @@ func (st Step) Validate(s *torch.Scope, images []float32, labels []uint8) (loss 
 		predicted = nil
 	}
 	return all.loss, predicted, err
+}
+
+// refresh gives the other replicas what the first one has by now.
+func (st Step) refresh() {
+	st.Replicas.Refresh()
+	for _, p := range st.Replicas.List[1:] {
+		p.Net.Recompute = st.Replicas.List[0].Net.Recompute
+	}
 }
 
 // piece is what a replica finds in some samples of a batch.
@@ -122,7 +131,7 @@ type piece struct {
 // compute runs the replicas over the batch in parts and adds up what they find. see gets what has finite scores.
 func (st Step) compute(s *torch.Scope, images []float32, labels []uint8, parts int, see func(*torch.Scope, piece) error) (
 	all sum, err error) {
-	n := st.Replicas.list[0].net.Config
+	n := st.Replicas.List[0].Net.Config
 	frames := len(labels) / (n.Height * n.Width)
 	norm, err := st.Criterion.Norm(labels, frames, n.Height, n.Width, n.Queries)
 	if err = st.agree(err, &norm.Weights, &norm.Masks); err != nil {
@@ -130,11 +139,11 @@ func (st Step) compute(s *torch.Scope, images []float32, labels []uint8, parts i
 	}
 	batch := frames / n.Frames
 	image, seg, part := len(images)/batch, len(labels)/batch, batch/parts
-	st.Replicas.refresh()
-	use := min(len(st.Replicas.list), part)
+	st.refresh()
+	use := min(len(st.Replicas.List), part)
 	sums := make([]sum, use)
 	var failed atomic.Bool
-	err = st.Replicas.each(s, use, func(s *torch.Scope, i int, r *replica) (err error) {
+	err = st.Replicas.Run(s, use, func(s *torch.Scope, i int, r *replicas.Replica[*Net]) (err error) {
 		ended := false
 		defer func() { failed.CompareAndSwap(false, !ended) }()
 		going := func() bool { return err == nil && Finite(sums[i].loss) && !failed.Load() }
@@ -146,15 +155,15 @@ func (st Step) compute(s *torch.Scope, images []float32, labels []uint8, parts i
 					to = min(from+st.Replicas.Each, end)
 				}
 				s.Inner(func(s *torch.Scope) *torch.Tensor {
-					x := s.Float32s(r.device, images[from*image:to*image], to-from, n.Channels, n.Frames, n.Height, n.Width)
-					out := st.Replicas.Forward(r.net, s, x)
+					x := s.Float32s(r.Device, images[from*image:to*image], to-from, n.Channels, n.Frames, n.Height, n.Width)
+					out := st.Replicas.Forward(r.Net, s, x)
 					if score := out.Score(s); !Finite(score) {
 						sums[i].loss += score
 						return nil
 					}
 					p := piece{first: from, samples: to - from, out: out, last: use == 1 && to == batch}
 					var terms []Part
-					p.total, terms, err = st.Criterion.Share(s, out, labels[from*seg:to*seg], norm, st.Points.From(r.device, from))
+					p.total, terms, err = st.Criterion.Share(s, out, labels[from*seg:to*seg], norm, st.Points.From(r.Device, from))
 					if err != nil {
 						return nil
 					}

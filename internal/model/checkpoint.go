@@ -1,13 +1,16 @@
 package model
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"slices"
 	"strings"
 
+	"masksam/internal/atomicfile"
 	"masksam/internal/checkpoint"
 	"masksam/internal/recipe"
 	"masksam/internal/volume"
@@ -102,4 +105,44 @@ func readMeta(text string, meta any) error {
 		return errors.New("its metadata are not those of a checkpoint of this version")
 	}
 	return nil
+}
+
+// CheckpointNames are those of the checkpoints that some fold has, without endings, the ones to prefer first.
+func CheckpointNames(dir string) (names []string, err error) {
+	files, err := atomicfile.Glob(dir, "fold_*/checkpoint_*")
+	for _, f := range files {
+		if ext := filepath.Ext(f); ext == CheckpointExt || ext == PublishedExt {
+			names = append(names, strings.TrimSuffix(filepath.Base(f), ext))
+		}
+	}
+	slices.Sort(names)
+	if names = slices.Compact(names); len(names) == 0 {
+		return nil, errors.Join(err, errors.New("no fold of it has a checkpoint"))
+	}
+	slices.SortStableFunc(names, func(a, b string) int {
+		place := func(name string) int {
+			if i := slices.Index(Checkpoints, name); i >= 0 {
+				return i
+			}
+			return len(Checkpoints)
+		}
+		return cmp.Compare(place(a), place(b))
+	})
+	return names, nil
+}
+
+// files are those that a name of a checkpoint may mean: ours, else one of PyTorch, else one that has another ending.
+func files(fold, name string) []string {
+	ours := CheckpointPath(fold, name)
+	return []string{ours, strings.TrimSuffix(ours, CheckpointExt) + PublishedExt, filepath.Join(fold, name)}
+}
+
+// Existing is the file of a checkpoint, empty where there is none.
+func Existing(fold, name string) string {
+	for _, path := range files(fold, name) {
+		if atomicfile.Exists(path) {
+			return path
+		}
+	}
+	return ""
 }

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"masksam/internal/checkpoint"
 	"masksam/internal/masksam"
 	"masksam/internal/nn"
 	"masksam/internal/remedy"
@@ -151,6 +152,9 @@ func (c *Checkpoint) holder(name string) *weights.File {
 // Has tells whether there are values of a parameter.
 func (c *Checkpoint) Has(name string) bool { return c.holder(name).HasParameter(name) }
 
+// File is the checkpoint's own file.
+func (c *Checkpoint) File() *weights.File { return c.own }
+
 // Float32s reads the values of a parameter; it is an nn.Source.
 func (c *Checkpoint) Float32s(name string) ([]float32, []int, error) {
 	return c.holder(name).Parameter(name)
@@ -170,4 +174,20 @@ func (c *Checkpoint) Close() error {
 		err = errors.Join(err, c.frozen.Close())
 	}
 	return err
+}
+
+// Whole tells whether a checkpoint has all weights of its network.
+func (m Meta) Whole(f *checkpoint.File) bool {
+	_, _, whole := f.Info(positions)
+	return whole || m.Frozen == nil
+}
+
+// In tells whether a checkpoint has the weights that z names.
+func (z *Frozen) In(path string) bool {
+	f, err := z.try(path)
+	if err != nil {
+		return false
+	}
+	f.Close()
+	return true
 }

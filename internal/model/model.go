@@ -5,6 +5,7 @@ package model
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -51,13 +52,12 @@ func CheckFold(fold string) error {
 
 // TrainedFolds lists the folds of a model that have the named checkpoint, by number, "all" last.
 func TrainedFolds(dir, name string) []string {
-	pattern := CheckpointPath("fold_*", name)
-	paths, _ := atomicfile.Glob(dir, pattern) // a missing folder has no folds
-	more, _ := atomicfile.Glob(dir, strings.TrimSuffix(pattern, CheckpointExt)+PublishedExt)
-	paths = append(paths, more...)
 	var folds []string
-	for _, path := range paths {
-		folds = append(folds, strings.TrimPrefix(filepath.Base(filepath.Dir(path)), "fold_"))
+	for _, pattern := range files("fold_*", name) {
+		paths, _ := atomicfile.Glob(dir, pattern) // a missing folder has no folds
+		for _, path := range paths {
+			folds = append(folds, strings.TrimPrefix(filepath.Base(filepath.Dir(path)), "fold_"))
+		}
 	}
 	number := func(f string) int {
 		n, err := strconv.Atoi(f)
@@ -66,7 +66,7 @@ func TrainedFolds(dir, name string) []string {
 		}
 		return n
 	}
-	slices.SortFunc(folds, func(a, b string) int { return number(a) - number(b) })
+	slices.SortStableFunc(folds, func(a, b string) int { return cmp.Or(number(a)-number(b), strings.Compare(a, b)) })
 	return slices.Compact(folds)
 }
 
@@ -173,30 +173,24 @@ func Find(q Query) (string, error) {
 		only := func(n Name) bool { return n.Plans != q.Prefer }
 		matches = slices.DeleteFunc(matches, only)
 	}
-	wanted := fmt.Sprintf("trainer %s, plans %s, configuration %s", orAny(q.Trainer), orAny(q.Plans), q.Configuration)
+	wanted := fmt.Sprintf("trainer %s, plans %s, configuration %s", cmp.Or(q.Trainer, "any"), cmp.Or(q.Plans, "any"), q.Configuration)
 	switch len(matches) {
 	case 0:
-		return "", fmt.Errorf("no trained model in %s for %s; there are: %s", dir, wanted, listed(all))
+		return "", fmt.Errorf("no trained model in %s for %s; there are: %s", dir, wanted, Listed(all))
 	case 1:
 		return filepath.Join(dir, matches[0].String()), nil
 	}
-	err = fmt.Errorf("several trained models in %s for %s: %s", dir, wanted, listed(matches))
+	err = fmt.Errorf("several trained models in %s for %s: %s", dir, wanted, Listed(matches))
 	return "", remedy.Add(err, "choose one by ", remedy.Trainer.With("TRAINER"), " and ", remedy.Plans.With("PLANS"))
 }
 
-func listed(names []Name) string {
+// Listed are the folders' names as text.
+func Listed(names []Name) string {
 	var texts []string
 	for _, n := range names {
 		texts = append(texts, n.String())
 	}
 	return strings.Join(texts, ", ")
-}
-
-func orAny(s string) string {
-	if s == "" {
-		return "any"
-	}
-	return s
 }
 
 // Model is a trained model: its folder, what that says of it, and the checkpoints of its folds.
@@ -209,9 +203,9 @@ type Model struct {
 }
 
 // Open reads MODEL/{plans.json, dataset.json} and opens MODEL/fold_F/CHECKPOINT.safetensors of every fold ("0", "1", …,
-// "all"; none: every fold_N that has the checkpoint), or CHECKPOINT.pth of the published code where there is no other. name
-// is "checkpoint_final" or another of a run's checkpoints; an ending is ignored. frozen is the file of the weights that
-// the checkpoints only refer to; empty: it is looked for.
+// "all"; none: every fold_N that has the checkpoint), or CHECKPOINT.pth of nnU-Net or of the published code where there is no
+// other. name is "checkpoint_final" or another of a run's checkpoints; these endings are ignored. frozen is the file of the
+// weights that the checkpoints only refer to; empty: it is looked for.
 func Open(dir string, folds []string, name, frozen string) (_ *Model, err error) {
 	m := &Model{Dir: dir}
 	if m.Plans, err = plan.Read(filepath.Join(dir, PlansName)); err != nil {
@@ -236,16 +230,16 @@ func Open(dir string, folds []string, name, frozen string) (_ *Model, err error)
 		}
 		m.Folds = append(m.Folds, f)
 	}
-	n := m.Meta.Recipe.Network
+	r := m.Meta.Recipe
 	c, err := m.Plans.Configuration(m.Meta.Configuration)
 	if err != nil {
 		m.Close()
 		return nil, fmt.Errorf("open model %s: %w", dir, err)
 	}
-	if heads, channels := m.Dataset.Labels.Heads(), c.Channels(m.Dataset); n.Classes != heads || n.Channels != channels {
+	if heads, channels := m.Dataset.Labels.Heads(), c.Channels(m.Dataset); r.Heads() != heads || r.Channels() != channels {
 		m.Close()
 		return nil, fmt.Errorf("open model %s: its network has %d channels and %d classes, its dataset.json asks for %d and %d",
-			dir, n.Channels, n.Classes, channels, heads)
+			dir, r.Channels(), r.Heads(), channels, heads)
 	}
 	return m, nil
 }
@@ -258,7 +252,7 @@ func (m *Model) fold(path string, meta *Meta, frozen string) (c *Checkpoint, err
 	switch {
 	case meta.Version > 0:
 		return c, nil
-	case filepath.Ext(path) == CheckpointExt:
+	case filepath.Ext(path) == CheckpointExt && c.own.Metadata()["trainer_name"] == nil: // nor was it converted
 		err = errForeign
 	default:
 		*meta, err = m.published(c.own)
@@ -294,12 +288,9 @@ func checkpoints(dir string, folds []string, name string) (paths []string, err e
 		if err := CheckFold(f); err != nil {
 			return nil, err
 		}
-		path := CheckpointPath(FoldDir(dir, f), name)
-		if other := strings.TrimSuffix(path, CheckpointExt) + PublishedExt; !atomicfile.Exists(path) && atomicfile.Exists(other) {
-			path = other
-		}
-		if !atomicfile.Exists(path) {
-			missing = append(missing, path)
+		path := Existing(FoldDir(dir, f), name)
+		if path == "" {
+			missing = append(missing, CheckpointPath(FoldDir(dir, f), name))
 		}
 		paths = append(paths, path)
 	}

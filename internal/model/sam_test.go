@@ -179,7 +179,7 @@ func TestACDCBeginsWithSAM(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer start.Close()
-	net, err := start.Network(r.Network, torch.CPU, 1)
+	net, err := start.masksam(r.Network, torch.CPU, 1)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -51,6 +51,9 @@ type Start struct {
 // computes. Nothing is written.
 func OpenStart(r *recipe.Recipe, o StartOptions) (*Start, error) {
 	s := &Start{recipe: r, began: r.Network, asked: o}
+	if r.UNet != nil {
+		return s, s.openUNet()
+	}
 	if o.Continue {
 		was, err := s.newest()
 		if err != nil {
@@ -163,7 +166,7 @@ func (s *Start) goOn(was Meta, o StartOptions) (err error) {
 	given := o.Weights
 	switch {
 	case o.Pretrained != "":
-		return errors.New("a run that goes on has its weights: others to begin with would be of no use")
+		return errHasWeights
 	case given == NoWeights && s.Digest == "", given == "":
 		given = ""
 	case s.Digest == "":
@@ -242,13 +245,21 @@ func (s *Start) sam(path string) (err error) {
 	return nil
 }
 
-// pretrained opens a MaskSAM checkpoint to begin with: one of this program, or of the published code.
-func (s *Start) pretrained(path string) (err error) {
+// apart refuses to begin with a file in the fold's own folder.
+func (s *Start) apart(path string) error {
 	if beside, err := os.Stat(filepath.Dir(path)); err == nil {
 		if own, err := os.Stat(s.asked.Fold); err == nil && os.SameFile(beside, own) {
 			return fmt.Errorf("%s lies in the folder of the fold to train, which renames an earlier run's checkpoints and later "+
 				"removes them: copy it to another folder and begin with the copy", path)
 		}
+	}
+	return nil
+}
+
+// pretrained opens a MaskSAM checkpoint to begin with: one of this program, or of the published code.
+func (s *Start) pretrained(path string) (err error) {
+	if err = s.apart(path); err != nil {
+		return err
 	}
 	var meta Meta
 	if s.from, meta, err = openWeights(path, ""); err != nil {
@@ -340,7 +351,18 @@ func (s *Start) Close() error {
 
 // Network makes the network with the weights to begin with. Where the training goes on, what is not frozen
 // has no values: they are the checkpoint's to give. Nothing that is loaded is filled at random before.
-func (s *Start) Network(c masksam.Config, dev torch.Device, seed uint64) (*masksam.Net, error) {
+func (s *Start) Network(dev torch.Device, seed uint64) (nn.Network, error) {
+	if s.recipe.UNet != nil {
+		return s.unet(dev, seed)
+	}
+	net, err := s.masksam(s.recipe.Network, dev, seed)
+	if err != nil {
+		return nil, err
+	}
+	return net, nil
+}
+
+func (s *Start) masksam(c masksam.Config, dev torch.Device, seed uint64) (*masksam.Net, error) {
 	switch {
 	case s.Resume != "":
 		all := func(string) bool { return true }

@@ -53,7 +53,7 @@ func TestPretrained(t *testing.T) {
 		tensors = append(tensors, pthtest.Tensor{Name: name, Shape: []int{1}, Data: func() []float32 { return []float32{0} }})
 	}
 	path := filepath.Join(t.TempDir(), "checkpoint_final.pth")
-	if err := pthtest.Write(path, tensors, "network_weights", "trainer_name", pthtest.Text("MaskSAM_ACDC")); err != nil {
+	if err := pthtest.Write(path, tensors, "network_weights", "trainer_name", "MaskSAM_ACDC"); err != nil {
 		t.Fatal(err)
 	}
 	r := tiny(t, 3, "train_all=true")
@@ -70,7 +70,7 @@ func TestPretrained(t *testing.T) {
 	if n := r.Network; n.DepthAxis != sam.DepthReference || n.AuxLogits != masksam.AuxReference || n.TrainAll {
 		t.Errorf("the network computes with %s, %s and trains all: %v", n.DepthAxis, n.AuxLogits, n.TrainAll)
 	}
-	begun, err := s.Network(r.Network, torch.CPU, 2)
+	begun, err := s.masksam(r.Network, torch.CPU, 2)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -108,7 +108,7 @@ func TestPretrained(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	if _, err := s.Network(wide.Network, torch.CPU, 2); err == nil || !strings.Contains(err.Error(), "in the file") ||
+	if _, err := s.masksam(wide.Network, torch.CPU, 2); err == nil || !strings.Contains(err.Error(), "in the file") ||
 		!strings.Contains(err.Error(), "in the network") {
 		t.Errorf("another width: %v", err)
 	}

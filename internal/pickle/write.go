@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// NewDict makes a dictionary of alternating text keys and values.
+// NewDict makes a dictionary of alternating keys, which are texts or int64, and values.
 func NewDict(pairs ...any) *Dict {
 	d := &Dict{}
 	for i := 0; i+1 < len(pairs); i += 2 {
@@ -16,8 +16,26 @@ func NewDict(pairs ...any) *Dict {
 	return d
 }
 
+// NewOrderedDict is NewDict for Python's OrderedDict.
+func NewOrderedDict(pairs ...any) *Dict {
+	d := NewDict(pairs...)
+	d.ordered = true
+	return d
+}
+
+// Values that Marshal takes and Load does not give.
+type (
+	// Made is what Python makes when it calls a function with arguments.
+	Made struct {
+		Function  Global
+		Arguments Tuple
+	}
+	// Outside is a value that is not in the pickle: whoever reads it finds it by its persistent id.
+	Outside struct{ ID any }
+)
+
 // Marshal writes a value as a pickle of protocol 2, which every Python 3 reads: nil, bool, int, int64, float64, string,
-// *List, Tuple, *Dict, and a Global, which stands for what Python imports by its name, "module.name".
+// *List, Tuple, *Dict, Made, Outside, and a Global, which stands for what Python imports by its name, "module.name".
 func Marshal(v any) ([]byte, error) {
 	b, err := appendValue([]byte("\x80\x02"), v, 0)
 	return append(b, '.'), err
@@ -61,12 +79,22 @@ func appendValue(b []byte, v any, depth int) ([]byte, error) {
 	case Tuple:
 		b, err := appendItems(append(b, '('), v, depth)
 		return append(b, 't'), err
+	case Made:
+		b, err := appendItems(b, []any{v.Function, v.Arguments}, depth)
+		return append(b, 'R'), err
+	case Outside:
+		b, err := appendValue(b, v.ID, depth+1)
+		return append(b, 'Q'), err
 	case *Dict:
 		pairs := make([]any, 0, 2*len(v.Keys))
 		for i, key := range v.Keys {
 			pairs = append(pairs, key, v.Values[i])
 		}
-		b, err := appendItems(append(b, '}', '('), pairs, depth)
+		empty := "}"
+		if v.ordered {
+			empty = "ccollections\nOrderedDict\n)R"
+		}
+		b, err := appendItems(append(b, empty+"("...), pairs, depth)
 		return append(b, 'u'), err
 	}
 	return nil, fmt.Errorf("write a pickle: %s is no plain value", Describe(v))

@@ -110,8 +110,8 @@ func modern(doc *pyjson.Object) *pyjson.Object {
 	if err := pyjson.Decode(doc, &old); err != nil || len(old.Kernels) == 0 || len(old.Encoder) > 62 {
 		return doc // the keys that are missing then are reported
 	}
-	class, blocks := "unet.PlainConvUNet", "n_conv_per_stage"
-	if old.Class != "PlainConvUNet" {
+	class, blocks := "unet."+old.Class, "n_conv_per_stage"
+	if old.Class == "ResidualEncoderUNet" {
 		class, blocks = "residual_unet.ResidualEncoderUNet", "n_blocks_per_stage"
 	}
 	features := make([]int, len(old.Encoder))

@@ -1,10 +1,30 @@
 package plan
 
-import "math"
+import (
+	"math"
+
+	"masksam/internal/pyjson"
+)
+
+// UNet is a plain U-Net of so many features in each stage, and a patch for it of at most so many voxels, whose extent is as even as
+// the median image allows. Kernels and strides are those that nnU-Net would give its finest stages. median is in voxels,
+// spacing in mm, both in transposed order.
+func UNet(median, spacing [3]float64, features []int, maxVoxels int) (patch [3]int, architecture *pyjson.Object) {
+	t := newTopology(spacing[:], median[:])
+	n := min(len(features), len(t.strides))
+	multiple := [3]int{1, 1, 1}
+	for _, stride := range t.strides[:n] {
+		for d := range multiple {
+			multiple[d] *= stride[d]
+		}
+	}
+	return ChoosePatch(median, spacing, multiple, 0, maxVoxels), unet("unet.PlainConvUNet", "n_conv_per_stage", features[:n],
+		filled(n, 2), filled(n-1, 2), t.kernels[:n], t.strides[:n])
+}
 
 // ChoosePatch chooses a patch (T, H, W) for a network that looks at whole slices: first a slab of the given number of
 // slices whose in-plane extent grows, evenly in millimetres, until it covers the median image or the voxels are used
-// up; then, if voxels are left, more slices. Every axis is a multiple of its entry in multiple (entries below 1 count as
+// up; then, if voxels are left, more slices. With 0 slices the extent grows evenly along all axes. Every axis is a multiple of its entry in multiple (entries below 1 count as
 // 1) and never needs more than to cover the median. median is in voxels and spacing in mm, both in transposed order.
 func ChoosePatch(median, spacing [3]float64, multiple [3]int, slices, maxVoxels int) (patch [3]int) {
 	var most [3]int
@@ -28,6 +48,10 @@ func ChoosePatch(median, spacing [3]float64, multiple [3]int, slices, maxVoxels 
 		}
 		patch[best] += multiple[best]
 		return true
+	}
+	if slices == 0 {
+		for grow(0, 1, 2) {
+		}
 	}
 	for grow(1, 2) {
 	}

@@ -68,15 +68,16 @@ func Determine(ctx context.Context, o Options) (*Result, error) {
 		return nil, fmt.Errorf("determine post-processing: %w", err)
 	}
 	folder := filepath.Join(o.Prediction, processedName)
-	if err := os.RemoveAll(folder); err != nil {
-		return nil, err
-	}
 	if o.Keep {
-		if err := atomicfile.Folder(folder, func(temp string) error { return d.process(ctx, r, place, temp) }); err != nil {
-			return nil, err
-		}
+		err = atomicfile.Replace(folder, func(temp string) error { return d.process(ctx, r, place, temp) })
 	}
-	return r, write(o.Prediction, r.Operations, r.Before, r.After)
+	if err == nil {
+		err = write(o.Prediction, r.Operations, r.Before, r.After)
+	}
+	if err == nil && !o.Keep {
+		err = os.RemoveAll(folder) // it is of earlier operations
+	}
+	return r, err
 }
 
 type determination struct {

@@ -1,7 +1,10 @@
 package postprocess_test
 
 import (
+	"context"
 	"encoding/base64"
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -14,6 +17,7 @@ import (
 	"masksam/internal/goldentest"
 	"masksam/internal/imageio"
 	"masksam/internal/postprocess"
+	"masksam/internal/progress"
 	"masksam/internal/pyjson"
 	"masksam/internal/volume"
 	"masksam/internal/work"
@@ -287,5 +291,47 @@ func TestDetermineScoresAnew(t *testing.T) {
 		if want := 1 - .2*float64(third); r.Before.ForegroundMean.Dice != want || !strings.Contains(read(t, root, "pred/summary.json"), pyjson.Float(want)) {
 			t.Errorf("Dice %v, want %v", r.Before.ForegroundMean.Dice, want)
 		}
+	}
+}
+
+// stopper cancels when a kind of work begins.
+type stopper struct {
+	progress.Reporter
+	at     string
+	cancel context.CancelFunc
+}
+
+func (s stopper) Start(what string, total int) {
+	if what == s.at {
+		s.cancel()
+	}
+}
+
+// The earlier post-processed label maps stay where new ones are not made to the end.
+func TestDetermineKeepsTheEarlier(t *testing.T) {
+	root := t.TempDir()
+	strip(t, root+"/gt/c.nii.gz", 1, 1, 0, 0)
+	strip(t, root+"/pred/c.nii.gz", 1, 1, 0, 1)
+	o := postprocess.Options{Prediction: root + "/pred", Reference: root + "/gt", Ending: ".nii.gz", Keep: true,
+		Labels: labels(t, file(t, "dataset.json", `{"labels": {"background": 0, "a": 1}}`))}
+	if _, err := postprocess.Determine(t.Context(), o); err != nil {
+		t.Fatal(err)
+	}
+	want := names(t, root+"/pred/postprocessed")
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	o.Progress = stopper{progress.OrNop(nil), "post-processing", cancel}
+	if _, err := postprocess.Determine(ctx, o); !errors.Is(err, context.Canceled) {
+		t.Fatalf("error %v, want that it was cancelled", err)
+	}
+	if got := names(t, root+"/pred/postprocessed"); len(got) == 0 || !reflect.DeepEqual(got, want) {
+		t.Errorf("files %v, want %v", got, want)
+	}
+	o.Keep, o.Progress = false, nil
+	if _, err := postprocess.Determine(t.Context(), o); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(root + "/pred/postprocessed"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("label maps of earlier operations stay: %v", err)
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"masksam/internal/machine"
 	"masksam/internal/recipe"
 	"masksam/internal/remedy"
+	"masksam/internal/tiles"
 	"masksam/internal/torch"
 )
 
@@ -27,10 +28,12 @@ func (m *Model) precision(asked string) string {
 	return p
 }
 
+// little is what a pass takes at most, in bytes, whose operations are too short for several cores.
+const little = 256e6
+
 // usual is the number of patches of a pass where memory is no matter and a patch's pass takes so many bytes. On a CPU
 // more than two gain nothing, nor more than one where a patch takes much (docs/benchmarks.md).
 func usual(dev torch.Device, patch float64) int {
-	const little = 256e6 // bytes
 	switch {
 	case dev != torch.CPU:
 		return 4
@@ -51,22 +54,23 @@ type division struct {
 // divide chooses how the passes over an image are shared out where so many bytes of main memory are free, of which sums and
 // export, beside them, take some. Each core of
 // a CPU gets a network of its own, where there are passes for all: that keeps the cores busier than operations which
-// share them, and scores do not depend on the number of cores, as they do by rounding where threads share an operation.
+// share them, and scores do not depend on the number of cores, as they do by rounding where threads share an operation. A
+// U-Net's large convolutions keep all cores as busy, for the memory of one pass.
 // A pass has t.Batch patches or, where that is 0, as many as usual, fewer where memory is short.
 func (m *Model) divide(t Tiling, size [3]int, free machine.Bytes, beside float64) division {
 	r := m.Meta.Recipe
-	precision, passes := m.precision(t.Precision), m.window(t).Passes(size)
-	pass := func(patches int) recipe.Peak {
-		return r.PassPeak(precision, m.device, patches).Without(recipe.Program, recipe.Weights)
-	}
+	passes := m.window(t).Passes(size)
+	pass := func(patches int) recipe.Peak { return m.passPeak(t.Precision, patches) }
 	d := division{networks: 1, batch: cmp.Or(t.Batch, usual(m.device, pass(1).Need(m.device)))}
 	if m.device == torch.CPU {
 		d.threads = torch.Threads()
-		d.networks = max(1, min(d.threads, (passes+d.batch-1)/d.batch))
+		if r.UNet == nil || pass(1).Need(m.device) < little {
+			d.networks = max(1, min(d.threads, (passes+d.batch-1)/d.batch))
+		}
 	}
 	onDevice, err := recipe.Free(m.device)
 	need := func() (host, device float64) {
-		ready := float64(ahead(d.networks)-d.networks) * float64(d.batch*(r.Channels()+r.Heads()))
+		ready := float64(tiles.Ahead(d.networks)-d.networks) * float64(d.batch*(r.Channels()+r.Heads()))
 		host, device = pass(d.batch).Total()
 		host = float64(d.networks)*host + beside + 4*ready*voxels(r.Patch)
 		if m.device == torch.CPU {
@@ -92,7 +96,7 @@ func (m *Model) divide(t Tiling, size [3]int, free machine.Bytes, beside float64
 
 // sparing is a network that scores fewer patches at a time when those of a pass take more memory than there is.
 type sparing struct {
-	Network
+	tiles.Network
 	most *atomic.Int64 // patches at a time, halved with every failure; 0: all
 }
 

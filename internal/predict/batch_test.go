@@ -2,9 +2,11 @@ package predict
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"log/slog"
 	"math"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -12,7 +14,10 @@ import (
 
 	"masksam/internal/dataset"
 	"masksam/internal/machine"
+	"masksam/internal/model"
+	"masksam/internal/model/modeltest"
 	"masksam/internal/remedy"
+	"masksam/internal/tiles"
 	"masksam/internal/torch"
 )
 
@@ -34,6 +39,14 @@ func (n *narrow) Scores(patches []float32, count int) ([]float32, error) {
 	return scores, nil
 }
 
+// accumulate adds a network's scores of a whole image to sums (K, Size).
+func accumulate(ctx context.Context, w tiles.Window, net tiles.Network, image tiles.Image, sum []float32, tick func(int)) error {
+	voxels := image.Size[0] * image.Size[1] * image.Size[2]
+	s := tiles.NewSums(w.Order(image.Size).Whole(1), len(sum)/voxels, image.Size)
+	s.Data = sum
+	return w.Accumulate(ctx, []tiles.Network{net}, image, s, s.Legs[0], tick)
+}
+
 // logged is what fn writes into the log.
 func logged(fn func()) string {
 	var log bytes.Buffer
@@ -47,13 +60,13 @@ func logged(fn func()) string {
 // A pass that takes too much memory is made of half as many patches, with one notice; the scores are the same, and later
 // passes begin with what is known to fit. One patch that does not fit is an error that says what helps.
 func TestSparing(t *testing.T) {
-	w := Window{Patch: [3]int{1, 2, 2}, Step: 0.5, Mirror: []int{1, 2}, Batch: 6}
-	image := Image{Channels: 1, Size: [3]int{2, 5, 4}, Data: make([]float32, 40)}
+	w := tiles.Window{Patch: [3]int{1, 2, 2}, Step: 0.5, Mirror: []int{1, 2}, Batch: 6}
+	image := tiles.Image{Channels: 1, Size: [3]int{2, 5, 4}, Data: make([]float32, 40)}
 	for i := range image.Data {
 		image.Data[i] = float32(i)
 	}
 	want := make([]float32, len(image.Data))
-	if err := w.Accumulate(t.Context(), []Network{&narrow{patches: 6}}, image, want, nil); err != nil {
+	if err := accumulate(t.Context(), w, &narrow{patches: 6}, image, want, nil); err != nil {
 		t.Fatal(err)
 	}
 	net := &narrow{patches: 2}
@@ -61,7 +74,7 @@ func TestSparing(t *testing.T) {
 	log := logged(func() {
 		for range 2 { // cases
 			got := make([]float32, len(image.Data))
-			if err := w.Accumulate(t.Context(), []Network{&sparing{net, &most}}, image, got, nil); err != nil {
+			if err := accumulate(t.Context(), w, &sparing{net, &most}, image, got, nil); err != nil {
 				t.Fatal(err)
 			}
 			if !slices.Equal(got, want) {
@@ -151,6 +164,30 @@ func TestDivide(t *testing.T) {
 	}
 }
 
+// A U-Net's small patches are shared out as MaskSAM's; large ones go one after the other, each over all cores.
+func TestDivideUNet(t *testing.T) {
+	dir, err := modeltest.WriteUNet(t.TempDir(), "nnUNetTrainer", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := Open(dir, nil, model.Final, "", torch.CPU)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	torch.SetThreads(4)
+	defer torch.SetThreads(1)
+	for _, c := range []struct {
+		patch    [3]int
+		networks int
+	}{{[3]int{4, 16, 16}, 4}, {[3]int{96, 256, 256}, 1}} {
+		m.Meta.Recipe.Patch = c.patch
+		if d := m.divide(Tiling{}, [3]int{300, 400, 400}, math.MaxInt64, 0); d.networks != c.networks || d.threads*d.networks != 4 {
+			t.Errorf("patch %v: %+v, want %d networks", c.patch, d, c.networks)
+		}
+	}
+}
+
 // A case's scores do not depend on how many patches a pass has, but for rounding.
 func TestBatchDoesNotMatter(t *testing.T) {
 	c := newConstant(t)
@@ -174,5 +211,74 @@ func TestBatchDoesNotMatter(t *testing.T) {
 				t.Fatalf("batch %d: score %d is %v, one at a time %v", batch, i, v, want[i])
 			}
 		}
+	}
+}
+
+// A model's scores are the same to the last bit for any number of networks that share its weights.
+func TestNetworksDoNotMatter(t *testing.T) {
+	c := newConstant(t)
+	c.fold(t, "0", 0.2, 0.5, 0.1, 0.2)
+	c.fold(t, "1", 0.1, 0.2, 0.3, 0.4)
+	m := open(t, c)
+	p, err := m.read(t.Context(), dataset.Case{Images: []string{image(t, t.TempDir(), "a")}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var want []float32
+	for _, networks := range []int{1, 2, 3} {
+		got, err := m.scores(t.Context(), p.image, Tiling{Mirror: true}, division{networks, 1, 2, 0}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want == nil {
+			want = got
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("%d networks score otherwise than one", networks)
+		}
+	}
+}
+
+// Where memory is short, reading, scoring and export of a folder's cases do not overlap, and all are labelled.
+func TestFolderInLittleMemory(t *testing.T) {
+	c := newConstant(t)
+	c.fold(t, "0", 0.2, 0.5, 0.1, 0.2)
+	in, out := t.TempDir(), filepath.Join(t.TempDir(), "out")
+	ids := []string{"a", "b", "c"}
+	for _, id := range ids {
+		image(t, in, id)
+	}
+	m := open(t, c, "0")
+	p, err := m.read(t.Context(), dataset.Case{Images: []string{filepath.Join(in, "a_0000.nii.gz")}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	x, err := m.export("a", p, Options{Output: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := Options{Input: in, Output: out, Tiling: Tiling{Step: 1}}
+	m.memory.Limit = func() machine.Bytes { return 1e9 }
+	plan, err := m.plan(t.Context(), p, x, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.memory.End(plan.need)
+	little, looks := bytesOf(float64(plan.beside)+m.certain(o)), 0
+	m.memory.Limit = func() machine.Bytes { // is asked while the admission is locked
+		looks++
+		return little
+	}
+	if err := m.Folder(t.Context(), o); err != nil {
+		t.Fatal(err)
+	}
+	if left := m.memory.Left(); left != little {
+		t.Errorf("after all %v are left of %v", left, little)
+	}
+	for _, id := range ids {
+		all(t, filepath.Join(out, id+".nii.gz"), 1)
+	}
+	if looks < 2*len(ids) {
+		t.Errorf("%d looks at the memory, want one for the reading and one for the scoring of each case", looks)
 	}
 }

@@ -16,6 +16,7 @@ import (
 	"masksam/internal/preprocess"
 	"masksam/internal/recipe"
 	"masksam/internal/store"
+	"masksam/internal/tiles"
 	"masksam/internal/torch"
 	"masksam/internal/volume"
 )
@@ -41,7 +42,7 @@ func BenchmarkVolume(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		image := Image{Channels: 1, Size: size, Data: make([]float32, size[0]*size[1]*size[2])}
+		image := tiles.Image{Channels: 1, Size: size, Data: make([]float32, size[0]*size[1]*size[2])}
 		for i := range image.Data {
 			image.Data[i] = float32(rand.NormFloat64())
 		}
@@ -59,7 +60,7 @@ func BenchmarkVolume(b *testing.B) {
 		ways := map[string]func(ctx context.Context, tick func(int)){
 			"plain": func(ctx context.Context, tick func(int)) {
 				published := plainNetwork{plain.Net{Config: r.Network, Params: net.Params}}
-				m.window(t).Accumulate(ctx, []Network{published}, image, sum, tick)
+				accumulate(ctx, m.window(t), published, image, sum, tick)
 			},
 			"own": func(ctx context.Context, tick func(int)) { m.Scores(ctx, image, t, tick) },
 		}
@@ -103,28 +104,27 @@ func (p plainNetwork) Scores(patches []float32, n int) (scores []float32, err er
 	return scores, err
 }
 
+// given scores every patch alike.
+type given []float32
+
+func (g given) Scores([]float32, int) ([]float32, error) { return g, nil }
+
 // benchParts times what is done beside the network, one goroutine each.
-func benchParts(b *testing.B, r recipe.Recipe, image Image) {
-	w := Window{Patch: r.Patch, Step: 0.5, Mirror: r.Train.Augment.Mirror, Batch: 1}
+func benchParts(b *testing.B, r recipe.Recipe, image tiles.Image) {
+	w := tiles.Window{Patch: r.Patch, Step: 0.5, Mirror: r.Train.Augment.Mirror, Batch: 1}
 	size, heads := w.Patch[0]*w.Patch[1]*w.Patch[2], r.Network.Classes
-	sum, patch, scores := make([]float32, heads*len(image.Data)), make([]float32, size), make([]float32, heads*size)
+	sum, scores := make([]float32, heads*len(image.Data)), make([]float32, heads*size)
 	for i := range scores {
 		scores[i] = rand.Float32()
 	}
-	shares, sums := w.shares(image.Size), whole(w, image.Size, sum)
 	cfg, properties := benchGrid(b, image.Size)
-	var cut, add, export float64
+	var tiled, export float64
 	for b.Loop() {
 		start := cpu()
-		for passes := range w.batches(image.Size) {
-			w.cut(patch, image, passes[0])
+		if err := accumulate(b.Context(), w, given(scores), image, sum, nil); err != nil {
+			b.Fatal(err)
 		}
-		cut += cpu() - start
-		start = cpu()
-		for passes := range w.batches(image.Size) {
-			w.add(sums, scores, image.Size, passes[0], shares, 0, 1)
-		}
-		add += cpu() - start
+		tiled += cpu() - start
 		start = cpu()
 		if _, err := preprocess.Labels(cfg, sum, image.Size, properties, false); err != nil {
 			b.Fatal(err)
@@ -132,11 +132,9 @@ func benchParts(b *testing.B, r recipe.Recipe, image Image) {
 		export += cpu() - start
 	}
 	n, moved := float64(b.N), 4*float64(w.Passes(image.Size)*size)
-	b.ReportMetric(cut/n, "cut-s")
-	b.ReportMetric(add/n, "add-s")
+	b.ReportMetric(tiled/n, "tiles-s")
 	b.ReportMetric(export/n, "export-s")
-	b.ReportMetric(2*moved/1e9, "cut-GB")
-	b.ReportMetric(3*float64(heads)*moved/1e9, "add-GB")
+	b.ReportMetric((2+3*float64(heads))*moved/1e9, "tiles-GB")
 }
 
 // benchGrid is the way back to a grid of other in-plane spacing.

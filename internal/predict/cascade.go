@@ -12,6 +12,7 @@ import (
 	"masksam/internal/preprocess"
 	"masksam/internal/remedy"
 	"masksam/internal/store"
+	"masksam/internal/tiles"
 )
 
 // follow gives the cases of a cascade the label maps of the stage before, which must all be there.
@@ -41,7 +42,7 @@ func (m *Model) follow(cases []dataset.Case, o Options) error {
 
 // under is an image with a channel for each foreground label, 1 where the stage before saw it and 0 elsewhere (nnU-Net's
 // convert_labelmap_to_one_hot and vstack).
-func (m *Model) under(image Image, before []int16) Image {
+func (m *Model) under(image tiles.Image, before []int16) tiles.Image {
 	labels := m.Dataset.Labels.Foreground()
 	n := len(before)
 	data := make([]float32, (image.Channels+len(labels))*n)
@@ -54,12 +55,12 @@ func (m *Model) under(image Image, before []int16) Image {
 			}
 		}
 	}
-	return Image{Data: data, Channels: image.Channels + len(labels), Size: image.Size}
+	return tiles.Image{Data: data, Channels: image.Channels + len(labels), Size: image.Size}
 }
 
 // stored reads a preprocessed case, in a cascade with the labels that before holds of it.
 func (m *Model) stored(c *store.Case, before *store.Store) (*pending, error) {
-	p := &pending{properties: c.Properties(), image: Image{Channels: c.Channels(), Size: c.Size()}}
+	p := &pending{properties: c.Properties(), image: tiles.Image{Channels: c.Channels(), Size: c.Size()}}
 	n := p.image.Size
 	voxels := n[0] * n[1] * n[2]
 	p.image.Data = make([]float32, p.image.Channels*voxels)

@@ -14,6 +14,7 @@ import (
 	"masksam/internal/model"
 	"masksam/internal/preprocess"
 	"masksam/internal/store"
+	"masksam/internal/tiles"
 )
 
 // nnU-Net's labels of the stage before, as channels under the image.
@@ -24,7 +25,7 @@ func TestGoldenUnder(t *testing.T) {
 	n := size[0] * size[1] * size[2]
 	want := out.Float32()
 	m := &Model{Model: &model.Model{Dataset: threeClasses(t, t.TempDir())}}
-	got := m.under(Image{Channels: 1, Size: size, Data: want[:n]}, seg[n:])
+	got := m.under(tiles.Image{Channels: 1, Size: size, Data: want[:n]}, seg[n:])
 	if got.Channels != 3 || got.Size != size || !slices.Equal(got.Data, want) {
 		t.Errorf("%d channels of %v differ from nnU-Net's", got.Channels, got.Size)
 	}

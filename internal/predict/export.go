@@ -12,6 +12,7 @@ import (
 	"masksam/internal/npz"
 	"masksam/internal/preprocess"
 	"masksam/internal/store"
+	"masksam/internal/tiles"
 )
 
 // export writes a case's files, of sums that become complete some slices after others. The probabilities of all classes lie
@@ -81,22 +82,22 @@ func (x *export) bytes() float64 {
 
 // run exports the slices of sums as far as they are told complete, and tells from which on they are still needed, until all
 // are there or the channel is closed.
-func (x *export) run(s *sums, ready <-chan int, free chan<- int) (all bool, err error) {
+func (x *export) run(s *tiles.Sums, ready <-chan int, free chan<- int) (all bool, err error) {
 	kept := 0
 	for n := range ready {
-		if err := x.Add(n, s.read); err != nil {
+		if err := x.Add(n, s.Read); err != nil {
 			return false, err
 		}
 		for _, next := range x.next {
-			if err := next.Add(n, s.read); err != nil {
+			if err := next.Add(n, s.Read); err != nil {
 				return false, err
 			}
 		}
 		keeps := x.Keeps(n)
-		s.clear(kept, keeps)
+		s.Clear(kept, keeps)
 		kept = keeps
 		free <- keeps
-		all = n == s.size
+		all = n == s.Size
 	}
 	return all, nil
 }

@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"sync"
 
 	"masksam/internal/atomicfile"
 	"masksam/internal/dataset"
@@ -16,7 +15,6 @@ import (
 	"masksam/internal/progress"
 	"masksam/internal/pyjson"
 	"masksam/internal/store"
-	"masksam/internal/torch"
 	"masksam/internal/work"
 )
 
@@ -81,11 +79,6 @@ func (m *Model) Folder(ctx context.Context, o Options) error {
 	if total != usual {
 		slog.Info("the network sees other tiles and flips than by default", "patches", total, "by default", usual)
 	}
-	if m.device != torch.CPU { // on a CPU the network needs all cores
-		var end func()
-		l.jobs, end = readTogether(l.jobs, o.Readers)
-		defer end()
-	}
 	switch err := m.label(ctx, l, o); {
 	case err == nil:
 		return nil
@@ -94,36 +87,6 @@ func (m *Model) Folder(ctx context.Context, o Options) error {
 	default:
 		return fmt.Errorf("predict: %w", err)
 	}
-}
-
-// readTogether lets n cases be read at a time at most, that of a job and the next ones. end waits for those under way.
-func readTogether(jobs []job, n int) (out []job, end func()) {
-	if n < 2 {
-		return jobs, func() {}
-	}
-	type result struct {
-		p   *pending
-		err error
-	}
-	var reads sync.WaitGroup
-	begun := 0
-	results := make([]chan result, len(jobs))
-	for i, j := range jobs {
-		j.read = func(ctx context.Context) (*pending, error) {
-			for ; begun < min(i+n, len(jobs)); begun++ {
-				read, to := jobs[begun].read, make(chan result, 1)
-				results[begun] = to
-				reads.Go(func() {
-					p, err := read(ctx)
-					to <- result{p, err}
-				})
-			}
-			r := <-results[i]
-			return r.p, r.err
-		}
-		out = append(out, j)
-	}
-	return out, reads.Wait
 }
 
 func (o Options) check() error {

@@ -2,14 +2,11 @@ package predict
 
 import (
 	"context"
-	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
-	"time"
 
 	"masksam/internal/dataset"
 	"masksam/internal/model"
@@ -83,38 +80,6 @@ func TestOptionsAreChecked(t *testing.T) {
 	}
 	if err := (Options{Output: dir, Input: "in"}).check(); err != nil {
 		t.Error(err)
-	}
-}
-
-// Several cases are read at a time, no more than allowed, and each job gets its own.
-func TestReadTogether(t *testing.T) {
-	var mu sync.Mutex
-	reading, most := 0, 0
-	var jobs []job
-	for i := range 7 {
-		jobs = append(jobs, job{id: fmt.Sprint(i), read: func(context.Context) (*pending, error) {
-			mu.Lock()
-			reading++
-			most = max(most, reading)
-			mu.Unlock()
-			time.Sleep(5 * time.Millisecond)
-			mu.Lock()
-			reading--
-			mu.Unlock()
-			return &pending{image: Image{Channels: i}}, nil
-		}})
-	}
-	jobs, end := readTogether(jobs, 3)
-	for i, j := range jobs {
-		p, err := j.read(t.Context())
-		if err != nil || p.image.Channels != i || j.id != fmt.Sprint(i) {
-			t.Errorf("job %d gets case %d, %v", i, p.image.Channels, err)
-		}
-		time.Sleep(time.Millisecond)
-	}
-	end()
-	if most < 2 || most > 3 {
-		t.Errorf("%d cases were read at a time, want 2 or 3", most)
 	}
 }
 

@@ -11,6 +11,8 @@ import (
 	"masksam/internal/machine"
 	"masksam/internal/progress"
 	"masksam/internal/store"
+	"masksam/internal/tiles"
+	"masksam/internal/torch"
 	"masksam/internal/work"
 )
 
@@ -46,50 +48,31 @@ func (m *Model) label(ctx context.Context, l labelling, o Options) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 
-	type ready struct {
-		job
-		i int
-		*pending
-		err error
-	}
-	read := make(chan ready)
-	var reader, exports sync.WaitGroup
-	written := make(chan struct{}, 1) // where nothing overlaps: a case is done
+	ahead := work.Ahead[*pending]{Of: len(l.jobs), Most: o.ahead(m.device), Make: func(ctx context.Context, i int) (*pending, error) {
+		return l.jobs[i].read(ctx)
+	}}
+	m.drop = ahead.Drop
+	defer func() {
+		cancel()
+		ahead.Drop()
+		m.drop = nil
+	}()
+	var exports sync.WaitGroup
 	writers := make(chan struct{}, 2) // cases at a time that are exported; the one that is scored is
-	defer reader.Wait()
-	defer cancel()
-	reader.Go(func() {
-		defer close(read)
-		for i, j := range l.jobs {
-			if i > 0 && o.Sequential {
-				select {
-				case <-written:
-				case <-ctx.Done():
-					return
-				}
-			}
-			p, err := j.read(ctx)
-			select {
-			case read <- ready{j, i, p, err}:
-			case <-ctx.Done():
-				return
-			}
-		}
-	})
 
 	// OpenMP keeps a pool of workers for each OS thread that computes: stay on one.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	var failures failures
-	for c := range read {
+	for i, c := range l.jobs {
 		told := 0
-		err := c.err
+		p, err := ahead.Next(ctx)
 		if err == nil {
 			if l.begun != nil {
-				l.begun(c.i)
+				l.begun(i)
 			}
-			done, passes := 0, m.passes(c.image.Size, o.Tiling)
-			err = m.work(ctx, c.id, c.pending, o, writers, &exports, &failures, func(n int) {
+			done, passes := 0, m.passes(p.image.Size, o.Tiling)
+			err = m.work(ctx, c.id, p, o, writers, &exports, &failures, func(n int) {
 				done += n
 				share := c.passes * done / passes // the crop leaves fewer than were expected
 				report.Advance(share-told, fmt.Sprintf("%s: %d of %d patches", c.id, done, passes))
@@ -105,7 +88,6 @@ func (m *Model) label(ctx context.Context, l labelling, o Options) error {
 		}
 		if o.Sequential {
 			exports.Wait()
-			written <- struct{}{}
 		}
 		if failures.end(l.strict) {
 			break
@@ -113,6 +95,17 @@ func (m *Model) label(ctx context.Context, l labelling, o Options) error {
 	}
 	exports.Wait()
 	return errors.Join(outer.Err(), failures.join(len(l.jobs)))
+}
+
+// ahead is how many cases are read while the network works on another. On a CPU it needs all cores.
+func (o Options) ahead(dev torch.Device) int {
+	switch {
+	case o.Sequential:
+		return 0
+	case dev == torch.CPU:
+		return 1
+	}
+	return max(o.Readers, 1)
 }
 
 // work scores a case and begins its export, which ends by itself and tells of its own failures.
@@ -153,12 +146,12 @@ func (m *Model) pass(ctx context.Context, p *pending, x *export, plan scoring, o
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	ready, free := make(chan int, p.image.Size[0]), make(chan int, p.image.Size[0])
-	sums := newSums(plan.sweep, x.Heads(), p.image.Size)
-	sums.ready, sums.free = ready, free
+	sums := tiles.NewSums(plan.Sweep, x.Heads(), p.image.Size)
+	sums.Ready, sums.Free = ready, free
 	exports.Go(func() {
 		all, err := x.run(sums, ready, free)
 		if all {
-			sums.data = nil
+			sums.Data = nil
 		}
 		err = finish(all, err)
 		m.memory.End(plan.beside)

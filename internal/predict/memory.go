@@ -9,6 +9,7 @@ import (
 	"masksam/internal/dataset"
 	"masksam/internal/machine"
 	"masksam/internal/recipe"
+	"masksam/internal/tiles"
 	"masksam/internal/torch"
 	"masksam/internal/work"
 )
@@ -46,27 +47,32 @@ func (m *Model) readable(c dataset.Case) (need machine.Bytes, err error) {
 
 // scoring is how a case is scored.
 type scoring struct {
-	window Window
-	sweep
+	window tiles.Window
+	tiles.Sweep
 	division               // its need is that of main memory, with all below
 	beside   machine.Bytes // of it, what sums and export take
 }
 
 // plan waits until there is memory for a case and chooses how to score it: by its sums, which take more than a usual size
 // only where the slices of one row of tiles do, and by as many networks and patches at a time as fit beside them. A case
-// whose prediction takes more memory than there is, is refused. What it needs is taken from m.memory.
+// whose prediction takes more memory than there is, even when no other case is read ahead, is refused. What it needs is
+// taken from m.memory.
 func (m *Model) plan(ctx context.Context, p *pending, x *export, o Options) (scoring, error) {
 	const usual = 512e6 // bytes of sums
 	s := scoring{window: m.window(o.Tiling)}
 	s.window.Batch = cmp.Or(o.Batch, 4)
 	size, folds := p.image.Size, m.networks()
 	slice := 4 * float64(x.Heads()*size[1]*size[2])
-	order := s.window.order(size)
-	least := slice * float64(order.sweep(folds, 1, x.Keeps).depth)
+	order := s.window.Order(size)
+	least := slice * float64(order.Sweep(folds, 1, x.Keeps).Depth)
 	need := bytesOf(least + x.bytes() + m.certain(o))
 	left, err := m.begin(ctx, need)
 	if err != nil {
 		return s, err
+	}
+	if need > left && m.drop != nil && m.drop() { // the admission does not know of their images
+		torch.ReleaseMemory()
+		left = m.memory.Left() + need
 	}
 	if need > left {
 		m.memory.End(need)
@@ -76,7 +82,7 @@ func (m *Model) plan(ctx context.Context, p *pending, x *export, o Options) (sco
 	sums := max(least, min(usual, float64(left-need)/4, slice*float64(size[0])))
 	s.division = m.divide(o.Tiling, size, left, sums+x.bytes())
 	s.window.Batch = s.batch
-	s.sweep = s.window.order(size).fit(folds, slice, sums, x.Keeps)
+	s.Sweep = s.window.Order(size).Fit(folds, slice, sums, x.Keeps)
 	s.beside = bytesOf(sums + x.bytes())
 	s.need = max(s.need, need)
 	m.memory.Take(s.need - need)
@@ -88,8 +94,12 @@ func (m *Model) certain(o Options) float64 {
 	if m.device != torch.CPU {
 		return 0
 	}
-	peak := m.Meta.Recipe.PassPeak(m.precision(o.Precision), m.device, 1)
-	return recipe.Certain * peak.Without(recipe.Program, recipe.Weights).Need(m.device)
+	return recipe.Certain * m.passPeak(o.Precision, 1).Need(m.device)
+}
+
+// passPeak predicts what a pass over so many patches takes beside the weights.
+func (m *Model) passPeak(precision string, patches int) recipe.Peak {
+	return m.Meta.Recipe.PassPeak(m.precision(precision), m.device, patches).Without(recipe.Program, recipe.Weights)
 }
 
 func voxels(size [3]int) float64 { return float64(size[0]) * float64(size[1]) * float64(size[2]) }

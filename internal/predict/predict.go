@@ -20,7 +20,9 @@ import (
 	"masksam/internal/preprocess"
 	"masksam/internal/recipe"
 	"masksam/internal/store"
+	"masksam/internal/tiles"
 	"masksam/internal/torch"
+	"masksam/internal/unet"
 	"masksam/internal/work"
 )
 
@@ -36,6 +38,7 @@ type Model struct {
 	told    bool         // that the device lacks the precision
 	most    atomic.Int64 // patches of a pass that memory admits, as a want of it has shown; 0: nothing has shown
 	memory  work.Admission
+	drop    func() bool // lets go of the cases that were read ahead, and tells whether there were any; nil: nobody reads ahead
 
 	// held are weights of the folds by name, of more than one fold as far as they fit into spare bytes of memory: each case
 	// needs those of all.
@@ -59,13 +62,37 @@ func Open(folder string, folds []string, checkpoint, frozen string, dev torch.De
 		m.spare = int64(free) / 4
 	}
 	if m.prepare, err = preprocess.NewConfig(m.Plans, m.Meta.Configuration, m.Dataset); err == nil {
-		m.net, err = masksam.Load(m.Meta.Recipe.Network, dev, func(name string) ([]float32, []int, error) { return m.weights(0, name) })
+		m.net, err = m.network(dev)
 	}
 	if err != nil {
 		opened.Close()
 		return nil, fmt.Errorf("open model %s: %w", folder, err)
 	}
 	return m, nil
+}
+
+// network makes the network of the model's recipe with the weights of its first fold.
+func (m *Model) network(dev torch.Device) (nn.Network, error) {
+	first := func(name string) ([]float32, []int, error) { return m.weights(0, name) }
+	u := m.Meta.Recipe.UNet
+	if u == nil {
+		return masksam.Load(m.Meta.Recipe.Network, dev, first)
+	}
+	a, err := u.Plan()
+	if err == nil {
+		err = a.Fits(m.Meta.Recipe.Patch)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return unet.From(a, u.Channels, u.Heads, dev, 0, func(string) bool { return true }, func(p *nn.Params) error {
+		for _, fold := range m.Folds {
+			if err := fold.Fits(p); err != nil {
+				return err
+			}
+		}
+		return p.Load(first)
+	})
 }
 
 // FromNetwork is the model of a network whose weights are set. The network stays the caller's: Close is not to be called.
@@ -170,8 +197,8 @@ func (t Tiling) check() error {
 }
 
 // window is how the model slides over a case, but for its batch.
-func (m *Model) window(t Tiling) Window {
-	w := Window{Patch: m.Meta.Recipe.Patch, Step: t.Step}
+func (m *Model) window(t Tiling) tiles.Window {
+	w := tiles.Window{Patch: m.Meta.Recipe.Patch, Step: t.Step}
 	if w.Step == 0 {
 		w.Step = 0.5
 	}
@@ -200,7 +227,7 @@ func (m *Model) flips(t Tiling) error {
 
 // Scores is the mean of the scores of a preprocessed image over tiles, flips and folds, (K, Size), as Folder labels by them.
 // tick, if not nil, is called with the number of passes that were added.
-func (m *Model) Scores(ctx context.Context, image Image, t Tiling, tick func(passes int)) ([]float32, error) {
+func (m *Model) Scores(ctx context.Context, image tiles.Image, t Tiling, tick func(passes int)) ([]float32, error) {
 	if err := errors.Join(t.check(), m.flips(t)); err != nil {
 		return nil, err
 	}
@@ -209,23 +236,23 @@ func (m *Model) Scores(ctx context.Context, image Image, t Tiling, tick func(pas
 }
 
 // scores are Scores, shared out as d says.
-func (m *Model) scores(ctx context.Context, image Image, t Tiling, d division, tick func(passes int)) ([]float32, error) {
+func (m *Model) scores(ctx context.Context, image tiles.Image, t Tiling, d division, tick func(passes int)) ([]float32, error) {
 	w := m.window(t)
 	w.Batch = d.batch
-	sums := newSums(w.order(image.Size).whole(m.networks()), m.Meta.Recipe.Heads(), image.Size)
+	sums := tiles.NewSums(w.Order(image.Size).Whole(m.networks()), m.Meta.Recipe.Heads(), image.Size)
 	err := m.score(ctx, w, image, t.Precision, d, sums, tick)
 	if err == nil {
-		err = mean(sums.data, sums.data, m.networks())
+		err = tiles.Mean(sums.Data, sums.Data, m.networks())
 	}
 	if err != nil {
 		return nil, err
 	}
-	return sums.data, nil
+	return sums.Data, nil
 }
 
 // score moves the networks of all folds over a preprocessed image, as the sweep of sums says, and adds up their scores. tick
 // is called with the number of passes that are done; there are m.passes of them.
-func (m *Model) score(ctx context.Context, w Window, image Image, precision string, d division, sums *sums,
+func (m *Model) score(ctx context.Context, w tiles.Window, image tiles.Image, precision string, d division, sums *tiles.Sums,
 	tick func(passes int)) error {
 	n := m.Meta.Recipe.Channels()
 	if voxels := image.Size[0] * image.Size[1] * image.Size[2]; image.Channels != n || voxels == 0 ||
@@ -237,17 +264,17 @@ func (m *Model) score(ctx context.Context, w Window, image Image, precision stri
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	autocast := recipe.Autocast[m.precision(precision)]
-	networks := make([]Network, d.networks)
+	networks := make([]tiles.Network, d.networks)
 	for i := range networks {
 		networks[i] = &sparing{forward{m, torch.Mode{Autocast: autocast, Threads: d.threads}}, &m.most}
 	}
-	for _, leg := range sums.legs {
-		err := m.use(leg.fold)
+	for _, leg := range sums.Legs {
+		err := m.use(leg.Fold)
 		if err == nil {
 			err = m.narrow(autocast)
 		}
 		if err == nil {
-			err = w.accumulate(ctx, networks, image, sums, leg, tick)
+			err = w.Accumulate(ctx, networks, image, sums, leg, tick)
 		}
 		if err != nil {
 			return err
@@ -277,7 +304,7 @@ func (f forward) Scores(patches []float32, n int) (scores []float32, err error) 
 
 // pending is a case between preprocessing and export.
 type pending struct {
-	image      Image
+	image      tiles.Image
 	properties store.Properties
 }
 
@@ -306,7 +333,7 @@ func (m *Model) read(ctx context.Context, c dataset.Case) (*pending, error) {
 	if text := m.Meta.Orientations.Unusual(r.Properties.Meta.Orientation(), "training images"); text != "" {
 		slog.Warn(fmt.Sprintf("case %s: %s; its labels may be wrong", c.ID, text))
 	}
-	image := Image{Channels: r.Channels, Size: r.Size, Data: r.Image}
+	image := tiles.Image{Channels: r.Channels, Size: r.Size, Data: r.Image}
 	if before != nil {
 		image = m.under(image, r.Seg)
 	}

@@ -26,6 +26,7 @@ import (
 	"masksam/internal/preprocess"
 	"masksam/internal/recipe"
 	"masksam/internal/store"
+	"masksam/internal/tiles"
 	"masksam/internal/torch"
 	"masksam/internal/torch/torchtest"
 	"masksam/internal/volume"
@@ -357,7 +358,7 @@ func TestBadScores(t *testing.T) {
 	if labels, _ := filepath.Glob(filepath.Join(out, "a*")); len(labels) > 0 {
 		t.Errorf("left behind: %v", labels)
 	}
-	two := Image{Data: make([]float32, 2), Channels: 2, Size: [3]int{1, 1, 1}}
+	two := tiles.Image{Data: make([]float32, 2), Channels: 2, Size: [3]int{1, 1, 1}}
 	if _, err := m.scores(t.Context(), two, Tiling{}, division{1, 1, 1, 0}, nil); err == nil || !strings.Contains(err.Error(), "2 channels") {
 		t.Errorf("two channels for one: %v", err)
 	}
@@ -454,7 +455,7 @@ func TestCaseBeyondMemory(t *testing.T) {
 	}
 	all(t, filepath.Join(out, "small.nii.gz"), 1)
 	size := [3]int{1 << 10, 1 << 15, 1 << 15}
-	p := &pending{image: Image{Channels: 1, Size: size}, properties: store.Properties{Spacing: [3]float64{1, 1, 1},
+	p := &pending{image: tiles.Image{Channels: 1, Size: size}, properties: store.Properties{Spacing: [3]float64{1, 1, 1},
 		Meta: imageio.Meta{Grid: volume.NewGrid([3]int{1 << 15, 1 << 15, 1 << 10}, [3]float64{1, 1, 1})}, ShapeBeforeCropping: size,
 		ShapeAfterCropping: size, BBox: volume.Box{Hi: size}}}
 	x, err := m.export("a", p, Options{Output: out})

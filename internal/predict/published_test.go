@@ -11,15 +11,19 @@ import (
 	"masksam/internal/checkpoint"
 	"masksam/internal/masksam"
 	"masksam/internal/model"
+	"masksam/internal/pickle"
+	"masksam/internal/pth"
 	"masksam/internal/pth/pthtest"
 	"masksam/internal/sam"
+	"masksam/internal/tiles"
 	"masksam/internal/torch"
 	"masksam/internal/torch/torchtest"
 )
 
-// scalar is a NumPy float32 in a pickle of protocol 2, as nnU-Net's checkpoints have of _best_ema: 0.5.
-const scalar = "cnumpy._core.multiarray\nscalar\n(cnumpy\ndtype\n(X\x02\x00\x00\x00f4\x89\x88tR(K\x03X\x01\x00\x00\x00<NNN" +
-	"J\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tbc_codecs\nencode\n(X\x04\x00\x00\x00\x00\x00\x00?X\x06\x00\x00\x00latin1tRtR"
+// scalar is a NumPy float32, 0.5, as nnU-Net's checkpoints have of _best_ema.
+var scalar = pickle.Made{Function: pickle.Global{Name: "numpy._core.multiarray.scalar"}, Arguments: pickle.Tuple{
+	pickle.Made{Function: pickle.Global{Name: "numpy.dtype"}, Arguments: pickle.Tuple{"f4", false, true}},
+	pickle.Made{Function: pickle.Global{Name: "_codecs.encode"}, Arguments: pickle.Tuple{"\x00\x00\x00?", "latin1"}}}}
 
 // publish writes a network as the published code does: every layer of a block under a second name as well, beside
 // what nnU-Net's trainer keeps.
@@ -40,15 +44,14 @@ func publish(t *testing.T, path string, net *masksam.Net) {
 		t.Fatalf("%d aliases: the test proves less than it should", aliases)
 	}
 	err := pthtest.Write(path, tensors, "network_weights",
-		"optimizer_state", pthtest.Dict("state", "}", "param_groups", "]"),
-		"grad_scaler_state", "N",
+		"optimizer_state", pickle.NewDict("state", pickle.NewDict(), "param_groups", &pickle.List{}),
+		"grad_scaler_state", nil,
 		"_best_ema", scalar,
-		"logging", pthtest.Dict("ema_fg_dice", "]("+scalar+"e"),
-		"current_epoch", pthtest.Integer(500),
-		"init_args", pthtest.Dict("configuration", pthtest.Text("3d_fullres"), "fold", pthtest.Integer(0), "dataset_json", "}",
-			"device", "ctorch\ndevice\n("+pthtest.Text("cuda")+pthtest.Integer(0)+"tR"),
-		"trainer_name", pthtest.Text("MaskSAM_ACDC"),
-		"inference_allowed_mirroring_axes", pthtest.Tuple(1, 2))
+		"logging", pickle.NewDict("ema_fg_dice", pickle.NewList[any](scalar)),
+		"current_epoch", 500,
+		"init_args", pickle.NewDict("configuration", "3d_fullres", "fold", 0, "dataset_json", pickle.NewDict(), "device", pth.Device("cuda:0")),
+		"trainer_name", "MaskSAM_ACDC",
+		"inference_allowed_mirroring_axes", pickle.NewTuple(1, 2))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -99,7 +102,7 @@ func TestPublishedCheckpoint(t *testing.T) {
 		t.Fatal(err)
 	}
 	size := [3]int{5, 20, 18}
-	image := Image{Channels: 1, Size: size, Data: make([]float32, size[0]*size[1]*size[2])}
+	image := tiles.Image{Channels: 1, Size: size, Data: make([]float32, size[0]*size[1]*size[2])}
 	for i := range image.Data {
 		image.Data[i] = float32(i%17)/8 - 1
 	}
@@ -133,7 +136,7 @@ func TestKeptWeights(t *testing.T) {
 	c := newConstant(t)
 	c.fold(t, "0", 0.2, 0.5, 0.1, 0.2)
 	size := [3]int{4, 16, 16}
-	image := Image{Channels: 1, Size: size, Data: make([]float32, size[0]*size[1]*size[2])}
+	image := tiles.Image{Channels: 1, Size: size, Data: make([]float32, size[0]*size[1]*size[2])}
 	for i := range image.Data {
 		image.Data[i] = float32(i%17)/8 - 1
 	}

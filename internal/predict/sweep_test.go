@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"sync/atomic"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -19,6 +18,7 @@ import (
 	"masksam/internal/preprocess"
 	"masksam/internal/recipe"
 	"masksam/internal/store"
+	"masksam/internal/tiles"
 	"masksam/internal/volume"
 )
 
@@ -53,6 +53,21 @@ func ways(t *testing.T) (models []*Model) {
 	return models
 }
 
+// scaled scores each patch by its own values.
+type scaled struct {
+	channels, heads, size int
+	plus                  float32
+}
+
+func (s scaled) Scores(patches []float32, n int) ([]float32, error) {
+	out := make([]float32, n*s.heads*s.size)
+	for i := range out {
+		patch, head, voxel := i/(s.heads*s.size), i/s.size%s.heads, i%s.size
+		out[i] = patches[(patch*s.channels+head%s.channels)*s.size+voxel]*float32(head+1)/3 + float32(voxel)*1e-3 + s.plus
+	}
+	return out, nil
+}
+
 // Whatever sizes, patches, steps, flips, folds, labels and resampling there are, and however little memory sums may take:
 // labels and probabilities are to the last bit those of all folds one after the other, all scores at once, and all classes
 // at once.
@@ -60,13 +75,12 @@ func TestSweepIsExact(t *testing.T) {
 	t.Parallel()
 	models := ways(t)
 	dir := t.TempDir()
-	most := new(atomic.Int64)
 	bounded := false
 	rapid.Check(t, func(t *rapid.T) {
 		m := rapid.SampledFrom(models).Draw(t, "model")
 		heads := m.Dataset.Labels.Heads()
-		w := Window{Step: rapid.Float64Range(0.3, 1).Draw(t, "step"), Batch: rapid.IntRange(0, 5).Draw(t, "batch")}
-		image := Image{Channels: rapid.IntRange(1, 2).Draw(t, "channels")}
+		w := tiles.Window{Step: rapid.Float64Range(0.3, 1).Draw(t, "step"), Batch: rapid.IntRange(0, 5).Draw(t, "batch")}
+		image := tiles.Image{Channels: rapid.IntRange(1, 2).Draw(t, "channels")}
 		for d, n := range [3]int{14, 6, 6} {
 			w.Patch[d] = rapid.IntRange(1, 4).Draw(t, "patch")
 			image.Size[d] = rapid.IntRange(1, n).Draw(t, "size")
@@ -97,14 +111,16 @@ func TestSweepIsExact(t *testing.T) {
 			ShapeBeforeCropping: before, BBox: p.properties.BBox, ShapeAfterCropping: p.properties.BBox.Size()}
 
 		folds := rapid.IntRange(1, 4).Draw(t, "folds")
-		network := func(fold int) Network {
-			return late{image.Channels, heads, w.Patch[0] * w.Patch[1] * w.Patch[2], float32(fold), true, new(atomic.Int64), most}
+		network := func(fold int) tiles.Network {
+			return scaled{image.Channels, heads, w.Patch[0] * w.Patch[1] * w.Patch[2], float32(fold)}
 		}
 		want := make([]float32, heads*voxels)
 		for fold := range folds {
-			inOrder(t, w, network(fold), image, want)
+			if err := accumulate(t.Context(), w, network(fold), image, want, nil); err != nil {
+				t.Fatal(err)
+			}
 		}
-		if err := mean(want, want, folds); err != nil {
+		if err := tiles.Mean(want, want, folds); err != nil {
 			t.Fatal(err)
 		}
 		labels, err := preprocess.Labels(m.prepare, want, image.Size, p.properties, false)
@@ -118,14 +134,14 @@ func TestSweepIsExact(t *testing.T) {
 		}
 		defer x.close()
 		bytes := float64(rapid.IntRange(0, 14).Draw(t, "slices"))
-		s := newSums(w.order(image.Size).fit(folds, 1, bytes, x.Keeps), heads, image.Size)
-		least := w.order(image.Size).sweep(folds, 1, x.Keeps).depth
-		if s.depth > image.Size[0] || float64(s.depth) > bytes && s.depth > least {
-			t.Fatalf("%d slices of %d, %v fit, %d are needed", s.depth, image.Size[0], bytes, least)
+		s := tiles.NewSums(w.Order(image.Size).Fit(folds, 1, bytes, x.Keeps), heads, image.Size)
+		least := w.Order(image.Size).Sweep(folds, 1, x.Keeps).Depth
+		if s.Depth > image.Size[0] || float64(s.Depth) > bytes && s.Depth > least {
+			t.Fatalf("%d slices of %d, %v fit, %d are needed", s.Depth, image.Size[0], bytes, least)
 		}
-		bounded = bounded || s.depth < image.Size[0] && folds > 1
+		bounded = bounded || s.Depth < image.Size[0] && folds > 1
 		ready, free := make(chan int, image.Size[0]), make(chan int, image.Size[0])
-		s.ready, s.free = ready, free
+		s.Ready, s.Free = ready, free
 		exported := make(chan error)
 		go func() {
 			all, err := x.run(s, ready, free)
@@ -135,9 +151,9 @@ func TestSweepIsExact(t *testing.T) {
 			exported <- err
 		}()
 		done := 0
-		for _, leg := range s.legs {
-			net := network(leg.fold)
-			if err := w.accumulate(t.Context(), []Network{net, net}, image, s, leg, func(n int) { done += n }); err != nil {
+		for _, leg := range s.Legs {
+			net := network(leg.Fold)
+			if err := w.Accumulate(t.Context(), []tiles.Network{net, net}, image, s, leg, func(n int) { done += n }); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -175,32 +191,5 @@ func TestSweepIsExact(t *testing.T) {
 	}
 	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
 		t.Errorf("left on disk: %v, %v", left, err)
-	}
-}
-
-// The sums of a long image are those of about a patch's slices, for each fold; a spline along the first axis needs all.
-func TestSweepIsShort(t *testing.T) {
-	local := func(complete int) int { return max(complete-1, 0) }
-	all := func(complete int) int {
-		if complete < 800 {
-			return 0
-		}
-		return 800
-	}
-	w := Window{Patch: [3]int{64, 128, 128}, Step: 0.5, Mirror: []int{0, 1, 2}, Batch: 4}
-	o := w.order([3]int{800, 512, 512})
-	for _, c := range []struct {
-		folds, most int
-		keeps       func(int) int
-	}{{1, 65, local}, {2, 100, local}, {5, 200, local}, {1, 800, all}} {
-		if s := o.sweep(c.folds, 1, c.keeps); s.depth > c.most || s.depth < c.most*3/4 {
-			t.Errorf("%d folds: %d slices at a time, want %d at most", c.folds, s.depth, c.most)
-		}
-	}
-	if s := o.fit(5, 1, 900, local); s.depth != 800 || len(s.legs) != 5 {
-		t.Errorf("with room for all: %d slices, %d changes of the fold", s.depth, len(s.legs))
-	}
-	if s := o.fit(5, 1, 600, local); s.depth != 600 || len(s.legs) >= len(o.sweep(5, 1, local).legs) {
-		t.Errorf("with room for 600 slices: %d, %d changes of the fold", s.depth, len(s.legs))
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"sync"
 
 	"masksam/internal/imageio"
+	"masksam/internal/tiles"
 )
 
 // Volume labels one image that lies in memory and was checked (dataset.CheckImage), whose channels it gives up: labels
@@ -18,7 +19,7 @@ func (m *Model) Volume(ctx context.Context, im *imageio.Image, t Tiling, tick fu
 	if err != nil {
 		return nil, err
 	}
-	p, o := &pending{Image{r.Channels, r.Size, r.Image}, r.Properties}, Options{Tiling: t}
+	p, o := &pending{tiles.Image{Channels: r.Channels, Size: r.Size, Data: r.Image}, r.Properties}, Options{Tiling: t}
 	x, err := m.export("", p, o)
 	if err != nil {
 		return nil, err

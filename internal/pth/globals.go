@@ -28,6 +28,10 @@ func NumPy() pickle.Table {
 	return t
 }
 
+// storageClasses are the classes of storages by the types of their elements.
+var storageClasses = map[DType]string{Float64: "DoubleStorage", Float32: "FloatStorage", Float16: "HalfStorage", BFloat16: "BFloat16Storage",
+	Int64: "LongStorage", Int32: "IntStorage", Int16: "ShortStorage", Int8: "CharStorage", Uint8: "ByteStorage", Bool: "BoolStorage"}
+
 func table() pickle.Table {
 	t := NumPy()
 	t.Add("_rebuild_tensor_v2", pickle.Global{Call: rebuildTensor2}, "torch._utils")
@@ -35,9 +39,8 @@ func table() pickle.Table {
 	t.Add("_rebuild_parameter", pickle.Global{Call: rebuildParameter}, "torch._utils")
 	t.Add("device", pickle.Global{Call: device}, "torch")
 	t.Add("Size", pickle.Global{Call: size}, "torch")
-	for class, dtype := range map[string]DType{"Float": Float32, "Half": Float16, "BFloat16": BFloat16, "Double": Float64, "Long": Int64,
-		"Int": Int32, "Short": Int16, "Char": Int8, "Byte": Uint8, "Bool": Bool} {
-		t.Add(class+"Storage", pickle.Global{Data: storageClass{dtype}}, "torch")
+	for dtype, class := range storageClasses {
+		t.Add(class, pickle.Global{Data: storageClass{dtype}}, "torch")
 	}
 	t.Add("UntypedStorage", pickle.Global{Data: storageClass{}}, "torch.storage")
 	for _, dtype := range slices.Concat(slices.Sorted(maps.Keys(itemSizes)), []DType{"complex32", "complex64", "complex128",

@@ -10,6 +10,7 @@ import (
 
 	"masksam/internal/dataset"
 	"masksam/internal/machine"
+	"masksam/internal/masksam"
 	"masksam/internal/remedy"
 	"masksam/internal/torch"
 )
@@ -117,7 +118,7 @@ func (r Recipe) Splits(s Split) error {
 // computed twice (-1), that is nothing. Frozen weights are in no checkpoint on the way, and on the device only
 // in the type of the precision.
 func (r Recipe) StepPeak(precision string, dev torch.Device, batches int, split Split) Peak {
-	n, replicas := r.Network, max(split.Replicas, 1)
+	replicas := max(split.Replicas, 1)
 	here := float64(ceil(replicas, max(split.Devices, 1)))
 	samples := r.Batch / max(r.Train.Accumulate, 1)
 	share := ceil(samples, replicas)
@@ -125,10 +126,13 @@ func (r Recipe) StepPeak(precision string, dev torch.Device, batches int, split 
 	if replicas > 1 && split.Devices <= 1 {
 		smaller = float64(share*replicas - samples)
 	}
-	if dev == torch.CPU { // masksam.Replicas.Each
+	if dev == torch.CPU { // which computes one after the other
 		share, smaller = 1, 0
 	}
-	all, trained := n.Count()
+	if u := r.UNet; u != nil && dev == torch.CPU && u.waits() { // for the whole batch
+		share = ceil(samples, replicas)
+	}
+	all, trained := r.count()
 	weights := single * float64(all)
 	gradients := single * float64(trained)
 	narrow := narrows(precision, dev)
@@ -147,10 +151,9 @@ func (r Recipe) StepPeak(precision string, dev torch.Device, batches int, split 
 	if r.Train.Average > 0 {
 		average = gradients
 	}
-	voxels := float64(n.Frames) * float64(n.Height) * float64(n.Width)
 	p := Peak{
 		{Name: Program, Host: program},
-		{Name: "batches ahead", Host: float64(batches*r.Batch) * voxels * float64(single*n.Channels+1)},
+		{Name: "batches ahead", Host: float64(batches*r.Batch) * r.voxels() * float64(single*r.Channels()+1)},
 		{Name: "a checkpoint in the making", Host: 2 * (gradients + average + moments)},
 		{Name: Weights, Device: kept},
 		{Name: "optimiser and average", Device: moments + average},
@@ -159,13 +162,34 @@ func (r Recipe) StepPeak(precision string, dev torch.Device, batches int, split 
 	if narrow {
 		p = append(p, PeakPart{Name: "trained weights in " + precision, Device: here * gradients / 2})
 	}
-	of := pass{Batch: share, Train: true, Recompute: max(r.Train.Recompute, 0), Narrow: narrow, CPU: dev == torch.CPU}
-	p = p.add(here-smaller, memory(n, r.Loss, of))
+	of := masksam.Pass{Batch: share, Train: true, Recompute: max(r.Train.Recompute, 0), Narrow: narrow, CPU: dev == torch.CPU}
+	p = p.add(here-smaller, r.pass(of))
 	if smaller > 0 {
 		of.Batch--
-		p = p.add(smaller, memory(n, r.Loss, of))
+		p = p.add(smaller, r.pass(of))
 	}
 	return p
+}
+
+// pass predicts a pass of the recipe's network.
+func (r Recipe) pass(of masksam.Pass) []masksam.Share {
+	if r.UNet != nil {
+		return r.UNet.pass(r.Patch, of)
+	}
+	return masksam.Memory(r.Network, r.Loss, of)
+}
+
+// count is the number of values of the network's parameters, and of those that train.
+func (r Recipe) count() (all, trained int) {
+	if r.UNet != nil {
+		return r.UNet.count()
+	}
+	return r.Network.Count()
+}
+
+// voxels are those of a patch.
+func (r Recipe) voxels() float64 {
+	return float64(r.Patch[0]) * float64(r.Patch[1]) * float64(r.Patch[2])
 }
 
 func ceil(a, b int) int { return (a + b - 1) / b }
@@ -182,6 +206,9 @@ func (r *Recipe) Spare(precision string, dev torch.Device, batches int, split Sp
 	fits := func(s Split) bool { return r.StepPeak(precision, dev, batches, s).Without(Program).Need(dev) <= bytes }
 	least := split
 	least.Replicas = max(split.Devices, split.Replicas, 1)
+	if r.Train.Recompute < 0 && r.UNet != nil {
+		r.Train.Recompute = 0
+	}
 	if r.Train.Recompute < 0 {
 		r.Train.Recompute = sort.Search(r.Network.Encoder.Depth+1, func(n int) bool {
 			r.Train.Recompute = n
@@ -204,6 +231,9 @@ var classes = map[string]int{"acdc": 4, "synapse": 14, "amos": 16}
 // Published is the recipe resolved as for the data set that it was published for; one that is for any needs a patch. The
 // stages of a plan are nnU-Net's usual ones: two convolutions, and flat kernels where the patch is flat.
 func (r Recipe) Published() (Recipe, error) {
+	if r.UNet != nil {
+		return r, remedy.Add(fmt.Errorf("recipe %s takes its network from the dataset", r.Short), "name one with ", remedy.Dataset)
+	}
 	if r.Patch == [3]int{} {
 		return r, remedy.Add(fmt.Errorf("recipe %s takes its patch from the dataset", r.Short), "name one with ", remedy.Dataset,
 			", or give a patch with ", remedy.Set.With("patch=[T,H,W]"))
@@ -238,21 +268,19 @@ func Planned(roots dataset.Roots, name, plansName, configuration string) (r Reci
 
 // PassPeak predicts what a pass of prediction takes over so many patches, beside the case's scores.
 func (r Recipe) PassPeak(precision string, dev torch.Device, patches int) Peak {
-	n := r.Network
-	all, _ := n.Count()
-	voxels := float64(patches) * float64(n.Frames) * float64(n.Height) * float64(n.Width)
+	all, _ := r.count()
 	p := Peak{
 		{Name: Program, Host: program},
-		{Name: "patches and their scores", Host: single * voxels * float64(n.Channels+n.Classes)},
+		{Name: "patches and their scores", Host: single * float64(patches) * r.voxels() * float64(r.Channels()+r.Heads())},
 		{Name: Weights, Device: single * float64(all)},
 	}
-	return p.add(1, memory(n, r.Loss, pass{Batch: patches, Narrow: narrows(precision, dev), CPU: dev == torch.CPU}))
+	return p.add(1, r.pass(masksam.Pass{Batch: patches, Narrow: narrows(precision, dev), CPU: dev == torch.CPU}))
 }
 
 const single = 4 // bytes of a float32
 
 // add adds what so many passes take at the same time.
-func (p Peak) add(passes float64, parts []share) Peak {
+func (p Peak) add(passes float64, parts []masksam.Share) Peak {
 	for _, part := range parts {
 		i := slices.IndexFunc(p, func(q PeakPart) bool { return q.Name == part.Name })
 		if i < 0 {
@@ -284,7 +312,7 @@ func (r Recipe) Sparing() (advice []any) {
 	if r.Train.Accumulate < r.Batch {
 		add(fmt.Sprintf("accumulate=%d", r.Batch))
 	}
-	if n := r.Network.Encoder.Depth + 1; r.Train.Recompute < n {
+	if n := r.Network.Encoder.Depth + 1; r.UNet == nil && r.Train.Recompute < n {
 		add(fmt.Sprintf("recompute=%d", n))
 	}
 	if advice != nil {

@@ -13,6 +13,7 @@ import (
 
 	"masksam/internal/atomicfile"
 	"masksam/internal/dataset"
+	"masksam/internal/jsonpath"
 	"masksam/internal/masksam"
 	"masksam/internal/plan"
 	"masksam/internal/remedy"
@@ -33,6 +34,9 @@ func (r Recipe) Into(p *plan.Plans, ds *dataset.Dataset) (*plan.Plans, *Recipe, 
 	if err != nil {
 		return nil, nil, fmt.Errorf("recipe %s: %w", r.Name, err)
 	}
+	if r.UNet != nil {
+		return r.unetInto(p, c, ds)
+	}
 	kernels, convs, err := c.Stages()
 	if err != nil {
 		return nil, nil, fmt.Errorf("recipe %s: plans %s: %w", r.Name, p.PlansName, err)
@@ -41,15 +45,22 @@ func (r Recipe) Into(p *plan.Plans, ds *dataset.Dataset) (*plan.Plans, *Recipe, 
 		return nil, nil, fmt.Errorf("%s: %w", p.DatasetName, err)
 	}
 	out := p.Clone(r.Plans)
-	for _, v := range []struct {
-		key   string
-		value any
-	}{{"batch_size", r.Batch}, {plansKey, r}, {"patch_size", r.Patch}} {
-		if err := out.Put(configuration, v.key, v.value); err != nil {
-			return nil, nil, err
+	return out, &r, put(out, entry{"batch_size", r.Batch}, entry{plansKey, r}, entry{"patch_size", r.Patch})
+}
+
+type entry struct {
+	key   string
+	value any
+}
+
+// put sets entries of the configuration that recipes' plans are made in.
+func put(p *plan.Plans, entries ...entry) error {
+	for _, e := range entries {
+		if err := p.Put(configuration, e.key, e.value); err != nil {
+			return err
 		}
 	}
-	return out, &r, nil
+	return nil
 }
 
 // Of is the recipe that a configuration holds, with what was edited by hand beside it. dir is the folder of the plans. note
@@ -63,15 +74,15 @@ func Of(p *plan.Plans, c *plan.Configuration, dir string) (r Recipe, note string
 	if !held {
 		return r, "", noRecipe(p, c, dir)
 	}
-	tree, err := parse(text)
+	tree, err := jsonpath.Parse(text)
 	if err == nil {
-		err = misfit(plansKey, reflect.TypeFor[Recipe](), tree)
+		err = jsonpath.Misfit(plansKey, reflect.TypeFor[Recipe](), tree)
 	}
 	if err == nil {
 		err = decode(tree, &r)
 	}
 	if err == nil {
-		if n := &r.Network; n.Start == "" && !n.TrainAll { // plans of an earlier version
+		if n := &r.Network; r.UNet == nil && n.Start == "" && !n.TrainAll { // plans of an earlier version
 			n.Start = masksam.StartReference
 			if named, err := Find(r.Name); err == nil {
 				r.SAM = named.SAM
@@ -145,15 +156,19 @@ func noRecipe(p *plan.Plans, c *plan.Configuration, dir string) error {
 }
 
 // follow lets patch_size and batch_size of a configuration win over the recipe that it holds: they are what is edited by
-// hand. The network is resolved again for another patch; canvas and angles that came from the old patch then come from the
+// hand. MaskSAM is resolved again for another patch; canvas and angles that came from the old patch then come from the
 // new one.
 func (r *Recipe) follow(c *plan.Configuration) error {
 	r.Batch = c.BatchSize
-	if slices.Equal(r.Patch[:], c.PatchSize) {
+	if r.UNet == nil && slices.Equal(r.Patch[:], c.PatchSize) {
 		return nil
 	}
 	if len(c.PatchSize) != 3 {
 		return fmt.Errorf("patch_size %v: a recipe's patch has three axes", c.PatchSize)
+	}
+	if r.UNet != nil {
+		r.Patch = [3]int(c.PatchSize)
+		return r.UNet.follow(c, r.Patch)
 	}
 	d := Data{Patch: r.Patch, Channels: r.Network.Channels, Classes: r.Network.Classes}
 	if named, err := Find(r.Name); err == nil {
@@ -207,7 +222,14 @@ func Trained(trainer string, p *plan.Plans, c *plan.Configuration, ds *dataset.D
 
 // fixed is what a plan fixes of a recipe, as text.
 func (r Recipe) fixed() string {
-	text, err := json.Marshal([]any{r.Name, r.Patch, r.Batch, r.SAM, r.Network})
+	var architecture any
+	if u := r.UNet; u != nil {
+		if err := json.Unmarshal(u.Architecture, &architecture); err != nil {
+			panic(err) // as the plans have it
+		}
+		architecture = []any{architecture, u.Norm, u.Features}
+	}
+	text, err := json.Marshal([]any{r.Name, r.Patch, r.Batch, r.SAM, r.Network, architecture})
 	if err != nil {
 		panic(err) // plain data
 	}

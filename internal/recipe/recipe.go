@@ -1,9 +1,10 @@
-// Package recipe holds the ways to train MaskSAM: the published ones and one for machines without a GPU, as data beside
-// each other (recipes.go); how a hyper-parameter is overridden, how a recipe is completed for a dataset, and how it goes
+// Package recipe holds the ways to train: those of MaskSAM, the published ones and one for machines without a GPU, as data
+// beside each other (recipes.go), and those of nnU-Net's trainers (trainers.go); how a hyper-parameter is overridden, how a recipe is completed for a dataset, and how it goes
 // into plans.json and comes out again with all else that a training needs.
 package recipe
 
 import (
+	"cmp"
 	"fmt"
 	"regexp"
 	"slices"
@@ -11,10 +12,11 @@ import (
 
 	"masksam/internal/augment"
 	"masksam/internal/masksam"
+	"masksam/internal/plan"
 	"masksam/internal/torch"
 )
 
-// Recipe is everything that makes one published or own way to train MaskSAM. In plans.json and in checkpoints it is
+// Recipe is everything that makes one published or own way to train. In plans.json and in checkpoints it is
 // resolved: completed for a dataset.
 type Recipe struct {
 	Name  string `json:"name"`  // trainer name, as after -tr
@@ -37,20 +39,24 @@ type Train struct {
 	Iterations    int            `json:"iterations"`     // training steps per epoch
 	ValIterations int            `json:"val_iterations"` // validation steps per epoch
 	Minutes       float64        `json:"minutes"`        // wall-time budget of training; 0: none
-	Optimizer     string         `json:"optimizer"`      // sgd or adamw
+	Optimizer     string         `json:"optimizer"`      // sgd, adamw or adam
 	LR            float64        `json:"lr"`
 	Momentum      float64        `json:"momentum"` // of sgd
 	Nesterov      bool           `json:"nesterov"`
-	Beta1         float64        `json:"beta1"` // of adamw
+	Beta1         float64        `json:"beta1"` // of adamw and adam
 	Beta2         float64        `json:"beta2"`
 	Eps           float64        `json:"eps"`
+	AMSGrad       bool           `json:"amsgrad"` // of adamw and adam: the largest second moment so far is taken
 	WeightDecay   float64        `json:"weight_decay"`
+	Schedule      string         `json:"schedule"`      // poly or cosine; empty: poly
 	Power         float64        `json:"power"`         // of the poly schedule lr·(1-p)^power
 	PerStep       bool           `json:"per_step"`      // p advances every step, not every epoch
 	Warmup        int            `json:"warmup"`        // steps of linear warm-up
+	WarmupEpochs  int            `json:"warmup_epochs"` // of linear warm-up, before the schedule begins
 	Clip          float64        `json:"clip"`          // global gradient norm; 0: none
 	Average       float64        `json:"average"`       // decay of the weights' moving average; 0: none
 	Foreground    float64        `json:"foreground"`    // share of patches forced onto foreground
+	ByChance      bool           `json:"by_chance"`     // each patch is, with that probability; else the last ones of a batch
 	Precision     string         `json:"precision"`     // auto, float32, bf16 or float16
 	Accumulate    int            `json:"accumulate"`    // parts that a batch is computed in, one after the other; 0: 1
 	Recompute     int            `json:"recompute"`     // what is computed twice for memory (masksam.Net); -1: as little as fits
@@ -70,10 +76,15 @@ func (t Train) NewOptimizer(params []*torch.Tensor) (*torch.Optimizer, error) {
 	switch t.Optimizer {
 	case "sgd":
 		return torch.NewOptimizer(torch.SGD{Momentum: t.Momentum, WeightDecay: t.WeightDecay, Nesterov: t.Nesterov}, params), nil
-	case "adamw":
-		return torch.NewOptimizer(torch.AdamW{Beta1: t.Beta1, Beta2: t.Beta2, Eps: t.Eps, WeightDecay: t.WeightDecay}, params), nil
+	case "adamw", "adam":
+		return torch.NewOptimizer(torch.AdamW{Beta1: t.Beta1, Beta2: t.Beta2, Eps: t.Eps, WeightDecay: t.WeightDecay,
+			Coupled: t.Optimizer == "adam", AMSGrad: t.AMSGrad}, params), nil
 	}
-	return nil, fmt.Errorf("optimizer %q is neither sgd nor adamw", t.Optimizer)
+	return nil, errOptimizer(t.Optimizer)
+}
+
+func errOptimizer(name string) error {
+	return fmt.Errorf("optimizer %q is none of sgd, adamw, adam", name)
 }
 
 // FixedSplit is a recipe's own split of the cases, used for every fold, as in the published trainers.
@@ -122,7 +133,23 @@ func (f *FixedSplit) Match(cases []string) (train, val []string, ok bool) {
 }
 
 // All lists all recipes, the published ones first.
-func All() []Recipe { return []Recipe{ACDC(), Synapse(), AMOS(), Small()} }
+func All() []Recipe { return []Recipe{ACDC(), Synapse(), AMOS(), Small(), UNetSmall()} }
+
+// Choose names trainer and plans for a recipe, a trainer of nnU-Net, or neither, and plans, or none: a recipe has its own, a
+// trainer nnU-Net's. With neither they are those of small; with plans alone any trainer, which is empty, will do.
+func Choose(name, plans string) (trainer, its string, err error) {
+	if name == "" && plans != "" {
+		return "", plans, nil
+	}
+	r, err := Find(cmp.Or(name, Small().Short))
+	if err == nil {
+		return r.Name, cmp.Or(plans, r.Plans), nil
+	}
+	if strings.HasPrefix(name, "nnUNet") {
+		return name, cmp.Or(plans, plan.DefaultPlans), CheckTrainer(name)
+	}
+	return "", "", fmt.Errorf("%w, and nnU-Net's trainers", err)
+}
 
 // Find finds a recipe by trainer name (MaskSAM_ACDC) or short name (acdc).
 func Find(name string) (Recipe, error) {

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"masksam/internal/jsonpath"
 	"masksam/internal/masksam"
 
 	"pgregory.net/rapid"
@@ -157,7 +158,7 @@ func TestAugmentation(t *testing.T) {
 		}
 		fields["p_noise"] = json.Number("0.3") // edited by hand
 		var old Recipe
-		if err := misfit(plansKey, reflect.TypeFor[Recipe](), any(now)); err != nil {
+		if err := jsonpath.Misfit(plansKey, reflect.TypeFor[Recipe](), any(now)); err != nil {
 			t.Errorf("old plans: %v", err)
 		}
 		if err := decode(now, &old); err != nil {

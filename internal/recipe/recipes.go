@@ -8,6 +8,7 @@ import (
 	"masksam/internal/augment"
 	"masksam/internal/masksam"
 	"masksam/internal/sam"
+	"masksam/internal/unet"
 )
 
 var k3 = [3]int{3, 3, 3}
@@ -162,6 +163,21 @@ func Small() Recipe {
 				PGamma: 0.2, PGammaInv: 0.05, Gamma: [2]float64{0.7, 1.5},
 			},
 		},
+	}
+}
+
+// UNetSmall is a U-Net of nnU-Net's kind that a workstation without GPU trains from scratch; patch and strides come from the
+// dataset.
+func UNetSmall() Recipe {
+	t := Small().Train
+	t.Epochs, t.Iterations, t.ValIterations, t.LR, t.Clip = 100, 100, 5, 2e-3, 12
+	t.Augment.Rotate = nil
+	return Recipe{
+		Name: "UNet_Small", Short: "unet-small", Plans: "nnUNetPlans_unet_small",
+		Batch: 2,
+		UNet: &UNet{Features: []int{16, 32, 64, 128}, Ignore: -1, DeepSupervision: true,
+			Loss: unet.Loss{CE: 1, Dice: 1, Smooth: 1e-5}},
+		Train: t,
 	}
 }
 

@@ -72,8 +72,16 @@ func (r *Recipe) resolve(d Data) error {
 // known whole (masksam.Config.Validate).
 func (r *Recipe) check() error {
 	t, l := &r.Train, &r.Loss
-	if !slices.Contains([]string{"sgd", "adamw"}, t.Optimizer) {
-		return fmt.Errorf("optimizer %q is neither sgd nor adamw", t.Optimizer)
+	if !slices.Contains([]string{"sgd", "adamw", "adam"}, t.Optimizer) {
+		return errOptimizer(t.Optimizer)
+	}
+	if !slices.Contains([]string{"", "poly", "cosine"}, t.Schedule) {
+		return fmt.Errorf("schedule %q is neither poly nor cosine", t.Schedule)
+	}
+	if r.UNet != nil {
+		if err := r.UNet.check(r.Patch); err != nil {
+			return err
+		}
 	}
 	if err := checkPrecision(t.Precision); err != nil {
 		return err
@@ -100,6 +108,7 @@ func (r *Recipe) check() error {
 		{"weight_decay", t.WeightDecay, 0, most, "at least 0"},
 		{"power", t.Power, 0, most, "at least 0"},
 		{"warmup", float64(t.Warmup), 0, most, "at least 0"},
+		{"warmup_epochs", float64(t.WarmupEpochs), 0, most, "at least 0"},
 		{"clip", t.Clip, 0, most, "at least 0"},
 		{"average", t.Average, 0, below, "at least 0 and below 1"},
 		{"foreground", t.Foreground, 0, 1, "0 to 1"},

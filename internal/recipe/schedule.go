@@ -19,10 +19,20 @@ func (t Train) Fraction(epoch, steps int, minutes float64) float64 {
 // Tired tells whether patience ends the training: so many epochs brought no new best average.
 func (t Train) Tired(stale int) bool { return t.Patience > 0 && stale >= t.Patience }
 
-// Rate is lr·(1−p)^power for progress p, which stands still during an epoch unless the recipe says PerStep,
-// times the linear warm-up over the first steps (the step counts from 0). With neither it is nnU-Net's poly schedule.
+// Rate is lr·(1−p)^power for progress p, or lr·(1+cos(πp))/2 of the cosine schedule. p stands still during an epoch unless
+// the recipe says PerStep. It is times the linear warm-up over the first steps (the step counts from 0). Without that, it is
+// nnU-Net's poly schedule. Over epochs of warm-up the rate rises linearly, and the schedule has the rest (nnU-Net's
+// Lin_incr_LRScheduler and PolyLRScheduler_offset).
 func (t Train) Rate(step int, p float64) float64 {
+	if w := float64(t.WarmupEpochs) / float64(t.Epochs); p < w {
+		return t.LR * min(1+p*float64(t.Epochs), float64(t.WarmupEpochs)) / float64(t.WarmupEpochs)
+	} else if w > 0 && w < 1 {
+		p = (p - w) / (1 - w)
+	}
 	lr := t.LR * math.Pow(1-p, t.Power)
+	if t.Schedule == "cosine" {
+		lr = t.LR * (1 + math.Cos(math.Pi*p)) / 2
+	}
 	if step < t.Warmup {
 		lr *= float64(step+1) / float64(t.Warmup)
 	}

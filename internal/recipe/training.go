@@ -1,6 +1,8 @@
 package recipe
 
 import (
+	"cmp"
+	"encoding/json"
 	"fmt"
 	"path/filepath"
 	"slices"
@@ -19,7 +21,7 @@ type Options struct {
 	Dataset       string // number or name
 	Plans         string // plans identifier: the file PLANS.json in the folder of the preprocessed dataset
 	Configuration string
-	Trainer       string        // trainer or short name that the plans must be of; empty: any
+	Trainer       string        // trainer or short name that the plans must be of, or one of nnU-Net's; empty: any
 	Set           []string      // KEY=VALUE, of training only
 	Budget        time.Duration // of wall time in place of the recipe's; 0: the recipe's
 }
@@ -40,8 +42,8 @@ type Training struct {
 	Notes         []string     // what is to be known of the recipe, for the log
 }
 
-// Open reads what a training needs and refuses what cannot be trained: plans without a recipe or of another trainer,
-// overrides of what the plans fix, regions, cases that are not preprocessed.
+// Open reads what a training needs and refuses what cannot be trained: plans of another trainer, overrides of what the
+// plans fix, regions where the network is MaskSAM, cases that are not preprocessed.
 func Open(o Options) (*Training, error) {
 	name, err := o.Roots.Name(o.Dataset)
 	if err != nil {
@@ -58,15 +60,8 @@ func Open(o Options) (*Training, error) {
 	if t.Dataset, err = dataset.Read(t.Dir); err != nil {
 		return nil, err
 	}
-	if _, ignore := t.Dataset.Labels.Ignore(); t.Dataset.Labels.HasRegions() || ignore {
-		return nil, fmt.Errorf("%s: dataset.json declares regions or an ignore label; MaskSAM trains on plain label maps", name)
-	}
-	var note string
-	if t.Recipe, note, err = Of(t.Plans, t.Configuration, t.Dir); err != nil {
+	if err := t.choose(o.Trainer); err != nil {
 		return nil, err
-	}
-	if note != "" {
-		t.Notes = append(t.Notes, note)
 	}
 	if err := t.open(o.Plans); err != nil {
 		return nil, err
@@ -74,23 +69,97 @@ func Open(o Options) (*Training, error) {
 	if err := t.override(o); err != nil {
 		return nil, err
 	}
-	n := &t.Recipe.Network
-	channels := t.Configuration.Channels(t.Dataset)
-	if before := t.Configuration.PreviousStage; before != "" && n.Channels != channels {
-		err := fmt.Errorf("plans %s: configuration %s is a cascade, whose images of %d channels get one more for each of the %d labels "+
-			"that %s saw; the network of recipe %s takes %d", t.Plans.PlansName, t.Configuration.Name, len(t.Dataset.Channels),
-			channels-len(t.Dataset.Channels), before, t.Recipe.Short, n.Channels)
-		return nil, remedy.Add(err, "train one that is none with ", remedy.Configuration.With(configuration))
-	}
-	if heads := t.Dataset.Labels.Heads(); n.Classes != heads || n.Channels != channels {
-		err := fmt.Errorf("plans %s are for %d channels and %d classes, dataset.json has %d and %d", t.Plans.PlansName,
-			n.Channels, n.Classes, channels, heads)
-		return nil, remedy.Add(err, "plan the dataset again with ", howToPlan(name, o.Plans).With(remedy.Clean))
-	}
-	if err := n.Validate(); err != nil {
-		return nil, fmt.Errorf("%s, plans %s: %w", name, t.Plans.PlansName, err)
+	if err := t.fits(o.Plans); err != nil {
+		return nil, err
 	}
 	return t, nil
+}
+
+// choose sets the recipe: the one that the plans hold, or that of a trainer of nnU-Net, which is also taken where they hold none
+// and no other is asked for.
+func (t *Training) choose(trainer string) (err error) {
+	var text json.RawMessage
+	held, err := t.Configuration.Extra(plansKey, &text)
+	if err != nil {
+		return err
+	}
+	ofNNUNet := strings.HasPrefix(trainer, "nnUNet")
+	if held {
+		var note string
+		if t.Recipe, note, err = Of(t.Plans, t.Configuration, t.Dir); err != nil {
+			return err
+		}
+		if note != "" {
+			t.Notes = append(t.Notes, note)
+		}
+	}
+	switch {
+	case held && (!ofNNUNet || t.Recipe.UNet == nil):
+	case !held && trainer != "" && !ofNNUNet:
+		return noRecipe(t.Plans, t.Configuration, t.Dir)
+	default:
+		trainer = cmp.Or(trainer, DefaultTrainer)
+		if err := CheckTrainer(trainer); err != nil {
+			return err
+		}
+		if t.Recipe, err = OfUNet(trainer, t.Plans, t.Configuration, t.Dataset); err == nil {
+			err = t.Recipe.check()
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", t.Name, err)
+		}
+	}
+	labels := t.Dataset.Labels
+	_, ignore := labels.Ignore()
+	switch {
+	case t.Recipe.UNet != nil && t.Labels() > 256:
+		return fmt.Errorf("%s: dataset.json has %d labels, training takes 256", t.Name, t.Labels())
+	case t.Recipe.UNet != nil:
+	case labels.HasRegions():
+		err = fmt.Errorf("%s: dataset.json declares regions, which may overlap; MaskSAM gives each of its masks one class, and trains "+
+			"on plain label maps", t.Name)
+	case ignore:
+		err = fmt.Errorf("%s: dataset.json declares an ignore label; MaskSAM matches whole masks, and trains on labels of all voxels",
+			t.Name)
+	}
+	if err != nil {
+		return remedy.Add(err, "train a U-Net with ", remedy.Trainer.With(DefaultTrainer), " ", remedy.Plans.With(plan.DefaultPlans))
+	}
+	return nil
+}
+
+// Labels is the number of values that a label map may have, from 0 on, the ignore label included.
+func (t *Training) Labels() int {
+	all := t.Dataset.Labels.All()
+	n := all[len(all)-1] + 1
+	if ignore, ok := t.Dataset.Labels.Ignore(); ok {
+		n = max(n, ignore+1)
+	}
+	return n
+}
+
+// fits refuses a recipe that is not for the dataset.
+func (t *Training) fits(plansName string) error {
+	r := t.Recipe
+	channels := t.Configuration.Channels(t.Dataset)
+	if before := t.Configuration.PreviousStage; before != "" && r.Channels() != channels {
+		err := fmt.Errorf("plans %s: configuration %s is a cascade, whose images of %d channels get one more for each of the %d labels "+
+			"that %s saw; the network of recipe %s takes %d", t.Plans.PlansName, t.Configuration.Name, len(t.Dataset.Channels),
+			channels-len(t.Dataset.Channels), before, r.Short, r.Channels())
+		return remedy.Add(err, "train one that is none with ", remedy.Configuration.With(configuration))
+	}
+	if heads := t.Dataset.Labels.Heads(); r.Heads() != heads || r.Channels() != channels {
+		err := fmt.Errorf("plans %s are for %d channels and %d classes, dataset.json has %d and %d", t.Plans.PlansName,
+			r.Channels(), r.Heads(), channels, heads)
+		return remedy.Add(err, "plan the dataset again with ", howToPlan(t.Name, plansName).With(remedy.Clean))
+	}
+	if r.UNet != nil {
+		return nil // checked when it was made
+	}
+	if err := r.Network.Validate(); err != nil {
+		return fmt.Errorf("%s, plans %s: %w", t.Name, t.Plans.PlansName, err)
+	}
+	return nil
 }
 
 // override sets what a run may set, which leaves the plan's network, patch and batch alone.
@@ -112,6 +181,9 @@ func (t *Training) override(o Options) error {
 	}
 	if r.fixed() != before {
 		err := fmt.Errorf("%s changes the network, patch or batch, which the plans %s fix", strings.Join(o.Set, " "), o.Plans)
+		if _, wrong := Find(r.Name); wrong != nil {
+			return err // nnU-Net's own plans
+		}
 		return remedy.Add(err, "give it to ",
 			remedy.Run("plan", t.Name).With(remedy.Trainer.With(r.Short), remedy.Set.With("KEY=VALUE")))
 	}

@@ -12,21 +12,18 @@ import (
 
 	"masksam/internal/card"
 	"masksam/internal/machine"
-	"masksam/internal/model"
+	"masksam/internal/modelzip"
 	"masksam/internal/weights"
 )
 
 // Installed tells which models came from a zip, and what can be done with them; predict is the command line that predicts
 // with one.
-func Installed(w io.Writer, models []model.Unpacked, predict func(m model.Unpacked) string) error {
+func Installed(w io.Writer, models []modelzip.Unpacked, predict func(m modelzip.Unpacked) string) error {
 	p := newPage(w)
 	for _, m := range models {
 		p.line(m.Dir)
 		next := predict(m)
-		switch {
-		case m.Kind == weights.NNUNet:
-			next = "none yet: it is a network of nnU-Net's own, which this program keeps and exports, and does not run"
-		case m.Problem != "":
+		if m.Problem != "" {
 			next = "none: " + m.Problem
 		}
 		p.fields("kind", kinds[m.Kind], "folds", strings.Join(m.Folds, " "), "use", next, "earlier",
@@ -54,7 +51,7 @@ func facts(m *card.Model) []string {
 		network += fmt.Sprintf(", %s of them trained", millions(m.Network.Trained))
 	}
 	training := ""
-	if r := m.Recipe; r != nil {
+	if r := m.Recipe; r != nil && r.Train.Epochs > 0 {
 		training = fmt.Sprintf("recipe %s: %d epochs at most of %d steps, %s, learning rate %g", r.Short, r.Train.Epochs,
 			r.Train.Iterations, r.Train.Optimizer, r.Train.LR)
 	}

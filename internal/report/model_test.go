@@ -7,7 +7,7 @@ import (
 	"testing"
 
 	"masksam/internal/card"
-	"masksam/internal/model"
+	"masksam/internal/modelzip"
 	"masksam/internal/plan"
 	"masksam/internal/weights"
 )
@@ -57,15 +57,15 @@ func TestCard(t *testing.T) {
 // What came from a zip is told with what can be done with it.
 func TestInstalled(t *testing.T) {
 	var page bytes.Buffer
-	err := Installed(&page, []model.Unpacked{{Dir: "a", Kind: weights.MaskSAM, Folds: []string{"0", "all"}, Earlier: "old/a"},
-		{Dir: "b", Kind: weights.NNUNet, Problem: "x"}, {Dir: "c", Kind: weights.MaskSAM, Problem: "its plans are of a later version"}},
-		func(m model.Unpacked) string { return "use " + m.Dir })
+	err := Installed(&page, []modelzip.Unpacked{{Dir: "a", Kind: weights.MaskSAM, Folds: []string{"0", "all"}, Earlier: "old/a"},
+		{Dir: "b", Kind: weights.NNUNet}, {Dir: "c", Kind: weights.MaskSAM, Problem: "its plans are of a later version"}},
+		func(m modelzip.Unpacked) string { return "use " + m.Dir })
 	if err != nil {
 		t.Fatal(err)
 	}
 	lines := strings.Split(page.String(), "\n")
 	for i, want := range []string{"a", "kind a MaskSAM checkpoint", "folds 0 all", "use use a", "earlier the model that was there is kept in old/a",
-		"b", "kind an nnU-Net checkpoint", "use none yet: it is a network of nnU-Net's own", "c", "kind a MaskSAM checkpoint", "use none: its plans are of"} {
+		"b", "kind an nnU-Net checkpoint", "use use b", "c", "kind a MaskSAM checkpoint", "use none: its plans are of"} {
 		if !slices.ContainsFunc(lines, func(line string) bool { return strings.HasPrefix(strings.Join(strings.Fields(line), " "), want) }) {
 			t.Errorf("line %d, %q, is missing:\n%s", i, want, page.String())
 		}

@@ -19,16 +19,14 @@ func Moving(average, mean Number) Number {
 	return 0.9*average + 0.1*mean
 }
 
-// Counts are the hard true positives, false positives and false negatives of the foreground classes 1 … K−1.
+// Counts are the hard true positives, false positives and false negatives of the foreground classes 1 … K−1, or of regions.
 type Counts struct{ tp, fp, fn []int }
 
-// NewCounts are those of a network with so many classes, background included.
-func NewCounts(classes int) Counts {
-	return Counts{make([]int, classes-1), make([]int, classes-1), make([]int, classes-1)}
-}
+// NewCounts are those of so many classes or regions.
+func NewCounts(n int) Counts { return Counts{make([]int, n), make([]int, n), make([]int, n)} }
 
-// Add counts voxels by their predicted and true label. A predicted label is below the number of classes.
-func (c Counts) Add(predicted []int64, truth []uint8) {
+// Compare counts voxels by their predicted and true label. A predicted label is at most the number of classes.
+func (c Counts) Compare(predicted []int64, truth []uint8) {
 	for i, p := range predicted {
 		t := int64(truth[i])
 		switch {
@@ -42,6 +40,15 @@ func (c Counts) Add(predicted []int64, truth []uint8) {
 				c.fn[t-1]++
 			}
 		}
+	}
+}
+
+// Add adds those of other voxels.
+func (c Counts) Add(tp, fp, fn []int) {
+	for i := range c.tp {
+		c.tp[i] += tp[i]
+		c.fp[i] += fp[i]
+		c.fn[i] += fn[i]
 	}
 }
 

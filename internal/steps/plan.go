@@ -295,12 +295,12 @@ func (o RecipeOptions) into(plans *plan.Plans, ds *dataset.Dataset, r recipe.Rec
 		return nil, nil, fmt.Errorf("recipe %s: %w", r.Name, err)
 	}
 	patch := r.Patch
-	if patch == [3]int{} {
+	if patch == [3]int{} && r.UNet == nil {
 		median, spacing := [3]float64(full.MedianSize), [3]float64(full.Spacing)
 		cell := r.Network.Encoder.Patch
 		patch = plan.ChoosePatch(median, spacing, [3]int{1, cell, cell}, patchSlices, patchVoxels)
 	}
-	if o.Name == "" && (o.Patch != nil || o.Batch != nil) { // as the published recipes' plans are named
+	if o.Name == "" && r.UNet == nil && (o.Patch != nil || o.Batch != nil) { // as the published recipes' plans are named
 		r.Plans = fmt.Sprintf("nnUNetPlans_%d_%d_%d_b%d", patch[0], patch[1], patch[2], r.Batch)
 	}
 	r.Patch = patch

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 namespace kernels {
 namespace {
@@ -228,7 +229,8 @@ void row_norm_back(const RowNorm<T> &k, const T *x, const T *g, T *gx, T *dgamma
 }
 
 template <typename T> bool invertible(T gamma, T beta, T slope) {
-  return slope > 0 && gamma != 0 && std::abs(gamma) >= std::abs(beta) / 64;
+  constexpr T least = std::numeric_limits<T>::min() / std::numeric_limits<T>::epsilon(); // below, values of the result lack digits
+  return slope > 0 && std::abs(gamma) >= least && std::abs(gamma) >= std::abs(beta) / 64;
 }
 
 #define INSTANCES(T)                                                                                                     \

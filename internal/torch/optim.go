@@ -78,12 +78,22 @@ func (r SGD) step(in []*Tensor, _ []int, lr float64) {
 }
 
 // AdamW is Adam with decoupled weight decay (Loshchilov & Hutter 2019) as PyTorch's AdamW.
-type AdamW struct{ Beta1, Beta2, Eps, WeightDecay float64 }
+type AdamW struct {
+	Beta1, Beta2, Eps, WeightDecay float64
+	Coupled                        bool // the weight decay is added to the gradient: PyTorch's Adam
+	AMSGrad                        bool // the largest second moment so far takes the place of the second moment
+}
 
-func (r AdamW) buffers() []string { return []string{"exp_avg", "exp_avg_sq"} }
+func (r AdamW) buffers() []string {
+	names := []string{"exp_avg", "exp_avg_sq"}
+	if r.AMSGrad {
+		names = append(names, "max_exp_avg_sq")
+	}
+	return names
+}
 
 func (r AdamW) step(in []*Tensor, steps []int, lr float64) {
-	inPlace(C.op_AdamWStep, in, steps, lr, r.Beta1, r.Beta2, r.Eps, r.WeightDecay)
+	inPlace(C.op_AdamWStep, in, steps, lr, r.Beta1, r.Beta2, r.Eps, r.WeightDecay, float64(flag(r.Coupled)), float64(flag(r.AMSGrad)))
 }
 
 // Optimizer updates parameters from the gradients collected in them.

@@ -15,11 +15,13 @@ func TestOptimizers(t *testing.T) {
 	for _, rule := range []Rule{
 		SGD{Momentum: 0.99, WeightDecay: 3e-5, Nesterov: true}, SGD{Momentum: 0.9},
 		SGD{}, AdamW{Beta1: 0.9, Beta2: 0.999, Eps: 1e-8, WeightDecay: 0.1},
+		AdamW{Beta1: 0.9, Beta2: 0.999, Eps: 1e-8, WeightDecay: 0.1, Coupled: true},
+		AdamW{Beta1: 0.9, Beta2: 0.9, Eps: 1e-8, WeightDecay: 0.1, AMSGrad: true},
 	} {
 		do(t, Mode{Grad: true}, func(s *Scope) {
 			p, idle := normal(s, r, Float64, n), ones(s, Float64, 1)
 			p.SetRequiresGrad(true)
-			want, m, v := p.Float64s(), make([]float64, n), make([]float64, n)
+			want, m, v, most := p.Float64s(), make([]float64, n), make([]float64, n), make([]float64, n)
 			o := NewOptimizer(rule, []*Tensor{idle, p})
 			defer func() { o.Free() }()
 			for step := 1; step <= 4; step++ {
@@ -39,11 +41,20 @@ func TestOptimizers(t *testing.T) {
 						want[i] -= lr * d
 					case AdamW:
 						k := float64(step)
-						want[i] *= 1 - lr*rule.WeightDecay
-						m[i] = rule.Beta1*m[i] + (1-rule.Beta1)*g[i]
-						v[i] = rule.Beta2*v[i] + (1-rule.Beta2)*g[i]*g[i]
+						d := g[i]
+						if rule.Coupled {
+							d += rule.WeightDecay * want[i]
+						} else {
+							want[i] *= 1 - lr*rule.WeightDecay
+						}
+						m[i] = rule.Beta1*m[i] + (1-rule.Beta1)*d
+						v[i] = rule.Beta2*v[i] + (1-rule.Beta2)*d*d
+						second := v[i]
+						if most[i] = max(most[i], v[i]); rule.AMSGrad {
+							second = most[i]
+						}
 						mhat := m[i] / (1 - math.Pow(rule.Beta1, k))
-						want[i] -= lr * mhat / (math.Sqrt(v[i])/math.Sqrt(1-math.Pow(rule.Beta2, k)) + rule.Eps)
+						want[i] -= lr * mhat / (math.Sqrt(second)/math.Sqrt(1-math.Pow(rule.Beta2, k)) + rule.Eps)
 					}
 				}
 				o.ZeroGrad()

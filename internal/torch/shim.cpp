@@ -1504,24 +1504,32 @@ OP(SGDStep) {
   });
 }
 
-// in: parameter, first moment, second moment, …; ints: each parameter's step,
-// counted from 1; nums: lr, beta1, beta2, eps, weight decay.
+// in: parameter, first moment, second moment and, with AMSGrad, the largest second moment, …; ints: each parameter's step,
+// counted from 1; nums: lr, beta1, beta2, eps, weight decay, whether it is added to the gradient (Adam), AMSGrad.
 OP(AdamWStep) {
   const double lr = c.nums[0], b1 = c.nums[1], b2 = c.nums[2], eps = c.nums[3], decay = c.nums[4];
+  const bool coupled = c.nums[5] != 0, largest = c.nums[6] != 0;
+  const int each = largest ? 4 : 3;
   const auto all = c.all();
   variable_list grads;
-  for (int i = 0; i + 2 < c.nin; i += 3) grads.push_back(all[i].grad());
+  for (int i = 0; i + each <= c.nin; i += each) grads.push_back(all[i].grad());
   const auto root = [&](int64_t i) { return std::sqrt(1 - std::pow(b2, double(c.ints[i]))); };
   const auto rate = [&](int64_t i) { return lr / (1 - std::pow(b1, double(c.ints[i]))); };
   Pieces pieces;
-  for (int i = 0; i + 2 < c.nin; i += 3) {
-    const auto &p = all[i], &m = all[i + 1], &v = all[i + 2], &g = grads[i / 3];
-    if (!g.defined() || pieces.add({&p, &g, &m, &v}, i / 3)) continue;
-    p.mul_(1 - lr * decay);
+  for (int i = 0; i + each <= c.nin; i += each) {
+    const auto &p = all[i], &m = all[i + 1], &v = all[i + 2];
+    const int k = i / each;
+    auto g = grads[k];
+    if (!g.defined() || (!coupled && !largest && pieces.add({&p, &grads[k], &m, &v}, k))) continue;
+    if (coupled)
+      g = at::add(g, p, decay);
+    else
+      p.mul_(1 - lr * decay);
     m.mul_(b1).add_(g, 1 - b1);
     v.mul_(b2).addcmul_(g, g, 1 - b2);
-    auto denom = v.sqrt().div_(root(i / 3)).add_(eps);
-    p.addcdiv_(m, denom, -rate(i / 3));
+    if (largest) all[i + 3].copy_(at::max(all[i + 3], v));
+    auto denom = all[i + each - 1].sqrt().div_(root(k)).add_(eps);
+    p.addcdiv_(m, denom, -rate(k));
   }
   pieces([&](int64_t, const auto &piece, auto **p) {
     using T = std::decay_t<decltype(**p)>;

@@ -1,9 +1,12 @@
 package torch
 
 import (
+	"math"
 	"math/rand/v2"
 	"slices"
 	"testing"
+
+	"pgregory.net/rapid"
 )
 
 // Gradients through parts that are computed again are those through the whole graph, and nothing is computed again where no
@@ -75,6 +78,86 @@ func TestTapeWithoutUse(t *testing.T) {
 		tape.Backward(s, s.Sum(s.MulScalar(w, 2)))
 		if got := w.Grad().Float32s(); !slices.Equal(got, []float32{2, 2}) {
 			t.Errorf("gradient %v", got)
+		}
+	})
+}
+
+// Drawn parts, each of some results of the parts before, give the gradients of the whole graph, and all that their
+// computation makes is freed.
+func TestDrawnTapes(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		type node struct{ in, weights, used []int }
+		pick := func(n, least int, name string) []int {
+			return rapid.SliceOfN(rapid.IntRange(0, n-1), least, 3).Draw(t, name)
+		}
+		var nodes []node
+		for i := range rapid.IntRange(1, 6).Draw(t, "parts") {
+			nodes = append(nodes, node{pick(1+2*i, 1, "in"), pick(3, 0, "weights"), pick(2, 0, "in the loss")})
+		}
+		nodes[len(nodes)-1].used = []int{1}
+		seed, frozen := rapid.Uint64().Draw(t, "seed"), rapid.IntRange(0, 3).Draw(t, "frozen")
+		run := func(tape *Tape) (all []float64) {
+			err := Do(Mode{Grad: true}, func(s *Scope) error {
+				r := rand.New(rand.NewPCG(seed, 1))
+				var ws []*Tensor
+				for i := range 3 {
+					ws = append(ws, s.MulScalar(normal(s, r, Float32, 8, 8), 0.3))
+					ws[i] = leaves(s, ws[i:])[0]
+					ws[i].SetRequiresGrad(i != frozen)
+				}
+				known, loss := []*Tensor{s.GELU(s.Linear(normal(s, r, Float32, 5, 8), ws[0], nil))}, s.Sum(s.Add(ws[0], ws[1]))
+				for _, n := range nodes {
+					var xs []*Tensor
+					trains := false
+					for _, i := range n.in {
+						xs = append(xs, known[i])
+					}
+					for _, i := range n.weights {
+						trains = trains || i != frozen
+					}
+					ys := tape.PartN(s, xs, trains, func(c *Scope, xs []*Tensor) []*Tensor {
+						y := xs[0]
+						for _, x := range xs[1:] {
+							y = c.Mul(y, c.Sigmoid(x))
+						}
+						for _, i := range n.weights {
+							y = c.GELU(c.Linear(y, ws[i], nil))
+						}
+						return []*Tensor{c.Sin(y), c.AddScalar(y, 1)}
+					})
+					known = append(known, ys...)
+					for _, i := range n.used {
+						loss = s.Add(loss, s.Sum(s.Cos(ys[i])))
+					}
+				}
+				tape.Backward(s, loss)
+				for i, w := range ws {
+					if (w.Grad() != nil) && i == frozen {
+						t.Fatalf("weight %d is frozen and has a gradient", i)
+					}
+					if w.Grad() != nil {
+						all = append(all, w.Grad().Float64s()...)
+					}
+				}
+				return nil
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return all
+		}
+		before := Live()
+		want, got := run(nil), run(new(Tape))
+		if n := Live(); n != before {
+			t.Fatalf("%d tensors live, %d before", n, before)
+		}
+		if len(got) != len(want) {
+			t.Fatalf("%d gradients, want %d", len(got), len(want))
+		}
+		for i, w := range want {
+			if !(math.Abs(got[i]-w) <= 1e-5*max(1, greatest(want))) {
+				t.Fatalf("gradient %d is %v, want %v", i, got[i], w)
+			}
 		}
 	})
 }

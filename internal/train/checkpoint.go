@@ -64,7 +64,7 @@ func (l *learner) save(path string, st state) error {
 	}
 	st.Recomputed = 0
 	if l.recipe.Train.Recompute < 0 {
-		st.Recomputed = l.net.Recompute
+		st.Recomputed = l.objective.Recompute(-1)
 	}
 	text, err := json.Marshal(st)
 	if err != nil {
@@ -84,7 +84,7 @@ func (l *learner) save(path string, st state) error {
 		tensors = append(tensors, checkpoint.Float32Tensor(name, data, t.Shape()...))
 	})
 	if err == nil && model.CheckpointName(path) == model.Final {
-		tensors = append(tensors, l.start.FrozenTensors(l.net.Params)...)
+		tensors = append(tensors, l.start.FrozenTensors(l.params())...)
 	}
 	if err == nil && broken != "" {
 		err = fmt.Errorf("%s has values that are not finite or beyond use: %w", broken, errLost)
@@ -115,7 +115,7 @@ func (l *learner) resume(path string) (state, error) {
 		slog.Info("batches are computed in parts, as before, for want of memory", "parts", st.Parts)
 	}
 	if l.recipe.Train.Recompute < 0 { // as before, where memory allows: another number rounds otherwise
-		l.net.Recompute = max(l.net.Recompute, st.Recomputed)
+		l.objective.Recompute(max(l.objective.Recompute(-1), st.Recomputed))
 	}
 	return st, nil
 }

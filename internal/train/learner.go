@@ -9,6 +9,7 @@ import (
 	"masksam/internal/masksam"
 	"masksam/internal/model"
 	"masksam/internal/nn"
+	"masksam/internal/objective"
 	"masksam/internal/recipe"
 	"masksam/internal/runlog"
 	"masksam/internal/solver"
@@ -21,11 +22,10 @@ type learner struct {
 	start     *model.Start  // has the frozen weights
 	device    torch.Device
 	seed      uint64
-	net       *masksam.Net
-	replicas  *masksam.Replicas // of net
-	peers     nn.Peers          // other processes that compute the rest of each batch; nil: none
-	first     int               // sample of each batch that this process computes
-	criterion *masksam.Criterion
+	net       nn.Network
+	objective objective.Objective // of net and its replicas
+	peers     nn.Peers            // other processes that compute the rest of each batch; nil: none
+	first     int                 // sample of each batch that this process computes
 	*solver.Solver
 	agreed   bool // the peers have computed the step: this program alone can no longer repeat it
 	autocast torch.DType
@@ -34,47 +34,38 @@ type learner struct {
 }
 
 func newLearner(r recipe.Recipe, start *model.Start, dev torch.Device, seed uint64) (*learner, error) {
-	net, err := start.Network(r.Network, dev, seed)
+	net, err := start.Network(dev, seed)
 	if err != nil {
 		return nil, err
 	}
-	net.Recompute = max(r.Train.Recompute, 0)
-	l := &learner{recipe: r, start: start, device: dev, seed: seed, net: net, criterion: masksam.NewCriterion(r.Loss, r.Network),
-		autocast: torch.Float32}
-	if l.Solver, err = solver.New(r, net.Params.Trainable()); err != nil {
+	l := &learner{recipe: r, start: start, device: dev, seed: seed, net: net, autocast: torch.Float32}
+	if l.Solver, err = solver.New(r, l.params().Trainable()); err != nil {
 		net.Free()
 		return nil, err
 	}
-	if err := l.spread([]torch.Device{dev}, 1); err != nil {
+	if l.objective, err = objective.New(r, net, dev); err != nil {
 		l.free()
 		return nil, err
 	}
+	l.objective.Recompute(max(r.Train.Recompute, 0))
 	return l, nil
 }
 
 func (l *learner) free() {
 	l.Solver.Free()
-	if l.replicas != nil {
-		l.replicas.Free()
+	if l.objective != nil {
+		l.objective.Free()
 	}
 	l.net.Free()
 }
 
-// spread lets so many replicas of the network compute a batch from here on, on devices of which the learner's is the first.
-// Copies are of the weights as they are now; those that train are brought up to date later, others are not.
-func (l *learner) spread(devices []torch.Device, replicas int) (err error) {
-	if l.replicas != nil {
-		l.replicas.Free()
-	}
-	l.replicas, err = masksam.NewReplicas(l.net, devices, replicas, max(torch.Threads()/replicas, 1))
-	return err
-}
+func (l *learner) params() *nn.Params { return l.net.Parameters() }
 
 // narrow keeps the frozen weights in the type that the autocast would cast them to at every step.
 func (l *learner) narrow() error {
 	return torch.Do(torch.Mode{}, func(s *torch.Scope) error {
-		for _, net := range l.replicas.Nets() {
-			net.Params.Narrow(s, l.autocast, func(p *nn.Param) bool { return l.start.Holds(p.Name) })
+		for _, net := range l.objective.Networks() {
+			net.Parameters().Narrow(s, l.autocast, func(p *nn.Param) bool { return l.start.Holds(p.Name) })
 		}
 		return nil
 	})
@@ -82,13 +73,13 @@ func (l *learner) narrow() error {
 
 // widen is the inverse of narrow.
 func (l *learner) widen() error {
-	return torch.Do(torch.Mode{}, func(s *torch.Scope) error { return l.net.Params.Widen(s, l.start.FrozenValues) })
+	return torch.Do(torch.Mode{}, func(s *torch.Scope) error { return l.params().Widen(s, l.start.FrozenValues) })
 }
 
-// batch is the computation of a step on a batch. It, with its sampled points, depends on the seed and the step's key alone.
-func (l *learner) batch(b *feed.Batch, key uint64) masksam.Step {
-	return masksam.Step{Criterion: l.criterion, Replicas: l.replicas, Scaler: l.Scaler, Parts: l.recipe.Train.Accumulate,
-		Peers: l.peers, Points: masksam.NewPoints(l.seed, key, l.first+len(b.Cases), l.recipe.Network.Frames).Skip(l.first)}
+// batch is what a step computes of a batch. It depends on the seed and the step's key alone.
+func (l *learner) batch(b *feed.Batch, key uint64) objective.Batch {
+	return objective.Batch{Images: b.Image, Labels: b.Seg, Samples: len(b.Cases), Seed: l.seed, Key: key, First: l.first,
+		Parts: l.recipe.Train.Accumulate, Scaler: l.Scaler, Peers: l.peers, Agreed: func() { l.agreed = true }}
 }
 
 // trainingKey is the key of a training step's points; those of validation are odd.
@@ -99,10 +90,7 @@ func trainingKey(step int) uint64 { return uint64(step) << 1 }
 func (l *learner) gradients(s *torch.Scope, b *feed.Batch, step int) (loss float64, ok bool, err error) {
 	l.Optimizer.ZeroGrad()
 	l.told, l.agreed = unknown(), false
-	of := l.batch(b, trainingKey(step))
-	defer of.Points.Free()
-	of.Agreed = func() { l.agreed = true }
-	loss, terms, err := of.Gradients(s, b.Image, b.Seg)
+	loss, terms, err := l.objective.Gradients(s, l.batch(b, trainingKey(step)))
 	l.told.add(terms)
 	if err != nil || !masksam.Finite(loss) {
 		return loss, false, err
@@ -129,13 +117,17 @@ func (l *learner) step(b *feed.Batch, step int, lr float64) (loss float64, ok bo
 	return loss, ok, err
 }
 
-// validate gives the training criterion on a batch, not finite where the scores are not, and adds its argmax to the counts.
+// validate gives the training criterion on a batch, not finite where the scores are not, and adds what is found to the counts.
 func (l *learner) validate(b *feed.Batch, key int, c runlog.Counts) (loss float64, err error) {
-	of := l.batch(b, uint64(key)<<1|1)
-	defer of.Points.Free()
 	err = torch.Do(torch.Mode{Autocast: l.autocast}, func(s *torch.Scope) error {
-		if loss, l.labels, err = of.Validate(s, b.Image, b.Seg); err == nil && l.labels != nil {
-			c.Add(l.labels, b.Seg)
+		seen, err := l.objective.Validate(s, l.batch(b, uint64(key)<<1|1))
+		loss, l.labels = seen.Loss, seen.Labels
+		switch {
+		case err != nil || seen.Labels == nil:
+		case seen.TP != nil:
+			c.Add(seen.TP, seen.FP, seen.FN)
+		default:
+			c.Compare(seen.Labels, b.Seg)
 		}
 		return err
 	})
@@ -151,7 +143,7 @@ func (l *learner) state(see func(name string, t *torch.Tensor)) error {
 		at[l.Params[i]] = i
 	}
 	return torch.Do(torch.Mode{}, func(s *torch.Scope) error {
-		for _, p := range l.net.Params.All() {
+		for _, p := range l.params().All() {
 			if l.start.Holds(p.Name) {
 				continue
 			}
@@ -176,17 +168,17 @@ func (l *learner) load(f *checkpoint.File) error {
 		averaged := map[string]bool{}
 		ours := func(name string) bool { return !l.start.Holds(name) }
 		if l.Average != nil {
-			if err := l.net.Params.LoadSome(ours, f.Float32s); err != nil {
+			if err := l.params().LoadSome(ours, f.Float32s); err != nil {
 				return err
 			}
 			for i, p := range l.Params {
 				torch.Copy(l.Average[i], p)
 			}
-			for _, p := range l.net.Params.All() {
+			for _, p := range l.params().All() {
 				averaged[p.Name] = p.Trainable
 			}
 		}
-		err := l.net.Params.LoadSome(ours, func(name string) ([]float32, []int, error) {
+		err := l.params().LoadSome(ours, func(name string) ([]float32, []int, error) {
 			if averaged[name] {
 				name = model.TrainedPrefix + name
 			}

@@ -14,6 +14,7 @@ import (
 
 	"masksam/internal/masksam"
 	"masksam/internal/model"
+	"masksam/internal/objective"
 	"masksam/internal/recipe"
 	"masksam/internal/runlog"
 	"masksam/internal/torch"
@@ -32,7 +33,7 @@ func TestNoTensorIsLeft(t *testing.T) {
 			t.Fatal(err)
 		}
 		err := r.learner.WithAverage(func() error {
-			_, err := r.learner.validate(b, step, runlog.NewCounts(3))
+			_, err := r.learner.validate(b, step, runlog.NewCounts(2))
 			return err
 		})
 		if err == nil {
@@ -138,7 +139,7 @@ func TestChoosePrecision(t *testing.T) {
 	}
 	b.Image[0] = 0
 	l := r.learner
-	l.replicas.Forward = func(net *masksam.Net, s *torch.Scope, x *torch.Tensor) *masksam.Output {
+	l.objective.(*objective.MaskSAM).Replicas.Forward = func(net *masksam.Net, s *torch.Scope, x *torch.Tensor) *masksam.Output {
 		if l.autocast != torch.Float32 {
 			panic(&torch.Error{Op: "Linear", Msg: "no kernel for this type"})
 		}
@@ -156,7 +157,7 @@ func TestChoosePrecision(t *testing.T) {
 	if failed, tooLarge, err := l.tries(b); !strings.Contains(failed, "no kernel for this type") || tooLarge || err == nil {
 		t.Errorf("an operation that is refused: %q, too large %v, error %v", failed, tooLarge, err)
 	}
-	l.replicas.Forward = func(*masksam.Net, *torch.Scope, *torch.Tensor) *masksam.Output {
+	l.objective.(*objective.MaskSAM).Replicas.Forward = func(*masksam.Net, *torch.Scope, *torch.Tensor) *masksam.Output {
 		panic(&torch.Error{Op: "Linear", Msg: "broken"})
 	}
 	var refused *torch.Error

@@ -15,6 +15,7 @@ import (
 	"masksam/internal/masksam"
 	"masksam/internal/model"
 	"masksam/internal/nn"
+	"masksam/internal/objective"
 	"masksam/internal/progress"
 	"masksam/internal/ranks"
 	"masksam/internal/recipe"
@@ -214,7 +215,7 @@ func (r *run) advance(loss float64) {
 // are lost.
 func (r *run) validate(ctx context.Context, s *feed.Stream) (loss float64, c runlog.Counts, err error) {
 	t := r.recipe.Train
-	c = runlog.NewCounts(r.recipe.Network.Classes)
+	c = runlog.NewCounts(objective.Dice(r.recipe))
 	sum, batches := 0.0, t.ValIterations
 	if batches == 0 {
 		batches = min(r.state.Bad, 1)

@@ -135,8 +135,8 @@ func tinyRun(t testing.TB, folder string, r recipe.Recipe, cases []*feed.Source)
 		t.Fatal(err)
 	}
 	train := &feed.Loader{Cases: cases[:3], Size: 2, Patch: tinyPatch, Augment: r.Train.Augment, Foreground: 0.33,
-		Classes: 3, Seed: [2]uint64{11, 0}}
-	val := &feed.Loader{Cases: cases[3:], Size: 2, Patch: tinyPatch, Foreground: 0.33, Classes: 3, Seed: [2]uint64{11, 1}}
+		Labels: 3, Seed: [2]uint64{11, 0}}
+	val := &feed.Loader{Cases: cases[3:], Size: 2, Patch: tinyPatch, Foreground: 0.33, Labels: 3, Seed: [2]uint64{11, 1}}
 	return &run{recipe: r, folder: folder, checkpoints: true, learner: l, train: train, val: val, log: log, workers: feed.Workers{Least: 1, First: 1, Most: 2},
 		report: progress.Nop, saveAfter: saveAfter,
 		state: state{Meta: model.Meta{Version: model.MetaVersion, Recipe: r, Precision: precision}, Seed: 11, BestEMA: runlog.Number(math.NaN())}}

@@ -74,7 +74,7 @@ func (l *learner) divide() bool {
 	for parts <= batch && batch%parts != 0 {
 		parts++
 	}
-	if parts > batch || l.replicas.Each == 1 {
+	if parts > batch || l.objective.Single() {
 		return false
 	}
 	slog.Warn("a step takes more memory than there is: batches are computed in parts from here on, with the same result",

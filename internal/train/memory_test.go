@@ -17,6 +17,7 @@ import (
 
 	"masksam/internal/masksam"
 	"masksam/internal/model"
+	"masksam/internal/objective"
 	"masksam/internal/recipe"
 	"masksam/internal/remedy"
 	"masksam/internal/replay"
@@ -96,11 +97,11 @@ func (c measured) run() error {
 		b := noiseBatch(r)
 		n := r.Network
 		return torch.Do(torch.Mode{Autocast: l.autocast}, func(s *torch.Scope) error {
-			l.net.Forward(s, s.Float32s(torch.CPU, b.Image, r.Batch, n.Channels, n.Frames, n.Height, n.Width)).ClassScores(s, r.Batch).Float32s()
+			l.net.(*masksam.Net).Forward(s, s.Float32s(torch.CPU, b.Image, r.Batch, n.Channels, n.Frames, n.Height, n.Width)).ClassScores(s, r.Batch).Float32s()
 			return nil
 		})
 	}
-	if err := l.spread([]torch.Device{torch.CPU}, max(c.Replicas, 1)); err != nil {
+	if err := l.objective.Spread([]torch.Device{torch.CPU}, max(c.Replicas, 1)); err != nil {
 		return err
 	}
 	if _, ok, err := l.step(noiseBatch(r), 0, r.Train.LR); err != nil || !ok {
@@ -169,9 +170,9 @@ func TestStepWithoutMemory(t *testing.T) {
 		t.Fatal(err)
 	}
 	l, room := got.learner, 1
-	l.replicas.Each = 0 // as on a GPU
+	l.objective.(*objective.MaskSAM).Replicas.Each = 0 // as on a GPU
 	var tried []int
-	l.replicas.Forward = func(net *masksam.Net, s *torch.Scope, x *torch.Tensor) *masksam.Output {
+	l.objective.(*objective.MaskSAM).Replicas.Forward = func(net *masksam.Net, s *torch.Scope, x *torch.Tensor) *masksam.Output {
 		if tried = append(tried, x.Dim(0)); x.Dim(0) > room {
 			panic(&torch.OutOfMemory{Err: &torch.Error{Op: "Linear", Msg: "no room"}})
 		}

@@ -19,7 +19,11 @@ import (
 
 // introduce writes what a training log begins with.
 func (f *Fold) introduce() {
-	f.log.Plain("When you use this, please cite MaskSAM (ICCV 2025, arXiv 2403.14103) and nnU-Net (Nature Methods 18, 203-211, 2021).")
+	cited := "MaskSAM (ICCV 2025, arXiv 2403.14103) and "
+	if f.Recipe.UNet != nil {
+		cited = ""
+	}
+	f.log.Plain("When you use this, please cite " + cited + "nnU-Net (Nature Methods 18, 203-211, 2021).")
 	f.log.Plain()
 	f.log.Print("do_dummy_2d_data_aug:", map[bool]string{true: "True", false: "False"}[f.Recipe.Train.Augment.InPlane()])
 	for _, n := range f.notes {
@@ -35,8 +39,13 @@ func (f *Fold) introduce() {
 // startLogs begins the logs that need to know where the run goes on from.
 func (f *Fold) startLogs(r *run) {
 	var classes []string
-	for _, label := range f.Dataset.Labels.Foreground() {
-		classes = append(classes, f.Dataset.Labels.Name(label))
+	for _, region := range f.Dataset.Labels.Regions() {
+		classes = append(classes, region.Name)
+	}
+	if classes == nil {
+		for _, label := range f.Dataset.Labels.Foreground() {
+			classes = append(classes, f.Dataset.Labels.Name(label))
+		}
 	}
 	t := f.Recipe.Train
 	f.log.Start(runlog.Run{Name: fmt.Sprintf("%s %s fold %s", f.Name, filepath.Base(f.Model), f.options.Fold), Classes: classes,
@@ -49,7 +58,7 @@ func (f *Fold) debug(r *run) {
 	if err != nil {
 		host = "unknown"
 	}
-	all, trained := r.learner.net.Params.Count()
+	all, trained := r.learner.params().Count()
 	t := f.Recipe.Train
 	words := map[string]any{
 		"batch_size":                       f.Recipe.Batch,
@@ -58,7 +67,7 @@ func (f *Fold) debug(r *run) {
 		"current_epoch":                    r.state.Epoch,
 		"dataset_name":                     f.Name,
 		"device":                           f.options.Device,
-		"enable_deep_supervision":          false,
+		"enable_deep_supervision":          f.Recipe.UNet != nil && f.Recipe.UNet.DeepSupervision,
 		"fold":                             f.options.Fold,
 		"hostname":                         host,
 		"inference_allowed_mirroring_axes": t.Augment.Mirror,
@@ -75,7 +84,7 @@ func (f *Fold) debug(r *run) {
 		"plans_name":                       f.Plans.PlansName,
 		"precision":                        r.state.Precision,
 		"preprocessed_dataset_folder":      f.Store.Dir(),
-		"replicas":                         len(r.learner.replicas.Nets()),
+		"replicas":                         len(r.learner.objective.Networks()),
 		"save_every":                       t.SaveEvery,
 		"seed":                             r.state.Seed,
 		"threads":                          torch.Threads(),

@@ -105,7 +105,7 @@ func (f *Fold) begin(r *run, replicas int) (finished int, err error) {
 			runlog.Rounded(r.state.Minutes, 2))
 		r.compare(was)
 	}
-	if err := r.learner.spread(f.devices(), replicas); err != nil {
+	if err := r.learner.objective.Spread(f.devices(), replicas); err != nil {
 		return 0, err
 	}
 	if err := r.choosePrecision(f.Recipe.Train.Precision); err != nil {
@@ -119,7 +119,7 @@ func (f *Fold) begin(r *run, replicas int) (finished int, err error) {
 			return 0, err
 		}
 	}
-	all, trained := r.learner.net.Params.Count()
+	all, trained := r.learner.params().Count()
 	r.log.Print("Parameters:", all, "in all,", trained, "trained")
 	slog.Info("network", "parameters", all, "trained", trained, "patch", f.Recipe.Patch, "batch", f.Recipe.Batch)
 	return 0, nil

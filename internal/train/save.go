@@ -122,24 +122,25 @@ func (r *run) lost() error {
 	return remedy.Add(fmt.Errorf("%s: %w; %s", what, errLost, last), advice...)
 }
 
-// dump keeps the step that ended the run in the fold's folder, to be repeated alone, and gives the error why that advice.
+// dump keeps the step that ended the run in the fold's folder, to be repeated alone, and gives the error why that advice. A
+// step of a U-Net is not kept: replay repeats those of MaskSAM.
 func (r *run) dump(b *feed.Batch, why error) error {
-	if !r.checkpoints {
+	if !r.checkpoints || r.recipe.UNet != nil {
 		return why
 	}
 	st, l := &r.state, r.learner
 	step := st.Step - 1 // the state has counted it
 	path := filepath.Join(r.folder, fmt.Sprintf("skipped_step_%d%s", step, model.CheckpointExt))
 	computed := l.recipe // its parts may be more than the run's recipe has
-	computed.Train.Recompute = l.net.Recompute
+	computed.Train.Recompute = l.objective.Recompute(-1)
 	scale := 0.0
 	if l.Scaler != nil {
 		scale = l.Scaler.Scale
 	}
 	err := replay.Write(path, replay.Step{Dataset: r.dataset, Fold: st.Fold, Recipe: computed, Seed: l.seed, Step: step,
 		Points: trainingKey(step), Precision: st.Precision, Rate: st.Rate, Scale: scale, Batch: b,
-		Engine: fmt.Sprintf("libtorch %s on %v, %d threads", torch.Version(), l.device, torch.Threads())}, l.net.Params,
-		l.start.FrozenTensors(l.net.Params))
+		Engine: fmt.Sprintf("libtorch %s on %v, %d threads", torch.Version(), l.device, torch.Threads())}, l.params(),
+		l.start.FrozenTensors(l.params()))
 	if err != nil {
 		slog.Warn("the step could not be kept", "error", err)
 		return why

@@ -104,15 +104,15 @@ func TestRecomputedResumes(t *testing.T) {
 	for set, want := range map[string]int{"recompute=-1": 2, "recompute=0": 0} {
 		folder := t.TempDir()
 		run := tinyRun(t, folder, tinyRecipe(t, set), tinySources(t, tinyStore(t, 5), true))
-		run.learner.net.Recompute = 2
+		run.learner.objective.Recompute(2)
 		if err := run.save(model.Latest); err != nil {
 			t.Fatal(err)
 		}
-		run.learner.net.Recompute = 0
+		run.learner.objective.Recompute(0)
 		if _, err := run.learner.resume(model.CheckpointPath(folder, model.Latest)); err != nil {
 			t.Fatal(err)
 		}
-		if got := run.learner.net.Recompute; got != want {
+		if got := run.learner.objective.Recompute(-1); got != want {
 			t.Errorf("%s: %d blocks after resuming, want %d", set, got, want)
 		}
 	}

@@ -42,7 +42,7 @@ func steps(b *testing.B, r recipe.Recipe, precision string, replicas int) {
 		b.Fatal(err)
 	}
 	defer l.free()
-	if err := l.spread([]torch.Device{torch.CPU}, replicas); err != nil {
+	if err := l.objective.Spread([]torch.Device{torch.CPU}, replicas); err != nil {
 		b.Fatal(err)
 	}
 	l.setPrecision(precision)

@@ -48,17 +48,18 @@ func (f *Fold) share(r *run, replicas int, finished *int) error {
 		Finished  int
 		Recompute int
 		Scaler    *torch.Scaler
-	}{r.state, *finished, l.net.Recompute, l.Scaler}
+	}{r.state, *finished, l.objective.Recompute(-1), l.Scaler}
 	if err := g.ShareJSON(&now); err != nil {
 		return err
 	}
-	r.state, *finished, l.net.Recompute = now.State, now.Finished, now.Recompute
+	r.state, *finished = now.State, now.Finished
+	l.objective.Recompute(now.Recompute)
 	l.Updates, l.seed, r.train.Seed[0], r.val.Seed[0] = r.state.Updates, r.state.Seed, r.state.Seed, r.state.Seed
 	l.setPrecision(r.state.Precision)
 	l.Scaler = now.Scaler
 	err := torch.Do(torch.Mode{}, func(s *torch.Scope) error {
 		list := slices.Clone(l.Average)
-		for _, p := range l.net.Params.All() {
+		for _, p := range l.params().All() {
 			if !l.start.Holds(p.Name) {
 				list = append(list, p.Value)
 			}
@@ -81,7 +82,7 @@ func (f *Fold) share(r *run, replicas int, finished *int) error {
 	if err != nil || g.Writes() {
 		return err
 	}
-	return l.spread(f.devices(), replicas)
+	return l.objective.Spread(f.devices(), replicas)
 }
 
 // meet agrees with the other processes, before each batch, on the minutes spent, which are rank 0's, and on whether to stop,

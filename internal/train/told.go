@@ -56,11 +56,11 @@ func (r *run) show(b *feed.Batch) {
 	if labels == nil || !r.log.WantsPicture() {
 		return
 	}
-	n := r.recipe.Network
-	plane := n.Height * n.Width
-	frame := (len(b.Cases)-1)*n.Frames + n.Frames/2
-	first := ((len(b.Cases)-1)*n.Channels*n.Frames + n.Frames/2) * plane // of the first channel
-	s := draw.Slice{Width: n.Width, Height: n.Height, Image: b.Image[first:][:plane], Truth: make([]int32, plane),
+	frames, height, width := r.recipe.Patch[0], r.recipe.Patch[1], r.recipe.Patch[2]
+	plane := height * width
+	frame := (len(b.Cases)-1)*frames + frames/2
+	first := ((len(b.Cases)-1)*r.recipe.Channels()*frames + frames/2) * plane // of the first channel
+	s := draw.Slice{Width: width, Height: height, Image: b.Image[first:][:plane], Truth: make([]int32, plane),
 		Pred: make([]int32, plane)}
 	for i := range plane {
 		s.Truth[i], s.Pred[i] = int32(b.Seg[frame*plane+i]), int32(labels[frame*plane+i])

@@ -142,7 +142,8 @@ func (f *Fold) Train(ctx context.Context, last func(meta model.Meta, net nn.Netw
 		return 0, err
 	}
 	defer l.free()
-	l.net.Recompute, l.first = recompute, first
+	l.objective.Recompute(recompute)
+	l.first = first
 	r := &run{recipe: f.Recipe, dataset: f.Name, folder: f.Folder, checkpoints: !f.options.NoCheckpoints && g.Writes(), learner: l, group: g,
 		log: f.log, workers: workers, report: f.options.Progress, saveAfter: saveAfter}
 	if r.train, r.val, err = f.loaders([2]int{first, first + own.Batch}); err != nil {

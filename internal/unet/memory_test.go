@@ -89,7 +89,10 @@ func TestBytes(t *testing.T) {
 				got, want := a.Bytes(l), mostHeld(t, fn)
 				what := fmt.Sprintf("%s, train %v: predicted %.1f MB, measured %.1f MB: %.2f", name, l.Train, got/1e6, want/1e6, got/want)
 				most := 1.25
-				if a.Norm == "batch" { // of one sample, whose maps need not be put in another order
+				if !l.Train { // which may find memory that was resident before
+					most = 1.7
+				}
+				if a.Norm == "batch" && l.Train { // of one sample, whose maps need not be put in another order
 					most = 1.45
 				}
 				if t.Log(what); got < 0.95*want || got > most*want {

@@ -409,9 +409,11 @@ func (n *Net) trace(s *torch.Scope, x *torch.Tensor, outputs int, see func(name 
 			x = s.Inner(func(s *torch.Scope) *torch.Tensor {
 				up := n.lift(s, j, below)
 				below.Free()
-				return n.run(s, stage, up, skip)
+				y := n.run(s, stage[:1], up, skip)
+				up.Free()
+				skip.Free()
+				return n.run(s, stage[1:], y)
 			})
-			skip.Free()
 			skips = skips[:at]
 			see(fmt.Sprintf("decoder.stages.%d", j), x)
 			if i := len(n.decoder) - 1 - j; i < len(heads) {

@@ -206,7 +206,7 @@ func Convert(in, out string) error {
 			return fmt.Errorf("%s: %w", in, err)
 		}
 		if len(text) <= maxOther {
-			meta["other"] = string(text)
+			meta[otherKey] = string(text)
 		}
 	}
 	meta["source"], meta["source_sha256"], meta["kind"] = filepath.Base(in), sum, string(f.kind)

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -11,6 +12,7 @@ import (
 
 	"masksam/internal/pickle"
 	"masksam/internal/pth"
+	"masksam/internal/pyjson"
 )
 
 // nests are the keys under which programs put a network's weights beside other things: nnU-Net, Lightning and others.
@@ -176,13 +178,13 @@ func (f *File) settle(found []named) error {
 	}
 	f.restore()
 	if wrapped > 0 {
-		f.note("%d names begin with module. or _orig_mod., which wrappers of PyTorch add; these parts are left out", wrapped)
+		f.warn("%d names begin with module. or _orig_mod., which wrappers of PyTorch add; these parts are left out", wrapped)
 	}
 	if same > 0 {
 		f.note("%d names mean a tensor that has another name; each tensor is taken once", same)
 	}
 	if len(differ) > 0 {
-		f.note("%d tensors differ between their names (%q …); the last one in the file is taken, as PyTorch does", len(differ), differ[0])
+		f.warn("%d tensors differ between their names (%q …); the last one in the file is taken, as PyTorch does", len(differ), differ[0])
 	}
 	return nil
 }
@@ -190,18 +192,60 @@ func (f *File) settle(found []named) error {
 // aliasesKey is, in the metadata of a converted file, JSON of the names that were dropped, to the names that were kept.
 const aliasesKey = "aliases"
 
-// restore takes up the dropped names of a converted file. In a file of another program the key may mean anything.
+// otherKey is, in the metadata of a converted file, JSON of what the file beside its tensors held.
+const otherKey = "other"
+
+// restore takes up the dropped names of a converted file, and what it held beside its tensors. In a file of another program the
+// keys may mean anything.
 func (f *File) restore() {
-	var dropped map[string]string
-	text, ok := f.meta[aliasesKey].(string)
-	if !ok || f.pth != nil || json.Unmarshal([]byte(text), &dropped) != nil {
+	if f.pth != nil {
 		return
 	}
-	for name, kept := range dropped {
-		if f.find(name) == nil && f.tensors[kept] != nil {
-			f.aliases[name] = kept
+	var dropped map[string]string
+	if text, ok := f.meta[aliasesKey].(string); ok && json.Unmarshal([]byte(text), &dropped) == nil {
+		for name, kept := range dropped {
+			if f.find(name) == nil && f.tensors[kept] != nil {
+				f.aliases[name] = kept
+			}
 		}
 	}
+	text, _ := f.meta[otherKey].(string)
+	other, err := pyjson.ParseObject([]byte(text))
+	if err != nil || f.meta["source_sha256"] == nil {
+		return
+	}
+	f.said = maps.Clone(f.meta)
+	for key, v := range asMap(other) {
+		if f.said[key] == nil {
+			f.said[key] = v
+		}
+	}
+}
+
+// asMap makes Metadata's values of an object.
+func asMap(o *pyjson.Object) map[string]any {
+	out := map[string]any{}
+	for _, key := range o.Keys() {
+		v, _ := o.Get(key)
+		out[key] = asPlain(v)
+	}
+	return out
+}
+
+func asPlain(v any) any {
+	switch v := v.(type) {
+	case *pyjson.Object:
+		return asMap(v)
+	case []any:
+		out := make([]any, len(v))
+		for i := range v {
+			out[i] = asPlain(v[i])
+		}
+		return out
+	case int:
+		return int64(v)
+	}
+	return v
 }
 
 func sameData(a, b *tensor) (bool, error) {

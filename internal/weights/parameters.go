@@ -9,16 +9,16 @@ import (
 // samPart is what stands before SAM's own names in a network of MaskSAM.
 const samPart = "sam_model."
 
-// storedName is the file's name for a parameter of a network of MaskSAM: SAM's files lack the part before it.
+// storedName is the file's name for a parameter of a network: SAM's files lack the part before it.
 func (f *File) storedName(parameter string) (string, bool) {
-	if f.find(samPart+"image_encoder.pos_embed") == nil {
+	if f.kind != NNUNet && f.find(samPart+"image_encoder.pos_embed") == nil {
 		inner, ok := strings.CutPrefix(parameter, samPart)
 		return inner, ok && f.find(inner) != nil
 	}
 	return parameter, f.find(parameter) != nil
 }
 
-// HasParameter tells whether the file has the values of a parameter of a network of MaskSAM. SAM's files have those
+// HasParameter tells whether the file has the values of a parameter of a network. SAM's files have those
 // below sam_model.
 func (f *File) HasParameter(name string) bool {
 	_, ok := f.storedName(name)

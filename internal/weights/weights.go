@@ -32,18 +32,20 @@ type tensor struct {
 
 // File is an open file of weights. Its methods may be called at the same time.
 type File struct {
-	path    string
-	closer  io.Closer
-	pth     *pth.File // nil for safetensors
-	stored  []named   // of safetensors
-	names   []string
-	tensors map[string]*tensor
-	aliases map[string]string // names that were dropped, to the names that were kept
-	kind    Kind
-	meta    map[string]any
-	notes   []string
-	raw     *os.File // the same file, for its digest
-	digest  func() (string, error)
+	path     string
+	closer   io.Closer
+	pth      *pth.File // nil for safetensors
+	stored   []named   // of safetensors
+	names    []string
+	tensors  map[string]*tensor
+	aliases  map[string]string // names that were dropped, to the names that were kept
+	kind     Kind
+	meta     map[string]any // of a safetensors file: texts
+	said     map[string]any // meta, with what the file that was converted said; nil: meta
+	notes    []string
+	warnings []string // those of the notes that tell of an unusual file
+	raw      *os.File // the same file, for its digest
+	digest   func() (string, error)
 }
 
 // Open opens a safetensors or PyTorch file that holds weights by name: in itself, or under network_weights, state_dict
@@ -196,6 +198,11 @@ func (f *File) note(format string, values ...any) {
 	f.notes = append(f.notes, fmt.Sprintf(format, values...))
 }
 
+func (f *File) warn(format string, values ...any) {
+	f.note(format, values...)
+	f.warnings = append(f.warnings, f.notes[len(f.notes)-1])
+}
+
 // Names are the tensors' names, in the order of a PyTorch file, sorted of a safetensors file, which has no order.
 func (f *File) Names() []string { return slices.Clone(f.names) }
 
@@ -237,11 +244,20 @@ func (f *File) Kind() Kind { return f.kind }
 // Notes say in sentences what was done to names on the way: prefixes that were left out, aliases that disagree.
 func (f *File) Notes() []string { return slices.Clone(f.notes) }
 
-// Metadata is what the file holds beside tensors. Of a safetensors file: its metadata, texts. Of a PyTorch file: the
+// Warnings are those of the notes that tell of an unusual file.
+func (f *File) Warnings() []string { return slices.Clone(f.warnings) }
+
+// Metadata is what the file holds beside tensors. Of a safetensors file: its metadata, texts, and of a converted one also
+// what follows. Of a PyTorch file: the
 // other entries of its dictionary, such as trainer_name, init_args and inference_allowed_mirroring_axes, as
 // map[string]any, []any (lists and tuples), string, bool, int64, *big.Int, float64 and nil; tensors are left out. The
 // caller must not change it.
-func (f *File) Metadata() map[string]any { return f.meta }
+func (f *File) Metadata() map[string]any {
+	if f.said != nil {
+		return f.said
+	}
+	return f.meta
+}
 
 // Digest is the SHA-256 of the file, in hexadecimal; the first call reads the file.
 func (f *File) Digest() (string, error) { return f.digest() }

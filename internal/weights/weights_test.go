@@ -18,6 +18,7 @@ import (
 
 	"masksam/internal/checkpoint"
 	"masksam/internal/goldentest"
+	"masksam/internal/pickle"
 	"masksam/internal/pth"
 	"masksam/internal/pth/pthtest"
 	"masksam/internal/remedy"
@@ -36,7 +37,7 @@ func ramp(first float32, n int) func() []float32 {
 }
 
 // pyTorch writes a PyTorch file.
-func pyTorch(t testing.TB, tensors []pthtest.Tensor, under string, other ...string) string {
+func pyTorch(t testing.TB, tensors []pthtest.Tensor, under string, other ...any) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "w.pth")
 	if err := pthtest.Write(path, tensors, under, other...); err != nil {
@@ -69,8 +70,8 @@ func expect(t *testing.T, f *weights.File, name string, want []float32, shape ..
 // Weights are found wherever programs put them, and what lies beside them is the metadata.
 func TestNested(t *testing.T) {
 	tensors := []pthtest.Tensor{{Name: "b", Shape: []int{2}, Data: ramp(1, 2)}, {Name: "a", Shape: []int{1, 3}, Data: ramp(5, 3)}}
-	other := []string{"trainer_name", pthtest.Text("nnUNetTrainer"), "inference_allowed_mirroring_axes", pthtest.Tuple(0, 1),
-		"init_args", pthtest.Dict("fold", pthtest.Integer(3), "device", "ctorch\ndevice\n"+pthtest.Text("cuda")+"\x85R")}
+	other := []any{"trainer_name", "nnUNetTrainer", "inference_allowed_mirroring_axes", pickle.NewTuple(0, 1),
+		"init_args", pickle.NewDict("fold", 3, "device", pth.Device("cuda"))}
 	for _, under := range []string{"", "network_weights", "state_dict", "model"} {
 		f := open(t, pyTorch(t, tensors, under, other...))
 		if got := f.Names(); !slices.Equal(got, []string{"b", "a"}) {
@@ -186,7 +187,7 @@ func TestKinds(t *testing.T) {
 
 func TestConvert(t *testing.T) {
 	in := pyTorch(t, []pthtest.Tensor{{Name: "module.w", Shape: []int{2, 2}, Data: ramp(1, 4)}, {Name: "module.s", Shape: []int{}, Data: ramp(7, 1)}},
-		"state_dict", "trainer_name", pthtest.Text("T"))
+		"state_dict", "trainer_name", "T")
 	out := filepath.Join(t.TempDir(), "w.safetensors")
 	if err := weights.Convert(in, out); err != nil {
 		t.Fatal(err)
@@ -198,7 +199,8 @@ func TestConvert(t *testing.T) {
 	f := open(t, out)
 	expect(t, f, "w", []float32{1, 2, 3, 4}, 2, 2)
 	expect(t, f, "s", []float32{7})
-	want := map[string]any{"source": "w.pth", "source_sha256": sum, "kind": "unknown", "other": "{\n    \"trainer_name\": \"T\"\n}"}
+	want := map[string]any{"source": "w.pth", "source_sha256": sum, "kind": "unknown", "other": "{\n    \"trainer_name\": \"T\"\n}",
+		"trainer_name": "T"}
 	if !reflect.DeepEqual(f.Metadata(), want) {
 		t.Errorf("metadata %v, want %v", f.Metadata(), want)
 	}
@@ -310,7 +312,7 @@ func TestPipe(t *testing.T) {
 
 // A file without weights by name can be inspected, not opened.
 func TestNoWeights(t *testing.T) {
-	path := pyTorch(t, nil, "epoch", "x", pthtest.Integer(1))
+	path := pyTorch(t, nil, "epoch", "x", 1)
 	if _, err := weights.Open(path); err == nil || !strings.Contains(err.Error(), path) {
 		t.Errorf("error %v", err)
 	}
@@ -445,7 +447,7 @@ func TestPublishedLayout(t *testing.T) {
 			t.Fatalf("%s: %d names and %d aliases", golden, len(want), len(spec.Aliases))
 		}
 		for _, tensors := range [][]pthtest.Tensor{shared, apart} {
-			f := open(t, pyTorch(t, tensors, "network_weights", "trainer_name", pthtest.Text("MaskSAM_ACDC")))
+			f := open(t, pyTorch(t, tensors, "network_weights", "trainer_name", "MaskSAM_ACDC"))
 			if !slices.Equal(f.Names(), want) || f.Kind() != weights.MaskSAM {
 				t.Errorf("%s: %d names of %s, want %d of a MaskSAM", golden, len(f.Names()), f.Kind(), len(want))
 			}

@@ -8,6 +8,7 @@ import (
 	"masksam/internal/dataset"
 	"masksam/internal/machine"
 	"masksam/internal/model"
+	"masksam/internal/modelzip"
 	"masksam/internal/report"
 )
 
@@ -32,11 +33,11 @@ type modelExport struct {
 }
 
 func (c *modelExport) Run(a *App) error {
-	return a.Export(c.Output, model.Export{Roots: c.Roots.roots(), Dataset: c.Dataset, Trainer: c.Recipe, Plans: c.Plans,
+	return a.Export(c.Output, modelzip.Export{Roots: c.Roots.roots(), Dataset: c.Dataset, Trainer: c.Recipe, Plans: c.Plans,
 		Configurations: c.Config, Folds: c.Fold, Checkpoints: c.Checkpoint, Predictions: c.Predictions, Incomplete: c.Incomplete})
 }
 
-func (a *App) Export(to string, e model.Export) error {
+func (a *App) Export(to string, e modelzip.Export) error {
 	e.Progress = a.Progress
 	names, err := e.Zip(a.Ctx, to)
 	if err != nil {
@@ -54,16 +55,16 @@ type modelInstall struct {
 }
 
 func (c *modelInstall) Run(a *App) error {
-	return a.Install(model.Install{Zip: c.Zip, Roots: dataset.Roots{Results: c.Results}, Replace: c.Replace, MaxSize: c.MaxSize})
+	return a.Install(modelzip.Install{Zip: c.Zip, Roots: dataset.Roots{Results: c.Results}, Replace: c.Replace, MaxSize: c.MaxSize})
 }
 
-func (a *App) Install(in model.Install) error {
+func (a *App) Install(in modelzip.Install) error {
 	in.Progress = a.Progress
 	models, err := in.Run(a.Ctx)
 	if err != nil {
 		return err
 	}
-	return report.Installed(a.Out, models, func(m model.Unpacked) string {
+	return report.Installed(a.Out, models, func(m modelzip.Unpacked) string {
 		name, _ := model.ParseName(filepath.Base(m.Dir))
 		return fmt.Sprintf("masksam predict %s -c %s -r %s -p %s -i IMAGES -o LABELS", m.Dataset, name.Configuration, name.Trainer, name.Plans)
 	})
@@ -93,7 +94,7 @@ type modelCard struct {
 
 func (c *modelCard) Run(a *App) error {
 	if c.Output == "" {
-		c.Output = filepath.Join(c.Model, model.Card)
+		c.Output = filepath.Join(c.Model, modelzip.Card)
 	}
 	folder, err := filepath.Abs(c.Model)
 	if err != nil {

@@ -19,6 +19,15 @@ func RecipeNames() string {
 	return strings.Join(names, ", ")
 }
 
+// TrainerNames are those of the recipes.
+func TrainerNames() string {
+	var names []string
+	for _, r := range recipe.All() {
+		names = append(names, r.Name)
+	}
+	return strings.Join(names, ", ")
+}
+
 type planCmd struct {
 	Dataset   string        `arg:"" help:"Number or name of the dataset: 4 or Dataset004_Hippocampus."`
 	Recipe    string        `help:"Also plan this recipe: ${recipes}." short:"r"`

@@ -17,7 +17,7 @@ type predictCmd struct {
 	Dataset       string   `arg:"" optional:"" help:"Number or name of the dataset that the model was trained on; or name the model by --model."`
 	Input         []string `help:"Folder of images CASE_0000.nii.gz …; or an image, or several; or a list of images, .txt or .json." short:"i" required:"" sep:"none" placeholder:"PATH"`
 	Output        string   `help:"Folder for the label maps; or, of one case, the label map." short:"o" required:"" placeholder:"PATH"`
-	Model         string   `help:"Instead of a dataset: folder of the model, TRAINER__PLANS__CONFIGURATION." short:"m" placeholder:"DIR"`
+	Model         string   `help:"Instead of a dataset: folder of the model, TRAINER__PLANS__CONFIGURATION, or a zip that holds it, which --config chooses from where it holds several." short:"m" placeholder:"PATH"`
 	Recipe        string   `help:"With a dataset: recipe or trainer of the model." short:"r"`
 	Plans         string   `help:"With a dataset: plans of the model." short:"p"`
 	Config        string   `help:"With a dataset: configuration of the model." short:"c" default:"3d_fullres"`

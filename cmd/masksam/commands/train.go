@@ -19,10 +19,10 @@ type trainCmd struct {
 	Dataset           string   `arg:"" help:"Number or name of the dataset."`
 	Config            string   `help:"Configuration." default:"3d_fullres" short:"c"`
 	Fold              string   `help:"Fold: a number or all." default:"0" short:"f"`
-	Recipe            string   `help:"Recipe, whose plans are trained unless --plans names others: ${recipes}." default:"small" short:"r"`
+	Recipe            string   `help:"Recipe, whose plans are trained unless --plans names others: ${recipes}, or a trainer of nnU-Net, as nnUNetTrainer; small unless --plans is given, then what they hold, or nnUNetTrainer." short:"r"`
 	Plans             string   `help:"Plans to train, else the recipe's own." short:"p"`
 	Weights           string   `help:"File of SAM's weights that the recipe begins with, or none to train every parameter from scratch; otherwise the file is looked for in the folder that masksam_weights names." placeholder:"FILE"`
-	Pretrained        string   `help:"Begin with a MaskSAM checkpoint, of this program or a .pth of the published code, in place of SAM's weights." placeholder:"FILE"`
+	Pretrained        string   `help:"Begin with a checkpoint: of MaskSAM, in place of SAM's weights, or of a U-Net; of this program, or a .pth of nnU-Net or the published code." placeholder:"FILE"`
 	Set               []string `help:"Override a hyper-parameter of training, as epochs=2; repeatable." sep:"none" placeholder:"KEY=VALUE"`
 	Epochs            *int     `help:"Epochs in all; with --continue, a finished run gets more." placeholder:"N"`
 	Minutes           float64  `help:"Budget of training time." placeholder:"N"`
@@ -41,12 +41,9 @@ type trainCmd struct {
 }
 
 func (c *trainCmd) Run(a *App) error {
-	r, err := recipe.Find(c.Recipe)
+	trainer, plans, err := recipe.Choose(c.Recipe, c.Plans)
 	if err != nil {
 		return err
-	}
-	if c.Plans == "" {
-		c.Plans = r.Plans
 	}
 	for _, f := range []struct {
 		key   string
@@ -56,8 +53,8 @@ func (c *trainCmd) Run(a *App) error {
 			c.Set = append(c.Set, fmt.Sprintf("%s=%d", f.key, *f.value))
 		}
 	}
-	return a.Train(c.Device, 1, c.arithmetic, steps.TrainOptions{Replicas: c.Replicas, Roots: c.Roots.roots(), Dataset: c.Dataset, Plans: c.Plans, Configuration: c.Config,
-		Fold: c.Fold, Trainer: r.Name, Weights: c.Weights, Pretrained: c.Pretrained, Set: c.Set,
+	return a.Train(c.Device, 1, c.arithmetic, steps.TrainOptions{Replicas: c.Replicas, Roots: c.Roots.roots(), Dataset: c.Dataset, Plans: plans, Configuration: c.Config,
+		Fold: c.Fold, Trainer: trainer, Weights: c.Weights, Pretrained: c.Pretrained, Set: c.Set,
 		Budget: minutes(c.Minutes), Seed: c.Seed, Continue: c.Continue, ValidateOnly: c.Validate,
 		ValidateBest: c.ValidateBest, SkipValidation: c.SkipValidation, SaveProbabilities: c.SaveProbabilities, Logs: runlog.Options{Without: c.WithoutLog}})
 }

@@ -2,16 +2,19 @@ package commands
 
 import (
 	"fmt"
+	"log/slog"
 
 	"masksam/internal/machine"
+	"masksam/internal/pytorch"
 	"masksam/internal/report"
 	"masksam/internal/weights"
 )
 
 type weightsCmd struct {
-	Inspect weightsInspect `cmd:"" help:"Tell what a file of weights holds: safetensors, or a PyTorch file, of which nothing is run."`
-	Convert weightsConvert `cmd:"" help:"Write the weights of a file as safetensors."`
-	Fetch   weightsFetch   `cmd:"" help:"Download SAM's published weights, and check them."`
+	Inspect   weightsInspect `cmd:"" help:"Tell what a file of weights holds: safetensors, or a PyTorch file, of which nothing is run."`
+	Convert   weightsConvert `cmd:"" help:"Write the weights of a file as safetensors."`
+	ExportPth weightsExport  `cmd:"" name:"export-pth" help:"Write checkpoints of nnU-Net's networks as PyTorch files, with which nnU-Net's own program predicts and trains on."`
+	Fetch     weightsFetch   `cmd:"" help:"Download SAM's published weights, and check them."`
 }
 
 type weightsInspect struct {
@@ -46,6 +49,23 @@ func (c *weightsConvert) Run(a *App) error {
 	}
 	fmt.Fprintln(a.Out, "wrote", c.Out)
 	return nil
+}
+
+type weightsExport struct {
+	In         string `arg:"" help:"Folder of a trained model, of which all folds are written, or the file of a checkpoint in it."`
+	Out        string `arg:"" optional:"" help:"PyTorch file to write, where the first argument is a file; without it, it lies beside the checkpoint and has its name with the ending .pth, as each fold's does."`
+	Checkpoint string `help:"Of each fold, where the first argument is a folder." default:"checkpoint_final" placeholder:"NAME"`
+}
+
+func (c *weightsExport) Run(a *App) error {
+	all, err := pytorch.Export(c.In, c.Out, c.Checkpoint)
+	for _, w := range all {
+		fmt.Fprintln(a.Out, "wrote", w.Path)
+		for _, note := range w.Notes {
+			slog.Warn(w.Path + ": " + note)
+		}
+	}
+	return err
 }
 
 type weightsFetch struct {

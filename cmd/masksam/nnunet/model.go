@@ -3,7 +3,7 @@ package nnunet
 import (
 	"masksam/cmd/masksam/commands"
 	"masksam/internal/dataset"
-	"masksam/internal/model"
+	"masksam/internal/modelzip"
 )
 
 type exportCmd struct {
@@ -19,7 +19,7 @@ type exportCmd struct {
 }
 
 func (c *exportCmd) Run(a *commands.App) error {
-	return a.Export(c.Output, model.Export{Roots: dataset.Env(), Dataset: c.Dataset, Trainer: c.Trainer, Plans: c.Plans,
+	return a.Export(c.Output, modelzip.Export{Roots: dataset.Env(), Dataset: c.Dataset, Trainer: c.Trainer, Plans: c.Plans,
 		Configurations: c.Configs, Folds: c.Folds, Checkpoints: c.Checkpoints, Predictions: c.Predictions, Incomplete: c.Incomplete})
 }
 
@@ -28,5 +28,5 @@ type installCmd struct {
 }
 
 func (c *installCmd) Run(a *commands.App) error {
-	return a.Install(model.Install{Zip: c.Zip, Roots: dataset.Env(), Replace: true})
+	return a.Install(modelzip.Install{Zip: c.Zip, Roots: dataset.Env(), Replace: true})
 }

@@ -12,11 +12,11 @@ import (
 
 type trainCmd struct {
 	Dataset       string        `arg:"" help:"Dataset number or name."`
-	Config        string        `arg:"" help:"Configuration: 3d_fullres."`
+	Config        string        `arg:"" help:"Configuration: 2d, 3d_fullres, 3d_lowres or 3d_cascade_fullres."`
 	Fold          string        `arg:"" help:"Fold: 0 to 4, or all."`
-	Trainer       string        `option:"recipe" name:"tr" help:"Trainer: MaskSAM_ACDC, MaskSAM_Synapse, MaskSAM_AMOS or MaskSAM_Small." default:"nnUNetTrainer"`
+	Trainer       string        `option:"recipe" name:"tr" help:"Trainer: nnUNetTrainer or one of its variants, or ${trainers}." default:"nnUNetTrainer"`
 	Plans         string        `option:"plans" name:"p" help:"Plans." default:"nnUNetPlans"`
-	Pretrained    string        `option:"pretrained" name:"pretrained_weights" help:"MaskSAM checkpoint to start from, in place of SAM's weights."`
+	Pretrained    string        `option:"pretrained" name:"pretrained_weights" help:"Checkpoint to start from, of nnU-Net or of this program."`
 	Weights       string        `own:"" option:"weights" name:"weights" help:"File of SAM's weights, or none to train every parameter from scratch (not nnU-Net's); by default from the folder that masksam_weights names."`
 	GPUs          commands.GPUs `name:"num_gpus" help:"Number of GPUs." default:"1"`
 	NPZ           bool          `option:"probabilities" name:"npz" help:"Save the scores of the final validation."`
@@ -30,7 +30,9 @@ type trainCmd struct {
 
 func (c *trainCmd) Run(a *commands.App) error {
 	if _, err := recipe.Find(c.Trainer); err != nil {
-		return fmt.Errorf("-tr %s: only MaskSAM is built, nnU-Net's own networks are not: %w", c.Trainer, err)
+		if err := recipe.CheckTrainer(c.Trainer); err != nil {
+			return fmt.Errorf("-tr: %w", err)
+		}
 	}
 	switch {
 	case c.Validate && c.Continue:

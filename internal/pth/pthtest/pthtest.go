@@ -3,12 +3,12 @@ package pthtest
 
 import (
 	"archive/zip"
-	"bufio"
 	"encoding/binary"
 	"hash/crc32"
 	"io"
-	"os"
-	"strconv"
+
+	"masksam/internal/pickle"
+	"masksam/internal/pth"
 )
 
 // Proto begins a pickle of protocol 2; a dot ends it.
@@ -97,51 +97,22 @@ type Tensor struct {
 	Same  string           // in place of Data: the name of an earlier tensor that this one is
 }
 
-// Write makes path a PyTorch file of tensors as torch.save writes them: a dictionary, or one under a key beside other
-// entries, which are names and pickled values in turn. One tensor at a time is in memory.
-func Write(path string, tensors []Tensor, under string, other ...string) error {
-	f, err := os.Create(path)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	buf := bufio.NewWriterSize(f, 1<<20)
-	w := zip.NewWriter(buf)
-	var pairs []string
-	keys := map[string]string{}
-	for i, t := range tensors {
-		count, shape, strides := int64(1), []int64{}, make([]int64, len(t.Shape))
-		for axis := len(t.Shape) - 1; axis >= 0; axis-- {
-			strides[axis] = count
-			count *= int64(t.Shape[axis])
-		}
-		for _, d := range t.Shape {
-			shape = append(shape, int64(d))
-		}
-		key := keys[t.Same]
+// Write makes path a PyTorch file of tensors: a dictionary, or one under a key beside other entries, which are names and
+// values in turn. One tensor at a time is in memory.
+func Write(path string, tensors []Tensor, under string, other ...any) error {
+	var pairs []any
+	named := map[string]*pth.Data{}
+	for _, t := range tensors {
+		data := named[t.Same]
 		if t.Same == "" {
-			key = strconv.Itoa(i)
-			if err := add(w, Record{"archive/data/" + key, Numbers(t.Data()...)}, true); err != nil {
-				return err
-			}
+			data = pth.Float32Data(func() ([]float32, error) { return t.Data(), nil }, t.Shape...)
 		}
-		keys[t.Name] = key
-		pairs = append(pairs, t.Name, View(StorageID(Floats, key, count), 0, Tuple(shape...), Tuple(strides...)))
+		named[t.Name] = data
+		pairs = append(pairs, t.Name, data)
 	}
-	root := Dict(pairs...)
+	root := pickle.NewOrderedDict(pairs...)
 	if under != "" {
-		root = Dict(append([]string{under, root}, other...)...)
+		root = pickle.NewDict(append([]any{under, root}, other...)...)
 	}
-	for _, r := range []Record{{"archive/data.pkl", Proto + root + "."}, {"archive/byteorder", "little"}, {"archive/version", "3\n"}} {
-		if err := add(w, r, true); err != nil {
-			return err
-		}
-	}
-	if err := w.Close(); err != nil {
-		return err
-	}
-	if err := buf.Flush(); err != nil {
-		return err
-	}
-	return f.Close()
+	return pth.Write(path, root)
 }

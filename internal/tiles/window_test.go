@@ -1,4 +1,4 @@
-package predict
+package tiles
 
 import (
 	"context"
@@ -122,22 +122,22 @@ func (c *convolution) add(sum []float64, in []float32, weight float64, tap [3]in
 	}
 }
 
-// Accumulate adds the mean over tiles and flips of the scores of a whole image to its sums (K, Size).
-func (w Window) Accumulate(ctx context.Context, networks []Network, image Image, sum []float32, tick func(passes int)) error {
+// all adds the mean over tiles and flips of the scores of a whole image to its sums (K, Size).
+func (w Window) all(ctx context.Context, networks []Network, image Image, sum []float32, tick func(passes int)) error {
 	s := whole(w, image.Size, sum)
-	return w.accumulate(ctx, networks, image, s, s.legs[0], tick)
+	return w.Accumulate(ctx, networks, image, s, s.Legs[0], tick)
 }
 
 // whole are sums (K, size) of which all stay.
-func whole(w Window, size [3]int, data []float32) *sums {
-	o := w.order(size)
-	return &sums{sweep: o.whole(1), heads: len(data) / (size[0] * size[1] * size[2]), plane: size[1] * size[2], data: data}
+func whole(w Window, size [3]int, data []float32) *Sums {
+	o := w.Order(size)
+	return &Sums{Sweep: o.Whole(1), heads: len(data) / (size[0] * size[1] * size[2]), plane: size[1] * size[2], Data: data}
 }
 
 // batches gives the passes of an image in order, w.Batch at a time.
 func (w Window) batches(size [3]int) iter.Seq[[]pass] {
 	return func(yield func([]pass) bool) {
-		o := w.order(size)
+		o := w.Order(size)
 		for b := range o.batches() {
 			if !yield(o.of(b)) {
 				return
@@ -183,7 +183,7 @@ func goldenAggregate(t *testing.T, root string) {
 			passes := 0
 			for fold := range c.Folds {
 				net := &convolution{channels: image.Channels, heads: c.Heads, patch: w.Patch, flat: flat, fold: fold}
-				if err := w.Accumulate(context.Background(), []Network{net}, image, sum, func(n int) { passes += n }); err != nil {
+				if err := w.all(context.Background(), []Network{net}, image, sum, func(n int) { passes += n }); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -240,7 +240,7 @@ func TestAccumulateConstant(t *testing.T) {
 		image.Data = make([]float32, voxels)
 		sum := make([]float32, 2*voxels)
 		net := ones{2, w.Patch[0] * w.Patch[1] * w.Patch[2]}
-		if err := w.Accumulate(context.Background(), []Network{net}, image, sum, nil); err != nil {
+		if err := w.all(context.Background(), []Network{net}, image, sum, nil); err != nil {
 			t.Fatal(err)
 		}
 		for i, v := range sum {
@@ -257,7 +257,7 @@ func TestAccumulateStops(t *testing.T) {
 	w := Window{Patch: [3]int{2, 2, 2}, Step: 0.5}
 	image := Image{Channels: 1, Size: [3]int{6, 6, 6}, Data: make([]float32, 216)}
 	calls := 0
-	err := w.Accumulate(ctx, []Network{ones{1, 8}}, image, make([]float32, 216), func(int) {
+	err := w.all(ctx, []Network{ones{1, 8}}, image, make([]float32, 216), func(int) {
 		if calls++; calls == 3 {
 			cancel()
 		}

@@ -1,4 +1,6 @@
-package predict
+// Package tiles moves a network over an image larger than its patch: which tiles there are, how their scores are weighted and
+// added, and which slices of the sums are complete when (nnU-Net's sliding window).
+package tiles
 
 import (
 	"math"
@@ -32,7 +34,7 @@ type Image struct {
 
 // Passes is the number of patches that one fold scores for an image of the given size.
 func (w Window) Passes(size [3]int) int {
-	o := w.order(size)
+	o := w.Order(size)
 	return o.passes()
 }
 
@@ -171,7 +173,7 @@ func (w Window) cut(patch []float32, image Image, p pass) {
 // add gives a tile's scores (K, patch), flipped back, to the sums with their share of each voxel. It does so for
 // one of so many parts of the image's rows, so that goroutines with different parts meet nowhere and every voxel gets its
 // tiles in the order of the calls.
-func (w Window) add(sum *sums, scores []float32, size [3]int, p pass, s *shares, part, parts int) {
+func (w Window) add(sum *Sums, scores []float32, size [3]int, p pass, s *shares, part, parts int) {
 	n := w.Patch[0] * w.Patch[1] * w.Patch[2]
 	b := w.inside(size, p)
 	lo, hi := b.Lo[2], b.Hi[2]
@@ -189,9 +191,9 @@ func (w Window) add(sum *sums, scores []float32, size [3]int, p pass, s *shares,
 			}
 			src := (w.flipped(p, 0, i)*w.Patch[1] + w.flipped(p, 1, j)) * w.Patch[2]
 			dst := sum.at(0, z) + y*size[2] + p.from[2] + lo
-			next := sum.depth * sum.plane // head
+			next := sum.Depth * sum.plane // head
 			for head := 0; head*n < len(scores); head++ {
-				to := sum.data[head*next+dst:][:len(weights)]
+				to := sum.Data[head*next+dst:][:len(weights)]
 				row := scores[head*n+src:][:w.Patch[2]]
 				if p.flip[2] {
 					row = row[w.Patch[2]-hi:][:len(weights)]

@@ -1,4 +1,4 @@
-package model
+package modelzip
 
 import (
 	"cmp"
@@ -9,7 +9,6 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -17,6 +16,7 @@ import (
 	"masksam/internal/atomicfile"
 	"masksam/internal/dataset"
 	"masksam/internal/machine"
+	"masksam/internal/model"
 	"masksam/internal/progress"
 	"masksam/internal/remedy"
 	"masksam/internal/weights"
@@ -51,34 +51,46 @@ func (in Install) Run(ctx context.Context) (models []Unpacked, err error) {
 		return nil, err
 	}
 	defer z.Close()
-	if _, err := in.Roots.ResultsDir(path.Dir(units[0].name)); err != nil {
+	if _, err := in.Roots.ResultsDir("Dataset000_Any"); err != nil {
+		return nil, err
+	}
+	if err := in.there(units); err != nil {
 		return nil, err
 	}
 	root := in.Roots.Results
-	var there []string
-	for _, u := range units {
-		if to := filepath.Join(root, u.name); atomicfile.Exists(to) && !in.Replace {
-			there = append(there, to)
-		}
-	}
-	if len(there) > 0 {
-		err := fmt.Errorf("install %s: there is already %s", in.Zip, strings.Join(there, ", "))
-		return nil, remedy.Add(err, "put the zip's in its place with ", remedy.Replace, ": what is there is kept beside it")
-	}
 	if err := os.MkdirAll(root, 0o777); err != nil {
 		return nil, err
 	}
 	temp := filepath.Join(root, ".install"+atomicfile.Suffix)
 	err = atomicfile.Stage(temp, func() error {
-		if models, err = unpack(ctx, z, units, temp, in.Progress); err != nil {
+		content := filepath.Join(temp, "zip")
+		if models, err = unpack(ctx, z, units, content, in.Progress); err != nil {
 			return err
 		}
-		return place(units, temp, root, models)
+		if err := in.there(units); err != nil { // by names that were not known before
+			return err
+		}
+		return place(units, content, root, models)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("install: %w", err)
 	}
 	return models, nil
+}
+
+// there refuses to install what is there, unless it is to give way.
+func (in Install) there(units []unit) error {
+	var there []string
+	for _, u := range units {
+		if to := filepath.Join(in.Roots.Results, u.name); u.name != "" && atomicfile.Exists(to) && !in.Replace {
+			there = append(there, to)
+		}
+	}
+	if len(there) == 0 {
+		return nil
+	}
+	err := fmt.Errorf("install %s: there is already %s", in.Zip, strings.Join(there, ", "))
+	return remedy.Add(err, "put the zip's in its place with ", remedy.Replace, ": what is there is kept beside it")
 }
 
 // Unpack unpacks the models of a zip into a folder, which should be empty.
@@ -91,33 +103,6 @@ func Unpack(ctx context.Context, zip, folder string, most machine.Bytes, report 
 	return unpack(ctx, z, units, folder, report)
 }
 
-// unit is what takes its place as a whole: the folder of a model or of an ensemble, or a file of a dataset's folder.
-type unit struct {
-	name  string // below the folder of results, with slashes
-	model bool
-}
-
-var datasetName = regexp.MustCompile(`^Dataset\d{3,}_[^.].*$`)
-
-// unitOf is the unit that a file of a zip belongs to.
-func unitOf(file string) (u unit, err error) {
-	parts := strings.Split(file, "/")
-	if !datasetName.MatchString(parts[0]) || len(parts) < 2 || strings.HasPrefix(parts[1], ".") {
-		return u, fmt.Errorf("%q does not lie in the folder of a dataset, DatasetNNN_NAME", file)
-	}
-	_, isModel := ParseName(parts[1])
-	switch depth := len(parts); {
-	case depth == 2 && !isModel && parts[1] != ensembles:
-		return unit{file, false}, nil
-	case depth > 2 && isModel:
-		return unit{path.Join(parts[:2]...), true}, nil
-	case depth > 3 && parts[1] == ensembles:
-		return unit{path.Join(parts[:3]...), false}, nil
-	}
-	return u, fmt.Errorf("%q lies neither in the folder of a model, TRAINER__PLANS__CONFIGURATION, nor in that of an ensemble",
-		file)
-}
-
 // open opens a zip and says what is in it, models first.
 func open(zip string, most machine.Bytes) (*archive.Reader, []unit, error) {
 	z, err := archive.Open(zip, most)
@@ -127,30 +112,15 @@ func open(zip string, most machine.Bytes) (*archive.Reader, []unit, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	var units []unit
-	for _, name := range z.Names() {
-		u, err := unitOf(name)
-		if err != nil {
-			z.Close()
-			return nil, nil, fmt.Errorf("%s holds no trained models alone: %w", zip, err)
-		}
-		if !slices.Contains(units, u) {
-			units = append(units, u)
-		}
+	units, err := unitsOf(z.Names())
+	if err == nil && (len(units) == 0 || !units[0].model) {
+		err = errors.New("holds no trained model")
 	}
-	slices.SortStableFunc(units, func(a, b unit) int { return cmp.Compare(rank(a), rank(b)) })
-	if len(units) == 0 || !units[0].model {
+	if err != nil {
 		z.Close()
-		return nil, nil, fmt.Errorf("%s holds no trained model", zip)
+		return nil, nil, fmt.Errorf("%s %w", zip, err)
 	}
 	return z, units, nil
-}
-
-func rank(u unit) int {
-	if u.model {
-		return 0
-	}
-	return 1
 }
 
 // unpack writes all files below a folder and looks at the models.
@@ -159,13 +129,20 @@ func unpack(ctx context.Context, z *archive.Reader, units []unit, folder string,
 	if err := z.Extract(ctx, folder, report); err != nil {
 		return nil, err
 	}
-	for _, u := range units {
+	for i := range units {
+		u := &units[i]
 		if !u.model {
 			continue
 		}
-		m, err := look(filepath.Join(folder, filepath.FromSlash(u.name)))
+		m, err := look(filepath.Join(folder, filepath.FromSlash(u.from)))
+		if err == nil {
+			err = u.resolve(m)
+		}
 		if err != nil {
-			return nil, fmt.Errorf("%s is no trained model: %w", u.name, err)
+			return nil, fmt.Errorf("%s is no trained model: %w", cmp.Or(u.name, u.from), err)
+		}
+		if slices.ContainsFunc(units[:i], func(other unit) bool { return other.name == u.name }) {
+			return nil, fmt.Errorf("two folders are of the model %s", u.name)
 		}
 		m.Dataset = path.Dir(u.name)
 		models = append(models, m)
@@ -173,27 +150,27 @@ func unpack(ctx context.Context, z *archive.Reader, units []unit, folder string,
 	return models, nil
 }
 
-// look tells what a model's folder has. One that prediction cannot open, as of nnU-Net's own networks, is no error.
+// look tells what a model's folder has. One that prediction cannot open is no error.
 func look(dir string) (m Unpacked, err error) {
-	for _, name := range []string{PlansName, dataset.FileName} {
+	for _, name := range []string{model.PlansName, dataset.FileName} {
 		if _, err := os.Stat(filepath.Join(dir, name)); err != nil {
 			return m, fmt.Errorf("it has no %s", name)
 		}
 	}
 	m.Dir = dir
-	names, err := CheckpointNames(dir)
+	names, err := model.CheckpointNames(dir)
 	if err != nil {
 		return m, err
 	}
-	if m.Folds = TrainedFolds(dir, names[0]); len(m.Folds) == 0 {
+	if m.Folds = model.TrainedFolds(dir, names[0]); len(m.Folds) == 0 {
 		return m, fmt.Errorf("no fold of it has a checkpoint: %s is no name of one", names[0])
 	}
 	m.Kind = weights.Unknown
-	if f, err := weights.Open(Existing(FoldDir(dir, m.Folds[0]), names[0])); err == nil {
+	if f, err := weights.Open(model.Existing(model.FoldDir(dir, m.Folds[0]), names[0])); err == nil {
 		m.Kind = f.Kind()
 		f.Close()
 	}
-	opened, err := Open(dir, m.Folds, names[0], "")
+	opened, err := model.Open(dir, m.Folds, names[0], "")
 	if err != nil {
 		m.Problem = strings.ReplaceAll(err.Error(), dir, filepath.Base(dir))
 		return m, nil
@@ -202,31 +179,8 @@ func look(dir string) (m Unpacked, err error) {
 	return m, nil
 }
 
-// CheckpointNames are those of the checkpoints that some fold has, without endings, the ones to prefer first.
-func CheckpointNames(dir string) (names []string, err error) {
-	files, err := atomicfile.Glob(dir, "fold_*/checkpoint_*")
-	for _, f := range files {
-		if ext := filepath.Ext(f); ext == CheckpointExt || ext == PublishedExt {
-			names = append(names, strings.TrimSuffix(filepath.Base(f), ext))
-		}
-	}
-	if names = once(names); len(names) == 0 {
-		return nil, errors.Join(err, errors.New("no fold of it has a checkpoint"))
-	}
-	slices.SortStableFunc(names, func(a, b string) int {
-		place := func(name string) int {
-			if i := slices.Index(Checkpoints, name); i >= 0 {
-				return i
-			}
-			return len(Checkpoints)
-		}
-		return cmp.Compare(place(a), place(b))
-	})
-	return names, nil
-}
-
 // place moves the units to where they belong.
-func place(units []unit, temp, root string, models []Unpacked) error {
+func place(units []unit, content, root string, models []Unpacked) error {
 	earlier := map[string]string{} // folder by dataset
 	for i, u := range units {
 		name := filepath.FromSlash(u.name)
@@ -248,7 +202,7 @@ func place(units []unit, temp, root string, models []Unpacked) error {
 				return err
 			}
 		}
-		if err := atomicfile.Rename(filepath.Join(temp, name), to); err != nil {
+		if err := atomicfile.Rename(filepath.Join(content, filepath.FromSlash(u.from)), to); err != nil {
 			if aside != "" {
 				err = errors.Join(err, os.Rename(aside, to))
 			}

@@ -1,34 +1,34 @@
-package recipe
+package masksam
 
 import (
 	"math"
 	"slices"
-
-	"masksam/internal/masksam"
 )
 
-// pass is a run of the network whose memory is to be predicted.
-type pass struct {
+// Pass is a run of the network whose memory is to be predicted.
+type Pass struct {
 	Batch     int  // patches
 	Train     bool // with losses and gradients; else a prediction
 	Narrow    bool // matrix products and convolutions in a type of two bytes (autocast)
-	Recompute int  // as masksam.Net's, for Train
+	Recompute int  // as Net's, for Train
 	CPU       bool // with this project's own operations, which keep less
 }
 
-// share is an amount of memory and what it is for.
-type share struct {
+// Share is an amount of memory and what it is for.
+type Share struct {
 	Name  string
 	Bytes float64
 }
 
-// memory predicts what a pass takes on its device at its peak, beside the weights. It follows the operations of Forward and
+const single = 4 // bytes of a float32
+
+// Memory predicts what a pass takes on its device at its peak, beside the weights. It follows the operations of Forward and
 // Criterion.Losses, each with the results that its scope holds and the values that its gradient needs. A prediction is at its
 // peak where it holds most. A training step is so where the backward pass works on one of the network's segments: what the
 // segments behind it have kept for their gradients is freed by then. They are floats because a patch from a file may be
 // beyond any int.
-func memory(c masksam.Config, loss masksam.Loss, p pass) []share {
-	m := &meter{Config: c, pass: p, value: 4, frames: float64(p.Batch) * float64(c.Frames)}
+func Memory(c Config, loss Loss, p Pass) []Share {
+	m := &meter{Config: c, Pass: p, value: 4, frames: float64(p.Batch) * float64(c.Frames)}
 	if p.Narrow {
 		m.value = 2
 	}
@@ -45,20 +45,20 @@ func memory(c masksam.Config, loss masksam.Loss, p pass) []share {
 	} else {
 		m.peak = max(m.peak, m.held+m.copies())
 	}
-	return append(m.parts, share{"maps at work", m.peak - m.held})
+	return append(m.parts, Share{"maps at work", m.peak - m.held})
 }
 
 // meter adds up the bytes of a pass.
 type meter struct {
-	masksam.Config
-	pass
+	Config
+	Pass
 	value         float64 // bytes of what autocast computes
 	frames        float64 // B·T
 	rows, columns float64 // tokens of a frame
 	pixels        float64 // of all frames
 
 	held, peak float64
-	parts      []share
+	parts      []Share
 	segments   []segment
 	largest    float64 // values of the largest map
 }
@@ -74,7 +74,7 @@ type segment struct {
 func (m *meter) part(name string, count func()) {
 	before := m.held
 	count()
-	m.parts = append(m.parts, share{name, m.held - before})
+	m.parts = append(m.parts, Share{name, m.held - before})
 }
 
 // segment counts a segment, of which only results of so many bytes are kept where it is computed again.
@@ -133,7 +133,7 @@ func (m *meter) copies() float64 {
 }
 
 // layers counts a sequence of 3-D layers over so many pixels, which is one scope.
-func (m *meter) layers(list []masksam.Layer, pixels float64) {
+func (m *meter) layers(list []Layer, pixels float64) {
 	var all, kept, out float64
 	for _, l := range list {
 		channels := float64(l.Out)
@@ -251,8 +251,8 @@ func (m *meter) generator() {
 	v := m.value
 	pooled, last := 0., 0.
 	tokens := m.frames * m.rows * m.columns
-	values := func(i int, st masksam.Stage) float64 { return float64(st.Width) * tokens * float64(int(1)<<(2*i)) }
-	branch := func(i int, st masksam.Stage) {
+	values := func(i int, st Stage) float64 { return float64(st.Width) * tokens * float64(int(1)<<(2*i)) }
+	branch := func(i int, st Stage) {
 		for j := 1; j <= i; j++ {
 			m.up(values(j, st))
 			m.block(st.Convs-1, values(j, st))
@@ -363,7 +363,7 @@ func (m *meter) head() {
 	}
 }
 
-func (m *meter) losses(l masksam.Loss) {
+func (m *meter) losses(l Loss) {
 	masks, classes := float64(m.Queries)*m.pixels, float64(m.Classes)
 	pairs := min(float64(m.Queries), classes) * m.pixels
 	if m.Narrow {

@@ -1,11 +1,15 @@
-package model_test
+package modelzip_test
 
 import (
 	"archive/zip"
 	"context"
 	"errors"
+	"fmt"
+	"io"
 	"io/fs"
+	"maps"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -18,6 +22,7 @@ import (
 	"masksam/internal/dataset"
 	"masksam/internal/model"
 	"masksam/internal/model/modeltest"
+	"masksam/internal/modelzip"
 	"masksam/internal/remedy"
 	"masksam/internal/weights"
 )
@@ -30,7 +35,7 @@ func results(t *testing.T) (root, zip string) {
 		t.Fatal(err)
 	}
 	zip = filepath.Join(t.TempDir(), "model.zip")
-	if _, err := (model.Export{Roots: dataset.Roots{Results: root}, Dataset: "5"}).Zip(t.Context(), zip); err != nil {
+	if _, err := (modelzip.Export{Roots: dataset.Roots{Results: root}, Dataset: "5"}).Zip(t.Context(), zip); err != nil {
 		t.Fatal(err)
 	}
 	return root, zip
@@ -58,13 +63,13 @@ func tree(t *testing.T, dir string) map[string]string {
 func TestInstall(t *testing.T) {
 	from, zip := results(t)
 	to := filepath.Join(t.TempDir(), "results") // made by Run
-	in := model.Install{Zip: zip, Roots: dataset.Roots{Results: to}}
+	in := modelzip.Install{Zip: zip, Roots: dataset.Roots{Results: to}}
 	got, err := in.Run(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
 	dir := filepath.Join(to, modeltest.Name)
-	want := []model.Unpacked{{Dir: dir, Dataset: "Dataset005_Shapes", Kind: weights.MaskSAM, Folds: []string{"0", "1"}}}
+	want := []modelzip.Unpacked{{Dir: dir, Dataset: "Dataset005_Shapes", Kind: weights.MaskSAM, Folds: []string{"0", "1"}}}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)
 	}
@@ -116,7 +121,7 @@ func TestInstallIsWholeOrAbsent(t *testing.T) {
 		t.Fatal(err)
 	}
 	to := t.TempDir()
-	in := model.Install{Roots: dataset.Roots{Results: to}, Replace: true}
+	in := modelzip.Install{Roots: dataset.Roots{Results: to}, Replace: true}
 	empty := func(what string) {
 		t.Helper()
 		if left := tree(t, to); len(left) > 0 {
@@ -164,6 +169,111 @@ func TestInstallIsWholeOrAbsent(t *testing.T) {
 	}
 }
 
+// Zips of nnU-Net's models begin some folders higher or lower than its own command writes them, and lack what prediction does
+// not need.
+func TestInstallLayouts(t *testing.T) {
+	t.Parallel()
+	from := t.TempDir()
+	if _, err := modeltest.WriteUNet(from, "nnUNetTrainer", nil); err != nil {
+		t.Fatal(err)
+	}
+	const set, name = "Dataset005_Shapes", "nnUNetTrainer__nnUNetPlans__3d_fullres"
+	files := tree(t, filepath.Join(from, modeltest.UNet))
+	if len(files) != 3 {
+		t.Fatalf("%d files", len(files))
+	}
+	for what, c := range map[string]struct {
+		folders []string
+		more    []string
+		want    string
+	}{
+		"as written":  {[]string{modeltest.UNet}, []string{set + "/inference_information.json"}, ""},
+		"higher":      {[]string{"my/results/" + modeltest.UNet}, []string{"__MACOSX/my/._results", "my/.DS_Store", "my/results/" + set + "/x.json"}, ""},
+		"lower":       {[]string{name}, nil, ""},
+		"lowest":      {[]string{"."}, nil, ""},
+		"other names": {[]string{"for download/the model"}, nil, ""},
+		"twice":       {[]string{"a", "b"}, nil, "two folders are of the model " + modeltest.UNet},
+		"more":        {[]string{"a"}, []string{"b/notes.txt"}, "folder of a dataset"},
+	} {
+		t.Run(what, func(t *testing.T) {
+			zip := filepath.Join(t.TempDir(), "a.zip")
+			content := map[string]string{}
+			for _, folder := range c.folders {
+				for file, text := range files {
+					content[path.Join(folder, file)] = text
+				}
+			}
+			for _, file := range c.more {
+				content[file] = "{}"
+			}
+			zipped(t, zip, content)
+			to := t.TempDir()
+			in := modelzip.Install{Zip: zip, Roots: dataset.Roots{Results: to}}
+			got, err := in.Run(t.Context())
+			if c.want != "" {
+				if err == nil || !strings.Contains(err.Error(), c.want) || len(tree(t, to)) > 0 {
+					t.Errorf("%v, error %v, want %q", got, err, c.want)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			dir := filepath.Join(to, modeltest.UNet)
+			want := []modelzip.Unpacked{{Dir: dir, Dataset: set, Kind: weights.NNUNet, Folds: []string{"0"}}}
+			if d := cmp.Diff(want, got); d != "" {
+				t.Error(d)
+			}
+			if d := cmp.Diff(files, tree(t, dir)); d != "" {
+				t.Error("not what was in the zip")
+			}
+			if _, err := in.Run(t.Context()); err == nil || !strings.Contains(err.Error(), "there is already "+dir) {
+				t.Errorf("installed again: %v", err)
+			}
+		})
+	}
+}
+
+// What a zip's plans say cannot lead out of the folder of results.
+func TestInstallNamesStayWithin(t *testing.T) {
+	t.Parallel()
+	from := t.TempDir()
+	if _, err := modeltest.WriteUNet(from, "nnUNetTrainer", nil); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"../../out", "Dataset001_a/../../..", "Dataset001_a/b", "Shapes", "Dataset001_\x1b[31m", ""} {
+		content := tree(t, filepath.Join(from, modeltest.UNet))
+		content["plans.json"] = strings.Replace(content["plans.json"], `"dataset_name": "Dataset005_Shapes"`, fmt.Sprintf(`"dataset_name": %q`, name), 1)
+		zip, to := filepath.Join(t.TempDir(), "a.zip"), t.TempDir()
+		zipped(t, zip, content)
+		if got, err := (modelzip.Install{Zip: zip, Roots: dataset.Roots{Results: to}}).Run(t.Context()); err == nil || len(tree(t, to)) > 0 {
+			t.Errorf("%q is installed as %v", name, got)
+		}
+	}
+}
+
+// zipped writes a zip of files.
+func zipped(t *testing.T, path string, files map[string]string) {
+	t.Helper()
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := zip.NewWriter(f)
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		to, err := w.Create(name)
+		if err == nil {
+			_, err = io.WriteString(to, files[name])
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := errors.Join(w.Close(), f.Close()); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // A zip holds models of nnU-Net's layout, and nothing else.
 func TestInstallRefuses(t *testing.T) {
 	const dir = "Dataset001_A/nnUNetTrainer__nnUNetPlans__2d"
@@ -196,7 +306,7 @@ func TestInstallRefuses(t *testing.T) {
 				t.Fatal(err)
 			}
 			to := t.TempDir()
-			_, err = model.Install{Zip: path, Roots: dataset.Roots{Results: to}}.Run(t.Context())
+			_, err = modelzip.Install{Zip: path, Roots: dataset.Roots{Results: to}}.Run(t.Context())
 			if err == nil || !strings.Contains(err.Error(), want) {
 				t.Errorf("error %v, want one about %s", err, want)
 			}
@@ -228,11 +338,11 @@ func TestInstallOfNNUNet(t *testing.T) {
 		}
 	}
 	path := filepath.Join(t.TempDir(), "a.zip")
-	e := model.Export{Roots: dataset.Roots{Results: root}, Dataset: "1", Incomplete: true}
+	e := modelzip.Export{Roots: dataset.Roots{Results: root}, Dataset: "1", Incomplete: true}
 	if _, err := e.Zip(t.Context(), path); err != nil {
 		t.Fatal(err)
 	}
-	got, err := model.Install{Zip: path, Roots: dataset.Roots{Results: t.TempDir()}}.Run(t.Context())
+	got, err := modelzip.Install{Zip: path, Roots: dataset.Roots{Results: t.TempDir()}}.Run(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -251,7 +361,7 @@ func TestExportOfReferences(t *testing.T) {
 	if err := checkpoint.Write(best, []checkpoint.Tensor{tensor}, map[string]string{model.MetaKey: meta}); err != nil {
 		t.Fatal(err)
 	}
-	e := model.Export{Roots: dataset.Roots{Results: root}, Dataset: "5", Folds: []string{"0"}, Checkpoints: []string{model.Best}}
+	e := modelzip.Export{Roots: dataset.Roots{Results: root}, Dataset: "5", Folds: []string{"0"}, Checkpoints: []string{model.Best}}
 	path := filepath.Join(t.TempDir(), "a.zip")
 	_, err := e.Zip(t.Context(), path)
 	if err == nil || !strings.Contains(err.Error(), "vit_b") || !strings.Contains(err.Error(), "checkpoint_final") {

@@ -1,19 +1,15 @@
-package predict
+package tiles
 
 import (
 	"context"
 	"errors"
 	"math/rand/v2"
-	"path/filepath"
 	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"pgregory.net/rapid"
-
-	"masksam/internal/dataset"
-	"masksam/internal/machine"
 )
 
 // inOrder adds the passes one after the other, voxel by voxel: what Accumulate is to give to the last bit.
@@ -132,7 +128,7 @@ func TestAccumulateInAnyOrder(t *testing.T) {
 		folds := rapid.IntRange(1, 2).Draw(t, "folds")
 		for range folds {
 			inOrder(t, w, net, image, want)
-			if err := w.Accumulate(context.Background(), networks, image, got, func(n int) { done += n }); err != nil {
+			if err := w.all(context.Background(), networks, image, got, func(n int) { done += n }); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -185,80 +181,11 @@ func TestAccumulateFails(t *testing.T) {
 		net := broken{late{1, 1, 8, 0, false, new(atomic.Int64), new(atomic.Int64)}, new(atomic.Int64)}
 		nets := slices.Repeat([]Network{net}, networks+1)
 		ticks := 0
-		if err := w.Accumulate(t.Context(), nets, image, make([]float32, 512), func(int) { ticks++ }); err != errBroken {
+		if err := w.all(t.Context(), nets, image, make([]float32, 512), func(int) { ticks++ }); err != errBroken {
 			t.Errorf("%d networks: error %v, want %v", networks+1, err, errBroken)
 		}
 		if most := 3 + networks; net.calls.Load() > int64(most) || ticks > most {
 			t.Errorf("%d networks: %d calls, %d batches added after the failure of the third", networks+1, net.calls.Load(), ticks)
 		}
-	}
-}
-
-// A model's scores are the same to the last bit for any number of networks that share its weights.
-func TestNetworksDoNotMatter(t *testing.T) {
-	c := newConstant(t)
-	c.fold(t, "0", 0.2, 0.5, 0.1, 0.2)
-	c.fold(t, "1", 0.1, 0.2, 0.3, 0.4)
-	m := open(t, c)
-	p, err := m.read(t.Context(), dataset.Case{Images: []string{image(t, t.TempDir(), "a")}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	var want []float32
-	for _, networks := range []int{1, 2, 3} {
-		got, err := m.scores(t.Context(), p.image, Tiling{Mirror: true}, division{networks, 1, 2, 0}, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if want == nil {
-			want = got
-		}
-		if !slices.Equal(got, want) {
-			t.Errorf("%d networks score otherwise than one", networks)
-		}
-	}
-}
-
-// Where memory is short, reading, scoring and export of a folder's cases do not overlap, and all are labelled.
-func TestFolderInLittleMemory(t *testing.T) {
-	c := newConstant(t)
-	c.fold(t, "0", 0.2, 0.5, 0.1, 0.2)
-	in, out := t.TempDir(), filepath.Join(t.TempDir(), "out")
-	ids := []string{"a", "b", "c"}
-	for _, id := range ids {
-		image(t, in, id)
-	}
-	m := open(t, c, "0")
-	p, err := m.read(t.Context(), dataset.Case{Images: []string{filepath.Join(in, "a_0000.nii.gz")}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	x, err := m.export("a", p, Options{Output: t.TempDir()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	o := Options{Input: in, Output: out, Tiling: Tiling{Step: 1}}
-	m.memory.Limit = func() machine.Bytes { return 1e9 }
-	plan, err := m.plan(t.Context(), p, x, o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	m.memory.End(plan.need)
-	little, looks := bytesOf(float64(plan.beside)+m.certain(o)), 0
-	m.memory.Limit = func() machine.Bytes { // is asked while the admission is locked
-		looks++
-		return little
-	}
-	if err := m.Folder(t.Context(), o); err != nil {
-		t.Fatal(err)
-	}
-	if left := m.memory.Left(); left != little {
-		t.Errorf("after all %v are left of %v", left, little)
-	}
-	for _, id := range ids {
-		all(t, filepath.Join(out, id+".nii.gz"), 1)
-	}
-	if looks < 2*len(ids) {
-		t.Errorf("%d looks at the memory, want one for the reading and one for the scoring of each case", looks)
 	}
 }

@@ -1,4 +1,4 @@
-package predict
+package tiles
 
 import (
 	"context"
@@ -15,23 +15,23 @@ type batch struct {
 	scores  []float32
 }
 
-// ahead is the number of batches on their way at most, for so many networks: those that they score, as many that are cut or
+// Ahead is the number of batches on their way at most, for so many networks: those that they score, as many that are cut or
 // wait to be added, and one that is added.
-func ahead(networks int) int { return 2*networks + 1 }
+func Ahead(networks int) int { return 2*networks + 1 }
 
-// accumulate adds the batches of a leg to the sums: the mean over tiles and flips of the scores of image. Each of the
+// Accumulate adds the batches of a leg to the sums: the mean over tiles and flips of the scores of image. Each of the
 // networks works on batches of its own, the first one in the caller's thread; meanwhile the next patches are cut and the
 // last scores added. Scores are added in the order of the tiles, so that the sums depend neither on the number of networks
 // nor on timing. tick, if not nil, is called with the number of passes that were added, by one goroutine. It ends early
 // when ctx does.
-func (w Window) accumulate(ctx context.Context, networks []Network, image Image, sum *sums, l leg,
+func (w Window) Accumulate(ctx context.Context, networks []Network, image Image, sum *Sums, l Leg,
 	tick func(passes int)) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	size := w.Patch[0] * w.Patch[1] * w.Patch[2]
 	heads := sum.heads
 
-	idle := make(chan *batch, ahead(len(networks)))
+	idle := make(chan *batch, Ahead(len(networks)))
 	for range cap(idle) {
 		idle <- new(batch)
 	}
@@ -86,7 +86,7 @@ func (w Window) accumulate(ctx context.Context, networks []Network, image Image,
 				delete(early, next)
 				w.addBatch(sum, b, heads*size, image.Size, shares)
 				b.scores = nil
-				sum.added(l.fold, next)
+				sum.added(l.Fold, next)
 				if tick != nil {
 					tick(len(b.passes))
 				}
@@ -111,7 +111,7 @@ func (w Window) accumulate(ctx context.Context, networks []Network, image Image,
 }
 
 // addBatch adds a batch's scores, of which a patch has so many, in the order of its passes.
-func (w Window) addBatch(sum *sums, b *batch, perPatch int, size [3]int, s *shares) {
+func (w Window) addBatch(sum *Sums, b *batch, perPatch int, size [3]int, s *shares) {
 	const little = 1 << 18 // scores that one goroutine adds in less time than it takes to begin others
 	parts := max(1, min(runtime.GOMAXPROCS(0), len(b.scores)/little))
 	var work sync.WaitGroup

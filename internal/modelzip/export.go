@@ -1,4 +1,6 @@
-package model
+// Package modelzip is models as zip files: exported, unpacked and installed in nnU-Net's layout (export_model_to_zip,
+// install_pretrained_model_from_zip).
+package modelzip
 
 import (
 	"cmp"
@@ -12,8 +14,8 @@ import (
 	"strings"
 
 	"masksam/internal/archive"
-	"masksam/internal/atomicfile"
 	"masksam/internal/dataset"
+	"masksam/internal/model"
 	"masksam/internal/plan"
 	"masksam/internal/progress"
 	"masksam/internal/recipe"
@@ -77,9 +79,9 @@ func (e Export) entries() ([]archive.Entry, error) {
 		return nil, err
 	}
 	p := &parts{root: filepath.Dir(dir)}
-	var exported []Name
+	var exported []model.Name
 	for _, c := range e.Configurations {
-		n := Name{e.Trainer, e.Plans, c}
+		n := model.Name{Trainer: e.Trainer, Plans: e.Plans, Configuration: c}
 		if model := filepath.Join(dir, n.String()); !dataset.IsDir(model) {
 			p.lack(model)
 		} else if e.model(p, model) {
@@ -112,31 +114,36 @@ func (e *Export) choose(dir string) error {
 		e.Trainer = r.Name
 	}
 	if len(e.Checkpoints) == 0 {
-		e.Checkpoints = []string{Final}
+		e.Checkpoints = []string{model.Final}
 	}
+	var checkpoints []string
+	for _, name := range e.Checkpoints { // one may be named with an ending or without
+		checkpoints = append(checkpoints, strings.TrimSuffix(model.CheckpointPath("", name), model.CheckpointExt))
+	}
+	e.Checkpoints = checkpoints
 	for _, list := range []*[]string{&e.Configurations, &e.Folds, &e.Checkpoints} {
 		*list = once(*list)
 	}
 	for _, f := range e.Folds {
-		if err := CheckFold(f); err != nil {
+		if err := model.CheckFold(f); err != nil {
 			return err
 		}
 	}
-	all, err := List(dir)
+	all, err := model.List(dir)
 	if err != nil {
 		return fmt.Errorf("no model is trained: %w", err)
 	}
-	matches := slices.DeleteFunc(slices.Clone(all), func(n Name) bool {
+	matches := slices.DeleteFunc(slices.Clone(all), func(n model.Name) bool {
 		return e.Trainer != "" && n.Trainer != e.Trainer || e.Plans != "" && n.Plans != e.Plans
 	})
 	if len(matches) == 0 {
-		return fmt.Errorf("no trained model in %s for trainer %s, plans %s; there are: %s", dir, orAny(e.Trainer), orAny(e.Plans),
-			cmp.Or(listed(all), "none"))
+		return fmt.Errorf("no trained model in %s for trainer %s, plans %s; there are: %s", dir, cmp.Or(e.Trainer, "any"), cmp.Or(e.Plans, "any"),
+			cmp.Or(model.Listed(all), "none"))
 	}
 	e.Trainer, e.Plans = matches[0].Trainer, matches[0].Plans
 	for _, n := range matches {
 		if n.Trainer != e.Trainer || n.Plans != e.Plans {
-			err := fmt.Errorf("models of several trainers or plans in %s: %s; a zip holds those of one", dir, listed(matches))
+			err := fmt.Errorf("models of several trainers or plans in %s: %s; a zip holds those of one", dir, model.Listed(matches))
 			return remedy.Add(err, "choose by ", remedy.Trainer.With("TRAINER"), " and ", remedy.Plans.With("PLANS"))
 		}
 	}
@@ -148,37 +155,27 @@ func (e *Export) choose(dir string) error {
 	return nil
 }
 
-// once is a list without repetitions.
-func once(list []string) (out []string) {
-	for _, v := range list {
-		if !slices.Contains(out, v) {
-			out = append(out, v)
-		}
-	}
-	return out
-}
-
 // model gathers the files of a model, and is false where it has no fold to predict with.
 func (e Export) model(p *parts, dir string) (any bool) {
 	folds := e.Folds
 	if len(folds) == 0 {
 		for _, name := range e.Checkpoints {
-			folds = append(folds, TrainedFolds(dir, name)...)
+			folds = append(folds, model.TrainedFolds(dir, name)...)
 		}
 		if folds = once(folds); len(folds) == 0 {
 			p.lack(filepath.Join(dir, "fold_*"))
 		}
 	}
 	for _, f := range folds {
-		fold := FoldDir(dir, f)
+		fold := model.FoldDir(dir, f)
 		if !dataset.IsDir(fold) {
 			p.lack(fold)
 			continue
 		}
 		p.add(false, fold, "debug.json")
 		for _, name := range e.Checkpoints {
-			if path := Existing(fold, name); path == "" {
-				p.lack(CheckpointPath(fold, name))
+			if path := model.Existing(fold, name); path == "" {
+				p.lack(model.CheckpointPath(fold, name))
 			} else {
 				e.checkpoint(p, path)
 				any = true
@@ -193,57 +190,32 @@ func (e Export) model(p *parts, dir string) (any bool) {
 		}
 	}
 	e.results(p, filepath.Join(dir, "crossval_results_folds_"+strings.Join(folds, "_")))
-	for _, name := range []string{PlansName, plan.FingerprintName, dataset.FileName} {
+	for _, name := range []string{model.PlansName, plan.FingerprintName, dataset.FileName} {
 		p.add(name != plan.FingerprintName, dir, name)
 	}
 	p.add(false, dir, Card)
 	return any
 }
 
-// Existing is the file of a checkpoint, empty where there is none: ours, else one of PyTorch.
-func Existing(fold, name string) string {
-	ours := CheckpointPath(fold, name)
-	for _, path := range []string{ours, strings.TrimSuffix(ours, CheckpointExt) + PublishedExt} {
-		if atomicfile.Exists(path) {
-			return path
-		}
-	}
-	return ""
-}
-
 // checkpoint adds a checkpoint's file, and notes what keeps it from being used elsewhere: damage, or weights that neither
 // it nor a checkpoint beside it has.
 func (e Export) checkpoint(p *parts, path string) {
 	p.add(true, filepath.Dir(path), filepath.Base(path))
-	if filepath.Ext(path) != CheckpointExt {
+	if filepath.Ext(path) != model.CheckpointExt {
 		return
 	}
-	var meta Meta
-	f, err := OpenCheckpoint(path, &meta)
+	var meta model.Meta
+	f, err := model.OpenCheckpoint(path, &meta)
 	if err != nil {
 		p.broken = append(p.broken, err)
 		return
 	}
 	defer f.Close()
-	if _, _, whole := f.Info(positions); whole || meta.Frozen == nil || e.final(filepath.Dir(path), meta.Frozen) {
+	if meta.Whole(f) || slices.Contains(e.Checkpoints, model.Final) && meta.Frozen.In(model.CheckpointPath(filepath.Dir(path), model.Final)) {
 		return
 	}
 	p.lack(fmt.Sprintf("the weights of %s, to which %s refers by the SHA-256 %s: export %s of this fold with it, which has "+
-		"them", cmp.Or(meta.Frozen.Encoder, "another file"), path, meta.Frozen.SHA256, Final))
-}
-
-// final tells whether the export has the fold's checkpoint_final with the weights that z names.
-func (e Export) final(fold string, z *Frozen) bool {
-	isFinal := func(name string) bool { return CheckpointPath("", name) == CheckpointPath("", Final) }
-	if !slices.ContainsFunc(e.Checkpoints, isFinal) {
-		return false
-	}
-	f, err := z.try(CheckpointPath(fold, Final))
-	if err != nil {
-		return false
-	}
-	f.Close()
-	return true
+		"them", cmp.Or(meta.Frozen.Encoder, "another file"), path, meta.Frozen.SHA256, model.Final))
 }
 
 // Names beside the models of a dataset (nnU-Net's find_best_configuration writes them).
@@ -253,7 +225,7 @@ const (
 )
 
 // ensembles gathers those of which every member is exported.
-func (e Export) ensembles(p *parts, dir string, exported []Name) error {
+func (e Export) ensembles(p *parts, dir string, exported []model.Name) error {
 	folders, err := os.ReadDir(dir)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
@@ -264,7 +236,7 @@ func (e Export) ensembles(p *parts, dir string, exported []Name) error {
 			continue
 		}
 		if !slices.ContainsFunc(members[1:len(members)-1], func(member string) bool {
-			n, ok := ParseName(member)
+			n, ok := model.ParseName(member)
 			return !ok || !slices.Contains(exported, n)
 		}) {
 			e.results(p, filepath.Join(dir, f.Name()))
@@ -316,3 +288,13 @@ func (p *parts) all(dir string, but ...string) {
 }
 
 func (p *parts) lack(what string) { p.missing = append(p.missing, what) }
+
+// once is a list without repetitions.
+func once(list []string) (out []string) {
+	for _, v := range list {
+		if !slices.Contains(out, v) {
+			out = append(out, v)
+		}
+	}
+	return out
+}

@@ -1,4 +1,4 @@
-package model
+package modelzip
 
 import (
 	"archive/zip"
@@ -13,6 +13,7 @@ import (
 	"masksam/internal/atomicfile"
 	"masksam/internal/dataset"
 	"masksam/internal/goldentest"
+	"masksam/internal/model"
 )
 
 // put writes small files below a folder.
@@ -65,13 +66,13 @@ func TestExportLikeNNUNet(t *testing.T) {
 	// The second run of the golden values, without ensembles, found what to do after the best model alone.
 	put(t, filepath.Join(dir, "nnUNetTrainer__nnUNetPlans__3d_fullres", "crossval_results_folds_0_1_2_3_4"),
 		"postprocessing.json", "postprocessing.pkl")
-	models, err := List(dir)
+	models, err := model.List(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, m := range models {
 		for _, f := range []string{"0", "1", "2", "3", "4"} {
-			put(t, FoldDir(filepath.Join(dir, m.String()), f), "debug.json", "checkpoint_final.pth", "progress.png")
+			put(t, model.FoldDir(filepath.Join(dir, m.String()), f), "debug.json", "checkpoint_final.pth", "progress.png")
 		}
 	}
 	all := []string{"0", "1", "2", "3", "4"}
@@ -94,8 +95,13 @@ func TestExportLikeNNUNet(t *testing.T) {
 		}
 	}
 	e := Export{Roots: dataset.Roots{Results: results}, Dataset: "920", Predictions: true}
-	if names, err := e.entries(); err != nil || len(names) == 0 {
-		t.Errorf("what is trained: %d files, error %v", len(names), err)
+	trained, err := e.entries()
+	if err != nil || len(trained) == 0 {
+		t.Errorf("what is trained: %d files, error %v", len(trained), err)
+	}
+	e.Checkpoints = []string{"checkpoint_final", "checkpoint_final.pth", "checkpoint_final.safetensors"} // one file by three names
+	if same, err := e.entries(); err != nil || !slices.Equal(same, trained) {
+		t.Errorf("a checkpoint by several names: %d files, want %d; error %v", len(same), len(trained), err)
 	}
 }
 
