@@ -76,7 +76,7 @@ func (u *UNet) check(patch [3]int) error {
 		l.Smoothing <= 1) {
 		return fmt.Errorf("loss is %+v: weights are at least 0 and not both 0, top_k is at most 100, label_smoothing at most 1", l)
 	}
-	if u.Architecture == nil {
+	if len(u.Architecture) == 0 || string(u.Architecture) == "null" {
 		return nil // the plans have it
 	}
 	a, err := u.Plan()
