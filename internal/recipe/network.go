@@ -13,7 +13,7 @@ type UNet struct {
 	// Architecture is the key architecture of a configuration in plans.json: the network's class and its arguments.
 	Architecture json.RawMessage `json:"architecture"`
 	// Norm takes the place of the architecture's norm: batch (nnUNetTrainerBN); empty: none does.
-	Norm     string  `json:"norm,omitempty"`
+	Norm     string  `json:"norm"`
 	Channels int     `json:"channels"`          // of an image, with those of a cascade's stage before
 	Heads    int     `json:"heads"`             // classes with background, or regions
 	Regions  [][]int `json:"regions,omitempty"` // labels of each region; none: the labels are plain

@@ -14,9 +14,9 @@ type Loss struct {
 	Dice   float64 `json:"dice"`   // weight of the Dice
 	Smooth float64 `json:"smooth"` // is added to both sides of the Dice's fraction
 	// TopK is the share of voxels, in percent, whose cross-entropy counts, the largest ones; 0: all count.
-	TopK float64 `json:"top_k,omitempty"`
+	TopK float64 `json:"top_k"`
 	// Smoothing is the share of a voxel's target that all classes have in equal parts, in the cross-entropy.
-	Smoothing float64 `json:"label_smoothing,omitempty"`
+	Smoothing float64 `json:"label_smoothing"`
 	BatchDice bool    `json:"batch_dice"` // the Dice is that of the whole batch, not of each sample
 }
 
