@@ -119,11 +119,11 @@ var refused = []struct {
 	why     string
 	foreign bool // they bring a network of their own
 }{
-	{regexp.MustCompile(`^nnUNetTrainer(_onlyMirror01_)?DA5(ord0|Segord0|_10epochs)?$`), "its augmentation is not built", false},
-	{regexp.MustCompile(`^nnUNetTrainerAdan(1en3|3en4|1en1|CosAnneal)?$`), "its optimiser, Adan, is not built", false},
-	{regexp.MustCompile(`^nnUNetTrainerBenchmark_5epochs(_noDataLoading)?$`), "it measures time and trains nothing", false},
-	{regexp.MustCompile(`^nnUNet_Trainer_BS8$`), "it changes the batch, which is the plans' to say", false},
-	{regexp.MustCompile(`Primus|^PretrainedTrainer`), "it has a network of its own, which this program does not build", true},
+	{regexp.MustCompile(`^nnUNetTrainer(_onlyMirror01_)?DA5(ord0|Segord0|_10epochs)?$`), "has an augmentation that is not built", false},
+	{regexp.MustCompile(`^nnUNetTrainerAdan(1en3|3en4|1en1|CosAnneal)?$`), "has an optimiser, Adan, that is not built", false},
+	{regexp.MustCompile(`^nnUNetTrainerBenchmark_5epochs(_noDataLoading)?$`), "measures time and trains nothing", false},
+	{regexp.MustCompile(`^nnUNet_Trainer_BS8$`), "changes the batch, which is the plans' to say", false},
+	{regexp.MustCompile(`Primus|^PretrainedTrainer`), "has a network of its own, which this program does not build", true},
 }
 
 // Trainers are the names of nnU-Net's trainers that are built.
@@ -152,14 +152,14 @@ func CheckTrainer(name string) error {
 	if slices.Contains(Trainers(), name) {
 		return nil
 	}
-	why := "there is none of this name"
+	why := "is not known"
 	for _, r := range refused {
 		if r.names.MatchString(name) {
 			why = r.why
 			break
 		}
 	}
-	return fmt.Errorf("trainer %s: %s; there are %s", name, why, strings.Join(Trainers(), ", "))
+	return fmt.Errorf("trainer %s %s; there are %s", name, why, strings.Join(Trainers(), ", "))
 }
 
 // nnunet is how nnUNetTrainer trains a U-Net on patches of the recipe's size.

@@ -17,7 +17,7 @@ func OfUNet(trainer string, p *plan.Plans, c *plan.Configuration, ds *dataset.Da
 	}
 	for _, other := range refused {
 		if other.foreign && other.names.MatchString(trainer) {
-			return wrong("trainer %s: %s", trainer, other.why)
+			return wrong("trainer %s %s", trainer, other.why)
 		}
 	}
 	if c.Architecture == nil {
