@@ -46,7 +46,7 @@ func TestOpenOfNNUNet(t *testing.T) {
 		{name: "unknown trainer", trainer: "nnUNetTrainerMine", log: "trainer nnUNetTrainerMine is not one of nnU-Net's"},
 		{name: "wrapped", trainer: "nnUNetTrainer", change: renamed(func(n string) string { return "module._orig_mod." + n }),
 			log: "module. or _orig_mod."},
-		{name: "a network of its own", trainer: "nnUNet_Primus_M_Trainer", want: "trainer nnUNet_Primus_M_Trainer: it has a network of its own"},
+		{name: "a network of its own", trainer: "nnUNet_Primus_M_Trainer", want: "trainer nnUNet_Primus_M_Trainer has a network of its own"},
 		{name: "another class", trainer: "nnUNetTrainer", want: `"my.nets.UMambaBot" is not built`, edit: func(t *testing.T, dir string) {
 			replace(t, dir, "dynamic_network_architectures.architectures.unet.PlainConvUNet", "my.nets.UMambaBot")
 		}},
