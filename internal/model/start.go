@@ -349,13 +349,13 @@ func (s *Start) Close() error {
 	return nil
 }
 
-// Network makes the network with the weights to begin with. Where the training goes on, what is not frozen
+// Network makes the recipe's network with the weights to begin with. Where the training goes on, what is not frozen
 // has no values: they are the checkpoint's to give. Nothing that is loaded is filled at random before.
-func (s *Start) Network(dev torch.Device, seed uint64) (nn.Network, error) {
-	if s.recipe.UNet != nil {
-		return s.unet(dev, seed)
+func (s *Start) Network(r recipe.Recipe, dev torch.Device, seed uint64) (nn.Network, error) {
+	if r.UNet != nil {
+		return s.unet(r.UNet, dev, seed)
 	}
-	net, err := s.masksam(s.recipe.Network, dev, seed)
+	net, err := s.masksam(r.Network, dev, seed)
 	if err != nil {
 		return nil, err
 	}

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"masksam/internal/nn"
+	"masksam/internal/recipe"
 	"masksam/internal/torch"
 	"masksam/internal/unet"
 	"masksam/internal/weights"
@@ -61,8 +62,7 @@ const heads = ".seg_layers."
 
 // unet makes the recipe's U-Net with the weights to begin with: all but the heads of another model (nnU-Net's
 // load_pretrained_weights).
-func (s *Start) unet(dev torch.Device, seed uint64) (nn.Network, error) {
-	u := s.recipe.UNet
+func (s *Start) unet(u *recipe.UNet, dev torch.Device, seed uint64) (nn.Network, error) {
 	a, err := u.Plan()
 	if err != nil {
 		return nil, err

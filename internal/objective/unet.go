@@ -1,37 +1,70 @@
 package objective
 
 import (
+	"errors"
+
 	"masksam/internal/masksam"
 	"masksam/internal/nn"
 	"masksam/internal/recipe"
+	"masksam/internal/replicas"
 	"masksam/internal/torch"
 	"masksam/internal/unet"
 )
 
 // UNet is that of nnU-Net's own networks.
 type UNet struct {
-	Net    *unet.Net
-	recipe recipe.Recipe
-	device torch.Device
+	Net      *unet.Net
+	Replicas *replicas.Set[*unet.Net]
+	recipe   recipe.Recipe
+	device   torch.Device
 }
 
-func (u *UNet) Networks() []nn.Network { return []nn.Network{u.Net} }
+func (u *UNet) Networks() (list []nn.Network) {
+	for _, n := range u.Replicas.Nets() {
+		list = append(list, n)
+	}
+	return list
+}
 
-func (u *UNet) Spread(devices []torch.Device, replicas int) error {
+func (u *UNet) Spread(devices []torch.Device, n int) (err error) {
+	if u.recipe.UNet.Whole() {
+		if len(devices) > 1 {
+			return errWhole
+		}
+		n = 1
+	}
+	u.Free()
 	u.device = devices[0]
-	return nil
+	u.Replicas, err = replicas.New(u.Net, devices, n, max(torch.Threads()/n, 1))
+	return err
 }
 
-func (u *UNet) Free()             {}
-func (u *UNet) Single() bool      { return u.device == torch.CPU && !u.recipe.UNet.Loss.BatchDice }
+// errWhole is that of a loss or norm of a whole batch over several devices or processes.
+var errWhole = errors.New("a batch norm has its statistics, and a top-k loss its voxels, from the whole batch: such a training takes one " +
+	"device and one process")
+
+func (u *UNet) Free() {
+	if u.Replicas != nil {
+		u.Replicas.Free()
+		u.Replicas = nil
+	}
+}
+
+func (u *UNet) Single() bool {
+	return u.recipe.UNet.Whole() || u.device == torch.CPU && !u.recipe.UNet.Loss.BatchDice
+}
+
 func (u *UNet) Recompute(int) int { return 0 }
 
 func (u *UNet) step(b Batch) unet.Step {
-	return unet.Step{Net: u.Net, Device: u.device, Criterion: u.recipe.UNet.Criterion(), Deep: u.recipe.UNet.DeepSupervision,
-		Parts: b.Parts, Scaler: b.Scaler, Peers: b.Peers, Agreed: b.Agreed}
+	return unet.Step{Net: u.Net, Device: u.device, Replicas: u.Replicas, Criterion: u.recipe.UNet.Criterion(),
+		Deep: u.recipe.UNet.DeepSupervision, Parts: b.Parts, Scaler: b.Scaler, Peers: b.Peers, Agreed: b.Agreed}
 }
 
 func (u *UNet) Gradients(s *torch.Scope, b Batch) (loss float64, terms []masksam.Part, err error) {
+	if b.Peers != nil && u.recipe.UNet.Whole() {
+		return 0, nil, errWhole
+	}
 	loss, t, err := u.step(b).Gradients(s, b.Images, b.Labels, u.recipe.Patch)
 	return loss, []masksam.Part{{Name: "ce", Value: t.CE}, {Name: "dice", Value: t.Dice}}, err
 }

@@ -47,8 +47,15 @@ func (u *UNet) count() (all, trained int) {
 	return a.Count(u.Channels, u.Heads)
 }
 
+// Whole tells whether samples of a batch cannot be computed apart from each other: batch norms have their statistics, and a
+// top-k loss its voxels, from all of them.
+func (u *UNet) Whole() bool {
+	a, err := u.Plan()
+	return u.Loss.TopK > 0 || err == nil && a.Norm == "batch"
+}
+
 // waits tells whether a step keeps what it has computed of all samples until the last one.
-func (u *UNet) waits() bool { return u.Loss.BatchDice || u.Loss.TopK > 0 || u.Norm == "batch" }
+func (u *UNet) waits() bool { return u.Loss.BatchDice || u.Whole() }
 
 // pass predicts the memory of a pass over patches.
 func (u *UNet) pass(patch [3]int, of masksam.Pass) []masksam.Share {
@@ -69,7 +76,7 @@ func (u *UNet) check(patch [3]int) error {
 		l.Smoothing <= 1) {
 		return fmt.Errorf("loss is %+v: weights are at least 0 and not both 0, top_k is at most 100, label_smoothing at most 1", l)
 	}
-	if u.Architecture == nil {
+	if len(u.Architecture) == 0 || string(u.Architecture) == "null" {
 		return nil // the plans have it
 	}
 	a, err := u.Plan()

@@ -130,6 +130,9 @@ func (t *Training) choose(trainer string) (err error) {
 
 // Labels is the number of values that a label map may have, from 0 on, the ignore label included.
 func (t *Training) Labels() int {
+	if t.Recipe.UNet == nil {
+		return t.Recipe.Heads()
+	}
 	all := t.Dataset.Labels.All()
 	n := all[len(all)-1] + 1
 	if ignore, ok := t.Dataset.Labels.Ignore(); ok {

@@ -34,7 +34,7 @@ type learner struct {
 }
 
 func newLearner(r recipe.Recipe, start *model.Start, dev torch.Device, seed uint64) (*learner, error) {
-	net, err := start.Network(dev, seed)
+	net, err := start.Network(r, dev, seed)
 	if err != nil {
 		return nil, err
 	}

@@ -1,10 +1,14 @@
 package unet
 
 import (
+	"cmp"
 	"math"
 	"slices"
+	"sync"
 
 	"masksam/internal/nn"
+	"masksam/internal/ranks"
+	"masksam/internal/replicas"
 	"masksam/internal/torch"
 )
 
@@ -14,9 +18,12 @@ import (
 // alone. With a Dice of the whole batch the graphs of all samples wait for the batch's sums; in Parts each part is run twice
 // instead: for the sums, then for the gradients. A batch norm has its statistics, and TopK its voxels, from the samples that
 // are computed at once: those are a whole part.
+//
+// Replicas, the first of which is the network, share each part of a batch. A batch norm and TopK are for one alone.
 type Step struct {
 	Net       *Net
 	Device    torch.Device
+	Replicas  *replicas.Set[*Net] // nil: the network computes alone
 	Criterion Criterion
 	Deep      bool          // the coarser outputs train as well
 	Parts     int           // that the batch is computed in, one after the other; they divide it; 0: 1
@@ -33,15 +40,25 @@ type batch struct {
 	Step
 	patch   [3]int
 	weights []float64 // of the outputs
-	pieces  []piece   // that are computed one after the other
+	pieces  []piece   // in the order of the batch
 	total   []*sums   // of each output
+	workers []*worker
+}
+
+// worker is a replica in a step.
+type worker struct {
+	net    *Net
+	device torch.Device
+	total  []*sums // of its pieces
 }
 
 // piece are some samples of a batch.
 type piece struct {
 	images  []float32
 	labels  [][]uint8 // of each output
+	first   int       // sample of the batch
 	samples int
+	worker  int // that computes it, its own ones one after the other
 }
 
 // together are the voxels of samples that a processor computes at once: fewer take longer, more take memory.
@@ -54,25 +71,40 @@ func (st Step) batch(images []float32, labels []uint8, patch [3]int, parts int) 
 	b := &batch{Step: st, patch: patch, weights: Weights(outputs), total: st.Criterion.sums(outputs)}
 	voxels := patch[0] * patch[1] * patch[2]
 	samples := len(labels) / voxels
-	each := samples / max(parts, 1)
-	if st.Device == torch.CPU && a.Norm != "batch" && st.Criterion.TopK == 0 {
+	part := samples / max(parts, 1)
+	b.workers = []*worker{{st.Net, st.Device, st.Criterion.sums(outputs)}}
+	if st.Replicas != nil && st.divides() {
+		for _, r := range st.Replicas.List[1:min(len(st.Replicas.List), part)] {
+			b.workers = append(b.workers, &worker{r.Net, r.Device, st.Criterion.sums(outputs)})
+		}
+	}
+	each := part
+	if st.Device == torch.CPU && st.divides() {
 		each = min(each, max(1, together/voxels))
 	}
 	values := len(images) / samples
-	for from, to := 0, 0; from < samples; from = to {
-		to = min(from+each, samples)
-		p := piece{images: images[from*values : to*values], samples: to - from}
-		for _, size := range a.Scales(patch, outputs) {
-			var seen []uint8
-			for one := range slices.Chunk(labels[from*voxels:to*voxels], voxels) {
-				seen = append(seen, downsample(one, patch, size)...)
+	for begin := 0; begin < samples; begin += part {
+		for w := range b.workers {
+			lo, hi := ranks.Part(part, w, len(b.workers))
+			for from, to := begin+lo, 0; from < begin+hi; from = to {
+				to = min(from+each, begin+hi)
+				p := piece{images: images[from*values : to*values], first: from, samples: to - from, worker: w}
+				for _, size := range a.Scales(patch, outputs) {
+					var seen []uint8
+					for one := range slices.Chunk(labels[from*voxels:to*voxels], voxels) {
+						seen = append(seen, downsample(one, patch, size)...)
+					}
+					p.labels = append(p.labels, seen)
+				}
+				b.pieces = append(b.pieces, p)
 			}
-			p.labels = append(p.labels, seen)
 		}
-		b.pieces = append(b.pieces, p)
 	}
 	return b
 }
+
+// divides tells whether samples of a part can be computed apart from each other.
+func (st Step) divides() bool { return st.Net.Architecture.Norm != "batch" && st.Criterion.TopK == 0 }
 
 // sums are those of so many outputs.
 func (c Criterion) sums(outputs int) (list []*sums) {
@@ -103,9 +135,10 @@ func downsample(labels []uint8, from, to [3]int) []uint8 {
 
 // forward gives what the loss of each output of a piece is made of, and adds it to sums.
 func (b *batch) forward(s *torch.Scope, p piece, sums []*sums) (all []*seen, err error) {
+	w := b.workers[p.worker]
 	heads := s.InnerN(func(s *torch.Scope) []*torch.Tensor {
-		x := s.Float32s(b.Device, p.images, p.samples, b.Net.channels, b.patch[0], b.patch[1], b.patch[2])
-		return b.Net.Forward(s, x, len(sums))
+		x := s.Float32s(w.device, p.images, p.samples, w.net.channels, b.patch[0], b.patch[1], b.patch[2])
+		return w.net.Forward(s, x, len(sums))
 	})
 	defer s.Part("losses")()
 	for i, z := range heads {
@@ -120,8 +153,8 @@ func (b *batch) forward(s *torch.Scope, p piece, sums []*sums) (all []*seen, err
 
 // backward adds the gradients of a piece, of which norms hold what the loss of the batch is divided by.
 func (b *batch) backward(s *torch.Scope, all []*seen, norms []*sums, last bool) error {
-	if last && b.Peers != nil {
-		if err := b.Peers.Begin(b.Net.Params.Trainable()); err != nil {
+	if last && b.Peers != nil && len(b.workers) == 1 {
+		if err := b.Peers.Begin(b.trained()); err != nil {
 			return err
 		}
 	}
@@ -145,6 +178,10 @@ func (b *batch) backward(s *torch.Scope, all []*seen, norms []*sums, last bool) 
 // are of no use. With peers all is that of the whole batch: they get to know each other's sums.
 func (st Step) Gradients(s *torch.Scope, images []float32, labels []uint8, patch [3]int) (loss float64, terms Terms, err error) {
 	b := st.batch(images, labels, patch, st.Parts)
+	if st.Replicas != nil {
+		st.Replicas.Refresh()
+		defer st.Replicas.Drop()
+	}
 	st.Net.Training = true
 	defer func() { st.Net.Training = false }()
 	compute := b.once
@@ -158,13 +195,26 @@ func (st Step) Gradients(s *torch.Scope, images []float32, labels []uint8, patch
 	if err == nil && st.Agreed != nil {
 		st.Agreed()
 	}
+	if err == nil && st.Replicas != nil {
+		st.Replicas.Gather()
+	}
 	if st.Peers != nil { // also after an error: the others may have begun
-		if failed := st.Peers.Gradients(st.Net.Params.Trainable()); err == nil || failed != nil {
+		if failed := st.Peers.Gradients(b.trained()); err == nil || failed != nil {
 			err = failed
 		}
 	}
-	loss, terms = b.loss()
+	loss, terms = b.loss(b.total)
 	return loss, terms, err
+}
+
+// trained are the parameters that get a gradient: the heads of outputs without a weight do not, and stay as they are.
+func (b *batch) trained() []*torch.Tensor {
+	n := b.Net
+	idle := map[*torch.Tensor]bool{}
+	for _, head := range n.seg[:len(n.seg)-len(b.weights)] {
+		idle[head.W], idle[head.B] = true, true
+	}
+	return slices.DeleteFunc(n.Params.Trainable(), func(p *torch.Tensor) bool { return idle[p] })
 }
 
 // attempt makes the failure of an operation an error.
@@ -172,12 +222,26 @@ func attempt(s *torch.Scope, fn func() error) error {
 	return torch.Do(s.Mode(), func(*torch.Scope) error { return fn() })
 }
 
+// run calls fn with each worker and its pieces, at the same time.
+func (b *batch) run(s *torch.Scope, fn func(s *torch.Scope, w *worker, own []piece) error) error {
+	own := make([][]piece, len(b.workers))
+	for _, p := range b.pieces {
+		own[p.worker] = append(own[p.worker], p)
+	}
+	if len(b.workers) == 1 {
+		return attempt(s, func() error { return fn(s, b.workers[0], own[0]) })
+	}
+	return b.Replicas.Run(s, len(b.workers), func(s *torch.Scope, i int, _ *replicas.Replica[*Net]) error {
+		return fn(s, b.workers[i], own[i])
+	})
+}
+
 // each calls fn with each piece, in a scope of its own.
-func (b *batch) each(s *torch.Scope, fn func(s *torch.Scope, i int, p piece) error) error {
-	return attempt(s, func() (err error) {
-		for i, p := range b.pieces {
+func (b *batch) each(s *torch.Scope, fn func(s *torch.Scope, w *worker, p piece, last bool) error) error {
+	return b.run(s, func(s *torch.Scope, w *worker, own []piece) (err error) {
+		for i, p := range own {
 			s.Inner(func(s *torch.Scope) *torch.Tensor {
-				err = fn(s, i, p)
+				err = fn(s, w, p, i == len(own)-1)
 				return nil
 			})
 			if err != nil {
@@ -186,6 +250,19 @@ func (b *batch) each(s *torch.Scope, fn func(s *torch.Scope, i int, p piece) err
 		}
 		return nil
 	})
+}
+
+// gather adds up what the workers have found, in their order, and agrees on it with the peers.
+func (b *batch) gather(failed error) error {
+	for i, total := range b.total {
+		for _, w := range b.workers {
+			found := w.total[i].values()
+			for j, v := range total.values() {
+				*v += *found[j]
+			}
+		}
+	}
+	return b.agree(failed, b.total)
 }
 
 // once computes each piece alone: labels tell what the loss is divided by.
@@ -206,71 +283,101 @@ func (b *batch) once(s *torch.Scope) error {
 	if err = b.agree(err, norms); err != nil {
 		return err
 	}
-	err = b.each(s, func(s *torch.Scope, i int, p piece) error {
-		all, err := b.forward(s, p, b.total)
-		if loss, _ := b.loss(); err != nil || !finite(loss) {
+	return b.gather(b.each(s, func(s *torch.Scope, w *worker, p piece, last bool) error {
+		all, err := b.forward(s, p, w.total)
+		if loss, _ := b.loss(w.total); err != nil || !finite(loss) {
 			return err
 		}
-		return b.backward(s, all, norms, i == len(b.pieces)-1)
-	})
-	return b.agree(err, b.total)
+		return b.backward(s, all, norms, last)
+	}))
 }
 
 // kept keeps the graphs of all pieces until the sums of the batch are known.
 func (b *batch) kept(s *torch.Scope) error {
-	var graphs [][]*seen
-	err := attempt(s, func() error {
-		for _, p := range b.pieces {
-			all, err := b.forward(s, p, b.total)
+	m := meeting{left: len(b.workers), over: make(chan struct{})}
+	return b.run(s, func(s *torch.Scope, w *worker, own []piece) (err error) {
+		var graphs [][]*seen
+		err = attempt(s, func() error {
+			for _, p := range own {
+				all, err := b.forward(s, p, w.total)
+				if err != nil {
+					return err
+				}
+				graphs = append(graphs, all)
+			}
+			return nil
+		})
+		if err = m.wait(err, b.gather); err != nil {
+			return err
+		}
+		if loss, _ := b.loss(b.total); !finite(loss) {
+			return nil
+		}
+		for i, all := range graphs {
+			s.Inner(func(s *torch.Scope) *torch.Tensor {
+				err = b.backward(s, all, b.total, i == len(graphs)-1)
+				return nil
+			})
 			if err != nil {
 				return err
 			}
-			graphs = append(graphs, all)
+			for _, v := range all { // the graph is gone: what the loss has kept goes, too
+				v.free()
+			}
 		}
 		return nil
 	})
-	if err = b.agree(err, b.total); err != nil {
-		return err
+}
+
+// meeting is where workers wait for each other.
+type meeting struct {
+	mu   sync.Mutex
+	left int // to come
+	err  error
+	over chan struct{}
+}
+
+// wait waits for all workers. The last one to come calls then with the error of one that failed; all get what that gives.
+func (m *meeting) wait(failed error, then func(error) error) error {
+	m.mu.Lock()
+	m.err = cmp.Or(m.err, failed)
+	m.left--
+	last := m.left == 0
+	m.mu.Unlock()
+	if last {
+		m.err = then(m.err)
+		close(m.over)
 	}
-	if loss, _ := b.loss(); !finite(loss) {
-		return nil
-	}
-	return b.each(s, func(s *torch.Scope, i int, _ piece) error {
-		defer func() { // the graph is gone: what the loss has kept goes, too
-			for _, v := range graphs[i] {
-				v.free()
-			}
-		}()
-		return b.backward(s, graphs[i], b.total, i == len(graphs)-1)
-	})
+	<-m.over
+	return m.err
 }
 
 // twice computes each piece for the sums of the batch, then again for its gradients.
 func (b *batch) twice(s *torch.Scope) error {
-	err := b.each(s.NoGrad(), func(s *torch.Scope, _ int, p piece) error {
-		_, err := b.forward(s, p, b.total)
+	err := b.gather(b.each(s.NoGrad(), func(s *torch.Scope, w *worker, p piece, _ bool) error {
+		_, err := b.forward(s, p, w.total)
 		return err
-	})
-	if err = b.agree(err, b.total); err != nil {
+	}))
+	if err != nil {
 		return err
 	}
-	if loss, _ := b.loss(); !finite(loss) {
+	if loss, _ := b.loss(b.total); !finite(loss) {
 		return nil
 	}
-	return b.each(s, func(s *torch.Scope, i int, p piece) error {
+	return b.each(s, func(s *torch.Scope, _ *worker, p piece, last bool) error {
 		all, err := b.forward(s, p, b.Criterion.sums(len(b.weights)))
 		if err != nil {
 			return err
 		}
-		return b.backward(s, all, b.total, i == len(b.pieces)-1)
+		return b.backward(s, all, b.total, last)
 	})
 }
 
 func finite(v float64) bool { return !math.IsNaN(v) && !math.IsInf(v, 0) }
 
 // loss is that of all outputs, as far as they have been added up.
-func (b *batch) loss() (loss float64, t Terms) {
-	for i, a := range b.total {
+func (b *batch) loss(total []*sums) (loss float64, t Terms) {
+	for i, a := range total {
 		one, ce, dice := b.Criterion.loss(a)
 		loss, t.CE, t.Dice = loss+b.weights[i]*one, t.CE+b.weights[i]*ce, t.Dice+b.weights[i]*dice
 	}
@@ -300,17 +407,24 @@ func (st Step) Validate(s *torch.Scope, images []float32, labels []uint8, patch 
 	b := st.batch(images, labels, patch, 1)
 	n := st.Criterion.Heads - st.Criterion.first()
 	c = Counts{make([]int, n), make([]int, n), make([]int, n)}
-	err = b.each(s.NoGrad(), func(s *torch.Scope, _ int, p piece) error {
-		all, err := b.forward(s, p, b.total)
+	found = make([]int64, len(labels))
+	var counting sync.Mutex
+	if st.Replicas != nil {
+		st.Replicas.Refresh()
+	}
+	err = b.gather(b.each(s.NoGrad(), func(s *torch.Scope, w *worker, p piece, _ bool) error {
+		all, err := b.forward(s, p, w.total)
 		if err == nil {
-			found = append(found, st.Criterion.count(s, all[0].logits, p.labels[0], c)...)
+			counting.Lock()
+			defer counting.Unlock()
+			copy(found[p.first*patch[0]*patch[1]*patch[2]:], st.Criterion.count(s, all[0].logits, p.labels[0], c))
 		}
 		return err
-	})
-	if err = st.agree(err, b.total); err != nil {
+	}))
+	if err != nil {
 		return 0, nil, c, err
 	}
-	if loss, _ = b.loss(); !finite(loss) {
+	if loss, _ = b.loss(b.total); !finite(loss) {
 		found = nil
 	}
 	return loss, found, c, nil

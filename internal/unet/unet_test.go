@@ -375,10 +375,10 @@ func TestPeers(t *testing.T) {
 			p.other, p.sums, p.grads = peer[1-i], make(chan []float64, 1), make(chan [][]float32, 1)
 		}
 		done := make(chan float64)
+		second := st
+		second.Peers = peer[1]
 		go func() {
-			st := st
-			st.Peers = peer[1]
-			loss, _ := run(st, 1, 2)
+			loss, _ := run(second, 1, 2)
 			done <- loss
 		}()
 		st.Peers = peer[0]
