@@ -29,7 +29,7 @@ type StartOptions struct {
 	Continue   bool   // go on from the fold's newest checkpoint, if there is one
 }
 
-// Start is what a training begins with, or goes on from; the zero Start is from scratch.
+// Start is what a training begins with, or goes on from.
 type Start struct {
 	Resume   string   // checkpoint to go on from; empty: the training begins
 	Frozen   *Frozen  // file of the weights that do not train; nil: none is frozen

@@ -11,7 +11,7 @@ import (
 // UNet says which of nnU-Net's own networks is built, and what its outputs mean.
 type UNet struct {
 	// Architecture is the key architecture of a configuration in plans.json: the network's class and its arguments.
-	Architecture json.RawMessage `json:"architecture"`
+	Architecture json.RawMessage `json:"architecture,omitempty"`
 	// Norm takes the place of the architecture's norm: batch (nnUNetTrainerBN); empty: none does.
 	Norm     string  `json:"norm"`
 	Channels int     `json:"channels"`          // of an image, with those of a cascade's stage before

@@ -124,7 +124,7 @@ func tinySources(t testing.TB, s *store.Store, keep bool) (list []*feed.Source) 
 // tinyRun is a run on five cases, ready to loop.
 func tinyRun(t testing.TB, folder string, r recipe.Recipe, cases []*feed.Source) *run {
 	t.Helper()
-	l, err := newLearner(r, new(model.Start), torch.CPU, 11)
+	l, err := newLearner(r, scratch(t, &r), torch.CPU, 11)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -360,4 +360,14 @@ func TestMinutes(t *testing.T) {
 			t.Error(err)
 		}
 	}
+}
+
+// scratch is the start of a training that begins with no weights.
+func scratch(t testing.TB, r *recipe.Recipe) *model.Start {
+	t.Helper()
+	s, err := model.OpenStart(r, model.StartOptions{Weights: model.NoWeights})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
 }

@@ -86,7 +86,11 @@ func (c measured) run() error {
 	if err != nil {
 		return err
 	}
-	l, err := newLearner(r, new(model.Start), torch.CPU, 1)
+	start, err := model.OpenStart(&r, model.StartOptions{Weights: model.NoWeights})
+	if err != nil {
+		return err
+	}
+	l, err := newLearner(r, start, torch.CPU, 1)
 	if err != nil {
 		return err
 	}

@@ -34,7 +34,7 @@ func TestResumeWithoutFloat16(t *testing.T) {
 	o := tinyDataset(t, 5, "epochs=1", "iterations=3", "val_iterations=1", "precision=auto")
 	stopped(t, o, 1)
 	path := model.CheckpointPath(foldOf(o), model.Latest)
-	l, err := newLearner(o.Recipe, new(model.Start), o.Device, o.Seed)
+	l, err := newLearner(o.Recipe, scratch(t, &o.Recipe), o.Device, o.Seed)
 	if err != nil {
 		t.Fatal(err)
 	}

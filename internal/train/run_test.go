@@ -283,9 +283,21 @@ func TestBadCaseLeavesEarlierRun(t *testing.T) {
 	if _, err := Run(t.Context(), o); err != nil {
 		t.Fatal(err)
 	}
-	o.Recipe.Network.Classes = 2 // and the cases show label 2
-	if _, err := Run(t.Context(), o); err == nil || !strings.Contains(err.Error(), "label 2") {
-		t.Fatalf("error %v, want one about the label", err)
+	f, err := o.open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	text := `{"channel_names": {"0": "MR"}, "labels": {"background": 0, "small": 1}, "numTraining": 5, "file_ending": ".nii.gz"}`
+	if err := os.WriteFile(filepath.Join(dir, dataset.FileName), []byte(text), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	if f.Dataset, err = dataset.Read(dir); err != nil { // and the cases show label 2
+		t.Fatal(err)
+	}
+	_, err = f.Train(t.Context(), nil)
+	if f.Close(err); err == nil || !strings.Contains(err.Error(), "preprocessed with other settings") {
+		t.Fatalf("error %v, want one about the case", err)
 	}
 	if !exists(model.CheckpointPath(foldOf(o), model.Final)) {
 		t.Error("the earlier run was set aside")

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"masksam/internal/feed"
-	"masksam/internal/model"
 	"masksam/internal/recipe"
 	"masksam/internal/torch"
 )
@@ -37,7 +36,7 @@ func benchmarked(b *testing.B) map[string]recipe.Recipe {
 func steps(b *testing.B, r recipe.Recipe, precision string, replicas int) {
 	runtime.LockOSThread() // as Fold.Train
 	defer runtime.UnlockOSThread()
-	l, err := newLearner(r, new(model.Start), torch.CPU, 1)
+	l, err := newLearner(r, scratch(b, &r), torch.CPU, 1)
 	if err != nil {
 		b.Fatal(err)
 	}
