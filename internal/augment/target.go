@@ -4,12 +4,15 @@ import "slices"
 
 // Downsample is a label map of size shape, seen at another size: each voxel takes its nearest neighbour's label. Deep
 // supervision compares coarse outputs with it (nnU-Net's DownsampleSegForDSTransform).
-func Downsample(seg []int16, shape, to [3]int) []int16 {
+func Downsample[T any](seg []T, shape, to [3]int) []T {
+	if shape == to {
+		return seg
+	}
 	var at [3][]int
 	for d := range 3 {
 		at[d] = nearest(shape[d], to[d])
 	}
-	out := make([]int16, 0, to[0]*to[1]*to[2])
+	out := make([]T, 0, to[0]*to[1]*to[2])
 	for _, z := range at[0] {
 		for _, y := range at[1] {
 			for _, x := range at[2] {

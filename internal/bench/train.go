@@ -82,7 +82,7 @@ func (o *Options) train(r *Result) ([]way, func(), error) {
 	if err == nil {
 		err = torch.Do(torch.Mode{}, func(s *torch.Scope) error {
 			for _, n := range t.replicas.Nets() {
-				n.Params.Narrow(s, t.autocast, func(p *nn.Param) bool { return !p.Trainable })
+				n.Parameters().Narrow(s, t.autocast, func(p *nn.Param) bool { return !p.Trainable })
 			}
 			return nil
 		})
@@ -116,7 +116,7 @@ func (t *trainer) step(gradients func(s *torch.Scope, p *masksam.Points) (float6
 	t.Optimizer.ZeroGrad()
 	err := torch.Do(torch.Mode{Grad: true, Autocast: t.autocast}, func(s *torch.Scope) error {
 		loss, err := gradients(s, points)
-		if err == nil && !masksam.Finite(loss) {
+		if err == nil && !nn.Finite(loss) {
 			err = fmt.Errorf("the loss of step %d is %v", t.steps, loss)
 		}
 		if err != nil {
@@ -124,7 +124,7 @@ func (t *trainer) step(gradients func(s *torch.Scope, p *masksam.Points) (float6
 		}
 		defer s.Part("optimiser")()
 		switch norm := t.Clip(); {
-		case masksam.Finite(norm):
+		case nn.Finite(norm):
 			t.Step(t.recipe.Train.LR)
 		case t.Scaler == nil:
 			return fmt.Errorf("the gradient of step %d has norm %v", t.steps, norm)

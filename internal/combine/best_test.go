@@ -11,7 +11,7 @@ import (
 	"masksam/internal/dataset"
 	"masksam/internal/goldentest"
 	"masksam/internal/imageio"
-	"masksam/internal/npz"
+	"masksam/internal/model/modeltest"
 	"masksam/internal/plan"
 	"masksam/internal/recipe"
 )
@@ -216,26 +216,8 @@ func TestEnsembleLikeNNUNet(t *testing.T) {
 		if err != nil || !slices.Equal(got.Data, want.Data) {
 			t.Errorf("%s: labels differ, error %v", id, err)
 		}
-		if a, b := probabilities(t, filepath.Join(golden, "outputs/ensemble_c_a", id+".npz")), probabilities(t, filepath.Join(out, id+".npz")); !slices.Equal(a, b) {
+		if a, b := modeltest.Probabilities(t, filepath.Join(golden, "outputs/ensemble_c_a", id+".npz")), modeltest.Probabilities(t, filepath.Join(out, id+".npz")); !slices.Equal(a, b) {
 			t.Errorf("%s: means differ", id)
 		}
 	}
-}
-
-func probabilities(t *testing.T, path string) []float32 {
-	t.Helper()
-	a, err := npz.Open(path, npz.Probabilities)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer a.Close()
-	n := 1
-	for _, d := range a.Shape {
-		n *= d
-	}
-	data := make([]float32, n)
-	if err := a.Read(data); err != nil {
-		t.Fatal(err)
-	}
-	return data
 }

@@ -41,14 +41,10 @@ func From(cfg Config, dev torch.Device, seed uint64, given func(name string) boo
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	n := &Net{Config: cfg, Params: new(nn.Params)}
-	err := torch.Do(torch.Mode{}, func(s *torch.Scope) error {
-		n.make(nn.NewBuilder(s, n.Params, dev, seed, cfg.Trains).Given(given))
-		return load(n.Params)
-	})
-	if err != nil {
-		n.Free()
-		return nil, fmt.Errorf("make the network: %w", err)
+	n := &Net{Config: cfg}
+	var err error
+	if n.Params, err = nn.Make(dev, seed, cfg.Trains, given, n.make, load); err != nil {
+		return nil, err
 	}
 	return n, nil
 }
@@ -62,14 +58,10 @@ func Load(cfg Config, dev torch.Device, src nn.Source) (*Net, error) {
 // Replica is a network with n's weights and gradients of its own. The weights are n's memory, or copies on dev, which are
 // not brought up to date. n outlives it.
 func (n *Net) Replica(dev torch.Device, copied bool) (*Net, error) {
-	r := &Net{Config: n.Config, Params: new(nn.Params), Recompute: n.Recompute}
-	err := torch.Do(torch.Mode{}, func(s *torch.Scope) error {
-		r.make(nn.Replica(s, r.Params, n.Params, dev, copied))
-		return nil
-	})
-	if err != nil {
-		r.Free()
-		return nil, fmt.Errorf("copy the network to %v: %w", dev, err)
+	r := &Net{Config: n.Config, Recompute: n.Recompute}
+	var err error
+	if r.Params, err = n.Params.Replica(dev, copied, r.make); err != nil {
+		return nil, err
 	}
 	return r, nil
 }

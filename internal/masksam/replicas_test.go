@@ -139,8 +139,8 @@ func TestReplicasTiming(t *testing.T) {
 	var first map[string][]float32
 	for i := range 5 {
 		delay := map[*Net]time.Duration{}
-		for _, n := range replicas.Nets() {
-			delay[n] = time.Duration(rng.IntN(30)) * time.Millisecond
+		for _, r := range replicas.List {
+			delay[r.Net] = time.Duration(rng.IntN(30)) * time.Millisecond
 		}
 		replicas.Forward = func(n *Net, s *torch.Scope, x *torch.Tensor) *Output {
 			time.Sleep(delay[n])
@@ -210,7 +210,7 @@ func TestReplicasFail(t *testing.T) {
 		t.Errorf("loss %v, error %v; want NaN", loss, err)
 	}
 	replicas.Forward = (*Net).Forward
-	if loss, _, _, err := j.run(t, replicas); err != nil || !Finite(loss) {
+	if loss, _, _, err := j.run(t, replicas); err != nil || !nn.Finite(loss) {
 		t.Errorf("afterwards: loss %v, error %v", loss, err)
 	}
 }
@@ -249,7 +249,7 @@ func TestReplicasValidate(t *testing.T) {
 			out.Classes = s.MulScalar(out.Classes, math.NaN())
 			return out
 		}
-		if loss, labels := validate(); labels != nil || Finite(loss) {
+		if loss, labels := validate(); labels != nil || nn.Finite(loss) {
 			t.Errorf("%d replicas: scores of NaN give loss %v and %d labels", n, loss, len(labels))
 		}
 	}

@@ -1,7 +1,6 @@
 package masksam
 
 import (
-	"math"
 	"sync/atomic"
 
 	"masksam/internal/nn"
@@ -68,7 +67,7 @@ func (st Step) Gradients(s *torch.Scope, images []float32, labels []uint8) (loss
 	defer st.Replicas.Drop()
 	params := st.Replicas.List[0].Params
 	all, err := st.compute(s, images, labels, max(st.Parts, 1), func(s *torch.Scope, p piece) error {
-		if !Finite(p.loss) {
+		if !nn.Finite(p.loss) {
 			return nil
 		}
 		if st.Peers != nil && p.last && p.out.once {
@@ -82,7 +81,7 @@ func (st Step) Gradients(s *torch.Scope, images []float32, labels []uint8) (loss
 	if err == nil && st.Agreed != nil {
 		st.Agreed()
 	}
-	if err == nil && Finite(all.loss) {
+	if err == nil && nn.Finite(all.loss) {
 		st.Replicas.Gather()
 	}
 	if st.Peers != nil { // also after an error: the others may have begun
@@ -146,7 +145,7 @@ func (st Step) compute(s *torch.Scope, images []float32, labels []uint8, parts i
 	err = st.Replicas.Run(s, use, func(s *torch.Scope, i int, r *replicas.Replica[*Net]) (err error) {
 		ended := false
 		defer func() { failed.CompareAndSwap(false, !ended) }()
-		going := func() bool { return err == nil && Finite(sums[i].loss) && !failed.Load() }
+		going := func() bool { return err == nil && nn.Finite(sums[i].loss) && !failed.Load() }
 		for k := 0; k < parts; k++ {
 			lo, hi := ranks.Part(part, i, use)
 			end := k*part + hi
@@ -157,7 +156,7 @@ func (st Step) compute(s *torch.Scope, images []float32, labels []uint8, parts i
 				s.Inner(func(s *torch.Scope) *torch.Tensor {
 					x := s.Float32s(r.Device, images[from*image:to*image], to-from, n.Channels, n.Frames, n.Height, n.Width)
 					out := st.Replicas.Forward(r.Net, s, x)
-					if score := out.Score(s); !Finite(score) {
+					if score := out.Score(s); !nn.Finite(score) {
 						sums[i].loss += score
 						return nil
 					}
@@ -187,6 +186,3 @@ func (st Step) compute(s *torch.Scope, images []float32, labels []uint8, parts i
 func (o *Output) Score(s *torch.Scope) float64 {
 	return s.Sum(s.To(s.Detach(o.Classes), torch.Float32)).Item()
 }
-
-// Finite tells whether v is neither NaN nor infinite.
-func Finite(v float64) bool { return !math.IsNaN(v) && !math.IsInf(v, 0) }

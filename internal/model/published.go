@@ -97,7 +97,6 @@ func (m *Model) published(f *weights.File) (meta Meta, err error) {
 	if err != nil {
 		return meta, err
 	}
-	r.Train.Augment.Mirror = nil
 	flat := 3 - len(c.PatchSize) // axes that a patch has in front of the plan's
 	r.Train.Augment.Mirror = nil
 	for i, axis := range s.Mirror {

@@ -2,6 +2,7 @@ package nn
 
 import (
 	"errors"
+	"math"
 
 	"masksam/internal/torch"
 )
@@ -53,3 +54,6 @@ func Agree(peers Peers, failed error, values ...*float64) error {
 	}
 	return err
 }
+
+// Finite tells whether v is neither NaN nor infinite.
+func Finite(v float64) bool { return !math.IsNaN(v) && !math.IsInf(v, 0) }

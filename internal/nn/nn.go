@@ -189,11 +189,42 @@ func (b *Builder) Given(has func(name string) bool) *Builder {
 // Empty returns b leaving all values unset, for Params.Load.
 func (b *Builder) Empty() *Builder { return b.Given(everything) }
 
-// Replica returns a builder of the layers that of belongs to, for which each trained parameter collects a gradient of its
-// own. The values are of's own memory, or copies of them on dev.
-func Replica(s *torch.Scope, p, of *Params, dev torch.Device, copied bool) *Builder {
-	trains := func(name string) bool { return of.Lookup(name).Trainable }
-	return &Builder{scope: s.NoGrad(), params: p, of: of, dev: dev, copied: copied, trains: trains}
+// Make makes the parameters of the layers that build makes, on dev, and has load set those that given names; the others are
+// random. trains decides by name which parameters train. A device without enough memory gives torch.OutOfMemory.
+func Make(dev torch.Device, seed uint64, trains, given func(name string) bool, build func(*Builder), load func(*Params) error) (
+	*Params, error) {
+	p, err := made(func(s *torch.Scope, p *Params) error {
+		build(NewBuilder(s, p, dev, seed, trains).Given(given))
+		return load(p)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("make the network: %w", err)
+	}
+	return p, nil
+}
+
+// Replica makes the parameters of the layers that build makes, those of p once more: each trained one collects a gradient of
+// its own. The values are p's own memory, or copies of them on dev.
+func (p *Params) Replica(dev torch.Device, copied bool, build func(*Builder)) (*Params, error) {
+	trains := func(name string) bool { return p.Lookup(name).Trainable }
+	r, err := made(func(s *torch.Scope, r *Params) error {
+		build(&Builder{scope: s.NoGrad(), params: r, of: p, dev: dev, copied: copied, trains: trains})
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("copy the network to %v: %w", dev, err)
+	}
+	return r, nil
+}
+
+// made is the parameters that fill makes, none after an error.
+func made(fill func(s *torch.Scope, p *Params) error) (*Params, error) {
+	p := new(Params)
+	if err := torch.Do(torch.Mode{}, func(s *torch.Scope) error { return fill(s, p) }); err != nil {
+		p.Free()
+		return nil, err
+	}
+	return p, nil
 }
 
 // replica is the parameter of that name in b.of, for b.

@@ -2,7 +2,6 @@ package objective
 
 import (
 	"fmt"
-	"hash/fnv"
 	"math"
 	"path/filepath"
 	"strconv"
@@ -10,6 +9,7 @@ import (
 	"testing"
 
 	"masksam/internal/dataset"
+	"masksam/internal/formula"
 	"masksam/internal/goldentest"
 	"masksam/internal/plan"
 	"masksam/internal/pth"
@@ -19,21 +19,6 @@ import (
 	"masksam/internal/unet"
 	"masksam/internal/weights"
 )
-
-// formula are the values that the goldens fill a tensor of that name with: uniform in ±scale.
-func formula(name string, scale float64, n int) []float32 {
-	h := fnv.New64a()
-	h.Write([]byte(name))
-	state, out := h.Sum64(), make([]float32, n)
-	for i := range out {
-		z := state + uint64(i+1)*0x9E3779B97F4A7C15
-		z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9
-		z = (z ^ (z >> 27)) * 0x94D049BB133111EB
-		z ^= z >> 31
-		out[i] = float32(scale * (2*float64(z>>11)/(1<<53) - 1))
-	}
-	return out
-}
 
 // TestGoldenResume: weights and momentum of a checkpoint that nnU-Net wrote give, after two steps with the recipe of its
 // trainer, the weights that nnU-Net has then.
@@ -94,7 +79,7 @@ func TestGoldenResume(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer o.Free()
-	images := formula("input", 1.7, shape[0]*shape[1]*shape[2]*shape[3]*shape[4])
+	images := formula.Fill("input", shape[0]*shape[1]*shape[2]*shape[3]*shape[4], 0, 1.7)
 	labels := goldentest.To[uint8](arrays["target"].Data)
 	err = torch.Do(torch.Mode{Grad: true}, func(s *torch.Scope) error {
 		momentum(t, s, file, v)

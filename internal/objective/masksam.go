@@ -13,12 +13,7 @@ type MaskSAM struct {
 	criterion *masksam.Criterion
 }
 
-func (m *MaskSAM) Networks() (list []nn.Network) {
-	for _, n := range m.Replicas.Nets() {
-		list = append(list, n)
-	}
-	return list
-}
+func (m *MaskSAM) Networks() []nn.Network { return m.Replicas.Nets() }
 
 func (m *MaskSAM) Spread(devices []torch.Device, replicas int) (err error) {
 	m.Free()

@@ -19,15 +19,10 @@ type UNet struct {
 	device   torch.Device
 }
 
-func (u *UNet) Networks() (list []nn.Network) {
-	for _, n := range u.Replicas.Nets() {
-		list = append(list, n)
-	}
-	return list
-}
+func (u *UNet) Networks() []nn.Network { return u.Replicas.Nets() }
 
 func (u *UNet) Spread(devices []torch.Device, n int) (err error) {
-	if u.recipe.UNet.Whole() {
+	if u.whole() {
 		if len(devices) > 1 {
 			return errWhole
 		}
@@ -51,8 +46,11 @@ func (u *UNet) Free() {
 }
 
 func (u *UNet) Single() bool {
-	return u.recipe.UNet.Whole() || u.device == torch.CPU && !u.recipe.UNet.Loss.BatchDice
+	return u.whole() || u.device == torch.CPU && !u.recipe.UNet.Loss.BatchDice
 }
+
+// whole tells whether samples of a batch cannot be computed apart from each other.
+func (u *UNet) whole() bool { return unet.Whole(u.Net.Architecture, u.recipe.UNet.Loss) }
 
 func (u *UNet) Recompute(int) int { return 0 }
 
@@ -62,7 +60,7 @@ func (u *UNet) step(b Batch) unet.Step {
 }
 
 func (u *UNet) Gradients(s *torch.Scope, b Batch) (loss float64, terms []masksam.Part, err error) {
-	if b.Peers != nil && u.recipe.UNet.Whole() {
+	if b.Peers != nil && u.whole() {
 		return 0, nil, errWhole
 	}
 	loss, t, err := u.step(b).Gradients(s, b.Images, b.Labels, u.recipe.Patch)

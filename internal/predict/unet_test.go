@@ -13,7 +13,7 @@ import (
 	"masksam/internal/goldentest"
 	"masksam/internal/imageio"
 	"masksam/internal/model"
-	"masksam/internal/npz"
+	"masksam/internal/model/modeltest"
 	"masksam/internal/torch"
 )
 
@@ -181,7 +181,7 @@ func compareLabels(t *testing.T, got, want string, most int) {
 
 func compareProbabilities(t *testing.T, got, want string) {
 	t.Helper()
-	a, b := probabilities(t, got), probabilities(t, want)
+	a, b := modeltest.Probabilities(t, got), modeltest.Probabilities(t, want)
 	if len(a) != len(b) {
 		t.Fatalf("%s has %d values, want %d", got, len(a), len(b))
 	}
@@ -197,24 +197,6 @@ func compareProbabilities(t *testing.T, got, want string) {
 	if more*1000 > len(a) {
 		t.Errorf("%s: %d of %d values are off by more than 0.002", got, more, len(a))
 	}
-}
-
-func probabilities(t *testing.T, path string) []float32 {
-	t.Helper()
-	a, err := npz.Open(path, npz.Probabilities)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer a.Close()
-	n := 1
-	for _, d := range a.Shape {
-		n *= d
-	}
-	data := make([]float32, n)
-	if err := a.Read(data); err != nil {
-		t.Fatal(err)
-	}
-	return data
 }
 
 // A folder of plans.json, dataset.json and a checkpoint of any name is a model.

@@ -188,10 +188,10 @@ func (e *export) trainer() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if e.net, err = architecture(r.UNet); err != nil {
+	if e.net, err = r.UNet.Plan(); err != nil {
 		return "", err
 	}
-	its, err := architecture(planned.UNet)
+	its, err := planned.UNet.Plan()
 	if err != nil {
 		return "", err
 	}
@@ -199,14 +199,6 @@ func (e *export) trainer() (string, error) {
 		return "", fmt.Errorf("its network is not the one that trainer %s builds from the plans of its folder", name)
 	}
 	return name, nil
-}
-
-func architecture(u *recipe.UNet) (unet.Architecture, error) {
-	a, err := unet.Parse(u.Architecture)
-	if u.Norm == "batch" {
-		a = a.Batch()
-	}
-	return a, err
 }
 
 // network is the state_dict of nnU-Net's network: the names of one tensor share its storage. seen is how many batches its

@@ -47,15 +47,14 @@ func (u *UNet) count() (all, trained int) {
 	return a.Count(u.Channels, u.Heads)
 }
 
-// Whole tells whether samples of a batch cannot be computed apart from each other: batch norms have their statistics, and a
-// top-k loss its voxels, from all of them.
-func (u *UNet) Whole() bool {
-	a, err := u.Plan()
-	return u.Loss.TopK > 0 || err == nil && a.Norm == "batch"
+// whole tells whether samples of a batch cannot be computed apart from each other.
+func (u *UNet) whole() bool {
+	a, _ := u.Plan() // one that cannot be read is never made
+	return unet.Whole(a, u.Loss)
 }
 
 // waits tells whether a step keeps what it has computed of all samples until the last one.
-func (u *UNet) waits() bool { return u.Loss.BatchDice || u.Whole() }
+func (u *UNet) waits() bool { return u.Loss.BatchDice || u.whole() }
 
 // pass predicts the memory of a pass over patches.
 func (u *UNet) pass(patch [3]int, of masksam.Pass) []masksam.Share {

@@ -78,7 +78,7 @@ func (r *Recipe) check() error {
 	if !slices.Contains([]string{"", "poly", "cosine"}, t.Schedule) {
 		return fmt.Errorf("schedule %q is neither poly nor cosine", t.Schedule)
 	}
-	if r.UNet != nil && r.UNet.Architecture != nil { // else it comes with the plans
+	if r.UNet != nil {
 		if err := r.UNet.check(r.Patch); err != nil {
 			return err
 		}

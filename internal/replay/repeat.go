@@ -108,11 +108,11 @@ func (r *Report) compute(s *torch.Scope, net *masksam.Net) error {
 	}
 	r.Total = loss
 	for _, p := range append(slices.Clone(r.Parts), masksam.Part{Name: "loss", Value: r.Total}) {
-		if !masksam.Finite(p.Value) {
+		if !nn.Finite(p.Value) {
 			r.first("", Value{Name: p.Name, Bad: 1})
 		}
 	}
-	if !masksam.Finite(r.Total) {
+	if !nn.Finite(r.Total) {
 		return nil
 	}
 	scaler.Unscale(net.Params.Trainable())
@@ -126,7 +126,7 @@ func (r *Report) compute(s *torch.Scope, net *masksam.Net) error {
 		}
 	}
 	r.Norm = torch.ClipGradNorm(net.Params.Trainable(), math.Inf(1))
-	if !masksam.Finite(r.Norm) {
+	if !nn.Finite(r.Norm) {
 		r.first("", Value{Name: "the norm of all gradients", Bad: 1})
 	}
 	return nil
@@ -155,7 +155,7 @@ func look(name string, t *torch.Tensor) Value {
 	v := Value{Name: name}
 	for _, x := range t.Float32s() {
 		a := math.Abs(float64(x))
-		if masksam.Finite(a) {
+		if nn.Finite(a) {
 			v.Largest = max(v.Largest, a)
 		} else {
 			v.Bad++

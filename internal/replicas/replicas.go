@@ -13,9 +13,8 @@ import (
 // Network is a network that can be made again with the same weights and gradients of its own. The weights are its memory, or
 // copies on a device.
 type Network[N any] interface {
-	Parameters() *nn.Params
+	nn.Network
 	Replica(dev torch.Device, copied bool) (N, error)
-	Free()
 }
 
 // Set is of networks with the same weights: the one that trains, which is the first, and others with gradients of their own.
@@ -84,7 +83,7 @@ func (r *Set[N]) Free() {
 }
 
 // Nets are the replicas' networks.
-func (r *Set[N]) Nets() (list []N) {
+func (r *Set[N]) Nets() (list []nn.Network) {
 	for _, p := range r.List {
 		list = append(list, p.Net)
 	}

@@ -6,13 +6,13 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash/fnv"
 	"math"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"masksam/internal/formula"
 	"masksam/internal/goldentest"
 	"masksam/internal/nn"
 	"masksam/internal/torch"
@@ -88,10 +88,10 @@ func TestRealWeights(t *testing.T) {
 		repeated := func(name string, shape ...int) *torch.Tensor {
 			return s.Expand(s.Reshape(p.Lookup(name).Value, 1, c, 1, 1), shape...)
 		}
-		neck := s.Float32s(torch.CPU, fill("image_embeddings", c*side*side, 0.3), 1, c, side, side)
+		neck := s.Float32s(torch.CPU, formula.Fill("image_embeddings", c*side*side, 0, 0.3), 1, c, side, side)
 		sparse := enc.Boxes(s, s.Float32s(torch.CPU, boxes, n, 4))
 		padding := s.Reshape(repeated("prompt_encoder.not_a_point_embed.weight", n, -1, -1, -1), n, 1, c)
-		mask := s.Float32s(torch.CPU, fill("mask_input", 16*side*side, 8), 1, 4*side, 4*side)
+		mask := s.Float32s(torch.CPU, formula.Fill("mask_input", 16*side*side, 0, 8), 1, 4*side, 4*side)
 		code, layer := enc.Masks(s, mask)
 		code = s.Expand(code, n, -1, -1, -1)
 		none := layer // the one of SAM's own embedding
@@ -123,23 +123,6 @@ func TestRealWeights(t *testing.T) {
 	if !(largest <= 1e-3) {
 		t.Errorf("mask logits differ by up to %g, want at most 1e-3", largest)
 	}
-}
-
-// fill gives n values by the golden values' filling rule: scale·(2u-1), u in [0,1) from splitmix64, which starts from
-// FNV-1a of the name.
-func fill(name string, n int, scale float64) []float32 {
-	h := fnv.New64a()
-	h.Write([]byte(name))
-	state := h.Sum64()
-	out := make([]float32, n)
-	for i := range out {
-		z := state + uint64(i+1)*0x9E3779B97F4A7C15
-		z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9
-		z = (z ^ (z >> 27)) * 0x94D049BB133111EB
-		z ^= z >> 31
-		out[i] = float32(scale * (2*float64(z>>11)/(1<<53) - 1))
-	}
-	return out
 }
 
 // array is a tensor of a file, row-major.

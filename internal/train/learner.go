@@ -6,7 +6,6 @@ import (
 
 	"masksam/internal/checkpoint"
 	"masksam/internal/feed"
-	"masksam/internal/masksam"
 	"masksam/internal/model"
 	"masksam/internal/nn"
 	"masksam/internal/objective"
@@ -92,11 +91,11 @@ func (l *learner) gradients(s *torch.Scope, b *feed.Batch, step int) (loss float
 	l.told, l.agreed = unknown(), false
 	loss, terms, err := l.objective.Gradients(s, l.batch(b, trainingKey(step)))
 	l.told.add(terms)
-	if err != nil || !masksam.Finite(loss) {
+	if err != nil || !nn.Finite(loss) {
 		return loss, false, err
 	}
 	l.told.norm = l.Clip()
-	return loss, masksam.Finite(l.told.norm), nil
+	return loss, nn.Finite(l.told.norm), nil
 }
 
 // step trains on one batch. ok is false when loss or gradients are not finite: then nothing has changed but the scale of the
@@ -109,7 +108,7 @@ func (l *learner) step(b *feed.Batch, step int, lr float64) (loss float64, ok bo
 		if ok {
 			l.Step(lr)
 		} else {
-			l.Skip(masksam.Finite(loss))
+			l.Skip(nn.Finite(loss))
 		}
 		return nil
 	})

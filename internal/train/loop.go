@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"masksam/internal/feed"
-	"masksam/internal/masksam"
 	"masksam/internal/model"
 	"masksam/internal/nn"
 	"masksam/internal/objective"
@@ -262,7 +261,7 @@ func (r *run) endEpoch(valLoss float64, c runlog.Counts) error {
 	}
 	ema = runlog.Moving(ema, mean)
 	trainLoss := st.LossSum / float64(st.LossCount)
-	lost := st.LossCount == 0 && st.Bad > 0 || !masksam.Finite(valLoss) && t.ValIterations+st.Bad > 0
+	lost := st.LossCount == 0 && st.Bad > 0 || !nn.Finite(valLoss) && t.ValIterations+st.Bad > 0
 	if lost {
 		trainLoss = math.NaN() // that of the steps before does not tell how the epoch went
 	}

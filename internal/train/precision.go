@@ -6,7 +6,7 @@ import (
 	"log/slog"
 
 	"masksam/internal/feed"
-	"masksam/internal/masksam"
+	"masksam/internal/nn"
 	"masksam/internal/recipe"
 	"masksam/internal/torch"
 )
@@ -83,7 +83,7 @@ func (l *learner) tries(b *feed.Batch) (failed string, tooLarge bool, err error)
 		return "a step takes more memory than there is", true, err
 	case errors.As(err, &refused):
 		return fmt.Sprintf("a step fails (%v)", refused), false, err
-	case err == nil && !ok && (l.Scaler == nil || !masksam.Finite(loss)):
+	case err == nil && !ok && (l.Scaler == nil || !nn.Finite(loss)):
 		return "the loss or its gradient is not finite", false, nil
 	}
 	return "", false, err

@@ -4,7 +4,6 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
-	"hash/fnv"
 	"math"
 	"os"
 	"path/filepath"
@@ -12,6 +11,8 @@ import (
 	"strings"
 	"testing"
 
+	"masksam/internal/augment"
+	"masksam/internal/formula"
 	"masksam/internal/goldentest"
 	"masksam/internal/nn"
 	"masksam/internal/plan"
@@ -33,20 +34,10 @@ func (r rule) values() []float32 {
 	for _, d := range r.Shape {
 		n *= d
 	}
-	h := fnv.New64a()
-	h.Write([]byte(r.Name))
-	state, out := h.Sum64(), make([]float32, n)
-	for i := range out {
-		z := state + uint64(i+1)*0x9E3779B97F4A7C15
-		z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9
-		z = (z ^ (z >> 27)) * 0x94D049BB133111EB
-		z ^= z >> 31
-		out[i] = float32(r.Center + r.Scale*(2*float64(z>>11)/(1<<53)-1))
-		if r.Value != nil {
-			out[i] = float32(*r.Value)
-		}
+	if r.Value != nil {
+		return slices.Repeat([]float32{float32(*r.Value)}, n)
 	}
-	return out
+	return formula.Fill(r.Name, n, r.Center, r.Scale)
 }
 
 // regions reads a list of labels or lists of labels.
@@ -358,7 +349,7 @@ func (g *goldenNet) targets(t *testing.T) {
 		want := goldentest.To[uint8](golden.Data)
 		var got []uint8
 		for one := range slices.Chunk(g.labels(), voxels) {
-			seen := downsample(one, g.patch(), size)
+			seen := augment.Downsample(one, g.patch(), size)
 			if len(areas) == 0 {
 				got = append(got, seen...)
 				continue

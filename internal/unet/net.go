@@ -20,8 +20,7 @@ type Net struct {
 
 	channels, heads int
 	stem            stack
-	stages          [][]block
-	decoder         [][]block
+	stages, decoder []stack
 	ups             []nn.Conv
 	seg             []nn.Conv
 }
@@ -39,14 +38,10 @@ func Load(a Architecture, channels, heads int, dev torch.Device, src nn.Source) 
 // From is New, but the parameters that given names have no values before load gives them some.
 func From(a Architecture, channels, heads int, dev torch.Device, seed uint64, given func(name string) bool,
 	load func(*nn.Params) error) (*Net, error) {
-	n := &Net{Architecture: a, Params: new(nn.Params), channels: channels, heads: heads}
-	err := torch.Do(torch.Mode{}, func(s *torch.Scope) error {
-		n.make(nn.NewBuilder(s, n.Params, dev, seed, trains).Given(given))
-		return load(n.Params)
-	})
-	if err != nil {
-		n.Free()
-		return nil, fmt.Errorf("make the network: %w", err)
+	n := &Net{Architecture: a, channels: channels, heads: heads}
+	var err error
+	if n.Params, err = nn.Make(dev, seed, trains, given, n.make, load); err != nil {
+		return nil, err
 	}
 	return n, nil
 }
@@ -57,14 +52,10 @@ func trains(name string) bool { return !strings.Contains(name, ".running_") }
 // Replica is a network with n's weights and gradients of its own. The weights are n's memory, or copies on dev, which are
 // not brought up to date. n outlives it.
 func (n *Net) Replica(dev torch.Device, copied bool) (*Net, error) {
-	r := &Net{Architecture: n.Architecture, Params: new(nn.Params), Training: n.Training, channels: n.channels, heads: n.heads}
-	err := torch.Do(torch.Mode{}, func(s *torch.Scope) error {
-		r.make(nn.Replica(s, r.Params, n.Params, dev, copied))
-		return nil
-	})
-	if err != nil {
-		r.Free()
-		return nil, fmt.Errorf("copy the network to %v: %w", dev, err)
+	r := &Net{Architecture: n.Architecture, Training: n.Training, channels: n.channels, heads: n.heads}
+	var err error
+	if r.Params, err = n.Params.Replica(dev, copied, r.make); err != nil {
+		return nil, err
 	}
 	return r, nil
 }

@@ -2,10 +2,10 @@ package unet
 
 import (
 	"cmp"
-	"math"
 	"slices"
 	"sync"
 
+	"masksam/internal/augment"
 	"masksam/internal/nn"
 	"masksam/internal/ranks"
 	"masksam/internal/replicas"
@@ -92,7 +92,7 @@ func (st Step) batch(images []float32, labels []uint8, patch [3]int, parts int) 
 				for _, size := range a.Scales(patch, outputs) {
 					var seen []uint8
 					for one := range slices.Chunk(labels[from*voxels:to*voxels], voxels) {
-						seen = append(seen, downsample(one, patch, size)...)
+						seen = append(seen, augment.Downsample(one, patch, size)...)
 					}
 					p.labels = append(p.labels, seen)
 				}
@@ -104,7 +104,11 @@ func (st Step) batch(images []float32, labels []uint8, patch [3]int, parts int) 
 }
 
 // divides tells whether samples of a part can be computed apart from each other.
-func (st Step) divides() bool { return st.Net.Architecture.Norm != "batch" && st.Criterion.TopK == 0 }
+func (st Step) divides() bool { return !Whole(st.Net.Architecture, st.Criterion.Loss) }
+
+// Whole tells whether samples of a batch cannot be computed apart from each other: batch norms have their statistics, and a
+// top-k loss its voxels, from all of them.
+func Whole(a Architecture, l Loss) bool { return a.Norm == "batch" || l.TopK > 0 }
 
 // sums are those of so many outputs.
 func (c Criterion) sums(outputs int) (list []*sums) {
@@ -112,25 +116,6 @@ func (c Criterion) sums(outputs int) (list []*sums) {
 		list = append(list, c.newSums())
 	}
 	return list
-}
-
-// downsample is a label map of size from as it is seen at another size that divides it: each voxel takes its nearest
-// neighbour's label (nnU-Net's DownsampleSegForDSTransform: nearest-exact).
-func downsample(labels []uint8, from, to [3]int) []uint8 {
-	if from == to {
-		return labels
-	}
-	out := make([]uint8, 0, to[0]*to[1]*to[2])
-	at := func(i, d int) int { return (2*i + 1) * from[d] / (2 * to[d]) }
-	for z := range to[0] {
-		for y := range to[1] {
-			row := labels[(at(z, 0)*from[1]+at(y, 1))*from[2]:]
-			for x := range to[2] {
-				out = append(out, row[at(x, 2)])
-			}
-		}
-	}
-	return out
 }
 
 // forward gives what the loss of each output of a piece is made of, and adds it to sums.
@@ -285,7 +270,7 @@ func (b *batch) once(s *torch.Scope) error {
 	}
 	return b.gather(b.each(s, func(s *torch.Scope, w *worker, p piece, last bool) error {
 		all, err := b.forward(s, p, w.total)
-		if loss, _ := b.loss(w.total); err != nil || !finite(loss) {
+		if loss, _ := b.loss(w.total); err != nil || !nn.Finite(loss) {
 			return err
 		}
 		return b.backward(s, all, norms, last)
@@ -310,7 +295,7 @@ func (b *batch) kept(s *torch.Scope) error {
 		if err = m.wait(err, b.gather); err != nil {
 			return err
 		}
-		if loss, _ := b.loss(b.total); !finite(loss) {
+		if loss, _ := b.loss(b.total); !nn.Finite(loss) {
 			return nil
 		}
 		for i, all := range graphs {
@@ -361,7 +346,7 @@ func (b *batch) twice(s *torch.Scope) error {
 	if err != nil {
 		return err
 	}
-	if loss, _ := b.loss(b.total); !finite(loss) {
+	if loss, _ := b.loss(b.total); !nn.Finite(loss) {
 		return nil
 	}
 	return b.each(s, func(s *torch.Scope, _ *worker, p piece, last bool) error {
@@ -372,8 +357,6 @@ func (b *batch) twice(s *torch.Scope) error {
 		return b.backward(s, all, b.total, last)
 	})
 }
-
-func finite(v float64) bool { return !math.IsNaN(v) && !math.IsInf(v, 0) }
 
 // loss is that of all outputs, as far as they have been added up.
 func (b *batch) loss(total []*sums) (loss float64, t Terms) {
@@ -424,7 +407,7 @@ func (st Step) Validate(s *torch.Scope, images []float32, labels []uint8, patch 
 	if err != nil {
 		return 0, nil, c, err
 	}
-	if loss, _ = b.loss(b.total); !finite(loss) {
+	if loss, _ = b.loss(b.total); !nn.Finite(loss) {
 		found = nil
 	}
 	return loss, found, c, nil

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"masksam/internal/checkpoint"
+	"masksam/internal/formula"
 	"masksam/internal/masksam"
 	"masksam/internal/nn"
 	"masksam/internal/recipe"
@@ -32,7 +33,7 @@ func (g *golden) losses(s *torch.Scope, dev torch.Device, r recipe.Recipe, out *
 			n *= d
 		}
 		data := make([]float32, n)
-		for i, v := range fillUniform(fmt.Sprintf("rand.%d", calls), n) {
+		for i, v := range formula.Uniform(fmt.Sprintf("rand.%d", calls), n) {
 			data[i] = float32(v)
 		}
 		calls++

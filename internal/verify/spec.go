@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 
+	"masksam/internal/formula"
 	"masksam/internal/masksam"
 	"masksam/internal/nn"
 	"masksam/internal/recipe"
@@ -102,7 +103,7 @@ func (g *golden) weights(name string) ([]float32, []int, error) {
 			for _, d := range t.Shape {
 				n *= d
 			}
-			return fill(name, n, t.Center, t.Scale), t.Shape, nil
+			return formula.Fill(name, n, t.Center, t.Scale), t.Shape, nil
 		}
 	}
 	return nil, nil, errors.New("not in spec.json")

@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"masksam/internal/checkpoint"
+	"masksam/internal/formula"
 	"masksam/internal/masksam"
 	"masksam/internal/nn"
 	"masksam/internal/sam"
@@ -117,7 +118,7 @@ func (g *golden) encoder(s *torch.Scope, dev torch.Device) error {
 	if err := errors.Join(g.parameters(&params), params.Load(g.weights)); err != nil {
 		return err
 	}
-	x := s.Float32s(dev, fill("input", sp.Batch*3*sp.Frames*sp.Height*sp.Width, 0, 1.7), sp.Batch, 3, sp.Frames, sp.Height, sp.Width)
+	x := s.Float32s(dev, formula.Fill("input", sp.Batch*3*sp.Frames*sp.Height*sp.Width, 0, 1.7), sp.Batch, 3, sp.Frames, sp.Height, sp.Width)
 	x = s.Reshape(s.Permute(x, 0, 2, 1, 3, 4), -1, 3, sp.Height, sp.Width)
 	var total *torch.Tensor
 	for i, m := range enc.Forward(s, x, nil, 0, nil) {
@@ -125,7 +126,7 @@ func (g *golden) encoder(s *torch.Scope, dev torch.Device) error {
 			return err
 		}
 		m = s.To(m, torch.Float32)
-		w := s.Float32s(dev, fill(fmt.Sprintf("weight.%d", i), m.Numel(), 0, 1), m.Shape()...)
+		w := s.Float32s(dev, formula.Fill(fmt.Sprintf("weight.%d", i), m.Numel(), 0, 1), m.Shape()...)
 		v := s.Mean(s.Mul(m, w))
 		if total == nil {
 			total = v
@@ -155,7 +156,7 @@ func (g *golden) network(s *torch.Scope, dev torch.Device) error {
 	if err := g.parameters(net.Params); err != nil {
 		return err
 	}
-	x := s.Float32s(dev, fill("input", sp.Channels*sp.Frames*sp.Height*sp.Width, 0, 1.7), 1, sp.Channels, sp.Frames, sp.Height, sp.Width)
+	x := s.Float32s(dev, formula.Fill("input", sp.Channels*sp.Frames*sp.Height*sp.Width, 0, 1.7), 1, sp.Channels, sp.Frames, sp.Height, sp.Width)
 
 	// Stage by stage, with the golden prompts fed in.
 	given, err := g.prompts(s, dev, r.Network)

@@ -8,11 +8,13 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"testing"
 
 	"masksam/internal/checkpoint"
 	"masksam/internal/dataset"
 	"masksam/internal/masksam"
 	"masksam/internal/model"
+	"masksam/internal/npz"
 	"masksam/internal/plan"
 	"masksam/internal/recipe"
 	"masksam/internal/torch"
@@ -135,4 +137,23 @@ func put(path, text string) error {
 		return err
 	}
 	return os.WriteFile(path, []byte(text), 0o666)
+}
+
+// Probabilities reads those of a case's file, of all heads, row-major.
+func Probabilities(t testing.TB, path string) []float32 {
+	t.Helper()
+	a, err := npz.Open(path, npz.Probabilities)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	n := 1
+	for _, d := range a.Shape {
+		n *= d
+	}
+	data := make([]float32, n)
+	if err := a.Read(data); err != nil {
+		t.Fatal(err)
+	}
+	return data
 }
