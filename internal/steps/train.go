@@ -174,10 +174,10 @@ func (o TrainOptions) train(ctx context.Context, group *ranks.Group) (_ *Trained
 		torch.ReleaseMemory() // or what training took would come on top of what validation takes
 	}
 	if o.ValidateOnly && group.Writes() { // of a finished run, also the best checkpoint
-		path := model.CheckpointPath(fold.Folder, model.Final)
-		if _, err := os.Stat(path); err != nil {
-			return nil, remedy.Add(fmt.Errorf("validate: %s is missing: the training of fold %s is not finished", path, o.Fold),
-				"train it to its end with ", remedy.Continue)
+		if model.Existing(fold.Folder, model.Final) == "" {
+			err := fmt.Errorf("validate: %s is missing: the training of fold %s is not finished",
+				model.CheckpointPath(fold.Folder, model.Final), o.Fold)
+			return nil, remedy.Add(err, "train it to its end with ", remedy.Continue)
 		}
 	}
 	fold.OpenLog()
