@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -12,6 +13,7 @@ import (
 	"masksam/internal/model"
 	"masksam/internal/predict"
 	"masksam/internal/recipe"
+	"masksam/internal/remedy"
 	"masksam/internal/store"
 )
 
@@ -88,6 +90,19 @@ func TestTwoStages(t *testing.T) {
 		Configurations: []string{"3d_lowres"}}); err != nil {
 		t.Fatal(err)
 	}
+	o.SkipValidation = true
+	if _, err := Train(t.Context(), o); err != nil {
+		t.Fatal(err)
+	}
+	o.Configuration, o.SkipValidation = "3d_cascade_fullres", false
+	_, err = Train(t.Context(), o)
+	advice := remedy.As(err)
+	if want := any(remedy.Run("train", "Dataset778_RawBoxes").With(remedy.Trainer.With("MaskSAM_Small"), remedy.Plans.With(o.Plans),
+		remedy.Configuration.With("3d_lowres"), remedy.Fold.With("all"), remedy.Validate)); err == nil || len(advice) != 2 ||
+		!reflect.DeepEqual(advice[1], want) {
+		t.Errorf("a first stage that was not validated: %v, advice %v, want %v", err, advice, want)
+	}
+	o.Configuration, o.ValidateOnly, o.ValidateBest = "3d_lowres", true, true // which leaves labels as well, as nnU-Net's does
 	low, err := Train(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
@@ -115,7 +130,7 @@ func TestTwoStages(t *testing.T) {
 		}
 	}
 
-	o.Configuration = "3d_cascade_fullres"
+	o.Configuration, o.ValidateOnly, o.ValidateBest = "3d_cascade_fullres", false, false
 	high, err := Train(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)

@@ -285,10 +285,8 @@ func (v *validation) predict(ctx context.Context, open func() (*predict.Model, f
 	}
 	opt := predict.Options{Output: out, Tiling: predict.Tiling{Mirror: true}, SaveProbabilities: v.SaveProbabilities,
 		Before: v.fold.Previous, Processes: here, Progress: v.Progress}
-	if v.checkpoint == model.Final { // the best checkpoint's labels are for comparison
-		if opt.Next, err = m.NextStages(v.fold.Dir); err != nil {
-			return fmt.Errorf("validate: %w", err)
-		}
+	if opt.Next, err = m.NextStages(v.fold.Dir); err != nil {
+		return fmt.Errorf("validate: %w", err)
 	}
 	err = m.Stored(ctx, "validating", stored, opt, func(c *store.Case) {
 		v.fold.Print("predicting", c.ID())
