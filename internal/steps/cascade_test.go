@@ -1,7 +1,9 @@
 package steps
 
 import (
+	"bytes"
 	"encoding/json"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -55,6 +57,19 @@ func cascade(t *testing.T, o TrainOptions, wide bool) {
 	if err != nil {
 		t.Fatal(err)
 	}
+}
+
+// warned trains and gives what is logged.
+func warned(t *testing.T, o TrainOptions) string {
+	t.Helper()
+	var out bytes.Buffer
+	before := slog.Default()
+	slog.SetDefault(slog.New(slog.NewTextHandler(&out, nil)))
+	defer slog.SetDefault(before)
+	if _, err := Train(t.Context(), o); err != nil {
+		t.Fatal(err)
+	}
+	return out.String()
 }
 
 func clone(t *testing.T, v any) (out map[string]any) {
@@ -135,6 +150,33 @@ func TestTwoStages(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	// A first stage that gives other labels by now is told of when the cascade goes on.
+	o.Continue = true
+	if text := warned(t, o); strings.Contains(text, "other labels") {
+		t.Errorf("the same labels: %s", text)
+	}
+	changed, err := left.Case(ids[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if digest, _ := left.Digest(ids[1]); len(digest) != 64 {
+		t.Errorf("labels are stored with the digest %q", digest)
+	}
+	size := changed.Size()
+	again, err := store.Join(left.Dir())
+	if err == nil {
+		err = again.Put(&store.Record{ID: ids[1], Size: size, Seg: make([]int16, size[0]*size[1]*size[2]), Digest: "of zeros"})
+	}
+	if err == nil {
+		err = again.Close()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if text := warned(t, o); !strings.Contains(text, "the previous stage has given cases other labels: "+ids[1]) {
+		t.Errorf("other labels: %s", text)
+	}
+
 	in := filepath.Join(o.Roots.Raw, "Dataset778_RawBoxes", "imagesTr")
 	first, second := filepath.Join(t.TempDir(), "low"), filepath.Join(t.TempDir(), "high")
 	q := PredictOptions{Model: low.Model, Folds: []string{"all"}, Device: o.Device,

@@ -17,6 +17,7 @@ import (
 	"masksam/internal/ranks"
 	"masksam/internal/remedy"
 	"masksam/internal/runlog"
+	"masksam/internal/store"
 )
 
 // claim makes the fold's folder and locks it for this process until the closer that it returns is closed.
@@ -61,10 +62,7 @@ func (f *Fold) begin(r *run, replicas int) (finished int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	r.state.Origin = model.NewOrigin(plans, f.Split.Train, f.Split.Val, func(id string) string {
-		digest, _ := f.Store.Digest(id)
-		return digest
-	})
+	r.state.Origin = model.NewOrigin(plans, f.Split.Train, f.Split.Val, digests(f.Store), digests(f.Previous))
 	start, g := r.learner.start, f.options.Group
 	r.state.Frozen, r.state.Origin.Weights = start.Frozen, start.Digest
 	facts := append(ranks.Facts("", f.Recipe), ranks.Facts("SHA-256 of ", r.state.Origin.Digests())...)
@@ -123,6 +121,17 @@ func (f *Fold) begin(r *run, replicas int) (finished int, err error) {
 	r.log.Print("Parameters:", all, "in all,", trained, "trained")
 	slog.Info("network", "parameters", all, "trained", trained, "patch", f.Recipe.Patch, "batch", f.Recipe.Batch)
 	return 0, nil
+}
+
+// digests are those of a store's cases; nil without one.
+func digests(s *store.Store) func(id string) string {
+	if s == nil {
+		return nil
+	}
+	return func(id string) string {
+		digest, _ := s.Digest(id)
+		return digest
+	}
 }
 
 // shortens refuses to end an extension of a finished run where it stands, which would replace the finished run's
