@@ -1,12 +1,16 @@
 package model
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
+
+	"masksam/internal/ranks"
+	"masksam/internal/recipe"
 )
 
 // Origin is what a run was made of. Digests are SHA-256 in hexadecimal.
@@ -94,4 +98,21 @@ func tell(out []string, what string, cases []string) []string {
 		text += fmt.Sprintf(" and %d others", n-most)
 	}
 	return append(out, text)
+}
+
+// OtherSettings says in words which settings of training, U-Net and loss are not as they were, one text each. How long the training
+// is does not count.
+func OtherSettings(was, now recipe.Recipe) (out []string) {
+	before := map[string]string{}
+	for _, f := range ranks.Facts("", was) {
+		before[f.Name] = f.Value
+	}
+	for _, f := range ranks.Facts("", now) {
+		of, _, _ := strings.Cut(f.Name, ".")
+		if slices.Contains([]string{"train", "unet", "loss"}, of) && f.Value != before[f.Name] &&
+			!slices.Contains([]string{"train.epochs", "train.iterations", "train.minutes"}, f.Name) {
+			out = append(out, fmt.Sprintf("%s is %s, it was %s", f.Name, f.Value, cmp.Or(before[f.Name], "missing")))
+		}
+	}
+	return out
 }

@@ -158,16 +158,21 @@ func (f *Fold) shortens(st state, was model.Meta) error {
 	return remedy.Add(err, append(advice, ", or drop it by removing checkpoint_latest")...)
 }
 
-// compare says what is not as it was when the checkpoint was written: the data, and the length of the run with what its
-// schedule does then.
+// compare says what is not as it was when the checkpoint was written: the data, the settings, and the length of the run with what
+// its schedule does then.
 func (r *run) compare(was model.Meta) {
-	if was.Origin != nil {
-		if changes := was.Origin.Changes(r.state.Origin); len(changes) > 0 {
-			text := "the run goes on with what is there now, not with what it was made of: " + strings.Join(changes, "; ")
+	differs := func(text string, changes []string) {
+		if len(changes) > 0 {
+			text += strings.Join(changes, "; ")
 			r.log.Print(text)
 			slog.Warn(text)
 		}
 	}
+	if was.Origin != nil {
+		differs("the run goes on with what is there now, not with what it was made of: ", was.Origin.Changes(r.state.Origin))
+	}
+	differs("the run goes on with other settings than it had; set them again where that is not meant: ",
+		model.OtherSettings(was.Recipe, r.recipe))
 	t, st := r.recipe.Train, &r.state
 	before := was.Recipe.Train
 	text := ""
