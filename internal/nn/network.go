@@ -18,6 +18,24 @@ type Network interface {
 	Free()
 }
 
+// Attempt runs fn, of a step. What a forward pass in training has changed becomes what it was unless fn has taken the step, also
+// where an operation fails.
+func (p *Params) Attempt(s *torch.Scope, fn func() (taken bool, err error)) (err error) {
+	taken := false
+	for _, q := range p.list {
+		if q.Running {
+			before := s.Clone(q.Value)
+			defer func() {
+				if !taken {
+					torch.Copy(q.Value, before)
+				}
+			}()
+		}
+	}
+	taken, err = fn()
+	return err
+}
+
 // Peers are programs that compute a step together, each with samples of its own. All of them call the same methods in the
 // same order, with as many values and the same parameters. A peer that is lost is an error.
 type Peers interface {

@@ -18,6 +18,7 @@ type Param struct {
 	Name      string
 	Value     *torch.Tensor
 	Trainable bool
+	Running   bool // a forward pass in training changes it
 	// matrix: that of a linear layer or a 2-D convolution, which autocast casts at every use. Weights of 3-D convolutions
 	// are none: some of them are computed in float32 under autocast, too.
 	matrix bool
@@ -280,6 +281,13 @@ func (b *Builder) matrix(shape []int, fanIn int) *torch.Tensor {
 // Buffer makes a tensor that is saved but never trained.
 func (b *Builder) Buffer(name string, init Init, shape ...int) *torch.Tensor {
 	return b.add(b.prefix+name, false, init, shape)
+}
+
+// Running is Buffer for a tensor that a forward pass in training changes.
+func (b *Builder) Running(name string, init Init, shape ...int) *torch.Tensor {
+	t := b.Buffer(name, init, shape...)
+	b.params.list[len(b.params.list)-1].Running = true
+	return t
 }
 
 func (b *Builder) add(name string, trainable bool, init Init, shape []int) *torch.Tensor {

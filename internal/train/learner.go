@@ -98,21 +98,27 @@ func (l *learner) gradients(s *torch.Scope, b *feed.Batch, step int) (loss float
 	return loss, nn.Finite(l.told.norm), nil
 }
 
+// attempt runs fn with a scope for gradients, and clears these. The network is as it was unless fn has taken a step.
+func (l *learner) attempt(fn func(s *torch.Scope) (taken bool, err error)) error {
+	defer l.Optimizer.ZeroGrad()
+	return torch.Do(torch.Mode{Grad: true, Autocast: l.autocast}, func(s *torch.Scope) error {
+		return l.params().Attempt(s, func() (bool, error) { return fn(s) })
+	})
+}
+
 // step trains on one batch. ok is false when loss or gradients are not finite: then nothing has changed but the scale of the
 // loss. Nor has it after an error, unless the learner is torn.
 func (l *learner) step(b *feed.Batch, step int, lr float64) (loss float64, ok bool, err error) {
-	err = torch.Do(torch.Mode{Grad: true, Autocast: l.autocast}, func(s *torch.Scope) error {
-		if loss, ok, err = l.gradients(s, b, step); err != nil {
-			return err
-		}
-		if ok {
+	err = l.attempt(func(s *torch.Scope) (bool, error) {
+		switch loss, ok, err = l.gradients(s, b, step); {
+		case err != nil:
+		case ok:
 			l.Step(lr)
-		} else {
+		default:
 			l.Skip(nn.Finite(loss))
 		}
-		return nil
+		return ok, err
 	})
-	l.Optimizer.ZeroGrad()
 	return loss, ok, err
 }
 

@@ -68,13 +68,11 @@ func (l *learner) setPrecision(name string) {
 // tries computes the gradients of a batch and says what failed. A gradient that overflows does not count where a lower scale
 // can mend it.
 func (l *learner) tries(b *feed.Batch) (failed string, tooLarge bool, err error) {
-	var loss float64
-	var ok bool
-	err = torch.Do(torch.Mode{Grad: true, Autocast: l.autocast}, func(s *torch.Scope) error {
+	loss, ok := 0., false
+	err = l.attempt(func(s *torch.Scope) (bool, error) {
 		loss, ok, err = l.gradients(s, b, 0)
-		return err
+		return false, err
 	})
-	l.Optimizer.ZeroGrad()
 	var memory *torch.OutOfMemory
 	var refused *torch.Error // as where there is no kernel for the type
 	switch {

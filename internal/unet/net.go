@@ -15,7 +15,8 @@ import (
 type Net struct {
 	Architecture Architecture
 	Params       *nn.Params
-	// Training lets batch norms use, and remember, the statistics of their batch; Step.Gradients sets it.
+	// Training lets batch norms use the statistics of their batch, and remember them in a pass for a gradient; Step.Gradients sets
+	// it. Params.Attempt forgets them where no step is taken.
 	Training bool
 
 	channels, heads int
@@ -117,7 +118,7 @@ func (n *Net) unit(b *nn.Builder, in, out int, kernel, stride []int, bias, act b
 		u.norm = nn.Norm{W: m.Param("weight", nn.Const(first), out), B: m.Param("bias", nn.Const(0), out), Eps: a.Eps}
 	}
 	if u.batch {
-		u.mean, u.vary = m.Buffer("running_mean", nn.Const(0), out), m.Buffer("running_var", nn.Const(1), out)
+		u.mean, u.vary = m.Running("running_mean", nn.Const(0), out), m.Running("running_var", nn.Const(1), out)
 	}
 	if act {
 		u.slope = a.Slope
@@ -176,23 +177,30 @@ func (u *unit) normal(n *Net, s *torch.Scope, x *torch.Tensor, slope float64) *t
 // momentum is the share of a batch in the running statistics of a batch norm.
 const momentum = 0.1
 
-// overBatch is a batch norm by the statistics of the batch, which it remembers: the instance norm of one map of all samples.
+// overBatch is a batch norm by the statistics of the batch: the instance norm of one map of all samples. It remembers them, but
+// not in the first of two passes, which has no gradient.
 func (u *unit) overBatch(s *torch.Scope, x *torch.Tensor, slope float64) *torch.Tensor {
 	shape := x.Shape()
 	shape[0], shape[1] = shape[1], shape[0]
 	x = s.Reshape(s.Transpose(x, 0, 1), 1, shape[0], -1)
-	s.NoGrad().Inner(func(s *torch.Scope) *torch.Tensor {
-		s = s.Autocast(torch.Float32)
-		x := s.To(s.Detach(x), wide(x.DType()))
+	if s.Mode().Grad {
+		u.remember(s.NoGrad().Autocast(torch.Float32), s.Detach(x))
+	}
+	x = s.InstanceNormReLU(x, u.norm.W, u.norm.B, u.norm.Eps, slope)
+	return s.Transpose(s.Reshape(x, shape...), 0, 1)
+}
+
+// remember takes mean and variance of maps (1, C, N) into the running statistics.
+func (u *unit) remember(s *torch.Scope, x *torch.Tensor) {
+	s.Inner(func(s *torch.Scope) *torch.Tensor {
+		x := s.To(x, wide(x.DType()))
 		mean := s.MeanDim(x, true, 2)
 		apart := s.Sub(x, mean)
 		values := float64(x.Dim(2))
-		remember(s, u.mean, s.Reshape(mean, -1), 1)
-		remember(s, u.vary, s.Reshape(s.MeanDim(s.Mul(apart, apart), false, 2), -1), values/max(values-1, 1))
+		blend(s, u.mean, s.Reshape(mean, -1), 1)
+		blend(s, u.vary, s.Reshape(s.MeanDim(s.Mul(apart, apart), false, 2), -1), values/max(values-1, 1))
 		return nil
 	})
-	x = s.InstanceNormReLU(x, u.norm.W, u.norm.B, u.norm.Eps, slope)
-	return s.Transpose(s.Reshape(x, shape...), 0, 1)
 }
 
 // remembered is the batch norm by running statistics: a factor and a summand for each channel.
@@ -215,8 +223,8 @@ func (u *unit) folded(s *torch.Scope, w *torch.Tensor) (weight, bias *torch.Tens
 	return s.Mul(w, s.Reshape(scale, -1, 1, 1, 1, 1)), shift
 }
 
-func remember(s *torch.Scope, running, now *torch.Tensor, factor float64) {
-	torch.Copy(running, s.Add(s.MulScalar(running, 1-momentum), s.MulScalar(s.Detach(now), momentum*factor)))
+func blend(s *torch.Scope, running, now *torch.Tensor, factor float64) {
+	torch.Copy(running, s.Add(s.MulScalar(running, 1-momentum), s.MulScalar(now, momentum*factor)))
 }
 
 // activate takes the place of x, which no gradient needs.
