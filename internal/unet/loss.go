@@ -126,8 +126,8 @@ func (c Criterion) belong(s *torch.Scope, labels *torch.Tensor, d torch.DType) (
 		}
 		here := s.To(s.Eq(labels, s.Uint8s(dev, []uint8{uint8(l)}, 1)), d)
 		one := s.Mul(here, s.To(s.Float32s(dev, of, 1, c.Heads, 1), d))
-		if in != nil {
-			one = s.Add(in, one)
+		if here.Free(); in != nil {
+			one = instead(s.Add(in, one), in, one)
 		}
 		in = one
 	}
@@ -220,9 +220,9 @@ type seen struct {
 	hard   *torch.Tensor // the voxels whose cross-entropy counts, as places in (B·N); nil: all
 }
 
-// free releases all that v holds.
+// free releases all that v holds but the logits.
 func (v *seen) free() {
-	for _, t := range []*torch.Tensor{v.logits, v.p, v.target.labels, v.target.truth, v.target.mask, v.hard} {
+	for _, t := range []*torch.Tensor{v.p, v.target.labels, v.target.truth, v.target.mask, v.hard} {
 		if t != nil {
 			t.Free()
 		}
@@ -239,6 +239,14 @@ func (c Criterion) look(s *torch.Scope, logits *torch.Tensor, labels []uint8, a 
 	}
 	z := s.Reshape(s.Detach(logits), batch, c.Heads, -1)
 	v := &seen{logits: logits, target: t}
+	a.terms += c.terms(t.voxels, len(labels))
+	if c.CE != 0 && t.voxels > 0 { // before there are probabilities: it takes most
+		v.hard = s.Inner(func(s *torch.Scope) *torch.Tensor {
+			e, hard := c.entropy(s, t, z)
+			a.ce += s.Sum(e).Item()
+			return hard
+		})
+	}
 	if len(c.Regions) > 0 {
 		v.p = s.Sigmoid(z)
 	} else {
@@ -253,14 +261,6 @@ func (c Criterion) look(s *torch.Scope, logits *torch.Tensor, labels []uint8, a 
 		v.common = rows(s.SumDim(s.Mul(masked, t.truth), false, 2), batch)
 		return nil
 	})
-	a.terms += c.terms(t.voxels, len(labels))
-	if c.CE != 0 && t.voxels > 0 {
-		v.hard = s.Inner(func(s *torch.Scope) *torch.Tensor {
-			e, hard := c.entropy(s, t, z)
-			a.ce += s.Sum(e).Item()
-			return hard
-		})
-	}
 	for b := range batch {
 		for k := c.first(); k < c.Heads; k++ {
 			if c.BatchDice {
@@ -327,24 +327,37 @@ func (c Criterion) gradient(s *torch.Scope, v *seen, a *sums, weight float64) *t
 	t, truth := v.target, v.target.truth
 	byCommon, byChance := c.byDice(s, v, a, weight)
 	// By the probabilities: the Dice; then through softmax or sigmoid.
-	g := s.Add(s.Mul(truth, byCommon), byChance)
+	g := s.Mul(truth, byCommon)
+	g = instead(s.Add(g, byChance), g)
 	if t.mask != nil {
-		g = s.Mul(g, t.mask)
+		g = instead(s.Mul(g, t.mask), g)
 	}
-	own := s.Mul(v.p, g)
+	own := instead(s.Mul(v.p, g), g)
+	var less *torch.Tensor
 	if len(c.Regions) > 0 {
-		own = s.Mul(own, s.AddScalar(s.MulScalar(v.p, -1), 1))
+		less = s.Mul(own, v.p)
 	} else {
-		own = s.Sub(own, s.Mul(v.p, s.SumDim(own, true, 1)))
+		less = s.Mul(v.p, s.SumDim(own, true, 1))
 	}
+	own = instead(s.Sub(own, less), own, less)
 	if a.terms > 0 && c.CE != 0 {
-		e := s.Sub(v.p, c.soften(s, truth))
+		e := s.Inner(func(s *torch.Scope) *torch.Tensor { return s.Sub(v.p, c.soften(s, truth)) })
 		if m := c.weighed(s, v); m != nil {
-			e = s.Mul(e, m)
+			e = instead(s.Mul(e, m), e)
 		}
-		own = s.Add(own, s.MulScalar(e, weight*c.CE/a.terms))
+		e = instead(s.MulScalar(e, weight*c.CE/a.terms), e)
+		own = instead(s.Add(own, e), own, e)
 	}
 	return s.Reshape(own, v.logits.Shape()...)
+}
+
+// instead is now, which takes the place of maps that were needed for it alone: of a map as wide as the logits no more are held
+// than must be.
+func instead(now *torch.Tensor, before ...*torch.Tensor) *torch.Tensor {
+	for _, t := range before {
+		t.Free()
+	}
+	return now
 }
 
 // soften spreads the smoothing's share of a voxel over all classes.
@@ -352,7 +365,8 @@ func (c Criterion) soften(s *torch.Scope, truth *torch.Tensor) *torch.Tensor {
 	if c.Smoothing == 0 || len(c.Regions) > 0 {
 		return truth
 	}
-	return s.AddScalar(s.MulScalar(truth, 1-c.Smoothing), c.Smoothing/float64(c.Heads))
+	part := s.MulScalar(truth, 1-c.Smoothing)
+	return instead(s.AddScalar(part, c.Smoothing/float64(c.Heads)), part)
 }
 
 // weighed is 1 where the cross-entropy of a voxel counts; nil: everywhere.

@@ -16,7 +16,11 @@ type Pass struct {
 // Bytes predicts how much memory tensors take when they take most, beside parameters, their gradients and the optimiser's
 // state, which are Count's. It is on the safe side of what was measured (memory_test.go).
 func (a Architecture) Bytes(l Pass) float64 {
-	if l.Separate = l.Separate || l.Narrow; a.Norm != "instance" || a.NormLast {
+	// A processor computes few channels in four bytes by kernels of its own, which keep one map, and many in two bytes by
+	// libtorch's, which keep two: either way as much. Where one sort follows the other there are casts beside.
+	casts := l.Narrow && !l.Separate
+	l.Narrow = l.Narrow && !casts
+	if a.Norm != "instance" || a.NormLast {
 		l.Separate = true
 	}
 	m := tally{Pass: l}
@@ -39,6 +43,9 @@ func (a Architecture) Bytes(l Pass) float64 {
 				}
 			}
 			in = f
+		}
+		if casts {
+			m.keep(f, sizes[s]) // twice in two bytes, for the stage below and for the head or the stage above
 		}
 		if !l.Train && s < len(a.Features)-1 {
 			m.hold(f, sizes[s]) // for the decoder
@@ -136,7 +143,8 @@ func (m *tally) residual(in, out int, size [3]int) {
 	}
 }
 
-// outputs are the logits of an output with what their loss needs: probabilities, truth and, for a moment, gradients.
+// outputs are the logits of an output with what their loss needs: probabilities, truth and, for a moment, the gradients of
+// its parts, or the terms of a cross-entropy of regions.
 func (m *tally) outputs(size [3]int) {
 	wide := m.bytes(m.Heads, size)
 	if m.Narrow {
@@ -144,7 +152,7 @@ func (m *tally) outputs(size [3]int) {
 	}
 	if m.Train {
 		m.held += 3 * wide
-		m.most = max(m.most, m.held+4*wide)
+		m.most = max(m.most, m.held+5*wide)
 		return
 	}
 	m.most = max(m.most, m.held+2*wide)

@@ -146,7 +146,8 @@ func (b *batch) forward(s *torch.Scope, p piece, sums []*sums) (all []*seen, err
 	return all, nil
 }
 
-// backward adds the gradients of a piece, of which norms hold what the loss of the batch is divided by.
+// backward adds the gradients of a piece, of which norms hold what the loss of the batch is divided by. Of all it leaves the
+// logits, whose graph is gone.
 func (b *batch) backward(s *torch.Scope, all []*seen, norms []*sums, last bool) error {
 	if last && b.Peers != nil && len(b.workers) == 1 {
 		if err := b.Peers.Begin(b.trained()); err != nil {
@@ -162,6 +163,7 @@ func (b *batch) backward(s *torch.Scope, all []*seen, norms []*sums, last bool) 
 	for i, v := range all {
 		g := s.Inner(func(s *torch.Scope) *torch.Tensor { return b.Criterion.gradient(s, v, norms[i], b.weights[i]*scale) })
 		roots = append(roots, v.logits, g)
+		v.free()
 	}
 	end()
 	s.BackwardFrom(roots...)
@@ -316,8 +318,8 @@ func (b *batch) kept(s *torch.Scope) error {
 			if err != nil {
 				return err
 			}
-			for _, v := range all { // the graph is gone: what the loss has kept goes, too
-				v.free()
+			for _, v := range all {
+				v.logits.Free()
 			}
 		}
 		return nil
