@@ -141,11 +141,8 @@ func (r Recipe) StepPeak(precision string, dev torch.Device, batches int, split 
 		kept = gradients + (weights-gradients)/2
 	}
 	moments := 0.
-	switch {
-	case r.Train.Optimizer == "adamw":
-		moments = 2 * gradients
-	case r.Train.Momentum > 0:
-		moments = gradients
+	if rule, err := r.Train.Rule(); err == nil { // else it is never made
+		moments = float64(len(rule.Buffers())) * gradients
 	}
 	average := 0.
 	if r.Train.Average > 0 {
@@ -215,10 +212,7 @@ func (r *Recipe) Spare(precision string, dev torch.Device, batches int, split Sp
 			return fits(least)
 		})
 	}
-	if split.Replicas > 0 || dev != torch.CPU {
-		return least
-	}
-	if r.UNet != nil && r.UNet.Whole() {
+	if split.Replicas > 0 || dev != torch.CPU || r.UNet != nil && r.UNet.Whole() {
 		return least
 	}
 	for split.Replicas = max(min(torch.Threads(), r.Batch/max(r.Train.Accumulate, 1)), least.Replicas); split.Replicas > least.Replicas &&

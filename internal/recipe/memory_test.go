@@ -150,3 +150,43 @@ func TestSpareReplicas(t *testing.T) {
 		t.Errorf("a replica on each of two devices takes %.3f GB of one, two on one device %.3f", two(2)/1e9, two(1)/1e9)
 	}
 }
+
+// Memory is predicted for all that an optimiser keeps of a parameter, also in a checkpoint.
+func TestOptimizerPeak(t *testing.T) {
+	for _, set := range [][]string{{"optimizer=sgd", "momentum=0.9"}, {"optimizer=sgd"}, {"optimizer=adamw"}, {"optimizer=adam"},
+		{"optimizer=adamw", "amsgrad=true"}, {"optimizer=adam", "amsgrad=true"}} {
+		r := UNetSmall()
+		r.Patch = [3]int{8, 32, 32}
+		r = resolvedFor(t, r)
+		if err := r.Override(append(set, "average=0")); err != nil {
+			t.Fatal(err)
+		}
+		rule, err := r.Train.Rule()
+		if err != nil {
+			t.Fatal(err)
+		}
+		kept := 0
+		err = torch.Do(torch.Mode{}, func(s *torch.Scope) error {
+			o := torch.NewOptimizer(rule, []*torch.Tensor{s.Empty(torch.CPU, torch.Float32, 3)})
+			defer o.Free()
+			kept = len(o.State(s)) - 1 // the number of steps is none of them
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, trained := r.count()
+		for _, part := range r.StepPeak("float32", torch.CPU, 7, Split{}) {
+			switch part.Name {
+			case "optimiser and average":
+				if part.Device != float64(4*trained*kept) {
+					t.Errorf("%v: %.0f bytes, want %d times %d", set, part.Device, kept, 4*trained)
+				}
+			case "a checkpoint in the making":
+				if part.Host != float64(2*4*trained*(1+kept)) {
+					t.Errorf("%v: a checkpoint of %.0f bytes, want %d times %d", set, part.Host, 2*(1+kept), 4*trained)
+				}
+			}
+		}
+	}
+}

@@ -71,20 +71,16 @@ type Train struct {
 // computed in.
 var Autocast = map[string]torch.DType{"float32": torch.Float32, "bf16": torch.BFloat16, "float16": torch.Float16}
 
-// NewOptimizer makes the optimiser that t names over params. It must be called within torch.Do.
-func (t Train) NewOptimizer(params []*torch.Tensor) (*torch.Optimizer, error) {
+// Rule is that of the optimiser that t names.
+func (t Train) Rule() (torch.Rule, error) {
 	switch t.Optimizer {
 	case "sgd":
-		return torch.NewOptimizer(torch.SGD{Momentum: t.Momentum, WeightDecay: t.WeightDecay, Nesterov: t.Nesterov}, params), nil
+		return torch.SGD{Momentum: t.Momentum, WeightDecay: t.WeightDecay, Nesterov: t.Nesterov}, nil
 	case "adamw", "adam":
-		return torch.NewOptimizer(torch.AdamW{Beta1: t.Beta1, Beta2: t.Beta2, Eps: t.Eps, WeightDecay: t.WeightDecay,
-			Coupled: t.Optimizer == "adam", AMSGrad: t.AMSGrad}, params), nil
+		return torch.AdamW{Beta1: t.Beta1, Beta2: t.Beta2, Eps: t.Eps, WeightDecay: t.WeightDecay, Coupled: t.Optimizer == "adam",
+			AMSGrad: t.AMSGrad}, nil
 	}
-	return nil, errOptimizer(t.Optimizer)
-}
-
-func errOptimizer(name string) error {
-	return fmt.Errorf("optimizer %q is none of sgd, adamw, adam", name)
+	return nil, fmt.Errorf("optimizer %q is none of sgd, adamw, adam", t.Optimizer)
 }
 
 // FixedSplit is a recipe's own split of the cases, used for every fold, as in the published trainers.

@@ -72,8 +72,8 @@ func (r *Recipe) resolve(d Data) error {
 // known whole (masksam.Config.Validate).
 func (r *Recipe) check() error {
 	t, l := &r.Train, &r.Loss
-	if !slices.Contains([]string{"sgd", "adamw", "adam"}, t.Optimizer) {
-		return errOptimizer(t.Optimizer)
+	if _, err := t.Rule(); err != nil {
+		return err
 	}
 	if !slices.Contains([]string{"", "poly", "cosine"}, t.Schedule) {
 		return fmt.Errorf("schedule %q is neither poly nor cosine", t.Schedule)

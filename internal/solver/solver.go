@@ -30,10 +30,12 @@ type Solver struct {
 // New is the solver of a recipe at its first step.
 func New(r recipe.Recipe, params []*torch.Tensor) (*Solver, error) {
 	v := &Solver{Params: params, rules: r.Train}
-	err := torch.Do(torch.Mode{}, func(s *torch.Scope) (err error) {
-		if v.Optimizer, err = r.Train.NewOptimizer(params); err != nil {
-			return fmt.Errorf("recipe %s: %w", r.Name, err)
-		}
+	rule, err := r.Train.Rule()
+	if err != nil {
+		return nil, fmt.Errorf("recipe %s: %w", r.Name, err)
+	}
+	err = torch.Do(torch.Mode{}, func(s *torch.Scope) error {
+		v.Optimizer = torch.NewOptimizer(rule, params)
 		if r.Train.Average > 0 {
 			for _, p := range params {
 				v.Average = append(v.Average, s.Clone(s.Detach(p)).Keep())

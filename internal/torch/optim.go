@@ -60,7 +60,7 @@ func MoveGrads(dst, src []*Tensor) {
 
 // Rule is how an optimiser updates parameters: SGD or AdamW.
 type Rule interface {
-	buffers() []string // names of its buffers per parameter
+	Buffers() []string // names of what it keeps of each parameter, in tensors of its shape
 	step(in []*Tensor, steps []int, lr float64)
 }
 
@@ -71,7 +71,7 @@ type SGD struct {
 	Nesterov              bool
 }
 
-func (r SGD) buffers() []string { return []string{"momentum"} }
+func (r SGD) Buffers() []string { return []string{"momentum"} }
 
 func (r SGD) step(in []*Tensor, _ []int, lr float64) {
 	inPlace(C.op_SGDStep, in, nil, lr, r.Momentum, r.WeightDecay, float64(flag(r.Nesterov)))
@@ -84,7 +84,7 @@ type AdamW struct {
 	AMSGrad                        bool // the largest second moment so far takes the place of the second moment
 }
 
-func (r AdamW) buffers() []string {
+func (r AdamW) Buffers() []string {
 	names := []string{"exp_avg", "exp_avg_sq"}
 	if r.AMSGrad {
 		names = append(names, "max_exp_avg_sq")
@@ -109,7 +109,7 @@ func NewOptimizer(rule Rule, params []*Tensor) *Optimizer {
 	o := &Optimizer{rule: rule, params: params, steps: make([]int, len(params))}
 	for _, p := range params {
 		o.in = append(o.in, p)
-		for range rule.buffers() {
+		for range rule.Buffers() {
 			var out [1]C.handle
 			call(Mode{}, C.op_ZerosLike, ts{p}, nil, nil, nil, out[:])
 			o.in = append(o.in, newTensor(out[0]))
@@ -145,7 +145,7 @@ func (o *Optimizer) State(s *Scope) map[string]*Tensor {
 	state := map[string]*Tensor{"step": s.Int64s(CPU, steps, len(steps))}
 	for i, k := 0, 0; i < len(o.params); i++ {
 		k++
-		for _, name := range o.rule.buffers() {
+		for _, name := range o.rule.Buffers() {
 			state[name+"."+strconv.Itoa(i)] = o.in[k]
 			k++
 		}
@@ -163,7 +163,7 @@ func (o *Optimizer) LoadState(state map[string]*Tensor) error {
 	var dst, src ts
 	for i, k := 0, 0; i < len(o.params); i++ {
 		k++
-		for _, name := range o.rule.buffers() {
+		for _, name := range o.rule.Buffers() {
 			name += "." + strconv.Itoa(i)
 			t, ok := state[name]
 			if !ok {
@@ -187,7 +187,7 @@ func (o *Optimizer) LoadState(state map[string]*Tensor) error {
 
 // Free releases the optimiser's buffers, not the parameters.
 func (o *Optimizer) Free() {
-	n := 1 + len(o.rule.buffers())
+	n := 1 + len(o.rule.Buffers())
 	for i, t := range o.in {
 		if i%n != 0 {
 			t.Free()

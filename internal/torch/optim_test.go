@@ -77,7 +77,7 @@ func TestOptimizers(t *testing.T) {
 				t.Error("a parameter without gradient moved")
 			}
 			state := o.State(s)
-			name := rule.buffers()[0] + ".1"
+			name := rule.Buffers()[0] + ".1"
 			bad := map[string]*Tensor{"step": state["step"], name: idle}
 			for _, state := range []map[string]*Tensor{nil, {"step": idle}, {"step": state["step"]}, bad} {
 				if err := o.LoadState(state); err == nil {

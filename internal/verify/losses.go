@@ -154,10 +154,11 @@ func (g *golden) grads(p *nn.Params, tol float64) error {
 
 // step clips and takes the recipe's first optimiser step.
 func (g *golden) step(p *nn.Params, t recipe.Train) error {
-	opt, err := t.NewOptimizer(p.Trainable())
+	rule, err := t.Rule()
 	if err != nil {
 		return err
 	}
+	opt := torch.NewOptimizer(rule, p.Trainable())
 	defer opt.Free()
 	torch.ClipGradNorm(p.Trainable(), t.Clip)
 	opt.Step(t.LR)
