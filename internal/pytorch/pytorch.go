@@ -110,11 +110,12 @@ func write(from, to string) (w Written, err error) {
 
 // export is the making of one file.
 type export struct {
-	model *model.Model
-	file  *weights.File
-	fold  string
-	net   unet.Architecture
-	notes []string
+	model  *model.Model
+	file   *weights.File
+	fold   string
+	net    unet.Architecture
+	trains recipe.Train // of nnU-Net's trainer that is named
+	notes  []string
 }
 
 func (e *export) note(format string, values ...any) {
@@ -191,6 +192,7 @@ func (e *export) trainer() (string, error) {
 	if e.net, err = r.UNet.Plan(); err != nil {
 		return "", err
 	}
+	e.trains = planned.Train
 	its, err := planned.UNet.Plan()
 	if err != nil {
 		return "", err

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -112,7 +113,10 @@ func order(t *testing.T, path string, keys ...string) (names []any) {
 	defer f.Close()
 	d := f.Root().(*pickle.Dict)
 	for _, key := range keys {
-		v, _ := d.Get(key)
+		v, ok := d.Get(key)
+		if i, err := strconv.ParseInt(key, 10, 64); err == nil && !ok {
+			v = d.Values[slices.Index(d.Keys, any(i))]
+		}
 		d = v.(*pickle.Dict)
 	}
 	return d.Keys
@@ -148,8 +152,8 @@ func TestConvertedIsAsItWas(t *testing.T) {
 	}
 }
 
-// ours writes what nnU-Net saved as a training of this program saves it.
-func ours(t *testing.T, from, to string, change func(meta map[string]any)) {
+// ours writes what nnU-Net saved as a training of this program saves it, with the momentum under the names that are kept.
+func ours(t *testing.T, from, to string, change func(meta map[string]any), kept ...string) {
 	t.Helper()
 	f, err := pth.Open(from)
 	if err != nil {
@@ -183,7 +187,9 @@ func ours(t *testing.T, from, to string, change func(meta map[string]any)) {
 				}
 			}
 		}
-		tensors = append(tensors, checkpoint.Float32Tensor(fmt.Sprintf("%smomentum.%d", model.OptimizerPrefix, i), data, parameter.Shape...))
+		for _, name := range kept {
+			tensors = append(tensors, checkpoint.Float32Tensor(fmt.Sprintf("%s%s.%d", model.OptimizerPrefix, name, i), data, parameter.Shape...))
+		}
 	}
 	tensors = append(tensors, checkpoint.Int64Tensor(model.OptimizerPrefix+"step", steps, len(steps)))
 	m, err := model.Open(filepath.Dir(filepath.Dir(from)), []string{"0"}, model.Final, "")
@@ -221,7 +227,7 @@ func TestTrainingGoesOn(t *testing.T) {
 	from, dir := golden(t, plain)
 	from = filepath.Join(model.FoldDir(from, "0"), "checkpoint_final.pth")
 	path := model.CheckpointPath(model.FoldDir(dir, "0"), model.Final)
-	ours(t, from, path, func(map[string]any) {})
+	ours(t, from, path, func(map[string]any) {}, "momentum")
 	to := filepath.Join(t.TempDir(), "other.pth")
 	all, err := pytorch.Export(path, to, "")
 	if err != nil || len(all) != 1 || len(all[0].Notes) > 0 {
@@ -236,7 +242,7 @@ func TestTrainingGoesOn(t *testing.T) {
 	// A recipe that nnU-Net does not know, and a run that stopped within an epoch before it had a best one.
 	ours(t, from, path, func(meta map[string]any) {
 		meta["recipe"].(map[string]any)["name"], meta["epoch"], meta["best_ema"] = "nnUNet_Small", 1, nil
-	})
+	}, "momentum")
 	if all, err = pytorch.Export(path, "", ""); err != nil || len(all) != 1 || len(all[0].Notes) != 1 || !strings.Contains(all[0].Notes[0], "nnUNet_Small") {
 		t.Fatalf("%v, error %v", all, err)
 	}
@@ -247,18 +253,81 @@ func TestTrainingGoesOn(t *testing.T) {
 	}
 }
 
+// The optimiser's constants are those of the trainer that the file names, whose optimiser nnU-Net's program makes; what another
+// one has kept of the weights is of no use to it.
+func TestOptimizerOfTrainer(t *testing.T) {
+	t.Parallel()
+	sgd := map[string]any{"lr": 0.001, "momentum": 0.99, "dampening": 0., "weight_decay": 3e-5, "nesterov": true, "maximize": false,
+		"foreach": nil, "differentiable": false, "fused": nil, "initial_lr": 0.01}
+	adam := func(lr float64, amsgrad, decoupled bool) map[string]any {
+		return map[string]any{"lr": 0.001, "betas/0": 0.9, "betas/1": 0.999, "eps": 1e-8, "weight_decay": 3e-5, "amsgrad": amsgrad,
+			"maximize": false, "foreach": nil, "capturable": false, "differentiable": false, "fused": nil, "decoupled_weight_decay": decoupled,
+			"initial_lr": lr}
+	}
+	for _, c := range []struct {
+		recipe, optimizer string // that was trained with
+		kept              []string
+		trainer           string
+		group             map[string]any
+		state             []string
+	}{
+		{"UNet_Small", "adamw", []string{"exp_avg", "exp_avg_sq"}, "nnUNetTrainer", sgd, nil},
+		{"UNet_Small", "sgd", []string{"momentum"}, "nnUNetTrainer", sgd, []string{"momentum_buffer"}},
+		{"nnUNetTrainerAdam", "adamw", []string{"exp_avg", "exp_avg_sq", "max_exp_avg_sq"}, "nnUNetTrainerAdam", adam(1e-2, true, true),
+			[]string{"step", "exp_avg", "exp_avg_sq", "max_exp_avg_sq"}},
+		{"nnUNetTrainerAdam", "sgd", []string{"momentum"}, "nnUNetTrainerAdam", adam(1e-2, true, true), nil},
+		{"nnUNetTrainerVanillaAdam3en4", "adam", []string{"exp_avg", "exp_avg_sq"}, "nnUNetTrainerVanillaAdam3en4", adam(3e-4, false, false),
+			[]string{"step", "exp_avg", "exp_avg_sq"}},
+	} {
+		t.Run(c.recipe+" "+c.optimizer, func(t *testing.T) {
+			from, dir := golden(t, plain)
+			path := model.CheckpointPath(model.FoldDir(dir, "0"), model.Final)
+			ours(t, filepath.Join(model.FoldDir(from, "0"), "checkpoint_final.pth"), path, func(meta map[string]any) {
+				r := meta["recipe"].(map[string]any)
+				r["name"], meta["rate"] = c.recipe, 0.001
+				train := r["train"].(map[string]any)
+				train["optimizer"], train["momentum"], train["nesterov"], train["weight_decay"] = c.optimizer, 0, false, 0.01
+			}, c.kept...)
+			all, err := pytorch.Export(path, "", "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			is := content(t, all[0].Path)
+			if is["trainer_name"] != c.trainer {
+				t.Errorf("it names %v", is["trainer_name"])
+			}
+			group := map[string]any{}
+			for name, v := range is {
+				if key, ok := strings.CutPrefix(name, "optimizer_state/param_groups/0/"); ok && !strings.HasPrefix(key, "params/") {
+					group[key] = v
+				}
+			}
+			compare(t, c.group, group)
+			var state []string
+			if of := order(t, all[0].Path, "optimizer_state", "state"); len(of) > 0 {
+				for _, key := range order(t, all[0].Path, "optimizer_state", "state", "0") {
+					state = append(state, key.(string))
+				}
+			}
+			if !slices.Equal(state, c.state) {
+				t.Errorf("it keeps %v of a parameter, want %v", state, c.state)
+			}
+		})
+	}
+}
+
 func TestExportRefuses(t *testing.T) {
 	t.Parallel()
 	from, dir := golden(t, plain)
 	pyTorch := filepath.Join(model.FoldDir(from, "0"), "checkpoint_final.pth")
 	fold := model.FoldDir(dir, "0")
 	path := model.CheckpointPath(fold, model.Final)
-	ours(t, pyTorch, path, func(map[string]any) {})
+	ours(t, pyTorch, path, func(map[string]any) {}, "momentum")
 	other := model.CheckpointPath(fold, "checkpoint_other")
 	ours(t, pyTorch, other, func(meta map[string]any) {
 		u := meta["recipe"].(map[string]any)["unet"].(map[string]any)["architecture"].(map[string]any)["arch_kwargs"].(map[string]any)
 		u["conv_bias"] = false
-	})
+	}, "momentum")
 	lone := filepath.Join(t.TempDir(), "checkpoint_final.safetensors")
 	if err := atomicfile.Copy(path, lone); err != nil {
 		t.Fatal(err)

@@ -9,11 +9,12 @@ import (
 
 	"masksam/internal/model"
 	"masksam/internal/pickle"
+	"masksam/internal/pth"
 	"masksam/internal/pyjson"
 	"masksam/internal/runlog"
 )
 
-const noMomentum = "it holds no momentum that belongs to its weights: a training that nnU-Net's program continues begins without"
+const noMomentum = "it holds no momentum that belongs to its weights and its trainer: a training that nnU-Net's program continues begins without"
 
 // said is what a checkpoint says of its training.
 type said struct {
@@ -63,10 +64,23 @@ func (e *export) said() (s said, err error) {
 	return s, err
 }
 
-// optimizer is the state of nnU-Net's SGD. Parameters that had no gradient have none.
+// optimizer is the state of the optimiser that nnU-Net's trainer makes, with that one's constants. Parameters that had no
+// gradient have none.
 func (e *export) optimizer(rate float64) (any, error) {
-	t := e.model.Meta.Recipe.Train
-	u := e.model.Meta.Recipe.UNet
+	t, u := e.trains, e.model.Meta.Recipe.UNet
+	adam := t.Optimizer != "sgd"
+	kept := [][2]string{{"momentum", "momentum_buffer"}} // of a parameter: this program's name and PyTorch's
+	group := pickle.NewDict("lr", rate, "momentum", t.Momentum, "dampening", 0, "weight_decay", t.WeightDecay, "nesterov", t.Nesterov,
+		"maximize", false, "foreach", nil, "differentiable", false, "fused", nil)
+	if adam {
+		kept = [][2]string{{"exp_avg", "exp_avg"}, {"exp_avg_sq", "exp_avg_sq"}}
+		if t.AMSGrad {
+			kept = append(kept, [2]string{"max_exp_avg_sq", "max_exp_avg_sq"})
+		}
+		group = pickle.NewDict("lr", rate, "betas", pickle.NewTuple(t.Beta1, t.Beta2), "eps", t.Eps, "weight_decay", t.WeightDecay,
+			"amsgrad", t.AMSGrad, "maximize", false, "foreach", nil, "capturable", false, "differentiable", false, "fused", nil,
+			"decoupled_weight_decay", t.Optimizer == "adamw")
+	}
 	var state []any
 	var params []int
 	averaged := false
@@ -82,21 +96,28 @@ func (e *export) optimizer(rate float64) (any, error) {
 		params = append(params, i)
 		_, _, trained := e.file.Info(model.TrainedPrefix + entry.Of)
 		averaged = averaged || trained
-		if name := fmt.Sprintf("%smomentum.%d", model.OptimizerPrefix, i); buffers && i < len(steps) && steps[i] > 0 {
-			_, shape, ok := e.file.Info(name)
-			buffers = ok
-			if ok {
-				state = append(state, int64(i), pickle.NewDict("momentum_buffer", e.data(name, shape)))
-			}
+		if !buffers || i >= len(steps) || steps[i] == 0 {
+			continue
 		}
+		of := pickle.NewDict()
+		if adam {
+			of.Set("step", pth.Float32Data(func() ([]float32, error) { return steps[i : i+1], nil }))
+		}
+		for _, name := range kept {
+			ours := fmt.Sprintf("%s%s.%d", model.OptimizerPrefix, name[0], i)
+			_, shape, ok := e.file.Info(ours)
+			buffers = buffers && ok
+			of.Set(name[1], e.data(ours, shape))
+		}
+		state = append(state, int64(i), of)
 	}
 	if averaged || !buffers {
 		state = nil
 		e.note(noMomentum)
 	}
-	return pickle.NewDict("state", pickle.NewDict(state...), "param_groups", pickle.NewList[any](pickle.NewDict("lr", rate, "momentum", t.Momentum, "dampening", 0,
-		"weight_decay", t.WeightDecay, "nesterov", t.Nesterov, "maximize", false, "foreach", nil, "differentiable", false, "fused", nil,
-		"initial_lr", t.LR, "params", pickle.NewList(params...)))), nil
+	group.Set("initial_lr", t.LR)
+	group.Set("params", pickle.NewList(params...))
+	return pickle.NewDict("state", pickle.NewDict(state...), "param_groups", pickle.NewList[any](group)), nil
 }
 
 // converted is what nnU-Net's program said in the file that the checkpoint was converted from. What it did not say is None:
