@@ -41,6 +41,25 @@ type Config struct {
 	PGamma         float64    `json:"p_gamma"`
 	PGammaInv      float64    `json:"p_gamma_inv"` // probability of gamma of the inverted image
 	Gamma          [2]float64 `json:"gamma"`       // bounds of the exponent, on either side of 1
+	// PMasks is the probability, in a sample of a cascade whose masks vary, that a mask does (VaryMasks); 0: none ever does.
+	PMasks float64 `json:"p_masks"`
+}
+
+// probability is one of a Config, with its name.
+type probability struct {
+	name string
+	v    float64
+}
+
+func (c Config) probabilities() []probability {
+	return []probability{{"p_rotate", c.PRotate}, {"p_scale", c.PScale}, {"p_noise", c.PNoise}, {"p_blur", c.PBlur},
+		{"p_brightness", c.PBrightness}, {"p_contrast", c.PContrast}, {"p_low_resolution", c.PLowResolution}, {"p_gamma", c.PGamma},
+		{"p_gamma_inv", c.PGammaInv}, {"p_masks", c.PMasks}}
+}
+
+// Any tells whether anything may happen to a sample.
+func (c Config) Any() bool {
+	return len(c.Mirror) > 0 || slices.ContainsFunc(c.probabilities(), func(p probability) bool { return p.v > 0 })
 }
 
 // Check names the first field whose value makes no sense.
@@ -50,12 +69,7 @@ func (c Config) Check() error {
 			return fmt.Errorf("mirror %v: the axes are 0, 1 and 2, each at most once", c.Mirror)
 		}
 	}
-	for _, p := range []struct {
-		name string
-		v    float64
-	}{{"p_rotate", c.PRotate}, {"p_scale", c.PScale}, {"p_noise", c.PNoise}, {"p_blur", c.PBlur},
-		{"p_brightness", c.PBrightness}, {"p_contrast", c.PContrast}, {"p_low_resolution", c.PLowResolution},
-		{"p_gamma", c.PGamma}, {"p_gamma_inv", c.PGammaInv}} {
+	for _, p := range c.probabilities() {
 		if !(p.v >= 0 && p.v <= 1) {
 			return fmt.Errorf("%s is %v: a probability is 0 to 1", p.name, p.v)
 		}

@@ -6,7 +6,6 @@ import "math/rand/v2"
 const (
 	pMorphs       = 0.4  // that a sample's masks change their shapes
 	pRemoves      = 0.2  // that they lose components
-	pOfMask       = 0.5  // that a mask then does
 	largestRemove = 0.15 // of the patch: larger components stay
 )
 
@@ -16,13 +15,13 @@ var radius = [2]float64{1, 8} // of the ball, in voxels
 // dilated, eroded, closed or opened by a ball, and some lose a connected component. So a cascade's network learns not to
 // trust the stage before blindly (nnU-Net's ApplyRandomBinaryOperatorTransform and
 // RemoveRandomConnectedComponentFromOneHotEncodingTransform). What a mask gains, the others lose.
-func VaryMasks(rng *rand.Rand, masks [][]bool, shape [3]int) {
+func (c Config) VaryMasks(rng *rand.Rand, masks [][]bool, shape [3]int) {
 	some := func(p float64, vary func(i int)) {
 		if rng.Float64() >= p {
 			return
 		}
 		for _, i := range rng.Perm(len(masks)) {
-			if rng.Float64() < pOfMask && anySet(masks[i]) {
+			if rng.Float64() < c.PMasks && anySet(masks[i]) {
 				vary(i)
 			}
 		}

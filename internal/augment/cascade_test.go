@@ -59,7 +59,7 @@ func TestVaryMasks(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		before := masksOf(t, 3, shape)
 		masks := clone(before)
-		VaryMasks(rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 0)), masks, shape)
+		Config{PMasks: 0.5}.VaryMasks(rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 0)), masks, shape)
 		for at := range masks[0] {
 			labels := 0
 			for i := range masks {
@@ -167,5 +167,35 @@ func TestPreviousFollowsLabels(t *testing.T) {
 	}
 	if outside == 0 {
 		t.Error("no patch left the case")
+	}
+}
+
+// With a probability of 1 every mask of a sample that varies its masks does, with 0 none.
+func TestOddsOfMasks(t *testing.T) {
+	shape, before := [3]int{5, 12, 12}, make([][]bool, 3)
+	for i := range before { // one plane each, which a ball always grows or eats
+		before[i] = make([]bool, 5*12*12)
+		for at := range 12 * 12 {
+			before[i][2*i*12*12+at] = at/12 > 2 && at/12 < 9 && at%12 > 2 && at%12 < 9
+		}
+	}
+	for p, want := range map[float64]func(changed, of int) bool{
+		0:   func(changed, _ int) bool { return changed == 0 },
+		0.5: func(changed, of int) bool { return changed > of/4 && changed < 2*of/5 },
+		1:   func(changed, of int) bool { return changed > 9*of/20 },
+	} {
+		changed, of := 0, 0
+		for seed := range uint64(200) {
+			masks := clone(before)
+			Config{PMasks: p}.VaryMasks(rand.New(rand.NewPCG(seed, 0)), masks, shape)
+			for i := range masks {
+				if of++; !slices.Equal(masks[i], before[i]) {
+					changed++
+				}
+			}
+		}
+		if t.Logf("p_masks %v: %d of %d masks change", p, changed, of); !want(changed, of) {
+			t.Errorf("p_masks %v: %d of %d masks change", p, changed, of)
+		}
 	}
 }

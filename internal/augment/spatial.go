@@ -289,7 +289,7 @@ func flip[T any](x []T, shape [3]int, axes [3]bool) {
 	}
 }
 
-// Finish ends augmentation and prepares validation samples alike: the listed channels become 0 where the label is
+// Finish prepares a sample for the network: the listed channels become 0 where the label is
 // negative (those normalised inside the mask), then label -1 becomes 0.
 func (s Sample) Finish(maskChannels []int) {
 	for i, label := range s.Seg {

@@ -32,11 +32,9 @@ type Loader struct {
 	ByChance   bool    // … or each with that probability
 	Labels     int     // that there are, from 0 on, of regions their parts, with the ignore label
 	Ignore     bool    // there is one: samples that are not forced show what is annotated
-	Mask       []int   // channels that are 0 outside the case's mask
-	// Previous are the labels of the stage before that become a channel each behind the image's own, of a cascade; else
-	// nil. Vary varies them (augment.VaryMasks), as training does.
+	Mask       []int   // channels that are 0 outside the case's mask in samples that are augmented: in nnU-Net's others they are not
+	// Previous are the labels of the stage before that become a channel each behind the image's own, of a cascade; else nil.
 	Previous []int16
-	Vary     bool
 	Seed     [2]uint64 // of the run, and which of its loaders this is
 }
 
@@ -58,7 +56,7 @@ func (l *Loader) Batch(n int) (*Batch, error) {
 		}
 		p := l.Augment.Draw(rng, channels)
 		var seed uint64
-		if l.Vary {
+		if len(l.Previous) > 0 && l.Augment.PMasks > 0 {
 			seed = rng.Uint64()
 		}
 		if l.Range[1] > 0 && (i < l.Range[0] || i >= l.Range[1]) {
@@ -69,7 +67,11 @@ func (l *Loader) Batch(n int) (*Batch, error) {
 			return nil, err
 		}
 		s = p.Apply(s, l.Patch)
-		s.Finish(l.Mask)
+		if l.Augment.Any() {
+			s.Finish(l.Mask)
+		} else {
+			s.Finish(nil)
+		}
 		b.Image = append(b.Image, s.Image...)
 		b.Image = append(b.Image, l.previous(seed, s)...)
 		for _, label := range s.Seg {
@@ -94,8 +96,8 @@ func (l *Loader) previous(seed uint64, s augment.Sample) (channels []float32) {
 		sets[i] = []int16{label}
 	}
 	masks := augment.Masks(s.Previous, sets)
-	if l.Vary {
-		augment.VaryMasks(rand.New(rand.NewPCG(seed, 0)), masks, s.Shape)
+	if l.Augment.PMasks > 0 {
+		l.Augment.VaryMasks(rand.New(rand.NewPCG(seed, 0)), masks, s.Shape)
 	}
 	for _, mask := range masks {
 		for _, set := range mask {

@@ -89,12 +89,12 @@ func TestSources(t *testing.T) {
 func TestPreviousStage(t *testing.T) {
 	plain := loader(t, true)
 	l := *plain
-	l.Cases, l.Previous = nil, []int16{1, 7}
+	l.Cases, l.Previous, l.Augment.PMasks = nil, []int16{1, 7}, 0
 	for _, c := range plain.Cases {
 		l.Cases = append(l.Cases, &Source{Case: c.Case, Previous: c.Case})
 	}
 	varied := l
-	varied.Vary = true
+	varied.Augment.PMasks = 0.5
 	last := varied
 	last.Range = [2]int{2, 3}
 	const voxels = 4 * 16 * 16
@@ -142,6 +142,49 @@ func TestPreviousStage(t *testing.T) {
 	}
 	if changed == 0 {
 		t.Error("nothing was varied")
+	}
+}
+
+// Channels are 0 outside a case's mask in samples that are augmented, and what they were in others, as in validation.
+func TestMask(t *testing.T) {
+	s, err := store.Create(filepath.Join(t.TempDir(), "store"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &store.Record{ID: "a", Channels: 2, Size: [3]int{6, 20, 20}, Classes: []store.ClassVoxels{{Labels: []int{1}}}}
+	r.Image = slices.Repeat([]float32{1}, 2*6*20*20)
+	r.Seg = slices.Concat(slices.Repeat([]int16{-1}, 3*20*20), slices.Repeat([]int16{0}, 3*20*20))
+	if err := s.Put(r); err != nil {
+		t.Fatal(err)
+	}
+	c, err := s.Case("a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, augmented := range []bool{false, true} {
+		l := &Loader{Cases: []*Source{{Case: c}}, Size: 1, Patch: [3]int{6, 8, 8}, Labels: 2, Mask: []int{1}}
+		if augmented {
+			l.Augment.Mirror = []int{2}
+		}
+		b, err := l.Batch(0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		zeros := func(channel int) (n int) {
+			for _, v := range b.Image[channel*6*8*8:][:6*8*8] {
+				if v == 0 {
+					n++
+				}
+			}
+			return n
+		}
+		want := 0
+		if augmented {
+			want = 3 * 8 * 8
+		}
+		if zeros(0) != 0 || zeros(1) != want || slices.Max(b.Seg) != 0 {
+			t.Errorf("augmented %v: %d and %d voxels are 0, want none and %d", augmented, zeros(0), zeros(1), want)
+		}
 	}
 }
 

@@ -49,6 +49,7 @@ func published(epochs int) Train {
 			PContrast: 0.15, Contrast: [2]float64{0.75, 1.25},
 			PLowResolution: 0.25, LowResolution: [2]float64{0.5, 1},
 			PGamma: 0.3, PGammaInv: 0.1, Gamma: [2]float64{0.7, 1.5},
+			PMasks: 0.5,
 		},
 	}
 }
@@ -161,6 +162,7 @@ func Small() Recipe {
 				PContrast: 0.15, Contrast: [2]float64{0.75, 1.25},
 				PLowResolution: 0, LowResolution: [2]float64{0.5, 1},
 				PGamma: 0.2, PGammaInv: 0.05, Gamma: [2]float64{0.7, 1.5},
+				PMasks: 0.5,
 			},
 		},
 	}

@@ -41,9 +41,9 @@ var trainers = []trainer{
 	{"nnUNetTrainerNoMirroring", set(noMirroring)},
 	{"nnUNetTrainer_onlyMirror01", set(mirror01)},
 	{"nnUNetTrainer_onlyMirror01_1500ep", set(mirror01, epochs(1500))},
-	{"nnUNetTrainer_onlyMirror01_DASegOrd0", set(mirror01, nearest)},
-	{"nnUNetTrainer_DASegOrd0", set(nearest)},
-	{"nnUNetTrainer_DASegOrd0_NoMirroring", set(nearest, noMirroring)},
+	{"nnUNetTrainer_onlyMirror01_DASegOrd0", set(mirror01, segOrd0)},
+	{"nnUNetTrainer_DASegOrd0", set(segOrd0)},
+	{"nnUNetTrainer_DASegOrd0_NoMirroring", set(segOrd0, noMirroring)},
 	{"nnUNetTrainerNoDA", set(noAugmentation)},
 	{"nnUNetTrainer_noDummy2DDA", set(noDummy2D)},
 	{"nnUNetTrainerDiceLoss", set(func(r *Recipe) { r.UNet.Loss.CE = 0 })},
@@ -76,7 +76,7 @@ func rate(lr float64) func(*Recipe) { return func(r *Recipe) { r.Train.LR = lr }
 func foreground(share float64) func(*Recipe) { return func(r *Recipe) { r.Train.Foreground = share } }
 
 func noMirroring(r *Recipe) { r.Train.Augment.Mirror = nil }
-func nearest(r *Recipe)     { r.Train.Augment.NearestLabels = true }
+func segOrd0(r *Recipe)     { r.Train.Augment.NearestLabels, r.Train.Augment.PMasks = true, 1 }
 func noDice(r *Recipe)      { r.UNet.Loss.Dice = 0 }
 func top10(r *Recipe)       { r.UNet.Loss.TopK = 10 }
 func amsgrad(r *Recipe)     { r.Train.AMSGrad = true }

@@ -42,6 +42,13 @@ func TestTrainers(t *testing.T) {
 			t.Errorf("%s, patch %v: flips along %v, angles %v", c.name, c.patch, a.Mirror, *a.Rotate)
 		}
 	}
+	// Masks of a cascade vary with the probabilities of nnU-Net's classes.
+	for name, want := range map[string]float64{DefaultTrainer: 0.5, "nnUNetTrainerNoMirroring": 0.5, "nnUNetTrainerNoDA": 0,
+		"nnUNetTrainer_DASegOrd0": 1, "nnUNetTrainer_DASegOrd0_NoMirroring": 1, "nnUNetTrainer_onlyMirror01_DASegOrd0": 1} {
+		if a := made(name, cube, 2).Train.Augment; a.PMasks != want || a.Any() != (want > 0) {
+			t.Errorf("%s: masks vary with probability %v, want %v; anything %v", name, a.PMasks, want, a.Any())
+		}
+	}
 	// The last of two and the last 3 of 8 samples are forced.
 	for batch, want := range map[int]float64{2: 0.5, 8: 3. / 8} {
 		if got := made("nnUNetTrainer_probabilisticOversampling", cube, batch).Train.Foreground; got != want {

@@ -138,11 +138,10 @@ func (f *Fold) loaders(samples [2]int) (train, val *feed.Loader, err error) {
 			mask = append(mask, c)
 		}
 	}
-	previous := f.PreviousLabels()
 	_, ignore := f.Dataset.Labels.Ignore()
 	make := func(cases []*feed.Source, a augment.Config, kind uint64) *feed.Loader {
 		return &feed.Loader{Cases: cases, Size: f.Recipe.Batch, Range: samples, Patch: f.Recipe.Patch, Augment: a, Foreground: f.Recipe.Train.Foreground,
-			ByChance: f.Recipe.Train.ByChance, Labels: f.Labels(), Ignore: ignore, Mask: mask, Previous: previous, Vary: kind == 0 && previous != nil,
+			ByChance: f.Recipe.Train.ByChance, Labels: f.Labels(), Ignore: ignore, Mask: mask, Previous: f.PreviousLabels(),
 			Seed: [2]uint64{f.options.Seed, kind}}
 	}
 	return make(trainCases, f.Recipe.Train.Augment, 0), make(valCases, augment.Config{}, 1), nil
