@@ -82,6 +82,9 @@ func (r *Recipe) check() error {
 		if err := r.UNet.check(r.Patch); err != nil {
 			return err
 		}
+		if r.Patch[0] == 1 && slices.Contains(t.Augment.Mirror, 0) { // nor has nnU-Net's program such an axis
+			return fmt.Errorf("mirror is %v: a patch of one slice has nothing to flip along axis 0; its own are 1 and 2", t.Augment.Mirror)
+		}
 	}
 	if err := checkPrecision(t.Precision); err != nil {
 		return err

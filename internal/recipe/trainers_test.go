@@ -81,3 +81,20 @@ func TestSchedules(t *testing.T) {
 		}
 	}
 }
+
+// A patch of one slice is flipped along its own axes alone.
+func TestMirrorOfSlice(t *testing.T) {
+	for _, c := range []struct {
+		patch [3]int
+		set   string
+		ok    bool
+	}{
+		{[3]int{1, 40, 48}, "mirror=[0,1]", false}, {[3]int{1, 40, 48}, "mirror=[1,2]", true}, {[3]int{1, 40, 48}, "mirror=[]", true},
+		{[3]int{8, 40, 48}, "mirror=[0,1]", true},
+	} {
+		r := made(DefaultTrainer, c.patch, 2)
+		if err := r.Override([]string{c.set}); (err == nil) != c.ok || !c.ok && !strings.Contains(err.Error(), "axis 0") {
+			t.Errorf("patch %v, %s: %v", c.patch, c.set, err)
+		}
+	}
+}
