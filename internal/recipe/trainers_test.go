@@ -1,6 +1,8 @@
 package recipe
 
 import (
+	"encoding/json"
+	"fmt"
 	"math"
 	"slices"
 	"strings"
@@ -95,6 +97,28 @@ func TestMirrorOfSlice(t *testing.T) {
 		r := made(DefaultTrainer, c.patch, 2)
 		if err := r.Override([]string{c.set}); (err == nil) != c.ok || !c.ok && !strings.Contains(err.Error(), "axis 0") {
 			t.Errorf("patch %v, %s: %v", c.patch, c.set, err)
+		}
+	}
+}
+
+// twoStages is an architecture of plans.json with a dropout.
+func twoStages(dropout string) json.RawMessage {
+	return json.RawMessage(fmt.Sprintf(`{"network_class_name": "x.PlainConvUNet", "arch_kwargs": {"n_stages": 2,
+		"features_per_stage": 4, "conv_op": "Conv3d", "kernel_sizes": 3, "strides": [1, 2], "n_conv_per_stage": 1,
+		"n_conv_per_stage_decoder": 1, "dropout_op": %s}}`, dropout))
+}
+
+// Setting all of a U-Net, without the architecture that the plans fix, is refused with what was set.
+func TestArchitectureStays(t *testing.T) {
+	at := Training{Recipe: made(DefaultTrainer, [3]int{32, 32, 32}, 2)}
+	at.Recipe.UNet.Architecture = twoStages("null")
+	if err := at.override(Options{Set: []string{"loss.dice=0.5"}}); err != nil || at.Recipe.UNet.Loss.Dice != 0.5 {
+		t.Errorf("the loss: %v", err)
+	}
+	for _, set := range []string{`unet={"loss":{"ce":1,"dice":1},"norm":""}`, "norm=batch"} {
+		of := at
+		if err := of.override(Options{Set: []string{set}}); err == nil || !strings.Contains(err.Error(), set) || !strings.Contains(err.Error(), "the plans") {
+			t.Errorf("%s: %v", set, err)
 		}
 	}
 }
