@@ -2,6 +2,7 @@ package recipe
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 
 	"masksam/internal/masksam"
@@ -79,6 +80,9 @@ func (u *UNet) check(patch [3]int) error {
 		return nil // the plans have it
 	}
 	a, err := u.Plan()
+	if err == nil && a.Dropout {
+		err = errors.New("dropout_op is set, which nnU-Net's planners never do: networks with a dropout predict here, and do not train")
+	}
 	if err == nil {
 		err = a.Fits(patch)
 	}

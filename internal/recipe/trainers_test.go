@@ -108,6 +108,17 @@ func twoStages(dropout string) json.RawMessage {
 		"n_conv_per_stage_decoder": 1, "dropout_op": %s}}`, dropout))
 }
 
+// A network with a dropout, which is not built for training, is refused by its name.
+func TestDropout(t *testing.T) {
+	for dropout, ok := range map[string]bool{"null": true, `"torch.nn.Dropout3d"`: false} {
+		r := made(DefaultTrainer, [3]int{32, 32, 32}, 2)
+		r.UNet.Architecture = twoStages(dropout)
+		if err := r.check(); (err == nil) != ok || !ok && !strings.Contains(err.Error(), "dropout_op") {
+			t.Errorf("dropout_op %s: %v", dropout, err)
+		}
+	}
+}
+
 // Setting all of a U-Net, without the architecture that the plans fix, is refused with what was set.
 func TestArchitectureStays(t *testing.T) {
 	at := Training{Recipe: made(DefaultTrainer, [3]int{32, 32, 32}, 2)}
