@@ -39,6 +39,8 @@ type Config struct {
 	// (the published code squashes twice), "raw" the real logits.
 	AuxLogits AuxLogits `json:"aux_logits"`
 	Start     Start     `json:"start"`
+	// Refine adds the auxiliary logits to the masks, which then refine them.
+	Refine bool `json:"refine"`
 	// TrainAll trains every parameter; else SAM's own are frozen (docs/network.md).
 	TrainAll bool `json:"train_all"`
 }
@@ -95,6 +97,9 @@ type Layer struct {
 // resolution and takes a skip from one of the encoder's global maps, stage 2 from the deepest.
 type Generator struct {
 	Stages []Stage `json:"stages"`
+	// Detail is how many of the last stages take their skip from the stem's first layer, in place of a global map that is
+	// enlarged to their resolution: edges of a pixel need not pass through the encoder's tokens.
+	Detail int `json:"detail"`
 	// Fusions follow the stages at their last resolution and share the last stage's skip branch (ACDC).
 	Fusions []Fusion `json:"fusions"`
 }

@@ -14,7 +14,8 @@ type generator struct {
 	cfg     Config
 	stages  []nn.Block
 	ups     []nn.Conv
-	skips   []branch
+	skips   []branch   // of the stages after the first, but for those of details
+	details []nn.Block // of the stages that take the stem's map, the last stage's left out, the finest first
 	fusions []nn.Block
 	seg     nn.Conv
 	box     nn.Block
@@ -51,6 +52,16 @@ func newGenerator(b *nn.Builder, cfg Config) *generator {
 			continue
 		}
 		g.ups = append(g.ups, nn.NewUp3d(b.At("image_decoder_transpconvs.%d", i-1), in, st.Width))
+		if j := len(cfg.Generator.Stages) - 1 - i; j < cfg.Generator.Detail {
+			from := cfg.Stem[0].Out
+			if j > 0 {
+				from = st.Width
+			}
+			g.stages = append(g.stages, block(b.At("image_decoder_stages.%d", i), st.Width+from, st.Width, st.Kernel, st.Convs-1))
+			in = st.Width
+			pooled += in
+			continue
+		}
 		var skip branch
 		at := b.At("image_decoder_skips.%d", i-1)
 		from := cfg.Encoder.Width
@@ -63,6 +74,12 @@ func newGenerator(b *nn.Builder, cfg Config) *generator {
 		g.stages = append(g.stages, block(b.At("image_decoder_stages.%d", i), 2*st.Width, st.Width, st.Kernel, st.Convs-1))
 		in = st.Width
 		pooled += in
+	}
+	from := cfg.Stem[0].Out
+	for j := 1; j < cfg.Generator.Detail; j++ {
+		st := cfg.Generator.Stages[len(cfg.Generator.Stages)-1-j]
+		g.details = append(g.details, block(b.At("image_decoder_details.%d", j-1), from, st.Width, st.Kernel, 1))
+		from = st.Width
 	}
 	last := cfg.Generator.Stages[len(cfg.Generator.Stages)-1]
 	for _, f := range cfg.Generator.Fusions {
@@ -90,7 +107,7 @@ type generated struct {
 
 // forward decodes the encoder's list: global maps (B·T, D, h, w), then the neck map (B·T, Out, h, w). Every stage and fusion
 // goes onto the tape, with its branch.
-func (g *generator) forward(s *torch.Scope, tape *torch.Tape, maps []*torch.Tensor, probe sam.Probe) generated {
+func (g *generator) forward(s *torch.Scope, tape *torch.Tape, maps []*torch.Tensor, fine *torch.Tensor, probe sam.Probe) generated {
 	t := g.cfg.Frames
 	volume := func(s *torch.Scope, m *torch.Tensor) *torch.Tensor { // (B·T, C, h, w) to (B, C, T, h, w)
 		return s.Permute(s.Reshape(m, -1, t, m.Dim(1), m.Dim(2), m.Dim(3)), 0, 2, 1, 3, 4)
@@ -115,6 +132,16 @@ func (g *generator) forward(s *torch.Scope, tape *torch.Tape, maps []*torch.Tens
 	}
 	for i, skip := range g.skips {
 		join(g.stages[i+1], &g.ups[i], skip, global[len(global)-1-i])
+	}
+	details := []*torch.Tensor{fine}
+	for _, b := range g.details {
+		f := details[len(details)-1]
+		details = append(details, b.Forward(s, halves(s, f)))
+	}
+	for j := g.cfg.Generator.Detail - 1; j >= 0; j-- {
+		i := len(g.stages) - 1 - j
+		x = g.stages[i].Forward(s, g.ups[i-1].Forward(s, x), details[j])
+		fused = append(fused, x)
 	}
 	for i, f := range g.cfg.Generator.Fusions {
 		join(g.fusions[i], nil, g.skips[len(g.skips)-1], global[f.Map])
@@ -144,4 +171,10 @@ func (g *generator) forward(s *torch.Scope, tape *torch.Tape, maps []*torch.Tens
 func means(s *torch.Scope, v *torch.Tensor, n int) *torch.Tensor {
 	b, c, t := v.Dim(0), v.Dim(1), v.Dim(2)
 	return s.Reshape(s.AdaptiveAvgPool2d(s.Reshape(v, b, c*t, v.Dim(3), v.Dim(4)), n, n), b, c, t, n, n)
+}
+
+// halves are the means of 2·2 pixels of every slice of a volume (B, C, T, H, W).
+func halves(s *torch.Scope, v *torch.Tensor) *torch.Tensor {
+	b, c, t, h, w := v.Dim(0), v.Dim(1), v.Dim(2), v.Dim(3)/2, v.Dim(4)/2
+	return s.Reshape(s.AdaptiveAvgPool2d(s.Reshape(v, b, c*t, v.Dim(3), v.Dim(4)), h, w), b, c, t, h, w)
 }

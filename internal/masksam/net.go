@@ -192,8 +192,13 @@ func (n *Net) features(s *torch.Scope, x *torch.Tensor, probe sam.Probe) feature
 		again = tape
 	}
 	end := s.Part("stem")
+	var fine *torch.Tensor
 	if len(n.stem.list) > 0 {
-		x = tape.Part(s, x, true, n.stem.forward)
+		of := tape.PartN(s, []*torch.Tensor{x}, true, func(s *torch.Scope, xs []*torch.Tensor) []*torch.Tensor {
+			fine := n.stem.list[0](s, xs[0])
+			return []*torch.Tensor{layers{n.stem.list[1:]}.forward(s, fine), fine}
+		})
+		x, fine = of[0], of[1]
 	}
 	end()
 	probe.See("first_conv", x)
@@ -207,7 +212,7 @@ func (n *Net) features(s *torch.Scope, x *torch.Tensor, probe sam.Probe) feature
 	}
 	maps = tape.Cut(s, maps...)
 	defer s.Part("generator")()
-	g := n.gen.forward(s, again, maps, probe)
+	g := n.gen.forward(s, again, maps, fine, probe)
 	of := tape.Cut(s, g.logits, g.boxes, g.tokens)
 	f := features{tape: tape, neck: maps[len(maps)-1], logits: of[0], tokens: of[2],
 		masks: s.Sigmoid(s.To(of[0], torch.Float32)), once: again == nil || len(c.Generator.Fusions) == 0}
@@ -247,7 +252,11 @@ func (n *Net) decode(s *torch.Scope, f features, p Prompts, probe sam.Probe) *Ou
 	out.Classes = s.Reshape(classes, -1, c.Queries, c.Classes+1)
 	out.Masks = f.tape.Part(s, low, true, func(s *torch.Scope, low *torch.Tensor) *torch.Tensor {
 		if len(n.head.list) > 0 {
-			return framesFirst(s, n.head.forward(s, low), c.Height, c.Width)
+			m := framesFirst(s, n.head.forward(s, low), c.Height, c.Width)
+			if c.Refine {
+				m = s.Add(m, f.logits)
+			}
+			return m
 		}
 		up := s.Interpolate(framesFirst(s, low, 4*h, 4*w), torch.Bilinear, c.Encoder.Canvas[0], c.Encoder.Canvas[1])
 		return s.Interpolate(up, torch.Bilinear, c.Height, c.Width)
