@@ -168,6 +168,9 @@ func readFloors(t *testing.T) map[string]int {
 		case m[3] != "":
 			floor = -1
 		}
+		if _, twice := floors[m[4]]; twice {
+			t.Errorf("docs/architecture.md has %s twice", m[4])
+		}
 		floors[m[4]] = floor
 	}
 	if len(floors) == 0 {

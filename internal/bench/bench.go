@@ -53,7 +53,11 @@ func Resolve(name string, set []string) (recipe.Recipe, error) {
 	if r.SAM != "" && !reflect.DeepEqual(r.Network.Encoder, published) {
 		r.SAM, r.Network.TrainAll = "", true
 	}
-	if r.Patch == [3]int{} {
+	switch {
+	case r.Patch != [3]int{}:
+	case r.UNet != nil:
+		r.Patch = [3]int{40, 56, 40}
+	default:
 		r.Patch = [3]int{16, 56, 40}
 	}
 	return r.Published()
@@ -127,7 +131,7 @@ func (o Options) fits() error {
 	if err != nil || o.What == "train" {
 		return nil
 	}
-	need := 4 * float64(o.Recipe.Network.Channels+o.Recipe.Network.Classes)
+	need := 4 * float64(o.Recipe.Channels()+o.Recipe.Heads())
 	for _, n := range o.Size {
 		need *= float64(n)
 	}

@@ -14,10 +14,18 @@ import (
 	"masksam/internal/torch"
 )
 
-// tiny is options for a network that computes in a moment.
-func tiny(t *testing.T, what string) Options {
+// networks are two that compute in a moment.
+var networks = map[string][]string{
+	"small":      {"patch=[4,16,16]", "encoder.width=16", "encoder.depth=4", "encoder.heads=2", "batch=1"},
+	"unet-small": {"patch=[4,16,16]", "features=[4,6,8]", "batch=1"},
+}
+
+func tiny(t *testing.T, what string) Options { return tinyOf(t, "small", what) }
+
+// tinyOf is options for one of networks.
+func tinyOf(t *testing.T, recipe, what string) Options {
 	t.Helper()
-	r, err := Resolve("small", []string{"patch=[4,16,16]", "encoder.width=16", "encoder.depth=4", "encoder.heads=2", "batch=1"})
+	r, err := Resolve(recipe, networks[recipe])
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -27,39 +35,51 @@ func tiny(t *testing.T, what string) Options {
 
 // Everything that can be measured is, and both ways of what has two.
 func TestRun(t *testing.T) {
-	for _, what := range Kinds {
-		o := tiny(t, what)
-		o.Plain = what == "train" || what == "predict"
-		r, err := Run(t.Context(), o)
-		if err != nil {
-			t.Fatal(what, err)
+	for recipe := range networks {
+		for _, what := range Kinds {
+			measured(t, recipe, what)
 		}
-		ways := 1
-		if o.Plain {
-			ways = 2
+	}
+}
+
+func measured(t *testing.T, recipe, what string) {
+	o := tinyOf(t, recipe, what)
+	o.Plain = what == "train" || what == "predict"
+	r, err := Run(t.Context(), o)
+	if err != nil {
+		t.Fatal(what, err)
+	}
+	ways := 1
+	if o.Plain {
+		ways = 2
+	}
+	if len(r.Ways) != ways || (r.Ratio != nil) != o.Plain || r.Machine.Best().Rate <= 0 || r.Machine.Copy <= 0 {
+		t.Errorf("%s: %+v", what, r)
+	}
+	for _, w := range r.Ways {
+		if !(w.Seconds.Least > 0 && w.Seconds.Least <= w.Seconds.Median && w.Seconds.Median <= w.Seconds.Most) || w.Memory <= 0 ||
+			w.Voxels <= 0 || (w.GFLOP > 0) != o.Plain {
+			t.Errorf("%s: %+v", what, w)
 		}
-		if len(r.Ways) != ways || (r.Ratio != nil) != o.Plain || r.Machine.Best().Rate <= 0 || r.Machine.Copy <= 0 {
-			t.Errorf("%s: %+v", what, r)
+		sum := 0.0
+		for _, p := range w.Parts {
+			sum += p.Seconds
 		}
-		for _, w := range r.Ways {
-			if !(w.Seconds.Least > 0 && w.Seconds.Least <= w.Seconds.Median && w.Seconds.Median <= w.Seconds.Most) || w.Memory <= 0 ||
-				w.Voxels <= 0 || (w.GFLOP > 0) != o.Plain {
-				t.Errorf("%s: %+v", what, w)
-			}
-			sum := 0.0
-			for _, p := range w.Parts {
-				sum += p.Seconds
-			}
-			if o.Plain && math.Abs(sum-mean([]float64{w.Seconds.Least, w.Seconds.Most})) > 0.1*sum {
-				t.Errorf("%s: parts of %v s in a run of %+v", what, sum, w.Seconds)
-			}
+		if o.Plain && math.Abs(sum-mean([]float64{w.Seconds.Least, w.Seconds.Most})) > 0.1*sum {
+			t.Errorf("%s: parts of %v s in a run of %+v", what, sum, w.Seconds)
 		}
 	}
 }
 
 // A step of the two ways computes about as much, three times what its forward pass does, when everything trains.
 func TestTrainingArithmetic(t *testing.T) {
-	o := tiny(t, "train")
+	for recipe := range networks {
+		t.Run(recipe, func(t *testing.T) { arithmetic(t, recipe) })
+	}
+}
+
+func arithmetic(t *testing.T, recipe string) {
+	o := tinyOf(t, recipe, "train")
 	o.Plain, o.Repeat, o.Warm = true, 1, 0
 	r, err := Run(t.Context(), o)
 	if err != nil {

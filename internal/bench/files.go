@@ -12,6 +12,7 @@ import (
 	"masksam/internal/imageio"
 	"masksam/internal/plan"
 	"masksam/internal/preprocess"
+	"masksam/internal/recipe"
 	"masksam/internal/store"
 	"masksam/internal/volume"
 	"masksam/internal/work"
@@ -39,13 +40,12 @@ type made struct {
 
 // generate writes the dataset below o.Dir.
 func (o *Options) generate() (*made, error) {
-	n := o.Recipe.Network
 	dir, err := os.MkdirTemp(o.Dir, "masksam-bench-")
 	if err != nil {
 		return nil, err
 	}
 	m := &made{dir: dir, meta: imageio.Meta{Grid: volume.NewGrid(o.Size, spacing), Dims: 3}}
-	if err := m.write(o.Size, n.Channels, n.Classes); err != nil {
+	if err := m.write(o.Size, o.Recipe.Channels(), o.Recipe.Heads()); err != nil {
 		m.remove()
 		return nil, err
 	}
@@ -128,7 +128,7 @@ func (o *Options) files(ctx context.Context, r *Result) ([]way, func(), error) {
 	case "preprocess":
 		w.run = func() error { return preprocessed(true) }
 	case "export":
-		w.run, err = m.export(o.Recipe.Network.Classes)
+		w.run, err = m.export(o.Recipe)
 	case "load":
 		if err = preprocessed(false); err == nil {
 			w.run, err = o.load(out)
@@ -144,7 +144,7 @@ func (o *Options) files(ctx context.Context, r *Result) ([]way, func(), error) {
 }
 
 // export brings scores on the network's grid back onto the image's and writes the label map.
-func (m *made) export(classes int) (func() error, error) {
+func (m *made) export(r recipe.Recipe) (func() error, error) {
 	cases, err := m.set.Cases()
 	if err != nil {
 		return nil, err
@@ -157,9 +157,9 @@ func (m *made) export(classes int) (func() error, error) {
 	if err != nil {
 		return nil, err
 	}
-	scores := noise(classes * record.Size[0] * record.Size[1] * record.Size[2])
+	scores := noise(r.Heads() * record.Size[0] * record.Size[1] * record.Size[2])
 	return func() error {
-		labels, err := preprocess.Labels(m.cfg, scores, record.Size, record.Properties, false)
+		labels, err := preprocess.Labels(m.cfg, scores, record.Size, record.Properties, r.Logits())
 		if err != nil {
 			return err
 		}
@@ -178,7 +178,7 @@ func (o *Options) load(dir string) (func() error, error) {
 		return nil, err
 	}
 	l := &feed.Loader{Cases: []*feed.Source{{Case: c}}, Size: o.Recipe.Batch, Patch: o.Recipe.Patch, Augment: o.Recipe.Train.Augment,
-		Foreground: o.Recipe.Train.Foreground, Labels: o.Recipe.Network.Classes, Seed: [2]uint64{seed, 0}}
+		Foreground: o.Recipe.Train.Foreground, Labels: o.Recipe.Heads(), Seed: [2]uint64{seed, 0}}
 	n := 0
 	return func() error {
 		n++

@@ -19,11 +19,12 @@ func (o *Options) predict(ctx context.Context, r *Result) ([]way, func(), error)
 	if err != nil {
 		return nil, nil, err
 	}
-	n, dev, cast := o.Recipe.Network, o.Devices[0], autocast(r.Precision)
+	channels, heads, patch := o.Recipe.Channels(), o.Recipe.Heads(), o.Recipe.Patch
+	dev, cast := o.Devices[0], autocast(r.Precision)
 	r.Size = o.Size
 	voxels := o.Size[0] * o.Size[1] * o.Size[2]
 	err = torch.Do(torch.Mode{}, func(s *torch.Scope) error {
-		net.Params.Narrow(s, cast, func(*nn.Param) bool { return true })
+		net.Parameters().Narrow(s, cast, func(*nn.Param) bool { return true })
 		return nil
 	})
 	var m *predict.Model
@@ -34,7 +35,7 @@ func (o *Options) predict(ctx context.Context, r *Result) ([]way, func(), error)
 		net.Free()
 		return nil, nil, err
 	}
-	image := tiles.Image{Channels: n.Channels, Size: o.Size, Data: noise(n.Channels * voxels)}
+	image := tiles.Image{Channels: channels, Size: o.Size, Data: noise(channels * voxels)}
 	ways := []way{{ownName, voxels, func() error {
 		_, err := m.Scores(ctx, image, predict.Tiling{Mirror: o.Mirror, Batch: o.Batch, Precision: r.Precision}, nil)
 		return err
@@ -46,24 +47,28 @@ func (o *Options) predict(ctx context.Context, r *Result) ([]way, func(), error)
 	if o.Mirror {
 		axes = o.Recipe.Train.Augment.Mirror
 	}
-	p := plain.Net{Config: n, Params: net.Params}
+	scores := net.Scores
+	if n, ok := net.(*masksam.Net); ok {
+		p := plain.Net{Config: n.Config, Params: n.Params}
+		scores = func(s *torch.Scope, x *torch.Tensor) *torch.Tensor { return p.Forward(s, x).ClassScores(s, 1) }
+	}
 	return append(ways, way{plainName, voxels, func() error {
 		return torch.Do(torch.Mode{Autocast: cast}, func(s *torch.Scope) error {
 			score := func(c *torch.Scope, x *torch.Tensor) *torch.Tensor {
 				data := x.Float32s()
 				c = c.Autocast(cast)
-				scores := p.Forward(c, c.Float32s(dev, data, x.Shape()...)).ClassScores(c, 1).Float32s()
-				return c.Float32s(torch.CPU, scores, 1, n.Classes, n.Frames, n.Height, n.Width)
+				data = scores(c, c.Float32s(dev, data, x.Shape()...)).Float32s()
+				return c.Float32s(torch.CPU, data, 1, heads, patch[0], patch[1], patch[2])
 			}
-			x := s.Float32s(torch.CPU, image.Data, n.Channels, o.Size[0], o.Size[1], o.Size[2])
-			plain.Slide(s, x, n.Classes, o.Recipe.Patch, axes, score).Float32s()
+			x := s.Float32s(torch.CPU, image.Data, channels, o.Size[0], o.Size[1], o.Size[2])
+			plain.Slide(s, x, heads, patch, axes, score).Float32s()
 			return ctx.Err()
 		})
 	}}), net.Free, nil
 }
 
 // model is that of a network, with the plans of a small dataset: scores do not depend on them.
-func (o *Options) model(net *masksam.Net, precision string) (*predict.Model, error) {
+func (o *Options) model(net nn.Network, precision string) (*predict.Model, error) {
 	small := *o
 	small.Size = [3]int{8, 32, 32}
 	made, err := small.generate()

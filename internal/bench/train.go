@@ -9,10 +9,12 @@ import (
 	"masksam/internal/machine"
 	"masksam/internal/masksam"
 	"masksam/internal/nn"
+	"masksam/internal/objective"
 	"masksam/internal/plain"
 	"masksam/internal/recipe"
 	"masksam/internal/solver"
 	"masksam/internal/torch"
+	"masksam/internal/unet"
 )
 
 const (
@@ -25,27 +27,34 @@ const (
 func autocast(precision string) torch.DType { return recipe.Autocast[precision] }
 
 // network makes the recipe's network, with random weights, in the precision of the run.
-func (o *Options) network(r *Result) (*masksam.Net, error) {
+func (o *Options) network(r *Result) (nn.Network, error) {
 	names, _, err := recipe.Precisions(cmp.Or(o.Precision, o.Recipe.Train.Precision), o.Devices[0])
 	if err != nil {
 		return nil, fmt.Errorf("recipe %s: %w", o.Recipe.Name, err)
 	}
 	r.Precision = names[0]
-	net, err := masksam.New(o.Recipe.Network, o.Devices[0], seed)
+	var net nn.Network
+	if u := o.Recipe.UNet; u == nil {
+		net, err = masksam.New(o.Recipe.Network, o.Devices[0], seed)
+	} else if a, failed := u.Plan(); failed == nil {
+		net, err = unet.New(a, u.Channels, u.Heads, o.Devices[0], seed)
+	} else {
+		err = failed
+	}
 	if err != nil {
 		return nil, err
 	}
-	r.Values, _ = net.Params.Count()
+	r.Values, _ = net.Parameters().Count()
 	return net, nil
 }
 
 // trainer is all that a training step changes.
 type trainer struct {
-	recipe   recipe.Recipe
-	device   torch.Device
-	autocast torch.DType
-	net      *masksam.Net
-	replicas *masksam.Replicas
+	recipe    recipe.Recipe
+	device    torch.Device
+	autocast  torch.DType
+	net       nn.Network
+	objective objective.Objective
 	*solver.Solver
 	images []float32
 	labels []uint8
@@ -71,17 +80,19 @@ func (o *Options) train(r *Result) ([]way, func(), error) {
 	}
 	split = t.recipe.Spare(r.Precision, o.Devices[0], 0, split, machine.Share*float64(free))
 	r.Replicas = split.Replicas
-	net.Recompute = max(t.recipe.Train.Recompute, 0)
-	_, r.Trained = net.Params.Count()
-	if t.Solver, err = solver.New(t.recipe, net.Params.Trainable()); err != nil {
+	_, r.Trained = net.Parameters().Count()
+	if t.Solver, err = solver.New(t.recipe, net.Parameters().Trainable()); err != nil {
 		net.Free()
 		return nil, nil, err
 	}
 	t.Scale(r.Precision)
-	t.replicas, err = masksam.NewReplicas(net, o.Devices, split.Replicas, max(torch.Threads()/split.Replicas, 1))
+	if t.objective, err = objective.New(t.recipe, net, t.device); err == nil {
+		t.objective.Recompute(max(t.recipe.Train.Recompute, 0))
+		err = t.objective.Spread(o.Devices, split.Replicas)
+	}
 	if err == nil {
 		err = torch.Do(torch.Mode{}, func(s *torch.Scope) error {
-			for _, n := range t.replicas.Nets() {
+			for _, n := range t.objective.Networks() {
 				n.Parameters().Narrow(s, t.autocast, func(p *nn.Param) bool { return !p.Trainable })
 			}
 			return nil
@@ -101,21 +112,19 @@ func (o *Options) train(r *Result) ([]way, func(), error) {
 
 func (t *trainer) free() {
 	t.Solver.Free()
-	if t.replicas != nil {
-		t.replicas.Free()
+	if t.objective != nil {
+		t.objective.Free()
 	}
 	t.net.Free()
 }
 
 // step is one training step with the gradients that a way computes.
-func (t *trainer) step(gradients func(s *torch.Scope, p *masksam.Points) (float64, error)) error {
-	n := t.recipe.Network
-	points := masksam.NewPoints(seed, t.steps, t.recipe.Batch, n.Frames)
-	defer points.Free()
+func (t *trainer) step(gradients func(s *torch.Scope, key uint64) (float64, error)) error {
+	key := t.steps
 	t.steps++
 	t.Optimizer.ZeroGrad()
 	err := torch.Do(torch.Mode{Grad: true, Autocast: t.autocast}, func(s *torch.Scope) error {
-		loss, err := gradients(s, points)
+		loss, err := gradients(s, key)
 		if err == nil && !nn.Finite(loss) {
 			err = fmt.Errorf("the loss of step %d is %v", t.steps, loss)
 		}
@@ -137,18 +146,27 @@ func (t *trainer) step(gradients func(s *torch.Scope, p *masksam.Points) (float6
 	return err
 }
 
-func (t *trainer) gradients(s *torch.Scope, points *masksam.Points) (float64, error) {
-	step := masksam.Step{Criterion: masksam.NewCriterion(t.recipe.Loss, t.recipe.Network), Replicas: t.replicas,
-		Scaler: t.Scaler, Points: points, Parts: t.recipe.Train.Accumulate}
-	loss, _, err := step.Gradients(s, t.images, t.labels)
+func (t *trainer) gradients(s *torch.Scope, key uint64) (float64, error) {
+	loss, _, err := t.objective.Gradients(s, objective.Batch{Images: t.images, Labels: t.labels, Samples: t.recipe.Batch, Seed: seed,
+		Key: key, Parts: t.recipe.Train.Accumulate, Scaler: t.Scaler})
 	return loss, err
 }
 
-func (t *trainer) plainGradients(s *torch.Scope, points *masksam.Points) (float64, error) {
-	n := t.recipe.Network
-	net := plain.Net{Config: n, Params: t.net.Params}
-	out := net.Forward(s, s.Float32s(t.device, t.images, t.recipe.Batch, n.Channels, n.Frames, n.Height, n.Width))
-	total, _, err := plain.Losses(s, t.recipe.Loss, n, out, t.labels, points.From(t.device, 0))
+func (t *trainer) plainGradients(s *torch.Scope, key uint64) (float64, error) {
+	p := t.recipe.Patch
+	x := s.Float32s(t.device, t.images, t.recipe.Batch, t.recipe.Channels(), p[0], p[1], p[2])
+	var total *torch.Tensor
+	var err error
+	switch net := t.net.(type) {
+	case *masksam.Net:
+		points := masksam.NewPoints(seed, key, t.recipe.Batch, net.Config.Frames)
+		defer points.Free()
+		out := (&plain.Net{Config: net.Config, Params: net.Params}).Forward(s, x)
+		total, _, err = plain.Losses(s, t.recipe.Loss, net.Config, out, t.labels, points.From(t.device, 0))
+	case *unet.Net:
+		net.Training = true
+		total = plain.UNetLoss(s, net.Forward(s, x, net.Architecture.Outputs(t.recipe.UNet.DeepSupervision)), t.recipe.UNet.Loss, t.labels)
+	}
 	if err != nil {
 		return 0, err
 	}
@@ -158,12 +176,12 @@ func (t *trainer) plainGradients(s *torch.Scope, points *masksam.Points) (float6
 
 // batch is noise (B, C, T, H, W) with labels (B·T, H, W) that are boxes within each other.
 func batch(r recipe.Recipe) (images []float32, labels []uint8) {
-	n := r.Network
-	labels = make([]uint8, r.Batch*n.Frames*n.Height*n.Width)
+	t, h, w := r.Patch[0], r.Patch[1], r.Patch[2]
+	labels = make([]uint8, r.Batch*t*h*w)
 	for i := range labels {
-		labels[i] = uint8(nested(i/n.Width%n.Height, i%n.Width, n.Height, n.Width, n.Classes))
+		labels[i] = uint8(nested(i/w%h, i%w, h, w, r.Heads()))
 	}
-	return noise(len(labels) * n.Channels), labels
+	return noise(len(labels) * r.Channels()), labels
 }
 
 func noise(n int) []float32 {

@@ -46,6 +46,14 @@ func (m *MaskSAM) step(b Batch) masksam.Step {
 func (m *MaskSAM) Gradients(s *torch.Scope, b Batch) (loss float64, terms []masksam.Part, err error) {
 	of := m.step(b)
 	defer of.Points.Free()
+	if b.See != nil {
+		m.Replicas.Forward = func(net *masksam.Net, s *torch.Scope, x *torch.Tensor) *masksam.Output {
+			_, out := net.Trace(s, x, masksam.Prompts{}, b.See)
+			b.See("masks", out.Masks)
+			return out
+		}
+		defer func() { m.Replicas.Forward = (*masksam.Net).Forward }()
+	}
 	return of.Gradients(s, b.Images, b.Labels)
 }
 

@@ -25,6 +25,8 @@ type Batch struct {
 	Scaler *torch.Scaler // of the loss; nil: none
 	Peers  nn.Peers      // that compute the rest of the batch; nil: it is whole
 	Agreed func()        // called when all peers have computed their samples; may be nil
+	// See is called with the values of the network's stages, by one goroutine where one replica computes; nil: with none.
+	See func(name string, x *torch.Tensor)
 }
 
 // Seen is what validation finds in a batch.

@@ -56,7 +56,7 @@ func (u *UNet) Recompute(int) int { return 0 }
 
 func (u *UNet) step(b Batch) unet.Step {
 	return unet.Step{Net: u.Net, Device: u.device, Replicas: u.Replicas, Criterion: u.recipe.UNet.Criterion(),
-		Deep: u.recipe.UNet.DeepSupervision, Parts: b.Parts, Scaler: b.Scaler, Peers: b.Peers, Agreed: b.Agreed}
+		Deep: u.recipe.UNet.DeepSupervision, Parts: b.Parts, Scaler: b.Scaler, Peers: b.Peers, Agreed: b.Agreed, See: b.See}
 }
 
 func (u *UNet) Gradients(s *torch.Scope, b Batch) (loss float64, terms []masksam.Part, err error) {

@@ -12,6 +12,7 @@ import (
 	"masksam/internal/recipe"
 	"masksam/internal/sam"
 	"masksam/internal/torch"
+	"masksam/internal/unet"
 )
 
 // shrunk are the networks of the recipes with every width and size small: the 256 topology with windows, the published
@@ -246,4 +247,79 @@ func TestAssign(t *testing.T) {
 			t.Errorf("cost %v, least %v", got, want)
 		}
 	})
+}
+
+// Loss and gradients of a U-Net's step are those of the plain loss of all outputs.
+func TestUNetLoss(t *testing.T) {
+	for _, batchDice := range []bool{false, true} {
+		r := recipe.UNetSmall()
+		r.Patch, r.UNet.Features, r.UNet.Loss.BatchDice = [3]int{16, 32, 32}, []int{4, 6, 8, 10}, batchDice
+		r, err := r.Published()
+		if err != nil {
+			t.Fatal(err)
+		}
+		a, err := r.UNet.Plan()
+		if err != nil {
+			t.Fatal(err)
+		}
+		net, err := unet.New(a, 1, 3, torch.CPU, 4)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer net.Free()
+		rng := rand.New(rand.NewPCG(3, 4))
+		images, labels := make([]float32, 2*16*32*32), make([]uint8, 2*16*32*32)
+		for i := range images {
+			images[i], labels[i] = float32(rng.NormFloat64()), uint8(i/32%32/11)
+		}
+		run := func(own bool, loss func(s *torch.Scope) (float64, error)) (total float64, grads map[string][]float32) {
+			torch.UseOwnKernels(own)
+			defer torch.UseOwnKernels(true)
+			grads = map[string][]float32{}
+			err := torch.Do(torch.Mode{Grad: true}, func(s *torch.Scope) (err error) {
+				total, err = loss(s)
+				for _, p := range net.Params.All() {
+					if g := p.Value.Grad(); g != nil {
+						grads[p.Name] = g.Float32s()
+					}
+					p.Value.ZeroGrad()
+				}
+				return err
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return total, grads
+		}
+		step := unet.Step{Net: net, Device: torch.CPU, Criterion: r.UNet.Criterion(), Deep: true}
+		got, gradients := run(true, func(s *torch.Scope) (float64, error) {
+			loss, _, err := step.Gradients(s, images, labels, r.Patch)
+			return loss, err
+		})
+		if a.Outputs(true) < 2 {
+			t.Fatal("the network has one output")
+		}
+		want, grads := run(false, func(s *torch.Scope) (float64, error) {
+			loss := UNetLoss(s, net.Forward(s, s.Float32s(torch.CPU, images, 2, 1, 16, 32, 32), a.Outputs(true)), r.UNet.Loss, labels)
+			s.Backward(loss)
+			return loss.Item(), nil
+		})
+		if math.Abs(got-want) > 1e-5*math.Abs(want) || len(gradients) != len(grads) {
+			t.Errorf("batch_dice %v: loss %v and %d gradients, want %v and %d", batchDice, got, len(gradients), want, len(grads))
+		}
+		most := 0.
+		for _, w := range grads {
+			for _, v := range w {
+				most = max(most, math.Abs(float64(v)))
+			}
+		}
+		for name, w := range grads { // that of a bias before a norm is 0 but for rounding
+			for i, v := range w {
+				if math.Abs(float64(gradients[name][i]-v)) > 1e-4*most {
+					t.Errorf("batch_dice %v: gradient %d of %s is %v, want %v", batchDice, i, name, gradients[name][i], v)
+					break
+				}
+			}
+		}
+	}
 }

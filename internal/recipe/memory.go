@@ -231,17 +231,21 @@ func (r *Recipe) Spare(precision string, dev torch.Device, batches int, split Sp
 // classes are those of the data sets that the recipes were published for, background included.
 var classes = map[string]int{"acdc": 4, "synapse": 14, "amos": 16}
 
+// otherClasses are those of the data set that the other recipes are measured on.
+const otherClasses = 3
+
 // Published is the recipe resolved as for the data set that it was published for; one that is for any needs a patch. The
-// stages of a plan are nnU-Net's usual ones: two convolutions, and flat kernels where the patch is flat.
+// stages of a plan are nnU-Net's usual ones: two convolutions, and flat kernels where the patch is flat. A U-Net is the one
+// that is planned for images of a patch's size, of voxels as long as they are wide.
 func (r Recipe) Published() (Recipe, error) {
-	if r.UNet != nil {
-		return r, remedy.Add(fmt.Errorf("recipe %s takes its network from the dataset", r.Short), "name one with ", remedy.Dataset)
-	}
 	if r.Patch == [3]int{} {
 		return r, remedy.Add(fmt.Errorf("recipe %s takes its patch from the dataset", r.Short), "name one with ", remedy.Dataset,
 			", or give a patch with ", remedy.Set.With("patch=[T,H,W]"))
 	}
-	d := Data{Patch: r.Patch, Channels: 1, Classes: cmp.Or(classes[r.Short], 3), Convs: []int{2}}
+	if r.UNet != nil {
+		return r.publishedUNet()
+	}
+	d := Data{Patch: r.Patch, Channels: 1, Classes: cmp.Or(classes[r.Short], otherClasses), Convs: []int{2}}
 	for size := r.Patch[0]; len(d.Kernels) < 6; size *= 2 {
 		kernel := k3
 		if 2*size <= r.Patch[1] {

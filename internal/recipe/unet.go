@@ -1,6 +1,7 @@
 package recipe
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 
@@ -93,4 +94,24 @@ func (u *UNet) follow(c *plan.Configuration, patch [3]int) (err error) {
 		return err
 	}
 	return u.check(patch)
+}
+
+// publishedUNet is Published of a U-Net.
+func (r Recipe) publishedUNet() (Recipe, error) {
+	u := *r.UNet
+	r.UNet = &u
+	size := [3]float64{float64(r.Patch[0]), float64(r.Patch[1]), float64(r.Patch[2])}
+	_, architecture := plan.UNet(size, [3]float64{1, 1, 1}, u.Features, int(r.voxels()))
+	text, err := architecture.MarshalJSON()
+	if u.Architecture = text; err != nil {
+		return r, fmt.Errorf("recipe %s: %w", r.Short, err)
+	}
+	u.Channels, u.Heads = 1, cmp.Or(classes[r.Short], otherClasses)
+	if r.Train.Augment.Rotate == nil {
+		r.Train.Augment.Rotate = rotation(r.Patch)
+	}
+	if err := r.check(); err != nil {
+		return r, fmt.Errorf("recipe %s: %w", r.Short, err)
+	}
+	return r, nil
 }

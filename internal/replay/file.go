@@ -51,10 +51,9 @@ func Write(path string, st Step, params *nn.Params, given []checkpoint.Tensor) e
 	if err != nil {
 		return fmt.Errorf("keep a training step: %w", err)
 	}
-	n := st.Recipe.Network
-	image := checkpoint.Float32Tensor(imageTensor, st.Batch.Image, len(st.Cases), n.Channels, n.Frames, n.Height, n.Width)
-	tensors := []checkpoint.Tensor{image, {Name: labelTensor, DType: checkpoint.U8,
-		Shape: []int{len(st.Cases) * n.Frames, n.Height, n.Width}, Data: st.Batch.Seg}}
+	images, labels := st.shapes()
+	tensors := []checkpoint.Tensor{checkpoint.Float32Tensor(imageTensor, st.Batch.Image, images...),
+		{Name: labelTensor, DType: checkpoint.U8, Shape: labels, Data: st.Batch.Seg}}
 	has := map[string]bool{}
 	for _, t := range given {
 		has[t.Name] = true
@@ -75,6 +74,12 @@ func Write(path string, st Step, params *nn.Params, given []checkpoint.Tensor) e
 		return fmt.Errorf("keep a training step: %w", err)
 	}
 	return nil
+}
+
+// shapes are those of the batch.
+func (st Step) shapes() (images, labels []int) {
+	n := st.Recipe.Patch
+	return []int{len(st.Cases), st.Recipe.Channels(), n[0], n[1], n[2]}, []int{len(st.Cases) * n[0], n[1], n[2]}
 }
 
 // File is an open file of a step.
@@ -115,8 +120,7 @@ func (f *File) read() error {
 	if err := json.Unmarshal([]byte(text), &f.Step); err != nil {
 		return errors.New("its metadata are not those of a training step")
 	}
-	n := f.Recipe.Network
-	if err := n.Validate(); err != nil {
+	if err := f.sound(); err != nil {
 		return err
 	}
 	f.Batch = &feed.Batch{Cases: f.Cases}
@@ -128,13 +132,27 @@ func (f *File) read() error {
 	if err != nil {
 		return err
 	}
-	want := []int{len(f.Cases), n.Channels, n.Frames, n.Height, n.Width}
-	wantLabels := []int{len(f.Cases) * n.Frames, n.Height, n.Width}
-	if len(f.Cases) == 0 || fmt.Sprint(shape, labelShape) != fmt.Sprint(want, wantLabels) ||
-		len(labels) != len(image)/n.Channels {
+	want, wantLabels := f.shapes()
+	if len(f.Cases) == 0 || fmt.Sprint(shape, labelShape) != fmt.Sprint(want, wantLabels) {
 		return fmt.Errorf("its batch has shapes %v and %v; the recipe and %d cases (%s) need %v and %v", shape, labelShape,
 			len(f.Cases), strings.Join(f.Cases, ", "), want, wantLabels)
 	}
 	f.Batch.Image, f.Batch.Seg = image, labels
 	return nil
+}
+
+// sound checks what the recipe says of its network.
+func (f *File) sound() error {
+	u := f.Recipe.UNet
+	if u == nil {
+		return f.Recipe.Network.Validate()
+	}
+	if u.Channels < 1 || u.Heads < 1 {
+		return fmt.Errorf("its network has %d channels and %d heads", u.Channels, u.Heads)
+	}
+	a, err := u.Plan()
+	if err == nil {
+		err = a.Fits(f.Recipe.Patch)
+	}
+	return err
 }

@@ -10,9 +10,11 @@ import (
 
 	"masksam/internal/masksam"
 	"masksam/internal/nn"
+	"masksam/internal/objective"
 	"masksam/internal/recipe"
 	"masksam/internal/remedy"
 	"masksam/internal/torch"
+	"masksam/internal/unet"
 )
 
 // Options say how a step is repeated.
@@ -60,12 +62,11 @@ func (f *File) Repeat(o Options) (*Report, error) {
 		return nil, fmt.Errorf("repeat step %d: %w", f.Step.Step, err)
 	}
 	r.Precision = names[0]
-	net, err := masksam.Load(f.Recipe.Network, o.Device, f.file.Float32s)
+	net, err := f.network(o.Device)
 	if err != nil {
 		return nil, fmt.Errorf("repeat step %d: %w", f.Step.Step, err)
 	}
 	defer net.Free()
-	net.Recompute = max(f.Recipe.Train.Recompute, 0)
 	mode := torch.Mode{Grad: true, Autocast: recipe.Autocast[r.Precision]}
 	err = torch.Do(mode, func(s *torch.Scope) error { return r.compute(s, net) })
 	if err != nil {
@@ -74,35 +75,42 @@ func (f *File) Repeat(o Options) (*Report, error) {
 	return r, nil
 }
 
-func (r *Report) compute(s *torch.Scope, net *masksam.Net) error {
+// network is the step's, with its weights.
+func (f *File) network(dev torch.Device) (nn.Network, error) {
+	u := f.Recipe.UNet
+	if u == nil {
+		return masksam.Load(f.Recipe.Network, dev, f.file.Float32s)
+	}
+	a, err := u.Plan()
+	if err != nil {
+		return nil, err
+	}
+	return unet.Load(a, u.Channels, u.Heads, dev, f.file.Float32s)
+}
+
+func (r *Report) compute(s *torch.Scope, net nn.Network) error {
+	params := net.Parameters()
 	weights := Value{Name: "weights"}
-	for _, p := range net.Params.All() {
-		v := look(p.Name, p.Value)
+	for _, p := range params.All() {
+		v := look(p.Name, p.Value.Float32s())
 		r.first("the weight ", v)
-		weights.Largest, weights.Bad, weights.Count = max(weights.Largest, v.Largest), weights.Bad+v.Bad, weights.Count+v.Count
+		weights.add(v)
 	}
 	r.Stages = append(r.Stages, weights)
-	n := r.Recipe.Network
-	points := masksam.NewPoints(r.Seed, r.Points, len(r.Cases), n.Frames)
-	defer points.Free()
+	r.see("images of the batch", r.Batch.Image)
 	var scaler *torch.Scaler
 	if r.Precision == "float16" && r.Scale > 0 {
 		scaler = &torch.Scaler{Scale: r.Scale}
 	}
-	replicas, err := masksam.NewReplicas(net, []torch.Device{r.Device}, 1, 0)
+	o, err := objective.New(r.Recipe, net, r.Device)
 	if err != nil {
 		return err
 	}
-	defer replicas.Free()
-	replicas.Forward = func(net *masksam.Net, s *torch.Scope, x *torch.Tensor) *masksam.Output {
-		r.see("images of the batch", x)
-		_, out := net.Trace(s, x, masksam.Prompts{}, r.see)
-		r.see("masks", out.Masks)
-		return out
-	}
-	step := masksam.Step{Criterion: masksam.NewCriterion(r.Recipe.Loss, n), Replicas: replicas, Points: points, Scaler: scaler,
-		Parts: r.Recipe.Train.Accumulate}
-	loss, terms, err := step.Gradients(s, r.Batch.Image, r.Batch.Seg)
+	defer o.Free()
+	o.Recompute(max(r.Recipe.Train.Recompute, 0))
+	loss, terms, err := o.Gradients(s, objective.Batch{Images: r.Batch.Image, Labels: r.Batch.Seg, Samples: len(r.Cases), Seed: r.Seed,
+		Key: r.Points, Parts: r.Recipe.Train.Accumulate, Scaler: scaler,
+		See: func(name string, x *torch.Tensor) { r.see(name, x.Float32s()) }})
 	if r.Parts = terms; err != nil || terms == nil {
 		return err
 	}
@@ -115,17 +123,17 @@ func (r *Report) compute(s *torch.Scope, net *masksam.Net) error {
 	if !nn.Finite(r.Total) {
 		return nil
 	}
-	scaler.Unscale(net.Params.Trainable())
-	for _, p := range backwards(net.Params) {
+	scaler.Unscale(params.Trainable())
+	for _, p := range backwards(params) {
 		r.Trained++
 		if g := p.Value.Grad(); g != nil {
-			if v := look(p.Name, g); v.Bad > 0 {
+			if v := look(p.Name, g.Float32s()); v.Bad > 0 {
 				r.first("the gradient of ", v)
 				r.BadGradients = append(r.BadGradients, v)
 			}
 		}
 	}
-	r.Norm = torch.ClipGradNorm(net.Params.Trainable(), math.Inf(1))
+	r.Norm = torch.ClipGradNorm(params.Trainable(), math.Inf(1))
 	if !nn.Finite(r.Norm) {
 		r.first("", Value{Name: "the norm of all gradients", Bad: 1})
 	}
@@ -133,16 +141,19 @@ func (r *Report) compute(s *torch.Scope, net *masksam.Net) error {
 }
 
 // see adds the value of a stage, of the whole batch or of a part of it.
-func (r *Report) see(name string, x *torch.Tensor) {
-	v := look(name, x)
+func (r *Report) see(name string, data []float32) {
+	v := look(name, data)
 	r.first("the value of ", v)
-	for i, was := range r.Stages {
-		if was.Name == name {
-			r.Stages[i] = Value{name, max(v.Largest, was.Largest), v.Bad + was.Bad, v.Count + was.Count}
-			return
-		}
+	i := slices.IndexFunc(r.Stages, func(was Value) bool { return was.Name == name })
+	if i < 0 {
+		i, r.Stages = len(r.Stages), append(r.Stages, Value{Name: name})
 	}
-	r.Stages = append(r.Stages, v)
+	r.Stages[i].add(v)
+}
+
+// add makes v the value of both.
+func (v *Value) add(other Value) {
+	v.Largest, v.Bad, v.Count = max(v.Largest, other.Largest), v.Bad+other.Bad, v.Count+other.Count
 }
 
 func (r *Report) first(what string, v Value) {
@@ -151,9 +162,9 @@ func (r *Report) first(what string, v Value) {
 	}
 }
 
-func look(name string, t *torch.Tensor) Value {
+func look(name string, data []float32) Value {
 	v := Value{Name: name}
-	for _, x := range t.Float32s() {
+	for _, x := range data {
 		a := math.Abs(float64(x))
 		if nn.Finite(a) {
 			v.Largest = max(v.Largest, a)
@@ -166,7 +177,7 @@ func look(name string, t *torch.Tensor) Value {
 }
 
 // backwards are the trained parameters as the gradient reaches them: head, mask decoder, prompt encoder, prompt generator,
-// image encoder, stem; in each the last ones first.
+// image encoder, stem; of a U-Net decoder, then encoder; in each the last ones first.
 func backwards(params *nn.Params) []*nn.Param {
 	parts := []string{"final_conv", "sam_model.mask_decoder", "sam_model.prompt_encoder", "", "sam_model.image_encoder",
 		"first_conv"}

@@ -14,9 +14,11 @@ import (
 	"masksam/internal/checkpoint"
 	"masksam/internal/feed"
 	"masksam/internal/masksam"
+	"masksam/internal/nn"
 	"masksam/internal/recipe"
 	"masksam/internal/remedy"
 	"masksam/internal/torch"
+	"masksam/internal/unet"
 )
 
 // kept is a file of a step of the recipe small, shrunk, after spoil had the network.
@@ -121,6 +123,56 @@ func TestFirst(t *testing.T) {
 		}
 		if r.Step.Step != 7 || !slices.Equal(r.Cases, []string{"anna", "bert"}) || r.Stages[0].Name != "weights" {
 			t.Errorf("%s: %+v", c.name, r.Step)
+		}
+	}
+}
+
+// A step of a U-Net is repeated as well: its first value that is not finite is named.
+func TestUNet(t *testing.T) {
+	r := recipe.UNetSmall()
+	r.Patch, r.UNet.Features = [3]int{4, 8, 8}, []int{4, 6}
+	r, err := r.Published()
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := r.UNet.Plan()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for spoilt, want := range map[string]string{"": "", "decoder.seg_layers.0.bias": "the weight decoder.seg_layers.0.bias"} {
+		net, err := unet.New(a, r.UNet.Channels, r.UNet.Heads, torch.CPU, 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer net.Free()
+		var given []checkpoint.Tensor
+		if spoilt != "" {
+			nan := float32(math.NaN())
+			given = []checkpoint.Tensor{checkpoint.Float32Tensor(spoilt, []float32{nan, nan, nan}, 3)}
+		}
+		b := &feed.Batch{Cases: []string{"anna", "bert"}, Image: make([]float32, 2*4*8*8), Seg: make([]uint8, 2*4*8*8)}
+		for i := range b.Image {
+			b.Image[i], b.Seg[i] = float32(i%7), uint8(i%3)
+		}
+		path := filepath.Join(t.TempDir(), "step.safetensors")
+		if err := Write(path, Step{Recipe: r, Precision: "float32", Batch: b}, net.Params, given); err != nil {
+			t.Fatal(err)
+		}
+		f, err := Open(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		got, err := f.Repeat(Options{})
+		if err != nil || got.First != want || len(got.Parts) != 2 || nn.Finite(got.Total) != (spoilt == "") {
+			t.Errorf("%q: first %q, parts %v, loss %v, %v; want %q", spoilt, got.First, got.Parts, got.Total, err, want)
+		}
+		names := ""
+		for _, v := range got.Stages {
+			names += v.Name + " "
+		}
+		if want := "weights images of the batch encoder.stages.0 encoder.stages.1 decoder.stages.0 output 0 "; names != want {
+			t.Errorf("stages %s; want %s", names, want)
 		}
 	}
 }

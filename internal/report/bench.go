@@ -11,6 +11,7 @@ import (
 
 	"masksam/internal/bench"
 	"masksam/internal/machine"
+	"masksam/internal/recipe"
 	"masksam/internal/torch"
 )
 
@@ -19,12 +20,9 @@ func Bench(w io.Writer, r *bench.Result) error {
 	p := newPage(w)
 	what := map[string]string{"train": "a training step", "predict": "the prediction of a volume", "preprocess": "preprocessing a case",
 		"export": "export of a prediction", "load": "a training batch, augmented"}[r.What]
-	n := r.Recipe.Network
 	network, size := "", ""
 	if r.Values > 0 {
-		e := n.Encoder
-		network = fmt.Sprintf("encoder width %d, depth %d, heads %d; queries %d; %.1f M parameters", e.Width, e.Depth, e.Heads,
-			n.Queries, float64(r.Values)/1e6)
+		network = fmt.Sprintf("%s; %.1f M parameters", shape(r.Recipe), float64(r.Values)/1e6)
 	}
 	if r.What == "train" {
 		network += fmt.Sprintf(", %.1f M trained", float64(r.Trained)/1e6)
@@ -92,6 +90,19 @@ func Bench(w io.Writer, r *bench.Result) error {
 		p.printf("\n")
 	}
 	return p.Flush()
+}
+
+// shape is what a recipe's network is made of.
+func shape(r recipe.Recipe) string {
+	if r.UNet == nil {
+		e := r.Network.Encoder
+		return fmt.Sprintf("encoder width %d, depth %d, heads %d; queries %d", e.Width, e.Depth, e.Heads, r.Network.Queries)
+	}
+	a, err := r.UNet.Plan()
+	if err != nil {
+		return err.Error() // no network was made
+	}
+	return fmt.Sprintf("%s of %v channels", a.Class, a.Features)
 }
 
 // seconds has three digits that count.

@@ -304,10 +304,18 @@ func TestSkippedStepsAreCounted(t *testing.T) {
 
 // A step that was kept gives the loss that it had, to the bit.
 func TestRepeatedStepIsTheSame(t *testing.T) {
-	stages := 0
-	for _, set := range []string{"precision=float32", "precision=bf16", "accumulate=2", "recompute=2"} {
-		run := tinyRun(t, t.TempDir(), tinyRecipe(t, set, "points=64", "oversample=2", "importance=0.75"),
-			tinySources(t, tinyStore(t, 5), true))
+	stages := map[bool]int{}
+	for _, c := range []struct {
+		set  string
+		unet bool
+	}{{"precision=float32", false}, {"precision=bf16", false}, {"accumulate=2", false}, {"recompute=2", false},
+		{"precision=float32", true}, {"precision=bf16", true}, {"accumulate=2", true}, {"batch_dice=true", true}, {"norm=batch", true}} {
+		set, parts := c.set, 7
+		of, sampled := tinyRecipe, []string{"points=64", "oversample=2", "importance=0.75"}
+		if c.unet {
+			of, parts, sampled = tinyUNet, 2, nil
+		}
+		run := tinyRun(t, t.TempDir(), of(t, append(sampled, set)...), tinySources(t, tinyStore(t, 5), true))
 		b, err := run.train.Batch(4)
 		if err != nil {
 			t.Fatal(err)
@@ -326,18 +334,19 @@ func TestRepeatedStepIsTheSame(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer f.Close()
-		r, err := f.Repeat(replay.Options{})
-		if err != nil || r.Total != want || r.First != "" || len(r.Parts) != 7 || !(r.Norm > 0) {
-			t.Errorf("%s: %+v, %v; want loss %v", set, r, err, want)
+		again, err := f.Repeat(replay.Options{})
+		if err != nil || again.Total != want || again.First != "" || len(again.Parts) != parts || !(again.Norm > 0) {
+			t.Errorf("%s: %+v, %v; want loss %v", set, again, err, want)
 		}
-		if stages = cmp.Or(stages, len(r.Stages)); len(r.Stages) != stages {
-			t.Errorf("%s: %d stages are told, %d with float32", set, len(r.Stages), stages)
+		if stages[c.unet] = cmp.Or(stages[c.unet], len(again.Stages)); len(again.Stages) != stages[c.unet] {
+			t.Errorf("%s: %d stages are told, %d with float32", set, len(again.Stages), stages[c.unet])
 		}
 		if set == "recompute=2" && f.Recipe.Train.Recompute != 2 {
 			t.Errorf("kept with recompute %d", f.Recipe.Train.Recompute)
 		}
-		if r, err = f.Repeat(replay.Options{Precision: "float32"}); err != nil || (r.Total == want) == (set == "precision=bf16" && torch.CPU.HasFastBF16()) {
-			t.Errorf("%s repeated in float32: %v, %v", set, r.Total, err)
+		again, err = f.Repeat(replay.Options{Precision: "float32"})
+		if err != nil || (again.Total == want) == (set == "precision=bf16" && torch.CPU.HasFastBF16()) {
+			t.Errorf("%s repeated in float32: %v, %v", set, again.Total, err)
 		}
 	}
 }

@@ -122,10 +122,9 @@ func (r *run) lost() error {
 	return remedy.Add(fmt.Errorf("%s: %w; %s", what, errLost, last), advice...)
 }
 
-// dump keeps the step that ended the run in the fold's folder, to be repeated alone, and gives the error why that advice. A
-// step of a U-Net is not kept: replay repeats those of MaskSAM.
+// dump keeps the step that ended the run in the fold's folder, to be repeated alone, and gives the error why that advice.
 func (r *run) dump(b *feed.Batch, why error) error {
-	if !r.checkpoints || r.recipe.UNet != nil {
+	if !r.checkpoints {
 		return why
 	}
 	st, l := &r.state, r.learner

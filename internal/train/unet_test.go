@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"testing"
 
-	"masksam/internal/plan"
 	"masksam/internal/recipe"
 )
 
@@ -12,13 +11,11 @@ import (
 func tinyUNet(t testing.TB, set ...string) recipe.Recipe {
 	t.Helper()
 	r := recipe.UNetSmall()
-	size := [3]float64{float64(tinyPatch[0]), float64(tinyPatch[1]), float64(tinyPatch[2])}
-	_, architecture := plan.UNet(size, [3]float64{1, 1, 1}, []int{4, 6}, 1)
-	var err error
-	if r.UNet.Architecture, err = architecture.MarshalJSON(); err != nil {
+	r.Patch, r.UNet.Features = tinyPatch, []int{4, 6}
+	r, err := r.Published()
+	if err != nil {
 		t.Fatal(err)
 	}
-	r.Patch, r.UNet.Channels, r.UNet.Heads = tinyPatch, 1, 3
 	if err := r.Override(append([]string{"epochs=2", "iterations=2", "val_iterations=2", "save_every=2", "precision=float32"}, set...)); err != nil {
 		t.Fatal(err)
 	}

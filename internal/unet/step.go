@@ -2,6 +2,7 @@ package unet
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 	"sync"
 
@@ -30,6 +31,8 @@ type Step struct {
 	Scaler    *torch.Scaler // of the loss; nil: none
 	Peers     nn.Peers      // nil: the batch is whole
 	Agreed    func()        // called when all peers have computed their samples; may be nil
+	// See is called with the values of the network's stages and outputs; nil: with none.
+	See func(name string, x *torch.Tensor)
 }
 
 // Terms are the two parts of a loss, the sums over the outputs with their weights.
@@ -123,7 +126,14 @@ func (b *batch) forward(s *torch.Scope, p piece, sums []*sums) (all []*seen, err
 	w := b.workers[p.worker]
 	heads := s.InnerN(func(s *torch.Scope) []*torch.Tensor {
 		x := s.Float32s(w.device, p.images, p.samples, w.net.channels, b.patch[0], b.patch[1], b.patch[2])
-		return w.net.Forward(s, x, len(sums))
+		if b.See == nil {
+			return w.net.Forward(s, x, len(sums))
+		}
+		heads := w.net.trace(s, x, len(sums), b.See)
+		for i, z := range heads {
+			b.See(fmt.Sprintf("output %d", i), z)
+		}
+		return heads
 	})
 	defer s.Part("losses")()
 	for i, z := range heads {
