@@ -209,8 +209,8 @@ func (c Config) Validate() error {
 		return fmt.Errorf("network: norm_eps %g must be positive and leaky_slope %g not negative", c.NormEps, c.Slope)
 	}
 	stages := len(c.Generator.Stages)
-	if n := len(c.Encoder.Global); stages-1 > n {
-		return fmt.Errorf("network: %d generator stages need %d global blocks, the encoder has %d", stages, stages-1, n)
+	if n := len(c.Encoder.Global); stages-1-c.Generator.Detail > n {
+		return fmt.Errorf("network: %d generator stages need %d global blocks, the encoder has %d", stages, stages-1-c.Generator.Detail, n)
 	}
 	for _, f := range c.Generator.Fusions {
 		if stages < 2 {
@@ -224,6 +224,16 @@ func (c Config) Validate() error {
 	if h*up != c.Height || w*up != c.Width {
 		return fmt.Errorf("network: the generator's %d stages turn %d×%d tokens into %d×%d, not %d×%d", stages, h, w,
 			h*up, w*up, c.Height, c.Width)
+	}
+	if d := c.Generator.Detail; d != 0 {
+		switch {
+		case d < 0 || d >= stages:
+			return fmt.Errorf("network: generator.detail is %d: of %d stages, 0 to %d take the stem's map", d, stages, stages-1)
+		case c.Stem[0].Kind != "block":
+			return fmt.Errorf("network: generator.detail needs a stem that begins with a block, not with %s", c.Stem[0].Kind)
+		case len(c.Generator.Fusions) > 0:
+			return fmt.Errorf("network: generator.detail and fusions exclude each other: fusions share the last stage's skip branch")
+		}
 	}
 	if len(c.Head) > 0 {
 		if k := 4 * upscale(c.Head); h*k != c.Height || w*k != c.Width {

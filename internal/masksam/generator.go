@@ -52,34 +52,19 @@ func newGenerator(b *nn.Builder, cfg Config) *generator {
 			continue
 		}
 		g.ups = append(g.ups, nn.NewUp3d(b.At("image_decoder_transpconvs.%d", i-1), in, st.Width))
+		wide := 2 * st.Width
 		if j := len(cfg.Generator.Stages) - 1 - i; j < cfg.Generator.Detail {
-			from := cfg.Stem[0].Out
-			if j > 0 {
-				from = st.Width
-			}
-			g.stages = append(g.stages, block(b.At("image_decoder_stages.%d", i), st.Width+from, st.Width, st.Kernel, st.Convs-1))
-			in = st.Width
-			pooled += in
-			continue
+			wide = st.Width + g.detail(j)
+		} else {
+			g.skips = append(g.skips, g.branch(b.At("image_decoder_skips.%d", i-1), i, block))
 		}
-		var skip branch
-		at := b.At("image_decoder_skips.%d", i-1)
-		from := cfg.Encoder.Width
-		for j := range i {
-			skip.ups = append(skip.ups, nn.NewUp3d(at.At("%d", 2*j), from, st.Width))
-			skip.blocks = append(skip.blocks, block(at.At("%d", 2*j+1), st.Width, st.Width, st.Kernel, st.Convs-1))
-			from = st.Width
-		}
-		g.skips = append(g.skips, skip)
-		g.stages = append(g.stages, block(b.At("image_decoder_stages.%d", i), 2*st.Width, st.Width, st.Kernel, st.Convs-1))
+		g.stages = append(g.stages, block(b.At("image_decoder_stages.%d", i), wide, st.Width, st.Kernel, st.Convs-1))
 		in = st.Width
 		pooled += in
 	}
-	from := cfg.Stem[0].Out
 	for j := 1; j < cfg.Generator.Detail; j++ {
 		st := cfg.Generator.Stages[len(cfg.Generator.Stages)-1-j]
-		g.details = append(g.details, block(b.At("image_decoder_details.%d", j-1), from, st.Width, st.Kernel, 1))
-		from = st.Width
+		g.details = append(g.details, block(b.At("image_decoder_details.%d", j-1), g.detail(j-1), st.Width, st.Kernel, 1))
 	}
 	last := cfg.Generator.Stages[len(cfg.Generator.Stages)-1]
 	for _, f := range cfg.Generator.Fusions {
@@ -98,6 +83,25 @@ func newGenerator(b *nn.Builder, cfg Config) *generator {
 	return g
 }
 
+// detail is the number of channels of the stem's map that the stage j before the last takes.
+func (g *generator) detail(j int) int {
+	if j == 0 {
+		return g.cfg.Stem[0].Out
+	}
+	return g.cfg.Generator.Stages[len(g.cfg.Generator.Stages)-1-j].Width
+}
+
+// branch brings a global map to the resolution of stage i.
+func (g *generator) branch(b *nn.Builder, i int, block func(at *nn.Builder, in, out int, kernel [3]int, repeat int) nn.Block) (skip branch) {
+	st, from := g.cfg.Generator.Stages[i], g.cfg.Encoder.Width
+	for j := range i {
+		skip.ups = append(skip.ups, nn.NewUp3d(b.At("%d", 2*j), from, st.Width))
+		skip.blocks = append(skip.blocks, block(b.At("%d", 2*j+1), st.Width, st.Width, st.Kernel, st.Convs-1))
+		from = st.Width
+	}
+	return skip
+}
+
 // generated is what the prompt generator predicts.
 type generated struct {
 	logits *torch.Tensor // (B·T, Q, H, W) of the auxiliary masks
@@ -105,8 +109,8 @@ type generated struct {
 	tokens *torch.Tensor // (B·T·Q, 1, Out) auxiliary classifier tokens
 }
 
-// forward decodes the encoder's list: global maps (B·T, D, h, w), then the neck map (B·T, Out, h, w). Every stage and fusion
-// goes onto the tape, with its branch.
+// forward decodes the encoder's list: global maps (B·T, D, h, w), then the neck map (B·T, Out, h, w). fine (B, C, T, H, W) is
+// what the stem's first layer gives. Every stage and fusion goes onto the tape, with its branch.
 func (g *generator) forward(s *torch.Scope, tape *torch.Tape, maps []*torch.Tensor, fine *torch.Tensor, probe sam.Probe) generated {
 	t := g.cfg.Frames
 	volume := func(s *torch.Scope, m *torch.Tensor) *torch.Tensor { // (B·T, C, h, w) to (B, C, T, h, w)
@@ -135,12 +139,15 @@ func (g *generator) forward(s *torch.Scope, tape *torch.Tape, maps []*torch.Tens
 	}
 	details := []*torch.Tensor{fine}
 	for _, b := range g.details {
-		f := details[len(details)-1]
-		details = append(details, b.Forward(s, halves(s, f)))
+		details = append(details, tape.Part(s, details[len(details)-1], true, func(s *torch.Scope, f *torch.Tensor) *torch.Tensor {
+			return b.Forward(s, halves(s, f))
+		}))
 	}
 	for j := g.cfg.Generator.Detail - 1; j >= 0; j-- {
 		i := len(g.stages) - 1 - j
-		x = g.stages[i].Forward(s, g.ups[i-1].Forward(s, x), details[j])
+		x = tape.PartN(s, []*torch.Tensor{x, details[j]}, true, func(s *torch.Scope, of []*torch.Tensor) []*torch.Tensor {
+			return []*torch.Tensor{g.stages[i].Forward(s, g.ups[i-1].Forward(s, of[0]), of[1])}
+		})[0]
 		fused = append(fused, x)
 	}
 	for i, f := range g.cfg.Generator.Fusions {

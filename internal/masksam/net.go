@@ -193,12 +193,14 @@ func (n *Net) features(s *torch.Scope, x *torch.Tensor, probe sam.Probe) feature
 	}
 	end := s.Part("stem")
 	var fine *torch.Tensor
-	if len(n.stem.list) > 0 {
+	if c.Generator.Detail > 0 {
 		of := tape.PartN(s, []*torch.Tensor{x}, true, func(s *torch.Scope, xs []*torch.Tensor) []*torch.Tensor {
 			fine := n.stem.list[0](s, xs[0])
 			return []*torch.Tensor{layers{n.stem.list[1:]}.forward(s, fine), fine}
 		})
 		x, fine = of[0], of[1]
+	} else {
+		x = tape.Part(s, x, true, n.stem.forward)
 	}
 	end()
 	probe.See("first_conv", x)
@@ -252,15 +254,14 @@ func (n *Net) decode(s *torch.Scope, f features, p Prompts, probe sam.Probe) *Ou
 	out.Classes = s.Reshape(classes, -1, c.Queries, c.Classes+1)
 	out.Masks = f.tape.Part(s, low, true, func(s *torch.Scope, low *torch.Tensor) *torch.Tensor {
 		if len(n.head.list) > 0 {
-			m := framesFirst(s, n.head.forward(s, low), c.Height, c.Width)
-			if c.Refine {
-				m = s.Add(m, f.logits)
-			}
-			return m
+			return framesFirst(s, n.head.forward(s, low), c.Height, c.Width)
 		}
 		up := s.Interpolate(framesFirst(s, low, 4*h, 4*w), torch.Bilinear, c.Encoder.Canvas[0], c.Encoder.Canvas[1])
 		return s.Interpolate(up, torch.Bilinear, c.Height, c.Width)
 	})
+	if c.Refine {
+		out.Masks = s.Add(out.Masks, f.logits)
+	}
 	return out
 }
 
