@@ -2,6 +2,7 @@ package bench
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -105,6 +106,10 @@ func (o *Options) train(r *Result) ([]way, func(), error) {
 	t.images, t.labels = batch(o.Recipe)
 	ways := []way{{ownName, len(t.labels), func() error { return t.step(t.gradients) }}}
 	if o.Plain {
+		if u := o.Recipe.UNet; u != nil && (u.Loss.TopK > 0 || u.Loss.Smoothing > 0) {
+			t.free()
+			return nil, nil, errors.New("a loss with top_k or label_smoothing has no plain way to compare with: leave them out")
+		}
 		ways = append(ways, way{plainName, len(t.labels), func() error { return t.step(t.plainGradients) }})
 	}
 	return ways, t.free, nil
@@ -165,6 +170,7 @@ func (t *trainer) plainGradients(s *torch.Scope, key uint64) (float64, error) {
 		total, _, err = plain.Losses(s, t.recipe.Loss, net.Config, out, t.labels, points.From(t.device, 0))
 	case *unet.Net:
 		net.Training = true
+		defer func() { net.Training = false }()
 		total = plain.UNetLoss(s, net.Forward(s, x, net.Architecture.Outputs(t.recipe.UNet.DeepSupervision)), t.recipe.UNet.Loss, t.labels)
 	}
 	if err != nil {

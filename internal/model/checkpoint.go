@@ -131,10 +131,15 @@ func CheckpointNames(dir string) (names []string, err error) {
 	return names, nil
 }
 
-// files are those that a name of a checkpoint may mean: ours, else one of PyTorch, else one that has another ending.
+// files are those that a name of a checkpoint may mean, the one to prefer first: ours, else one of PyTorch, else one that has
+// another ending. A name that ends in PyTorch's .pth means that file, and ours where it is missing.
 func files(fold, name string) []string {
 	ours := CheckpointPath(fold, name)
-	return []string{ours, strings.TrimSuffix(ours, CheckpointExt) + PublishedExt, filepath.Join(fold, name)}
+	theirs := strings.TrimSuffix(ours, CheckpointExt) + PublishedExt
+	if filepath.Ext(name) == PublishedExt {
+		return []string{theirs, ours}
+	}
+	return []string{ours, theirs, filepath.Join(fold, name)}
 }
 
 // Existing is the file of a checkpoint, empty where there is none.

@@ -99,6 +99,21 @@ func TestFolds(t *testing.T) {
 			t.Errorf("folds %v of %s: %v; want %s", c.folds, c.name, err, c.want)
 		}
 	}
+	theirs := filepath.Join(FoldDir(dir, "2"), Final+PublishedExt)
+	if err := os.WriteFile(theirs, nil, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct{ fold, name, want string }{
+		{"2", Final, CheckpointPath(FoldDir(dir, "2"), Final)},
+		{"2", Final + CheckpointExt, CheckpointPath(FoldDir(dir, "2"), Final)},
+		{"2", Final + PublishedExt, theirs}, // an ending that is given wins
+		{"10", Final + PublishedExt, CheckpointPath(FoldDir(dir, "10"), Final)},
+		{"0", Final + PublishedExt, ""},
+	} {
+		if got := Existing(FoldDir(dir, c.fold), c.name); got != c.want {
+			t.Errorf("fold %s, %s: %q, want %q", c.fold, c.name, got, c.want)
+		}
+	}
 	for fold, ok := range map[string]bool{"0": true, "12": true, "all": true, "": false, "01": false, "-1": false,
 		"+1": false, "1.0": false, "ALL": false} {
 		if err := CheckFold(fold); (err == nil) != ok {

@@ -1,12 +1,16 @@
 package model
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
+
+	"masksam/internal/ranks"
+	"masksam/internal/recipe"
 )
 
 // Origin is what a run was made of. Digests are SHA-256 in hexadecimal.
@@ -16,15 +20,24 @@ type Origin struct {
 	Train   []string          `json:"train"`             // training cases, in the order of the split
 	Val     []string          `json:"val"`               // validation cases
 	Cases   map[string]string `json:"cases"`             // digest of each case: its files and how it was preprocessed
+	// Previous has, of a cascade, the digest of each case's labels of the stage before; none: the checkpoint does not tell.
+	Previous map[string]string `json:"previous,omitempty"`
 }
 
-// NewOrigin digests what a run is made of. stored is the text that a preprocessed case was stored with (store.Digest).
-func NewOrigin(plans []byte, train, val []string, stored func(id string) string) *Origin {
-	o := &Origin{Plans: digest(plans), Train: train, Val: val, Cases: map[string]string{}}
-	for _, id := range slices.Concat(train, val) {
-		o.Cases[id] = digest([]byte(stored(id)))
+// NewOrigin digests what a run is made of. stored is the text that a preprocessed case was stored with (store.Digest), before that
+// of a cascade's labels of the stage before; nil: it is none.
+func NewOrigin(plans []byte, train, val []string, stored, before func(id string) string) *Origin {
+	digests := func(of func(id string) string) map[string]string {
+		if of == nil {
+			return nil
+		}
+		all := map[string]string{}
+		for _, id := range slices.Concat(train, val) {
+			all[id] = digest([]byte(of(id)))
+		}
+		return all
 	}
-	return o
+	return &Origin{Plans: digest(plans), Train: train, Val: val, Cases: digests(stored), Previous: digests(before)}
 }
 
 func digest(text []byte) string {
@@ -41,7 +54,8 @@ func (o *Origin) Digests() map[string]string {
 		}
 		return digest(text)
 	}
-	return map[string]string{"plans": o.Plans, "weights": o.Weights, "split": whole([][]string{o.Train, o.Val}), "cases": whole(o.Cases)}
+	return map[string]string{"plans": o.Plans, "weights": o.Weights, "split": whole([][]string{o.Train, o.Val}), "cases": whole(o.Cases),
+		"the previous stage's labels": whole(o.Previous)}
 }
 
 // Changes says in words what of now is not as it was, one text each; none where nothing changed.
@@ -60,12 +74,12 @@ func (o *Origin) Changes(now *Origin) (out []string) {
 			out = append(out, "the split has the "+list.name+" cases in another order")
 		}
 	}
-	again := slices.DeleteFunc(slices.Clone(now.Train), func(id string) bool { return slices.Contains(now.Val, id) })
-	again = slices.DeleteFunc(slices.Concat(again, now.Val), func(id string) bool {
-		was, ok := o.Cases[id]
-		return !ok || was == now.Cases[id]
-	})
-	return tell(out, "cases were preprocessed from other files or settings", again)
+	all := slices.Concat(without(now.Train, now.Val), now.Val)
+	again := func(was, now map[string]string) []string {
+		return slices.DeleteFunc(slices.Clone(all), func(id string) bool { return was[id] == "" || was[id] == now[id] })
+	}
+	out = tell(out, "cases were preprocessed from other files or settings", again(o.Cases, now.Cases))
+	return tell(out, "the previous stage has given cases other labels", again(o.Previous, now.Previous))
 }
 
 func without(list, other []string) []string {
@@ -84,4 +98,21 @@ func tell(out []string, what string, cases []string) []string {
 		text += fmt.Sprintf(" and %d others", n-most)
 	}
 	return append(out, text)
+}
+
+// OtherSettings says in words which settings of training, U-Net and loss are not as they were, one text each. How long the training
+// is does not count.
+func OtherSettings(was, now recipe.Recipe) (out []string) {
+	before := map[string]string{}
+	for _, f := range ranks.Facts("", was) {
+		before[f.Name] = f.Value
+	}
+	for _, f := range ranks.Facts("", now) {
+		of, _, _ := strings.Cut(f.Name, ".")
+		if slices.Contains([]string{"train", "unet", "loss"}, of) && f.Value != before[f.Name] &&
+			!slices.Contains([]string{"train.epochs", "train.iterations", "train.minutes"}, f.Name) {
+			out = append(out, fmt.Sprintf("%s is %s, it was %s", f.Name, f.Value, cmp.Or(before[f.Name], "missing")))
+		}
+	}
+	return out
 }

@@ -4,7 +4,10 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
+	"strconv"
+	"strings"
 
+	"masksam/internal/dataset"
 	"masksam/internal/recipe"
 	"masksam/internal/remedy"
 	"masksam/internal/store"
@@ -22,7 +25,8 @@ func OpenBefore(t *recipe.Training, results string) (*store.Store, error) {
 		return nil, nil
 	}
 	name := Name{Trainer: t.Recipe.Name, Plans: t.Plans.PlansName, Configuration: before}
-	dir := NextStageDir(filepath.Join(results, name.String()), t.Configuration.Name)
+	stage := filepath.Join(results, name.String())
+	dir := NextStageDir(stage, t.Configuration.Name)
 	missing := t.Cases
 	s, err := store.Open(dir)
 	if err == nil {
@@ -37,6 +41,36 @@ func OpenBefore(t *recipe.Training, results string) (*store.Store, error) {
 	}
 	err = fmt.Errorf("train %s: %s continues %s, but %s holds the labels of %d of %d cases, which the final validations of its folds "+
 		"leave there", t.Name, t.Configuration.Name, before, dir, len(t.Cases)-len(missing), len(t.Cases))
-	return nil, remedy.Add(err, "train all folds of it first, each as ", remedy.Run("train", t.Name).With(
-		remedy.Plans.With(t.Plans.PlansName), remedy.Configuration.With(before), remedy.Fold.With("0")))
+	return nil, remedy.Add(err, leaveLabels(t, stage, missing)...)
+}
+
+// leaveLabels is the advice to let the stage before leave labels for the cases that lack them: to validate the trained folds that
+// have them, and to train others.
+func leaveLabels(t *recipe.Training, stage string, missing []string) (advice []any) {
+	run := remedy.Run("train", t.Name).With(remedy.Trainer.With(t.Recipe.Name), remedy.Plans.With(t.Plans.PlansName),
+		remedy.Configuration.With(t.Configuration.PreviousStage))
+	splits, _, _ := dataset.ReadSplits(filepath.Join(t.Dir, dataset.SplitsName), t.Cases) // there are none before the first training
+	trained := TrainedFolds(stage, Final)
+	var again []string
+	for _, f := range trained {
+		s, _, _ := dataset.Fold(splits, t.Cases, f)
+		if left := without(missing, s.Val); len(left) < len(missing) {
+			again, missing = append(again, f), left
+		}
+	}
+	if len(again) > 0 {
+		advice = append(advice, fmt.Sprintf("validate those of its folds that are trained and left no labels (%s), each as ",
+			strings.Join(again, ", ")), run.With(remedy.Fold.With(again[0]), remedy.Validate))
+	}
+	if len(missing) == 0 {
+		return advice
+	}
+	if len(again) > 0 {
+		advice = append(advice, "; ")
+	}
+	next := 0
+	for slices.Contains(trained, strconv.Itoa(next)) {
+		next++
+	}
+	return append(advice, "train those of its folds that are not trained, each as ", run.With(remedy.Fold.With(strconv.Itoa(next))))
 }

@@ -105,11 +105,11 @@ func (s *Start) Again() error {
 }
 
 // newest finds the checkpoint of a fold to go on from, and opens none where there is none. Checkpoints that cannot be opened
-// are left out with a warning, unless all of them are.
+// are left out with a warning, unless all of them are. A fold that another program trained is refused.
 func (s *Start) newest() (was Meta, err error) {
 	name, step, was, err := Newest(s.asked.Fold)
 	if s.step = step; step < 0 {
-		return was, err
+		return was, errors.Join(err, foreign(s.asked.Fold))
 	}
 	s.Resume = CheckpointPath(s.asked.Fold, name)
 	if err != nil {
@@ -117,6 +117,24 @@ func (s *Start) newest() (was Meta, err error) {
 			filepath.Base(s.Resume), err)}
 	}
 	return was, nil
+}
+
+// foreign refuses a fold with checkpoints of another program, whose training nothing here goes on with: a run that began anew
+// beside them would hide them from prediction.
+func foreign(fold string) error {
+	var theirs []string
+	for _, name := range Checkpoints {
+		if name += PublishedExt; atomicfile.Exists(filepath.Join(fold, name)) {
+			theirs = append(theirs, name)
+		}
+	}
+	if len(theirs) == 0 {
+		return nil
+	}
+	err := fmt.Errorf("%s was trained by another program, whose run cannot be gone on with here: it holds %s", fold,
+		strings.Join(theirs, ", "))
+	return remedy.Add(err, "move what it holds to another folder, and begin a new run with those weights with ",
+		remedy.Pretrained.With("FILE"), ", or from scratch")
 }
 
 // Newest is the name of the checkpoint with most steps in a fold's folder, of equals checkpoint_final, so that a finished

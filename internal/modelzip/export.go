@@ -116,12 +116,7 @@ func (e *Export) choose(dir string) error {
 	if len(e.Checkpoints) == 0 {
 		e.Checkpoints = []string{model.Final}
 	}
-	var checkpoints []string
-	for _, name := range e.Checkpoints { // one may be named with an ending or without
-		checkpoints = append(checkpoints, strings.TrimSuffix(model.CheckpointPath("", name), model.CheckpointExt))
-	}
-	e.Checkpoints = checkpoints
-	for _, list := range []*[]string{&e.Configurations, &e.Folds, &e.Checkpoints} {
+	for _, list := range []*[]string{&e.Configurations, &e.Folds} {
 		*list = once(*list)
 	}
 	for _, f := range e.Folds {
@@ -173,13 +168,18 @@ func (e Export) model(p *parts, dir string) (any bool) {
 			continue
 		}
 		p.add(false, fold, "debug.json")
+		var checkpoints []string
 		for _, name := range e.Checkpoints {
 			if path := model.Existing(fold, name); path == "" {
 				p.lack(model.CheckpointPath(fold, name))
 			} else {
-				e.checkpoint(p, path)
-				any = true
+				checkpoints = append(checkpoints, path)
 			}
+		}
+		checkpoints = once(checkpoints) // one may be named with an ending and without
+		for _, path := range checkpoints {
+			p.checkpoint(path, checkpoints)
+			any = true
 		}
 		p.add(true, fold, "progress.png")
 		p.add(false, fold, "network_architecture.pdf")
@@ -198,8 +198,8 @@ func (e Export) model(p *parts, dir string) (any bool) {
 }
 
 // checkpoint adds a checkpoint's file, and notes what keeps it from being used elsewhere: damage, or weights that neither
-// it nor a checkpoint beside it has.
-func (e Export) checkpoint(p *parts, path string) {
+// it nor the checkpoint_final among those of its fold has.
+func (p *parts) checkpoint(path string, all []string) {
 	p.add(true, filepath.Dir(path), filepath.Base(path))
 	if filepath.Ext(path) != model.CheckpointExt {
 		return
@@ -211,7 +211,8 @@ func (e Export) checkpoint(p *parts, path string) {
 		return
 	}
 	defer f.Close()
-	if meta.Whole(f) || slices.Contains(e.Checkpoints, model.Final) && meta.Frozen.In(model.CheckpointPath(filepath.Dir(path), model.Final)) {
+	final := model.CheckpointPath(filepath.Dir(path), model.Final)
+	if meta.Whole(f) || slices.Contains(all, final) && meta.Frozen.In(final) {
 		return
 	}
 	p.lack(fmt.Sprintf("the weights of %s, to which %s refers by the SHA-256 %s: export %s of this fold with it, which has "+

@@ -23,7 +23,7 @@ type Batch struct {
 
 	Parts  int           // that the batch is computed in, one after the other; they divide it
 	Scaler *torch.Scaler // of the loss; nil: none
-	Peers  nn.Peers      // that compute the rest of the batch; nil: it is whole
+	Peers  nn.Peers      // that compute the rest of the batch; nil: it is whole, as a U-Net that is recipe.UNet.Whole needs it
 	Agreed func()        // called when all peers have computed their samples; may be nil
 	// See is called with the values of the network's stages, by one goroutine where one replica computes; nil: with none.
 	See func(name string, x *torch.Tensor)

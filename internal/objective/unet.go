@@ -22,9 +22,9 @@ type UNet struct {
 func (u *UNet) Networks() []nn.Network { return u.Replicas.Nets() }
 
 func (u *UNet) Spread(devices []torch.Device, n int) (err error) {
-	if u.whole() {
+	if u.recipe.UNet.Whole() {
 		if len(devices) > 1 {
-			return errWhole
+			return ErrWhole
 		}
 		n = 1
 	}
@@ -34,8 +34,8 @@ func (u *UNet) Spread(devices []torch.Device, n int) (err error) {
 	return err
 }
 
-// errWhole is that of a loss or norm of a whole batch over several devices or processes.
-var errWhole = errors.New("a batch norm has its statistics, and a top-k loss its voxels, from the whole batch: such a training takes one " +
+// ErrWhole is that of a loss or norm of a whole batch (recipe.UNet.Whole) over several devices or processes.
+var ErrWhole = errors.New("a batch norm has its statistics, and a top-k loss its voxels, from the whole batch: such a training takes one " +
 	"device and one process")
 
 func (u *UNet) Free() {
@@ -46,11 +46,8 @@ func (u *UNet) Free() {
 }
 
 func (u *UNet) Single() bool {
-	return u.whole() || u.device == torch.CPU && !u.recipe.UNet.Loss.BatchDice
+	return u.recipe.UNet.Whole() || u.device == torch.CPU && !u.recipe.UNet.Loss.BatchDice
 }
-
-// whole tells whether samples of a batch cannot be computed apart from each other.
-func (u *UNet) whole() bool { return unet.Whole(u.Net.Architecture, u.recipe.UNet.Loss) }
 
 func (u *UNet) Recompute(int) int { return 0 }
 
@@ -60,9 +57,6 @@ func (u *UNet) step(b Batch) unet.Step {
 }
 
 func (u *UNet) Gradients(s *torch.Scope, b Batch) (loss float64, terms []masksam.Part, err error) {
-	if b.Peers != nil && u.whole() {
-		return 0, nil, errWhole
-	}
 	loss, t, err := u.step(b).Gradients(s, b.Images, b.Labels, u.recipe.Patch)
 	return loss, []masksam.Part{{Name: "ce", Value: t.CE}, {Name: "dice", Value: t.Dice}}, err
 }

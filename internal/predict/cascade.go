@@ -1,6 +1,9 @@
 package predict
 
 import (
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -141,7 +144,13 @@ func (m *Model) nextExports(id string, p *pending, stages []Stage) (all []nextEx
 	return all, nil
 }
 
+// write stores the labels under a digest of theirs, by which a cascade that was trained with others tells them apart.
 func (x nextExport) write() error {
-	err := x.stage.Labels.Put(&store.Record{ID: x.id, Size: x.size, Seg: x.NextLabels()})
+	labels := x.NextLabels()
+	sum := sha256.New()
+	err := binary.Write(sum, binary.LittleEndian, labels)
+	if err == nil {
+		err = x.stage.Labels.Put(&store.Record{ID: x.id, Size: x.size, Seg: labels, Digest: hex.EncodeToString(sum.Sum(nil))})
+	}
 	return wrap("for the next stage, "+x.stage.Name, err)
 }

@@ -218,7 +218,7 @@ func (r *Recipe) Spare(precision string, dev torch.Device, batches int, split Sp
 	if split.Replicas > 0 || dev != torch.CPU {
 		return least
 	}
-	if r.UNet != nil && r.UNet.whole() {
+	if r.UNet != nil && r.UNet.Whole() {
 		return least
 	}
 	for split.Replicas = max(min(torch.Threads(), r.Batch/max(r.Train.Accumulate, 1)), least.Replicas); split.Replicas > least.Replicas &&

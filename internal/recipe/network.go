@@ -47,14 +47,14 @@ func (u *UNet) count() (all, trained int) {
 	return a.Count(u.Channels, u.Heads)
 }
 
-// whole tells whether samples of a batch cannot be computed apart from each other.
-func (u *UNet) whole() bool {
+// Whole tells whether samples of a batch cannot be computed apart from each other.
+func (u *UNet) Whole() bool {
 	a, _ := u.Plan() // one that cannot be read is never made
 	return unet.Whole(a, u.Loss)
 }
 
 // waits tells whether a step keeps what it has computed of all samples until the last one.
-func (u *UNet) waits() bool { return u.Loss.BatchDice || u.whole() }
+func (u *UNet) waits() bool { return u.Loss.BatchDice || u.Whole() }
 
 // pass predicts the memory of a pass over patches.
 func (u *UNet) pass(patch [3]int, of masksam.Pass) []masksam.Share {

@@ -101,7 +101,8 @@ var (
 	Configuration = Option{Name: "config"}
 	Dir           = Option{Name: "dir"}     // of the demo
 	Weights       = Option{Name: "weights"} // a file, or none
-	To            = Option{Name: "to"}      // the folder of fetched weights
+	Pretrained    = Option{Name: "pretrained"}
+	To            = Option{Name: "to"} // the folder of fetched weights
 	NumParts      = Option{Name: "num-parts"}
 	Part          = Option{Name: "part"}
 	Previous      = Option{Name: "previous"} // the folder of the predictions of the stage before

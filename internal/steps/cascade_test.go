@@ -1,9 +1,12 @@
 package steps
 
 import (
+	"bytes"
 	"encoding/json"
+	"log/slog"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -12,6 +15,7 @@ import (
 	"masksam/internal/model"
 	"masksam/internal/predict"
 	"masksam/internal/recipe"
+	"masksam/internal/remedy"
 	"masksam/internal/store"
 )
 
@@ -55,6 +59,19 @@ func cascade(t *testing.T, o TrainOptions, wide bool) {
 	}
 }
 
+// warned trains and gives what is logged.
+func warned(t *testing.T, o TrainOptions) string {
+	t.Helper()
+	var out bytes.Buffer
+	before := slog.Default()
+	slog.SetDefault(slog.New(slog.NewTextHandler(&out, nil)))
+	defer slog.SetDefault(before)
+	if _, err := Train(t.Context(), o); err != nil {
+		t.Fatal(err)
+	}
+	return out.String()
+}
+
 func clone(t *testing.T, v any) (out map[string]any) {
 	t.Helper()
 	text, err := json.Marshal(v)
@@ -88,6 +105,19 @@ func TestTwoStages(t *testing.T) {
 		Configurations: []string{"3d_lowres"}}); err != nil {
 		t.Fatal(err)
 	}
+	o.SkipValidation = true
+	if _, err := Train(t.Context(), o); err != nil {
+		t.Fatal(err)
+	}
+	o.Configuration, o.SkipValidation = "3d_cascade_fullres", false
+	_, err = Train(t.Context(), o)
+	advice := remedy.As(err)
+	if want := any(remedy.Run("train", "Dataset778_RawBoxes").With(remedy.Trainer.With("MaskSAM_Small"), remedy.Plans.With(o.Plans),
+		remedy.Configuration.With("3d_lowres"), remedy.Fold.With("all"), remedy.Validate)); err == nil || len(advice) != 2 ||
+		!reflect.DeepEqual(advice[1], want) {
+		t.Errorf("a first stage that was not validated: %v, advice %v, want %v", err, advice, want)
+	}
+	o.Configuration, o.ValidateOnly, o.ValidateBest = "3d_lowres", true, true // which leaves labels as well, as nnU-Net's does
 	low, err := Train(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
@@ -115,11 +145,38 @@ func TestTwoStages(t *testing.T) {
 		}
 	}
 
-	o.Configuration = "3d_cascade_fullres"
+	o.Configuration, o.ValidateOnly, o.ValidateBest = "3d_cascade_fullres", false, false
 	high, err := Train(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
 	}
+	// A first stage that gives other labels by now is told of when the cascade goes on.
+	o.Continue = true
+	if text := warned(t, o); strings.Contains(text, "other labels") {
+		t.Errorf("the same labels: %s", text)
+	}
+	changed, err := left.Case(ids[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if digest, _ := left.Digest(ids[1]); len(digest) != 64 {
+		t.Errorf("labels are stored with the digest %q", digest)
+	}
+	size := changed.Size()
+	again, err := store.Join(left.Dir())
+	if err == nil {
+		err = again.Put(&store.Record{ID: ids[1], Size: size, Seg: make([]int16, size[0]*size[1]*size[2]), Digest: "of zeros"})
+	}
+	if err == nil {
+		err = again.Close()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if text := warned(t, o); !strings.Contains(text, "the previous stage has given cases other labels: "+ids[1]) {
+		t.Errorf("other labels: %s", text)
+	}
+
 	in := filepath.Join(o.Roots.Raw, "Dataset778_RawBoxes", "imagesTr")
 	first, second := filepath.Join(t.TempDir(), "low"), filepath.Join(t.TempDir(), "high")
 	q := PredictOptions{Model: low.Model, Folds: []string{"all"}, Device: o.Device,

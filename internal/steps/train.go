@@ -174,10 +174,10 @@ func (o TrainOptions) train(ctx context.Context, group *ranks.Group) (_ *Trained
 		torch.ReleaseMemory() // or what training took would come on top of what validation takes
 	}
 	if o.ValidateOnly && group.Writes() { // of a finished run, also the best checkpoint
-		path := model.CheckpointPath(fold.Folder, model.Final)
-		if _, err := os.Stat(path); err != nil {
-			return nil, remedy.Add(fmt.Errorf("validate: %s is missing: the training of fold %s is not finished", path, o.Fold),
-				"train it to its end with ", remedy.Continue)
+		if model.Existing(fold.Folder, model.Final) == "" {
+			err := fmt.Errorf("validate: %s is missing: the training of fold %s is not finished",
+				model.CheckpointPath(fold.Folder, model.Final), o.Fold)
+			return nil, remedy.Add(err, "train it to its end with ", remedy.Continue)
 		}
 	}
 	fold.OpenLog()
@@ -285,10 +285,8 @@ func (v *validation) predict(ctx context.Context, open func() (*predict.Model, f
 	}
 	opt := predict.Options{Output: out, Tiling: predict.Tiling{Mirror: true}, SaveProbabilities: v.SaveProbabilities,
 		Before: v.fold.Previous, Processes: here, Progress: v.Progress}
-	if v.checkpoint == model.Final { // the best checkpoint's labels are for comparison
-		if opt.Next, err = m.NextStages(v.fold.Dir); err != nil {
-			return fmt.Errorf("validate: %w", err)
-		}
+	if opt.Next, err = m.NextStages(v.fold.Dir); err != nil {
+		return fmt.Errorf("validate: %w", err)
 	}
 	err = m.Stored(ctx, "validating", stored, opt, func(c *store.Case) {
 		v.fold.Print("predicting", c.ID())

@@ -14,6 +14,7 @@ import (
 
 	"masksam/internal/dataset"
 	"masksam/internal/model"
+	"masksam/internal/recipe"
 )
 
 // Patience ends a run whose epochs bring no new best Dice, as if it had had all of its epochs. Going on with it trains
@@ -147,6 +148,46 @@ func TestOtherData(t *testing.T) {
 	out.Reset()
 	if _, err := Run(t.Context(), o); err != nil || strings.Contains(out.String(), "what is there now") {
 		t.Errorf("%v; the same data again:\n%s", err, out.String())
+	}
+}
+
+// A run that goes on with other settings says which, with both values, in one warning; with the same ones it says nothing.
+func TestOtherSettings(t *testing.T) {
+	short := []string{"epochs=2", "iterations=2", "val_iterations=1", "save_every=1"}
+	net := func(set ...string) recipe.Recipe {
+		r := tinyUNet(t, append(slices.Clone(short), set...)...)
+		r.UNet.Channels, r.UNet.Heads = 1, 3
+		return r
+	}
+	for _, c := range []struct{ first, then recipe.Recipe }{
+		{net("lr=0.02", "mirror=[0,1,2]", "unet.loss.ce=0.5"), net("lr=0.01", "mirror=[1]", "unet.loss.ce=1", "epochs=3")},
+		{tinyRecipe(t, append(slices.Clone(short), "lr=0.02", "mirror=[0,1,2]", "loss.class=3")...),
+			tinyRecipe(t, append(slices.Clone(short), "lr=0.01", "mirror=[1]", "loss.class=2", "epochs=3")...)},
+	} {
+		o := tinyDataset(t, 5)
+		o.Recipe = c.first
+		stopped(t, o, 1)
+		o.Continue = true
+		want := "than it had; set them again where that is not meant: loss.class is 2, it was 3; train.augment.mirror is [1], " +
+			"it was [0,1,2]; train.lr is 0.01, it was 0.02"
+		if c.first.UNet != nil {
+			want = "that is not meant: train.augment.mirror is [1], it was [0,1,2]; train.lr is 0.01, it was 0.02; unet.loss.ce is 1, it was 0.5"
+		}
+		for _, again := range []struct {
+			recipe recipe.Recipe
+			warns  int
+		}{{c.first, 0}, {c.then, 1}, {c.then, 0}} {
+			var out bytes.Buffer
+			before := slog.Default()
+			slog.SetDefault(slog.New(slog.NewTextHandler(&out, nil)))
+			o.Recipe = again.recipe
+			_, err := Run(t.Context(), o)
+			slog.SetDefault(before)
+			n := strings.Count(out.String(), "other settings than it had")
+			if err != nil || n != again.warns || n > 0 && !strings.Contains(out.String(), want) {
+				t.Errorf("%v, %d warnings, want %d of %q:\n%s", err, n, again.warns, want, out.String())
+			}
+		}
 	}
 }
 

@@ -385,6 +385,29 @@ func TestStuckRankEnds(t *testing.T) {
 	}
 }
 
+// Processes cannot share a batch that a norm or loss needs as a whole, and an earlier run keeps its place.
+func TestRanksNeedNoWholeBatch(t *testing.T) {
+	t.Parallel()
+	for _, set := range []string{"norm=batch", "top_k=10"} {
+		o := tinyDataset(t, 5)
+		o.Recipe = tinyUNet(t, "epochs=1", "iterations=1", "val_iterations=1", "batch=2", set)
+		o.Recipe.UNet.Channels, o.Recipe.UNet.Heads = 1, 3
+		if _, err := Run(t.Context(), o); err != nil {
+			t.Fatal(err)
+		}
+		final := model.CheckpointPath(foldOf(o), model.Final)
+		before := readText(t, final)
+		for _, r := range startRanks(t, o, o) {
+			if said := r.end(t, true); !strings.Contains(said, "takes one device and one process") {
+				t.Errorf("%s: a process says\n%s", set, said)
+			}
+		}
+		if !exists(final) || readText(t, final) != before {
+			t.Errorf("%s: the earlier run has lost its place", set)
+		}
+	}
+}
+
 // Processes with other options, or more of them than the batch has samples, are refused by an error that names what.
 func TestRanksThatDiffer(t *testing.T) {
 	t.Parallel()

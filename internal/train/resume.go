@@ -17,6 +17,7 @@ import (
 	"masksam/internal/ranks"
 	"masksam/internal/remedy"
 	"masksam/internal/runlog"
+	"masksam/internal/store"
 )
 
 // claim makes the fold's folder and locks it for this process until the closer that it returns is closed.
@@ -61,10 +62,7 @@ func (f *Fold) begin(r *run, replicas int) (finished int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	r.state.Origin = model.NewOrigin(plans, f.Split.Train, f.Split.Val, func(id string) string {
-		digest, _ := f.Store.Digest(id)
-		return digest
-	})
+	r.state.Origin = model.NewOrigin(plans, f.Split.Train, f.Split.Val, digests(f.Store), digests(f.Previous))
 	start, g := r.learner.start, f.options.Group
 	r.state.Frozen, r.state.Origin.Weights = start.Frozen, start.Digest
 	facts := append(ranks.Facts("", f.Recipe), ranks.Facts("SHA-256 of ", r.state.Origin.Digests())...)
@@ -125,6 +123,17 @@ func (f *Fold) begin(r *run, replicas int) (finished int, err error) {
 	return 0, nil
 }
 
+// digests are those of a store's cases; nil without one.
+func digests(s *store.Store) func(id string) string {
+	if s == nil {
+		return nil
+	}
+	return func(id string) string {
+		digest, _ := s.Digest(id)
+		return digest
+	}
+}
+
 // shortens refuses to end an extension of a finished run where it stands, which would replace the finished run's
 // checkpoint_final by what is trained in part. st is where checkpoint_latest stands, was what it says of the extension.
 func (f *Fold) shortens(st state, was model.Meta) error {
@@ -149,16 +158,21 @@ func (f *Fold) shortens(st state, was model.Meta) error {
 	return remedy.Add(err, append(advice, ", or drop it by removing checkpoint_latest")...)
 }
 
-// compare says what is not as it was when the checkpoint was written: the data, and the length of the run with what its
-// schedule does then.
+// compare says what is not as it was when the checkpoint was written: the data, the settings, and the length of the run with what
+// its schedule does then.
 func (r *run) compare(was model.Meta) {
-	if was.Origin != nil {
-		if changes := was.Origin.Changes(r.state.Origin); len(changes) > 0 {
-			text := "the run goes on with what is there now, not with what it was made of: " + strings.Join(changes, "; ")
+	differs := func(text string, changes []string) {
+		if len(changes) > 0 {
+			text += strings.Join(changes, "; ")
 			r.log.Print(text)
 			slog.Warn(text)
 		}
 	}
+	if was.Origin != nil {
+		differs("the run goes on with what is there now, not with what it was made of: ", was.Origin.Changes(r.state.Origin))
+	}
+	differs("the run goes on with other settings than it had; set them again where that is not meant: ",
+		model.OtherSettings(was.Recipe, r.recipe))
 	t, st := r.recipe.Train, &r.state
 	before := was.Recipe.Train
 	text := ""

@@ -11,6 +11,7 @@ import (
 	"masksam/internal/atomicfile"
 	"masksam/internal/feed"
 	"masksam/internal/model"
+	"masksam/internal/objective"
 	"masksam/internal/ranks"
 	"masksam/internal/recipe"
 	"masksam/internal/torch"
@@ -23,7 +24,9 @@ func (f *Fold) own() (r recipe.Recipe, first int, err error) {
 	if err != nil {
 		return r, 0, fmt.Errorf("train %s: %w", f.Name, err)
 	}
-	r.Batch = end - first
+	if r.Batch = end - first; r.Batch < f.Recipe.Batch && r.UNet != nil && r.UNet.Whole() {
+		return r, 0, fmt.Errorf("train %s: %w", f.Name, objective.ErrWhole)
+	}
 	if g := f.options.Group; g != nil {
 		f.notes = append(f.notes, fmt.Sprintf("%d processes share each batch.", g.Size))
 	}

@@ -13,7 +13,7 @@ type exportCmd struct {
 	Trainer     string   `option:"recipe" name:"tr" help:"Trainer of the models." default:"nnUNetTrainer"`
 	Plans       string   `option:"plans" name:"p" help:"Plans of the models." default:"nnUNetPlans"`
 	Folds       []string `option:"fold" name:"f" help:"Folds." default:"0,1,2,3,4"`
-	Checkpoints []string `option:"checkpoint" name:"chk" help:"Checkpoints of each fold." default:"checkpoint_final.pth"`
+	Checkpoints []string `option:"checkpoint" name:"chk" help:"Checkpoints of each fold." default:"checkpoint_final"`
 	Incomplete  bool     `option:"incomplete" name:"not_strict" help:"Leave out what is missing."`
 	Predictions bool     `option:"predictions" name:"exp_cv_preds" help:"Also the label maps of the final validations."`
 }

@@ -33,7 +33,7 @@ type (
 		NoMirror      bool             `name:"disable_tta" help:"No averaging over flips."`
 		Verbose       bool             `name:"verbose" help:"Say more."`
 		Probabilities bool             `option:"probabilities" name:"save_probabilities" help:"Also save the scores, and where they belong."`
-		Checkpoint    string           `option:"checkpoint" name:"chk" help:"Checkpoint of each fold." default:"checkpoint_final.pth"`
+		Checkpoint    string           `option:"checkpoint" name:"chk" help:"Checkpoint of each fold." default:"checkpoint_final"`
 		Weights       string           `own:"" option:"weights" name:"weights" help:"File of SAM's weights that checkpoint_latest or checkpoint_best refers to (not nnU-Net's)."`
 		NPP           commands.Workers `name:"npp" help:"Cases to prepare at a time at most, one on a CPU; 0 with -nps 0: nothing overlaps." default:"3"`
 		NPS           commands.Workers `name:"nps" help:"Cases to write at a time at most, which is one; 0 with -npp 0: nothing overlaps." default:"3"`

@@ -106,7 +106,7 @@ func fold(dir string, folds []string, i int, r recipe.Recipe, tensors []checkpoi
 	if err != nil {
 		return err
 	}
-	origin := model.NewOrigin(plans, train, []string{val}, func(id string) string { return id })
+	origin := model.NewOrigin(plans, train, []string{val}, func(id string) string { return id }, nil)
 	meta, err := json.Marshal(model.Meta{Version: model.MetaVersion, Configuration: "3d_fullres", Fold: folds[i], Recipe: r,
 		Precision: "float32", Orientations: volume.Orientations{"RAS": 4}, Origin: origin})
 	if err != nil {
