@@ -198,16 +198,21 @@ func TestRanksTrainAsOne(t *testing.T) {
 }
 
 // They do so, too, where they have different numbers of samples, with blocks computed twice, and where a part of the weights
-// is frozen and the batch is in parts.
+// is frozen and the batch is in parts; a U-Net, too, also with the Dice of the batch and with a label that tells nothing.
 func TestRanksTrainEveryRecipeAsOne(t *testing.T) {
 	t.Parallel()
 	short := []string{"epochs=1", "iterations=2", "val_iterations=1"}
 	frozen := onSAM(t, append(short, "batch=4", "accumulate=2")...)
 	frozen.Weights = filepath.Join(t.TempDir(), published)
 	samFile(t, frozen.Weights, frozen.Recipe, 77)
+	unet, ignoring := tinyDataset(t, 5, short...), tinyDataset(t, 5, short...)
+	unet.Recipe, ignoring.Recipe = tinyUNet(t, short...), tinyUNet(t, append(short, "batch=3", "batch_dice=true")...)
+	ignoring.Recipe.UNet.Heads, ignoring.Recipe.UNet.Ignore = 2, 2
 	for name, one := range map[string]trial{
 		"uneven, recomputed": tinyDataset(t, 5, append(short, "batch=3", "recompute=1")...),
 		"in parts, frozen":   frozen,
+		"U-Net":              unet,
+		"U-Net, label 2 out": ignoring,
 	} {
 		two := one
 		two.Results = filepath.Join(t.TempDir(), one.Dataset)
