@@ -137,7 +137,7 @@ func Small() Recipe {
 			Stem:      []masksam.Layer{block(8), block(3)},
 			Encoder:   sam.Encoder{Width: 128, Depth: 4, Heads: 4, Global: []int{0, 1, 2, 3}, Window: 14, Patch: 8, Out: 64},
 			DepthAxis: sam.DepthSlices,
-			Generator: masksam.Generator{Stages: []masksam.Stage{stage(64), stage(32), stage(16), stage(8)}, Detail: 2},
+			Generator: masksam.Generator{Stages: []masksam.Stage{stage(64), stage(32), stage(16), stage(8)}, Detail: 3},
 			Decoder:   sam.Decoder{Depth: 2, Heads: 4, MLP: 256},
 			Head:      []masksam.Layer{block(16), up(16), perQuery},
 			NormEps:   1e-5, Slope: 0.01, AuxLogits: masksam.AuxRaw, Start: masksam.StartHe, Refine: true, TrainAll: true,
@@ -146,7 +146,7 @@ func Small() Recipe {
 			NoObject: 0.1},
 		Train: Train{
 			Epochs: 100, Iterations: 100, ValIterations: 10,
-			Optimizer: "adamw", LR: 1e-3, Beta1: 0.9, Beta2: 0.999, Eps: 1e-8, WeightDecay: 1e-2,
+			Optimizer: "adamw", LR: 4e-3, Beta1: 0.9, Beta2: 0.999, Eps: 1e-8, WeightDecay: 1e-2,
 			Power: 0.9, PerStep: true, Warmup: 100, Clip: 1, Average: 0.99, Foreground: 0.33,
 			Precision: "auto", Accumulate: 1, SaveEvery: 5,
 			// Left and right alone are mirrored: flips along the other axes make
