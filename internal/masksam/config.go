@@ -39,6 +39,8 @@ type Config struct {
 	// (the published code squashes twice), "raw" the real logits.
 	AuxLogits AuxLogits `json:"aux_logits"`
 	Start     Start     `json:"start"`
+	// Refine adds the auxiliary logits to the masks, which then refine them.
+	Refine bool `json:"refine"`
 	// TrainAll trains every parameter; else SAM's own are frozen (docs/network.md).
 	TrainAll bool `json:"train_all"`
 }
@@ -95,6 +97,9 @@ type Layer struct {
 // resolution and takes a skip from one of the encoder's global maps, stage 2 from the deepest.
 type Generator struct {
 	Stages []Stage `json:"stages"`
+	// Detail is how many of the last stages take their skip from the stem's first layer, in place of a global map that is
+	// enlarged to their resolution: edges of a pixel need not pass through the encoder's tokens.
+	Detail int `json:"detail"`
 	// Fusions follow the stages at their last resolution and share the last stage's skip branch (ACDC).
 	Fusions []Fusion `json:"fusions"`
 }
@@ -204,8 +209,8 @@ func (c Config) Validate() error {
 		return fmt.Errorf("network: norm_eps %g must be positive and leaky_slope %g not negative", c.NormEps, c.Slope)
 	}
 	stages := len(c.Generator.Stages)
-	if n := len(c.Encoder.Global); stages-1 > n {
-		return fmt.Errorf("network: %d generator stages need %d global blocks, the encoder has %d", stages, stages-1, n)
+	if n := len(c.Encoder.Global); stages-1-c.Generator.Detail > n {
+		return fmt.Errorf("network: %d generator stages need %d global blocks, the encoder has %d", stages, stages-1-c.Generator.Detail, n)
 	}
 	for _, f := range c.Generator.Fusions {
 		if stages < 2 {
@@ -219,6 +224,16 @@ func (c Config) Validate() error {
 	if h*up != c.Height || w*up != c.Width {
 		return fmt.Errorf("network: the generator's %d stages turn %d×%d tokens into %d×%d, not %d×%d", stages, h, w,
 			h*up, w*up, c.Height, c.Width)
+	}
+	if d := c.Generator.Detail; d != 0 {
+		switch {
+		case d < 0 || d >= stages:
+			return fmt.Errorf("network: generator.detail is %d: of %d stages, 0 to %d take the stem's map", d, stages, stages-1)
+		case c.Stem[0].Kind != "block":
+			return fmt.Errorf("network: generator.detail needs a stem that begins with a block, not with %s", c.Stem[0].Kind)
+		case len(c.Generator.Fusions) > 0:
+			return fmt.Errorf("network: generator.detail and fusions exclude each other: fusions share the last stage's skip branch")
+		}
 	}
 	if len(c.Head) > 0 {
 		if k := 4 * upscale(c.Head); h*k != c.Height || w*k != c.Width {

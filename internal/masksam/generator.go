@@ -14,7 +14,8 @@ type generator struct {
 	cfg     Config
 	stages  []nn.Block
 	ups     []nn.Conv
-	skips   []branch
+	skips   []branch   // of the stages after the first, but for those of details
+	details []nn.Block // of the stages that take the stem's map, the last stage's left out, the finest first
 	fusions []nn.Block
 	seg     nn.Conv
 	box     nn.Block
@@ -51,18 +52,19 @@ func newGenerator(b *nn.Builder, cfg Config) *generator {
 			continue
 		}
 		g.ups = append(g.ups, nn.NewUp3d(b.At("image_decoder_transpconvs.%d", i-1), in, st.Width))
-		var skip branch
-		at := b.At("image_decoder_skips.%d", i-1)
-		from := cfg.Encoder.Width
-		for j := range i {
-			skip.ups = append(skip.ups, nn.NewUp3d(at.At("%d", 2*j), from, st.Width))
-			skip.blocks = append(skip.blocks, block(at.At("%d", 2*j+1), st.Width, st.Width, st.Kernel, st.Convs-1))
-			from = st.Width
+		wide := 2 * st.Width
+		if j := len(cfg.Generator.Stages) - 1 - i; j < cfg.Generator.Detail {
+			wide = st.Width + g.detail(j)
+		} else {
+			g.skips = append(g.skips, g.branch(b.At("image_decoder_skips.%d", i-1), i, block))
 		}
-		g.skips = append(g.skips, skip)
-		g.stages = append(g.stages, block(b.At("image_decoder_stages.%d", i), 2*st.Width, st.Width, st.Kernel, st.Convs-1))
+		g.stages = append(g.stages, block(b.At("image_decoder_stages.%d", i), wide, st.Width, st.Kernel, st.Convs-1))
 		in = st.Width
 		pooled += in
+	}
+	for j := 1; j < cfg.Generator.Detail; j++ {
+		st := cfg.Generator.Stages[len(cfg.Generator.Stages)-1-j]
+		g.details = append(g.details, block(b.At("image_decoder_details.%d", j-1), g.detail(j-1), st.Width, st.Kernel, 1))
 	}
 	last := cfg.Generator.Stages[len(cfg.Generator.Stages)-1]
 	for _, f := range cfg.Generator.Fusions {
@@ -81,6 +83,25 @@ func newGenerator(b *nn.Builder, cfg Config) *generator {
 	return g
 }
 
+// detail is the number of channels of the stem's map that the stage j before the last takes.
+func (g *generator) detail(j int) int {
+	if j == 0 {
+		return g.cfg.Stem[0].Out
+	}
+	return g.cfg.Generator.Stages[len(g.cfg.Generator.Stages)-1-j].Width
+}
+
+// branch brings a global map to the resolution of stage i.
+func (g *generator) branch(b *nn.Builder, i int, block func(at *nn.Builder, in, out int, kernel [3]int, repeat int) nn.Block) (skip branch) {
+	st, from := g.cfg.Generator.Stages[i], g.cfg.Encoder.Width
+	for j := range i {
+		skip.ups = append(skip.ups, nn.NewUp3d(b.At("%d", 2*j), from, st.Width))
+		skip.blocks = append(skip.blocks, block(b.At("%d", 2*j+1), st.Width, st.Width, st.Kernel, st.Convs-1))
+		from = st.Width
+	}
+	return skip
+}
+
 // generated is what the prompt generator predicts.
 type generated struct {
 	logits *torch.Tensor // (B·T, Q, H, W) of the auxiliary masks
@@ -88,9 +109,9 @@ type generated struct {
 	tokens *torch.Tensor // (B·T·Q, 1, Out) auxiliary classifier tokens
 }
 
-// forward decodes the encoder's list: global maps (B·T, D, h, w), then the neck map (B·T, Out, h, w). Every stage and fusion
-// goes onto the tape, with its branch.
-func (g *generator) forward(s *torch.Scope, tape *torch.Tape, maps []*torch.Tensor, probe sam.Probe) generated {
+// forward decodes the encoder's list: global maps (B·T, D, h, w), then the neck map (B·T, Out, h, w). fine (B, C, T, H, W) is
+// what the stem's first layer gives. Every stage and fusion goes onto the tape, with its branch.
+func (g *generator) forward(s *torch.Scope, tape *torch.Tape, maps []*torch.Tensor, fine *torch.Tensor, probe sam.Probe) generated {
 	t := g.cfg.Frames
 	volume := func(s *torch.Scope, m *torch.Tensor) *torch.Tensor { // (B·T, C, h, w) to (B, C, T, h, w)
 		return s.Permute(s.Reshape(m, -1, t, m.Dim(1), m.Dim(2), m.Dim(3)), 0, 2, 1, 3, 4)
@@ -115,6 +136,19 @@ func (g *generator) forward(s *torch.Scope, tape *torch.Tape, maps []*torch.Tens
 	}
 	for i, skip := range g.skips {
 		join(g.stages[i+1], &g.ups[i], skip, global[len(global)-1-i])
+	}
+	details := []*torch.Tensor{fine}
+	for _, b := range g.details {
+		details = append(details, tape.Part(s, details[len(details)-1], true, func(s *torch.Scope, f *torch.Tensor) *torch.Tensor {
+			return b.Forward(s, halves(s, f))
+		}))
+	}
+	for j := g.cfg.Generator.Detail - 1; j >= 0; j-- {
+		i := len(g.stages) - 1 - j
+		x = tape.PartN(s, []*torch.Tensor{x, details[j]}, true, func(s *torch.Scope, of []*torch.Tensor) []*torch.Tensor {
+			return []*torch.Tensor{g.stages[i].Forward(s, g.ups[i-1].Forward(s, of[0]), of[1])}
+		})[0]
+		fused = append(fused, x)
 	}
 	for i, f := range g.cfg.Generator.Fusions {
 		join(g.fusions[i], nil, g.skips[len(g.skips)-1], global[f.Map])
@@ -144,4 +178,10 @@ func (g *generator) forward(s *torch.Scope, tape *torch.Tape, maps []*torch.Tens
 func means(s *torch.Scope, v *torch.Tensor, n int) *torch.Tensor {
 	b, c, t := v.Dim(0), v.Dim(1), v.Dim(2)
 	return s.Reshape(s.AdaptiveAvgPool2d(s.Reshape(v, b, c*t, v.Dim(3), v.Dim(4)), n, n), b, c, t, n, n)
+}
+
+// halves are the means of 2·2 pixels of every slice of a volume (B, C, T, H, W).
+func halves(s *torch.Scope, v *torch.Tensor) *torch.Tensor {
+	b, c, t, h, w := v.Dim(0), v.Dim(1), v.Dim(2), v.Dim(3)/2, v.Dim(4)/2
+	return s.Reshape(s.AdaptiveAvgPool2d(s.Reshape(v, b, c*t, v.Dim(3), v.Dim(4)), h, w), b, c, t, h, w)
 }

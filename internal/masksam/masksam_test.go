@@ -290,6 +290,11 @@ func TestValidate(t *testing.T) {
 			c.Generator.Stages = slices.Clone(c.Generator.Stages)
 			c.Generator.Stages[1].Convs = 1
 		},
+		"0 to 2 take": func(c *Config) { c.Generator.Detail = 3 },
+		"begins with a block": func(c *Config) {
+			c.Generator.Detail, c.Encoder.Canvas, c.Encoder.Patch, c.Stem = 1, [2]int{32, 24}, 8, []Layer{{"up", 4, k1}, {"block", 3, k3}}
+		},
+		"exclude":   func(c *Config) { c.Generator.Detail, c.Generator.Fusions = 1, []Fusion{{Name: "first"}} },
 		"kernel":    func(c *Config) { c.Stem[0].Kernel = [3]int{2, 3, 3} },
 		"stem":      func(c *Config) { c.Stem[1].Out = 4 },
 		"ascending": func(c *Config) { c.Encoder.Global = []int{0, 0} },

@@ -270,14 +270,19 @@ func (m *meter) generator() {
 	for i, st := range m.Generator.Stages {
 		last = values(i, st)
 		m.segment(again, kind*last, func() {
-			if i == 0 {
+			switch j := len(m.Generator.Stages) - 1 - i; {
+			case i == 0:
 				m.block(st.Convs, last)
-			} else {
+				return
+			case j >= m.Generator.Detail:
 				branch(i, st)
-				m.up(last)
-				joined(last)
-				m.block(st.Convs-1, last)
+			case j > 0:
+				m.keep(v * values(i+1, m.Generator.Stages[i+1]) / 4) // half the rows and columns of the finer map
+				m.block(1, last)
 			}
+			m.up(last)
+			joined(last)
+			m.block(st.Convs-1, last)
 		})
 		pooled += float64(st.Width)
 	}

@@ -192,7 +192,14 @@ func (n *Net) features(s *torch.Scope, x *torch.Tensor, probe sam.Probe) feature
 		again = tape
 	}
 	end := s.Part("stem")
-	if len(n.stem.list) > 0 {
+	var fine *torch.Tensor
+	if c.Generator.Detail > 0 {
+		of := tape.PartN(s, []*torch.Tensor{x}, true, func(s *torch.Scope, xs []*torch.Tensor) []*torch.Tensor {
+			fine := n.stem.list[0](s, xs[0])
+			return []*torch.Tensor{layers{n.stem.list[1:]}.forward(s, fine), fine}
+		})
+		x, fine = of[0], of[1]
+	} else {
 		x = tape.Part(s, x, true, n.stem.forward)
 	}
 	end()
@@ -207,7 +214,7 @@ func (n *Net) features(s *torch.Scope, x *torch.Tensor, probe sam.Probe) feature
 	}
 	maps = tape.Cut(s, maps...)
 	defer s.Part("generator")()
-	g := n.gen.forward(s, again, maps, probe)
+	g := n.gen.forward(s, again, maps, fine, probe)
 	of := tape.Cut(s, g.logits, g.boxes, g.tokens)
 	f := features{tape: tape, neck: maps[len(maps)-1], logits: of[0], tokens: of[2],
 		masks: s.Sigmoid(s.To(of[0], torch.Float32)), once: again == nil || len(c.Generator.Fusions) == 0}
@@ -252,6 +259,9 @@ func (n *Net) decode(s *torch.Scope, f features, p Prompts, probe sam.Probe) *Ou
 		up := s.Interpolate(framesFirst(s, low, 4*h, 4*w), torch.Bilinear, c.Encoder.Canvas[0], c.Encoder.Canvas[1])
 		return s.Interpolate(up, torch.Bilinear, c.Height, c.Width)
 	})
+	if c.Refine {
+		out.Masks = s.Add(out.Masks, f.logits)
+	}
 	return out
 }
 

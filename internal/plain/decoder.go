@@ -14,8 +14,8 @@ type generated struct {
 	tokens *torch.Tensor // (B·T·Q, 1, Out)
 }
 
-// generator is the prompt generator on the encoder's list of maps.
-func (m module) generator(maps []*torch.Tensor, c masksam.Config) generated {
+// generator is the prompt generator on the encoder's list of maps and the map of the stem's first layer.
+func (m module) generator(maps []*torch.Tensor, fine *torch.Tensor, c masksam.Config) generated {
 	s := m.s
 	volume := func(x *torch.Tensor) *torch.Tensor {
 		return s.Permute(s.Reshape(x, -1, c.Frames, x.Dim(1), x.Dim(2), x.Dim(3)), 0, 2, 1, 3, 4)
@@ -38,7 +38,17 @@ func (m module) generator(maps []*torch.Tensor, c masksam.Config) generated {
 	fused := []*torch.Tensor{x}
 	for i := range c.Generator.Stages[1:] {
 		up := m.at("image_decoder_transpconvs.%d", i).up3d(x)
-		x = block("image_decoder_stages", i+1, s.Cat(1, up, skip(i, volume(global[len(global)-1-i]))))
+		var side *torch.Tensor
+		if j := len(c.Generator.Stages) - 2 - i; j < c.Generator.Detail {
+			side = fine
+			for k := range j { // half the rows and columns, each the mean of two
+				half := s.AdaptiveAvgPool2d(slices(side), side.Dim(3)/2, side.Dim(4)/2)
+				side = block("image_decoder_details", k, volume(half))
+			}
+		} else {
+			side = skip(i, volume(global[len(global)-1-i]))
+		}
+		x = block("image_decoder_stages", i+1, s.Cat(1, up, side))
 		fused = append(fused, x)
 	}
 	for _, f := range c.Generator.Fusions {

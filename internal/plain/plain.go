@@ -29,7 +29,7 @@ func (n *Net) Forward(s *torch.Scope, x *torch.Tensor) *masksam.Output {
 	c := n.Config
 	m := module{s, n.Params, ""}
 	end := s.Part("stem")
-	x = m.at("first_conv").layers(x, c.Stem, c)
+	fine, x := m.at("first_conv").layers(x, c.Stem, c)
 	end()
 	frames := s.Reshape(s.Permute(x, 0, 2, 1, 3, 4), -1, x.Dim(1), x.Dim(3), x.Dim(4))
 	end = s.Part("encoder")
@@ -37,7 +37,7 @@ func (n *Net) Forward(s *torch.Scope, x *torch.Tensor) *masksam.Output {
 	end()
 	neck := maps[len(maps)-1]
 	end = s.Part("generator")
-	g := m.generator(maps, c)
+	g := m.generator(maps, fine, c)
 	out := &masksam.Output{AuxLogits: g.logits, AuxMasks: s.Sigmoid(s.To(g.logits, torch.Float32))}
 	boxes, hard := auxBoxes(s, g.boxes, out.AuxMasks)
 	out.AuxBoxes = boxes
@@ -54,11 +54,14 @@ func (n *Net) Forward(s *torch.Scope, x *torch.Tensor) *masksam.Output {
 	if len(c.Head) == 0 {
 		up := s.Interpolate(low, torch.Bilinear, c.Encoder.Canvas[0], c.Encoder.Canvas[1])
 		out.Masks = s.Interpolate(up, torch.Bilinear, c.Height, c.Width)
-		return out
+	} else {
+		v := s.Permute(s.Reshape(low, -1, c.Frames, c.Queries, 4*h, 4*w), 0, 2, 1, 3, 4)
+		_, v = m.at("final_conv").layers(v, c.Head, c)
+		out.Masks = s.Reshape(s.Permute(v, 0, 2, 1, 3, 4), -1, c.Queries, c.Height, c.Width)
 	}
-	v := s.Permute(s.Reshape(low, -1, c.Frames, c.Queries, 4*h, 4*w), 0, 2, 1, 3, 4)
-	v = m.at("final_conv").layers(v, c.Head, c)
-	out.Masks = s.Reshape(s.Permute(v, 0, 2, 1, 3, 4), -1, c.Queries, c.Height, c.Width)
+	if c.Refine {
+		out.Masks = s.Add(out.Masks, g.logits)
+	}
 	return out
 }
 
@@ -151,9 +154,9 @@ func leaky(c masksam.Config) func(s *torch.Scope, x *torch.Tensor) *torch.Tensor
 }
 
 // layers are a stem or a head.
-func (m module) layers(x *torch.Tensor, list []masksam.Layer, c masksam.Config) *torch.Tensor {
+func (m module) layers(x *torch.Tensor, list []masksam.Layer, c masksam.Config) (first, last *torch.Tensor) {
 	position := 0
-	for _, l := range list {
+	for i, l := range list {
 		at := m.at("%d", position)
 		position++
 		switch l.Kind {
@@ -167,8 +170,11 @@ func (m module) layers(x *torch.Tensor, list []masksam.Layer, c masksam.Config) 
 				return m.s.GELU(m.s.InstanceNorm(m.up3d(x), nil, nil, c.NormEps))
 			})
 		}
+		if i == 0 {
+			first = x
+		}
 	}
-	return x
+	return first, x
 }
 
 // auxBoxes is the mean of the box head's boxes (B·T, Q, 2, 2) and the tight boxes of the binarised masks (B·T, Q, H, W),

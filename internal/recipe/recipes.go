@@ -129,7 +129,7 @@ func AMOS() Recipe {
 
 // Small is a MaskSAM that a workstation without GPU trains from scratch: the same parts, narrower; patch and canvas come
 // from the dataset. Kernels, rotation and start are its own, as measured (docs/benchmarks.md): without SAM's weights there
-// are no features that zero embeddings would keep.
+// are no features that zero embeddings would keep. Nor do its few tokens carry edges of a pixel: those come from the stem.
 func Small() Recipe {
 	return Recipe{
 		Name: "MaskSAM_Small", Short: "small", Plans: "nnUNetPlans_small",
@@ -138,16 +138,16 @@ func Small() Recipe {
 			Stem:      []masksam.Layer{block(8), block(3)},
 			Encoder:   sam.Encoder{Width: 128, Depth: 4, Heads: 4, Global: []int{0, 1, 2, 3}, Window: 14, Patch: 8, Out: 64},
 			DepthAxis: sam.DepthSlices,
-			Generator: masksam.Generator{Stages: []masksam.Stage{stage(64), stage(32), stage(16), stage(8)}},
+			Generator: masksam.Generator{Stages: []masksam.Stage{stage(64), stage(32), stage(16), stage(8)}, Detail: 3},
 			Decoder:   sam.Decoder{Depth: 2, Heads: 4, MLP: 256},
 			Head:      []masksam.Layer{block(16), up(16), perQuery},
-			NormEps:   1e-5, Slope: 0.01, AuxLogits: masksam.AuxRaw, Start: masksam.StartHe, TrainAll: true,
+			NormEps:   1e-5, Slope: 0.01, AuxLogits: masksam.AuxRaw, Start: masksam.StartHe, Refine: true, TrainAll: true,
 		},
 		Loss: masksam.Loss{Class: 0.20, Mask: 1.5, Dice: 1.5, AuxMask: 0.5, AuxDice: 0.5, AuxBox: 0.5, AuxGIoU: 0.2,
 			NoObject: 0.1},
 		Train: Train{
 			Epochs: 100, Iterations: 100, ValIterations: 10,
-			Optimizer: "adamw", LR: 1e-3, Beta1: 0.9, Beta2: 0.999, Eps: 1e-8, WeightDecay: 1e-2,
+			Optimizer: "adamw", LR: 4e-3, Beta1: 0.9, Beta2: 0.999, Eps: 1e-8, WeightDecay: 1e-2,
 			Power: 0.9, PerStep: true, Warmup: 100, Clip: 1, Average: 0.99, Foreground: 0.33,
 			Precision: "auto", Accumulate: 1, SaveEvery: 5,
 			// Left and right alone are mirrored: flips along the other axes make
