@@ -35,6 +35,8 @@ type Loss struct {
 	Points     int     `json:"points"`
 	Oversample float64 `json:"oversample"` // candidates per sampled point
 	Importance float64 `json:"importance"` // share taken by uncertainty
+	// Ignore makes the label after the last class that of pixels which tell nothing, as in the dataset.
+	Ignore bool `json:"ignore,omitempty"`
 }
 
 // Criterion matches queries to the labels of each frame and sums MaskSAM's losses (docs/network.md §6).
@@ -53,19 +55,26 @@ func NewCriterion(loss Loss, cfg Config) *Criterion {
 type Target struct {
 	Labels []int
 	Boxes  [][4]float32 // x1 y1 x2 y2 of the label's pixels, over the size
+	Known  float64      // share of the pixels that are not ignored
 }
 
 // targets reads the labels of seg (F, H, W); the box holds the largest index, not one beyond it.
-func targets(seg []uint8, frames, h, w, classes int) ([]Target, error) {
+func (c *Criterion) targets(seg []uint8, frames, h, w int) ([]Target, error) {
+	classes := c.classes
 	if len(seg) != frames*h*w {
 		return nil, fmt.Errorf("target: %d labels for %d frames of %d×%d pixels", len(seg), frames, h, w)
 	}
 	out := make([]Target, frames)
 	for f := range out {
+		ignored := 0
 		boxes := make([][]float32, classes)
 		for y := range h {
 			row := seg[(f*h+y)*w:][:w]
 			for x, l := range row {
+				if c.loss.Ignore && int(l) == classes {
+					ignored++
+					continue
+				}
 				if int(l) >= classes {
 					return nil, fmt.Errorf("target: label %d, the network has %d classes", l, classes)
 				}
@@ -77,6 +86,7 @@ func targets(seg []uint8, frames, h, w, classes int) ([]Target, error) {
 				}
 			}
 		}
+		out[f].Known = 1 - float64(ignored)/float64(h*w)
 		for l, b := range boxes {
 			if b != nil {
 				fw, fh := float32(w), float32(h)
@@ -91,13 +101,13 @@ func targets(seg []uint8, frames, h, w, classes int) ([]Target, error) {
 // Norm is what the sums over a batch are divided by. It follows from the labels, so that a batch can be computed in parts
 // whose losses and gradients add up to the batch's.
 type Norm struct {
-	Weights float64 // of all queries in the class loss: 1 where they are matched, else Loss.NoObject
+	Weights float64 // of all queries in the class loss: 1 where they are matched, else Loss.NoObject times Target.Known
 	Masks   float64 // labels in all frames, at least 1
 }
 
 // Norm is that of a batch with the labels seg (B·T, H, W), under a network with so many queries.
 func (c *Criterion) Norm(seg []uint8, frames, h, w, queries int) (Norm, error) {
-	tg, err := targets(seg, frames, h, w, c.classes)
+	tg, err := c.targets(seg, frames, h, w)
 	return c.norm(tg, queries), err
 }
 
@@ -105,17 +115,23 @@ func (c *Criterion) norm(tg []Target, queries int) Norm {
 	labels, weights := 0, 0.0
 	for _, t := range tg {
 		labels += len(t.Labels)
-		matched := min(len(t.Labels), queries)
-		weights += float64(matched) + c.noObject()*float64(queries-matched)
+		weights += c.weights(t, min(len(t.Labels), queries), queries)
 	}
 	return Norm{weights, float64(max(labels, 1))}
+}
+
+// weights are those of a frame's queries in the class loss, of which so many are matched.
+func (c *Criterion) weights(t Target, matched, queries int) float64 {
+	return float64(matched) + c.noObject()*t.Known*float64(queries-matched)
 }
 
 // noObject is the class weight of "no object" as the loss has it.
 func (c *Criterion) noObject() float64 { return float64(float32(c.loss.NoObject)) }
 
 // Losses gives the weighted total, a scalar on the graph, and its parts in the order of the published code. seg holds
-// the labels 0…K-1 of the frames, (B·T, H, W) on the host; a label beyond them is an error. Units: the class loss is
+// the labels 0…K-1 of the frames, (B·T, H, W) on the host; a label beyond them is an error, but for K where Loss.Ignore says
+// so: such pixels are in no mask and no mask's loss, a frame that has some tells nothing of boxes, and that a query has no
+// object there counts as much as the frame is known. Units: the class loss is
 // the weighted mean over all queries of all frames; each of the others is the sum over matched pairs, divided by the
 // number of labels in all frames, of the mean cross-entropy over pixels (or sampled points), of 1 - Dice, of the L1
 // distance of the boxes' corners in shares of the frame, or of 1 - GIoU.
@@ -150,7 +166,7 @@ func (c *Criterion) losses(s *torch.Scope, o *Output, seg []uint8, batch *Norm, 
 	defer s.Part("losses")()
 	s = s.Autocast(torch.Float32)
 	frames, queries, h, w := o.Masks.Dim(0), o.Masks.Dim(1), o.Masks.Dim(2), o.Masks.Dim(3)
-	tg, err := targets(seg, frames, h, w, c.classes)
+	tg, err := c.targets(seg, frames, h, w)
 	if err != nil {
 		return nil, nil, nil, err
 	}
@@ -166,9 +182,11 @@ func (c *Criterion) losses(s *torch.Scope, o *Output, seg []uint8, batch *Norm, 
 	classes := s.To(o.Classes, torch.Float32)
 	labels := s.Uint8s(masks.Device(), seg, frames, h, w)
 
+	known := c.known(s, labels, tg)
+
 	var m *Matching
 	s.NoGrad().Inner(func(s *torch.Scope) *torch.Tensor {
-		m = c.match(s, masks, aux, classes, o.AuxBoxes, labels, tg, u)
+		m = c.match(s, masks, aux, classes, o.AuxBoxes, labels, known, tg, u)
 		return nil
 	})
 
@@ -179,10 +197,18 @@ func (c *Criterion) losses(s *torch.Scope, o *Output, seg []uint8, batch *Norm, 
 		want[i] = int64(c.classes)
 	}
 	var rows, pairFrames, pairLabels []int64
-	var boxes []float32
-	var of []int // the pairs' frames
+	var boxes, told []float32           // told is 1 for a pair whose box counts
+	var of []int                        // the pairs' frames
+	matched := make([]int, len(tg))     // queries of each frame
+	share := make([]float32, len(want)) // of each query's weight
+	for i := range share {
+		share[i] = float32(tg[i/queries].Known)
+	}
 	for _, p := range m.Pairs {
 		t := tg[p.Frame]
+		matched[p.Frame]++
+		share[p.Frame*queries+p.Query] = 1
+		told = append(told, whole(t))
 		want[p.Frame*queries+p.Query] = int64(t.Labels[p.Target])
 		rows = append(rows, int64(p.Frame*queries+p.Query))
 		pairFrames, of = append(pairFrames, int64(p.Frame)), append(of, p.Frame)
@@ -195,13 +221,22 @@ func (c *Criterion) losses(s *torch.Scope, o *Output, seg []uint8, batch *Norm, 
 	}
 	weight[c.classes] = float32(c.loss.NoObject)
 	// The norm counts as matched what a frame left out by the matcher does not match.
-	matched := float64(len(m.Pairs))
-	weights := batch.Weights - own.Weights + matched + c.noObject()*(float64(len(want))-matched)
+	weights := batch.Weights - own.Weights
+	for f, t := range tg {
+		weights += c.weights(t, matched[f], queries)
+	}
+	if weights == 0 { // nothing is known of any frame
+		weights = 1
+	}
 	n := len(m.Pairs)
 	// All that the host has found out goes to the device in two copies.
 	ints := pieces(s, s.Int64s(dev, slices.Concat(want, rows, pairFrames, pairLabels), len(want)+3*n), len(want), n, n, n)
-	floats := pieces(s, s.Float32s(dev, slices.Concat(weight, boxes), len(weight)+4*n), len(weight), 4*n)
+	floats := pieces(s, s.Float32s(dev, slices.Concat(weight, boxes, share, told), len(weight)+5*n+len(share)), len(weight), 4*n,
+		len(share), n)
 	ce := s.CrossEntropy(s.Reshape(classes, -1, c.classes+1), ints[0], floats[0])
+	if known != nil {
+		ce = s.Mul(ce, floats[2])
+	}
 	lossCE := s.MulScalar(s.Sum(ce), 1/weights)
 
 	norm := 1 / batch.Masks
@@ -214,9 +249,13 @@ func (c *Criterion) losses(s *torch.Scope, o *Output, seg []uint8, batch *Norm, 
 		return s.To(s.Eq(s.To(y, torch.Int64), s.Reshape(ints[3], n, 1, 1)), torch.Float32)
 	})
 
+	if known != nil {
+		known = s.IndexSelect(known, 0, ints[2])
+	}
+
 	maskLosses := func(x *torch.Tensor) (bce, dice *torch.Tensor) {
 		l := s.InnerN(func(s *torch.Scope) []*torch.Tensor {
-			bce, dice := c.maskLosses(s, pick(s, x), truth, of, norm, u)
+			bce, dice := c.maskLosses(s, pick(s, x), truth, known, of, norm, u)
 			return []*torch.Tensor{bce, dice}
 		})
 		return l[0], l[1]
@@ -225,8 +264,11 @@ func (c *Criterion) losses(s *torch.Scope, o *Output, seg []uint8, batch *Norm, 
 	auxMask, auxDice := maskLosses(aux)
 	box := s.IndexSelect(s.Reshape(s.To(o.AuxBoxes, torch.Float32), frames*queries, 4), 0, rowsT)
 	tb := s.Reshape(floats[1], n, 4)
-	lossBox := s.MulScalar(s.Sum(s.Abs(s.Sub(box, tb))), norm)
-	lossGIoU := s.MulScalar(s.Sum(giouLoss(s, box, tb)), norm)
+	distance, apart := s.Abs(s.Sub(box, tb)), giouLoss(s, box, tb)
+	if known != nil {
+		distance, apart = s.Mul(distance, s.Reshape(floats[3], n, 1)), s.Mul(apart, floats[3])
+	}
+	lossBox, lossGIoU := s.MulScalar(s.Sum(distance), norm), s.MulScalar(s.Sum(apart), norm)
 
 	var total *torch.Tensor
 	var parts []Part
@@ -255,8 +297,27 @@ func (c *Criterion) losses(s *torch.Scope, o *Output, seg []uint8, batch *Norm, 
 	return total, parts, m, nil
 }
 
-// match assigns queries to the labels of every frame at the least cost.
-func (c *Criterion) match(s *torch.Scope, masks, aux, classes, boxes, labels *torch.Tensor, tg []Target,
+// whole is 1 where no pixel of a frame is ignored, else 0.
+func whole(t Target) float32 {
+	if t.Known == 1 {
+		return 1
+	}
+	return 0
+}
+
+// known is 1 for the pixels of labels (F, H, W) that are not ignored, as (F, 1, H, W); nil where that are all.
+func (c *Criterion) known(s *torch.Scope, labels *torch.Tensor, tg []Target) *torch.Tensor {
+	if !slices.ContainsFunc(tg, func(t Target) bool { return t.Known < 1 }) {
+		return nil
+	}
+	return s.NoGrad().Inner(func(s *torch.Scope) *torch.Tensor {
+		off := s.To(s.Eq(labels, s.Uint8s(labels.Device(), []uint8{uint8(c.classes)}, 1)), torch.Float32)
+		return s.Unsqueeze(s.AddScalar(s.Neg(off), 1), 1)
+	})
+}
+
+// match assigns queries to the labels of every frame at the least cost. Pixels where known (F, 1, H, W) is 0 do not count; nil: all do.
+func (c *Criterion) match(s *torch.Scope, masks, aux, classes, boxes, labels, known *torch.Tensor, tg []Target,
 	u Uniform) *Matching {
 	frames, queries := masks.Dim(0), masks.Dim(1)
 	dev := masks.Device()
@@ -274,8 +335,11 @@ func (c *Criterion) match(s *torch.Scope, masks, aux, classes, boxes, labels *to
 		grid = s.Cat(0, g...)
 	}
 	t := sample(s, onehot, grid) // (F, K, P)
-	bceMask, diceMask := pairwise(s, sample(s, masks, grid), t)
-	bceAux, diceAux := pairwise(s, sample(s, aux, grid), t)
+	if known != nil {
+		known = sample(s, known, grid)
+	}
+	bceMask, diceMask := pairwise(s, sample(s, masks, grid), t, known)
+	bceAux, diceAux := pairwise(s, sample(s, aux, grid), t, known)
 	l1, giou := boxCosts(s, boxes, tg)
 	costs := toHost(s, bceMask, diceMask, bceAux, diceAux, s.Softmax(classes, -1), l1, giou)
 	at := 0 // among the boxes
@@ -291,7 +355,7 @@ func (c *Criterion) match(s *torch.Scope, masks, aux, classes, boxes, labels *to
 				cost[q*n+j] = c.loss.Mask*float64(costs[0][i]) + c.loss.Dice*float64(costs[1][i]) +
 					c.loss.AuxMask*float64(costs[2][i]) + c.loss.AuxDice*float64(costs[3][i]) -
 					c.loss.Class*float64(costs[4][row*(c.classes+1)+l]) +
-					c.loss.AuxBox*float64(costs[5][at]) + c.loss.AuxGIoU*(float64(costs[6][at])-1)
+					float64(whole(tg[f]))*(c.loss.AuxBox*float64(costs[5][at])+c.loss.AuxGIoU*(float64(costs[6][at])-1))
 				at++
 			}
 		}
@@ -364,31 +428,52 @@ func sample(s *torch.Scope, x, grid *torch.Tensor) *torch.Tensor {
 }
 
 // pairwise returns the mean binary cross-entropy and the dice cost between every query's logits x (F, Q, P) and every
-// class's mask t (F, K, P), both (F, Q, K).
-func pairwise(s *torch.Scope, x, t *torch.Tensor) (bce, dice *torch.Tensor) {
+// class's mask t (F, K, P), both (F, Q, K), over the points that are known (F, 1, P); nil: all are.
+func pairwise(s *torch.Scope, x, t, known *torch.Tensor) (bce, dice *torch.Tensor) {
 	tt := s.Transpose(t, 1, 2)
 	// -t·log σ(x) - (1-t)·log(1-σ(x)) = softplus(x) - t·x
-	b := s.Sub(s.SumDim(s.Softplus(x), true, -1), s.MatMul(x, tt))
-	b = s.MulScalar(b, 1/float64(x.Dim(-1)))
-	p := s.Sigmoid(x)
+	off, p := s.Softplus(x), s.Sigmoid(x)
+	if known != nil {
+		off, p = s.Mul(off, known), s.Mul(p, known)
+	}
+	b := s.Sub(s.SumDim(off, true, -1), s.MatMul(x, tt))
+	if known == nil {
+		b = s.MulScalar(b, 1/float64(x.Dim(-1)))
+	} else {
+		b = s.Div(b, points(s, known, true))
+	}
 	num := s.AddScalar(s.MulScalar(s.MatMul(p, tt), 2), 1)
 	den := s.AddScalar(s.Add(s.SumDim(p, true, -1), s.Transpose(s.SumDim(t, true, -1), 1, 2)), 1)
 	d := s.AddScalar(s.MulScalar(s.Div(num, den), -1), 1)
 	return b, d
 }
 
+// points is how many of the points are known (…, P), at least 1.
+func points(s *torch.Scope, known *torch.Tensor, keep bool) *torch.Tensor {
+	return s.Clamp(s.SumDim(known, keep, -1), 1, math.Inf(1))
+}
+
 // maskLosses returns the mean cross-entropy and the dice loss of logits x (P, H, W) of those frames against masks t,
-// summed over pairs times norm. With sampling the points are the most uncertain of twice as many, plus fresh random ones.
-func (c *Criterion) maskLosses(s *torch.Scope, x, t *torch.Tensor, frames []int, norm float64, u Uniform) (
+// summed over pairs times norm, over the pixels that are known (P, 1, H, W); nil: all are. With sampling the points are the
+// most uncertain of twice as many, plus fresh random ones.
+func (c *Criterion) maskLosses(s *torch.Scope, x, t, known *torch.Tensor, frames []int, norm float64, u Uniform) (
 	bce, dice *torch.Tensor) {
 	x, t = s.Unsqueeze(x, 1), s.Unsqueeze(t, 1)
 	var grid *torch.Tensor
 	if c.loss.Points > 0 {
-		grid = s.NoGrad().Inner(func(s *torch.Scope) *torch.Tensor { return c.uncertain(s, x, frames, u) })
+		grid = s.NoGrad().Inner(func(s *torch.Scope) *torch.Tensor { return c.uncertain(s, x, known, frames, u) })
 	}
 	x, t = s.Squeeze(sample(s, x, grid), 1), s.Squeeze(sample(s.NoGrad(), t, grid), 1)
-	bce = s.MulScalar(s.Sum(s.MeanDim(s.BCEWithLogits(x, t), false, -1)), norm)
 	p := s.Sigmoid(x)
+	if known == nil {
+		bce = s.MeanDim(s.BCEWithLogits(x, t), false, -1)
+	} else {
+		known = s.Squeeze(sample(s.NoGrad(), known, grid), 1)
+		// -t·log σ(x) - (known-t)·log(1-σ(x)), where a point between pixels may be known in part
+		bce = s.Div(s.SumDim(s.Sub(s.Mul(known, s.Softplus(x)), s.Mul(t, x)), false, -1), points(s, known, false))
+		p = s.Mul(p, known)
+	}
+	bce = s.MulScalar(s.Sum(bce), norm)
 	num := s.AddScalar(s.MulScalar(s.SumDim(s.Mul(p, t), false, -1), 2), 1)
 	den := s.AddScalar(s.Add(s.SumDim(p, false, -1), s.SumDim(t, false, -1)), 1)
 	dice = s.MulScalar(s.Sum(s.AddScalar(s.MulScalar(s.Div(num, den), -1), 1)), norm)
@@ -396,12 +481,16 @@ func (c *Criterion) maskLosses(s *torch.Scope, x, t *torch.Tensor, frames []int,
 }
 
 // uncertain picks points (P, n, 2) for logits x (P, 1, H, W): of Oversample·n random ones the Importance share with the
-// smallest |logit|, the rest drawn again (PointRend's rule).
-func (c *Criterion) uncertain(s *torch.Scope, x *torch.Tensor, frames []int, u Uniform) *torch.Tensor {
+// smallest |logit|, the rest drawn again (PointRend's rule). Of unknown pixels none is uncertain.
+func (c *Criterion) uncertain(s *torch.Scope, x, known *torch.Tensor, frames []int, u Uniform) *torch.Tensor {
 	pool := int(float64(c.loss.Points) * c.loss.Oversample)
 	keep := int(c.loss.Importance * float64(c.loss.Points))
 	cand := u(s, frames, pool, 2)
 	score := s.Neg(s.Abs(s.Squeeze(sample(s, x, cand), 1)))
+	if known != nil {
+		const never = 1e30
+		score = s.Add(score, s.MulScalar(s.AddScalar(s.Squeeze(sample(s, known, cand), 1), -1), never))
+	}
 	_, idx := s.AnyTopK(score, keep, 1, true)
 	idx = s.Expand(s.Unsqueeze(idx, -1), -1, -1, 2)
 	return s.Cat(1, s.Gather(cand, 1, idx), u(s, frames, c.loss.Points-keep, 2))

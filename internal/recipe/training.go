@@ -118,21 +118,15 @@ func (t *Training) choose(trainer string) (err error) {
 	case labels.HasRegions():
 		err = fmt.Errorf("%s: dataset.json declares regions, which may overlap; MaskSAM gives each of its masks one class, and trains "+
 			"on plain label maps", t.Name)
-	case ignore:
-		err = fmt.Errorf("%s: dataset.json declares an ignore label; MaskSAM matches whole masks, and trains on labels of all voxels",
-			t.Name)
-	}
-	if err != nil {
 		return remedy.Add(err, "train a U-Net with ", remedy.Trainer.With(DefaultTrainer), " ", remedy.Plans.With(plan.DefaultPlans))
+	default:
+		t.Recipe.Loss.Ignore = ignore
 	}
 	return nil
 }
 
 // Labels is the number of values that a label map may have, from 0 on, the ignore label included.
 func (t *Training) Labels() int {
-	if t.Recipe.UNet == nil {
-		return t.Recipe.Heads()
-	}
 	all := t.Dataset.Labels.All()
 	n := all[len(all)-1] + 1
 	if ignore, ok := t.Dataset.Labels.Ignore(); ok {

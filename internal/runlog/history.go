@@ -25,11 +25,13 @@ type Counts struct{ tp, fp, fn []int }
 // NewCounts are those of so many classes or regions.
 func NewCounts(n int) Counts { return Counts{make([]int, n), make([]int, n), make([]int, n)} }
 
-// Compare counts voxels by their predicted and true label. A predicted label is at most the number of classes.
+// Compare counts voxels by their predicted and true label. A predicted label is at most the number of classes; a true one
+// beyond it tells nothing.
 func (c Counts) Compare(predicted []int64, truth []uint8) {
 	for i, p := range predicted {
 		t := int64(truth[i])
 		switch {
+		case int(t) > len(c.tp): // it tells nothing
 		case p == t && t > 0:
 			c.tp[t-1]++
 		case p != t:

@@ -208,11 +208,14 @@ func TestRanksTrainEveryRecipeAsOne(t *testing.T) {
 	unet, ignoring := tinyDataset(t, 5, short...), tinyDataset(t, 5, short...)
 	unet.Recipe, ignoring.Recipe = tinyUNet(t, short...), tinyUNet(t, append(short, "batch=3", "batch_dice=true")...)
 	ignoring.Recipe.UNet.Heads, ignoring.Recipe.UNet.Ignore = 2, 2
+	masks := tinyDataset(t, 5, append(short, "batch=3", "points=64", "oversample=2", "importance=0.75")...)
+	masks.Recipe.Network.Classes, masks.Recipe.Loss.Ignore = 2, true
 	for name, one := range map[string]trial{
 		"uneven, recomputed": tinyDataset(t, 5, append(short, "batch=3", "recompute=1")...),
 		"in parts, frozen":   frozen,
 		"U-Net":              unet,
 		"U-Net, label 2 out": ignoring,
+		"label 2 out":        masks,
 	} {
 		two := one
 		two.Results = filepath.Join(t.TempDir(), one.Dataset)
