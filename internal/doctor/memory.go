@@ -13,30 +13,36 @@ import (
 
 // MemoryOptions say what is predicted.
 type MemoryOptions struct {
-	Recipe    string   // trainer or short name
-	Set       []string // KEY=VALUE
-	Roots     dataset.Roots
-	Dataset   string  // whose plans of the recipe are taken; empty: the recipe as it was published
-	Device    string  // as torch.ParseDevice reads it
-	GPUMemory float64 // GB of a GPU that need not be there; 0: the device's own
+	Recipe        string   // trainer or short name, or a trainer of nnU-Net
+	Set           []string // KEY=VALUE
+	Roots         dataset.Roots
+	Dataset       string // whose plans are taken; empty: the recipe as it was published
+	Plans         string // empty: the recipe's own
+	Configuration string
+	Device        string  // as torch.ParseDevice reads it
+	GPUMemory     float64 // GB of a GPU that need not be there; 0: the device's own
 }
 
 // resolved is the recipe that is asked about.
-func (o MemoryOptions) resolved() (recipe.Recipe, error) {
-	r, err := recipe.Find(o.Recipe)
+func (o MemoryOptions) resolved() (r recipe.Recipe, err error) {
+	trainer, plans, err := recipe.Choose(o.Recipe, o.Plans)
 	if err != nil {
 		return r, err
 	}
-	if o.Dataset == "" {
-		if err := r.Override(o.Set); err != nil {
-			return r, err
+	if o.Dataset != "" {
+		r, err = recipe.Planned(recipe.Options{Roots: o.Roots, Dataset: o.Dataset, Plans: plans, Configuration: o.Configuration, Trainer: trainer})
+		if err == nil {
+			err = r.Override(o.Set)
 		}
-		return r.Published()
+		return r, err
 	}
-	if r, err = recipe.Planned(o.Roots, o.Dataset, r.Plans, "3d_fullres"); err == nil {
-		err = r.Override(o.Set)
+	if r, err = recipe.Find(trainer); err != nil {
+		return r, remedy.Add(fmt.Errorf("trainer %s takes its network from a dataset's plans", trainer), "name one with ", remedy.Dataset)
 	}
-	return r, err
+	if err := r.Override(o.Set); err != nil {
+		return r, err
+	}
+	return r.Published()
 }
 
 // device is the one asked about, what it is called, and its memory.
@@ -127,7 +133,7 @@ func PredictMemory(o MemoryOptions) (*Memory, error) {
 		r.Train.Accumulate = r.Batch
 		try(fmt.Sprintf("accumulate=%d", r.Batch))
 	}
-	if n := r.Network.Encoder.Depth + 1; !auto && r.Train.Recompute < n {
+	if n := r.Network.Encoder.Depth + 1; r.UNet == nil && !auto && r.Train.Recompute < n {
 		r.Train.Recompute = n
 		try(fmt.Sprintf("recompute=%d", n))
 	}

@@ -250,23 +250,6 @@ func (r Recipe) Published() (Recipe, error) {
 	return r.Resolve(d)
 }
 
-// Planned is the recipe in a dataset's plans, resolved for it.
-func Planned(roots dataset.Roots, name, plansName, configuration string) (r Recipe, err error) {
-	if name, err = roots.Name(name); err != nil {
-		return r, err
-	}
-	plans, dir, err := ReadPlans(roots, name, plansName)
-	if err != nil {
-		return r, err
-	}
-	c, err := plans.Configuration(configuration)
-	if err != nil {
-		return r, err
-	}
-	r, _, err = Of(plans, c, dir)
-	return r, err
-}
-
 // PassPeak predicts what a pass of prediction takes over so many patches, beside the case's scores.
 func (r Recipe) PassPeak(precision string, dev torch.Device, patches int) Peak {
 	all, _ := r.count()

@@ -45,6 +45,33 @@ type Training struct {
 // Open reads what a training needs and refuses what cannot be trained: plans of another trainer, overrides of what the
 // plans fix, regions where the network is MaskSAM, cases that are not preprocessed.
 func Open(o Options) (*Training, error) {
+	t, err := planned(o)
+	if err != nil {
+		return nil, err
+	}
+	if err := t.open(o.Plans); err != nil {
+		return nil, err
+	}
+	if err := t.override(o); err != nil {
+		return nil, err
+	}
+	if err := t.fits(o.Plans); err != nil {
+		return nil, err
+	}
+	return t, nil
+}
+
+// Planned is the recipe that Open trains, before overrides; no case need be preprocessed.
+func Planned(o Options) (Recipe, error) {
+	t, err := planned(o)
+	if err != nil {
+		return Recipe{}, err
+	}
+	return t.Recipe, nil
+}
+
+// planned is what dataset and plans say of a training.
+func planned(o Options) (*Training, error) {
 	name, err := o.Roots.Name(o.Dataset)
 	if err != nil {
 		return nil, err
@@ -60,19 +87,7 @@ func Open(o Options) (*Training, error) {
 	if t.Dataset, err = dataset.Read(t.Dir); err != nil {
 		return nil, err
 	}
-	if err := t.choose(o.Trainer); err != nil {
-		return nil, err
-	}
-	if err := t.open(o.Plans); err != nil {
-		return nil, err
-	}
-	if err := t.override(o); err != nil {
-		return nil, err
-	}
-	if err := t.fits(o.Plans); err != nil {
-		return nil, err
-	}
-	return t, nil
+	return t, t.choose(o.Trainer)
 }
 
 // choose sets the recipe: the one that the plans hold, or that of a trainer of nnU-Net, which is also taken where they hold none
