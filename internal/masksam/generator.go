@@ -140,7 +140,7 @@ func (g *generator) forward(s *torch.Scope, tape *torch.Tape, maps []*torch.Tens
 	details := []*torch.Tensor{fine}
 	for _, b := range g.details {
 		details = append(details, tape.Part(s, details[len(details)-1], true, func(s *torch.Scope, f *torch.Tensor) *torch.Tensor {
-			return b.Forward(s, halves(s, f))
+			return b.Forward(s, means(s, f, f.Dim(3)/2, f.Dim(4)/2))
 		}))
 	}
 	for j := g.cfg.Generator.Detail - 1; j >= 0; j-- {
@@ -157,11 +157,11 @@ func (g *generator) forward(s *torch.Scope, tape *torch.Tape, maps []*torch.Tens
 	var small, large []*torch.Tensor
 	for i, m := range fused {
 		probe.See(fmt.Sprintf("image_decoder.%d", i), m)
-		fine := means(s, m, p)
+		fine := means(s, m, p, p)
 		if p%2 == 0 && m.Dim(3)%p == 0 && m.Dim(4)%p == 0 {
 			m = fine // whose means are those of the map
 		}
-		small, large = append(small, means(s, m, 2)), append(large, fine)
+		small, large = append(small, means(s, m, 2, 2)), append(large, fine)
 	}
 	boxes := g.box.Forward(s, s.Cat(1, small...))
 	tokens := g.token.Forward(s, s.Cat(1, large...))
@@ -174,14 +174,8 @@ func (g *generator) forward(s *torch.Scope, tape *torch.Tape, maps []*torch.Tens
 	}
 }
 
-// means are those of n·n cells of every slice of a volume (B, C, T, H, W).
-func means(s *torch.Scope, v *torch.Tensor, n int) *torch.Tensor {
+// means are those of rows × columns cells of every slice of a volume (B, C, T, H, W).
+func means(s *torch.Scope, v *torch.Tensor, rows, columns int) *torch.Tensor {
 	b, c, t := v.Dim(0), v.Dim(1), v.Dim(2)
-	return s.Reshape(s.AdaptiveAvgPool2d(s.Reshape(v, b, c*t, v.Dim(3), v.Dim(4)), n, n), b, c, t, n, n)
-}
-
-// halves are the means of 2·2 pixels of every slice of a volume (B, C, T, H, W).
-func halves(s *torch.Scope, v *torch.Tensor) *torch.Tensor {
-	b, c, t, h, w := v.Dim(0), v.Dim(1), v.Dim(2), v.Dim(3)/2, v.Dim(4)/2
-	return s.Reshape(s.AdaptiveAvgPool2d(s.Reshape(v, b, c*t, v.Dim(3), v.Dim(4)), h, w), b, c, t, h, w)
+	return s.Reshape(s.AdaptiveAvgPool2d(s.Reshape(v, b, c*t, v.Dim(3), v.Dim(4)), rows, columns), b, c, t, rows, columns)
 }

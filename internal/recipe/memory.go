@@ -8,7 +8,6 @@ import (
 	"sort"
 	"strings"
 
-	"masksam/internal/dataset"
 	"masksam/internal/machine"
 	"masksam/internal/masksam"
 	"masksam/internal/remedy"
