@@ -39,14 +39,13 @@ func Doctor(w io.Writer, r *doctor.Report) error {
 func Memory(w io.Writer, m *doctor.Memory) error {
 	p := newPage(w)
 	r := m.Recipe
-	n := r.Network
 	frozen := "SAM's weights frozen"
-	if n.TrainAll {
+	if r.Network.TrainAll || r.UNet != nil {
 		frozen = "all weights trained"
 	}
 	p.fields("recipe", r.Name+", "+frozen, "patch", times("%d", r.Patch[0], r.Patch[1], r.Patch[2]),
 		"batch", fmt.Sprintf("%d, computed in %s", r.Batch, plural(max(r.Train.Accumulate, 1), "part")),
-		"classes", fmt.Sprint(n.Classes), "queries", fmt.Sprint(n.Queries), "precision", m.Precision,
+		"network", shape(r), "classes", fmt.Sprint(r.Heads()), "precision", m.Precision,
 		"computed twice", r.Twice())
 	p.line()
 	p.peak("a training step takes", m.Step)
