@@ -188,8 +188,18 @@ func TestOneModelFolderOnePlan(t *testing.T) {
 			t.Errorf("fold %s: error %v", other.Fold, err)
 		}
 	}
+	theirs := filepath.Join(filepath.Dir(foldOf(o)), "fold_3") // of nnU-Net
+	if err := errors.Join(os.Mkdir(theirs, 0o777), os.WriteFile(filepath.Join(theirs, "checkpoint_final.pth"), nil, 0o666)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Run(context.Background(), o); err == nil || !strings.Contains(err.Error(), theirs) {
+		t.Errorf("beside a fold of nnU-Net: error %v", err)
+	}
 	if readText(t, used) != before {
 		t.Error("plans.json was written anew")
+	}
+	if err := os.RemoveAll(theirs); err != nil {
+		t.Fatal(err)
 	}
 	if _, err := Run(context.Background(), o); err != nil {
 		t.Errorf("the only fold anew: %v", err)
