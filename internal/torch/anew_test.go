@@ -1,11 +1,13 @@
 package torch
 
 import (
-	"masksam/internal/machine"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
+
+	"masksam/internal/machine"
 )
 
 // TestWaitPassively runs this test's program again and reads what OpenMP says: its threads sleep where they wait, unless
@@ -100,4 +102,27 @@ func TestKernelsOfBLAS(t *testing.T) {
 	}
 }
 
-func TestSayKernels(t *testing.T) { t.Log("kernels " + CPUCapability()) }
+// The program keeps its name, by which ps and pkill find it.
+func TestKeepsItsName(t *testing.T) {
+	cmd := exec.Command(os.Args[0], "-test.run=^TestSayKernels$", "-test.v")
+	for _, v := range os.Environ() {
+		if !strings.HasPrefix(v, "OMP_") && !strings.HasPrefix(v, "GOMP_") {
+			cmd.Env = append(cmd.Env, v)
+		}
+	}
+	out, err := cmd.CombinedOutput()
+	name := filepath.Base(os.Args[0])
+	name = name[:min(len(name), 15)] // as the kernel keeps it
+	if err != nil || !strings.Contains(string(out), "process "+name) {
+		t.Errorf("%v\n%s\nwant process %s", err, out, name)
+	}
+}
+
+// TestSayKernels is a process of the tests above.
+func TestSayKernels(t *testing.T) {
+	name, err := os.ReadFile("/proc/self/comm")
+	if err != nil {
+		t.Skip(err)
+	}
+	t.Logf("kernels %s, process %s", CPUCapability(), name)
+}

@@ -214,6 +214,12 @@ void begin_anew(int, char** argv, char** env) {
   if (blas_kernels() && !has(env, {"OPENBLAS_CORETYPE"})) more[n++] = const_cast<char*>(blas_kernels());
   if (n == before) return;
   more[n] = nullptr;
+  char path[4096]; // by which ps and pkill call it, unless it cannot be begun so
+  const ssize_t length = readlink("/proc/self/exe", path, sizeof path - 1);
+  if (length > 0) {
+    path[length] = 0;
+    execve(path, argv, more);
+  }
   execve("/proc/self/exe", argv, more);
 }
 __attribute__((section(".preinit_array"), used)) void (*const before_libraries)(int, char**, char**) = begin_anew;
