@@ -26,7 +26,7 @@ import (
 // Defaults of a demo: what two cores manage in about eleven minutes.
 const (
 	DefaultCases   = 40
-	DefaultMinutes = 10.5
+	DefaultMinutes = 10
 )
 
 // recipe is what the demo trains, on configuration and fold.
