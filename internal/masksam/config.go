@@ -229,8 +229,8 @@ func (c Config) Validate() error {
 		switch {
 		case d < 0 || d >= stages:
 			return fmt.Errorf("network: generator.detail is %d: of %d stages, 0 to %d take the stem's map", d, stages, stages-1)
-		case c.Stem[0].Kind != "block":
-			return fmt.Errorf("network: generator.detail needs a stem that begins with a block, not with %s", c.Stem[0].Kind)
+		case c.Stem[0].Kind != "block" || len(c.Stem) < 2:
+			return fmt.Errorf("network: generator.detail needs a stem of several layers that begins with a block, not with %s", c.Stem[0].Kind)
 		case len(c.Generator.Fusions) > 0:
 			return fmt.Errorf("network: generator.detail and fusions exclude each other: fusions share the last stage's skip branch")
 		}

@@ -64,7 +64,7 @@ func (c *Criterion) match(s *torch.Scope, masks, aux, classes, boxes, labels, kn
 				at++
 			}
 		}
-		if cleanCosts(cost) {
+		if n > 0 && cleanCosts(cost) {
 			slog.Warn("every matching cost of a frame is NaN; the frame is left out", "frame", f)
 			m.Costs = append(m.Costs, cost)
 			continue
