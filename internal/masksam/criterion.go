@@ -174,11 +174,11 @@ func (c *Criterion) losses(s *torch.Scope, o *Output, seg []uint8, batch *Norm, 
 	classes := s.To(o.Classes, torch.Float32)
 	labels := s.Uint8s(masks.Device(), seg, frames, h, w)
 
-	known := c.known(s, labels, tg)
+	off := c.ignored(s, labels, tg)
 
 	var m *Matching
 	s.NoGrad().Inner(func(s *torch.Scope) *torch.Tensor {
-		m = c.match(s, masks, aux, classes, o.AuxBoxes, labels, known, tg, u)
+		m = c.match(s, masks, aux, classes, o.AuxBoxes, labels, off, tg, u)
 		return nil
 	})
 
@@ -226,7 +226,7 @@ func (c *Criterion) losses(s *torch.Scope, o *Output, seg []uint8, batch *Norm, 
 	floats := pieces(s, s.Float32s(dev, slices.Concat(weight, boxes, share, told), len(weight)+5*n+len(share)), len(weight), 4*n,
 		len(share), n)
 	ce := s.CrossEntropy(s.Reshape(classes, -1, c.classes+1), ints[0], floats[0])
-	if known != nil {
+	if off != nil {
 		ce = s.Mul(ce, floats[2])
 	}
 	lossCE := s.MulScalar(s.Sum(ce), 1/weights)
@@ -241,13 +241,13 @@ func (c *Criterion) losses(s *torch.Scope, o *Output, seg []uint8, batch *Norm, 
 		return s.To(s.Eq(s.To(y, torch.Int64), s.Reshape(ints[3], n, 1, 1)), torch.Float32)
 	})
 
-	if known != nil {
-		known = s.IndexSelect(known, 0, ints[2])
+	if off != nil {
+		off = s.IndexSelect(off, 0, ints[2])
 	}
 
 	maskLosses := func(x *torch.Tensor) (bce, dice *torch.Tensor) {
 		l := s.InnerN(func(s *torch.Scope) []*torch.Tensor {
-			bce, dice := c.maskLosses(s, pick(s, x), truth, known, of, norm, u)
+			bce, dice := c.maskLosses(s, pick(s, x), truth, off, of, norm, u)
 			return []*torch.Tensor{bce, dice}
 		})
 		return l[0], l[1]
@@ -257,7 +257,7 @@ func (c *Criterion) losses(s *torch.Scope, o *Output, seg []uint8, batch *Norm, 
 	box := s.IndexSelect(s.Reshape(s.To(o.AuxBoxes, torch.Float32), frames*queries, 4), 0, rowsT)
 	tb := s.Reshape(floats[1], n, 4)
 	distance, apart := s.Abs(s.Sub(box, tb)), giouLoss(s, box, tb)
-	if known != nil {
+	if off != nil {
 		distance, apart = s.Mul(distance, s.Reshape(floats[3], n, 1)), s.Mul(apart, floats[3])
 	}
 	lossBox, lossGIoU := s.MulScalar(s.Sum(distance), norm), s.MulScalar(s.Sum(apart), norm)
@@ -290,21 +290,15 @@ func (c *Criterion) losses(s *torch.Scope, o *Output, seg []uint8, batch *Norm, 
 }
 
 // whole is 1 where no pixel of a frame is ignored, else 0.
-func whole(t Target) float32 {
-	if t.Known == 1 {
-		return 1
-	}
-	return 0
-}
+func whole(t Target) float32 { return float32(math.Floor(t.Known)) }
 
-// known is 1 for the pixels of labels (F, H, W) that are not ignored, as (F, 1, H, W); nil where that are all.
-func (c *Criterion) known(s *torch.Scope, labels *torch.Tensor, tg []Target) *torch.Tensor {
+// ignored is 1 for the pixels of labels (F, H, W) that tell nothing, as (F, 1, H, W); nil where there are none.
+func (c *Criterion) ignored(s *torch.Scope, labels *torch.Tensor, tg []Target) *torch.Tensor {
 	if !slices.ContainsFunc(tg, func(t Target) bool { return t.Known < 1 }) {
 		return nil
 	}
 	return s.NoGrad().Inner(func(s *torch.Scope) *torch.Tensor {
-		off := s.To(s.Eq(labels, s.Uint8s(labels.Device(), []uint8{uint8(c.classes)}, 1)), torch.Float32)
-		return s.Unsqueeze(s.AddScalar(s.Neg(off), 1), 1)
+		return s.Unsqueeze(s.To(s.Eq(labels, s.Uint8s(labels.Device(), []uint8{uint8(c.classes)}, 1)), torch.Float32), 1)
 	})
 }
 
@@ -328,27 +322,32 @@ func sample(s *torch.Scope, x, grid *torch.Tensor) *torch.Tensor {
 	return s.Squeeze(s.GridSample(x, g), 2)
 }
 
+// knownAt is how far the points of a grid are known where pixels are off: 1, to the bit, in a frame where none is.
+func knownAt(s *torch.Scope, off, grid *torch.Tensor) *torch.Tensor {
+	return s.AddScalar(s.Neg(sample(s, off, grid)), 1)
+}
+
 // points is how many of the points are known (…, P), at least 1.
 func points(s *torch.Scope, known *torch.Tensor, keep bool) *torch.Tensor {
 	return s.Clamp(s.SumDim(known, keep, -1), 1, math.Inf(1))
 }
 
 // maskLosses returns the mean cross-entropy and the dice loss of logits x (P, H, W) of those frames against masks t,
-// summed over pairs times norm, over the pixels that are known (P, 1, H, W); nil: all are. With sampling the points are the
+// summed over pairs times norm, over the pixels that are not off (P, 1, H, W); nil: none is. With sampling the points are the
 // most uncertain of twice as many, plus fresh random ones.
-func (c *Criterion) maskLosses(s *torch.Scope, x, t, known *torch.Tensor, frames []int, norm float64, u Uniform) (
+func (c *Criterion) maskLosses(s *torch.Scope, x, t, off *torch.Tensor, frames []int, norm float64, u Uniform) (
 	bce, dice *torch.Tensor) {
 	x, t = s.Unsqueeze(x, 1), s.Unsqueeze(t, 1)
 	var grid *torch.Tensor
 	if c.loss.Points > 0 {
-		grid = s.NoGrad().Inner(func(s *torch.Scope) *torch.Tensor { return c.uncertain(s, x, known, frames, u) })
+		grid = s.NoGrad().Inner(func(s *torch.Scope) *torch.Tensor { return c.uncertain(s, x, off, frames, u) })
 	}
 	x, t = s.Squeeze(sample(s, x, grid), 1), s.Squeeze(sample(s.NoGrad(), t, grid), 1)
 	p := s.Sigmoid(x)
-	if known == nil {
+	if off == nil {
 		bce = s.MeanDim(s.BCEWithLogits(x, t), false, -1)
 	} else {
-		known = s.Squeeze(sample(s.NoGrad(), known, grid), 1)
+		known := s.Squeeze(knownAt(s.NoGrad(), off, grid), 1)
 		// -t·log σ(x) - (known-t)·log(1-σ(x)), where a point between pixels may be known in part
 		bce = s.Div(s.SumDim(s.Sub(s.Mul(known, s.Softplus(x)), s.Mul(t, x)), false, -1), points(s, known, false))
 		p = s.Mul(p, known)
@@ -361,15 +360,15 @@ func (c *Criterion) maskLosses(s *torch.Scope, x, t, known *torch.Tensor, frames
 }
 
 // uncertain picks points (P, n, 2) for logits x (P, 1, H, W): of Oversample·n random ones the Importance share with the
-// smallest |logit|, the rest drawn again (PointRend's rule). Of unknown pixels none is uncertain.
-func (c *Criterion) uncertain(s *torch.Scope, x, known *torch.Tensor, frames []int, u Uniform) *torch.Tensor {
+// smallest |logit|, the rest drawn again (PointRend's rule). Where pixels are off none is uncertain.
+func (c *Criterion) uncertain(s *torch.Scope, x, off *torch.Tensor, frames []int, u Uniform) *torch.Tensor {
 	pool := int(float64(c.loss.Points) * c.loss.Oversample)
 	keep := int(c.loss.Importance * float64(c.loss.Points))
 	cand := u(s, frames, pool, 2)
 	score := s.Neg(s.Abs(s.Squeeze(sample(s, x, cand), 1)))
-	if known != nil {
+	if off != nil {
 		const never = 1e30
-		score = s.Add(score, s.MulScalar(s.AddScalar(s.Squeeze(sample(s, known, cand), 1), -1), never))
+		score = s.Sub(score, s.MulScalar(s.Squeeze(sample(s, off, cand), 1), never))
 	}
 	_, idx := s.AnyTopK(score, keep, 1, true)
 	idx = s.Expand(s.Unsqueeze(idx, -1), -1, -1, 2)

@@ -21,8 +21,8 @@ type Matching struct {
 	Pairs   []Pair      // by frame, then query
 }
 
-// match assigns queries to the labels of every frame at the least cost. Pixels where known (F, 1, H, W) is 0 do not count; nil: all do.
-func (c *Criterion) match(s *torch.Scope, masks, aux, classes, boxes, labels, known *torch.Tensor, tg []Target,
+// match assigns queries to the labels of every frame at the least cost. Pixels that are off (F, 1, H, W) do not count; nil: all do.
+func (c *Criterion) match(s *torch.Scope, masks, aux, classes, boxes, labels, off *torch.Tensor, tg []Target,
 	u Uniform) *Matching {
 	frames, queries := masks.Dim(0), masks.Dim(1)
 	dev := masks.Device()
@@ -40,8 +40,9 @@ func (c *Criterion) match(s *torch.Scope, masks, aux, classes, boxes, labels, kn
 		grid = s.Cat(0, g...)
 	}
 	t := sample(s, onehot, grid) // (F, K, P)
-	if known != nil {
-		known = sample(s, known, grid)
+	var known *torch.Tensor
+	if off != nil {
+		known = knownAt(s, off, grid)
 	}
 	bceMask, diceMask := pairwise(s, sample(s, masks, grid), t, known)
 	bceAux, diceAux := pairwise(s, sample(s, aux, grid), t, known)
