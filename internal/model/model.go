@@ -87,15 +87,15 @@ func CheckPlans(dir, replaced string, p *plan.Plans, source string) error {
 		return err
 	}
 	for _, name := range Checkpoints {
-		for _, path := range []string{CheckpointPath("fold_*", name), filepath.Join("fold_*", name+PublishedExt)} {
-			trained, err := atomicfile.Glob(dir, path)
+		for _, pattern := range []string{CheckpointPath("fold_*", name), filepath.Join("fold_*", name+PublishedExt)} {
+			trained, err := atomicfile.Glob(dir, pattern)
 			if err != nil {
 				return err
 			}
 			for _, t := range trained {
 				if fold := filepath.Dir(t); fold != replaced {
 					return fmt.Errorf("%s was trained with other plans (%s) than %s now holds: plan under another plans name, or train "+
-						"into another results folder", fold, filepath.Join(dir, PlansName), source)
+						"into another results folder", fold, path, source)
 				}
 			}
 		}

@@ -17,7 +17,7 @@ import (
 	"masksam/internal/evaluate"
 	"masksam/internal/imageio"
 	"masksam/internal/model"
-	"masksam/internal/npz"
+	"masksam/internal/model/modeltest"
 	"masksam/internal/predict"
 	"masksam/internal/recipe"
 	"masksam/internal/torch"
@@ -238,28 +238,9 @@ func narrowAgrees(t *testing.T, m *predict.Model, in, wide string) {
 		t.Errorf("%d of %d foreground voxels agree; want 97 of 100", same, foreground)
 	}
 	name := strings.TrimSuffix(filepath.Base(paths[0]), ".nii.gz") + ".npz"
-	if slices.Equal(probabilities(t, filepath.Join(narrow, name)), probabilities(t, filepath.Join(wide, name))) {
+	if slices.Equal(modeltest.Probabilities(t, filepath.Join(narrow, name)), modeltest.Probabilities(t, filepath.Join(wide, name))) {
 		t.Error("the probabilities are the very same: bf16 was not used")
 	}
-}
-
-// probabilities reads those of a case.
-func probabilities(t *testing.T, path string) []float32 {
-	t.Helper()
-	a, err := npz.Open(path, npz.Probabilities)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer a.Close()
-	n := 1
-	for _, s := range a.Shape {
-		n *= s
-	}
-	data := make([]float32, n)
-	if err := a.Read(data); err != nil {
-		t.Fatal(err)
-	}
-	return data
 }
 
 // learned checks that the losses of training and of validation fell from the first epoch to the last.
