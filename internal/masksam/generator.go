@@ -54,7 +54,7 @@ func newGenerator(b *nn.Builder, cfg Config) *generator {
 		g.ups = append(g.ups, nn.NewUp3d(b.At("image_decoder_transpconvs.%d", i-1), in, st.Width))
 		wide := 2 * st.Width
 		if j := len(cfg.Generator.Stages) - 1 - i; j < cfg.Generator.Detail {
-			wide = st.Width + g.detail(j)
+			wide = st.Width + cfg.detail(j)
 		} else {
 			g.skips = append(g.skips, g.branch(b.At("image_decoder_skips.%d", i-1), i, block))
 		}
@@ -64,7 +64,7 @@ func newGenerator(b *nn.Builder, cfg Config) *generator {
 	}
 	for j := 1; j < cfg.Generator.Detail; j++ {
 		st := cfg.Generator.Stages[len(cfg.Generator.Stages)-1-j]
-		g.details = append(g.details, block(b.At("image_decoder_details.%d", j-1), g.detail(j-1), st.Width, st.Kernel, 1))
+		g.details = append(g.details, block(b.At("image_decoder_details.%d", j-1), cfg.detail(j-1), st.Width, st.Kernel, 1))
 	}
 	last := cfg.Generator.Stages[len(cfg.Generator.Stages)-1]
 	for _, f := range cfg.Generator.Fusions {
@@ -84,11 +84,11 @@ func newGenerator(b *nn.Builder, cfg Config) *generator {
 }
 
 // detail is the number of channels of the stem's map that the stage j before the last takes.
-func (g *generator) detail(j int) int {
+func (c Config) detail(j int) int {
 	if j == 0 {
-		return g.cfg.Stem[0].Out
+		return c.Stem[0].Out
 	}
-	return g.cfg.Generator.Stages[len(g.cfg.Generator.Stages)-1-j].Width
+	return c.Generator.Stages[len(c.Generator.Stages)-1-j].Width
 }
 
 // branch brings a global map to the resolution of stage i.

@@ -263,3 +263,25 @@ func TestValidate(t *testing.T) {
 		}
 	}
 }
+
+// A stem's first layer that is wider than the stages is counted as wide as it is: beside the last stage's map, and with half
+// the rows and columns for the stage before.
+func TestMemoryOfDetail(t *testing.T) {
+	generator := func(width int) float64 {
+		c := tiny().Network
+		c.Generator.Detail, c.Stem = 2, slices.Clone(c.Stem)
+		c.Stem[0].Out = width
+		for _, part := range Memory(c, Loss{}, Pass{Batch: 1}) {
+			if part.Name == "prompt generator" {
+				return part.Bytes
+			}
+		}
+		return 0
+	}
+	c := tiny().Network
+	const more = 24 // channels
+	want := 4. * more * float64(c.Frames*c.Height*c.Width) * (1 + 1./4)
+	if got := generator(8+more) - generator(8); got != want {
+		t.Errorf("%v bytes for %d channels more, want %v", got, more, want)
+	}
+}

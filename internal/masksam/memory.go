@@ -258,9 +258,9 @@ func (m *meter) generator() {
 			m.block(st.Convs-1, values(j, st))
 		}
 	}
-	joined := func(n float64) { // two maps as one
+	joined := func(a, b float64) { // two maps as one
 		if !m.CPU {
-			m.keep(2 * v * n)
+			m.keep(v * (a + b))
 		}
 	}
 	again, kind := m.Recompute > m.Encoder.Depth, v
@@ -270,18 +270,21 @@ func (m *meter) generator() {
 	for i, st := range m.Generator.Stages {
 		last = values(i, st)
 		m.segment(again, kind*last, func() {
+			skip := last
 			switch j := len(m.Generator.Stages) - 1 - i; {
 			case i == 0:
 				m.block(st.Convs, last)
 				return
 			case j >= m.Generator.Detail:
 				branch(i, st)
-			case j > 0:
-				m.keep(v * values(i+1, m.Generator.Stages[i+1]) / 4) // half the rows and columns of the finer map
+			case j == 0:
+				skip = values(i, Stage{Width: m.detail(j)})
+			default:
+				m.keep(v * values(i+1, Stage{Width: m.detail(j - 1)}) / 4) // half the rows and columns of the finer map
 				m.block(1, last)
 			}
 			m.up(last)
-			joined(last)
+			joined(last, skip)
 			m.block(st.Convs-1, last)
 		})
 		pooled += float64(st.Width)
@@ -290,7 +293,7 @@ func (m *meter) generator() {
 		st := m.Generator.Stages[len(m.Generator.Stages)-1]
 		m.segment(again, kind*last, func() {
 			branch(len(m.Generator.Stages)-1, st)
-			joined(last)
+			joined(last, last)
 			m.block(st.Convs-1, last)
 		})
 		pooled += float64(st.Width)

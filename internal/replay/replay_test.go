@@ -127,10 +127,11 @@ func TestFirst(t *testing.T) {
 	}
 }
 
-// A step of a U-Net is repeated as well: its first value that is not finite is named.
+// A step of a U-Net is repeated as well: its first value that is not finite is named. Each stage is seen once, also where the
+// parts of a batch are computed twice.
 func TestUNet(t *testing.T) {
 	r := recipe.UNetSmall()
-	r.Patch, r.UNet.Features = [3]int{4, 8, 8}, []int{4, 6}
+	r.Patch, r.UNet.Features, r.UNet.Loss.BatchDice, r.Train.Accumulate = [3]int{4, 8, 8}, []int{4, 6}, true, 2
 	r, err := r.Published()
 	if err != nil {
 		t.Fatal(err)
@@ -170,6 +171,9 @@ func TestUNet(t *testing.T) {
 		names := ""
 		for _, v := range got.Stages {
 			names += v.Name + " "
+			if v.Name == "output 0" && v.Count != 3*len(b.Seg) {
+				t.Errorf("%s has %d values, want %d", v.Name, v.Count, 3*len(b.Seg))
+			}
 		}
 		if want := "weights images of the batch encoder.stages.0 encoder.stages.1 decoder.stages.0 output 0 "; names != want {
 			t.Errorf("stages %s; want %s", names, want)

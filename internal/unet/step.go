@@ -361,6 +361,7 @@ func (b *batch) twice(s *torch.Scope) error {
 	if loss, _ := b.loss(b.total); !nn.Finite(loss) {
 		return nil
 	}
+	b.See = nil // which has seen everything
 	return b.each(s, func(s *torch.Scope, _ *worker, p piece, last bool) error {
 		all, err := b.forward(s, p, b.Criterion.sums(len(b.weights)))
 		if err != nil {
