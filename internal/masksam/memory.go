@@ -209,33 +209,31 @@ func (m *meter) encoder() {
 	n := tokens * width // values of a map
 	m.segment(false, 0, func() { m.keep((v + 2*single) * n) })
 	for i := range e.Depth {
-		// groups of attention, their tokens along an edge, and the values with the padding of windows
-		groups, h, w := m.frames, m.rows, m.columns
+		// Tokens along an edge of what attention sees at a time; the values of queries, and of keys with the windows' padding.
+		h, w, q, k := m.rows, m.columns, n, n
 		windowed := !slices.Contains(e.Global, i)
 		if windowed {
-			k := float64(e.Window)
-			groups *= roundUp(h/k) * roundUp(w/k)
-			h, w = k, k
+			h, w = float64(e.Window), float64(e.Window)
+			queries, keys := e.Windowed(m.DepthAxis, int(m.rows), int(m.columns))
+			q, k = m.frames*queries*width, m.frames*keys*width
 		}
-		nw := groups * h * w * width
-		tall := groups * h * w * heads
+		tall := q / width * heads
 		relative := tall * (h + w)
-		attention := v*(4*nw+relative) + single*tall // queries, keys, values, relative positions and result; sums
-		work := v * relative                         // relative positions in another order
+		attention := v*(2*q+2*k+relative) + single*tall // queries, keys, values, relative positions and result; sums
+		work := v * relative                            // relative positions in another order
 		if !m.CPU {
 			// Queries and keys as one with the relative positions, in a width that libtorch's fused kernels take.
-			joined := 2 * v * tall * 8 * roundUp((width/heads+h+w)/8)
-			attention, work = attention+joined-2*v*nw-v*relative, work+joined
+			joined := v * (tall + k/width*heads) * 8 * roundUp((width/heads+h+w)/8)
+			attention, work = attention+joined-v*(q+k)-v*relative, work+joined
 		}
 		kept := attention +
-			m.ifTrained(3*v*nw) + // input of a linear layer, and queries for the relative positions
-			v*nw + m.adapter(nw) +
+			m.ifTrained(v*(n+2*q)) + // input of a linear layer, and queries for the relative positions
+			v*q + m.adapter(q) +
 			2*single*n + m.ifTrained(v*n) + // norm of the MLP, input and result
 			v*4*n + m.ifTrained(v*4*n) + m.adapter(n)
-		results := work + attention + nw*(single+8*v) + 2*m.adapter(nw) + n*(2*single+12*v) + 2*m.adapter(n) + single*n
+		results := work + attention + q*(single+8*v) + 2*m.adapter(q) + n*(2*single+12*v) + 2*m.adapter(n) + single*n
 		if windowed {
-			kept += single * nw
-			results += 3 * single * nw
+			results += 5 * v * n // queries, keys and values before they are cut into windows, and what is joined again
 		}
 		m.segment(i < m.Recompute, single*n, func() {
 			m.see(4 * n)

@@ -9,6 +9,7 @@ import (
 	"pgregory.net/rapid"
 
 	"masksam/internal/masksam"
+	"masksam/internal/nn"
 	"masksam/internal/recipe"
 	"masksam/internal/sam"
 	"masksam/internal/torch"
@@ -322,4 +323,78 @@ func TestUNetLoss(t *testing.T) {
 			}
 		}
 	}
+}
+
+// Windows that reach beyond a frame give what the plain order gives, which computes with every padding token: maps and all
+// gradients, for frames, windows and depth axes of any size, with norms whose bias is not zero.
+func TestEncoderWindows(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		draw := func(name string, from, to int) int { return rapid.IntRange(from, to).Draw(t, name) }
+		h, w, batch, frames := draw("h", 2, 7), draw("w", 2, 7), draw("batch", 1, 2), draw("frames", 1, 3)
+		c := masksam.Config{Frames: frames, DepthAxis: rapid.SampledFrom([]sam.DepthAxis{sam.DepthSlices, sam.DepthReference}).Draw(t, "axis"),
+			Encoder: sam.Encoder{Width: 32, Depth: 2, Heads: 2, Global: []int{1}, Window: draw("window", 2, 5), Patch: 1,
+				Canvas: [2]int{h, w}, Out: 16}}
+		rng := rand.New(rand.NewPCG(5, 6))
+		noise := func(n int, scale float64) []float32 {
+			data := make([]float32, n)
+			for i := range data {
+				data[i] = float32(scale * rng.NormFloat64())
+			}
+			return data
+		}
+		images, weights := noise(batch*frames*3*h*w, 1), map[int][]float32{}
+		var p nn.Params
+		defer p.Free()
+		run := func(maps func(s *torch.Scope, x *torch.Tensor) []*torch.Tensor) map[string][]float32 {
+			all := map[string][]float32{}
+			err := torch.Do(torch.Mode{Grad: true}, func(s *torch.Scope) error {
+				x := s.Float32s(torch.CPU, images, batch*frames, 3, h, w)
+				var sum *torch.Tensor
+				for i, m := range maps(s, x) {
+					all[strings.Repeat("map", i+1)] = m.Float32s()
+					if weights[i] == nil {
+						weights[i] = noise(m.Numel(), 1)
+					}
+					if one := s.Sum(s.Mul(m, s.Float32s(torch.CPU, weights[i], m.Shape()...))); sum == nil {
+						sum = one
+					} else {
+						sum = s.Add(sum, one)
+					}
+				}
+				s.Backward(sum)
+				for _, q := range p.All() {
+					if g := q.Value.Grad(); g != nil {
+						all[q.Name] = g.Float32s()
+					}
+					q.Value.ZeroGrad()
+				}
+				return nil
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return all
+		}
+		var fast *sam.ImageEncoder
+		err := torch.Do(torch.Mode{}, func(s *torch.Scope) error {
+			b := nn.NewBuilder(s, &p, torch.CPU, 1, func(string) bool { return true })
+			fast = sam.NewImageEncoder(b, c.Encoder, frames, c.DepthAxis, nn.Normal(1))
+			for _, q := range p.All() {
+				q.Value.CopyFrom32(noise(q.Value.Numel(), 0.3))
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := run(func(s *torch.Scope, x *torch.Tensor) []*torch.Tensor { return fast.Forward(s, x, nil, 0, nil) })
+		torch.UseOwnKernels(false)
+		defer torch.UseOwnKernels(true)
+		want := run(func(s *torch.Scope, x *torch.Tensor) []*torch.Tensor { return module{s: s, params: &p}.encoder(x, c) })
+		for name, w := range want {
+			if d := difference(got[name], w); d > 1e-3 {
+				t.Errorf("%s differs by %.2g of its largest", name, d)
+			}
+		}
+	})
 }

@@ -33,16 +33,14 @@ func newConvAdapter(b *nn.Builder, width int, skip bool) convAdapter {
 	return a
 }
 
-// forward adapts x (…, width). fold reshapes the bottleneck (…, r) to volumes
-// (N, T, h, w, r) and unfold brings them back to x's axes.
-func (a convAdapter) forward(s *torch.Scope, x *torch.Tensor, fold, unfold func(*torch.Tensor) *torch.Tensor) *torch.Tensor {
+// forward adapts maps x (…, h, w, width) and gives their first rows and columns. f makes volumes of the bottleneck.
+func (a convAdapter) forward(s *torch.Scope, x *torch.Tensor, f folding, rows, columns int) *torch.Tensor {
 	d := s.GELU(a.fc1.Forward(s, x))
-	v := s.Permute(fold(d), 0, 4, 1, 2, 3)
-	v = s.Permute(a.conv.Forward(s, v), 0, 2, 3, 4, 1)
-	v = s.GELU(a.norm.Last(s, v))
-	out := a.fc2.Forward(s, s.Add(d, unfold(v)))
+	v := a.conv.Forward(s, s.Permute(f.fold(s, d), 0, 4, 1, 2, 3))
+	v = s.GELU(a.norm.Last(s, first(s, s.Permute(v, 0, 2, 3, 4, 1), rows, columns)))
+	out := a.fc2.Forward(s, s.Add(first(s, d, rows, columns), f.unfold(s, v)))
 	if a.skip {
-		out = s.Add(out, x)
+		out = s.Add(out, first(s, x, rows, columns))
 	}
 	return out
 }

@@ -287,8 +287,7 @@ func (l *twoWay) forward(s *torch.Scope, d *MaskDecoder, q *torch.Tensor, im ima
 	m = s.Add(m, s.MulScalar(l.adaptMLP.forward(s, q, d.frames), 0.5))
 	q = l.norm3.Last(s, s.Add(q, m))
 	a = l.toToken.attend(s, placed[1], l.toToken.k.Forward(s, s.Add(q, tokens)), l.toToken.v.Forward(s, q))
-	fold := func(x *torch.Tensor) *torch.Tensor { return s.Reshape(x, -1, d.frames, h, w, x.Dim(-1)) }
-	unfold := func(x *torch.Tensor) *torch.Tensor { return s.Reshape(x, -1, h*w, x.Dim(-1)) }
-	keys := l.norm4.Last(s, s.Add(im.keys, l.adaptToToken.forward(s, a, fold, unfold)))
+	adapted := l.adaptToToken.forward(s, s.Reshape(a, -1, h, w, d.width), foldFrames(d.frames), h, w)
+	keys := l.norm4.Last(s, s.Add(im.keys, s.Reshape(adapted, -1, h*w, d.width)))
 	return q, keys
 }

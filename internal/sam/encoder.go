@@ -121,82 +121,196 @@ func (e *ImageEncoder) Forward(s *torch.Scope, x *torch.Tensor, tape *torch.Tape
 
 // forward maps tokens x (B·T, h, w, D) to the same shape.
 func (b *block) forward(s *torch.Scope, x *torch.Tensor, probe Probe) *torch.Tensor {
-	n, h, w, d := x.Dim(0), x.Dim(1), x.Dim(2), x.Dim(3)
-	t, k := b.frames, b.window
-	y := x
-	var fold, unfold func(*torch.Tensor) *torch.Tensor
-	var rows, cols int // windows down and across, padded
-	if k == 0 {
-		fold, unfold = foldFrames(s, t, h, w)
-	} else {
-		// Padding comes before norm1, so a padding token becomes norm1's bias
-		// and takes part in attention (docs/network.md §3).
-		ph, pw := (k-h%k)%k, (k-w%k)%k
-		rows, cols = (h+ph)/k, (w+pw)/k
-		if ph+pw > 0 {
-			y = s.Pad(y, 0, 0, 0, 0, pw, 0, ph)
-		}
-		y = s.Permute(s.Reshape(y, n, rows, k, cols, k, d), 0, 1, 3, 2, 4, 5)
-		y = s.Reshape(y, -1, k, k, d)
-		fold, unfold = b.foldWindows(s, rows*cols)
-	}
-	y = b.attention(s, b.norm1.Last(s, y))
-	probe.See("encoder.block0.attn", y)
-	y = b.spaceAdapter.forward(s, y, fold, unfold)
-	probe.See("encoder.block0.space_adapter", y)
-	if k > 0 {
-		y = s.Permute(s.Reshape(y, n, rows, cols, k, k, d), 0, 1, 3, 2, 4, 5)
-		y = s.Reshape(y, n, rows*k, cols*k, d)
-		y = s.Slice(s.Slice(y, 1, 0, h, 1), 2, 0, w, 1)
-	}
-	x = s.Add(x, y)
+	h, w := x.Dim(1), x.Dim(2)
+	x = s.Add(x, b.attend(s, x, probe))
 	z := b.norm2.Last(s, x)
-	fold, unfold = foldFrames(s, t, h, w)
 	m := b.lin2.Forward(s, s.GELU(b.lin1.Forward(s, z)))
-	a := b.mlpAdapter.forward(s, z, fold, unfold)
+	a := b.mlpAdapter.forward(s, z, foldFrames(b.frames), h, w)
 	return s.Add(x, s.Add(m, s.MulScalar(a, 0.5)))
 }
 
-// foldFrames reshapes (B·T, h, w, r) to (B, T, h, w, r) and back.
-func foldFrames(s *torch.Scope, frames, h, w int) (fold, unfold func(*torch.Tensor) *torch.Tensor) {
-	fold = func(x *torch.Tensor) *torch.Tensor { return s.Reshape(x, -1, frames, h, w, x.Dim(-1)) }
-	unfold = func(x *torch.Tensor) *torch.Tensor { return s.Reshape(x, -1, h, w, x.Dim(-1)) }
-	return fold, unfold
+// attend is the first half of a block, up to the sum. Its windows are padded before norm1, so that every padding token
+// becomes norm1's bias and takes part in attention (docs/network.md §3): all of them have one query, one key and one value.
+// What else becomes of them ends with the windows, but for the row and column that the adapter's convolution reads.
+func (b *block) attend(s *torch.Scope, x *torch.Tensor, probe Probe) *torch.Tensor {
+	h, w := x.Dim(1), x.Dim(2)
+	of := b.project(s, b.norm1.Last(s, x))
+	rows, columns := h, w // of a window
+	var token [3]*torch.Tensor
+	if b.window > 0 {
+		rows, columns = b.window, b.window
+		if h%rows+w%columns > 0 {
+			token = b.project(s, s.Reshape(b.norm1.B, 1, 1, 1, -1))
+		}
+	}
+	if b.depthAxis == DepthReference { // the convolution runs over windows, so that all of them are whole
+		for i := range of {
+			of[i] = padded(s, of[i], token[i], multiple(h, rows), multiple(w, columns))
+		}
+	}
+	relH, relW := relative(s, b.relH, rows), relative(s, b.relW, columns)
+	across := strips(of[0].Dim(2), columns)
+	var lines []*torch.Tensor
+	for _, r := range strips(of[0].Dim(1), rows) {
+		var line []*torch.Tensor
+		for _, c := range across {
+			windows := func(i, rows, columns int) *torch.Tensor {
+				return padded(s, r.windows(s, of[i], c), token[i], rows, columns)
+			}
+			q, k, v := windows(0, r.needed(rows), c.needed(columns)), windows(1, rows, columns), windows(2, rows, columns)
+			y := b.attention(s, q, k, v, relH, relW)
+			probe.See("encoder.block0.attn", y)
+			y = b.spaceAdapter.forward(s, y, b.foldWindows(r.count*c.count), r.size, c.size)
+			probe.See("encoder.block0.space_adapter", y)
+			line = append(line, r.undo(s, y, c))
+		}
+		lines = append(lines, cat(s, 2, line))
+	}
+	return first(s, cat(s, 1, lines), h, w)
 }
 
-// foldWindows reshapes (B·T·n, k, k, r), ordered batch, frame, window, into
-// volumes (N, T, k, k, r) and back, along the axis that depthAxis names.
-func (b *block) foldWindows(s *torch.Scope, n int) (fold, unfold func(*torch.Tensor) *torch.Tensor) {
-	t, k := b.frames, b.window
-	if b.depthAxis == DepthReference {
-		return foldFrames(s, t, k, k)
-	}
-	fold = func(x *torch.Tensor) *torch.Tensor {
-		v := s.Permute(s.Reshape(x, -1, t, n, k, k, x.Dim(-1)), 0, 2, 1, 3, 4, 5)
-		return s.Reshape(v, -1, t, k, k, x.Dim(-1))
-	}
-	unfold = func(x *torch.Tensor) *torch.Tensor {
-		v := s.Permute(s.Reshape(x, -1, n, t, k, k, x.Dim(-1)), 0, 2, 1, 3, 4, 5)
-		return s.Reshape(v, -1, k, k, x.Dim(-1))
-	}
-	return fold, unfold
-}
-
-// attention is multi-head self-attention over the h·w tokens of x (N, h, w, D) with decomposed relative positions: those
-// of a query are its products with the tables of its row and its column.
-func (b *block) attention(s *torch.Scope, x *torch.Tensor) *torch.Tensor {
+// project gives queries, keys and values (N, h, w, heads, c) of normalised tokens (N, h, w, D).
+func (b *block) project(s *torch.Scope, x *torch.Tensor) [3]*torch.Tensor {
 	n, h, w, d := x.Dim(0), x.Dim(1), x.Dim(2), x.Dim(3)
-	c := d / b.heads
-	q, k, v := s.Unbind3(s.Reshape(b.qkv.Forward(s, x), n, h*w, 3, b.heads, c), 2) // (n, h·w, heads, c)
-	rh := s.Reshape(s.Permute(s.Reshape(q, n, h, w, b.heads, c), 1, 0, 2, 3, 4), h, -1, c)
-	rh = s.MatMul(rh, s.Transpose(relative(s, b.relH, h), 1, 2))
-	rh = s.Reshape(s.Permute(s.Reshape(rh, h, n, w, b.heads, h), 1, 3, 0, 2, 4), n, b.heads, h*w, h)
-	rw := s.Reshape(s.Permute(s.Reshape(q, n, h, w, b.heads, c), 2, 0, 1, 3, 4), w, -1, c)
-	rw = s.MatMul(rw, s.Transpose(relative(s, b.relW, w), 1, 2))
-	rw = s.Reshape(s.Permute(s.Reshape(rw, w, n, h, b.heads, w), 1, 3, 2, 0, 4), n, b.heads, h*w, w)
-	heads := func(x *torch.Tensor) *torch.Tensor { return s.Transpose(x, 1, 2) }
+	q, k, v := s.Unbind3(s.Reshape(b.qkv.Forward(s, x), n, h, w, 3, b.heads, d/b.heads), 3)
+	return [...]*torch.Tensor{q, k, v}
+}
+
+// padded brings x (N, h, w, heads, c) to so many rows and columns, with a token (1, 1, 1, heads, c) on the right and below.
+func padded(s *torch.Scope, x, token *torch.Tensor, rows, columns int) *torch.Tensor {
+	n, h, w, heads, c := x.Dim(0), x.Dim(1), x.Dim(2), x.Dim(3), x.Dim(4)
+	if w < columns {
+		x = s.Cat(2, x, s.Expand(token, n, h, columns-w, heads, c))
+	}
+	if h < rows {
+		x = s.Cat(1, x, s.Expand(token, n, rows-h, columns, heads, c))
+	}
+	return x
+}
+
+// multiple is the least multiple of k that is not below n.
+func multiple(n, k int) int { return (n + k - 1) / k * k }
+
+// cat joins what may be a single tensor.
+func cat(s *torch.Scope, dim int, list []*torch.Tensor) *torch.Tensor {
+	if len(list) == 1 {
+		return list[0]
+	}
+	return s.Cat(dim, list...)
+}
+
+// part is n of x along an axis, which may be all: then no gradient takes a copy.
+func part(s *torch.Scope, x *torch.Tensor, dim, from, n int) *torch.Tensor {
+	if n == x.Dim(dim) {
+		return x
+	}
+	return s.Slice(x, dim, from, from+n, 1)
+}
+
+// first are the first rows and columns of x (…, h, w, d).
+func first(s *torch.Scope, x *torch.Tensor, rows, columns int) *torch.Tensor {
+	return part(s, part(s, x, -3, 0, rows), -2, 0, columns)
+}
+
+// strip is count windows in a row along an axis, which begin at from and hold size of its tokens each.
+type strip struct{ from, count, size int }
+
+// needed are the tokens, of k along a window, whose attention somebody reads: its own and, of padding, the adapter's
+// convolution the next.
+func (r strip) needed(k int) int { return min(r.size+1, k) }
+
+// strips are the windows of k along an axis of n tokens: the whole ones, then the one that needs padding.
+func strips(n, k int) (list []strip) {
+	if n >= k {
+		list = append(list, strip{0, n / k, k})
+	}
+	if n%k > 0 {
+		list = append(list, strip{n / k * k, 1, n % k})
+	}
+	return list
+}
+
+// Windowed tells with how many queries and keys a windowed block computes for a frame of h·w tokens.
+func (e Encoder) Windowed(axis DepthAxis, h, w int) (queries, keys float64) {
+	along := func(n int) (needed, all float64) {
+		all = float64(multiple(n, e.Window))
+		if axis == DepthReference {
+			return all, all
+		}
+		for _, r := range strips(n, e.Window) {
+			needed += float64(r.count) * float64(r.needed(e.Window))
+		}
+		return needed, all
+	}
+	rows, allRows := along(h)
+	columns, allColumns := along(w)
+	return rows * columns, allRows * allColumns
+}
+
+// windows are those of r down and c across in x (N, h, w, heads, d), as (N·windows, rows, columns, heads, d).
+func (r strip) windows(s *torch.Scope, x *torch.Tensor, c strip) *torch.Tensor {
+	heads, d := x.Dim(3), x.Dim(4)
+	x = part(s, part(s, x, 1, r.from, r.count*r.size), 2, c.from, c.count*c.size)
+	x = s.Permute(s.Reshape(x, -1, r.count, r.size, c.count, c.size, heads, d), 0, 1, 3, 2, 4, 5, 6)
+	return s.Reshape(x, -1, r.size, c.size, heads, d)
+}
+
+// undo brings windows (N·windows, rows, columns, D) back to a map (N, h, w, D).
+func (r strip) undo(s *torch.Scope, x *torch.Tensor, c strip) *torch.Tensor {
+	d := x.Dim(3)
+	x = s.Permute(s.Reshape(x, -1, r.count, c.count, r.size, c.size, d), 0, 1, 3, 2, 4, 5)
+	return s.Reshape(x, -1, r.count*r.size, c.count*c.size, d)
+}
+
+// folding brings maps (…, h, w, r) to volumes (N, T, h, w, r) for an adapter's convolution, and back.
+type folding struct {
+	fold, unfold func(s *torch.Scope, x *torch.Tensor) *torch.Tensor
+}
+
+// foldFrames takes T for the innermost part of the first axis.
+func foldFrames(frames int) folding {
+	return folding{
+		func(s *torch.Scope, x *torch.Tensor) *torch.Tensor {
+			return s.Reshape(x, -1, frames, x.Dim(1), x.Dim(2), x.Dim(3))
+		},
+		func(s *torch.Scope, x *torch.Tensor) *torch.Tensor {
+			return s.Reshape(x, -1, x.Dim(2), x.Dim(3), x.Dim(4))
+		},
+	}
+}
+
+// foldWindows takes (B·T·n, h, w, r), ordered batch, frame, window, along the axis that depthAxis names.
+func (b *block) foldWindows(n int) folding {
+	frames := foldFrames(b.frames)
+	if b.depthAxis == DepthReference || n == 1 {
+		return frames
+	}
+	swap := func(s *torch.Scope, x *torch.Tensor, first, second int) *torch.Tensor {
+		h, w, r := x.Dim(-3), x.Dim(-2), x.Dim(-1)
+		x = s.Permute(s.Reshape(x, -1, first, second, h, w, r), 0, 2, 1, 3, 4, 5)
+		return s.Reshape(x, -1, h, w, r)
+	}
+	return folding{
+		func(s *torch.Scope, x *torch.Tensor) *torch.Tensor { return frames.fold(s, swap(s, x, b.frames, n)) },
+		func(s *torch.Scope, x *torch.Tensor) *torch.Tensor { return swap(s, frames.unfold(s, x), n, b.frames) },
+	}
+}
+
+// attention is multi-head self-attention of queries q (N, h, w, heads, c) over the tokens of a window, k and v (N, rows,
+// columns, heads, c), of which the queries are the first h rows and w columns, with decomposed relative positions: those of
+// a query are its products with the tables of its row and its column (rows, rows, c), (columns, columns, c). (N, h, w, D)
+func (b *block) attention(s *torch.Scope, q, k, v, relH, relW *torch.Tensor) *torch.Tensor {
+	n, h, w, c := q.Dim(0), q.Dim(1), q.Dim(2), q.Dim(4)
+	rows, columns := k.Dim(1), k.Dim(2)
+	rh := s.Reshape(s.Permute(q, 1, 0, 2, 3, 4), h, -1, c)
+	rh = s.MatMul(rh, s.Transpose(part(s, relH, 0, 0, h), 1, 2))
+	rh = s.Reshape(s.Permute(s.Reshape(rh, h, n, w, b.heads, rows), 1, 3, 0, 2, 4), n, b.heads, h*w, rows)
+	rw := s.Reshape(s.Permute(q, 2, 0, 1, 3, 4), w, -1, c)
+	rw = s.MatMul(rw, s.Transpose(part(s, relW, 0, 0, w), 1, 2))
+	rw = s.Reshape(s.Permute(s.Reshape(rw, w, n, h, b.heads, columns), 1, 3, 2, 0, 4), n, b.heads, h*w, columns)
+	heads := func(x *torch.Tensor) *torch.Tensor { return s.Transpose(s.Reshape(x, n, -1, b.heads, c), 1, 2) }
 	y := s.Attention(heads(q), heads(k), heads(v), rh, rw, 1/sqrt(c))
-	return b.proj.Forward(s, s.Reshape(heads(y), n, h, w, d))
+	return b.proj.Forward(s, s.Reshape(s.Transpose(y, 1, 2), n, h, w, b.heads*c))
 }
 
 // relative returns the table R (n, n, c) with R[i, j] = rel[i-j+n-1], rel
