@@ -46,11 +46,11 @@ func Resolve(name string, set []string) (recipe.Recipe, error) {
 	if err != nil {
 		return r, err
 	}
-	published := r.Network.Encoder
+	published := r
 	if err := r.Override(set); err != nil {
 		return r, err
 	}
-	if r.SAM != "" && !reflect.DeepEqual(r.Network.Encoder, published) {
+	if r.SAM == published.SAM && r.SAM != "" && !reflect.DeepEqual(r.Network.Encoder, published.Network.Encoder) {
 		r.SAM, r.Network.TrainAll = "", true
 	}
 	switch {

@@ -139,12 +139,13 @@ func TestRefused(t *testing.T) {
 	}
 }
 
-// An encoder that is not SAM's has no weights of SAM's to freeze.
+// An encoder that is not SAM's has no weights of SAM's to freeze; sam says that it is SAM's.
 func TestResolve(t *testing.T) {
 	for _, c := range []struct {
 		set []string
 		all bool
-	}{{nil, false}, {[]string{"queries=8"}, false}, {[]string{"encoder.width=64", "encoder.heads=4"}, true}} {
+	}{{nil, false}, {[]string{"queries=8"}, false}, {[]string{"encoder.width=64", "encoder.heads=4"}, true},
+		{[]string{"sam=vit_l", "encoder.width=1024", "encoder.heads=16"}, false}} {
 		r, err := Resolve("acdc", c.set)
 		if err != nil || r.Network.TrainAll != c.all || r.Network.Classes != 4 {
 			t.Error(c.set, r.Network.TrainAll, r.Network.Classes, err)
