@@ -1,9 +1,9 @@
 package train
 
 import (
-	"fmt"
 	"math/rand/v2"
 	"runtime"
+	"slices"
 	"syscall"
 	"testing"
 	"time"
@@ -32,28 +32,25 @@ func benchmarked(b *testing.B) map[string]recipe.Recipe {
 	return all
 }
 
-// steps times steps of one batch by so many replicas.
-func steps(b *testing.B, r recipe.Recipe, precision string, replicas int) {
-	runtime.LockOSThread() // as Fold.Train
-	defer runtime.UnlockOSThread()
+// timed is a training step of a recipe in a precision, computed by so many replicas.
+func timed(b *testing.B, r recipe.Recipe, precision string, replicas int) (step func()) {
 	l, err := newLearner(r, scratch(b, &r), torch.CPU, 1)
 	if err != nil {
 		b.Fatal(err)
 	}
-	defer l.free()
+	b.Cleanup(l.free)
 	if err := l.objective.Spread([]torch.Device{torch.CPU}, replicas); err != nil {
 		b.Fatal(err)
 	}
 	l.setPrecision(precision)
 	data := noiseBatch(r)
-	step, before := 0, processor(b)
-	for b.Loop() {
-		if _, ok, err := l.step(data, step, r.Train.LR); err != nil || !ok {
+	n := 0
+	return func() {
+		if _, ok, err := l.step(data, n, r.Train.LR); err != nil || !ok {
 			b.Fatal(ok, err)
 		}
-		step++
+		n++
 	}
-	b.ReportMetric((processor(b)-before)*1000/float64(step), "cpu-ms/op")
 }
 
 // processor is the time, in seconds, that the program's threads have computed.
@@ -70,19 +67,49 @@ func BenchmarkTrainStep(b *testing.B) {
 	torch.SetThreads(runtime.NumCPU())
 	for name, r := range benchmarked(b) {
 		for _, precision := range []string{"float32", "bf16"} {
-			b.Run(name+"/"+precision, func(b *testing.B) { steps(b, r, precision, 1) })
+			b.Run(name+"/"+precision, func(b *testing.B) {
+				runtime.LockOSThread() // as Fold.Train
+				defer runtime.UnlockOSThread()
+				step := timed(b, r, precision, 1)
+				before, n := processor(b), 0.
+				for b.Loop() {
+					step()
+					n++
+				}
+				b.ReportMetric((processor(b)-before)*1000/n, "cpu-ms/op")
+			})
 		}
 	}
 }
 
-// BenchmarkReplicas times steps of small with one and with more threads, which either compute each operation together or
-// have a replica of the network each.
+// BenchmarkReplicas times steps of small by one replica with one thread and by as many as the batch has samples, in turns (A B
+// B A), since other programs slow a core of a shared machine for seconds. The ratio is the median of those of the turns.
 func BenchmarkReplicas(b *testing.B) {
+	runtime.LockOSThread() // as Fold.Train
+	defer runtime.UnlockOSThread()
 	small := benchmarked(b)["small"]
-	n := small.Batch
-	for _, c := range []struct{ threads, replicas int }{{1, 1}, {n, 1}, {n, n}} {
-		torch.SetThreads(c.threads)
-		b.Run(fmt.Sprintf("threads=%d/replicas=%d", c.threads, c.replicas), func(b *testing.B) { steps(b, small, "float32", c.replicas) })
+	way := func(replicas int) func() float64 {
+		torch.SetThreads(replicas) // which the replicas share
+		step := timed(b, small, "float32", replicas)
+		ms := func() float64 {
+			torch.SetThreads(replicas)
+			begin := time.Now()
+			step()
+			return time.Since(begin).Seconds() * 1000
+		}
+		ms() // the first step makes what the others find
+		return ms
+	}
+	one, all := way(1), way(small.Batch)
+	var ones, alls, ratios []float64
+	for b.Loop() {
+		a, c, d, e := one(), all(), all(), one()
+		ones, alls, ratios = append(ones, a, e), append(alls, c, d), append(ratios, (a+e)/(c+d))
+	}
+	for name, v := range map[string][]float64{"one-ms": ones, "replicas-ms": alls, "ratio": ratios} {
+		slices.Sort(v)
+		b.ReportMetric(v[len(v)/2], name)
+		b.ReportMetric(v[0], "least-"+name)
 	}
 }
 
