@@ -46,11 +46,12 @@ func Resolve(name string, set []string) (recipe.Recipe, error) {
 	if err != nil {
 		return r, err
 	}
-	published := r
+	published := r.Network.Encoder
 	if err := r.Override(set); err != nil {
 		return r, err
 	}
-	if r.SAM == published.SAM && r.SAM != "" && !reflect.DeepEqual(r.Network.Encoder, published.Network.Encoder) {
+	named := slices.ContainsFunc(set, func(s string) bool { return strings.HasPrefix(s, "sam=") })
+	if r.SAM != "" && !named && !reflect.DeepEqual(r.Network.Encoder, published) {
 		r.SAM, r.Network.TrainAll = "", true
 	}
 	switch {

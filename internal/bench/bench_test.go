@@ -145,7 +145,7 @@ func TestResolve(t *testing.T) {
 		set []string
 		all bool
 	}{{nil, false}, {[]string{"queries=8"}, false}, {[]string{"encoder.width=64", "encoder.heads=4"}, true},
-		{[]string{"sam=vit_l", "encoder.width=1024", "encoder.heads=16"}, false}} {
+		{[]string{"encoder.width=64", "encoder.heads=4", "sam=vit_b"}, false}} {
 		r, err := Resolve("acdc", c.set)
 		if err != nil || r.Network.TrainAll != c.all || r.Network.Classes != 4 {
 			t.Error(c.set, r.Network.TrainAll, r.Network.Classes, err)

@@ -130,10 +130,10 @@ func (c *Criterion) noObject() float64 { return float64(float32(c.loss.NoObject)
 // Losses gives the weighted total, a scalar on the graph, and its parts in the order of the published code. seg holds
 // the labels 0…K-1 of the frames, (B·T, H, W) on the host; a label beyond them is an error, but for K where Loss.Ignore says
 // so: such pixels are in no mask and no mask's loss, a frame that has some tells nothing of boxes, and that a query has no
-// object there counts as much as the frame is known. Units: the class loss is
-// the weighted mean over all queries of all frames; each of the others is the sum over matched pairs, divided by the
-// number of labels in all frames, of the mean cross-entropy over pixels (or sampled points), of 1 - Dice, of the L1
-// distance of the boxes' corners in shares of the frame, or of 1 - GIoU.
+// object there counts as much as the frame is known. Units: the class loss is the weighted mean over all queries of all
+// frames; each of the others is the sum over matched pairs, divided by the number of labels in all frames, of the mean
+// cross-entropy over pixels (or sampled points), of 1 - Dice, of the L1 distance of the boxes' corners in shares of the
+// frame, or of 1 - GIoU.
 func (c *Criterion) Losses(s *torch.Scope, o *Output, seg []uint8, u Uniform) (*torch.Tensor, []Part, error) {
 	total, parts, _, err := c.Trace(s, o, seg, u)
 	return total, parts, err
@@ -173,7 +173,6 @@ func (c *Criterion) losses(s *torch.Scope, o *Output, seg []uint8, batch *Norm, 
 	}
 	classes := s.To(o.Classes, torch.Float32)
 	labels := s.Uint8s(masks.Device(), seg, frames, h, w)
-
 	off := c.ignored(s, labels, tg)
 
 	var m *Matching
@@ -240,11 +239,9 @@ func (c *Criterion) losses(s *torch.Scope, o *Output, seg []uint8, batch *Norm, 
 		y := s.IndexSelect(labels, 0, ints[2])
 		return s.To(s.Eq(s.To(y, torch.Int64), s.Reshape(ints[3], n, 1, 1)), torch.Float32)
 	})
-
 	if off != nil {
 		off = s.IndexSelect(off, 0, ints[2])
 	}
-
 	maskLosses := func(x *torch.Tensor) (bce, dice *torch.Tensor) {
 		l := s.InnerN(func(s *torch.Scope) []*torch.Tensor {
 			bce, dice := c.maskLosses(s, pick(s, x), truth, off, of, norm, u)

@@ -3,6 +3,8 @@ package masksam
 import (
 	"math"
 	"slices"
+
+	"masksam/internal/sam"
 )
 
 // Pass is a run of the network whose memory is to be predicted.
@@ -214,7 +216,7 @@ func (m *meter) encoder() {
 		windowed := !slices.Contains(e.Global, i)
 		if windowed {
 			h, w = float64(e.Window), float64(e.Window)
-			queries, keys := e.Windowed(m.DepthAxis, int(m.rows), int(m.columns))
+			queries, keys := e.WindowTokens(m.DepthAxis, int(m.rows), int(m.columns))
 			q, k = m.frames*queries*width, m.frames*keys*width
 		}
 		tall := q / width * heads
@@ -225,6 +227,7 @@ func (m *meter) encoder() {
 			// Queries and keys as one with the relative positions, in a width that libtorch's fused kernels take.
 			joined := v * (tall + k/width*heads) * 8 * roundUp((width/heads+h+w)/8)
 			attention, work = attention+joined-v*(q+k)-v*relative, work+joined
+			attention += 2 * v * n * flag(!windowed) // the values are a view of queries and keys, too
 		}
 		kept := attention +
 			m.ifTrained(v*(n+2*q)) + // input of a linear layer, and queries for the relative positions
@@ -232,8 +235,8 @@ func (m *meter) encoder() {
 			2*single*n + m.ifTrained(v*n) + // norm of the MLP, input and result
 			v*4*n + m.ifTrained(v*4*n) + m.adapter(n)
 		results := work + attention + q*(single+8*v) + 2*m.adapter(q) + n*(2*single+12*v) + 2*m.adapter(n) + single*n
-		if windowed {
-			results += 5 * v * n // queries, keys and values before they are cut into windows, and what is joined again
+		if windowed { // queries, keys and values before they are cut, for reference padded, and what is joined again
+			results += v * (5*n + 6*k*flag(m.DepthAxis == sam.DepthReference && k > n))
 		}
 		m.segment(i < m.Recompute, single*n, func() {
 			m.see(4 * n)

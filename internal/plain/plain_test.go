@@ -143,23 +143,28 @@ func TestAgainstNet(t *testing.T) {
 			if len(got.grads) < 50 {
 				t.Errorf("only %d gradients", len(got.grads))
 			}
-			most := 0.
-			for _, w := range want.grads {
-				_, n := distance(nil, w)
-				most = math.Max(most, n)
-			}
-			for name, w := range want.grads {
-				// Some gradients are zero but for rounding, and the fast way knows of some that they are zero.
-				if d, n := distance(got.grads[name], w); !(d < 1e-3*n+2e-6*most) {
-					t.Errorf("the gradient of %s differs by %.2g, its norm is %.2g, the largest %.2g", name, d, n, most)
-				}
-			}
-			for name := range got.grads {
-				if want.grads[name] == nil {
-					t.Errorf("%s has a gradient, in the plain way it has none", name)
-				}
-			}
+			compare(t, got.grads, want.grads)
 		})
+	}
+}
+
+// compare refuses gradients that are not those of the plain way, by the parameters' names.
+func compare(t interface{ Errorf(string, ...any) }, got, want map[string][]float32) {
+	most := 0.
+	for _, w := range want {
+		_, n := distance(nil, w)
+		most = math.Max(most, n)
+	}
+	for name, w := range want {
+		// Some gradients are zero but for rounding, and the fast way knows of some that they are zero.
+		if d, n := distance(got[name], w); !(d < 1e-3*n+2e-6*most) {
+			t.Errorf("the gradient of %s differs by %.2g, its norm is %.2g, the largest %.2g", name, d, n, most)
+		}
+	}
+	for name := range got {
+		if want[name] == nil {
+			t.Errorf("%s has a gradient, in the plain way it has none", name)
+		}
 	}
 }
 
@@ -326,14 +331,16 @@ func TestUNetLoss(t *testing.T) {
 }
 
 // Windows that reach beyond a frame give what the plain order gives, which computes with every padding token: maps and all
-// gradients, for frames, windows and depth axes of any size, with norms whose bias is not zero.
+// gradients, for frames, windows and depth axes of any size, with norms whose bias is not zero, also of blocks that are
+// computed again.
 func TestEncoderWindows(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		draw := func(name string, from, to int) int { return rapid.IntRange(from, to).Draw(t, name) }
-		h, w, batch, frames := draw("h", 2, 7), draw("w", 2, 7), draw("batch", 1, 2), draw("frames", 1, 3)
-		c := masksam.Config{Frames: frames, DepthAxis: rapid.SampledFrom([]sam.DepthAxis{sam.DepthSlices, sam.DepthReference}).Draw(t, "axis"),
-			Encoder: sam.Encoder{Width: 32, Depth: 2, Heads: 2, Global: []int{1}, Window: draw("window", 2, 5), Patch: 1,
-				Canvas: [2]int{h, w}, Out: 16}}
+		h, w, batch, frames := draw("h", 1, 7), draw("w", 1, 7), draw("batch", 1, 2), draw("frames", 1, 3)
+		axis := rapid.SampledFrom([]sam.DepthAxis{sam.DepthSlices, sam.DepthReference}).Draw(t, "axis")
+		c := masksam.Config{Frames: frames, DepthAxis: axis, Encoder: sam.Encoder{Width: 32, Depth: 2, Heads: 2, Global: []int{1},
+			Window: draw("window", 1, 5), Patch: 1, Canvas: [2]int{h + draw("more rows", 0, 2), w}, Out: 16}}
+		again := draw("blocks computed again", 0, 2)
 		rng := rand.New(rand.NewPCG(5, 6))
 		noise := func(n int, scale float64) []float32 {
 			data := make([]float32, n)
@@ -342,43 +349,12 @@ func TestEncoderWindows(t *testing.T) {
 			}
 			return data
 		}
-		images, weights := noise(batch*frames*3*h*w, 1), map[int][]float32{}
 		var p nn.Params
 		defer p.Free()
-		run := func(maps func(s *torch.Scope, x *torch.Tensor) []*torch.Tensor) map[string][]float32 {
-			all := map[string][]float32{}
-			err := torch.Do(torch.Mode{Grad: true}, func(s *torch.Scope) error {
-				x := s.Float32s(torch.CPU, images, batch*frames, 3, h, w)
-				var sum *torch.Tensor
-				for i, m := range maps(s, x) {
-					all[strings.Repeat("map", i+1)] = m.Float32s()
-					if weights[i] == nil {
-						weights[i] = noise(m.Numel(), 1)
-					}
-					if one := s.Sum(s.Mul(m, s.Float32s(torch.CPU, weights[i], m.Shape()...))); sum == nil {
-						sum = one
-					} else {
-						sum = s.Add(sum, one)
-					}
-				}
-				s.Backward(sum)
-				for _, q := range p.All() {
-					if g := q.Value.Grad(); g != nil {
-						all[q.Name] = g.Float32s()
-					}
-					q.Value.ZeroGrad()
-				}
-				return nil
-			})
-			if err != nil {
-				t.Fatal(err)
-			}
-			return all
-		}
 		var fast *sam.ImageEncoder
 		err := torch.Do(torch.Mode{}, func(s *torch.Scope) error {
 			b := nn.NewBuilder(s, &p, torch.CPU, 1, func(string) bool { return true })
-			fast = sam.NewImageEncoder(b, c.Encoder, frames, c.DepthAxis, nn.Normal(1))
+			fast = sam.NewImageEncoder(b, c.Encoder, frames, axis, nn.Normal(1))
 			for _, q := range p.All() {
 				q.Value.CopyFrom32(noise(q.Value.Numel(), 0.3))
 			}
@@ -387,14 +363,50 @@ func TestEncoderWindows(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		got := run(func(s *torch.Scope, x *torch.Tensor) []*torch.Tensor { return fast.Forward(s, x, nil, 0, nil) })
+		images := noise(batch*frames*3*h*w, 1)
+		slopes := [][]float32{noise(batch*frames*32*h*w, 1), noise(batch*frames*16*h*w, 1)} // of the loss, by the values of each map
+		run := func(encode func(s *torch.Scope, tape *torch.Tape, x *torch.Tensor) []*torch.Tensor) (values [][]float32, grads map[string][]float32) {
+			grads = map[string][]float32{}
+			err := torch.Do(torch.Mode{Grad: true}, func(s *torch.Scope) error {
+				var tape torch.Tape
+				maps := encode(s, &tape, s.Float32s(torch.CPU, images, batch*frames, 3, h, w))
+				var loss *torch.Tensor
+				for i, m := range maps {
+					values = append(values, m.Float32s())
+					one := s.Sum(s.Mul(m, s.Float32s(torch.CPU, slopes[i], m.Shape()...)))
+					if loss == nil {
+						loss = one
+					} else {
+						loss = s.Add(loss, one)
+					}
+				}
+				tape.Backward(s, loss)
+				for _, q := range p.All() {
+					if g := q.Value.Grad(); g != nil {
+						grads[q.Name] = g.Float32s()
+					}
+					q.Value.ZeroGrad()
+				}
+				return nil
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return values, grads
+		}
+		maps, grads := run(func(s *torch.Scope, tape *torch.Tape, x *torch.Tensor) []*torch.Tensor {
+			return fast.Forward(s, x, tape, again, nil)
+		})
 		torch.UseOwnKernels(false)
 		defer torch.UseOwnKernels(true)
-		want := run(func(s *torch.Scope, x *torch.Tensor) []*torch.Tensor { return module{s: s, params: &p}.encoder(x, c) })
-		for name, w := range want {
-			if d := difference(got[name], w); d > 1e-3 {
-				t.Errorf("%s differs by %.2g of its largest", name, d)
+		wantMaps, wantGrads := run(func(s *torch.Scope, _ *torch.Tape, x *torch.Tensor) []*torch.Tensor {
+			return module{s: s, params: &p}.encoder(x, c)
+		})
+		for i, w := range wantMaps {
+			if d := difference(maps[i], w); !(d < 1e-4) {
+				t.Errorf("map %d differs by %.2g of its largest", i, d)
 			}
 		}
+		compare(t, grads, wantGrads)
 	})
 }

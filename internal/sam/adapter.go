@@ -33,7 +33,7 @@ func newConvAdapter(b *nn.Builder, width int, skip bool) convAdapter {
 	return a
 }
 
-// forward adapts maps x (…, h, w, width) and gives their first rows and columns. f makes volumes of the bottleneck.
+// forward adapts maps x (N, h, w, width) and gives the results of the first rows and columns. f makes volumes of the bottleneck.
 func (a convAdapter) forward(s *torch.Scope, x *torch.Tensor, f folding, rows, columns int) *torch.Tensor {
 	d := s.GELU(a.fc1.Forward(s, x))
 	v := a.conv.Forward(s, s.Permute(f.fold(s, d), 0, 4, 1, 2, 3))

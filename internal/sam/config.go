@@ -34,6 +34,24 @@ const (
 // Grid returns the canvas in tokens (rows, columns).
 func (e Encoder) Grid() (int, int) { return e.Canvas[0] / e.Patch, e.Canvas[1] / e.Patch }
 
+// WindowTokens tells with how many queries and keys a windowed block computes for a frame of h·w tokens, as floats, since
+// those of a patch from a file may be beyond any int.
+func (e Encoder) WindowTokens(axis DepthAxis, h, w int) (queries, keys float64) {
+	along := func(n int) (needed, all float64) {
+		all = float64(multiple(n, e.Window))
+		if axis == DepthReference {
+			return all, all
+		}
+		for _, r := range strips(n, e.Window) {
+			needed += float64(r.count) * float64(r.needed(e.Window))
+		}
+		return needed, all
+	}
+	rows, allRows := along(h)
+	columns, allColumns := along(w)
+	return rows * columns, allRows * allColumns
+}
+
 // Validate reports the first rule that e breaks.
 func (e Encoder) Validate() error {
 	switch {

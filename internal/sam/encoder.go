@@ -78,7 +78,7 @@ func NewImageEncoder(b *nn.Builder, cfg Encoder, frames int, axis DepthAxis, emb
 	return e
 }
 
-// Probe sees named intermediate values; nil: nobody looks.
+// Probe sees named intermediate values, some of them in several parts; nil: nobody looks.
 type Probe func(name string, x *torch.Tensor)
 
 // See shows x to p, if anybody looks.
@@ -131,10 +131,10 @@ func (b *block) forward(s *torch.Scope, x *torch.Tensor, probe Probe) *torch.Ten
 
 // attend is the first half of a block, up to the sum. Its windows are padded before norm1, so that every padding token
 // becomes norm1's bias and takes part in attention (docs/network.md §3): all of them have one query, one key and one value.
-// What else becomes of them ends with the windows, but for the row and column that the adapter's convolution reads.
+// Nobody reads the outputs of padding tokens but the adapter's convolution, those next to the frame.
 func (b *block) attend(s *torch.Scope, x *torch.Tensor, probe Probe) *torch.Tensor {
 	h, w := x.Dim(1), x.Dim(2)
-	of := b.project(s, b.norm1.Last(s, x))
+	qkv := b.project(s, b.norm1.Last(s, x))
 	rows, columns := h, w // of a window
 	var token [3]*torch.Tensor
 	if b.window > 0 {
@@ -144,25 +144,29 @@ func (b *block) attend(s *torch.Scope, x *torch.Tensor, probe Probe) *torch.Tens
 		}
 	}
 	if b.depthAxis == DepthReference { // the convolution runs over windows, so that all of them are whole
-		for i := range of {
-			of[i] = padded(s, of[i], token[i], multiple(h, rows), multiple(w, columns))
+		for i := range qkv {
+			qkv[i] = padded(s, qkv[i], token[i], multiple(h, rows), multiple(w, columns))
 		}
 	}
 	relH, relW := relative(s, b.relH, rows), relative(s, b.relW, columns)
-	across := strips(of[0].Dim(2), columns)
+	across := strips(qkv[0].Dim(2), columns)
 	var lines []*torch.Tensor
-	for _, r := range strips(of[0].Dim(1), rows) {
+	for _, r := range strips(qkv[0].Dim(1), rows) {
+		cut := qkv
+		for i := range cut {
+			cut[i] = r.of(s, cut[i], 1)
+		}
 		var line []*torch.Tensor
 		for _, c := range across {
-			windows := func(i, rows, columns int) *torch.Tensor {
-				return padded(s, r.windows(s, of[i], c), token[i], rows, columns)
+			windows := func(i, high, wide int) *torch.Tensor {
+				return padded(s, partition(s, c.of(s, cut[i], 2), r, c), token[i], high, wide)
 			}
 			q, k, v := windows(0, r.needed(rows), c.needed(columns)), windows(1, rows, columns), windows(2, rows, columns)
 			y := b.attention(s, q, k, v, relH, relW)
 			probe.See("encoder.block0.attn", y)
 			y = b.spaceAdapter.forward(s, y, b.foldWindows(r.count*c.count), r.size, c.size)
 			probe.See("encoder.block0.space_adapter", y)
-			line = append(line, r.undo(s, y, c))
+			line = append(line, unpartition(s, y, r, c))
 		}
 		lines = append(lines, cat(s, 2, line))
 	}
@@ -199,7 +203,7 @@ func cat(s *torch.Scope, dim int, list []*torch.Tensor) *torch.Tensor {
 	return s.Cat(dim, list...)
 }
 
-// part is n of x along an axis, which may be all: then no gradient takes a copy.
+// part is n of x along an axis. Where that is all it is x itself, since the gradient of a slice is a copy.
 func part(s *torch.Scope, x *torch.Tensor, dim, from, n int) *torch.Tensor {
 	if n == x.Dim(dim) {
 		return x
@@ -215,10 +219,6 @@ func first(s *torch.Scope, x *torch.Tensor, rows, columns int) *torch.Tensor {
 // strip is count windows in a row along an axis, which begin at from and hold size of its tokens each.
 type strip struct{ from, count, size int }
 
-// needed are the tokens, of k along a window, whose attention somebody reads: its own and, of padding, the adapter's
-// convolution the next.
-func (r strip) needed(k int) int { return min(r.size+1, k) }
-
 // strips are the windows of k along an axis of n tokens: the whole ones, then the one that needs padding.
 func strips(n, k int) (list []strip) {
 	if n >= k {
@@ -230,33 +230,25 @@ func strips(n, k int) (list []strip) {
 	return list
 }
 
-// Windowed tells with how many queries and keys a windowed block computes for a frame of h·w tokens.
-func (e Encoder) Windowed(axis DepthAxis, h, w int) (queries, keys float64) {
-	along := func(n int) (needed, all float64) {
-		all = float64(multiple(n, e.Window))
-		if axis == DepthReference {
-			return all, all
-		}
-		for _, r := range strips(n, e.Window) {
-			needed += float64(r.count) * float64(r.needed(e.Window))
-		}
-		return needed, all
-	}
-	rows, allRows := along(h)
-	columns, allColumns := along(w)
-	return rows * columns, allRows * allColumns
+// needed is how many of a window's k tokens along the axis need queries: those of the frame and, where padding follows, the
+// next, which the adapter's convolution reads.
+func (r strip) needed(k int) int { return min(r.size+1, k) }
+
+// of are the strip's tokens of x.
+func (r strip) of(s *torch.Scope, x *torch.Tensor, dim int) *torch.Tensor {
+	return part(s, x, dim, r.from, r.count*r.size)
 }
 
-// windows are those of r down and c across in x (N, h, w, heads, d), as (N·windows, rows, columns, heads, d).
-func (r strip) windows(s *torch.Scope, x *torch.Tensor, c strip) *torch.Tensor {
+// partition cuts tokens (N, h, w, heads, d) of r down and c across into windows (N·windows, rows, columns, heads, d): SAM's
+// window_partition.
+func partition(s *torch.Scope, x *torch.Tensor, r, c strip) *torch.Tensor {
 	heads, d := x.Dim(3), x.Dim(4)
-	x = part(s, part(s, x, 1, r.from, r.count*r.size), 2, c.from, c.count*c.size)
 	x = s.Permute(s.Reshape(x, -1, r.count, r.size, c.count, c.size, heads, d), 0, 1, 3, 2, 4, 5, 6)
 	return s.Reshape(x, -1, r.size, c.size, heads, d)
 }
 
-// undo brings windows (N·windows, rows, columns, D) back to a map (N, h, w, D).
-func (r strip) undo(s *torch.Scope, x *torch.Tensor, c strip) *torch.Tensor {
+// unpartition brings windows (N·windows, rows, columns, D) back to a map (N, h, w, D).
+func unpartition(s *torch.Scope, x *torch.Tensor, r, c strip) *torch.Tensor {
 	d := x.Dim(3)
 	x = s.Permute(s.Reshape(x, -1, r.count, c.count, r.size, c.size, d), 0, 1, 3, 2, 4, 5)
 	return s.Reshape(x, -1, r.count*r.size, c.count*c.size, d)
@@ -285,9 +277,9 @@ func (b *block) foldWindows(n int) folding {
 	if b.depthAxis == DepthReference || n == 1 {
 		return frames
 	}
-	swap := func(s *torch.Scope, x *torch.Tensor, first, second int) *torch.Tensor {
+	swap := func(s *torch.Scope, x *torch.Tensor, from, to int) *torch.Tensor {
 		h, w, r := x.Dim(-3), x.Dim(-2), x.Dim(-1)
-		x = s.Permute(s.Reshape(x, -1, first, second, h, w, r), 0, 2, 1, 3, 4, 5)
+		x = s.Permute(s.Reshape(x, -1, from, to, h, w, r), 0, 2, 1, 3, 4, 5)
 		return s.Reshape(x, -1, h, w, r)
 	}
 	return folding{

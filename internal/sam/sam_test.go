@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 
+	"pgregory.net/rapid"
+
 	"masksam/internal/nn"
 	"masksam/internal/torch"
 )
@@ -34,7 +36,7 @@ func encode(t *testing.T, cfg Encoder, frames int, axis DepthAxis, x []float32, 
 			change(&p)
 		}
 		for _, m := range enc.Forward(s, s.Float32s(torch.CPU, x, len(x)/(3*h*w), 3, h, w), nil, 0,
-			func(name string, v *torch.Tensor) { seen[name] = v.Float32s() }) {
+			func(name string, v *torch.Tensor) { seen[name] = append(seen[name], v.Float32s()...) }) {
 			maps = append(maps, m.Float32s())
 		}
 		return nil
@@ -229,6 +231,24 @@ func TestDepthAxisSlices(t *testing.T) {
 			}
 		}
 	}
+}
+
+// WindowTokens are the queries that the blocks have, and keys beyond them where windows are padded.
+func TestWindowTokens(t *testing.T) {
+	rapid.Check(t, func(r *rapid.T) {
+		draw := func(name string, from, to int) int { return rapid.IntRange(from, to).Draw(r, name) }
+		h, w, k := draw("h", 1, 9), draw("w", 1, 9), draw("k", 1, 5)
+		axis := rapid.SampledFrom([]DepthAxis{DepthSlices, DepthReference}).Draw(r, "axis")
+		cfg := Encoder{Width: 4, Depth: 1, Heads: 1, Global: []int{}, Window: k, Patch: 1, Canvas: [2]int{h, w}, Out: 2}
+		_, seen := encode(t, cfg, 2, axis, noise(2*3*h*w), h, w, nil)
+		queries, keys := cfg.WindowTokens(axis, h, w)
+		if got := float64(len(seen["encoder.block0.attn"])); got != queries*2*4 {
+			r.Errorf("%v values of attention, want %v queries", got, queries)
+		}
+		if padded := h%k+w%k > 0; keys < queries || padded && keys <= float64(h*w) || !padded && keys != float64(h*w) {
+			r.Errorf("%v keys and %v queries of %d tokens", keys, queries, h*w)
+		}
+	})
 }
 
 // TestValidate: each broken rule is named.

@@ -69,6 +69,41 @@ func TestMemoryHeld(t *testing.T) {
 	})
 }
 
+// A layer keeps its input for the gradient of its weights alone: one whose weights are frozen does not.
+func TestFrozenLayersKeepNoInput(t *testing.T) {
+	const n = 1 << 18
+	for name, layer := range map[string]func(s *Scope, x *Tensor, trains bool) *Tensor{
+		"Linear": func(s *Scope, x *Tensor, trains bool) *Tensor {
+			w := ones(s, Float32, 1, 64)
+			w.SetRequiresGrad(trains)
+			return s.Linear(s.Reshape(x, n, 64), w, ones(s, Float32, 1))
+		},
+		"ConvTranspose2d": func(s *Scope, x *Tensor, trains bool) *Tensor {
+			w := ones(s, Float32, 64, 1, 2, 2)
+			w.SetRequiresGrad(trains)
+			return s.ConvTranspose2d(s.Reshape(x, 1, 64, n/512, 512), w, ones(s, Float32, 1), Conv{Stride: []int{2}})
+		},
+	} {
+		for _, trains := range []bool{false, true} {
+			do(t, Mode{Grad: true}, func(s *Scope) {
+				x := ones(s, Float32, 1)
+				x.SetRequiresGrad(true)
+				ReleaseMemory()
+				before := resident(t)
+				y := s.Inner(func(c *Scope) *Tensor { return layer(c, c.AddScalar(c.Expand(x, 64*n), 1), trains) })
+				ReleaseMemory()
+				if kept := (resident(t) - before) >> 20; (kept > 32) != trains {
+					t.Errorf("%s keeps %d MB, trained: %v", name, kept, trains)
+				}
+				s.Backward(s.Sum(y))
+				if g := x.Grad(); g == nil || !(g.Float32s()[0] > 0) {
+					t.Errorf("%s: no gradient of the input, trained: %v", name, trains)
+				}
+			})
+		}
+	}
+}
+
 // 1,000 steps keep the resident size, the tensors alive, and learn.
 func TestTrainingKeepsMemoryFlat(t *testing.T) {
 	before := Live()

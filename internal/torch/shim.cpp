@@ -483,6 +483,9 @@ bool per_channel(const Tensor &v, int64_t n) { return !v.defined() || (v.is_cpu(
 bool of_type(const Tensor &v, at::ScalarType t) { return !v.defined() || v.scalar_type() == t; }
 
 // x·wᵀ + b over the last axis in one node of the graph, where libtorch's takes five.
+// Whether the third argument of a layer, its bias, is there and needs a gradient.
+bool wants_bias(AutogradContext *ctx) { return ctx->saved_data["bias"].toBool() && ctx->needs_input_grad(2); }
+
 struct Linear : torch::autograd::Function<Linear> {
   static bool fits(const Tensor &x, const Tensor &w, const Tensor &b) {
     const auto t = x.scalar_type();
@@ -496,7 +499,7 @@ struct Linear : torch::autograd::Function<Linear> {
   }
   static Tensor forward(AutogradContext *ctx, const Tensor &x, const Tensor &w, const MaybeTensor &b) {
     const auto rows = x.reshape({-1, x.size(-1)});
-    ctx->save_for_backward({rows, w});
+    ctx->save_for_backward({w.requires_grad() ? rows : Tensor(), w});
     ctx->saved_data["shape"] = x.sizes();
     ctx->saved_data["bias"] = b.has_value();
     return with_last(b ? at::addmm(*b, rows, w.t()) : at::mm(rows, w.t()), x.sizes());
@@ -506,7 +509,7 @@ struct Linear : torch::autograd::Function<Linear> {
     const auto &rows = saved[0], &w = saved[1];
     const auto g = grads[0].reshape({-1, w.size(0)});
     return {ctx->needs_input_grad(0) ? at::mm(g, w).view(ctx->saved_data["shape"].toIntVector()) : Tensor(),
-            ctx->needs_input_grad(1) ? at::mm(g.t(), rows) : Tensor(), ctx->saved_data["bias"].toBool() ? g.sum(0) : Tensor()};
+            ctx->needs_input_grad(1) ? at::mm(g.t(), rows) : Tensor(), wants_bias(ctx) ? g.sum(0) : Tensor()};
   }
 };
 OP(Linear) {
@@ -708,7 +711,7 @@ struct Upsampling : torch::autograd::Function<Upsampling> {
   static Tensor forward(AutogradContext *ctx, const Tensor &x, const Tensor &w, const MaybeTensor &bias) {
     const auto flat = x.flatten(2), taps = w.contiguous().view({w.size(0), -1}); // (B,C,N), (C,4D)
     const Chunks cut(x, w.size(1));
-    ctx->save_for_backward({flat, taps});
+    ctx->save_for_backward({w.requires_grad() ? flat : Tensor(), taps});
     ctx->saved_data["shape"] = x.sizes();
     ctx->saved_data["bias"] = bias.has_value();
     auto shape = x.sizes().vec();
@@ -741,18 +744,18 @@ struct Upsampling : torch::autograd::Function<Upsampling> {
 
   static variable_list backward(AutogradContext *ctx, variable_list grads) {
     const auto saved = ctx->get_saved_variables();
-    const auto flat = saved[0].detach(), taps = saved[1].detach(), g = grads[0].contiguous();
+    const bool wanted = ctx->needs_input_grad(0), trained = ctx->needs_input_grad(1);
+    const auto flat = trained ? saved[0].detach() : Tensor(), taps = saved[1].detach(), g = grads[0].contiguous();
     const auto shape = ctx->saved_data["shape"].toIntVector();
-    const Chunks cut(flat.view(shape), taps.size(1) / 4);
-    const bool wanted = ctx->needs_input_grad(0);
-    auto dx = wanted ? at::empty_like(flat) : Tensor();
+    const Chunks cut(taps.new_empty({1}).expand(shape), taps.size(1) / 4); // sizes alone
+    const auto dx = wanted ? at::empty(shape, taps.options()) : Tensor();
     const int64_t parts = at::get_num_threads(), share = (cut.tasks() + parts - 1) / parts;
     auto dw = at::zeros({parts, taps.size(0), taps.size(1)}, taps.options()), db = at::zeros({parts, cut.D}, taps.options());
-    AT_DISPATCH_FLOATING_TYPES(flat.scalar_type(), "upsampling", [&] {
+    AT_DISPATCH_FLOATING_TYPES(taps.scalar_type(), "upsampling", [&] {
       const auto *gp = g.data_ptr<scalar_t>();
       at::parallel_for(0, parts, 1, [&](int64_t first, int64_t last) {
         at::AutoDispatchBelowADInplaceOrView below;
-        const auto room = at::empty({4 * cut.D * cut.each * cut.W}, flat.options());
+        const auto room = at::empty({4 * cut.D * cut.each * cut.W}, taps.options());
         for (; first < last; first++) {
           auto of_weights = dw.select(0, first);
           auto *of_bias = db.select(0, first).template data_ptr<scalar_t>();
@@ -767,18 +770,18 @@ struct Upsampling : torch::autograd::Function<Upsampling> {
                   of_bias[d] += kernels::unweave(cut.W, gp + (((i * cut.D + d) * cut.rows + row + r) * 2 + j) * 2 * cut.W, even, even + n);
                 }
             if (wanted) {
-              auto to = dx.select(0, i).narrow(1, row * cut.W, n);
+              auto to = dx.flatten(2).select(0, i).narrow(1, row * cut.W, n);
               at::mm_out(to, taps, part);
             }
-            of_weights.addmm_(flat.select(0, i).narrow(1, row * cut.W, n), part.t());
+            if (trained) of_weights.addmm_(flat.select(0, i).narrow(1, row * cut.W, n), part.t());
           });
         }
       });
     });
     auto kernel = std::vector<int64_t>(shape.size(), 1);
     kernel[0] = taps.size(0), kernel[1] = cut.D, kernel[kernel.size() - 1] = kernel[kernel.size() - 2] = 2;
-    return {wanted ? dx.view(shape) : Tensor(), ctx->needs_input_grad(1) ? dw.sum(0).view(kernel) : Tensor(),
-            ctx->saved_data["bias"].toBool() ? db.sum(0) : Tensor()};
+    return {dx, trained ? dw.sum(0).view(kernel) : Tensor(),
+            wants_bias(ctx) ? db.sum(0) : Tensor()};
   }
 };
 

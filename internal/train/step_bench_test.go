@@ -82,17 +82,18 @@ func BenchmarkTrainStep(b *testing.B) {
 	}
 }
 
-// BenchmarkReplicas times steps of small by one replica with one thread and by as many as the batch has samples, in turns (A B
-// B A), since other programs slow a core of a shared machine for seconds. The ratio is the median of those of the turns.
+// BenchmarkReplicas times steps of small by one thread, by as many threads as the batch has samples, which compute each
+// operation together, and by as many replicas, in turns, since other programs slow a core of a shared machine for seconds. A
+// ratio is the median of those of the turns, with one thread's time above.
 func BenchmarkReplicas(b *testing.B) {
 	runtime.LockOSThread() // as Fold.Train
 	defer runtime.UnlockOSThread()
 	small := benchmarked(b)["small"]
-	way := func(replicas int) func() float64 {
-		torch.SetThreads(replicas) // which the replicas share
+	way := func(threads, replicas int) func() float64 {
+		torch.SetThreads(threads) // which the replicas share
 		step := timed(b, small, "float32", replicas)
 		ms := func() float64 {
-			torch.SetThreads(replicas)
+			torch.SetThreads(threads)
 			begin := time.Now()
 			step()
 			return time.Since(begin).Seconds() * 1000
@@ -100,16 +101,29 @@ func BenchmarkReplicas(b *testing.B) {
 		ms() // the first step makes what the others find
 		return ms
 	}
-	one, all := way(1), way(small.Batch)
-	var ones, alls, ratios []float64
+	n := small.Batch
+	ways := []func() float64{way(1, 1), way(n, 1), way(n, n)}
+	names := []string{"one", "threads", "replicas"}
+	times, ratios := make([][]float64, len(ways)), make([][]float64, len(ways))
 	for b.Loop() {
-		a, c, d, e := one(), all(), all(), one()
-		ones, alls, ratios = append(ones, a, e), append(alls, c, d), append(ratios, (a+e)/(c+d))
+		turn := make([]float64, len(ways))
+		for i, ms := range ways {
+			turn[i] = ms()
+		}
+		for i, ms := range slices.Backward(ways) {
+			turn[i] += ms()
+			times[i] = append(times[i], turn[i]/2)
+			ratios[i] = append(ratios[i], turn[0]/turn[i])
+		}
 	}
-	for name, v := range map[string][]float64{"one-ms": ones, "replicas-ms": alls, "ratio": ratios} {
-		slices.Sort(v)
-		b.ReportMetric(v[len(v)/2], name)
-		b.ReportMetric(v[0], "least-"+name)
+	b.ReportMetric(0, "ns/op")
+	for i, name := range names {
+		for unit, v := range map[string][]float64{"-ms": times[i], "-ratio": ratios[i]} {
+			if slices.Sort(v); i > 0 || unit == "-ms" {
+				b.ReportMetric(v[len(v)/2], name+unit)
+			}
+		}
+		b.ReportMetric(times[i][0], name+"-least-ms")
 	}
 }
 
