@@ -112,8 +112,9 @@ func BenchmarkReplicas(b *testing.B) {
 		}
 		for i, ms := range slices.Backward(ways) {
 			turn[i] += ms()
-			times[i] = append(times[i], turn[i]/2)
-			ratios[i] = append(ratios[i], turn[0]/turn[i])
+		}
+		for i, ms := range turn {
+			times[i], ratios[i] = append(times[i], ms/2), append(ratios[i], turn[0]/ms)
 		}
 	}
 	b.ReportMetric(0, "ns/op")
