@@ -482,10 +482,10 @@ BINARY(MatMul, at::matmul)
 bool per_channel(const Tensor &v, int64_t n) { return !v.defined() || (v.is_cpu() && v.dim() == 1 && v.numel() == n); }
 bool of_type(const Tensor &v, at::ScalarType t) { return !v.defined() || v.scalar_type() == t; }
 
-// x·wᵀ + b over the last axis in one node of the graph, where libtorch's takes five.
 // Whether the third argument of a layer, its bias, is there and needs a gradient.
 bool wants_bias(AutogradContext *ctx) { return ctx->saved_data["bias"].toBool() && ctx->needs_input_grad(2); }
 
+// x·wᵀ + b over the last axis in one node of the graph, where libtorch's takes five.
 struct Linear : torch::autograd::Function<Linear> {
   static bool fits(const Tensor &x, const Tensor &w, const Tensor &b) {
     const auto t = x.scalar_type();
