@@ -100,13 +100,16 @@ func TestSparing(t *testing.T) {
 // with one notice. A checkpoint that tells none means float32.
 func TestPrecision(t *testing.T) {
 	c := newConstant(t)
-	fast := "float32"
-	if torch.CPU.HasFastBF16() {
+	d, fast, half := torchtest.Device(t), "float32", "float32"
+	if d.HasFastBF16() {
 		fast = "bf16"
+	}
+	if d.HasFloat16() {
+		half = "float16"
 	}
 	for _, c2 := range []struct{ trained, asked, want string }{
 		{"", "", "float32"}, {"float32", "", "float32"}, {"bf16", "", fast}, {"bf16", "float32", "float32"}, {"float32", "bf16", fast},
-		{"float16", "", "float32"}, {"bf16", "float16", "float32"},
+		{"float16", "", half}, {"bf16", "float16", half},
 	} {
 		c.meta.Precision = c2.trained
 		c.fold(t, "0", 0.2, 0.5, 0.1, 0.2)
@@ -132,6 +135,7 @@ func TestPrecision(t *testing.T) {
 // no matter and there are batches for each, one with all threads where even two patches at a time are too many. What is
 // asked for is kept.
 func TestDivide(t *testing.T) {
+	torchtest.OnCPU(t)
 	c := newConstant(t)
 	c.fold(t, "0", 0.2, 0.5, 0.1, 0.2)
 	m := open(t, c, "0")

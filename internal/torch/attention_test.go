@@ -86,7 +86,7 @@ func TestAttentionOfNoNumbers(t *testing.T) {
 				var results [3][][]float64
 				for form := range results {
 					useOwnKernels(form)
-					results[form] = [][]float64{s.Attention(q, k, v, s.Float64s(CPU, bias, 1, 9, 200), column, 0.5).Float64s()}
+					results[form] = [][]float64{s.Attention(q, k, v, s.Float64s(device, bias, 1, 9, 200), column, 0.5).Float64s()}
 				}
 				compare(t, fmt.Sprintf("%v at %d", bad, key), results[1], results[0], 1e-12)
 				compare(t, fmt.Sprintf("%v at %d, small tiles", bad, key), results[2], results[0], 1e-12)

@@ -19,6 +19,14 @@ var device = func() Device {
 	return d
 }()
 
+// onCPU skips a test of what a CPU alone does where another device is named; torchtest.OnCPU is the same for other packages.
+func onCPU(t testing.TB) {
+	t.Helper()
+	if device != CPU {
+		t.Skip("what it tests is the CPU's")
+	}
+}
+
 func TestMain(m *testing.M) {
 	SetThreads(1)
 	goleak.VerifyTestMain(m)

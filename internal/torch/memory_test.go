@@ -47,6 +47,7 @@ func resident(t *testing.T) int {
 
 // Memory of freed tensors is taken again by tensors of other sizes, and no more is held than tensors took at a time.
 func TestMemoryHeld(t *testing.T) {
+	onCPU(t)
 	do(t, Mode{}, func(s *Scope) {
 		one := ones(s, Float32, 1)
 		ReleaseMemory()
@@ -71,6 +72,7 @@ func TestMemoryHeld(t *testing.T) {
 
 // A layer keeps its input for the gradient of its weights alone: one whose weights are frozen does not.
 func TestFrozenLayersKeepNoInput(t *testing.T) {
+	onCPU(t)
 	const n = 1 << 18
 	for name, layer := range map[string]func(s *Scope, x *Tensor, trains bool) *Tensor{
 		"Linear": func(s *Scope, x *Tensor, trains bool) *Tensor {

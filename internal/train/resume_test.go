@@ -17,6 +17,7 @@ import (
 	"masksam/internal/remedy"
 	"masksam/internal/runlog"
 	"masksam/internal/torch"
+	"masksam/internal/torch/torchtest"
 )
 
 // stopped runs o until so many steps are done.
@@ -31,6 +32,7 @@ func stopped(t *testing.T, o trial, steps int) {
 
 // A run that auto began in float16 on a GPU goes on on a CPU in the precision that auto takes there.
 func TestResumeWithoutFloat16(t *testing.T) {
+	torchtest.OnCPU(t)
 	o := tinyDataset(t, 5, "epochs=1", "iterations=3", "val_iterations=1", "precision=auto")
 	stopped(t, o, 1)
 	path := model.CheckpointPath(foldOf(o), model.Latest)

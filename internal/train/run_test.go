@@ -253,6 +253,7 @@ func TestRunRefuses(t *testing.T) {
 // A patch beyond memory is refused in one line before anything is touched: an earlier run keeps its names, a first one makes
 // no folder.
 func TestPatchBeyondMemory(t *testing.T) {
+	torchtest.OnCPU(t)
 	o := tinyDataset(t, 5, "epochs=1", "iterations=1", "val_iterations=1")
 	big := o
 	for _, patch := range [][3]int{{8000, 16000, 16000}, {1 << 20, 1 << 20, 1 << 20}, {64, 8192, 8192}} {

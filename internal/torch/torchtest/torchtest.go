@@ -24,6 +24,14 @@ func Device(t testing.TB) torch.Device {
 	return d
 }
 
+// OnCPU skips a test of what a CPU alone does where another device is named.
+func OnCPU(t testing.TB) {
+	t.Helper()
+	if Device(t) != torch.CPU {
+		t.Skip("what it tests is the CPU's")
+	}
+}
+
 // Other is another device of Device's kind, and Device itself where there is none.
 func Other(t testing.TB) torch.Device {
 	t.Helper()
