@@ -19,6 +19,7 @@ import (
 	"masksam/internal/remedy"
 	"masksam/internal/tiles"
 	"masksam/internal/torch"
+	"masksam/internal/torch/torchtest"
 )
 
 // narrow is a network that has no memory for more than so many patches.
