@@ -220,26 +220,33 @@ func TestWork(t *testing.T) {
 	defer close(never)
 	for _, c := range []struct {
 		want string
-		work func(g *Group) error
+		work func(g *Group, fails chan struct{}) error // the other process fails once fails is closed
 	}{
-		{"rescued: rank 1 of 2 failed: broken", func(g *Group) error {
+		{"rescued: rank 1 of 2 failed: broken", func(g *Group, fails chan struct{}) error {
 			g.Rescue(func(lost error) error { return fmt.Errorf("rescued: %w", lost) })
+			close(fails)
 			<-never
 			return nil
 		}},
-		{"rank 1 of 2 failed: broken", func(g *Group) error {
+		{"rank 1 of 2 failed: broken", func(g *Group, fails chan struct{}) error {
 			g.Rescue(func(error) error { return errors.New("rescued") })
 			g.Rescue(nil)
+			close(fails)
 			<-never
 			return nil
 		}},
-		{"heard: rank 1 of 2 failed: broken", func(g *Group) error { return fmt.Errorf("heard: %w", g.Barrier()) }},
+		{"heard: rank 1 of 2 failed: broken", func(g *Group, fails chan struct{}) error {
+			close(fails)
+			return fmt.Errorf("heard: %w", g.Barrier())
+		}},
 	} {
+		fails := make(chan struct{})
 		errs := joined(t, 2, func(g *Group) error {
 			if g.Rank == 1 {
+				<-fails
 				return errors.New("broken")
 			}
-			return g.Work(func() error { return c.work(g) })
+			return g.Work(func() error { return c.work(g, fails) })
 		})
 		if errs[0] == nil || errs[0].Error() != c.want {
 			t.Errorf("%v, want %q", errs[0], c.want)
