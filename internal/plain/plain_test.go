@@ -105,14 +105,9 @@ func TestAgainstNet(t *testing.T) {
 					if err != nil {
 						return err
 					}
-					out.loss, out.parts, out.grads = total.Item(), parts, map[string][]float32{}
+					out.loss, out.parts = total.Item(), parts
 					o.Backward(s, total)
-					for _, p := range fast.Params.All() {
-						if g := p.Value.Grad(); g != nil {
-							out.grads[p.Name] = g.Float32s()
-						}
-						p.Value.ZeroGrad()
-					}
+					out.grads = take(fast.Params)
 					return nil
 				})
 				if err != nil {
@@ -146,6 +141,18 @@ func TestAgainstNet(t *testing.T) {
 			compare(t, got.grads, want.grads)
 		})
 	}
+}
+
+// take gives the gradients of parameters, by name, and leaves them without.
+func take(params *nn.Params) map[string][]float32 {
+	grads := map[string][]float32{}
+	for _, p := range params.All() {
+		if g := p.Value.Grad(); g != nil {
+			grads[p.Name] = g.Float32s()
+		}
+		p.Value.ZeroGrad()
+	}
+	return grads
 }
 
 // compare refuses gradients that are not those of the plain way, by the parameters' names.
@@ -281,15 +288,9 @@ func TestUNetLoss(t *testing.T) {
 		run := func(own bool, loss func(s *torch.Scope) (float64, error)) (total float64, grads map[string][]float32) {
 			torch.UseOwnKernels(own)
 			defer torch.UseOwnKernels(true)
-			grads = map[string][]float32{}
 			err := torch.Do(torch.Mode{Grad: true}, func(s *torch.Scope) (err error) {
 				total, err = loss(s)
-				for _, p := range net.Params.All() {
-					if g := p.Value.Grad(); g != nil {
-						grads[p.Name] = g.Float32s()
-					}
-					p.Value.ZeroGrad()
-				}
+				grads = take(net.Params)
 				return err
 			})
 			if err != nil {
@@ -366,7 +367,6 @@ func TestEncoderWindows(t *testing.T) {
 		images := noise(batch*frames*3*h*w, 1)
 		slopes := [][]float32{noise(batch*frames*32*h*w, 1), noise(batch*frames*16*h*w, 1)} // of the loss, by the values of each map
 		run := func(encode func(s *torch.Scope, tape *torch.Tape, x *torch.Tensor) []*torch.Tensor) (values [][]float32, grads map[string][]float32) {
-			grads = map[string][]float32{}
 			err := torch.Do(torch.Mode{Grad: true}, func(s *torch.Scope) error {
 				var tape torch.Tape
 				maps := encode(s, &tape, s.Float32s(torch.CPU, images, batch*frames, 3, h, w))
@@ -381,12 +381,7 @@ func TestEncoderWindows(t *testing.T) {
 					}
 				}
 				tape.Backward(s, loss)
-				for _, q := range p.All() {
-					if g := q.Value.Grad(); g != nil {
-						grads[q.Name] = g.Float32s()
-					}
-					q.Value.ZeroGrad()
-				}
+				grads = take(&p)
 				return nil
 			})
 			if err != nil {

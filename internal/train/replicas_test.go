@@ -34,11 +34,16 @@ func trained(t *testing.T, o trial) (map[string][]float32, runlog.History) {
 
 // differing names a tensor of two runs that differs: in any bit on a CPU, elsewhere in its size alone, as sums come in another
 // order each time there and weights without a gradient follow their rounding. Empty: none.
-func differing(t *testing.T, got, want map[string][]float32) string {
+func differing[E comparable](t *testing.T, got, want map[string][]E) string {
 	t.Helper()
 	exact := torchtest.Device(t) == torch.CPU
-	for name, w := range want {
-		if g := got[name]; len(g) != len(w) || exact && !slices.Equal(g, w) {
+	for name, g := range got {
+		if w := want[name]; len(g) != len(w) || exact && !slices.Equal(g, w) {
+			return name
+		}
+	}
+	for name := range want {
+		if got[name] == nil {
 			return name
 		}
 	}
@@ -64,7 +69,7 @@ func TestTrainReplicas(t *testing.T) {
 	}
 	one := func(o *trial) { o.Replicas, o.Beside = 1, nil }
 	two := func(o *trial) { o.Replicas = 2 }
-	copied := func(o *trial) { o.Beside = []torch.Device{torchtest.Device(t)} }
+	copied := func(o *trial) { o.Beside = []torch.Device{torchtest.Other(t)} }
 	want, losses := run(two, 0, nil)
 	for name, got := range map[string]func() (map[string][]float32, runlog.History){
 		"resumed":                  func() (map[string][]float32, runlog.History) { return run(two, 3, two) },
