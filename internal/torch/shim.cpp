@@ -780,8 +780,7 @@ struct Upsampling : torch::autograd::Function<Upsampling> {
     });
     auto kernel = std::vector<int64_t>(shape.size(), 1);
     kernel[0] = taps.size(0), kernel[1] = cut.D, kernel[kernel.size() - 1] = kernel[kernel.size() - 2] = 2;
-    return {dx, trained ? dw.sum(0).view(kernel) : Tensor(),
-            wants_bias(ctx) ? db.sum(0) : Tensor()};
+    return {dx, trained ? dw.sum(0).view(kernel) : Tensor(), wants_bias(ctx) ? db.sum(0) : Tensor()};
   }
 };
 
@@ -925,7 +924,7 @@ struct Depthwise : torch::autograd::Function<Depthwise> {
       });
     });
     auto dw = sums.sum(0).t().reshape({m.C, 1, 3, 3, 3});
-    return {convolve(g, taps.flip({0}), Tensor()), dw, ctx->saved_data["bias"].toBool() ? g.sum({0, 2, 3, 4}) : Tensor()};
+    return {convolve(g, taps.flip({0}), Tensor()), dw, wants_bias(ctx) ? g.sum({0, 2, 3, 4}) : Tensor()};
   }
 };
 
@@ -1019,7 +1018,7 @@ struct DirectConvolution : torch::autograd::Function<DirectConvolution> {
     const auto g = grads[0].contiguous();
     Tensor dx;
     if (ctx->needs_input_grad(0)) convolve({g}, w, {}, true, {dx = at::empty_like(x)});
-    return {dx, ctx->needs_input_grad(1) ? weights({x}, g, w) : Tensor(), ctx->saved_data["bias"].toBool() ? g.sum({0, 2, 3, 4}) : Tensor()};
+    return {dx, ctx->needs_input_grad(1) ? weights({x}, g, w) : Tensor(), wants_bias(ctx) ? g.sum({0, 2, 3, 4}) : Tensor()};
   }
 };
 
