@@ -17,8 +17,6 @@
 #include <torch/library.h>
 
 #include <cstdlib>
-#include <utility>
-#include <vector>
 
 namespace {
 
@@ -136,30 +134,31 @@ const Tensor &resize(const Tensor &self, at::IntArrayRef size, std::optional<at:
   return self;
 }
 
+// The processor's own gradients are wrong for some layouts of small maps, and add up thousands of numbers one by one in
+// float32, which says nothing of a GPU's: these are computed from dense tensors in float64.
+std::optional<Tensor> exact(const std::optional<Tensor> &t) {
+  return t && t->defined() ? std::optional<Tensor>(on_host(*t).contiguous().to(at::kDouble)) : std::nullopt;
+}
+
+std::tuple<Tensor, Tensor, Tensor> there(const std::tuple<Tensor, Tensor, Tensor> &list, const Tensor &x) {
+  const auto one = [&](const Tensor &t) { return t.defined() ? t.to(x.options()) : t; };
+  return {one(std::get<0>(list)), one(std::get<1>(list)), one(std::get<2>(list))};
+}
+
 std::tuple<Tensor, Tensor, Tensor> convolution_backward(const Tensor &g, const Tensor &x, const Tensor &w, at::IntArrayRef stride,
                                                         at::IntArrayRef pad, at::IntArrayRef dilation, bool transposed,
                                                         at::IntArrayRef output_pad, int64_t groups, std::array<bool, 3> mask) {
-  // The processor's own kernels are wrong for some layouts of small maps, and add up the bias's gradient one by one, which says
-  // nothing of a GPU's.
-  const bool bias = std::exchange(mask[2], false);
-  auto [dx, dw, none] = at::convolution_backward(on_host(g).contiguous(), on_host(x).contiguous(), on_host(w).contiguous(), std::nullopt,
-                                                 stride, pad, dilation, transposed, output_pad, groups, mask);
-  std::vector<int64_t> others{0};
-  for (int64_t i = 2; i < g.dim(); i++) others.push_back(i);
-  const auto db = bias ? on_host(g).contiguous().sum(others) : Tensor();
-  const auto there = [&](const Tensor &t) { return t.defined() ? t.to(x.device()) : t; };
-  return {there(dx), there(dw), there(db)};
+  const int64_t bias = w.size(transposed ? 1 : 0) * (transposed ? groups : 1);
+  return there(at::convolution_backward(*exact(g), *exact(x), *exact(w), at::IntArrayRef(bias), stride, pad, dilation, transposed,
+                                        output_pad, groups, mask), x);
 }
 
 std::tuple<Tensor, Tensor, Tensor> batch_norm_backward(const Tensor &g, const Tensor &x, const std::optional<Tensor> &w,
                                                        const std::optional<Tensor> &mean, const std::optional<Tensor> &variance,
                                                        const std::optional<Tensor> &saved_mean, const std::optional<Tensor> &saved_deviation,
                                                        bool training, double eps, std::array<bool, 3> mask) {
-  const auto here = [](const std::optional<Tensor> &t) { return t && t->defined() ? std::optional<Tensor>(on_host(*t)) : std::nullopt; };
-  auto [dx, dw, db] = at::native_batch_norm_backward(on_host(g).contiguous(), on_host(x).contiguous(), here(w), here(mean), here(variance),
-                                                     here(saved_mean), here(saved_deviation), training, eps, mask);
-  const auto there = [&](const Tensor &t) { return t.defined() ? t.to(x.device()) : t; };
-  return {there(dx), there(dw), there(db)};
+  return there(at::native_batch_norm_backward(*exact(g), *exact(x), exact(w), exact(mean), exact(variance), exact(saved_mean),
+                                              exact(saved_deviation), training, eps, mask), x);
 }
 
 Tensor convolution(const Tensor &x, const Tensor &w, const std::optional<Tensor> &b, at::IntArrayRef stride, at::IntArrayRef pad,
