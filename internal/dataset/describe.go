@@ -44,7 +44,13 @@ func ReadAll(path string) (*Dataset, []*Finding) {
 	if wrong != nil {
 		return nil, []*Finding{wrong}
 	}
-	return parse(doc, path)
+	d, found := parse(doc, path)
+	if d.Labels != nil && d.Labels.regions {
+		if f := d.Labels.gap(path); f != nil {
+			found = append(found, f)
+		}
+	}
+	return d, found
 }
 
 func readObject(path string) (*pyjson.Object, *Finding) {

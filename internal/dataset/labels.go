@@ -124,9 +124,8 @@ func ReadLabels(doc *pyjson.Object, file string) (*Labels, []*Finding) {
 	if n := len(l.all); whole && l.ignore >= 0 && n > 0 && l.ignore != l.all[n-1]+1 {
 		fail("IGNORE_NOT_HIGHEST", fmt.Sprintf("give ignore the value %d, in the label files too", l.all[n-1]+1),
 			"the ignore label is %d, but must follow the highest label, %d", l.ignore, l.all[n-1])
-	} else if gaps := l.gaps(); whole && gaps != "" {
-		fail("LABELS_NOT_CONSECUTIVE", "number the labels 0, 1, 2, … in dataset.json and in the label files",
-			"labels %v have a gap before %s", l.all, gaps)
+	} else if f := l.gap(file); whole && !l.regions && f != nil {
+		found = append(found, f)
 	}
 	if l.regions {
 		order, ok := doc.Get("regions_class_order")
@@ -186,15 +185,20 @@ func integer(v any) (int, bool) {
 	return 0, false
 }
 
-// gaps lists the labels that do not follow their predecessor.
-func (l *Labels) gaps() string {
+// gap finds labels that do not follow their predecessor; nil: there are none. A network's scores are those of 0, 1, 2, … or of
+// regions, for which nothing but nnU-Net's check of a dataset asks for it.
+func (l *Labels) gap(file string) *Finding {
 	var after []string
 	for i := 1; i < len(l.all); i++ {
 		if l.all[i] != l.all[i-1]+1 {
 			after = append(after, strconv.Itoa(l.all[i]))
 		}
 	}
-	return strings.Join(after, ", ")
+	if after == nil {
+		return nil
+	}
+	return NewFinding("LABELS_NOT_CONSECUTIVE", file, "number the labels 0, 1, 2, … in dataset.json and in the label files",
+		"labels %v have a gap before %s", l.all, strings.Join(after, ", "))
 }
 
 // HasRegions tells whether some entry stands for more than one label.

@@ -3,6 +3,7 @@ package dataset
 import (
 	"encoding/json"
 	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -142,6 +143,33 @@ func TestRegionProbabilitiesAreTakenAsTheyAre(t *testing.T) {
 	d.Add([]float32{0.4, 0.2, 0.6})
 	if diff := cmp.Diff([]uint16{0, 1, 2}, got); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// The label values of BraTS, 0, 1, 2 and 4, need no other number where the network's scores are those of regions.
+// Only the check of a dataset asks for it.
+func TestRegionsWithAGap(t *testing.T) {
+	const text = `{"channel_names": {"0": "T1"}, "labels": {"background": 0, "whole": [1, 2, 4], "core": [1, 4], "enhancing": 4},
+		"regions_class_order": [2, 1, 4], "numTraining": 1, "file_ending": ".nii.gz"}`
+	path := filepath.Join(t.TempDir(), FileName)
+	if err := os.WriteFile(path, []byte(text), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	if _, found := ReadAll(path); len(found) != 1 || found[0].Code != "LABELS_NOT_CONSECUTIVE" {
+		t.Errorf("findings %v", found)
+	}
+	ds, err := Read(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := ds.Labels
+	got := make([]uint16, 4)
+	d := l.Decode(got, false)
+	for _, scores := range [][]float32{{0.1, 0.9, 0.9, 0.9}, {0.1, 0.1, 0.9, 0.9}, {0.1, 0.1, 0.1, 0.9}} {
+		d.Add(scores)
+	}
+	if diff := cmp.Diff([]uint16{0, 2, 1, 4}, got); diff != "" || l.Heads() != 3 {
+		t.Errorf("%d heads; %s", l.Heads(), diff)
 	}
 }
 

@@ -50,7 +50,7 @@ func resamplingLikeNNUNet(t *testing.T, root string) {
 func (r *resamplingRow) check(t *testing.T, in, out goldentest.Array) {
 	t.Helper()
 	from := in.Size()
-	separate, axis := SeparateZ(r.Kwargs.Force, r.Old, r.New)
+	separate, axis := SeparateZ(r.Kwargs.Force, Anisotropy, r.Old, r.New)
 	if separate != r.Separate || separate && axis != *r.Axis {
 		t.Errorf("%s: separate %v along %d", r.Name, separate, axis)
 	}
@@ -99,7 +99,7 @@ func TestSeparateZ(t *testing.T) {
 	}
 	goldentest.JSON(t, "nnunet/tables/separate_z.json", &rows)
 	for _, r := range rows {
-		separate, axis := SeparateZ(r.Force, r.Old, r.New)
+		separate, axis := SeparateZ(r.Force, Anisotropy, r.Old, r.New)
 		if separate != r.Separate || separate && axis != *r.Axis {
 			t.Errorf("%+v: separate %v along %d", r, separate, axis)
 		}

@@ -7,10 +7,18 @@ type Label interface {
 	~int8 | ~uint8 | ~int16 | ~uint16 | ~int32 | ~float32
 }
 
-// ResizeLabels resizes a label map as nnU-Net does: every label's mask is interpolated (order 0 or 1) and a voxel takes
-// the label whose mask reaches one half, the larger one on a tie, and 0 where none does. With Separate, slices across
-// Axis are resized in two dimensions, then the nearest is taken along Axis (OrderZ 0), or a label that weighs more than
-// one half (OrderZ 1).
+// Vote decides which of a label map's labels a voxel takes, by the weights of their masks there.
+type Vote int
+
+const (
+	Half         Vote = iota // the largest label that weighs one half or more, 0 if none does (resize_segmentation)
+	MoreThanHalf             // the label that weighs more than one half, 0 if none does
+	Most                     // the one that weighs most, in float16 as PyTorch's is compared; the smallest of several
+)
+
+// ResizeLabels resizes a label map as nnU-Net does: every label's mask is interpolated (order 0 or 1), and Labels decides.
+// With Separate, slices across Axis are resized in two dimensions, then the nearest is taken along Axis (OrderZ 0), or a
+// label that weighs more than one half (OrderZ 1).
 //
 // Ties are real where sizes double, and hang on the last bit: the weights are multiplied and added in SciPy's order.
 func ResizeLabels[T Label](dst, src []T, from, to [3]int, m Method) {
@@ -18,8 +26,7 @@ func ResizeLabels[T Label](dst, src []T, from, to [3]int, m Method) {
 		copy(dst, src)
 		return
 	}
-	axes := newAxes(from, to, m.Order)
-	reaches := func(weight float64) bool { return weight >= 0.5 }
+	axes := m.axes(from, to, m.Order)
 	if m.Separate {
 		if m.OrderZ > 0 && from[m.Axis] != to[m.Axis] {
 			mid := to
@@ -28,13 +35,13 @@ func ResizeLabels[T Label](dst, src []T, from, to [3]int, m Method) {
 			between := m
 			between.OrderZ = 0
 			ResizeLabels(slices, src, from, mid, between)
-			axes = newAxes(mid, to, m.OrderZ)
-			src, reaches = slices, func(weight float64) bool { return weight > 0.5 }
+			axes = m.axes(mid, to, m.OrderZ)
+			src, m.Labels = slices, MoreThanHalf
 		} else {
-			axes[m.Axis] = newTaps(from[m.Axis], to[m.Axis], 0)
+			axes[m.Axis] = m.taps(from[m.Axis], to[m.Axis], 0)
 		}
 	}
-	resizeLabels(dst, src, &axes, m.Workers, reaches)
+	resizeLabels(dst, src, &axes, m)
 }
 
 // at is the index and the weight of tap i behind result k; the line is continued by its edge.
@@ -42,7 +49,7 @@ func (t *taps) at(k, i int) (index int, weight float64) {
 	return min(max(t.first[k]+i, 0), t.n-1), t.weights[k*t.count+i]
 }
 
-func resizeLabels[T Label](dst, src []T, axes *[3]taps, workers int, reaches func(float64) bool) {
+func resizeLabels[T Label](dst, src []T, axes *[3]taps, m Method) {
 	z, y, x := &axes[0], &axes[1], &axes[2]
 	// Columns of the two taps along x, from the first on.
 	index, weight := make([]int, 2*x.m), make([]float64, 2*x.m)
@@ -54,7 +61,7 @@ func resizeLabels[T Label](dst, src []T, axes *[3]taps, workers int, reaches fun
 			index[2*k+1] = index[2*k] // of weight 0
 		}
 	}
-	parallel(z.m, workers, func() func(int) {
+	parallel(z.m, m.Workers, func() func(int) {
 		return func(kz int) {
 			for ky := range y.m {
 				out := dst[(kz*y.m+ky)*x.m:][:x.m]
@@ -81,16 +88,16 @@ func resizeLabels[T Label](dst, src []T, axes *[3]taps, workers int, reaches fun
 						out[kx] = first
 						continue
 					}
-					out[kx] = vote(&rows, &inRow, n, a, b, weight[2*kx], weight[2*kx+1], reaches)
+					out[kx] = vote(&rows, &inRow, n, a, b, weight[2*kx], weight[2*kx+1], m)
 				}
 			}
 		}
 	})
 }
 
-// vote finds the largest label whose weight reaches the threshold among columns a and b of n rows; 0 if none does.
-func vote[T Label](rows *[4][]T, inRow *[4]float64, n, a, b int, wa, wb float64, reaches func(float64) bool) (winner T) {
-	best := float64(math.Inf(-1))
+// vote finds the label that wins among columns a and b of n rows.
+func vote[T Label](rows *[4][]T, inRow *[4]float64, n, a, b int, wa, wb float64, m Method) (winner T) {
+	best, most := math.Inf(-1), float32(-1)
 	for i := range 2 * n {
 		label := rows[i/2][a]
 		if i%2 == 1 {
@@ -108,9 +115,23 @@ func vote[T Label](rows *[4][]T, inRow *[4]float64, n, a, b int, wa, wb float64,
 				sum += float64(inRow[r] * wb)
 			}
 		}
-		if reaches(sum) {
+		if m.Torch {
+			sum = single(sum)
+		}
+		switch {
+		case m.Labels == Most:
+			if w := float16(1000 * sum); w > most || w == most && label < winner {
+				winner, most = label, w
+			}
+		case sum > 0.5 || m.Labels == Half && sum == 0.5:
 			winner, best = label, float64(label)
 		}
 	}
 	return winner
+}
+
+// float16 rounds to the 11 bits of a half-precision number, the smallest of which are left out of account.
+func float16(v float64) float32 {
+	bits := math.Float32bits(float32(v))
+	return math.Float32frombits((bits + 0xfff + bits>>13&1) &^ 0x1fff)
 }

@@ -141,6 +141,7 @@ func drawMethod(t *rapid.T) Method {
 	return Method{
 		Order: order.Draw(t, "order"), OrderZ: order.Draw(t, "order_z"), Separate: rapid.Bool().Draw(t, "separate"),
 		Axis: rapid.IntRange(0, 2).Draw(t, "axis"), Workers: rapid.IntRange(0, 3).Draw(t, "workers"),
+		Torch: rapid.Bool().Draw(t, "torch"), Labels: Vote(rapid.IntRange(0, 2).Draw(t, "labels")),
 	}
 }
 
@@ -295,7 +296,7 @@ func TestSeparateSlices(t *testing.T) {
 		if from == to {
 			return
 		}
-		nearest := newTaps(from[axis], to[axis], 0)
+		nearest := Method{}.taps(from[axis], to[axis], 0)
 		alone, result := from, to
 		alone[axis], result[axis] = 1, 1
 		for k := range to[axis] {

@@ -15,7 +15,9 @@ type Method struct {
 	// Separate resizes each slice across Axis on its own in two dimensions, and then along Axis with OrderZ.
 	Separate bool
 	Axis     int
-	OrderZ   int // 0, 1 or 3
+	OrderZ   int  // 0, 1 or 3
+	Torch    bool // steps and weights are rounded to float32, as PyTorch's interpolate does
+	Labels   Vote
 	Workers  int // goroutines; below 2: the caller's only
 }
 
@@ -40,7 +42,7 @@ func ResizeSlices(dst, src []float32, from, to [3]int, m Method, lo, hi int) {
 	z = z.part(lo, hi, first, end)
 	n, k := from[m.Axis], to[m.Axis]
 	from[0], to[0] = end-first, hi-lo
-	axes := newAxes(from, to, m.Order)
+	axes := m.axes(from, to, m.Order)
 	axes[0] = z
 	if !m.Separate {
 		least, most := bounds(src)
@@ -51,9 +53,9 @@ func ResizeSlices(dst, src []float32, from, to [3]int, m Method, lo, hi int) {
 		mid := to
 		mid[m.Axis] = from[m.Axis]
 		slices := make([]float64, mid[0]*mid[1]*mid[2])
-		axes[m.Axis] = newTaps(mid[m.Axis], mid[m.Axis], 0)
+		axes[m.Axis] = m.taps(mid[m.Axis], mid[m.Axis], 0)
 		resize(slices, src, axes, m.Workers, sliceBounds(src, from, m.Axis, axes[m.Axis].first))
-		axes = newAxes(mid, to, m.OrderZ)
+		axes = m.axes(mid, to, m.OrderZ)
 		if m.Axis == 0 {
 			axes[0] = z
 		}
@@ -61,7 +63,7 @@ func ResizeSlices(dst, src []float32, from, to [3]int, m Method, lo, hi int) {
 		return
 	}
 	if m.Axis > 0 {
-		axes[m.Axis] = newTaps(n, k, 0)
+		axes[m.Axis] = m.taps(n, k, 0)
 	}
 	resize(dst, src, axes, m.Workers, sliceBounds(src, from, m.Axis, axes[m.Axis].first))
 }
@@ -85,7 +87,7 @@ func (m Method) first(from, to [3]int) taps {
 	if m.Separate && m.Axis == 0 {
 		order = m.OrderZ
 	}
-	return newTaps(from[0], to[0], order)
+	return m.taps(from[0], to[0], order)
 }
 
 // sources are the slices that slice k of the result is made of, by the taps along the first axis. Splines depend on all

@@ -12,27 +12,39 @@ type taps struct {
 	spline  bool // the line is converted to B-spline coefficients first
 }
 
-// newTaps are the taps of an interpolation of order 0, 1 or 3: result k lies at (k+½)·n/m−½.
-func newTaps(n, m, order int) taps {
-	t := taps{n: n, m: m, count: max(order+1, 1), first: make([]int, m)}
-	if order != 0 && n == m {
+// taps are those of an interpolation of order 0, 1 or 3 from n elements to as many results: result k lies at (k+½)·n/m−½.
+func (m Method) taps(n, results, order int) taps {
+	t := taps{n: n, m: results, count: max(order+1, 1), first: make([]int, results)}
+	if order != 0 && n == results {
 		order, t.count = 0, 1 // every result lies on an element
 	}
 	t.spline = order == 3
-	step := float64(n) / float64(m)
-	for k := range m {
-		at := float64((float64(k)+0.5)*step) - 0.5
+	step := float64(n) / float64(results)
+	if m.Torch {
+		step = single(step)
+	}
+	for k := range results {
+		place := float64((float64(k) + 0.5) * step)
+		at := place - 0.5
+		base := math.Floor(at)
 		switch order {
 		case 0:
-			t.first[k] = min(max(int(math.Floor(at+0.5)), 0), n-1)
+			nearest := math.Floor(at + 0.5)
+			if m.Torch {
+				nearest = math.Floor(single(place))
+			}
+			t.first[k] = min(max(int(nearest), 0), n-1)
 			t.weights = append(t.weights, 1)
 		case 1:
-			base := math.Floor(at)
 			w := 1 - (at - base)
+			other := 1 - w
+			if m.Torch {
+				other = single(at - base)
+				w = single(1 - other)
+			}
 			t.first[k] = int(base)
-			t.weights = append(t.weights, w, 1-w)
+			t.weights = append(t.weights, w, other)
 		case 3:
-			base := math.Floor(at)
 			x := at - base
 			y := 1 - x
 			t.first[k] = int(base) - 1
@@ -43,10 +55,12 @@ func newTaps(n, m, order int) taps {
 	return t
 }
 
-// newAxes are the taps of every axis.
-func newAxes(from, to [3]int, order int) (axes [3]taps) {
+func single(v float64) float64 { return float64(float32(v)) }
+
+// axes are the taps of every axis.
+func (m Method) axes(from, to [3]int, order int) (axes [3]taps) {
 	for a := range axes {
-		axes[a] = newTaps(from[a], to[a], order)
+		axes[a] = m.taps(from[a], to[a], order)
 	}
 	return axes
 }

@@ -29,14 +29,6 @@ type Configuration struct {
 	doc            *pyjson.Object
 }
 
-// Resampling are the arguments of nnU-Net's resample_data_or_seg_to_shape.
-type Resampling struct {
-	IsSeg          bool  `json:"is_seg"`
-	Order          int   `json:"order"`
-	OrderZ         int   `json:"order_z"`
-	ForceSeparateZ *bool `json:"force_separate_z"` // nil: by the spacings
-}
-
 // Configuration resolves a configuration: its own keys over those of the one it inherits from.
 func (p *Plans) Configuration(name string) (*Configuration, error) {
 	doc, err := p.resolve(name, nil)
@@ -125,6 +117,12 @@ func modern(doc *pyjson.Object) *pyjson.Object {
 	return doc
 }
 
+// preprocessorName is nnU-Net's only preprocessor, labelManager its only rule of labels; programs that extend it have others.
+const (
+	preprocessorName = "DefaultPreprocessor"
+	labelManager     = "LabelManager"
+)
+
 func newConfiguration(name string, doc *pyjson.Object) (*Configuration, error) {
 	c := &Configuration{Name: name, doc: doc}
 	var errs []error
@@ -142,16 +140,19 @@ func newConfiguration(name string, doc *pyjson.Object) (*Configuration, error) {
 	get("spacing", true, &c.Spacing)
 	get("normalization_schemes", true, &c.Normalization)
 	get("use_mask_for_norm", true, &c.UseMask)
-	get("resampling_fn_data_kwargs", true, &c.Data)
-	get("resampling_fn_seg_kwargs", true, &c.Seg)
-	get("resampling_fn_probabilities_kwargs", true, &c.Probabilities)
 	get("batch_dice", true, &c.BatchDice)
 	get("previous_stage", false, &c.PreviousStage)
-	for _, key := range []string{"resampling_fn_data", "resampling_fn_seg", "resampling_fn_probabilities"} {
-		var fn string
-		if get(key, true, &fn); fn != "" && fn != resampleFn {
-			errs = append(errs, fmt.Errorf("key %s: this program resamples with %s only, not with %s", key, resampleFn, fn))
+	for _, f := range []struct {
+		of   string
+		into *Resampling
+	}{{"data", &c.Data}, {"seg", &c.Seg}, {"probabilities", &c.Probabilities}} {
+		var err error
+		if *f.into, err = newResampling(doc, f.of); err != nil {
+			errs = append(errs, err)
 		}
+	}
+	if v, _ := doc.Get("preprocessor_name"); v != nil && v != preprocessorName {
+		errs = append(errs, fmt.Errorf("key preprocessor_name: this program has nnU-Net's %s alone, not %v", preprocessorName, v))
 	}
 	if v, ok := doc.Get("architecture"); ok {
 		c.Architecture, _ = v.(*pyjson.Object)
@@ -175,16 +176,11 @@ func newConfiguration(name string, doc *pyjson.Object) (*Configuration, error) {
 		errs = append(errs, fmt.Errorf("%d normalization_schemes, but %d entries of use_mask_for_norm",
 			len(c.Normalization), len(c.UseMask)))
 	}
-	for key, r := range map[string]Resampling{"data": c.Data, "seg": c.Seg, "probabilities": c.Probabilities} {
-		if !known(r.Order) || !known(r.OrderZ) || r.IsSeg && max(r.Order, r.OrderZ) > 1 {
-			errs = append(errs, fmt.Errorf("resampling_fn_%s_kwargs: order %d with order_z %d: images take 0, 1 or "+
-				"3, labels 0 or 1", key, r.Order, r.OrderZ))
-		}
+	if c.Data.Keeps != c.Seg.Keeps || c.Data.Keeps != c.Probabilities.Keeps {
+		errs = append(errs, fmt.Errorf("%s is for images, labels and probabilities together, or for none of them", keepsFn))
 	}
 	return c, errors.Join(errs...)
 }
-
-func known(order int) bool { return order == 0 || order == 1 || order == 3 }
 
 // Document is the resolved configuration as an object. It is not to be changed.
 func (c *Configuration) Document() *pyjson.Object { return c.doc }
@@ -236,10 +232,13 @@ func (c *Configuration) Channels(ds *dataset.Dataset) int {
 	return n
 }
 
-// Target is the spacing to resample a case of the given spacing (transposed order) to: a 2-D configuration keeps the
-// case's own along axis 0.
+// Target is the spacing to resample a case of the given spacing (transposed order) to: one that does not resample keeps it, a
+// 2-D configuration keeps it along axis 0.
 func (c *Configuration) Target(spacing [3]float64) [3]float64 {
-	if len(c.Spacing) == 2 {
+	switch {
+	case c.Data.Keeps:
+		return spacing
+	case len(c.Spacing) == 2:
 		return [3]float64{spacing[0], c.Spacing[0], c.Spacing[1]}
 	}
 	return [3]float64(c.Spacing)

@@ -429,6 +429,7 @@ func TestBrokenPlans(t *testing.T) {
 		"transpose_forward":           func(doc *pyjson.Object) { doc.Set("transpose_forward", []any{9, 0, 1}) },
 		"configurations":              func(doc *pyjson.Object) { doc.Set("configurations", 3) },
 		"foreground":                  func(doc *pyjson.Object) { doc.Delete("foreground_intensity_properties_per_channel") },
+		"not MyLabels":                func(doc *pyjson.Object) { doc.Set("label_manager", "MyLabels") },
 		"plans_name is 3, not a text": func(doc *pyjson.Object) { doc.Set("plans_name", 3) },
 	} {
 		doc, err := pyjson.ParseObject(good)
@@ -443,6 +444,7 @@ func TestBrokenPlans(t *testing.T) {
 	for want, change := range map[string][2]any{
 		"spacing":          {"spacing", []any{1.0, 1.0}},
 		"above 0":          {"batch_size", 0},
+		"not MyOwn":        {"preprocessor_name", "MyOwn"},
 		"use_mask":         {"use_mask_for_norm", []any{}},
 		"order 2":          {"resampling_fn_data_kwargs", pyjson.NewObject("order", 2)},
 		"torch":            {"resampling_fn_seg", "resample_torch_fornnunet"},
@@ -460,6 +462,87 @@ func TestBrokenPlans(t *testing.T) {
 		}
 		if _, err := p.Configuration("3d_fullres"); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", want, err)
+		}
+	}
+}
+
+// An argument that is not given has its function's default, one that is null is decided by the spacings.
+func TestResampling(t *testing.T) {
+	no := new(bool)
+	for text, want := range map[string]Resampling{
+		`["resample_data_or_seg_to_shape", {}]`: {Order: 3, ForceSeparateZ: no},
+		`["resample_data_or_seg_to_shape", {"is_seg": true, "order": 1, "force_separate_z": null, "separate_z_anisotropy_threshold": 5}]`: {
+			IsSeg: true, Order: 1, Threshold: 5},
+		`["resample_torch_fornnunet", {"is_seg": true, "force_separate_z": false, "memefficient_seg_resampling": true, "num_threads": 8, "device": "cpu"}]`: {
+			IsSeg: true, Order: 1, Torch: true, Thrifty: true, ForceSeparateZ: no},
+		`["resample_torch_fornnunet", {}]`: {Order: 1, Torch: true},
+		`["no_resampling_hack", {}]`:       {Keeps: true},
+	} {
+		v, err := pyjson.Parse([]byte(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		doc := pyjson.NewObject("resampling_fn_seg", v.([]any)[0], "resampling_fn_seg_kwargs", v.([]any)[1])
+		got, err := newResampling(doc, "seg")
+		if d := cmp.Diff(want, got); d != "" || err != nil {
+			t.Errorf("%s: %v %s", text, err, d)
+		}
+	}
+	for text, want := range map[string]string{
+		`["resample_torch", {}]`:                                                        "not as resample_torch",
+		`["no_resampling_hack", {"is_seg": true}]`:                                      "no such argument",
+		`["resample_data_or_seg_to_shape", {"oder": 1}]`:                                "resampling_fn_seg_kwargs.oder",
+		`["resample_data_or_seg_to_shape", {"separate_z_anisotropy_threshold": 0}]`:     "above 0",
+		`["resample_torch_fornnunet", {"mode": "nearest"}]`:                             "linear with nearest-exact alone",
+		`["resample_data_or_seg_to_shape", [1]]`:                                        "not an object",
+		`["resample_data_or_seg_to_shape", {"is_seg": true, "order": 3, "order_z": 1}]`: "labels 0 or 1",
+		`["resample_torch_fornnunet", {"force_separate_z": "no"}]`:                      "force_separate_z",
+	} {
+		v, err := pyjson.Parse([]byte(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		doc := pyjson.NewObject("resampling_fn_seg", v.([]any)[0], "resampling_fn_seg_kwargs", v.([]any)[1])
+		if _, err := newResampling(doc, "seg"); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
+	p := small(t)
+	if err := p.Put("3d_fullres", "resampling_fn_data", keepsFn); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Put("3d_fullres", "resampling_fn_data_kwargs", map[string]any{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.Configuration("3d_fullres"); err == nil || !strings.Contains(err.Error(), "together") {
+		t.Errorf("images alone keep their grid: %v", err)
+	}
+}
+
+// nnU-Net's planners of other resampling (resample_with_torch.py, planners_no_resampling.py) write what this program reads, into data
+// folders of their own.
+func TestPlannersOfOtherResampling(t *testing.T) {
+	ds, fp := smallData(t)
+	for planner, want := range map[string]Resampling{
+		"nnUNetPlanner_torchres":             {Order: 1, Torch: true, ForceSeparateZ: new(bool)},
+		"nnUNetPlannerResEncL_torchres":      {Order: 1, Torch: true, ForceSeparateZ: new(bool)},
+		"nnUNetPlannerResEncL_torchres_sepz": {Order: 1, Torch: true, Threshold: 3},
+		"nnUNetPlannerResEncL_noResampling":  {Keeps: true},
+	} {
+		p, err := Make(ds, "Dataset001_A", fp, Options{Planner: planner})
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := p.Configuration("3d_fullres")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d := cmp.Diff(want, c.Probabilities); d != "" || c.DataIdentifier != p.PlansName+"_3d_fullres" {
+			t.Errorf("%s, data in %s: %s", planner, c.DataIdentifier, d)
+		}
+		spacing := [3]float64{9, 3, 3}
+		if kept := c.Target(spacing) == spacing; kept != want.Keeps {
+			t.Errorf("%s: from %v to %v", planner, spacing, c.Target(spacing))
 		}
 	}
 }

@@ -8,6 +8,7 @@ import (
 
 	"masksam/internal/dataset"
 	"masksam/internal/imageio"
+	"masksam/internal/ndimage"
 	"masksam/internal/pyjson"
 )
 
@@ -19,15 +20,21 @@ type planner struct {
 	reference map[int]float64
 	share     float64 // of the dataset's voxels that a batch may cover
 	residual  bool
-	decoder   int // convolutions per stage
+	decoder   int    // convolutions per stage
+	resample  string // function
+	separate  any    // its force_separate_z
 }
 
 var planners = []planner{
-	{DefaultPlanner, DefaultPlans, 8, map[int]float64{2: 85e6, 3: 560e6}, 0.05, false, 2},
-	{"ResEncUNetPlanner", "nnUNetResEncUNetPlans", 8, map[int]float64{2: 135e6, 3: 680e6}, 0.05, true, 1},
-	{"nnUNetPlannerResEncM", "nnUNetResEncUNetMPlans", 8, map[int]float64{2: 135e6, 3: 680e6}, 1, true, 1},
-	{"nnUNetPlannerResEncL", "nnUNetResEncUNetLPlans", 24, map[int]float64{2: 380e6, 3: 2.1e9}, 1, true, 1},
-	{"nnUNetPlannerResEncXL", "nnUNetResEncUNetXLPlans", 40, map[int]float64{2: 560e6, 3: 3.6e9}, 1, true, 1},
+	{DefaultPlanner, DefaultPlans, 8, map[int]float64{2: 85e6, 3: 560e6}, 0.05, false, 2, scipyFn, nil},
+	{"nnUNetPlanner_torchres", "nnUNetPlans_torchres", 8, map[int]float64{2: 85e6, 3: 560e6}, 0.05, false, 2, torchFn, false},
+	{"ResEncUNetPlanner", "nnUNetResEncUNetPlans", 8, map[int]float64{2: 135e6, 3: 680e6}, 0.05, true, 1, scipyFn, nil},
+	{"nnUNetPlannerResEncM", "nnUNetResEncUNetMPlans", 8, map[int]float64{2: 135e6, 3: 680e6}, 1, true, 1, scipyFn, nil},
+	{"nnUNetPlannerResEncL", "nnUNetResEncUNetLPlans", 24, map[int]float64{2: 380e6, 3: 2.1e9}, 1, true, 1, scipyFn, nil},
+	{"nnUNetPlannerResEncL_torchres", "nnUNetResEncUNetLPlans_torchres", 24, map[int]float64{2: 380e6, 3: 2.1e9}, 1, true, 1, torchFn, false},
+	{"nnUNetPlannerResEncL_torchres_sepz", "nnUNetResEncUNetLPlans_torchres_sepz", 24, map[int]float64{2: 380e6, 3: 2.1e9}, 1, true, 1, torchFn, nil},
+	{"nnUNetPlannerResEncL_noResampling", "nnUNetResEncUNetLPlans_noResampling", 24, map[int]float64{2: 380e6, 3: 2.1e9}, 1, true, 1, keepsFn, nil},
+	{"nnUNetPlannerResEncXL", "nnUNetResEncUNetXLPlans", 40, map[int]float64{2: 560e6, 3: 3.6e9}, 1, true, 1, scipyFn, nil},
 }
 
 // DefaultPlanner is the planner of Options that name none, DefaultPlans the name of its plans.
@@ -203,7 +210,7 @@ func (j *job) plan() *pyjson.Object {
 		"transpose_backward", list(backward[:]),
 		"configurations", configurations,
 		"experiment_planner_used", j.class,
-		"label_manager", "LabelManager",
+		"label_manager", labelManager,
 		"foreground_intensity_properties_per_channel", j.fp.intensities(),
 	)
 }
@@ -334,25 +341,25 @@ func (j *job) configuration(name string, spacing, median []float64, voxels float
 		medianSize = list(ints)
 	}
 	identifier := j.opt.PlansName + "_" + name
-	if j.residual && name != "3d_lowres" {
+	if j.residual && j.resample == scipyFn && name != "3d_lowres" {
 		identifier = "nnUNetPlans_" + name // shares the default planner's data
 	}
 	schemes, masks := j.normalization()
 	return pyjson.NewObject(
 		"data_identifier", identifier,
-		"preprocessor_name", "DefaultPreprocessor",
+		"preprocessor_name", preprocessorName,
 		"batch_size", batch,
 		"patch_size", list(t.patch),
 		"median_image_size_in_voxels", medianSize,
 		"spacing", list(spacing),
 		"normalization_schemes", list(schemes),
 		"use_mask_for_norm", list(masks),
-		"resampling_fn_data", resampleFn,
-		"resampling_fn_seg", resampleFn,
-		"resampling_fn_data_kwargs", resampling(false, 3),
-		"resampling_fn_seg_kwargs", resampling(true, 1),
-		"resampling_fn_probabilities", resampleFn,
-		"resampling_fn_probabilities_kwargs", resampling(false, 1),
+		"resampling_fn_data", j.resample,
+		"resampling_fn_seg", j.resample,
+		"resampling_fn_data_kwargs", j.resampling(false, 3),
+		"resampling_fn_seg_kwargs", j.resampling(true, 1),
+		"resampling_fn_probabilities", j.resample,
+		"resampling_fn_probabilities_kwargs", j.resampling(false, 1),
 		"architecture", j.architecture(t),
 		"batch_dice", batchDice,
 	)
@@ -366,10 +373,19 @@ func (j *job) tooLarge(size float64, dim int, limit float64) bool {
 	return size/referenceBatch[dim]*2 > limit
 }
 
-const resampleFn = "resample_data_or_seg_to_shape"
-
-func resampling(isSeg bool, order int) *pyjson.Object {
-	return pyjson.NewObject("is_seg", isSeg, "order", order, "order_z", 0, "force_separate_z", nil)
+// resampling are the arguments of the planner's function.
+func (p planner) resampling(isSeg bool, order int) *pyjson.Object {
+	switch p.resample {
+	case keepsFn:
+		return pyjson.NewObject()
+	case torchFn:
+		args := pyjson.NewObject("is_seg", isSeg, "force_separate_z", p.separate, "memefficient_seg_resampling", false)
+		if p.separate == nil {
+			args.Set("separate_z_anisotropy_threshold", ndimage.Anisotropy)
+		}
+		return args
+	}
+	return pyjson.NewObject("is_seg", isSeg, "order", order, "order_z", 0, "force_separate_z", p.separate)
 }
 
 // schemeOf maps a folded channel name to its normalisation; any other is z-scored.

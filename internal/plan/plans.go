@@ -114,6 +114,9 @@ func FromDocument(doc *pyjson.Object) (*Plans, error) {
 			break
 		}
 	}
+	if v, _ := doc.Get("label_manager"); v != nil && v != labelManager {
+		errs = append(errs, fmt.Errorf("key label_manager: this program has nnU-Net's %s alone, not %v", labelManager, v))
+	}
 	if v, _ := doc.Get("configurations"); !isObject(v) {
 		errs = append(errs, errors.New("key configurations is missing or not an object"))
 	}

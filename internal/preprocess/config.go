@@ -4,6 +4,7 @@
 package preprocess
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -36,7 +37,8 @@ func NewConfig(p *plan.Plans, configuration string, ds *dataset.Dataset) (*Confi
 	if err != nil {
 		return nil, err
 	}
-	if n := len(ds.Channels); len(c.Normalization) != n || len(p.Intensity) != n {
+	n := len(ds.Channels)
+	if len(c.Normalization) < n || len(p.Intensity) < n { // more are those of a dataset that the plans were moved from
 		return nil, fmt.Errorf("plans %s, configuration %s: normalisation of %d channels and intensities of %d, but "+
 			"dataset.json names %d: plan the dataset again",
 			p.PlansName, configuration, len(c.Normalization), len(p.Intensity), n)
@@ -45,7 +47,7 @@ func NewConfig(p *plan.Plans, configuration string, ds *dataset.Dataset) (*Confi
 		return nil, fmt.Errorf("plans %s: image_reader_writer is %q; there are %s", p.PlansName, p.Reader,
 			strings.Join(imageio.Readers(), ", "))
 	}
-	for i, scheme := range c.Normalization {
+	for i, scheme := range c.Normalization[:n] {
 		if normalizers[scheme] == nil {
 			return nil, fmt.Errorf("plans %s, configuration %s: channel %d has the unknown normalisation %q",
 				p.PlansName, configuration, i, scheme)
@@ -91,8 +93,15 @@ func (c *Config) Settings() (string, error) {
 
 // method is how to resample from one spacing to another.
 func (c *Config) method(r plan.Resampling, from, to [3]float64) ndimage.Method {
-	separate, axis := ndimage.SeparateZ(r.ForceSeparateZ, from, to)
-	return ndimage.Method{Order: r.Order, OrderZ: r.OrderZ, Separate: separate, Axis: axis, Workers: c.Workers}
+	m := ndimage.Method{Order: r.Order, OrderZ: r.OrderZ, Torch: r.Torch, Workers: c.Workers}
+	m.Separate, m.Axis = ndimage.SeparateZ(r.ForceSeparateZ, cmp.Or(r.Threshold, ndimage.Anisotropy), from, to)
+	switch {
+	case r.Torch && r.Thrifty:
+		m.Labels = ndimage.MoreThanHalf
+	case r.Torch:
+		m.Labels = ndimage.Most
+	}
+	return m
 }
 
 func permute[T any](v [3]T, order [3]int) [3]T {

@@ -19,6 +19,7 @@ import (
 	"masksam/internal/atomicfile"
 	"masksam/internal/dataset"
 	"masksam/internal/imageio"
+	"masksam/internal/ndimage"
 	"masksam/internal/plan"
 	"masksam/internal/pyjson"
 	"masksam/internal/store"
@@ -55,8 +56,8 @@ func newDataset(t testing.TB, dir string, n int) *dataset.Dataset {
 	return ds
 }
 
-// newPlans plans cases of one spacing (z, y, x).
-func newPlans(t testing.TB, ds *dataset.Dataset, spacing [3]float64) *plan.Plans {
+// newPlans plans cases of one spacing (z, y, x), by the default planner or another.
+func newPlans(t testing.TB, ds *dataset.Dataset, spacing [3]float64, planner ...string) *plan.Plans {
 	t.Helper()
 	fp := &plan.Fingerprint{
 		Intensity:    []plan.Intensity{{Low: -1, High: 2, Mean: 0.5, Std: 2}, {}},
@@ -64,7 +65,7 @@ func newPlans(t testing.TB, ds *dataset.Dataset, spacing [3]float64) *plan.Plans
 		Shapes:       [][3]int{{12, 14, 16}},
 		Spacings:     [][3]float64{spacing},
 	}
-	p, err := plan.Make(ds, "Dataset001_A", fp, plan.Options{})
+	p, err := plan.Make(ds, "Dataset001_A", fp, plan.Options{Planner: strings.Join(planner, "")})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -116,9 +117,13 @@ func TestThereAndBack(t *testing.T) {
 		spacings := []float64{1, 1, 1}
 		spacings[rapid.IntRange(0, 2).Draw(rt, "coarse axis")] = 2
 		spacing := [3]float64(spacings)
-		cfg, err := NewConfig(newPlans(t, ds, spacing), rapid.SampledFrom([]string{"2d", "3d_fullres"}).Draw(rt, "configuration"), ds)
+		planner := rapid.SampledFrom([]string{plan.DefaultPlanner, "nnUNetPlannerResEncL_torchres", "nnUNetPlannerResEncL_noResampling"}).Draw(rt, "planner")
+		cfg, err := NewConfig(newPlans(t, ds, spacing, planner), rapid.SampledFrom([]string{"2d", "3d_fullres"}).Draw(rt, "configuration"), ds)
 		if err != nil {
 			rt.Fatal(err)
+		}
+		if strings.HasSuffix(planner, "noResampling") {
+			spacing[0] *= 1.7
 		}
 		edge := rapid.IntRange(5, 12)
 		size := [3]int{edge.Draw(rt, "z"), edge.Draw(rt, "y"), edge.Draw(rt, "x")}
@@ -164,6 +169,37 @@ func TestThereAndBack(t *testing.T) {
 			}
 		}
 	})
+}
+
+// The plans' functions and arguments become ways to resize.
+func TestMethods(t *testing.T) {
+	ds := newDataset(t, t.TempDir(), 1)
+	from, to := [3]float64{4, 1, 1}, [3]float64{3.5, 0.8, 0.8}
+	for planner, want := range map[string][2]ndimage.Method{
+		plan.DefaultPlanner:                  {{Order: 3, Separate: true}, {Order: 1, Separate: true}},
+		"nnUNetPlanner_torchres":             {{Order: 1, Torch: true, Labels: ndimage.Most}, {Order: 1, Torch: true, Labels: ndimage.Most}},
+		"nnUNetPlannerResEncL_torchres_sepz": {{Order: 1, Separate: true, Torch: true, Labels: ndimage.Most}, {Order: 1, Separate: true, Torch: true, Labels: ndimage.Most}},
+	} {
+		p := newPlans(t, ds, to, planner)
+		cfg, err := NewConfig(p, "3d_fullres", ds)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := [2]ndimage.Method{cfg.method(cfg.plan.Data, from, to), cfg.method(cfg.plan.Seg, from, to)}; got != want {
+			t.Errorf("%s: %+v, want %+v", planner, got, want)
+		}
+	}
+	p := newPlans(t, ds, to)
+	if err := p.Put("3d_fullres", "resampling_fn_data_kwargs", map[string]any{"separate_z_anisotropy_threshold": 5, "force_separate_z": nil}); err != nil {
+		t.Fatal(err)
+	}
+	cfg, err := NewConfig(p, "3d_fullres", ds)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := cfg.method(cfg.plan.Data, from, to); got != (ndimage.Method{Order: 3}) {
+		t.Errorf("a threshold of 5 with spacings of ratio 4: %+v", got)
+	}
 }
 
 func TestThinImageKeepsOneSlice(t *testing.T) {
@@ -281,7 +317,12 @@ func TestConfigFaults(t *testing.T) {
 	if _, err := NewConfig(p, "2d", ds); err == nil || !strings.Contains(err.Error(), "Foo") {
 		t.Errorf("unknown normalisation: %v", err)
 	}
-	ds.Channels = ds.Channels[:1]
+	channels := ds.Channels
+	ds.Channels = channels[:1]
+	if _, err := NewConfig(p, "3d_fullres", ds); err != nil {
+		t.Errorf("plans of more channels: %v", err)
+	}
+	ds.Channels = append(slices.Clone(channels), "T2")
 	if _, err := NewConfig(p, "3d_fullres", ds); err == nil || !strings.Contains(err.Error(), "plan the dataset again") {
 		t.Errorf("plans of other channels: %v", err)
 	}
