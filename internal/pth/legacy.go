@@ -49,7 +49,7 @@ func readText(file io.ReaderAt, length int64) (string, error) {
 
 func (f *File) readLegacy(text string, size int64) error {
 	storages := map[string]*legacyStorage{}
-	m := &pickle.Machine{Text: text, Globals: globals, Room: room(size)}
+	m := &pickle.Machine{Text: text, Globals: globals, Room: room(size, 0)}
 	load := func(what string) (any, error) {
 		v, err := m.Load()
 		if err != nil {

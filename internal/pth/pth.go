@@ -20,10 +20,11 @@ import (
 // maxPickle is how many bytes may describe a file's tensors and hold its plain values.
 const maxPickle = 32 << 20
 
-// room lets a large file hold more plain values: nnU-Net writes a number for each class and epoch.
-func room(size int64) int {
-	const most = 104 << 20
-	return int(min(size/4, most))
+// room lets a large file, or a long pickle, hold more plain values: nnU-Net writes a number for each class and epoch, which
+// takes 59 bytes of the pickle and 454 of memory.
+func room(size int64, pickle int) int {
+	const most, long, grows = 104 << 20, 2 << 20, 10
+	return max(int(min(size/4, most)), grows*(pickle-long))
 }
 
 // File is an open PyTorch file. Its methods and those of its tensors may be called at the same time.
@@ -147,7 +148,7 @@ func (f *File) openZip(size int64) error {
 		return err
 	}
 	storages := map[string]*storage{}
-	m := &pickle.Machine{Text: text, Globals: globals, Room: room(size), Persistent: func(id pickle.Tuple) (any, error) {
+	m := &pickle.Machine{Text: text, Globals: globals, Room: room(size, len(text)), Persistent: func(id pickle.Tuple) (any, error) {
 		key, dtype, count, err := parseID(id, 5)
 		if err != nil {
 			return nil, err

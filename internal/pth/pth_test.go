@@ -234,9 +234,10 @@ func checkpoint(tensors, epochs, classes int) string {
 	return s.String()
 }
 
-// TestRoomForCheckpoints: checkpoints of nnU-Net are within the bounds, even in a file of few weights.
+// TestRoomForCheckpoints: checkpoints of nnU-Net are within the bounds, even in a file of few weights, and where 117 classes
+// trained for 4,000 epochs.
 func TestRoomForCheckpoints(t *testing.T) {
-	for _, c := range []struct{ tensors, epochs, classes, size int }{{600, 1000, 20, 0}, {600, 1000, 55, 40 << 20}} {
+	for _, c := range []struct{ tensors, epochs, classes, size int }{{600, 1000, 20, 0}, {600, 1000, 55, 40 << 20}, {300, 4000, 117, 0}} {
 		b := archive(t, false, record{Name: "m/data.pkl", Data: checkpoint(c.tensors, c.epochs, c.classes)},
 			record{Name: "m/data/0", Data: numbers(1, 2, 3, 4)}, record{Name: "m/data/1", Data: strings.Repeat("\x00", c.size)})
 		f, err := pth.OpenBytes(b)

@@ -11,7 +11,7 @@ import (
 // further than this.
 const (
 	maxDepth   = 100
-	maxVisited = 1 << 19   // values
+	maxVisited = 1 << 20   // values
 	unfolds    = 64        // times the values that the pickle makes, beside few
 	few        = 10_000    // values
 	maxTexts   = 64 << 20  // bytes of names and texts
