@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -107,39 +109,52 @@ func readMeta(text string, meta any) error {
 	return nil
 }
 
-// CheckpointNames are those of the checkpoints that some fold has, without endings, the ones to prefer first.
+// IsCheckpoint tells by its name whether a file of a fold's folder can be a checkpoint.
+func IsCheckpoint(file string) bool {
+	return slices.Contains(endings, filepath.Ext(file)) && !strings.HasPrefix(file, ".")
+}
+
+// endings are those of checkpoints, the one to prefer first.
+var endings = []string{CheckpointExt, PublishedExt, ".pt"}
+
+// CheckpointNames are the file names of the checkpoints that some fold has, the ones to prefer first: by the names that runs
+// give, then those that somebody else gave.
 func CheckpointNames(dir string) (names []string, err error) {
-	files, err := atomicfile.Glob(dir, "fold_*/checkpoint_*")
-	for _, f := range files {
-		if ext := filepath.Ext(f); ext == CheckpointExt || ext == PublishedExt {
-			names = append(names, strings.TrimSuffix(filepath.Base(f), ext))
-		}
-	}
-	slices.Sort(names)
-	if names = slices.Compact(names); len(names) == 0 {
-		return nil, errors.Join(err, errors.New("no fold of it has a checkpoint"))
-	}
-	slices.SortStableFunc(names, func(a, b string) int {
-		place := func(name string) int {
-			if i := slices.Index(Checkpoints, name); i >= 0 {
-				return i
+	for _, fold := range folds(dir) {
+		files, _ := os.ReadDir(FoldDir(dir, fold)) // what cannot be read has none
+		for _, file := range files {
+			if IsCheckpoint(file.Name()) {
+				names = append(names, file.Name())
 			}
-			return len(Checkpoints)
 		}
-		return cmp.Compare(place(a), place(b))
-	})
-	return names, nil
+	}
+	if len(names) == 0 {
+		return nil, errors.New("no fold of it has a checkpoint")
+	}
+	place := func(name string) int {
+		ext := filepath.Ext(name)
+		i := slices.Index(Checkpoints, strings.TrimSuffix(name, ext))
+		if i < 0 {
+			i = len(Checkpoints)
+		}
+		if !strings.HasPrefix(name, "checkpoint_") {
+			i++
+		}
+		return i*len(endings) + slices.Index(endings, ext)
+	}
+	slices.SortFunc(names, func(a, b string) int { return cmp.Or(cmp.Compare(place(a), place(b)), strings.Compare(a, b)) })
+	return slices.Compact(names), nil
 }
 
 // files are those that a name of a checkpoint may mean, the one to prefer first: ours, else one of PyTorch, else one that has
 // another ending. A name that ends in PyTorch's .pth means that file, and ours where it is missing.
 func files(fold, name string) []string {
 	ours := CheckpointPath(fold, name)
-	theirs := strings.TrimSuffix(ours, CheckpointExt) + PublishedExt
+	given := filepath.Join(fold, name)
 	if filepath.Ext(name) == PublishedExt {
-		return []string{theirs, ours}
+		return []string{given, ours}
 	}
-	return []string{ours, theirs, filepath.Join(fold, name)}
+	return []string{ours, strings.TrimSuffix(ours, CheckpointExt) + PublishedExt, given}
 }
 
 // Existing is the file of a checkpoint, empty where there is none.
@@ -150,4 +165,18 @@ func Existing(fold, name string) string {
 		}
 	}
 	return ""
+}
+
+// warnOlder warns of a PyTorch file that is taken as its ending was named, though our checkpoint beside it is newer: it may
+// be an export of an earlier state of the training.
+func warnOlder(path string) {
+	ours := CheckpointPath(filepath.Dir(path), filepath.Base(path))
+	taken, err := os.Stat(path)
+	if err != nil {
+		return
+	}
+	if other, err := os.Stat(ours); err == nil && other.ModTime().After(taken.ModTime()) {
+		slog.Warn(fmt.Sprintf("%s is taken, as it was named with its ending, though %s is newer: if training went on since the export, "+
+			"remove the .pth and export it again, or name %s", path, ours, filepath.Base(ours)))
+	}
 }

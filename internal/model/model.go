@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -50,24 +51,28 @@ func CheckFold(fold string) error {
 	return fmt.Errorf("fold %q is neither a number nor all", fold)
 }
 
+// folds lists those that a model's folder has, by number, "all" last. A folder whose name only begins as that of a fold,
+// fold_0_old, is none.
+func folds(dir string) (folds []string) {
+	paths, _ := atomicfile.Glob(dir, "fold_*") // a missing folder has none
+	for _, path := range paths {
+		if fold := strings.TrimPrefix(filepath.Base(path), "fold_"); CheckFold(fold) == nil {
+			folds = append(folds, fold)
+		}
+	}
+	number := func(fold string) int {
+		if n, err := strconv.Atoi(fold); err == nil {
+			return n
+		}
+		return math.MaxInt
+	}
+	slices.SortFunc(folds, func(a, b string) int { return cmp.Compare(number(a), number(b)) })
+	return folds
+}
+
 // TrainedFolds lists the folds of a model that have the named checkpoint, by number, "all" last.
 func TrainedFolds(dir, name string) []string {
-	var folds []string
-	for _, pattern := range files("fold_*", name) {
-		paths, _ := atomicfile.Glob(dir, pattern) // a missing folder has no folds
-		for _, path := range paths {
-			folds = append(folds, strings.TrimPrefix(filepath.Base(filepath.Dir(path)), "fold_"))
-		}
-	}
-	number := func(f string) int {
-		n, err := strconv.Atoi(f)
-		if err != nil {
-			return 1 << 30
-		}
-		return n
-	}
-	slices.SortStableFunc(folds, func(a, b string) int { return cmp.Or(number(a)-number(b), strings.Compare(a, b)) })
-	return slices.Compact(folds)
+	return slices.DeleteFunc(folds(dir), func(fold string) bool { return Existing(FoldDir(dir, fold), name) == "" })
 }
 
 // CheckPlans refuses plans other than those that a trained fold of the model's folder was trained with: the folder has one
@@ -87,16 +92,10 @@ func CheckPlans(dir, replaced string, p *plan.Plans, source string) error {
 		return err
 	}
 	for _, name := range Checkpoints {
-		for _, pattern := range []string{CheckpointPath("fold_*", name), filepath.Join("fold_*", name+PublishedExt)} {
-			trained, err := atomicfile.Glob(dir, pattern)
-			if err != nil {
-				return err
-			}
-			for _, t := range trained {
-				if fold := filepath.Dir(t); fold != replaced {
-					return fmt.Errorf("%s was trained with other plans (%s) than %s now holds: plan under another plans name, or train "+
-						"into another results folder", fold, path, source)
-				}
+		for _, trained := range TrainedFolds(dir, name) {
+			if fold := FoldDir(dir, trained); fold != replaced {
+				return fmt.Errorf("%s was trained with other plans (%s) than %s now holds: plan under another plans name, or train "+
+					"into another results folder", fold, path, source)
 			}
 		}
 	}
@@ -294,6 +293,7 @@ func checkpoints(dir string, folds []string, name string) (paths []string, err e
 		if path == "" {
 			missing = append(missing, CheckpointPath(FoldDir(dir, f), name))
 		}
+		warnOlder(path)
 		paths = append(paths, path)
 	}
 	if len(missing) > 0 {

@@ -1,12 +1,16 @@
 package model
 
 import (
+	"bytes"
 	"encoding/json"
+	"errors"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"masksam/internal/checkpoint"
 	"masksam/internal/dataset"
@@ -69,7 +73,7 @@ func TestFindPrefers(t *testing.T) {
 // Folds are listed by number, all last, and only those that have the checkpoint.
 func TestFolds(t *testing.T) {
 	dir := t.TempDir()
-	for _, f := range []string{"10", "2", "all", "0"} {
+	for _, f := range []string{"10", "2", "all", "0", "0_old", "02"} {
 		if err := os.MkdirAll(FoldDir(dir, f), 0o777); err != nil {
 			t.Fatal(err)
 		}
@@ -118,6 +122,68 @@ func TestFolds(t *testing.T) {
 		"+1": false, "1.0": false, "ALL": false} {
 		if err := CheckFold(fold); (err == nil) != ok {
 			t.Errorf("fold %q: %v", fold, err)
+		}
+	}
+}
+
+// Checkpoints are told by the names of runs, ours first, then by any others; what lies in no fold is none.
+func TestCheckpointNames(t *testing.T) {
+	dir := t.TempDir()
+	put(t, dir, "fold_0/x.pt", "fold_0/a.pth", "fold_all/checkpoint_9.pth", "fold_0/checkpoint_final.pth", "fold_1/checkpoint_final.pth",
+		"fold_1/checkpoint_final.safetensors", "fold_0/.checkpoint_best.pth", "fold_0/debug.json", "fold_0_old/checkpoint_best.pth", "b.pth")
+	want := []string{"checkpoint_final.safetensors", "checkpoint_final.pth", "checkpoint_9.pth", "a.pth", "x.pt"}
+	if got, err := CheckpointNames(dir); err != nil || !slices.Equal(got, want) {
+		t.Errorf("%v, %v; want %v", got, err, want)
+	}
+	for name, folds := range map[string]int{"checkpoint_final.safetensors": 2, "checkpoint_9.pth": 1, "x.pt": 1} {
+		if got := TrainedFolds(dir, name); len(got) != folds {
+			t.Errorf("%s: folds %v", name, got)
+		}
+	}
+}
+
+// A PyTorch file that is asked for by its ending is taken; a checkpoint of ours that is newer is told.
+func TestOlderCheckpoint(t *testing.T) {
+	dir := t.TempDir()
+	fold := FoldDir(dir, "0")
+	put(t, dir, "fold_0/checkpoint_final.pth", "fold_0/checkpoint_final.safetensors")
+	theirs, ours := filepath.Join(fold, Final+PublishedExt), CheckpointPath(fold, Final)
+	for _, c := range []struct {
+		name  string
+		newer time.Duration // is ours
+		want  string
+		warns bool
+	}{
+		{Final + PublishedExt, time.Hour, theirs, true},
+		{Final + PublishedExt, -time.Hour, theirs, false},
+		{Final, time.Hour, ours, false},
+		{Final + CheckpointExt, -time.Hour, ours, false},
+	} {
+		now := time.Now()
+		if err := errors.Join(os.Chtimes(theirs, now, now), os.Chtimes(ours, now, now.Add(c.newer))); err != nil {
+			t.Fatal(err)
+		}
+		var log bytes.Buffer
+		old := slog.Default()
+		slog.SetDefault(slog.New(slog.NewTextHandler(&log, nil)))
+		paths, err := checkpoints(dir, nil, c.name)
+		slog.SetDefault(old)
+		if err != nil || !slices.Equal(paths, []string{c.want}) {
+			t.Errorf("%s: %v, %v", c.name, paths, err)
+		}
+		if text := log.String(); c.warns != (strings.Contains(text, theirs) && strings.Contains(text, ours)) || !c.warns && text != "" {
+			t.Errorf("%s, ours newer by %v: the log says %q", c.name, c.newer, text)
+		}
+	}
+}
+
+// put makes empty files below a folder.
+func put(t *testing.T, dir string, files ...string) {
+	t.Helper()
+	for _, file := range files {
+		path := filepath.Join(dir, file)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o777), os.WriteFile(path, nil, 0o666)); err != nil {
+			t.Fatal(err)
 		}
 	}
 }

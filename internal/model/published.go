@@ -83,7 +83,8 @@ func (m *Model) published(f *weights.File) (meta Meta, err error) {
 				weights.Printable(s.Trainer))
 			break
 		}
-		if slices.ContainsFunc(f.Names(), func(name string) bool { return strings.HasSuffix(name, ".running_mean") }) {
+		batch := func(name string) bool { return strings.HasSuffix(name, ".running_mean") }
+		if a, err := r.UNet.Plan(); err == nil && a.Norm != "batch" && slices.ContainsFunc(f.Names(), batch) { // else its eps is the plan's
 			r.UNet.Norm = "batch"
 		}
 		if !recipe.KnownTrainer(s.Trainer) {

@@ -102,6 +102,31 @@ func TestOpenOfNNUNet(t *testing.T) {
 	}
 }
 
+// Running means make a norm of plans a batch norm; plans that have one keep its eps.
+func TestOpenOfBatchNorm(t *testing.T) {
+	means := func(tensors []pthtest.Tensor) []pthtest.Tensor {
+		return append(tensors, pthtest.Tensor{Name: "encoder.stages.0.0.convs.0.norm.running_mean", Shape: []int{1},
+			Data: func() []float32 { return []float32{0} }})
+	}
+	for eps, norm := range map[float64]string{1e-3: "batchnorm.BatchNorm3d", 1e-5: "instancenorm.InstanceNorm3d"} {
+		dir, err := modeltest.WriteUNet(t.TempDir(), "nnUNetTrainer", means)
+		if err != nil {
+			t.Fatal(err)
+		}
+		replace(t, dir, "instancenorm.InstanceNorm3d", norm)
+		replace(t, dir, `"eps": 1e-05`, `"eps": 1e-03`)
+		m, err := model.Open(dir, nil, model.Final, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		a, err := m.Meta.Recipe.UNet.Plan()
+		m.Close()
+		if err != nil || a.Norm != "batch" || a.Eps != eps {
+			t.Errorf("%s: norm %s, eps %g, %v", norm, a.Norm, a.Eps, err)
+		}
+	}
+}
+
 // replace changes the one place of a text in plans.json's 3d_fullres.
 func replace(t *testing.T, dir, old, now string) {
 	t.Helper()

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path"
 	"path/filepath"
@@ -24,12 +25,13 @@ import (
 
 // Unpacked is a model that came from a zip.
 type Unpacked struct {
-	Dir     string       `json:"dir"`
-	Dataset string       `json:"dataset"`
-	Kind    weights.Kind `json:"kind"`              // of its first checkpoint
-	Folds   []string     `json:"folds"`             // that have a checkpoint
-	Problem string       `json:"problem,omitempty"` // why it cannot be opened to predict with; empty: it can
-	Earlier string       `json:"earlier,omitempty"` // where the folder lies now that had its place; empty: there was none
+	Dir        string       `json:"dir"`
+	Dataset    string       `json:"dataset"`              // that it is installed for; empty: it is only unpacked
+	Kind       weights.Kind `json:"kind"`                 // of its first checkpoint
+	Folds      []string     `json:"folds"`                // that have a checkpoint
+	Checkpoint string       `json:"checkpoint,omitempty"` // file to predict with where no fold has a checkpoint_final
+	Problem    string       `json:"problem,omitempty"`    // why it cannot be opened to predict with; empty: it can
+	Earlier    string       `json:"earlier,omitempty"`    // where the folder lies now that had its place; empty: there was none
 }
 
 // Install says which zip of trained models is installed where.
@@ -67,6 +69,9 @@ func (in Install) Run(ctx context.Context) (models []Unpacked, err error) {
 		if models, err = unpack(ctx, z, units, content, in.Progress); err != nil {
 			return err
 		}
+		if err := name(units, models); err != nil {
+			return err
+		}
 		if err := in.there(units); err != nil { // by names that were not known before
 			return err
 		}
@@ -93,7 +98,7 @@ func (in Install) there(units []unit) error {
 	return remedy.Add(err, "put the zip's in its place with ", remedy.Replace, ": what is there is kept beside it")
 }
 
-// Unpack unpacks the models of a zip into a folder, which should be empty.
+// Unpack unpacks a zip into a folder, which should be empty, and tells its models.
 func Unpack(ctx context.Context, zip, folder string, most machine.Bytes, report progress.Reporter) ([]Unpacked, error) {
 	z, units, err := open(zip, most)
 	if err != nil {
@@ -112,60 +117,62 @@ func open(zip string, most machine.Bytes) (*archive.Reader, []unit, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	units, err := unitsOf(z.Names())
-	if err == nil && (len(units) == 0 || !units[0].model) {
-		err = errors.New("holds no trained model")
-	}
-	if err != nil {
+	units, rest := unitsOf(z.Names())
+	if len(units) == 0 {
 		z.Close()
-		return nil, nil, fmt.Errorf("%s %w", zip, err)
+		return nil, nil, fmt.Errorf("%s holds no trained model, a folder with %s, %s and a checkpoint in fold_N; it has: %s", zip, model.PlansName,
+			dataset.FileName, cmp.Or(few(rest), "nothing"))
+	}
+	if len(rest) > 0 {
+		slog.Warn(fmt.Sprintf("%s: passed over what belongs to no whole model: %s", zip, few(rest)))
 	}
 	return z, units, nil
 }
 
-// unpack writes all files below a folder and looks at the models.
-func unpack(ctx context.Context, z *archive.Reader, units []unit, folder string, report progress.Reporter) ([]Unpacked, error) {
-	var models []Unpacked
+// unpack writes all files below a folder and looks at the models, which are in the order of their units.
+func unpack(ctx context.Context, z *archive.Reader, units []unit, folder string, report progress.Reporter) (models []Unpacked, err error) {
 	if err := z.Extract(ctx, folder, report); err != nil {
 		return nil, err
 	}
-	for i := range units {
-		u := &units[i]
+	for _, u := range units {
 		if !u.model {
-			continue
+			break
 		}
 		m, err := look(filepath.Join(folder, filepath.FromSlash(u.from)))
-		if err == nil {
-			err = u.resolve(m)
-		}
 		if err != nil {
-			return nil, fmt.Errorf("%s is no trained model: %w", cmp.Or(u.name, u.from), err)
+			return nil, fmt.Errorf("%s is no trained model: %w", u.from, err)
 		}
-		if slices.ContainsFunc(units[:i], func(other unit) bool { return other.name == u.name }) {
-			return nil, fmt.Errorf("two folders are of the model %s", u.name)
-		}
-		m.Dataset = path.Dir(u.name)
 		models = append(models, m)
 	}
 	return models, nil
 }
 
+// name names every model as it is installed.
+func name(units []unit, models []Unpacked) error {
+	for i := range models {
+		u := &units[i]
+		if err := u.resolve(models[i]); err != nil {
+			return fmt.Errorf("%s cannot be installed: %w", u.from, err)
+		}
+		if slices.ContainsFunc(units[:i], func(other unit) bool { return other.name == u.name }) {
+			return fmt.Errorf("two folders are of the model %s", u.name)
+		}
+		models[i].Dataset = path.Dir(u.name)
+	}
+	return nil
+}
+
 // look tells what a model's folder has. One that prediction cannot open is no error.
 func look(dir string) (m Unpacked, err error) {
-	for _, name := range []string{model.PlansName, dataset.FileName} {
-		if _, err := os.Stat(filepath.Join(dir, name)); err != nil {
-			return m, fmt.Errorf("it has no %s", name)
-		}
-	}
 	m.Dir = dir
 	names, err := model.CheckpointNames(dir)
 	if err != nil {
 		return m, err
 	}
-	if m.Folds = model.TrainedFolds(dir, names[0]); len(m.Folds) == 0 {
-		return m, fmt.Errorf("no fold of it has a checkpoint: %s is no name of one", names[0])
+	m.Folds, m.Kind = model.TrainedFolds(dir, names[0]), weights.Unknown
+	if model.Existing(model.FoldDir(dir, m.Folds[0]), model.Final) == "" {
+		m.Checkpoint = names[0]
 	}
-	m.Kind = weights.Unknown
 	if f, err := weights.Open(model.Existing(model.FoldDir(dir, m.Folds[0]), names[0])); err == nil {
 		m.Kind = f.Kind()
 		f.Close()

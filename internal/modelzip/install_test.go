@@ -2,11 +2,13 @@ package modelzip_test
 
 import (
 	"archive/zip"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"maps"
 	"os"
 	"path"
@@ -193,7 +195,8 @@ func TestInstallLayouts(t *testing.T) {
 		"lowest":      {[]string{"."}, nil, ""},
 		"other names": {[]string{"for download/the model"}, nil, ""},
 		"twice":       {[]string{"a", "b"}, nil, "two folders are of the model " + modeltest.UNet},
-		"more":        {[]string{"a"}, []string{"b/notes.txt"}, "folder of a dataset"},
+		"more":        {[]string{"a"}, []string{"b/notes.txt", "README.md"}, ""},
+		"within":      {[]string{modeltest.UNet}, []string{set + "/docs/x.txt", set + "/.x", "DatasetA/x", "b/" + set + "/ensembles/a/b"}, ""},
 	} {
 		t.Run(what, func(t *testing.T) {
 			zip := filepath.Join(t.TempDir(), "a.zip")
@@ -252,6 +255,112 @@ func TestInstallNamesStayWithin(t *testing.T) {
 	}
 }
 
+// What belongs to no whole model is not installed, and is named in one line. A dangerous name is refused there as well.
+func TestInstallPassesOver(t *testing.T) {
+	from := t.TempDir()
+	if _, err := modeltest.WriteUNet(from, "nnUNetTrainer", nil); err != nil {
+		t.Fatal(err)
+	}
+	content := tree(t, from)
+	want := maps.Clone(content)
+	other := strings.Replace(modeltest.UNet, "3d_fullres", "2d", 1)
+	for _, file := range []string{"plans.json", "dataset.json"} {
+		content[path.Join(other, file)] = content[path.Join(modeltest.UNet, file)]
+	}
+	content[path.Join(other, "fold_0/debug.json")] = "{}"
+	for i := range 9 {
+		content[fmt.Sprintf("images/%d.txt", i)] = ""
+	}
+	content["AUTHORS"] = ""
+	zip, to := filepath.Join(t.TempDir(), "a.zip"), t.TempDir()
+	zipped(t, zip, content)
+	in := modelzip.Install{Zip: zip, Roots: dataset.Roots{Results: to}}
+	var log bytes.Buffer
+	old := slog.Default()
+	slog.SetDefault(slog.New(slog.NewTextHandler(&log, nil)))
+	_, err := in.Run(t.Context())
+	slog.SetDefault(old)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(want, tree(t, to)); d != "" {
+		t.Error(d)
+	}
+	for _, part := range []string{"AUTHORS, " + other + " (no checkpoint in fold_N), ", " others"} {
+		if text := log.String(); !strings.Contains(text, part) || strings.Count(text, "\n") != 1 || strings.Contains(text, "8.txt") {
+			t.Errorf("the log says %q, want one line with %q", text, part)
+		}
+	}
+	content["../x"] = ""
+	zipped(t, zip, content)
+	in.Roots.Results = t.TempDir()
+	if _, err := in.Run(t.Context()); err == nil || len(tree(t, in.Roots.Results)) > 0 {
+		t.Errorf("a name that leads out: %v", err)
+	}
+}
+
+// A checkpoint may have any name, by which prediction can ask for it.
+func TestRenamedCheckpoint(t *testing.T) {
+	t.Parallel()
+	from := t.TempDir()
+	if _, err := modeltest.WriteUNet(from, "nnUNetTrainer", nil); err != nil {
+		t.Fatal(err)
+	}
+	const given = modeltest.UNet + "/fold_0/checkpoint_final.pth"
+	for _, name := range []string{"model_best.pth", "best.pt", "best[1].pt", "checkpoint_x.pth.pth", "a.safetensors.pth"} {
+		content := tree(t, from)
+		content[path.Join(path.Dir(given), name)] = content[given]
+		delete(content, given)
+		zip := filepath.Join(t.TempDir(), "a.zip")
+		zipped(t, zip, content)
+		got, err := modelzip.Install{Zip: zip, Roots: dataset.Roots{Results: t.TempDir()}}.Run(t.Context())
+		if err != nil || got[0].Checkpoint != name || got[0].Problem != "" || got[0].Kind != weights.NNUNet {
+			t.Errorf("%s: %+v, %v", name, got, err)
+			continue
+		}
+		m, err := model.Open(got[0].Dir, nil, name, "")
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		m.Close()
+	}
+}
+
+// Prediction takes a model whose files and folders tell no name to install it by.
+func TestUnpackNeedsNoName(t *testing.T) {
+	t.Parallel()
+	from := t.TempDir()
+	if _, err := modeltest.WriteUNet(from, "nnUNetTrainer", nil); err != nil {
+		t.Fatal(err)
+	}
+	const name = "nnUNetTrainer__nnUNetPlans__3d_fullres"
+	for _, c := range []struct{ folder, key, was, now string }{
+		{name, "dataset_name", "Dataset005_Shapes", "BraTS"},
+		{name, "dataset_name", "Dataset005_Shapes", "Dataset27_X"},
+		{"DatasetX/" + name, "dataset_name", "Dataset005_Shapes", "X"},
+		{"a model", "plans_name", "nnUNetPlans", "mine__2"},
+	} {
+		files, content := tree(t, filepath.Join(from, modeltest.UNet)), map[string]string{}
+		text := files["plans.json"]
+		files["plans.json"] = strings.Replace(text, fmt.Sprintf("%q: %q", c.key, c.was), fmt.Sprintf("%q: %q", c.key, c.now), 1)
+		if files["plans.json"] == text {
+			t.Fatal("the plans have no ", c.key)
+		}
+		for file, text := range files {
+			content[path.Join(c.folder, file)] = text
+		}
+		zip := filepath.Join(t.TempDir(), "a.zip")
+		zipped(t, zip, content)
+		if got, err := modelzip.Unpack(t.Context(), zip, t.TempDir(), 0, nil); err != nil || len(got) != 1 || got[0].Problem != "" {
+			t.Errorf("%s with %s: %+v, %v", c.folder, c.now, got, err)
+		}
+		if got, err := (modelzip.Install{Zip: zip, Roots: dataset.Roots{Results: t.TempDir()}}).Run(t.Context()); err == nil {
+			t.Errorf("%s with %s is installed as %v", c.folder, c.now, got)
+		}
+	}
+}
+
 // zipped writes a zip of files.
 func zipped(t *testing.T, path string, files map[string]string) {
 	t.Helper()
@@ -274,21 +383,16 @@ func zipped(t *testing.T, path string, files map[string]string) {
 	}
 }
 
-// A zip holds models of nnU-Net's layout, and nothing else.
+// A zip without a whole model is refused, with what its folders lack.
 func TestInstallRefuses(t *testing.T) {
 	const dir = "Dataset001_A/nnUNetTrainer__nnUNetPlans__2d"
 	parts := []string{dir + "/plans.json", dir + "/dataset.json", dir + "/fold_0/checkpoint_final.pth"}
 	for want, names := range map[string][]string{
-		"holds no trained model":      {},
-		"folder of a dataset":         append([]string{"a.txt"}, parts...),
-		"lies neither in the folder":  append([]string{"Dataset001_A/other/a.txt"}, parts...),
-		"no plans.json":               parts[1:],
-		"no dataset.json":             {parts[0], parts[2]},
-		"no fold of it has a check":   parts[:2],
-		"is no name of one":           {parts[0], parts[1], dir + "/fold_0/checkpoint_x.pth.pth"},
-		"\"Dataset001_A\" does not":   {"Dataset001_A"},
-		"\"DatasetA/x\" does not lie": append([]string{"DatasetA/x"}, parts...),
-		"\"Dataset001_A/.x\" does":    append([]string{"Dataset001_A/.x"}, parts...),
+		"holds no trained model":       {},
+		"2d (no plans.json)":           parts[1:],
+		"2d (no dataset.json)":         {parts[0], parts[2]},
+		"2d (no checkpoint in fold_N)": {parts[0], parts[1], dir + "/fold_0/debug.json", dir + "/fold_0_old/checkpoint_final.pth", dir + "/fold_1/._x.pth"},
+		"it has: Dataset001_A":         {"Dataset001_A"},
 	} {
 		t.Run(want, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "a.zip")

@@ -1,7 +1,6 @@
 package modelzip
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -19,95 +18,137 @@ import (
 
 // unit is what takes its place as a whole: the folder of a model or of an ensemble, or a file of a dataset's folder.
 type unit struct {
-	from  string // in the zip, with slashes
+	from  string // in the zip, with slashes; ".": all of it
 	name  string // below the folder of results, with slashes; empty: of a model whose files tell it
 	model bool
 }
 
-var datasetName = regexp.MustCompile(`^Dataset\d{3,}_[^.].*$`)
-
-// unitOf is the unit that a file of a zip of nnU-Net's layout belongs to.
-func unitOf(file string) (u unit, err error) {
-	parts := strings.Split(file, "/")
-	if !datasetName.MatchString(parts[0]) || len(parts) < 2 || strings.HasPrefix(parts[1], ".") {
-		return u, fmt.Errorf("%q does not lie in the folder of a dataset, DatasetNNN_NAME", file)
-	}
-	_, isModel := model.ParseName(parts[1])
-	name := ""
-	switch depth := len(parts); {
-	case depth == 2 && !isModel && parts[1] != ensembles:
-		return unit{file, file, false}, nil
-	case depth > 2 && isModel:
-		name = path.Join(parts[:2]...)
-	case depth > 3 && parts[1] == ensembles:
-		name = path.Join(parts[:3]...)
-	default:
-		return u, fmt.Errorf("%q lies neither in the folder of a model, TRAINER__PLANS__CONFIGURATION, nor in that of an ensemble", file)
-	}
-	return unit{name, name, isModel}, nil
+// holds tells whether a file or folder of the zip belongs to the unit.
+func (u unit) holds(file string) bool {
+	return u.from == "." || u.from == file || strings.HasPrefix(file, u.from+"/")
 }
 
-// unitsOf are the units of a zip, models first. One of nnU-Net's layout may begin some folders higher, or hold only the
-// folders of models, under any names. What a Mac's archiver adds is passed over.
-func unitsOf(files []string) ([]unit, error) {
+var datasetName = regexp.MustCompile(`^Dataset\d{3,}_[^.].*$`)
+
+// installable tells whether a model can have a name below the folder of results: DatasetNNN_NAME/TRAINER__PLANS__CONFIGURATION.
+func installable(name string) bool {
+	set, folder, _ := strings.Cut(name, "/")
+	_, isModel := model.ParseName(folder)
+	return isModel && datasetName.MatchString(set) && !strings.HasPrefix(folder, ".") && !strings.Contains(folder, "/") &&
+		fs.ValidPath(name) && weights.Printable(name) == name && !strings.ContainsAny(name, `\:`)
+}
+
+// unitsOf are the units of a zip's files, models first, and what belongs to none of them. A model may lie anywhere, under any
+// name. Beside one in nnU-Net's layout, its ensembles and the files of its dataset's folder are units as well. What a Mac's
+// archiver adds is passed over.
+func unitsOf(files []string) (units []unit, rest []string) {
 	files = slices.DeleteFunc(slices.Clone(files), func(f string) bool {
 		return strings.HasPrefix(f, "__MACOSX/") || path.Base(f) == ".DS_Store"
 	})
-	units, err := inLayout(files, "")
-	for above := ""; err != nil && len(files) > 0; {
-		first, _, deeper := strings.Cut(strings.TrimPrefix(files[0], above), "/")
-		above += first + "/"
-		if !deeper || slices.ContainsFunc(files, func(f string) bool { return !strings.HasPrefix(f, above) }) {
-			break
-		}
-		if higher, failed := inLayout(files, above); failed == nil {
-			units, err = higher, nil
-		}
-	}
-	if err != nil {
-		if units = folders(files); units == nil {
-			return nil, fmt.Errorf("holds no trained models alone: %w", err)
+	c := newContent(files)
+	for _, f := range files {
+		if dir := path.Dir(f); path.Base(f) == model.PlansName && c.lacks(dir) == "" {
+			name := path.Join(path.Base(path.Dir(dir)), path.Base(dir))
+			if !installable(name) {
+				name = ""
+			}
+			units = append(units, unit{dir, name, true})
 		}
 	}
-	slices.SortStableFunc(units, func(a, b unit) int { return cmp.Compare(rank(a), rank(b)) })
-	return units, nil
+	all := slices.Clone(units)
+	units = slices.DeleteFunc(units, func(u unit) bool { // a model within another one is a part of it
+		return slices.ContainsFunc(all, func(other unit) bool { return other != u && other.holds(u.from) })
+	})
+	models := units
+	told := map[string]bool{}
+	for _, f := range files {
+		if slices.ContainsFunc(units, func(u unit) bool { return u.holds(f) }) {
+			continue
+		}
+		u, ok := beside(models, f)
+		if !ok || slices.ContainsFunc(units, func(other unit) bool { return other.name == u.name }) {
+			if what := c.part(f); !told[what] {
+				rest, told[what] = append(rest, what), true
+			}
+			continue
+		}
+		units = append(units, u)
+	}
+	return units, rest
 }
 
-func rank(u unit) int {
-	if u.model {
-		return 0
+// beside is the unit of a file that lies beside models in the folder of their dataset.
+func beside(models []unit, file string) (u unit, ok bool) {
+	for _, m := range models {
+		set := path.Dir(m.from)
+		inside, ok := strings.CutPrefix(file, set+"/")
+		if m.name == "" || !ok || strings.HasPrefix(inside, ".") {
+			continue
+		}
+		parts := strings.Split(inside, "/")
+		_, isModel := model.ParseName(parts[0])
+		switch {
+		case len(parts) == 1 && !isModel && inside != ensembles:
+		case len(parts) > 2 && parts[0] == ensembles:
+			inside = path.Join(parts[:2]...)
+		default:
+			continue
+		}
+		return unit{path.Join(set, inside), path.Join(path.Dir(m.name), inside), false}, true
 	}
-	return 1
+	return u, false
 }
 
-// inLayout are the units of files that all lie below a folder in nnU-Net's layout.
-func inLayout(files []string, above string) (units []unit, err error) {
-	for _, f := range files {
-		u, err := unitOf(strings.TrimPrefix(f, above))
-		if err != nil {
-			return nil, err
-		}
-		if u.from = above + u.from; !slices.Contains(units, u) {
-			units = append(units, u)
-		}
-	}
-	return units, nil
+// content is what a zip has of models.
+type content struct {
+	files   map[string]bool
+	trained map[string]bool // folders that have a fold with a checkpoint
 }
 
-// folders are the folders of models that hold all files; nil where some lie elsewhere.
-func folders(files []string) (units []unit) {
+func newContent(files []string) content {
+	c := content{map[string]bool{}, map[string]bool{}}
 	for _, f := range files {
-		if dir := path.Dir(f); path.Base(f) == model.PlansName && slices.Contains(files, path.Join(dir, dataset.FileName)) &&
-			slices.ContainsFunc(files, func(f string) bool { return strings.HasPrefix(f, path.Join(dir, "fold_")) }) {
-			units = append(units, unit{from: dir, model: true})
+		c.files[f] = true
+		dir := path.Dir(f)
+		if fold, ok := strings.CutPrefix(path.Base(dir), "fold_"); ok && model.CheckFold(fold) == nil && model.IsCheckpoint(path.Base(f)) {
+			c.trained[path.Dir(dir)] = true
 		}
 	}
-	for _, f := range files {
-		if !slices.ContainsFunc(units, func(u unit) bool { return u.from == "." || strings.HasPrefix(f, u.from+"/") }) {
-			return nil
+	return c
+}
+
+// lacks says what a folder lacks of a model that can predict; empty: nothing.
+func (c content) lacks(dir string) string {
+	for _, file := range []string{model.PlansName, dataset.FileName} {
+		if !c.files[path.Join(dir, file)] {
+			return "no " + file
 		}
 	}
-	return units
+	if !c.trained[dir] {
+		return "no checkpoint in fold_N"
+	}
+	return ""
+}
+
+// part is what to call a file that belongs to no unit: the outermost folder around it that has a part of a model, with what it
+// lacks, else the file itself.
+func (c content) part(file string) string {
+	what := weights.Printable(file)
+	for dir := path.Dir(file); dir != "."; dir = path.Dir(dir) {
+		if c.files[path.Join(dir, model.PlansName)] || c.trained[dir] {
+			what = fmt.Sprintf("%s (%s)", weights.Printable(dir), c.lacks(dir))
+		}
+	}
+	return what
+}
+
+// few are the first of some names as text.
+func few(names []string) string {
+	const most = 5
+	if n := len(names) - most; n > 0 {
+		return fmt.Sprintf("%s and %d others", strings.Join(names[:most], ", "), n)
+	}
+	return strings.Join(names, ", ")
 }
 
 // resolve names a model by its folder's name, or by what its checkpoint says, and the dataset of its plans.
@@ -126,9 +167,8 @@ func (u *unit) resolve(m Unpacked) error {
 		}
 	}
 	name := path.Join(p.DatasetName, n.String())
-	if is, err := unitOf(name + "/" + model.PlansName); err != nil || is.name != name || !fs.ValidPath(name) || weights.Printable(name) != name ||
-		strings.ContainsAny(name, `\:`) {
-		return errors.New("neither its folder's name nor its files tell its dataset, trainer and configuration")
+	if !installable(name) {
+		return errors.New("neither its folder's name nor its files tell its dataset, trainer and configuration; prediction takes the zip itself")
 	}
 	u.name = name
 	return nil

@@ -37,14 +37,13 @@ var Classes = []string{"PlainConvUNet", "ResidualEncoderUNet", "ResidualUNet"}
 func last(name string) string { return name[strings.LastIndexByte(name, '.')+1:] }
 
 // Parse reads the key architecture of a configuration. It names the class that is not built, or the key that it does not know
-// or that has another value than nnU-Net gives it.
+// or that has another value than nnU-Net gives it. What stands beside class and arguments it passes over, as nnU-Net does.
 func Parse(text []byte) (a Architecture, err error) {
 	var plan struct {
-		Class  string                     `json:"network_class_name"`
-		Args   map[string]json.RawMessage `json:"arch_kwargs"`
-		Import []string                   `json:"_kw_requires_import"`
+		Class string                     `json:"network_class_name"`
+		Args  map[string]json.RawMessage `json:"arch_kwargs"`
 	}
-	if err := strict(text, &plan); err != nil {
+	if err := json.Unmarshal(text, &plan); err != nil {
 		return a, fmt.Errorf("architecture: %w", err)
 	}
 	if a.Class = last(plan.Class); !slices.Contains(Classes, a.Class) {

@@ -22,22 +22,26 @@ func small(t testing.TB, change func(args map[string]any)) (Architecture, error)
 		"n_conv_per_stage": []int{1, 2, 1}, "n_conv_per_stage_decoder": []int{1, 2}, "conv_bias": true,
 		"norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d", "norm_op_kwargs": map[string]any{"eps": 1e-5, "affine": true},
 		"dropout_op": nil, "dropout_op_kwargs": nil, "nonlin": "torch.nn.LeakyReLU", "nonlin_kwargs": map[string]any{"inplace": true}}
-	class := "dynamic_network_architectures.architectures.unet.PlainConvUNet"
+	plan := map[string]any{"network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet", "arch_kwargs": args,
+		"_kw_requires_import": []string{"conv_op"}}
 	if change != nil {
 		change(args)
-		if c, ok := args["class"]; ok {
-			class = c.(string)
-			delete(args, "class")
+		for arg, key := range map[string]string{"class": "network_class_name", "beside": "comment"} {
+			if value, ok := args[arg]; ok {
+				plan[key] = value
+				delete(args, arg)
+			}
 		}
 	}
-	text, err := json.Marshal(map[string]any{"network_class_name": class, "arch_kwargs": args, "_kw_requires_import": []string{"conv_op"}})
+	text, err := json.Marshal(plan)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return Parse(text)
 }
 
-// TestParse: numbers stand for lists, missing keys have PyTorch's defaults, and what is not built is refused by its name.
+// TestParse: numbers stand for lists, missing keys have PyTorch's defaults, what stands beside the arguments is passed over, and
+// what is not built is refused by its name.
 func TestParse(t *testing.T) {
 	a, err := small(t, func(args map[string]any) {
 		args["features_per_stage"], args["kernel_sizes"], args["strides"] = 5, 3, []any{1, 2, []int{1, 2, 2}}
@@ -50,6 +54,9 @@ func TestParse(t *testing.T) {
 		Strides: [][]int{{1, 1, 1}, {2, 2, 2}, {1, 2, 2}}, Encoder: []int{2, 2, 2}, Decoder: []int{1, 1}, Eps: 1e-5, Slope: 1}
 	if err != nil || fmt.Sprint(a) != fmt.Sprint(want) {
 		t.Errorf("read %+v, %v, want %+v", a, err, want)
+	}
+	if _, err := small(t, func(args map[string]any) { args["beside"] = "made by hand" }); err != nil {
+		t.Error(err)
 	}
 	for _, c := range []struct {
 		key   string

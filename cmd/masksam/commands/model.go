@@ -66,7 +66,11 @@ func (a *App) Install(in modelzip.Install) error {
 	}
 	return report.Installed(a.Out, models, func(m modelzip.Unpacked) string {
 		name, _ := model.ParseName(filepath.Base(m.Dir))
-		return fmt.Sprintf("masksam predict %s -c %s -r %s -p %s -i IMAGES -o LABELS", m.Dataset, name.Configuration, name.Trainer, name.Plans)
+		line := fmt.Sprintf("masksam predict %s -c %s -r %s -p %s", m.Dataset, name.Configuration, name.Trainer, name.Plans)
+		if m.Checkpoint != "" {
+			line += fmt.Sprintf(" --checkpoint %q", m.Checkpoint)
+		}
+		return line + " -i IMAGES -o LABELS"
 	})
 }
 
