@@ -81,11 +81,20 @@ func FindBest(ctx context.Context, o BestOptions) (*Best, error) {
 	}
 	b := &Best{}
 	var models []CrossValidation
+	var first []string
 	for _, n := range names {
 		v := CrossValidation{Work: o.Work, Roots: o.Roots, Model: filepath.Join(results, n.String()), Folds: o.Folds}
 		folder, s, _, err := v.Accumulate(ctx, "", o.Keep)
 		if err != nil {
 			return nil, err
+		}
+		cases := scored(s)
+		if first == nil {
+			first = cases
+		}
+		if !slices.Equal(cases, first) {
+			slog.Warn("models are compared whose folds hold different cases: a recipe with a split of its own is not validated on the cases of "+
+				"splits_final.json", "model", n, "cases", len(cases), "other model", names[0], "its cases", len(first))
 		}
 		models = append(models, v)
 		b.Results = append(b.Results, Compared{n.String(), meanDice(n.String(), s), folder, []model.Name{n}})
@@ -133,6 +142,14 @@ func FindBest(ctx context.Context, o BestOptions) (*Best, error) {
 		b.Files = append(b.Files, path)
 	}
 	return b, nil
+}
+
+// scored are the names of the files that were scored.
+func scored(s *evaluate.Summary) (files []string) {
+	for _, c := range s.Cases {
+		files = append(files, filepath.Base(c.Prediction))
+	}
+	return files
 }
 
 // candidates are the models to be compared.
@@ -211,12 +228,16 @@ func apart(trainer, plans string, configurations []string) bool {
 	if err != nil {
 		return false
 	}
+	ds, err := dataset.Read(filepath.Dir(plans))
+	if err != nil {
+		return false
+	}
 	for _, name := range configurations {
 		c, err := p.Configuration(name)
 		if err != nil {
 			continue
 		}
-		if held, _, err := recipe.Of(p, c, ""); err == nil {
+		if held, _, err := recipe.Of(p, c, ds); err == nil {
 			return held.Name != trainer
 		}
 	}

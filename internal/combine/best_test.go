@@ -1,6 +1,8 @@
 package combine_test
 
 import (
+	"bytes"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -179,6 +181,23 @@ func TestFindBestOfMaskSAMAndUNet(t *testing.T) {
 	}
 	if s := all.Results[0].Dice; named != nil && named.Results[1].Dice != s {
 		t.Errorf("%v of the same model, before %v", named.Results[1].Dice, s)
+	}
+
+	// A model that was validated on other cases is told of.
+	var out bytes.Buffer
+	before := slog.Default()
+	slog.SetDefault(slog.New(slog.NewTextHandler(&out, nil)))
+	defer slog.SetDefault(before)
+	o.Ensembles = false
+	labels, err := filepath.Glob(filepath.Join(model, "fold_0/validation/*.nii.gz"))
+	if err != nil || len(labels) == 0 {
+		t.Fatal(labels, err)
+	}
+	for _, want := range []bool{false, true} {
+		if _, err := combine.FindBest(t.Context(), o); err != nil || strings.Contains(out.String(), "hold different cases") != want {
+			t.Errorf("warned of different cases: not %v, error %v: %s", want, err, out.String())
+		}
+		os.Remove(labels[0])
 	}
 }
 

@@ -287,12 +287,22 @@ func (r Recipe) Twice() string {
 	}
 }
 
-// Sparing is advice on what takes less memory and is not done yet, to be followed by other advice.
-func (r Recipe) Sparing() (advice []any) {
+// Smaller is the command that makes plans of a smaller patch or batch for a dataset.
+func (r Recipe) Smaller(dataset string) remedy.Command {
+	command := remedy.Run("plan", dataset)
+	if _, unknown := Find(r.Name); unknown != nil { // nnU-Net's own plans
+		return command.With(remedy.GPUMemory.With("GB"), remedy.Plans.With("PLANS"))
+	}
+	return command.With(remedy.Trainer.With(r.Short), remedy.Set.With("patch=[T,H,W]"))
+}
+
+// Sparing is advice on what takes less memory of dev and is not done yet, to be followed by other advice. A processor computes
+// the samples of a batch one after the other anyway, unless a U-Net's loss waits for all.
+func (r Recipe) Sparing(dev torch.Device) (advice []any) {
 	add := func(set string) {
 		advice = append(advice, map[bool]string{true: "try ", false: "and "}[advice == nil], remedy.Set.With(set), " ")
 	}
-	if r.Train.Accumulate < r.Batch {
+	if r.Train.Accumulate < r.Batch && (dev != torch.CPU || r.UNet != nil && r.UNet.waits()) {
 		add(fmt.Sprintf("accumulate=%d", r.Batch))
 	}
 	if n := r.Network.Encoder.Depth + 1; r.UNet == nil && r.Train.Recompute < n {

@@ -1,8 +1,10 @@
 package recipe
 
 import (
+	"slices"
 	"testing"
 
+	"masksam/internal/remedy"
 	"masksam/internal/torch"
 )
 
@@ -188,5 +190,33 @@ func TestOptimizerPeak(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// A batch in parts is advised where it saves memory, and of nnU-Net's own plans there is no recipe to plan.
+func TestAdvice(t *testing.T) {
+	small, flat := Small(), UNetSmall()
+	small.Patch, flat.Patch = [3]int{8, 32, 32}, [3]int{8, 32, 32}
+	small, flat = resolvedFor(t, small), resolvedFor(t, flat)
+	whole := flat
+	whole.UNet = new(*flat.UNet)
+	whole.UNet.Loss.BatchDice = true
+	parts := any(remedy.Set.With("accumulate=2"))
+	for name, r := range map[string]Recipe{"small": small, "unet-small": flat, "with batch_dice": whole} {
+		for _, dev := range []torch.Device{torch.CPU, torch.CUDA(0)} {
+			need := func(r Recipe) float64 { return r.StepPeak("float32", dev, 7, Split{}).Need(dev) }
+			less := r
+			less.Train.Accumulate = 2
+			if saves := need(less) < need(r); slices.Contains(r.Sparing(dev), parts) != saves {
+				t.Errorf("%s on %v: advice %v; two parts save memory: %v", name, dev, r.Sparing(dev), saves)
+			}
+		}
+	}
+	if c := flat.Smaller("4"); !slices.Contains(c.Options, remedy.Trainer.With("unet-small")) {
+		t.Errorf("unet-small: %v", c)
+	}
+	flat.Name, flat.Short = DefaultTrainer, DefaultTrainer
+	if c := flat.Smaller("4"); !slices.Equal(c.Options, []remedy.Option{remedy.GPUMemory.With("GB"), remedy.Plans.With("PLANS")}) {
+		t.Errorf("%s: %v", DefaultTrainer, c)
 	}
 }

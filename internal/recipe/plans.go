@@ -63,16 +63,16 @@ func put(p *plan.Plans, entries ...entry) error {
 	return nil
 }
 
-// Of is the recipe that a configuration holds, with what was edited by hand beside it. dir is the folder of the plans. note
-// says what plans of an earlier version lack and get; it may be empty.
-func Of(p *plan.Plans, c *plan.Configuration, dir string) (r Recipe, note string, err error) {
+// Of is the recipe that a configuration holds, with what was edited by hand beside it, and a U-Net's with what the dataset says
+// now. note says what plans of an earlier version lack and get; it may be empty.
+func Of(p *plan.Plans, c *plan.Configuration, ds *dataset.Dataset) (r Recipe, note string, err error) {
 	var text json.RawMessage
 	held, err := c.Extra(plansKey, &text)
 	if err != nil {
 		return r, "", err
 	}
 	if !held {
-		return r, "", noRecipe(p, c, dir)
+		return r, "", fmt.Errorf("plans %s hold no recipe in configuration %s", p.PlansName, c.Name)
 	}
 	tree, err := jsonpath.Parse(text)
 	if err == nil {
@@ -89,7 +89,7 @@ func Of(p *plan.Plans, c *plan.Configuration, dir string) (r Recipe, note string
 			}
 		}
 		note = r.augmentLikeNamed(tree)
-		err = r.follow(c)
+		err = r.follow(c, ds)
 	}
 	if err != nil {
 		return r, "", fmt.Errorf("plans %s, configuration %s: %w", p.PlansName, c.Name, err)
@@ -134,10 +134,11 @@ func (r *Recipe) augmentLikeNamed(tree any) (note string) {
 		strings.Join(lacking, " and "))
 }
 
-// noRecipe is the error of a configuration without a recipe. Its advice is a configuration of these plans, or other plans in
-// their folder, that have one, else to make some.
-func noRecipe(p *plan.Plans, c *plan.Configuration, dir string) error {
-	err := fmt.Errorf("plans %s hold no recipe in configuration %s", p.PlansName, c.Name)
+// noRecipe is the error of a configuration without the recipe that was asked for. Its advice is a configuration of these plans
+// that has one, else the recipe's own plans, or any in their folder that have one, else to make some.
+func (t *Training) noRecipe(asked string) error {
+	p := t.Plans
+	err := fmt.Errorf("plans %s hold no recipe in configuration %s", p.PlansName, t.Configuration.Name)
 	for _, name := range p.Configurations() {
 		if other, wrong := p.Configuration(name); wrong == nil {
 			var text json.RawMessage
@@ -146,8 +147,11 @@ func noRecipe(p *plan.Plans, c *plan.Configuration, dir string) error {
 			}
 		}
 	}
+	if r, unknown := Find(asked); unknown == nil && r.Plans != p.PlansName {
+		return remedy.Add(err, "choose its own plans, which are made where they are missing, with ", remedy.Plans.With(r.Plans))
+	}
 	for _, r := range All() {
-		if _, missing := os.Stat(filepath.Join(dir, r.Plans+".json")); missing == nil {
+		if _, missing := os.Stat(filepath.Join(t.Dir, r.Plans+".json")); missing == nil {
 			return remedy.Add(err, "choose plans that do with ", remedy.Plans.With(r.Plans))
 		}
 	}
@@ -155,10 +159,10 @@ func noRecipe(p *plan.Plans, c *plan.Configuration, dir string) error {
 		remedy.Run("plan", p.DatasetName).With(remedy.Trainer.With("small")), " (or acdc, synapse, amos)")
 }
 
-// follow lets patch_size and batch_size of a configuration win over the recipe that it holds: they are what is edited by
-// hand. MaskSAM is resolved again for another patch; canvas and angles that came from the old patch then come from the
+// follow lets patch_size, batch_size and a U-Net's batch_dice of a configuration win over the recipe that it holds: they are
+// what is edited by hand. MaskSAM is resolved again for another patch; canvas and angles that came from the old patch then come from the
 // new one.
-func (r *Recipe) follow(c *plan.Configuration) error {
+func (r *Recipe) follow(c *plan.Configuration, ds *dataset.Dataset) error {
 	r.Batch = c.BatchSize
 	if r.UNet == nil && slices.Equal(r.Patch[:], c.PatchSize) {
 		return nil
@@ -168,7 +172,10 @@ func (r *Recipe) follow(c *plan.Configuration) error {
 	}
 	if r.UNet != nil {
 		r.Patch = [3]int(c.PatchSize)
-		return r.UNet.follow(c, r.Patch)
+		if err := r.UNet.of(c, ds); err != nil {
+			return err
+		}
+		return r.UNet.check(r.Patch)
 	}
 	d := Data{Patch: r.Patch, Channels: r.Network.Channels, Classes: r.Network.Classes}
 	if named, err := Find(r.Name); err == nil {
@@ -202,7 +209,7 @@ func (r *Recipe) follow(c *plan.Configuration) error {
 func Trained(trainer string, p *plan.Plans, c *plan.Configuration, ds *dataset.Dataset) (Recipe, error) {
 	var text json.RawMessage
 	if held, err := c.Extra(plansKey, &text); held || err != nil {
-		r, _, err := Of(p, c, "")
+		r, _, err := Of(p, c, ds)
 		return r, err
 	}
 	r, err := Find(trainer)

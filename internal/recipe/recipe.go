@@ -142,7 +142,7 @@ func Choose(name, plans string) (trainer, its string, err error) {
 		return r.Name, cmp.Or(plans, r.Plans), nil
 	}
 	if strings.HasPrefix(name, "nnUNet") {
-		return name, cmp.Or(plans, plan.DefaultPlans), CheckTrainer(name)
+		return name, cmp.Or(plans, plan.DefaultPlans), nil // Open tells whether it is built
 	}
 	return "", "", fmt.Errorf("%w, and nnU-Net's trainers", err)
 }

@@ -24,6 +24,7 @@ type Options struct {
 	Trainer       string        // trainer or short name that the plans must be of, or one of nnU-Net's; empty: any
 	Set           []string      // KEY=VALUE, of training only
 	Budget        time.Duration // of wall time in place of the recipe's; 0: the recipe's
+	ValidateOnly  bool          // a trainer of nnU-Net need not be built
 }
 
 // Training is all that a dataset is trained from, each part read once: its description, its plans with the recipe, its
@@ -87,12 +88,13 @@ func planned(o Options) (*Training, error) {
 	if t.Dataset, err = dataset.Read(t.Dir); err != nil {
 		return nil, err
 	}
-	return t, t.choose(o.Trainer)
+	return t, t.choose(o)
 }
 
 // choose sets the recipe: the one that the plans hold, or that of a trainer of nnU-Net, which is also taken where they hold none
 // and no other is asked for.
-func (t *Training) choose(trainer string) (err error) {
+func (t *Training) choose(o Options) (err error) {
+	trainer := o.Trainer
 	var text json.RawMessage
 	held, err := t.Configuration.Extra(plansKey, &text)
 	if err != nil {
@@ -101,7 +103,7 @@ func (t *Training) choose(trainer string) (err error) {
 	ofNNUNet := strings.HasPrefix(trainer, "nnUNet")
 	if held {
 		var note string
-		if t.Recipe, note, err = Of(t.Plans, t.Configuration, t.Dir); err != nil {
+		if t.Recipe, note, err = Of(t.Plans, t.Configuration, t.Dataset); err != nil {
 			return err
 		}
 		if note != "" {
@@ -111,10 +113,10 @@ func (t *Training) choose(trainer string) (err error) {
 	switch {
 	case held && (!ofNNUNet || t.Recipe.UNet == nil):
 	case !held && trainer != "" && !ofNNUNet:
-		return noRecipe(t.Plans, t.Configuration, t.Dir)
+		return t.noRecipe(trainer)
 	default:
 		trainer = cmp.Or(trainer, DefaultTrainer)
-		if err := CheckTrainer(trainer); err != nil {
+		if err := CheckTrainer(trainer); err != nil && !(o.ValidateOnly && KnownTrainer(trainer)) {
 			return err
 		}
 		if t.Recipe, err = OfUNet(trainer, t.Plans, t.Configuration, t.Dataset); err == nil {

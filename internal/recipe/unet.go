@@ -21,21 +21,21 @@ func OfUNet(trainer string, p *plan.Plans, c *plan.Configuration, ds *dataset.Da
 			return wrong("trainer %s %s", trainer, other.why)
 		}
 	}
-	if c.Architecture == nil {
-		return wrong("they describe no network: the key architecture is missing")
-	}
 	r = Recipe{Name: trainer, Short: trainer, Plans: p.PlansName, Patch: [3]int{1}, Batch: c.BatchSize, UNet: &UNet{}}
 	copy(r.Patch[3-len(c.PatchSize):], c.PatchSize)
 	r.nnunet()
 	r.change(trainer)
 	if err = r.UNet.of(c, ds); err != nil {
-		return wrong("architecture: %w", err)
+		return wrong("%w", err)
 	}
 	return r, nil
 }
 
 // of sets what configuration and dataset say of the network.
 func (u *UNet) of(c *plan.Configuration, ds *dataset.Dataset) (err error) {
+	if c.Architecture == nil {
+		return errors.New("it describes no network: the key architecture is missing")
+	}
 	u.Channels, u.Heads, u.Ignore, u.Regions, u.Loss.BatchDice = c.Channels(ds), ds.Labels.Heads(), -1, nil, c.BatchDice
 	if label, ok := ds.Labels.Ignore(); ok {
 		u.Ignore = label
@@ -66,7 +66,8 @@ func (r Recipe) unetInto(p *plan.Plans, c *plan.Configuration, ds *dataset.Datas
 		r.Train.Augment.Rotate = rotation(r.Patch)
 	}
 	out := p.Clone(r.Plans)
-	err := put(out, entry{"architecture", architecture}, entry{"batch_size", r.Batch}, entry{"patch_size", r.Patch})
+	err := put(out, entry{"architecture", architecture}, entry{"batch_dice", u.Loss.BatchDice}, entry{"batch_size", r.Batch},
+		entry{"patch_size", r.Patch})
 	if err == nil {
 		c, err = out.Configuration(configuration)
 	}
@@ -83,17 +84,6 @@ func (r Recipe) unetInto(p *plan.Plans, c *plan.Configuration, ds *dataset.Datas
 	without.Architecture = nil // the configuration has it
 	held.UNet = &without
 	return out, &r, put(out, entry{plansKey, held})
-}
-
-// follow takes the architecture that a configuration has.
-func (u *UNet) follow(c *plan.Configuration, patch [3]int) (err error) {
-	if c.Architecture == nil {
-		return errors.New("it describes no network: the key architecture is missing")
-	}
-	if u.Architecture, err = c.Architecture.MarshalJSON(); err != nil {
-		return err
-	}
-	return u.check(patch)
 }
 
 // publishedUNet is Published of a U-Net.

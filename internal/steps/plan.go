@@ -304,5 +304,11 @@ func (o RecipeOptions) into(plans *plan.Plans, ds *dataset.Dataset, r recipe.Rec
 		r.Plans = fmt.Sprintf("nnUNetPlans_%d_%d_%d_b%d", patch[0], patch[1], patch[2], r.Batch)
 	}
 	r.Patch = patch
+	sets := func(set string) bool { return strings.HasPrefix(set, "batch_dice=") }
+	if r.UNet != nil && !slices.ContainsFunc(o.Set, sets) { // else nnU-Net's plan decides
+		u := *r.UNet
+		u.Loss.BatchDice = full.BatchDice
+		r.UNet = &u
+	}
 	return r.Into(plans, ds)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -147,6 +148,62 @@ func TestEditedPlan(t *testing.T) {
 	}
 	if _, err := read([3]int{8, 64, 32}); err == nil || !strings.Contains(err.Error(), "not c") {
 		t.Errorf("case c is not preprocessed: %v", err)
+	}
+}
+
+// A U-Net's recipe in the plans follows what the dataset says by now, and batch_dice, which is set or edited by hand. A trainer
+// that is not built may validate.
+func TestUNetFollows(t *testing.T) {
+	roots, pre := flatRoots(t)
+	options := PlanOptions{FingerprintOptions: FingerprintOptions{Roots: roots, Dataset: "779"},
+		RecipeOptions: RecipeOptions{Recipe: "unet-small", Set: []string{"batch_dice=true"}}}
+	made, err := Plan(t.Context(), options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := recipe.Options{Roots: roots, Dataset: "779", Plans: made.Plans, Configuration: "3d_fullres"}
+	if r, err := recipe.Planned(o); err != nil || !made.Recipe.UNet.Loss.BatchDice || !r.UNet.Loss.BatchDice {
+		t.Errorf("batch_dice was set: %+v, error %v", r.UNet, err)
+	}
+	path := filepath.Join(pre, made.Plans+".json")
+	p, err := plan.Read(path)
+	if err == nil {
+		err = p.Put("3d_fullres", "batch_dice", false)
+	}
+	if err == nil {
+		err = p.Write(path)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := `{"channel_names": {"0": "MR"}, "labels": {"background": 0, "whole": [1, 2], "core": 2, "ignore": 3}, "regions_class_order": [1, 2],
+		"numTraining": 4, "file_ending": ".nii.gz"}`
+	if err := os.WriteFile(filepath.Join(roots.Raw, "Dataset779_Flat", dataset.FileName), []byte(text), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	options.RecipeOptions = RecipeOptions{}
+	if _, err := Plan(t.Context(), options); err != nil {
+		t.Fatal(err)
+	}
+	r, err := recipe.Planned(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if u := r.UNet; u.Loss.BatchDice || u.Heads != 2 || !reflect.DeepEqual(u.Regions, [][]int{{1, 2}, {2}}) || u.Ignore != 3 {
+		t.Errorf("after planning again: %+v", u)
+	}
+
+	o.Trainer = "nnUNetTrainerDA5"
+	if _, err := recipe.Planned(o); err == nil || !strings.Contains(err.Error(), "not built") {
+		t.Errorf("training by a trainer that is not built: %v", err)
+	}
+	o.ValidateOnly = true
+	if r, err := recipe.Planned(o); err != nil || r.Name != o.Trainer {
+		t.Errorf("its validation: %v", err)
+	}
+	o.Trainer = "nnUNet_Primus_M_Trainer"
+	if _, err := recipe.Planned(o); err == nil || !strings.Contains(err.Error(), "network of its own") {
+		t.Errorf("validation of a network that is not built: %v", err)
 	}
 }
 

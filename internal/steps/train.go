@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -127,7 +128,7 @@ func (o TrainOptions) train(ctx context.Context, group *ranks.Group) (_ *Trained
 		return nil, err
 	}
 	t, err := recipe.Open(recipe.Options{Roots: o.Roots, Dataset: o.Dataset, Plans: o.Plans, Configuration: o.Configuration,
-		Trainer: o.Trainer, Set: o.Set, Budget: o.Budget})
+		Trainer: o.Trainer, Set: o.Set, Budget: o.Budget, ValidateOnly: o.ValidateOnly})
 	if err != nil {
 		return nil, err
 	}
@@ -213,34 +214,36 @@ type validation struct {
 
 // run labels each validation case from its preprocessed data, writes validation/CASE and scores all against the reference
 // labels into validation/summary.json. It gives the mean Dice over the labels, NaN where one of them is in no case. The
-// cases are divided over the processes of a group, of which rank 0 scores.
+// cases are divided over the processes of a group, of which rank 0 scores. An earlier validation's files stay until every
+// process has its model and cases open.
 func (v *validation) run(ctx context.Context, open func() (*predict.Model, func(), error)) (float64, error) {
 	out := filepath.Join(v.fold.Folder, "validation")
 	if v.checkpoint == model.Best {
 		out += "_best"
 	}
-	cases, err := v.begin(out)
+	cases, err := v.cases(out)
+	if err == nil {
+		err = v.predict(ctx, open, cases, out)
+	}
+	if err == nil {
+		err = v.group.Barrier()
+	}
 	if err != nil {
 		return math.NaN(), fmt.Errorf("validate: %w", err)
 	}
-	if len(cases) > 0 {
-		if err := v.predict(ctx, open, cases, out); err != nil {
-			return math.NaN(), err
-		}
-	}
-	if err := v.group.Barrier(); err != nil || !v.group.Writes() {
-		return math.NaN(), err
+	if !v.group.Writes() {
+		return math.NaN(), nil
 	}
 	v.fold.Print("Validation complete")
 	return v.score(ctx, out)
 }
 
-// begin clears the folder and gives the cases that this process predicts: every nth of a group's, as nnU-Net's ranks do,
-// where all processes see the folder, else rank 0 predicts all.
-func (v *validation) begin(folder string) (cases []string, err error) {
+// cases makes the folder and gives the cases that this process predicts: every nth of a group's, as nnU-Net's ranks do, where
+// all processes see the folder, else rank 0 predicts all.
+func (v *validation) cases(folder string) (cases []string, err error) {
 	all := v.fold.Split.Val
 	if v.group.Writes() {
-		if err := v.clear(folder); err != nil || v.group == nil {
+		if err := os.MkdirAll(folder, 0o777); err != nil || v.group == nil {
 			return all, err
 		}
 	}
@@ -265,7 +268,11 @@ func (v *validation) begin(folder string) (cases []string, err error) {
 	return cases, nil
 }
 
+// predict opens model and cases, waits for the others, clears the folder and fills it.
 func (v *validation) predict(ctx context.Context, open func() (*predict.Model, func(), error), cases []string, out string) error {
+	if len(cases) == 0 { // which the others predict
+		return v.clear(out)
+	}
 	m, done, err := open()
 	if err != nil {
 		return err
@@ -286,23 +293,26 @@ func (v *validation) predict(ctx context.Context, open func() (*predict.Model, f
 	opt := predict.Options{Output: out, Tiling: predict.Tiling{Mirror: true}, SaveProbabilities: v.SaveProbabilities,
 		Before: v.fold.Previous, Processes: here, Progress: v.Progress}
 	if opt.Next, err = m.NextStages(v.fold.Dir); err != nil {
-		return fmt.Errorf("validate: %w", err)
+		return err
 	}
-	err = m.Stored(ctx, "validating", stored, opt, func(c *store.Case) {
+	if err := v.clear(out); err != nil {
+		return err
+	}
+	return m.Stored(ctx, "validating", stored, opt, func(c *store.Case) {
 		v.fold.Print("predicting", c.ID())
 		shape := c.Shape()
 		v.fold.Print(fmt.Sprintf("%s, shape (%d, %d, %d, %d), rank 0", c.ID(), shape[0], shape[1], shape[2], shape[3]))
 	})
-	if err != nil {
-		return fmt.Errorf("validate: %w", err)
-	}
-	return nil
 }
 
-// clear makes a folder without an earlier validation's files, of which some may be of other cases.
+// clear removes an earlier validation's files, of which some may be of other cases, when every process is ready to predict, and
+// comes back when they are gone.
 func (v *validation) clear(folder string) error {
-	if err := os.MkdirAll(folder, 0o777); err != nil {
+	if err := v.group.Barrier(); err != nil {
 		return err
+	}
+	if !v.group.Writes() {
+		return v.group.Barrier()
 	}
 	entries, err := os.ReadDir(folder)
 	if err != nil {
@@ -310,20 +320,24 @@ func (v *validation) clear(folder string) error {
 	}
 	for _, e := range entries {
 		name := e.Name()
-		if !strings.HasSuffix(name, v.fold.Dataset.FileEnding) && !strings.HasSuffix(name, ".npz") && name != "summary.json" {
+		of := func(ending string) bool { return strings.HasSuffix(name, ending) }
+		if name != "summary.json" && !slices.ContainsFunc([]string{v.fold.Dataset.FileEnding, ".npz", ".pkl"}, of) {
 			continue
 		}
 		if err := os.Remove(filepath.Join(folder, name)); err != nil {
 			return err
 		}
 	}
-	return nil
+	return v.group.Barrier()
 }
 
 // score evaluates a folder of predictions.
 func (v *validation) score(ctx context.Context, folder string) (float64, error) {
 	opt := evaluate.Options{Ending: v.fold.Dataset.FileEnding, Reader: v.fold.Plans.Reader, Chill: true}
 	opt.Classes, _ = evaluate.Classes(v.fold.Dataset.Labels)
+	if label, ok := v.fold.Dataset.Labels.Ignore(); ok {
+		opt.Ignore = &label
+	}
 	summary, err := evaluate.Folder(ctx, filepath.Join(v.fold.Dir, dataset.GroundTruth), folder, opt)
 	if err == nil {
 		err = summary.WriteJSON(filepath.Join(folder, "summary.json"))

@@ -14,10 +14,13 @@ import (
 	"masksam/internal/atomicfile"
 	"masksam/internal/dataset"
 	"masksam/internal/evaluate"
+	"masksam/internal/imageio"
 	"masksam/internal/model"
 	"masksam/internal/plan"
 	"masksam/internal/recipe"
 	"masksam/internal/remedy"
+	"masksam/internal/train"
+	"masksam/internal/volume"
 )
 
 // Without checkpoints the weights in memory are validated; ValidateBest trains and then validates the best. The score is
@@ -83,11 +86,32 @@ func TestValidations(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	stale := filepath.Join(best, "box_99.pkl")
+	if err := os.WriteFile(stale, nil, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	// A model that does not open leaves the earlier validation as it was.
 	o.ValidateOnly = true
+	checkpoint := model.CheckpointPath(result.Folder, model.Best)
+	whole, err := os.ReadFile(checkpoint)
+	if err == nil {
+		err = os.WriteFile(checkpoint, whole[:len(whole)/2], 0o666)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Train(t.Context(), o); err == nil || !atomicfile.Exists(filepath.Join(best, "summary.json")) || !atomicfile.Exists(stale) {
+		t.Errorf("half a checkpoint: %v; want an error, and the earlier validation's files", err)
+	}
+	if err := os.WriteFile(checkpoint, whole, 0o666); err != nil {
+		t.Fatal(err)
+	}
 	if _, err := Train(t.Context(), o); err != nil {
 		t.Fatal(err)
 	}
-	scored("validation_best")
+	if scored("validation_best"); atomicfile.Exists(stale) {
+		t.Error("a file of an earlier split is left")
+	}
 
 	// What excludes each other, and what is not there.
 	for want, change := range map[string]func(*TrainOptions){
@@ -113,6 +137,35 @@ func TestValidations(t *testing.T) {
 	}
 }
 
+// The final validation leaves out voxels whose reference says nothing.
+func TestValidationIgnores(t *testing.T) {
+	dir := t.TempDir()
+	truth, predicted := filepath.Join(dir, dataset.GroundTruth), filepath.Join(dir, "validation")
+	like := imageio.Meta{Grid: volume.NewGrid([3]int{1, 1, 4}, [3]float64{1, 1, 1}), Dims: 3}
+	for folder, labels := range map[string][]uint8{truth: {0, 1, 2, 2}, predicted: {0, 1, 1, 0}} {
+		if err := os.Mkdir(folder, 0o777); err != nil {
+			t.Fatal(err)
+		}
+		if err := imageio.WriteLabel(filepath.Join(folder, "a.nii.gz"), labels, like); err != nil {
+			t.Fatal(err)
+		}
+	}
+	text := `{"channel_names": {"0": "MR"}, "labels": {"background": 0, "a": 1, "ignore": 2}, "numTraining": 1, "file_ending": ".nii.gz"}`
+	if err := os.WriteFile(filepath.Join(dir, dataset.FileName), []byte(text), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	ds, err := dataset.Read(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	v := validation{fold: &train.Fold{Folder: dir, Training: &recipe.Training{Dir: dir, Dataset: ds, Plans: &plan.Plans{}}}}
+	v.fold.OpenLog()
+	defer v.fold.Close(nil)
+	if dice, err := v.score(t.Context(), predicted); err != nil || dice != 1 {
+		t.Errorf("Dice %v, error %v; want 1: the one other voxel that is predicted has no reference", dice, err)
+	}
+}
+
 // Training makes a recipe's missing plans from nnU-Net's, those that Plan makes, if it is asked for both by name.
 func TestTrainMakesPlans(t *testing.T) {
 	o := boxes(t, 5)
@@ -133,6 +186,14 @@ func TestTrainMakesPlans(t *testing.T) {
 		change(&other)
 		if _, err := Train(t.Context(), other); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v; want %s", err, want)
+		}
+	}
+	// nnU-Net's plans are no recipe's: the advice is the plans of the one that was asked for.
+	for _, r := range recipe.All() {
+		other := o
+		other.Trainer, other.Plans = r.Name, plan.DefaultPlans
+		if _, err := Train(t.Context(), other); !slices.Contains(remedy.As(err), any(remedy.Plans.With(r.Plans))) {
+			t.Errorf("%s without its plans: %v, advice %v", r.Name, err, remedy.As(err))
 		}
 	}
 	if there, err := filepath.Glob(filepath.Join(dir, "nnUNetPlans_*.json")); err != nil || len(there) > 0 {

@@ -60,9 +60,7 @@ func (f *Fold) fits(r recipe.Recipe) (recompute, replicas int, err error) {
 	if dev == torch.CPU && recipe.Certain*need > float64(free) {
 		err := fmt.Errorf("train %s: a step with patch %v and batch %d takes at least %v of memory, of which %v is free", f.Name, r.Patch,
 			r.Batch, machine.Bytes(recipe.Certain*need), free)
-		advice := append(r.Sparing(), "make plans with a smaller patch or batch with ",
-			remedy.Run("plan", f.Name).With(remedy.Trainer.With(r.Short), remedy.Set.With("patch=[T,H,W]")))
-		return 0, 0, remedy.Add(err, advice...)
+		return 0, 0, remedy.Add(err, append(r.Sparing(dev), "make plans with a smaller patch or batch with ", r.Smaller(f.Name))...)
 	}
 	return r.Train.Recompute, split.Replicas, nil
 }
@@ -96,7 +94,7 @@ func (l *learner) stepWithin(b *feed.Batch, step int, lr float64) (loss float64,
 			return loss, ok, err
 		}
 		if !l.divide() {
-			advice := append(l.recipe.Sparing(), "train with another precision by ", remedy.Set.With("precision=bf16"))
+			advice := append(l.recipe.Sparing(l.device), "train with another precision by ", remedy.Set.With("precision=bf16"))
 			return loss, ok, remedy.Add(err, advice...)
 		}
 	}

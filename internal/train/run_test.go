@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -269,6 +270,14 @@ func TestPatchBeyondMemory(t *testing.T) {
 		if exists(foldOf(big)) {
 			t.Error("the fold's folder was made")
 		}
+	}
+	big.Recipe = tinyUNet(t)
+	big.Recipe.Name, big.Recipe.Short, big.Recipe.Patch = recipe.DefaultTrainer, recipe.DefaultTrainer, [3]int{1 << 15, 1 << 15, 1 << 15}
+	_, err := Run(t.Context(), big)
+	if want := remedy.Run("plan", big.Dataset).With(remedy.GPUMemory.With("GB"), remedy.Plans.With("PLANS")); err == nil ||
+		!slices.ContainsFunc(remedy.As(err), func(part any) bool { return reflect.DeepEqual(part, want) }) ||
+		slices.Contains(remedy.As(err), any(remedy.Set.With("accumulate=2"))) {
+		t.Errorf("nnU-Net's plans: %v, advice %v, want %v alone", err, remedy.As(err), want)
 	}
 	if _, err := Run(t.Context(), o); err != nil {
 		t.Fatal(err)

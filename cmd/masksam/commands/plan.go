@@ -33,7 +33,7 @@ type planCmd struct {
 	Recipe    string        `help:"Also plan this recipe: ${recipes}." short:"r"`
 	Name      string        `help:"Name of the recipe's plan, else the recipe's own." placeholder:"PLANS"`
 	Set       []string      `help:"Override a hyper-parameter of the recipe, as encoder.width=32; repeatable." sep:"none" placeholder:"KEY=VALUE"`
-	Patch     []int         `help:"Patch of the recipe in voxels, slices first, as 8,256,256; names the plan, unless --name does." placeholder:"T,H,W"`
+	Patch     []int         `help:"Patch of the recipe in voxels, slices first, as 8,256,256; names the plan of a MaskSAM, unless --name does." placeholder:"T,H,W"`
 	Batch     *int          `help:"Batch size of the recipe; likewise." placeholder:"N"`
 	Planner   string        `help:"nnU-Net planner: ${planners}." default:"ExperimentPlanner"`
 	GPUMemory float64       `help:"GPU memory in GB that nnU-Net's plans are made for; 0: the planner's own target." name:"gpu-memory" placeholder:"GB"`
