@@ -5,7 +5,7 @@
 #   make test-device LIBTORCH=...   what computes, on a device that stands for a GPU (libtorch 2.x)
 #   make lint      test's checks plus staticcheck
 #   make bench     the Go benchmarks
-#   make install   bin/masksam and nnU-Net's command names to $(PREFIX)/bin
+#   make install   bin/masksam and nnU-Net's command names to $(PREFIX)/bin, but for names that are another program's
 # LIBTORCH=/path builds against another libtorch than Debian's: an unpacked 2.x, or the folder of an installed Python
 # package torch (the one that holds include/ and lib/).
 
@@ -28,7 +28,7 @@ endif
 # Tests of reference values that are not at hand note themselves in a file, whose new name keeps go from answering for
 # them out of its cache.
 
-.PHONY: all build demo test test-device lint bench install names deps clean
+.PHONY: all build demo test test-device lint bench install links names deps clean
 all: build
 
 build: deps
@@ -67,7 +67,15 @@ bench: deps
 install: build
 	install -d $(DESTDIR)$(PREFIX)/bin
 	install -m 755 bin/masksam $(DESTDIR)$(PREFIX)/bin/masksam
-	@for name in $(NNUNET); do ln -sfv masksam $(DESTDIR)$(PREFIX)/bin/$$name; done
+	@$(MAKE) --no-print-directory links
+
+# A name that is there and is no link to masksam is another program's, such as nnU-Net's own of pip, and stays.
+links:
+	@cd "$(DESTDIR)$(PREFIX)/bin" && kept=; for name in $(NNUNET); do \
+	  to=$$(readlink "$$name"); \
+	  if [ "$${to##*/}" = masksam ] || [ ! -e "$$name" -a ! -L "$$name" ]; then ln -sf masksam "$$name"; else kept="$$kept $$name"; fi; \
+	done; \
+	if [ -n "$$kept" ]; then echo "left alone, as they are another program's:$$kept"; fi
 
 # What install links, for a test that none is missing.
 names:
