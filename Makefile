@@ -71,9 +71,10 @@ install: build
 
 # A name that is there and is no link to masksam is another program's, such as nnU-Net's own of pip, and stays.
 links:
-	@cd "$(DESTDIR)$(PREFIX)/bin" && kept=; for name in $(NNUNET); do \
+	@cd $(DESTDIR)$(PREFIX)/bin || exit 1; kept=; for name in $(NNUNET); do \
 	  to=$$(readlink "$$name"); \
-	  if [ "$${to##*/}" = masksam ] || [ ! -e "$$name" -a ! -L "$$name" ]; then ln -sf masksam "$$name"; else kept="$$kept $$name"; fi; \
+	  if [ "$${to##*/}" != masksam ] && [ -e "$$name" -o -L "$$name" ]; then kept="$$kept $$name"; \
+	  else ln -sf masksam "$$name" || exit 1; fi; \
 	done; \
 	if [ -n "$$kept" ]; then echo "left alone, as they are another program's:$$kept"; fi
 

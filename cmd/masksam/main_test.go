@@ -28,9 +28,16 @@ func TestOutputFails(t *testing.T) {
 	}
 }
 
+// makes is make with such arguments in the project's folder, whatever another make has begun this test.
+func makes(args ...string) *exec.Cmd {
+	cmd := exec.Command("make", append([]string{"-s", "--no-print-directory", "-C", "../.."}, args...)...)
+	cmd.Env = slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "MAKE") || strings.HasPrefix(v, "MFLAGS") })
+	return cmd
+}
+
 // make install links every command name.
 func TestInstalledNames(t *testing.T) {
-	text, err := exec.Command("make", "-s", "-C", "../..", "names").Output()
+	text, err := makes("names").Output()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -53,7 +60,7 @@ func TestInstallLeavesOthers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	out, err := exec.Command("make", "-s", "-C", "../..", "links", "DESTDIR=", "PREFIX="+filepath.Dir(bin)).CombinedOutput()
+	out, err := makes("links", "DESTDIR=", "PREFIX="+filepath.Dir(bin)).Output()
 	if want := "left alone, as they are another program's: nnUNetv2_train nnUNetv2_ensemble\n"; err != nil || string(out) != want {
 		t.Errorf("said %q, error %v; want %q", out, err, want)
 	}

@@ -109,9 +109,12 @@ func readMeta(text string, meta any) error {
 	return nil
 }
 
-// IsCheckpoint tells by its name whether a file of a fold's folder can be a checkpoint.
+// Earlier begins the names of an earlier run's files, which a new run has set aside.
+const Earlier = "earlier_"
+
+// IsCheckpoint tells by its name whether a file of a fold's folder can be a checkpoint of its run.
 func IsCheckpoint(file string) bool {
-	return slices.Contains(endings, filepath.Ext(file)) && !strings.HasPrefix(file, ".")
+	return slices.Contains(endings, filepath.Ext(file)) && !strings.HasPrefix(file, ".") && !strings.HasPrefix(file, Earlier)
 }
 
 // endings are those of checkpoints, the one to prefer first.

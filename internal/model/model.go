@@ -53,11 +53,11 @@ func CheckFold(fold string) error {
 
 // folds lists those that a model's folder has, by number, "all" last. A folder whose name only begins as that of a fold,
 // fold_0_old, is none.
-func folds(dir string) (folds []string) {
+func folds(dir string) (names []string) {
 	paths, _ := atomicfile.Glob(dir, "fold_*") // a missing folder has none
 	for _, path := range paths {
 		if fold := strings.TrimPrefix(filepath.Base(path), "fold_"); CheckFold(fold) == nil {
-			folds = append(folds, fold)
+			names = append(names, fold)
 		}
 	}
 	number := func(fold string) int {
@@ -66,8 +66,8 @@ func folds(dir string) (folds []string) {
 		}
 		return math.MaxInt
 	}
-	slices.SortFunc(folds, func(a, b string) int { return cmp.Compare(number(a), number(b)) })
-	return folds
+	slices.SortFunc(names, func(a, b string) int { return cmp.Compare(number(a), number(b)) })
+	return names
 }
 
 // TrainedFolds lists the folds of a model that have the named checkpoint, by number, "all" last.
@@ -292,8 +292,9 @@ func checkpoints(dir string, folds []string, name string) (paths []string, err e
 		path := Existing(FoldDir(dir, f), name)
 		if path == "" {
 			missing = append(missing, CheckpointPath(FoldDir(dir, f), name))
+		} else {
+			warnOlder(path)
 		}
-		warnOlder(path)
 		paths = append(paths, path)
 	}
 	if len(missing) > 0 {

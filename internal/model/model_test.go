@@ -130,7 +130,7 @@ func TestFolds(t *testing.T) {
 func TestCheckpointNames(t *testing.T) {
 	dir := t.TempDir()
 	put(t, dir, "fold_0/x.pt", "fold_0/a.pth", "fold_all/checkpoint_9.pth", "fold_0/checkpoint_final.pth", "fold_1/checkpoint_final.pth",
-		"fold_1/checkpoint_final.safetensors", "fold_0/.checkpoint_best.pth", "fold_0/debug.json", "fold_0_old/checkpoint_best.pth", "b.pth")
+		"fold_1/checkpoint_final.safetensors", "fold_0/.checkpoint_best.pth", "fold_0/earlier_checkpoint_final.pth", "fold_0/debug.json", "fold_0_old/checkpoint_best.pth", "b.pth")
 	want := []string{"checkpoint_final.safetensors", "checkpoint_final.pth", "checkpoint_9.pth", "a.pth", "x.pt"}
 	if got, err := CheckpointNames(dir); err != nil || !slices.Equal(got, want) {
 		t.Errorf("%v, %v; want %v", got, err, want)

@@ -59,20 +59,23 @@ func unitsOf(files []string) (units []unit, rest []string) {
 	units = slices.DeleteFunc(units, func(u unit) bool { // a model within another one is a part of it
 		return slices.ContainsFunc(all, func(other unit) bool { return other != u && other.holds(u.from) })
 	})
-	models := units
-	told := map[string]bool{}
+	models, folders := slices.Clip(units), slices.Clip(units)
+	told, named := map[string]bool{}, map[string]bool{}
 	for _, f := range files {
-		if slices.ContainsFunc(units, func(u unit) bool { return u.holds(f) }) {
+		if slices.ContainsFunc(folders, func(u unit) bool { return u.holds(f) }) {
 			continue
 		}
 		u, ok := beside(models, f)
-		if !ok || slices.ContainsFunc(units, func(other unit) bool { return other.name == u.name }) {
+		if !ok || named[u.name] {
 			if what := c.part(f); !told[what] {
 				rest, told[what] = append(rest, what), true
 			}
 			continue
 		}
-		units = append(units, u)
+		units, named[u.name] = append(units, u), true
+		if u.from != f { // an ensemble
+			folders = append(folders, u)
+		}
 	}
 	return units, rest
 }

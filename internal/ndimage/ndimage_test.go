@@ -138,11 +138,15 @@ func TestResizeAgainstDefinition(t *testing.T) {
 
 func drawMethod(t *rapid.T) Method {
 	order := rapid.SampledFrom([]int{0, 1, 3})
-	return Method{
+	m := Method{
 		Order: order.Draw(t, "order"), OrderZ: order.Draw(t, "order_z"), Separate: rapid.Bool().Draw(t, "separate"),
 		Axis: rapid.IntRange(0, 2).Draw(t, "axis"), Workers: rapid.IntRange(0, 3).Draw(t, "workers"),
 		Torch: rapid.Bool().Draw(t, "torch"), Labels: Vote(rapid.IntRange(0, 2).Draw(t, "labels")),
 	}
+	if m.Torch {
+		m.Order, m.OrderZ = 1, 0
+	}
+	return m
 }
 
 // permute turns an array so that axis a of the result is axis order[a] of the source.
@@ -178,7 +182,7 @@ func TestResizeProperties(t *testing.T) {
 		got := make([]float32, voxels(to))
 		Resize(got, src, from, to, m)
 
-		if !m.Separate || m.OrderZ == 0 || from[m.Axis] == to[m.Axis] { // along the axis nothing is clipped
+		if !m.Torch && (!m.Separate || m.OrderZ == 0 || from[m.Axis] == to[m.Axis]) { // along the axis nothing is clipped
 			lo, hi := bounds(src)
 			if l, h := bounds(got); l < lo || h > hi {
 				t.Fatalf("[%v, %v] became [%v, %v]", lo, hi, l, h)
@@ -206,7 +210,7 @@ func TestResizeProperties(t *testing.T) {
 		}
 		Resize(got, src, from, to, m)
 		for i, v := range got {
-			if math.Abs(float64(v-src[0])) > 1e-4 { // a step of float32 here is 6e-5
+			if math.Abs(float64(v-src[0])) > 2e-4 { // a step of float32 here is 6e-5, and Torch's weights add up to 1 ± 3e-8
 				t.Fatalf("voxel %d of a constant is %v", i, v)
 			}
 		}

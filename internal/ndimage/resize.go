@@ -22,7 +22,7 @@ type Method struct {
 }
 
 // Resize resizes src of size from into dst of size to. Values are clipped to the range of src, with Separate of each
-// slice (but not along the axis). All sizes must be at least 1. Arithmetic is float64, rounded once, into dst.
+// slice (but not along the axis), with Torch not at all. All sizes must be at least 1. Arithmetic is float64, rounded once, into dst.
 func Resize(dst, src []float32, from, to [3]int, m Method) {
 	sources := Sources(from, to, m)
 	plane := from[1] * from[2]
@@ -45,8 +45,7 @@ func ResizeSlices(dst, src []float32, from, to [3]int, m Method, lo, hi int) {
 	axes := m.axes(from, to, m.Order)
 	axes[0] = z
 	if !m.Separate {
-		least, most := bounds(src)
-		resize(dst, src, axes, m.Workers, &clip{axis: -1, lo: []float32{least}, hi: []float32{most}})
+		resize(dst, src, axes, m.Workers, m.clip(src, from, nil))
 		return
 	}
 	if m.OrderZ > 0 && n != k {
@@ -65,7 +64,20 @@ func ResizeSlices(dst, src []float32, from, to [3]int, m Method, lo, hi int) {
 	if m.Axis > 0 {
 		axes[m.Axis] = m.taps(n, k, 0)
 	}
-	resize(dst, src, axes, m.Workers, sliceBounds(src, from, m.Axis, axes[m.Axis].first))
+	resize(dst, src, axes, m.Workers, m.clip(src, from, axes[m.Axis].first))
+}
+
+// clip holds the bounds of the results: those of the whole source, or with Separate of the source slice behind each slice across
+// Axis. PyTorch has none.
+func (m Method) clip(src []float32, from [3]int, source []int) *clip {
+	switch {
+	case m.Torch:
+		return nil
+	case m.Separate:
+		return sliceBounds(src, from, m.Axis, source)
+	}
+	least, most := bounds(src)
+	return &clip{axis: -1, lo: []float32{least}, hi: []float32{most}}
 }
 
 // Sources gives, for every slice along the first axis of what Resize makes, the first of the source's slices that it is made

@@ -37,6 +37,32 @@ func interpolate(t *rapid.T, src []float32, from, to [3]int, nearest bool) (out 
 	return out
 }
 
+// A long line's places are PyTorch's, too: a ramp tells them.
+func TestLongLinesLikePyTorch(t *testing.T) {
+	for _, size := range [][2]int{{300, 500}, {511, 200}, {1000, 1333}, {777, 778}} {
+		n, results := size[0], size[1]
+		src := make([]float32, n)
+		for i := range src {
+			src[i] = float32(i % 2) // the weights themselves
+		}
+		err := torch.Do(torch.Mode{}, func(s *torch.Scope) error {
+			want := s.Interpolate(s.Float32s(torch.CPU, src, 1, 1, n), torch.Linear, results).Float32s()
+			got := make([]float32, results)
+			Resize(got, src, [3]int{1, 1, n}, [3]int{1, 1, results}, Method{Order: 1, Torch: true})
+			for i, v := range got {
+				if math.Abs(float64(v-want[i])) > 2e-7 {
+					t.Errorf("%d to %d, element %d: %v, PyTorch's %v", n, results, i, v, want[i])
+					break
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // TestLikePyTorch compares with what nnU-Net's resample_torch_fornnunet is made of.
 func TestLikePyTorch(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {

@@ -482,8 +482,8 @@ func TestResampling(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		doc := pyjson.NewObject("resampling_fn_seg", v.([]any)[0], "resampling_fn_seg_kwargs", v.([]any)[1])
-		got, err := newResampling(doc, "seg")
+		doc := pyjson.NewObject("resampling_fn_data", v.([]any)[0], "resampling_fn_data_kwargs", v.([]any)[1])
+		got, err := newResampling(doc, "data")
 		if d := cmp.Diff(want, got); d != "" || err != nil {
 			t.Errorf("%s: %v %s", text, err, d)
 		}
@@ -496,6 +496,7 @@ func TestResampling(t *testing.T) {
 		`["resample_torch_fornnunet", {"mode": "nearest"}]`:                             "linear with nearest-exact alone",
 		`["resample_data_or_seg_to_shape", [1]]`:                                        "not an object",
 		`["resample_data_or_seg_to_shape", {"is_seg": true, "order": 3, "order_z": 1}]`: "labels 0 or 1",
+		`["resample_data_or_seg_to_shape", {}]`:                                         "labels 0 or 1",
 		`["resample_torch_fornnunet", {"force_separate_z": "no"}]`:                      "force_separate_z",
 	} {
 		v, err := pyjson.Parse([]byte(text))

@@ -89,7 +89,7 @@ func newResampling(doc *pyjson.Object, of string) (Resampling, error) {
 			key, modes.Within, modes.Across)
 	case args.Has("separate_z_anisotropy_threshold") && !(r.Threshold > 0):
 		return r, fmt.Errorf("key %s: a threshold of %v must be above 0", key, r.Threshold)
-	case !interpolates(r.Order) || !interpolates(r.OrderZ) || r.IsSeg && max(r.Order, r.OrderZ) > 1:
+	case !interpolates(r.Order) || !interpolates(r.OrderZ) || (r.IsSeg || of == "seg") && max(r.Order, r.OrderZ) > 1:
 		return r, fmt.Errorf("%s: order %d with order_z %d: images take 0, 1 or 3, labels 0 or 1", key, r.Order, r.OrderZ)
 	}
 	return r, nil

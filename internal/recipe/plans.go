@@ -160,8 +160,8 @@ func (t *Training) noRecipe(asked string) error {
 }
 
 // follow lets patch_size, batch_size and a U-Net's batch_dice of a configuration win over the recipe that it holds: they are
-// what is edited by hand. MaskSAM is resolved again for another patch; canvas and angles that came from the old patch then come from the
-// new one.
+// what is edited by hand. MaskSAM is resolved again for another patch; canvas and angles that came from the old patch then
+// come from the new one.
 func (r *Recipe) follow(c *plan.Configuration, ds *dataset.Dataset) error {
 	r.Batch = c.BatchSize
 	if r.UNet == nil && slices.Equal(r.Patch[:], c.PatchSize) {

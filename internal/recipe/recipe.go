@@ -142,7 +142,10 @@ func Choose(name, plans string) (trainer, its string, err error) {
 		return r.Name, cmp.Or(plans, r.Plans), nil
 	}
 	if strings.HasPrefix(name, "nnUNet") {
-		return name, cmp.Or(plans, plan.DefaultPlans), nil // Open tells whether it is built
+		if err = nil; !KnownTrainer(name) {
+			err = CheckTrainer(name)
+		}
+		return name, cmp.Or(plans, plan.DefaultPlans), err // of one that is known Open tells whether it is built
 	}
 	return "", "", fmt.Errorf("%w, and nnU-Net's trainers", err)
 }

@@ -133,7 +133,7 @@ func (f *Fold) loaders(samples [2]int) (train, val *feed.Loader, err error) {
 		return nil, nil, err
 	}
 	var mask []int
-	for c, use := range f.Configuration.UseMask {
+	for c, use := range f.Configuration.UseMask[:len(f.Dataset.Channels)] {
 		if use {
 			mask = append(mask, c)
 		}

@@ -203,8 +203,6 @@ func (r *run) compare(was model.Meta) {
 	slog.Info(text)
 }
 
-const earlier = "earlier_"
-
 // setAside renames the checkpoints, validations and logs of an earlier run, so that none of them is taken for the new one's.
 // A run that writes no checkpoints leaves the checkpoints that are there.
 func (f *Fold) setAside(r *run) error {
@@ -217,14 +215,14 @@ func (f *Fold) setAside(r *run) error {
 	}
 	told := false
 	for _, name := range old {
-		from, to := filepath.Join(f.Folder, name), filepath.Join(f.Folder, earlier+name)
+		from, to := filepath.Join(f.Folder, name), filepath.Join(f.Folder, model.Earlier+name)
 		if !atomicfile.Exists(from) {
 			continue
 		}
 		if !told {
 			told = true
 			text := fmt.Sprintf("%s holds an earlier run: its checkpoints, validations and logs are now called %s…, and a "+
-				"new run starts instead of going on with it", f.Folder, earlier)
+				"new run starts instead of going on with it", f.Folder, model.Earlier)
 			r.log.Print(text)
 			slog.Warn(text)
 		}

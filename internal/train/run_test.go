@@ -185,7 +185,7 @@ func TestRunLeavesItsFiles(t *testing.T) {
 		t.Errorf("extending a finished run by an epoch: %d steps, %v; want 6 steps", result, err)
 	}
 	o.Continue = false
-	if result, err = Run(context.Background(), o); err != nil || result != 6 || !exists(model.CheckpointPath(fold, earlier+model.Final)) {
+	if result, err = Run(context.Background(), o); err != nil || result != 6 || !exists(model.CheckpointPath(fold, model.Earlier+model.Final)) {
 		t.Errorf("a new start over a finished run: %d steps, %v; want 6 steps, the old checkpoint set aside", result, err)
 	}
 }
