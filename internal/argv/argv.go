@@ -114,7 +114,6 @@ func classify(arg string, flags []*kong.Flag) (argument, error) {
 		}
 	}
 	var found []argument
-	var names []string
 	for _, f := range flags {
 		for _, s := range spellings(f) {
 			switch {
@@ -124,11 +123,17 @@ func classify(arg string, flags []*kong.Flag) (argument, error) {
 				found = append(found, argument{flag: f, text: s})
 			case arg[1] == '-' && strings.HasPrefix(s, name):
 				found = append(found, argument{f, s, value, assigned})
-			default:
-				continue
 			}
-			names = append(names, s)
 		}
+	}
+	own := func(a argument) bool { return a.flag.Tag.Has("own") }
+	if !slices.ContainsFunc(found, func(a argument) bool { return !own(a) }) {
+		own = func(argument) bool { return false }
+	}
+	found = slices.DeleteFunc(found, own) // a beginning that nnU-Net knows means what it means there
+	var names []string
+	for _, a := range found {
+		names = append(names, a.text)
 	}
 	switch {
 	case len(found) == 1:

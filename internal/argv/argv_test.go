@@ -27,6 +27,7 @@ type probe struct {
 	Long  string   `name:"overwrite_target_spacing"`
 	Name  string   `name:"overwrite_plans_name"`
 	Set   []string `own:"" name:"set" sep:"none"`
+	Part  string   `own:"" name:"over_parts"`
 }
 
 func probeNode(t interface{ Fatal(...any) }) *kong.Node {
@@ -51,6 +52,7 @@ func TestRewrite(t *testing.T) {
 		{"--no_pp --no_pb", "--no_pp --no_pbar"},
 		{"-overwrite_t 1", "--overwrite_target_spacing=1"},
 		{"-f0 -f1", "--f=1"},
+		{"--verify -overwrite_p Y -over_ 1", "--verify_dataset_integrity --overwrite_plans_name=Y --over_parts=1"},
 		{"-f 0 1 -f 2", "--f=2"},
 		{"-p X -p Y", "--p=Y"},
 		{"--set a=1 --set b=2", "--set=a=1 --set=b=2"},
@@ -71,6 +73,7 @@ func TestRewrite(t *testing.T) {
 		"--trr=1":         "unknown flag --trr; did you mean -tr?",
 		"--verfy":         "unknown flag --verfy; did you mean --verify_dataset_integrity?",
 		"--no_p":          "--no_p is ambiguous: it could be --no_pp or --no_pbar",
+		"-over X":         "-over is ambiguous: it could be -overwrite_target_spacing or -overwrite_plans_name",
 		"-overwrite X":    "-overwrite is ambiguous: it could be -overwrite_target_spacing or -overwrite_plans_name",
 		"-tr":             "-tr needs a value",
 		"-f -p x":         "-f needs a value",

@@ -276,7 +276,7 @@ func (o BestOptions) ensemble(ctx context.Context, name, folder string, models [
 	if err != nil {
 		return nil, err
 	}
-	opt := evaluate.Options{Work: o.Work, Ending: labels.FileEnding, Reader: labels.Reader, Chill: true}
+	opt := evaluate.Options{Work: o.Work, Ending: labels.FileEnding, Reader: labels.Reader, Chill: true, AsStored: true}
 	opt.Classes, _ = evaluate.Classes(labels.Labels)
 	if value, ok := labels.Labels.Ignore(); ok {
 		opt.Ignore = &value

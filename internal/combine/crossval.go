@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -57,7 +58,7 @@ func (v CrossValidation) Accumulate(ctx context.Context, out string, keep bool) 
 	if err != nil {
 		return "", nil, nil, err
 	}
-	opt := evaluate.Options{Work: v.Work, Classes: classes, Ending: labels.FileEnding, Reader: labels.Reader, Chill: true}
+	opt := evaluate.Options{Work: v.Work, Classes: classes, Ending: labels.FileEnding, Reader: labels.Reader, Chill: true, AsStored: true}
 	if value, ok := labels.Labels.Ignore(); ok {
 		opt.Ignore = &value
 	}
@@ -120,6 +121,9 @@ func (v CrossValidation) validations() (dirs []string, err error) {
 		dir := filepath.Join(model.FoldDir(v.Model, f), "validation")
 		if !dataset.IsDir(dir) {
 			missing = append(missing, dir)
+		} else if !atomicfile.Exists(filepath.Join(dir, summaryName)) {
+			slog.Warn("the validation of a fold did not end: cases of it may be missing; finish it by training it with --val, or --validate",
+				"folder", dir)
 		}
 		dirs = append(dirs, dir)
 	}

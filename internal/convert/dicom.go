@@ -132,7 +132,8 @@ func DICOM(ctx context.Context, o DICOMOptions) ([]string, error) {
 // holdsDICOM says whether some file directly in the folder begins as a DICOM file does.
 func (s *survey) holdsDICOM(folder string) bool {
 	for _, name := range s.files(folder) {
-		if _, err := dicom.ReadFile(filepath.Join(folder, name)); !errors.Is(err, dicom.ErrNotDICOM) {
+		f, err := dicom.ReadFile(filepath.Join(folder, name))
+		if err == nil && f.Frames > 0 || err != nil && !errors.Is(err, dicom.ErrNotDICOM) { // a DICOMDIR has no image
 			return true
 		}
 	}
@@ -142,6 +143,9 @@ func (s *survey) holdsDICOM(folder string) bool {
 // series finds the files of the one series of images in and below a folder, or of the chosen one.
 func (s *survey) series(ctx context.Context, folder string, o DICOMOptions) []*dicom.File {
 	all := map[string][]*dicom.File{}
+	if real, err := filepath.EvalSymlinks(folder); err == nil { // a walk does not enter a link
+		folder = real
+	}
 	err := filepath.WalkDir(folder, func(path string, e fs.DirEntry, err error) error {
 		switch {
 		case err != nil:

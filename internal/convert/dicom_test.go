@@ -147,6 +147,13 @@ func TestDICOMCases(t *testing.T) {
 	if err != nil || filepath.Base(made[0]) != "other_0000.nii.gz" {
 		t.Errorf("%v, %v", made, err)
 	}
+	link := filepath.Join(t.TempDir(), "link")
+	if err := os.Symlink(filepath.Join(source, "a"), link); err != nil {
+		t.Fatal(err)
+	}
+	if made, err := DICOM(t.Context(), DICOMOptions{Source: link, Output: t.TempDir()}); err != nil || len(made) != 1 {
+		t.Errorf("by a link to a folder: %v, %v", made, err)
+	}
 }
 
 func TestDICOMRefuses(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"os"
 	"path/filepath"
@@ -11,6 +12,7 @@ import (
 	"strings"
 
 	"masksam/internal/atomicfile"
+	"masksam/internal/pyjson"
 )
 
 // Inputs are the cases for prediction that a folder of images CASE_CCCC.ending names, or one image, or a file that lists
@@ -43,6 +45,10 @@ func (d *Dataset) complete(cases []Case) error {
 			if _, n, err := c.Extent(); err == nil && n == len(d.Channels) {
 				continue
 			}
+		}
+		if n := d.ChannelNumbers(c.Images); len(n) == len(d.Channels) && n[len(n)-1] >= len(n) {
+			slog.Warn("channels are not numbered 0000, 0001, …; they are taken in their order, as in training", "case", c.ID, "numbers", n)
+			continue
 		}
 		have := map[string]string{}
 		for _, path := range c.Images {
@@ -136,7 +142,11 @@ func (d *Dataset) list(path string) (cases []Case, err error) {
 			}
 			return cases, nil
 		}
-		if err := json.Unmarshal(text, &lists); err != nil {
+		v, err := pyjson.Parse(text)
+		if err == nil {
+			err = pyjson.Decode(v, &lists)
+		}
+		if err != nil {
 			return nil, fmt.Errorf("a list of cases, each a list of its channels' files, was expected: %w", err)
 		}
 		for i, files := range lists {

@@ -48,7 +48,7 @@ func described(cases []Case) string {
 // Cases are named by a folder, one image, several, or a list in a file, in each of its forms.
 func TestInputs(t *testing.T) {
 	dir := t.TempDir()
-	touch(t, dir, "b_0000.nii.gz", "a_0000.nii.gz", "scan.nii.gz", "t1.nii.gz", "t2.nii.gz", "x_0000.nii.gz", "x_0001.nii.gz")
+	touch(t, dir, "b_0000.nii.gz", "a_0000.nii.gz", "scan.nii.gz", "t1.nii.gz", "t2.nii.gz", "x_0000.nii.gz", "x_0001.nii.gz", "y_0000.nii.gz", "y_0002.nii.gz")
 	at := func(names ...string) (paths []string) {
 		for _, n := range names {
 			paths = append(paths, filepath.Join(dir, n+".nii.gz"))
@@ -88,6 +88,7 @@ func TestInputs(t *testing.T) {
 			"t1[t1.nii.gz t2.nii.gz] x[x_0000.nii.gz x_0001.nii.gz]"},
 		{"named lists", []string{"T1", "T2"}, input{path: file("l.json", map[string][]string{"p": at("t1", "t2")})},
 			"p[t1.nii.gz t2.nii.gz]"},
+		{"numbers with a gap, as training takes them", []string{"T1", "T2"}, input{files: at("y_0002", "y_0000")}, "y[y_0000.nii.gz y_0002.nii.gz]"},
 		{"a channel too few", []string{"T1", "T2"}, input{path: at("a_0000")[0]}, "case a: channel 1 (T2) is missing: " + at("a_0001")[0]},
 		{"a channel too few in a list", []string{"T1", "T2"}, input{path: file("l.json", [][]string{at("t1", "t2", "scan")})}, "3 channels"},
 		{"a channel too many", []string{"CT"}, input{files: at("x_0000", "x_0001")}, "there is none for " + at("x_0001")[0]},
@@ -97,7 +98,8 @@ func TestInputs(t *testing.T) {
 		{"another ending", []string{"CT"}, input{files: []string{"a_0000.nrrd"}}, `does not end in ".nii.gz"`},
 		{"neither", []string{"CT"}, input{path: file("l.csv", "")}, "no list (.txt, .json)"},
 		{"an empty list", []string{"CT"}, input{path: file("l.json", "[]")}, "lists no images"},
-		{"no list", []string{"CT"}, input{path: file("l.json", `{"a": 1}`)}, "was expected"},
+		{"no list", []string{"CT"}, input{path: file("l.json", `{"a": 1}`)}, "was expected: the whole is an object"},
+		{"no JSON", []string{"CT"}, input{path: file("l.json", `["a",]`)}, "line 1"},
 		{"a name outside", []string{"CT"}, input{path: file("l.json", map[string][]string{"../p": at("t1")})}, "cannot be a file name"},
 	} {
 		cases, err := with(c.channels...).Inputs(c.o.path, c.o.files)

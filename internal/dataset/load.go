@@ -77,7 +77,7 @@ func (d *Dataset) ChannelCount(id string, files []string, n int) *Finding {
 	f := &Finding{
 		Code: "CHANNEL_COUNT", Severity: Error, Case: id, Files: files,
 		Text:   fmt.Sprintf("%d channels, but dataset.json names %d (%s)", n, len(d.Channels), strings.Join(d.Channels, ", ")),
-		Remedy: "add or remove channel files",
+		Remedy: "add or remove channel files, or correct channel_names",
 	}
 	numbers := d.ChannelNumbers(files)
 	if len(numbers) != n {
@@ -104,11 +104,11 @@ func (d *Dataset) ChannelName(i int) string {
 	return fmt.Sprintf("channel %04d", i)
 }
 
-// ChannelNumbers are the channel numbers in the names of a case's files, nil if a name holds none.
+// ChannelNumbers are the channel numbers in the names of a case's files, nil if a name holds none, or dataset.json lists the files.
 func (d *Dataset) ChannelNumbers(files []string) (out []int) {
 	for _, path := range files {
 		m := suffix.FindStringSubmatch(strings.TrimSuffix(filepath.Base(path), d.FileEnding))
-		if m == nil {
+		if m == nil || d.Doc != nil && d.Doc.Has("dataset") {
 			return nil
 		}
 		n, _ := strconv.Atoi(m[2]) // four digits
@@ -172,7 +172,7 @@ func (d *Dataset) CheckLabel(c Case, im *imageio.Image, label *imageio.Label) (f
 		found = append(found, &Finding{
 			Code: "LABEL_VALUE", Severity: Error, Case: c.ID, Files: []string{label.Path},
 			Text:   fmt.Sprintf("the label map holds %s, but dataset.json declares %v", short(unknown), d.Labels.allowed()),
-			Remedy: "correct the label map or declare the labels",
+			Remedy: map[bool]string{true: "write the label's number for 255", false: "correct the label map or declare the labels"}[slices.Equal(unknown, []int{255})],
 		})
 	}
 	return found

@@ -1,6 +1,7 @@
 package dataset
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -74,21 +75,22 @@ func below(root, variable string, option remedy.Option, name string) (string, er
 // there must be a folder of it. Unlike nnU-Net, 100 does not match Dataset1000_X.
 func (r Roots) Name(idOrName string) (string, error) {
 	var looked []string
-	for _, root := range []struct{ variable, dir string }{
-		{EnvRaw, r.Raw}, {EnvPreprocessed, r.Preprocessed}, {EnvResults, r.Results},
-	} {
+	var advice []any
+	for _, root := range []struct {
+		variable, dir string
+		option        remedy.Option
+	}{{EnvRaw, r.Raw, remedy.Raw}, {EnvPreprocessed, r.Preprocessed, remedy.Preprocessed}, {EnvResults, r.Results, remedy.Results}} {
 		if root.dir != "" {
 			looked = append(looked, fmt.Sprintf("%s=%q", root.variable, root.dir))
+		} else {
+			advice = append(advice, map[bool]string{true: "set ", false: "; or set "}[advice == nil]+root.variable+" or give ", root.option)
 		}
 	}
-	if looked == nil {
-		looked = []string{EnvRaw + ", which is not set"}
-	}
-	where := strings.Join(looked, ", ")
+	where := cmp.Or(strings.Join(looked, ", "), "any folder of datasets")
 	none := func(folder string) error {
 		err := fmt.Errorf("no dataset %s: no folder %s in %s", idOrName, folder, where)
-		if r.Raw == "" {
-			return remedy.Add(err, "set the environment variable "+EnvRaw+" or give ", remedy.Raw)
+		if advice != nil {
+			return remedy.Add(err, advice...)
 		}
 		return err
 	}

@@ -77,6 +77,9 @@ type Options struct {
 	Reader  string  // the dataset's reader class; empty or unknown: chosen by Ending and the first reference, as nnU-Net does
 	Chill   bool    // references without a prediction are passed over; else they are an error
 	Part    work.Part
+	// AsStored compares label maps of other spacings with a warning, as nnU-Net does; else they are an error. A training's
+	// result must not hang on a label map's header, which nothing has asked for until then.
+	AsStored bool
 	// Tolerance of the surface Dice in mm, by Class.Key. nil: surfaces are not measured.
 	Tolerance map[string]float64
 }
@@ -256,7 +259,7 @@ func join(dir, name string) string {
 }
 
 // Pair scores one case from its two files, both read by a reader class. Sizes and spacings that differ are an error that
-// names both files. Of the options it takes Classes, Ignore and Tolerance.
+// names both files. Of the options it takes Classes, Ignore, Tolerance and AsStored.
 func Pair(reader *imageio.Reader, reference, prediction string, opt Options) (Score, error) {
 	s := Score{Prediction: prediction, Reference: reference}
 	ref, err := reader.ReadLabel(reference)
@@ -267,7 +270,13 @@ func Pair(reader *imageio.Reader, reference, prediction string, opt Options) (Sc
 	if err != nil {
 		return s, err
 	}
-	if err := imageio.SameGrid(ref.Meta, pred.Meta); err != nil {
+	err = imageio.SameGrid(ref.Meta, pred.Meta)
+	if err != nil && opt.AsStored && ref.Grid.Size == pred.Grid.Size {
+		s.Warnings = []Warning{{"prediction and reference have other spacings: they are compared as they are stored; correct the " +
+			"header of the wrong one", err.Error()}}
+		err = nil
+	}
+	if err != nil {
 		if a, b := ref.Grid.Orientation(), pred.Grid.Orientation(); a != b {
 			err = fmt.Errorf("%w; the reference's axes x, y, z point to %s, the prediction's to %s, and the reader "+
 				"%s compares them as stored", err, a, b, reader.Name)
@@ -275,7 +284,8 @@ func Pair(reader *imageio.Reader, reference, prediction string, opt Options) (Sc
 		return s, fmt.Errorf("prediction and reference cannot be compared: %w", err)
 	}
 	s.Metrics = Count(ref.Data, pred.Data, opt.Classes, opt.Ignore)
-	s.Warnings = append(places(ref.Meta, pred.Meta, reader), strangers(ref, pred, opt.Classes, opt.Ignore, s.Metrics)...)
+	s.Warnings = append(s.Warnings, places(ref.Meta, pred.Meta, reader)...)
+	s.Warnings = append(s.Warnings, strangers(ref, pred, opt.Classes, opt.Ignore, s.Metrics)...)
 	s.Extra, err = measure(ref, pred, s.Metrics, opt)
 	return s, err
 }

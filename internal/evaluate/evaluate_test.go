@@ -187,6 +187,31 @@ func logged(t *testing.T) *strings.Builder {
 	return &text
 }
 
+// Label maps of other spacings are not compared, or are with a warning, as they are stored.
+func TestOtherSpacings(t *testing.T) {
+	dir := t.TempDir()
+	gt, pred := filepath.Join(dir, "gt"), filepath.Join(dir, "pred")
+	for folder, spacing := range map[string]float64{gt: 1, pred: 2} {
+		if err := os.Mkdir(folder, 0o777); err != nil {
+			t.Fatal(err)
+		}
+		meta := imageio.Meta{Grid: volume.NewGrid([3]int{1, 1, 2}, [3]float64{1, 1, spacing}), Dims: 3}
+		if err := imageio.WriteLabel(filepath.Join(folder, "a.nii.gz"), []int{0, 1}, meta); err != nil {
+			t.Fatal(err)
+		}
+	}
+	opt := evaluate.Options{Classes: []evaluate.Class{evaluate.Label(1)}, Ending: ".nii.gz"}
+	if _, err := evaluate.Folder(t.Context(), gt, pred, opt); err == nil || !strings.Contains(err.Error(), "spacings differ") {
+		t.Errorf("error %v", err)
+	}
+	opt.AsStored = true
+	text := logged(t)
+	if s, err := evaluate.Folder(t.Context(), gt, pred, opt); err != nil || s.ForegroundMean.Dice != 1 ||
+		!strings.Contains(text.String(), "other spacings") {
+		t.Errorf("%+v, error %v, warned of %s", s, err, text)
+	}
+}
+
 // TestOrientation compares the same places, stored from other corners: a reader class that turns files scores them as
 // equal, one that does not compares them as stored and warns. That is what nnU-Net's compute_metrics does.
 func TestOrientation(t *testing.T) {

@@ -98,6 +98,9 @@ func (c *checker) examine(k dataset.Case, s *seen, seed maphash.Seed) (found []*
 			found = append(found, c.channelGap(k)...)
 		}
 		found = append(found, c.voxels(k, whole)...)
+	case fourth != "" && whole.Dims == 2 && whole.NIfTI == nil:
+		add("IMAGE_DIMENSIONS", dataset.Error, fourth, "name its colours in channel_names, as R, G, B, or save it in grey",
+			"the picture is coloured; with its colours the case has %d channels, dataset.json names %d", channels, want)
 	case fourth != "":
 		add("IMAGE_DIMENSIONS", dataset.Error, fourth, "write one three-dimensional file per channel",
 			"the file has four dimensions; with it the case has %d channels, dataset.json names %d", channels, want)

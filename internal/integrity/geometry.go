@@ -87,9 +87,11 @@ func skew(m imageio.Meta) string {
 			}
 		}
 	}
-	return strings.Join(out, ", ") +
-		", not at right angles: ITK, and with it nnU-Net's default reader, refuses such a file; here its voxels are " +
-		"used as if they were right"
+	text := strings.Join(out, ", ") + ", not at right angles: "
+	if m.NIfTI == nil {
+		return text + "its voxels are used as if they were right, by nnU-Net too"
+	}
+	return text + "ITK, and with it nnU-Net's default reader, refuses such a file; here its voxels are used as if they were right"
 }
 
 // contradiction tells of an affine whose columns are not as long as the spacing.

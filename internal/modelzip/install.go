@@ -53,7 +53,7 @@ func (in Install) Run(ctx context.Context) (models []Unpacked, err error) {
 		return nil, err
 	}
 	defer z.Close()
-	if _, err := in.Roots.ResultsDir("Dataset000_Any"); err != nil {
+	if _, err := in.Roots.ResultsDir("models"); err != nil {
 		return nil, err
 	}
 	if err := in.there(units); err != nil {

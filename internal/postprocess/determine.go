@@ -92,7 +92,7 @@ type determination struct {
 // run finds the operations, and in which of nnU-Net's places the last accepted label maps lay.
 func (d *determination) run(ctx context.Context) (r *Result, place string, err error) {
 	scored, err := evaluate.Folder(ctx, d.Reference, d.Prediction, evaluate.Options{Work: d.Work, Classes: d.classes, Ignore: d.ignore,
-		Ending: d.Ending, Reader: d.Reader, Chill: true})
+		Ending: d.Ending, Reader: d.Reader, Chill: true, AsStored: true})
 	if err != nil {
 		return nil, "", err
 	}

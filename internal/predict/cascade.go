@@ -18,7 +18,8 @@ import (
 	"masksam/internal/tiles"
 )
 
-// follow gives the cases of a cascade the label maps of the stage before, which must all be there.
+// follow gives the cases of a cascade the label maps of the stage before. Those of the cases to be done must be there: other
+// parts may still be at work.
 func (m *Model) follow(cases []dataset.Case, o Options) error {
 	c, err := m.Plans.Configuration(m.Meta.Configuration)
 	switch {
@@ -36,8 +37,10 @@ func (m *Model) follow(cases []dataset.Case, o Options) error {
 	var missing []error
 	for i := range cases {
 		cases[i].Label = before.place(cases[i].ID, m.Dataset.FileEnding) + m.Dataset.FileEnding
-		if !atomicfile.Exists(cases[i].Label) {
-			missing = append(missing, fmt.Errorf("case %s: the label map of %s is missing: %s", cases[i].ID, c.PreviousStage, cases[i].Label))
+	}
+	for _, k := range o.todo(cases, m.Dataset.FileEnding) {
+		if !atomicfile.Exists(k.Label) {
+			missing = append(missing, fmt.Errorf("case %s: the label map of %s is missing: %s", k.ID, c.PreviousStage, k.Label))
 		}
 	}
 	return errors.Join(missing...)

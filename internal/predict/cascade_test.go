@@ -15,6 +15,7 @@ import (
 	"masksam/internal/preprocess"
 	"masksam/internal/store"
 	"masksam/internal/tiles"
+	"masksam/internal/work"
 )
 
 // nnU-Net's labels of the stage before, as channels under the image.
@@ -80,6 +81,20 @@ func TestFollows(t *testing.T) {
 		t.Fatal(err)
 	}
 	all(t, filepath.Join(out, "a.nii.gz"), 1)
+	image, err := os.ReadFile(filepath.Join(in, "a_0000.nii.gz"))
+	if err == nil {
+		err = os.WriteFile(filepath.Join(in, "b_0000.nii.gz"), image, 0o666)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	for part, want := range []string{"", "case b"} { // the stage before has not come to b
+		o.Part = work.Part{Index: part, Of: 2}
+		if err := m.Folder(t.Context(), o); (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("part %d: %v", part, err)
+		}
+	}
+	o.Part = work.Part{}
 	plain := newConstant(t)
 	plain.fold(t, "0", 0.2, 0.5, 0.1, 0.2)
 	if err := open(t, plain, "0").Folder(t.Context(), o); err == nil || !strings.Contains(err.Error(), "is no cascade") {

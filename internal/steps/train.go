@@ -333,7 +333,7 @@ func (v *validation) clear(folder string) error {
 
 // score evaluates a folder of predictions.
 func (v *validation) score(ctx context.Context, folder string) (float64, error) {
-	opt := evaluate.Options{Ending: v.fold.Dataset.FileEnding, Reader: v.fold.Plans.Reader, Chill: true}
+	opt := evaluate.Options{Ending: v.fold.Dataset.FileEnding, Reader: v.fold.Plans.Reader, Chill: true, AsStored: true}
 	opt.Classes, _ = evaluate.Classes(v.fold.Dataset.Labels)
 	if label, ok := v.fold.Dataset.Labels.Ignore(); ok {
 		opt.Ignore = &label
