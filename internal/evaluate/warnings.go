@@ -3,9 +3,10 @@ package evaluate
 import (
 	"fmt"
 	"log/slog"
+	"slices"
+
 	"masksam/internal/imageio"
 	"masksam/internal/volume"
-	"slices"
 )
 
 // Warning is a reason to doubt a score.
