@@ -122,7 +122,7 @@ func (v CrossValidation) validations() (dirs []string, err error) {
 		if !dataset.IsDir(dir) {
 			missing = append(missing, dir)
 		} else if !atomicfile.Exists(filepath.Join(dir, summaryName)) {
-			slog.Warn("the validation of a fold did not end: cases of it may be missing; finish it by training it with --val, or --validate",
+			slog.Warn("the validation of a fold did not end, so that cases of it may be missing: validate the fold again",
 				"folder", dir)
 		}
 		dirs = append(dirs, dir)

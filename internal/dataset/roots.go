@@ -1,7 +1,6 @@
 package dataset
 
 import (
-	"cmp"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -75,22 +74,20 @@ func below(root, variable string, option remedy.Option, name string) (string, er
 // there must be a folder of it. Unlike nnU-Net, 100 does not match Dataset1000_X.
 func (r Roots) Name(idOrName string) (string, error) {
 	var looked []string
-	var advice []any
-	for _, root := range []struct {
-		variable, dir string
-		option        remedy.Option
-	}{{EnvRaw, r.Raw, remedy.Raw}, {EnvPreprocessed, r.Preprocessed, remedy.Preprocessed}, {EnvResults, r.Results, remedy.Results}} {
+	for _, root := range []struct{ variable, dir string }{
+		{EnvRaw, r.Raw}, {EnvPreprocessed, r.Preprocessed}, {EnvResults, r.Results},
+	} {
 		if root.dir != "" {
 			looked = append(looked, fmt.Sprintf("%s=%q", root.variable, root.dir))
-		} else {
-			advice = append(advice, map[bool]string{true: "set ", false: "; or set "}[advice == nil]+root.variable+" or give ", root.option)
+		} else if root.variable == EnvRaw {
+			looked = append(looked, EnvRaw+", which is not set")
 		}
 	}
-	where := cmp.Or(strings.Join(looked, ", "), "any folder of datasets")
+	where := strings.Join(looked, ", ")
 	none := func(folder string) error {
 		err := fmt.Errorf("no dataset %s: no folder %s in %s", idOrName, folder, where)
-		if advice != nil {
-			return remedy.Add(err, advice...)
+		if r.Raw == "" && r.Results == "" { // prediction needs no raw data
+			return remedy.Add(err, "set the environment variable "+EnvRaw+" or give ", remedy.Raw)
 		}
 		return err
 	}
