@@ -121,9 +121,6 @@ func (v CrossValidation) validations() (dirs []string, err error) {
 		dir := filepath.Join(model.FoldDir(v.Model, f), "validation")
 		if !dataset.IsDir(dir) {
 			missing = append(missing, dir)
-		} else if !atomicfile.Exists(filepath.Join(dir, summaryName)) {
-			slog.Warn("the validation of a fold did not end, so that cases of it may be missing: validate the fold again",
-				"folder", dir)
 		}
 		dirs = append(dirs, dir)
 	}
@@ -140,6 +137,11 @@ func (v CrossValidation) files(ending string) (files []string, err error) {
 	dirs, err := v.validations()
 	if err != nil {
 		return nil, err
+	}
+	for _, dir := range dirs {
+		if !atomicfile.Exists(filepath.Join(dir, summaryName)) {
+			slog.Warn("the validation of a fold did not end, so that cases of it may be missing: validate the fold again", "folder", dir)
+		}
 	}
 	seen := map[string]string{}
 	for _, dir := range dirs {

@@ -132,8 +132,7 @@ func DICOM(ctx context.Context, o DICOMOptions) ([]string, error) {
 // holdsDICOM says whether some file directly in the folder begins as a DICOM file does.
 func (s *survey) holdsDICOM(folder string) bool {
 	for _, name := range s.files(folder) {
-		f, err := dicom.ReadFile(filepath.Join(folder, name))
-		if err == nil && f.Frames > 0 || err != nil && !errors.Is(err, dicom.ErrNotDICOM) { // a DICOMDIR has no image
+		if _, err := dicom.ReadFile(filepath.Join(folder, name)); !errors.Is(err, dicom.ErrNotDICOM) {
 			return true
 		}
 	}

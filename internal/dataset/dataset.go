@@ -171,7 +171,7 @@ func group(dir, ending string) (ids []string, files map[string][]string, strange
 	files = map[string][]string{}
 	for _, e := range entries { // sorted by name
 		stem, ok := strings.CutSuffix(e.Name(), ending)
-		if !ok || e.IsDir() || strings.HasPrefix(stem, "._") { // macOS keeps its notes on a file so
+		if !ok || e.IsDir() {
 			continue
 		}
 		path := filepath.Join(dir, e.Name())

@@ -45,10 +45,8 @@ func ReadAll(path string) (*Dataset, []*Finding) {
 		return nil, []*Finding{wrong}
 	}
 	d, found := parse(doc, path)
-	if d.Labels != nil && d.Labels.regions {
-		if f := d.Labels.gap(path); f != nil {
-			found = append(found, f)
-		}
+	if l := d.Labels; l != nil && l.regions && l.gap(path) != nil {
+		found = append(found, l.gap(path))
 	}
 	return d, found
 }

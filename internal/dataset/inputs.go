@@ -1,6 +1,7 @@
 package dataset
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -39,7 +40,7 @@ func (d *Dataset) Inputs(path string, files []string) (cases []Case, err error) 
 
 // complete checks that every case has the channels of the dataset. One file may hold all of them, as colour pictures do.
 func (d *Dataset) complete(cases []Case) error {
-	var wrong []error
+	wrong, numbered := []error(nil), []string(nil)
 	for _, c := range cases {
 		if len(c.Images) == 1 && len(d.Channels) > 1 {
 			if _, n, err := c.Extent(); err == nil && n == len(d.Channels) {
@@ -47,7 +48,7 @@ func (d *Dataset) complete(cases []Case) error {
 			}
 		}
 		if n := d.ChannelNumbers(c.Images); len(n) == len(d.Channels) && n[len(n)-1] >= len(n) {
-			slog.Warn("channels are not numbered 0000, 0001, …; they are taken in their order, as in training", "case", c.ID, "numbers", n)
+			numbered = append(numbered, c.ID)
 			continue
 		}
 		have := map[string]string{}
@@ -68,6 +69,9 @@ func (d *Dataset) complete(cases []Case) error {
 		for _, path := range slices.Sorted(maps.Values(have)) {
 			wrong = append(wrong, fmt.Errorf("case %s: the model has %d channels, so there is none for %s", c.ID, len(d.Channels), path))
 		}
+	}
+	if numbered != nil {
+		slog.Warn("the channels of cases are not numbered 0000, 0001, …: the first is taken for "+d.Channels[0]+", and so on", "cases", numbered)
 	}
 	return errors.Join(wrong...)
 }
@@ -118,6 +122,7 @@ func (d *Dataset) list(path string) (cases []Case, err error) {
 		return nil
 	}
 	var files []string
+	text = bytes.TrimPrefix(text, []byte("\xef\xbb\xbf"))
 	switch kind := strings.ToLower(filepath.Ext(path)); {
 	case kind == ".txt", kind == ".json" && json.Unmarshal(text, &files) == nil:
 		if kind == ".txt" {
@@ -142,12 +147,11 @@ func (d *Dataset) list(path string) (cases []Case, err error) {
 			}
 			return cases, nil
 		}
-		v, err := pyjson.Parse(text)
-		if err == nil {
-			err = pyjson.Decode(v, &lists)
+		if _, err := pyjson.Parse(text); err != nil {
+			return nil, err
 		}
-		if err != nil {
-			return nil, fmt.Errorf("a list of cases, each a list of its channels' files, was expected: %w", err)
+		if json.Unmarshal(text, &lists) != nil {
+			return nil, errors.New("it lists neither images, nor cases that are lists of their channels' files, each alone or by its name")
 		}
 		for i, files := range lists {
 			if len(files) == 0 {

@@ -98,7 +98,7 @@ func TestInputs(t *testing.T) {
 		{"another ending", []string{"CT"}, input{files: []string{"a_0000.nrrd"}}, `does not end in ".nii.gz"`},
 		{"neither", []string{"CT"}, input{path: file("l.csv", "")}, "no list (.txt, .json)"},
 		{"an empty list", []string{"CT"}, input{path: file("l.json", "[]")}, "lists no images"},
-		{"no list", []string{"CT"}, input{path: file("l.json", `{"a": 1}`)}, "was expected: the whole is an object"},
+		{"no list", []string{"CT"}, input{path: file("l.json", `{"a": 1}`)}, "neither images"},
 		{"no JSON", []string{"CT"}, input{path: file("l.json", `["a",]`)}, "line 1"},
 		{"a name outside", []string{"CT"}, input{path: file("l.json", map[string][]string{"../p": at("t1")})}, "cannot be a file name"},
 	} {

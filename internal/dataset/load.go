@@ -172,7 +172,7 @@ func (d *Dataset) CheckLabel(c Case, im *imageio.Image, label *imageio.Label) (f
 		found = append(found, &Finding{
 			Code: "LABEL_VALUE", Severity: Error, Case: c.ID, Files: []string{label.Path},
 			Text:   fmt.Sprintf("the label map holds %s, but dataset.json declares %v", short(unknown), d.Labels.allowed()),
-			Remedy: map[bool]string{true: "write the label's number for 255", false: "correct the label map or declare the labels"}[slices.Equal(unknown, []int{255})],
+			Remedy: "correct the label map or declare the labels",
 		})
 	}
 	return found

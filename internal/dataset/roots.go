@@ -79,14 +79,15 @@ func (r Roots) Name(idOrName string) (string, error) {
 	} {
 		if root.dir != "" {
 			looked = append(looked, fmt.Sprintf("%s=%q", root.variable, root.dir))
-		} else if root.variable == EnvRaw {
-			looked = append(looked, EnvRaw+", which is not set")
 		}
+	}
+	if looked == nil {
+		looked = []string{EnvRaw + ", which is not set"}
 	}
 	where := strings.Join(looked, ", ")
 	none := func(folder string) error {
 		err := fmt.Errorf("no dataset %s: no folder %s in %s", idOrName, folder, where)
-		if r.Raw == "" && r.Results == "" { // prediction needs no raw data
+		if r.Raw == "" {
 			return remedy.Add(err, "set the environment variable "+EnvRaw+" or give ", remedy.Raw)
 		}
 		return err

@@ -173,7 +173,11 @@ func readLabel(path string, by library) (*Label, error) {
 	l := &Label{Meta: s.Meta()}
 	l.Path = path
 	if n := s.Channels(); n != 1 {
-		return nil, fmt.Errorf("%s: %d channels, but a label map has one: save the labels' numbers, not their colours", path, n)
+		hint := ""
+		if l.Dims == 2 && l.NIfTI == nil {
+			hint = ": save the labels' numbers, not their colours"
+		}
+		return nil, fmt.Errorf("%s: %d channels, but a label map has one%s", path, n, hint)
 	}
 	seen := 0
 	l.Data, err = collect(s, l.Grid.Len(), func(dst []int32, src []float64) error {
