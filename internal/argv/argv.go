@@ -127,10 +127,9 @@ func classify(arg string, flags []*kong.Flag) (argument, error) {
 		}
 	}
 	own := func(a argument) bool { return a.flag.Tag.Has("own") }
-	if !slices.ContainsFunc(found, func(a argument) bool { return !own(a) }) {
-		own = func(argument) bool { return false }
+	if theirs := slices.DeleteFunc(slices.Clone(found), own); len(theirs) > 0 {
+		found = theirs // a beginning that nnU-Net knows means what it means there
 	}
-	found = slices.DeleteFunc(found, own) // a beginning that nnU-Net knows means what it means there
 	var names []string
 	for _, a := range found {
 		names = append(names, a.text)

@@ -276,11 +276,8 @@ func (o BestOptions) ensemble(ctx context.Context, name, folder string, models [
 	if err != nil {
 		return nil, err
 	}
-	opt := evaluate.Options{Work: o.Work, Ending: labels.FileEnding, Reader: labels.Reader, Chill: true, AsStored: true}
-	opt.Classes, _ = evaluate.Classes(labels.Labels)
-	if value, ok := labels.Labels.Ignore(); ok {
-		opt.Ignore = &value
-	}
+	opt, _ := evaluate.OptionsOf(labels.Labels)
+	opt.Work, opt.Ending, opt.Reader, opt.Chill, opt.AsStored = o.Work, labels.FileEnding, labels.Reader, true, true
 	var s *evaluate.Summary
 	err = replaceFolder(folder, func(temp string) error {
 		err := ensemble.Average(ctx, cases, temp, ensemble.Options{Work: o.Work, Labels: labels.Labels, Ending: labels.FileEnding, Reader: labels.Reader})

@@ -41,7 +41,8 @@ func (v CrossValidation) Accumulate(ctx context.Context, out string, keep bool) 
 	if err != nil {
 		return "", nil, nil, err
 	}
-	classes, names := evaluate.Classes(labels.Labels)
+	opt, names := evaluate.OptionsOf(labels.Labels)
+	opt.Work, opt.Ending, opt.Reader, opt.Chill, opt.AsStored = v.Work, labels.FileEnding, labels.Reader, true, true
 	folder, place := out, newFolder
 	if out == "" {
 		folder, place = v.folder(), replaceFolder
@@ -57,10 +58,6 @@ func (v CrossValidation) Accumulate(ctx context.Context, out string, keep bool) 
 	references, err := v.references(labels)
 	if err != nil {
 		return "", nil, nil, err
-	}
-	opt := evaluate.Options{Work: v.Work, Classes: classes, Ending: labels.FileEnding, Reader: labels.Reader, Chill: true, AsStored: true}
-	if value, ok := labels.Labels.Ignore(); ok {
-		opt.Ignore = &value
 	}
 	err = place(folder, func(temp string) error {
 		for _, path := range append(files, filepath.Join(v.Model, dataset.FileName), filepath.Join(v.Model, model.PlansName)) {
@@ -138,13 +135,11 @@ func (v CrossValidation) files(ending string) (files []string, err error) {
 	if err != nil {
 		return nil, err
 	}
+	seen := map[string]string{}
 	for _, dir := range dirs {
 		if !atomicfile.Exists(filepath.Join(dir, summaryName)) {
 			slog.Warn("the validation of a fold did not end, so that cases of it may be missing: validate the fold again", "folder", dir)
 		}
-	}
-	seen := map[string]string{}
-	for _, dir := range dirs {
 		entries, err := os.ReadDir(dir)
 		if err != nil {
 			return nil, err

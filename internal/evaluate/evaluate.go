@@ -46,6 +46,15 @@ func (c Class) Key() string {
 	return "(" + strings.Join(texts, ", ") + ")"
 }
 
+// OptionsOf are the options by what a dataset says of its labels: Classes and Ignore; names as Classes gives them.
+func OptionsOf(labels *dataset.Labels) (opt Options, names map[string]string) {
+	opt.Classes, names = Classes(labels)
+	if v, ok := labels.Ignore(); ok {
+		opt.Ignore = &v
+	}
+	return opt, names
+}
+
 // Classes are what is scored of a dataset: its regions if it has any, else its foreground labels. names gives a class's
 // name by its Key.
 func Classes(labels *dataset.Labels) (classes []Class, names map[string]string) {
@@ -257,8 +266,7 @@ func Pair(reader *imageio.Reader, reference, prediction string, opt Options) (Sc
 		return s, fmt.Errorf("prediction and reference cannot be compared: %w", err)
 	}
 	s.Metrics = Count(ref.Data, pred.Data, opt.Classes, opt.Ignore)
-	s.Warnings = append(s.Warnings, places(ref.Meta, pred.Meta, reader)...)
-	s.Warnings = append(s.Warnings, strangers(ref, pred, opt.Classes, opt.Ignore, s.Metrics)...)
+	s.Warnings = slices.Concat(s.Warnings, places(ref.Meta, pred.Meta, reader), strangers(ref, pred, opt.Classes, opt.Ignore, s.Metrics))
 	s.Extra, err = measure(ref, pred, s.Metrics, opt)
 	return s, err
 }

@@ -22,7 +22,8 @@ type Method struct {
 }
 
 // Resize resizes src of size from into dst of size to. Values are clipped to the range of src, with Separate of each
-// slice (but not along the axis), with Torch not at all. All sizes must be at least 1. Arithmetic is float64, rounded once, into dst.
+// slice (but not along the axis), with Torch not at all. All sizes must be at least 1. Arithmetic is float64, rounded once,
+// into dst.
 func Resize(dst, src []float32, from, to [3]int, m Method) {
 	sources := Sources(from, to, m)
 	plane := from[1] * from[2]

@@ -59,10 +59,8 @@ const (
 // names in the last summary.json the places where it kept label maps meanwhile.
 func Determine(ctx context.Context, o Options) (*Result, error) {
 	d := &determination{Options: o}
-	d.classes, _ = evaluate.Classes(o.Labels)
-	if v, ok := o.Labels.Ignore(); ok {
-		d.ignore = &v
-	}
+	opt, _ := evaluate.OptionsOf(o.Labels)
+	d.classes, d.ignore = opt.Classes, opt.Ignore
 	r, place, err := d.run(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("determine post-processing: %w", err)

@@ -142,10 +142,7 @@ func Choose(name, plans string) (trainer, its string, err error) {
 		return r.Name, cmp.Or(plans, r.Plans), nil
 	}
 	if strings.HasPrefix(name, "nnUNet") {
-		if err = nil; !KnownTrainer(name) {
-			err = CheckTrainer(name)
-		}
-		return name, cmp.Or(plans, plan.DefaultPlans), err // of one that is known Open tells whether it is built
+		return name, cmp.Or(plans, plan.DefaultPlans), CheckTrainer(name, true) // Open tells whether a known one is built
 	}
 	return "", "", fmt.Errorf("%w, and nnU-Net's trainers", err)
 }

@@ -147,9 +147,9 @@ func KnownTrainer(name string) bool {
 	return false
 }
 
-// CheckTrainer refuses a trainer of nnU-Net that is not built, and says which are.
-func CheckTrainer(name string) error {
-	if slices.Contains(Trainers(), name) {
+// CheckTrainer refuses a trainer of nnU-Net that is not built, and says which are. To validate, it must only be known.
+func CheckTrainer(name string, validate bool) error {
+	if slices.Contains(Trainers(), name) || validate && KnownTrainer(name) {
 		return nil
 	}
 	why := "is not known"

@@ -22,7 +22,7 @@ func TestTrainers(t *testing.T) {
 	cube, slice, oblong, flat := [3]int{32, 32, 32}, [3]int{1, 40, 48}, [3]int{1, 32, 64}, [3]int{8, 40, 40}
 	for _, name := range Trainers() {
 		r := made(name, cube, 2)
-		if err := r.check(); err != nil || CheckTrainer(name) != nil || !KnownTrainer(name) {
+		if err := r.check(); err != nil || CheckTrainer(name, false) != nil || !KnownTrainer(name) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -59,7 +59,7 @@ func TestTrainers(t *testing.T) {
 	}
 	for name, says := range map[string]string{"nnUNetTrainerDA5": "augmentation", "nnUNetTrainerAdan1en3": "Adan",
 		"nnUNet_Primus_M_Trainer": "network of its own", "nnUNetTrainerMine": "not known"} {
-		if err := CheckTrainer(name); err == nil || !strings.Contains(err.Error(), says) || !strings.Contains(err.Error(), "nnUNetTrainerBN") {
+		if err := CheckTrainer(name, false); err == nil || !strings.Contains(err.Error(), says) || !strings.Contains(err.Error(), "nnUNetTrainerBN") {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

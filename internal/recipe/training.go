@@ -116,7 +116,7 @@ func (t *Training) choose(o Options) (err error) {
 		return t.noRecipe(trainer)
 	default:
 		trainer = cmp.Or(trainer, DefaultTrainer)
-		if err := CheckTrainer(trainer); err != nil && !(o.ValidateOnly && KnownTrainer(trainer)) {
+		if err := CheckTrainer(trainer, o.ValidateOnly); err != nil {
 			return err
 		}
 		if t.Recipe, err = OfUNet(trainer, t.Plans, t.Configuration, t.Dataset); err == nil {

@@ -101,10 +101,7 @@ func (o EvaluateOptions) labels() (opt evaluate.Options, names map[string]string
 		if err != nil {
 			return opt, nil, err
 		}
-		opt.Classes, names = evaluate.Classes(ds.Labels)
-		if v, ok := ds.Labels.Ignore(); ok {
-			opt.Ignore = &v
-		}
+		opt, names = evaluate.OptionsOf(ds.Labels)
 		opt.Ending, opt.Reader = ds.FileEnding, ds.Reader
 		return opt, names, nil
 	}

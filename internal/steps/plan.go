@@ -304,14 +304,13 @@ func (o RecipeOptions) into(plans *plan.Plans, ds *dataset.Dataset, r recipe.Rec
 		r.Plans = fmt.Sprintf("nnUNetPlans_%d_%d_%d_b%d", patch[0], patch[1], patch[2], r.Batch)
 	}
 	r.Patch = patch
-	sets := func(set string) bool {
-		key, _, _ := strings.Cut(set, "=")
-		return key == "batch_dice" || strings.HasSuffix(key, ".batch_dice")
-	}
-	if r.UNet != nil && !slices.ContainsFunc(o.Set, sets) { // else nnU-Net's plan decides
+	if r.UNet != nil { // nnU-Net's plan decides on batch_dice, unless it is set
 		u := *r.UNet
 		u.Loss.BatchDice = full.BatchDice
 		r.UNet = &u
+		if err := r.Override(o.Set); err != nil {
+			return nil, nil, err
+		}
 	}
 	return r.Into(plans, ds)
 }

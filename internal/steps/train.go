@@ -333,11 +333,8 @@ func (v *validation) clear(folder string) error {
 
 // score evaluates a folder of predictions.
 func (v *validation) score(ctx context.Context, folder string) (float64, error) {
-	opt := evaluate.Options{Ending: v.fold.Dataset.FileEnding, Reader: v.fold.Plans.Reader, Chill: true, AsStored: true}
-	opt.Classes, _ = evaluate.Classes(v.fold.Dataset.Labels)
-	if label, ok := v.fold.Dataset.Labels.Ignore(); ok {
-		opt.Ignore = &label
-	}
+	opt, _ := evaluate.OptionsOf(v.fold.Dataset.Labels)
+	opt.Ending, opt.Reader, opt.Chill, opt.AsStored = v.fold.Dataset.FileEnding, v.fold.Plans.Reader, true, true
 	summary, err := evaluate.Folder(ctx, filepath.Join(v.fold.Dir, dataset.GroundTruth), folder, opt)
 	if err == nil {
 		err = summary.WriteJSON(filepath.Join(folder, "summary.json"))

@@ -29,8 +29,8 @@ type trainCmd struct {
 }
 
 func (c *trainCmd) Run(a *commands.App) error {
-	if _, err := recipe.Find(c.Trainer); err != nil && !(c.Validate && recipe.KnownTrainer(c.Trainer)) {
-		if err := recipe.CheckTrainer(c.Trainer); err != nil {
+	if _, err := recipe.Find(c.Trainer); err != nil {
+		if err := recipe.CheckTrainer(c.Trainer, c.Validate); err != nil {
 			return fmt.Errorf("-tr: %w", err)
 		}
 	}
